@@ -1,0 +1,275 @@
+"""Every error of the fleet, as one tree.
+
+Owns the stable codes, HTTP statuses and exit statuses. Guarantees that a message says what was found, what was
+expected and what to do now, and that the client raises the same class the receiver sent.
+
+    FleetError
+    |- ConfigurationError      78  settings or manifest that a restart cannot mend
+    |  '- ManifestError        422 a manifest with faults, all of them listed
+    |- RequestError            400 a message that cannot be read
+    |  |- InvalidMessageError  422 a readable message with wrong content
+    |  |- ShortBodyError       400 a body shorter than it declared
+    |  |- LengthRequiredError  411 an upload without Content-Length
+    |  |- TooLargeError        413 a body over its limit
+    |  |- DigestMismatchError  422 bytes that do not hash to their name
+    |  '- UpgradeRequiredError 426 a worker too old for this receiver
+    |- AuthenticationError     401 no credential, or an unknown one
+    |- ForbiddenError          403 a known caller without the right
+    |  '- HostRefusedError     403 a host the manifest does not admit
+    |- NotFoundError           404 no such job, worker or artifact
+    |- ConflictError           409 the state does not allow it
+    |  |- StaleLeaseError      409 the lease is no longer the newest one
+    |  |- OtherResultError     409 the job already has another artifact
+    |  '- WouldShrinkError     409 a reload that drops jobs without leave to do so
+    |- PreconditionError       412 what the caller relied on has moved
+    |  '- ArtifactMissingError 412 a completion without a stored artifact
+    |- UnavailableError        503 the receiver cannot serve now; try again
+    |  |- StorageFullError     507 no room for the bytes
+    |  '- UnreachableError     69  nobody answers at the address
+    '- TrainerError            a trainer that broke its contract
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+EX_FAILURE = 1
+EX_USAGE = 2
+EX_UNAVAILABLE = 69
+EX_TEMPFAIL = 75
+EX_NOPERM = 77
+EX_CONFIG = 78
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong with an input.
+
+    Attributes:
+        place: Where: "jobs[3].hyper.max_iter (line 41)", a JSON pointer, or a setting's name.
+        found: What stands there, shortened for people.
+        expected: What would be right.
+        hint: What to do now, or empty. Often the nearest valid name.
+    """
+
+    place: str
+    found: str
+    expected: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        """Return the fault as one line for people."""
+        tail = f"; {self.hint}" if self.hint else ""
+        return f"{self.place}: found {self.found}, expected {self.expected}{tail}"
+
+
+class FleetError(Exception):
+    """Anything the fleet refuses or fails at, with what to do now.
+
+    Args:
+        message: One sentence or more for people.
+        faults: The single faults, where there are several.
+        retry_after_s: Seconds after which trying again makes sense, or None.
+    """
+
+    code: ClassVar[str] = "internal"
+    status: ClassVar[int] = 500
+    exit_status: ClassVar[int] = EX_FAILURE
+
+    def __init__(self, message: str, *, faults: tuple[Fault, ...] = (), retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.faults = faults
+        self.retry_after_s = retry_after_s
+
+    def problem(self) -> dict[str, Any]:
+        """Return the error as an RFC 9457 problem document.
+
+        Source: RFC 9457, Problem Details for HTTP APIs.
+        """
+        body: dict[str, Any] = {
+            "type": f"urn:cis490:problem:{self.code}",
+            "title": self.code.replace("_", " "),
+            "status": self.status,
+            "detail": self.message,
+            "code": self.code,
+        }
+        if self.faults:
+            body["errors"] = [asdict(fault) for fault in self.faults]
+        return body
+
+
+class ConfigurationError(FleetError):
+    """Settings that a restart cannot mend."""
+
+    code, exit_status = "bad_configuration", EX_CONFIG
+
+
+class ManifestError(ConfigurationError):
+    """A manifest with faults. Nothing of it is applied."""
+
+    code, status = "manifest_invalid", 422
+
+
+class RequestError(FleetError):
+    """A message that cannot be read at all."""
+
+    code, status = "bad_request", 400
+
+
+class InvalidMessageError(RequestError):
+    """A readable message whose content breaks the contract."""
+
+    code, status = "invalid_message", 422
+
+
+class ShortBodyError(RequestError):
+    """A body that ended before its declared length."""
+
+    code, status = "short_body", 400
+
+
+class LengthRequiredError(RequestError):
+    """An upload that does not say how long it is."""
+
+    code, status = "length_required", 411
+
+
+class TooLargeError(RequestError):
+    """A body over its limit."""
+
+    code, status = "too_large", 413
+
+
+class DigestMismatchError(RequestError):
+    """Bytes that do not hash to the name they were sent under."""
+
+    code, status = "digest_mismatch", 422
+
+
+class UpgradeRequiredError(RequestError):
+    """A worker that is too old for this receiver."""
+
+    code, status = "upgrade_required", 426
+
+
+class AuthenticationError(FleetError):
+    """No credential, or one that nobody knows."""
+
+    code, status, exit_status = "unauthenticated", 401, EX_NOPERM
+
+
+class ForbiddenError(FleetError):
+    """A known caller without the right to do this."""
+
+    code, status, exit_status = "forbidden", 403, EX_NOPERM
+
+
+class HostRefusedError(ForbiddenError):
+    """A host that the manifest does not admit."""
+
+    code = "host_refused"
+
+
+class NotFoundError(FleetError):
+    """No such job, worker or artifact."""
+
+    code, status = "not_found", 404
+
+
+class ConflictError(FleetError):
+    """The present state does not allow the change."""
+
+    code, status = "wrong_state", 409
+
+
+class StaleLeaseError(ConflictError):
+    """The lease is no longer the newest one of its job; its trainer must stop."""
+
+    code = "stale_lease"
+
+
+class OtherResultError(ConflictError):
+    """The job is completed with another artifact."""
+
+    code = "other_result"
+
+
+class WouldShrinkError(ConflictError):
+    """A reload that would drop jobs, without leave to do so."""
+
+    code = "would_shrink"
+
+
+class PreconditionError(FleetError):
+    """What the caller relied on has moved since."""
+
+    code, status = "plan_moved", 412
+
+
+class ArtifactMissingError(PreconditionError):
+    """A completion that names an artifact the store does not hold."""
+
+    code = "artifact_missing"
+
+
+class UnavailableError(FleetError):
+    """The receiver cannot serve this now; the same request may succeed later."""
+
+    code, status, exit_status = "unavailable", 503, EX_TEMPFAIL
+
+
+class StorageFullError(UnavailableError):
+    """There is no room for the bytes."""
+
+    code, status = "storage_full", 507
+
+
+class UnreachableError(UnavailableError):
+    """Nobody answers at the receiver's address."""
+
+    code, exit_status = "unreachable", EX_UNAVAILABLE
+
+
+class TrainerError(FleetError):
+    """A trainer that broke its contract.
+
+    Args:
+        message: What it did, for people.
+        kind: The failure kind, one of `jobs.FAIL_KINDS`.
+    """
+
+    code = "trainer_error"
+
+    def __init__(self, message: str, *, kind: str = "trainer_error") -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+def _tree(root: type[FleetError]) -> list[type[FleetError]]:
+    return [root, *(leaf for branch in root.__subclasses__() for leaf in _tree(branch))]
+
+
+BY_CODE: dict[str, type[FleetError]] = {error.code: error for error in _tree(FleetError)}
+"""Code to class, for the client."""
+
+
+def from_problem(problem: dict[str, Any], *, retry_after_s: float | None = None) -> FleetError:
+    """Return the error that a problem document describes.
+
+    Args:
+        problem: A decoded RFC 9457 document. Missing or odd members are tolerated.
+        retry_after_s: The answer's `Retry-After`, if any.
+
+    Returns:
+        An instance of the class with that code; `FleetError` itself when the code is unknown.
+    """
+    kind = BY_CODE.get(str(problem.get("code")), FleetError)
+    faults = tuple(
+        Fault(*(str(item.get(key, "")) for key in ("place", "found", "expected", "hint")))
+        for item in problem.get("errors") or ()
+        if isinstance(item, dict)
+    )
+    detail = str(problem.get("detail") or problem.get("title") or "the receiver gave no reason")
+    return kind(detail, faults=faults, retry_after_s=retry_after_s)
