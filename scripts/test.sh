@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Check the project from nothing: environment, style, types, layers, scripts, tests.
+#
+#   scripts/test.sh            what every change must pass
+#   scripts/test.sh --long     the long versions of the tests as well
+#   scripts/test.sh -- ARGS    hand ARGS to pytest (and skip the static checks)
+set -euo pipefail
+
+step() { printf '\n== %s\n' "$*"; }
+
+static_checks() {
+    step "style"
+    .venv/bin/ruff check .
+    .venv/bin/ruff format --check .
+    step "types"
+    .venv/bin/mypy
+    step "layers"
+    .venv/bin/lint-imports --no-cache
+    step "scripts"
+    .venv/bin/shellcheck -x scripts/*.sh .ci/run
+}
+
+main() {
+    cd "$(dirname "$0")/.."
+    # shellcheck source=scripts/environment.sh
+    . scripts/environment.sh
+    make_environment dev
+
+    if [ "${1:-}" = "--" ]; then
+        shift
+        exec .venv/bin/python -m pytest "$@"
+    fi
+    local long=()
+    case "${1:-}" in
+        "") ;;
+        --long) long=(--long) ;;
+        *)
+            printf 'test.sh: found %s, expected --long or -- followed by arguments for pytest\n' "$1" >&2
+            exit 2
+            ;;
+    esac
+    static_checks
+    step "tests"
+    .venv/bin/python -m pytest -n 2 --dist loadgroup --cov --cov-report= "${long[@]}"
+    .venv/bin/coverage combine --quiet --append 2>/dev/null || true
+    .venv/bin/coverage report --fail-under=90 | tail -n 40
+}
+
+main "$@"

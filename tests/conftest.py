@@ -1,0 +1,38 @@
+"""What all tests share: the long flag, the shipped and the larger dataset, and where the project lies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run the long versions as well")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--long"):
+        return
+    skip = pytest.mark.skip(reason="a long version; run scripts/test.sh --long")
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """Folder of the project."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def smd19() -> Path:
+    """Folder of the larger dataset, which is not part of the project."""
+    folder = Path(os.environ.get("CIS490_DATA") or ROOT.parent / "shared" / "data" / "smd19")
+    if not (folder / "dataset.toml").is_file():
+        pytest.skip(f"no dataset at {folder}; set CIS490_DATA to the folder that holds smd19's dataset.toml")
+    return folder
