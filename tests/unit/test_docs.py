@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from training.fleet.jobs import FAIL_KINDS, MODES, STATUSES
+
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def _pages(root: Path) -> list[Path]:
+    return [
+        *root.glob("*.md"),
+        *(root / "docs").rglob("*.md"),
+        *(root / "data").rglob("*.md"),
+        *(root / "bench").glob("*.md"),
+    ]
+
+
+def _anchor(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def _targets(page: Path) -> set[str]:
+    return {_anchor(line.lstrip("#")) for line in page.read_text().splitlines() if line.startswith("#")}
+
+
+def test_every_link_between_pages_leads_somewhere(root: Path) -> None:
+    broken = []
+    for page in _pages(root):
+        for link in LINK.findall(page.read_text()):
+            if re.match(r"[a-z]+:", link):
+                continue
+            name, _, anchor = link.partition("#")
+            target = (page.parent / name).resolve() if name else page
+            if not target.exists() or (anchor and anchor not in _targets(target)):
+                broken.append(f"{page.relative_to(root)}: {link}")
+    assert broken == []
+
+
+def test_every_page_of_the_docs_can_be_reached_from_the_index(root: Path) -> None:
+    index = root / "docs/README.md"
+    seen, todo = set(), [root / "README.md", index]
+    while todo:
+        page = todo.pop()
+        if page in seen or page.suffix != ".md":
+            continue
+        seen.add(page)
+        links = (link.partition("#")[0] for link in LINK.findall(page.read_text()) if not re.match(r"[a-z]+:", link))
+        todo += [(page.parent / name).resolve() for name in links if name and (page.parent / name).is_file()]
+    assert sorted(str(page.relative_to(root)) for page in (root / "docs").rglob("*.md") if page not in seen) == []
+
+
+def test_the_readme_stays_short(root: Path) -> None:
+    assert len((root / "README.md").read_text().splitlines()) < 150
+
+
+@pytest.mark.parametrize("word", [*STATUSES, *FAIL_KINDS])
+def test_the_reference_of_states_names_every_status_and_failure_kind(root: Path, word: str) -> None:
+    assert f"`{word}`" in (root / "docs/reference/states.md").read_text()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_glossary_names_the_modes(root: Path, mode: str) -> None:
+    assert f"`{mode}`" in (root / "docs/reference/glossary.md").read_text()
+
+
+def test_no_tracked_text_holds_a_path_of_one_machine(root: Path) -> None:
+    pattern = re.compile(r"(^|[^a-z.])/(work|root|home/\w+)/", re.M)
+    suffixes = {".py", ".md", ".toml", ".sh", ".service", ".sql", ".json", ".txt", ".example"}
+    skipped = {".venv", ".git", ".demo", ".hypothesis", ".mypy_cache", ".ruff_cache", "build"}
+    found = [
+        str(path.relative_to(root))
+        for path in root.rglob("*")
+        if path.suffix in suffixes
+        and not skipped & set(path.relative_to(root).parts)
+        and path.name != "test_docs.py"
+        and pattern.search(path.read_text())
+    ]
+    assert found == []

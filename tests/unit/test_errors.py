@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from training.fleet import errors
+from training.fleet.errors import BY_CODE, Fault, FleetError, ManifestError, StaleLeaseError, from_problem
+
+
+def _classes(root: type[FleetError]) -> list[type[FleetError]]:
+    return [root, *(leaf for branch in root.__subclasses__() for leaf in _classes(branch))]
+
+
+def test_every_error_has_a_code_of_its_own() -> None:
+    codes = [error.code for error in _classes(FleetError)]
+    assert sorted(codes) == sorted(set(codes))
+    assert set(codes) == set(BY_CODE)
+
+
+def test_the_reference_lists_every_code_with_its_statuses(root: Path) -> None:
+    text = (root / "docs/reference/errors.md").read_text()
+    rows = {
+        code: (int(http), int(end)) for code, http, end in re.findall(r"^\| `(\w+)` \| (\d+) \| (\d+) \|", text, re.M)
+    }
+    assert rows == {code: (kind.status, kind.exit_status) for code, kind in BY_CODE.items()}
+
+
+def test_the_tree_at_the_top_names_every_class() -> None:
+    assert errors.__doc__ is not None
+    named = set(re.findall(r"\w+Error\b", errors.__doc__))
+    assert named == {error.__name__ for error in _classes(FleetError)}
+
+
+def test_the_client_raises_the_class_that_the_receiver_sent() -> None:
+    sent = StaleLeaseError("the lease has ended", retry_after_s=3)
+    got = from_problem(sent.problem(), retry_after_s=3)
+    assert type(got) is StaleLeaseError
+    assert (got.message, got.retry_after_s, got.status) == ("the lease has ended", 3, 409)
+
+
+def test_faults_survive_the_wire() -> None:
+    fault = Fault("jobs[3].model (line 9)", "gtb", "one of gbt, mlp", "did you mean gbt?")
+    got = from_problem(ManifestError("1 fault", faults=(fault,)).problem())
+    assert got.faults == (fault,)
+    assert str(fault) == "jobs[3].model (line 9): found gtb, expected one of gbt, mlp; did you mean gbt?"
+
+
+@pytest.mark.parametrize(
+    ("problem", "message"),
+    [
+        ({}, "the receiver gave no reason"),
+        ({"code": "from_the_future", "detail": "new"}, "new"),
+        ({"code": None, "title": "odd", "errors": ["x", 3]}, "odd"),
+    ],
+)
+def test_an_unknown_problem_is_still_an_error_with_a_reason(problem: dict[str, object], message: str) -> None:
+    got = from_problem(problem)
+    assert type(got) is FleetError
+    assert got.message == message
+    assert got.faults == ()
+
+
+def test_a_fault_without_hint_ends_after_what_was_expected() -> None:
+    assert str(Fault("seed", "-1", "0 to 4294967295")) == "seed: found -1, expected 0 to 4294967295"
