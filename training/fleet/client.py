@@ -1,0 +1,612 @@
+"""Talks HTTP to a receiver, for the worker and for the operator's command.
+
+Owns the connection (kept per thread), TLS, and the one place where requests are repeated: connection errors, 429, 503
+and other 5xx, with full jitter, `Retry-After` and a deadline. Every request of the fleet has one effect however often
+it arrives, so a repeat is always safe. Guarantees that tokens travel in headers only, never over plain HTTP beyond
+loopback, never to a redirect's target or a proxy of the environment, and never into a message or an exception; and that
+a refusal is raised as the class the receiver named. Standard library only; `ssl` is set up only for https.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import http.client
+import json
+import os
+import random as _random
+import re
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
+from urllib.parse import quote, urlencode, urlsplit
+
+from training.fleet import __version__, wire
+from training.fleet.errors import (
+    BY_CODE,
+    AuthenticationError,
+    ConfigurationError,
+    ConflictError,
+    FleetError,
+    ForbiddenError,
+    LengthRequiredError,
+    NotFoundError,
+    PreconditionError,
+    RequestError,
+    StorageFullError,
+    TooLargeError,
+    UnavailableError,
+    UnreachableError,
+    UpgradeRequiredError,
+    from_problem,
+)
+
+if TYPE_CHECKING:
+    import ssl
+
+T = TypeVar("T")
+
+DEFAULT_RECEIVER: Final = "http://127.0.0.1:8445"
+BACKOFF_S: Final = 0.2
+BACKOFF_CAP_S: Final = 30.0
+RETRY_AFTER_CAP_S: Final = 300.0
+MAX_ANSWER_BYTES: Final = 64 * 2**20
+_CHUNK_BYTES = 256 * 1024
+_PARKING_SLACK_S = 15.0
+_BY_STATUS: dict[int, type[FleetError]] = {
+    400: RequestError,
+    401: AuthenticationError,
+    403: ForbiddenError,
+    404: NotFoundError,
+    409: ConflictError,
+    411: LengthRequiredError,
+    412: PreconditionError,
+    413: TooLargeError,
+    426: UpgradeRequiredError,
+    429: UnavailableError,
+    503: UnavailableError,
+    507: StorageFullError,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back.
+
+    Attributes:
+        status: HTTP status.
+        headers: Header fields, names in lower case.
+        body: The whole body.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """Seconds of `Retry-After`, at most five minutes; None without one or when it names a date."""
+        text = self.headers.get("retry-after", "")
+        return min(float(text), RETRY_AFTER_CAP_S) if re.fullmatch(r"\d{1,9}(\.\d{1,6})?", text) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a receiver listens, taken apart.
+
+    Attributes:
+        url: As given, without a trailing slash.
+        secure: Whether it is https.
+        host: Host name or address.
+        port: TCP port.
+        prefix: Path in front of every route, empty for most.
+    """
+
+    url: str
+    secure: bool
+    host: str
+    port: int
+    prefix: str
+
+
+def address(url: str) -> Address:
+    """Take a receiver's URL apart.
+
+    Raises:
+        ConfigurationError: It is no http(s) URL, or it is http to another machine, which would show the token.
+    """
+    try:
+        parts = urlsplit(url.strip())
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        raise _bad_address("something that is no URL") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise _bad_address(f"{_without_secrets(url)!r}")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise _bad_address("an address with a user, a query or a fragment")
+    secure = parts.scheme == "https"
+    if not secure and not _loopback(host):
+        raise ConfigurationError(
+            f"the receiver's address is http://{host}, which would send the token in the clear; "
+            f"give an https address, or an http one on this machine ({DEFAULT_RECEIVER})"
+        )
+    prefix = parts.path.rstrip("/")
+    shown = f"[{host}]" if ":" in host else host
+    where = f"{parts.scheme}://{shown}:{port or (443 if secure else 80)}{prefix}"
+    return Address(where, secure, host, port or (443 if secure else 80), prefix)
+
+
+def _bad_address(found: str) -> ConfigurationError:
+    return ConfigurationError(f"the receiver's address is {found}; expected one such as {DEFAULT_RECEIVER}")
+
+
+def _without_secrets(url: str) -> str:
+    return re.sub(r"//[^/@]*@", "//", url)[:200]
+
+
+def _loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None
+
+
+class Client:
+    """One receiver's counterpart. Any number of threads may use it; each keeps its own connection.
+
+    Args:
+        base_url: The receiver's address.
+        token: Bearer token of a worker or reader, None without one.
+        operator_token: Sent as `X-Operator-Token`, None without one.
+        timeout_s: Longest wait for a connection or for the next bytes of an answer.
+        deadline_s: Longest time spent on repeats of one request unless the call says otherwise.
+        ca_file: PEM file with the authorities to trust instead of the system's.
+        proxy: "http://host:port" through which https goes (CONNECT); the environment's proxies are never used.
+        sleep: Waits between repeats; gets seconds.
+        random: Returns a number from 0 to 1, for the jitter.
+
+    Raises:
+        ConfigurationError: An address or token that cannot be used.
+    """
+
+    def __init__(
+        self,
+        base_url: str = DEFAULT_RECEIVER,
+        token: str | None = None,
+        operator_token: str | None = None,
+        *,
+        timeout_s: float = 30.0,
+        deadline_s: float = 15.0,
+        ca_file: Path | None = None,
+        proxy: str | None = None,
+        sleep: Callable[[float], object] = time.sleep,
+        random: Callable[[], float] = _random.random,
+    ) -> None:
+        self.address = address(base_url)
+        self.timeout_s = timeout_s
+        self.deadline_s = deadline_s
+        self._headers = _identity(token, operator_token)
+        self._tls = _tls_context(ca_file) if self.address.secure else None
+        self._proxy = _proxy(proxy, self.address.secure)
+        self._sleep = sleep
+        self._random = random
+        self._connections: dict[int, http.client.HTTPConnection] = {}
+        self._guard = threading.Lock()
+        self._hung_up = False
+
+    # ---- for the operator's command ---------------------------------------------------------------------------------
+
+    def get(
+        self, path: str, query: Mapping[str, str] | None = None, *, deadline_s: float | None = None
+    ) -> dict[str, Any]:
+        """Read one resource.
+
+        Args:
+            path: From "/v1/…".
+            query: Query parameters; empty values are left out.
+            deadline_s: Longest time spent on repeats; 0 tries once; None is the client's own.
+
+        Raises:
+            FleetError: What the receiver refused with, or `UnreachableError`.
+        """
+        return _document(self.request("GET", _target(path, query), deadline_s=deadline_s))
+
+    def get_if_changed(
+        self, path: str, query: Mapping[str, str] | None = None, etag: str | None = None
+    ) -> tuple[dict[str, Any] | None, str | None]:
+        """Read one resource unless it still carries the ETag; the document is None when it does."""
+        headers = {"If-None-Match": etag} if etag else {}
+        answer = self.request("GET", _target(path, query), headers=headers)
+        if answer.status == 304:
+            return None, etag
+        return _document(answer), answer.headers.get("etag")
+
+    def post(
+        self,
+        path: str,
+        body: Mapping[str, Any] | bytes | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        deadline_s: float | None = None,
+        timeout_s: float | None = None,
+    ) -> tuple[int, dict[str, Any] | None]:
+        """Send one message.
+
+        Args:
+            path: From "/v1/…".
+            body: A JSON document, or bytes that are sent as they are (a manifest's text).
+            headers: Further header fields.
+            deadline_s: Longest time spent on repeats; 0 tries once; None is the client's own.
+            timeout_s: Longest wait for the next bytes of the answer; None is the client's own.
+
+        Returns:
+            Status and document; the document is None for an empty answer.
+
+        Raises:
+            FleetError: What the receiver refused with, or `UnreachableError`.
+        """
+        answer = self._post(path, body, headers or {}, deadline_s, timeout_s)
+        return answer.status, _document(answer) if answer.body else None
+
+    # ---- for the worker ---------------------------------------------------------------------------------------------
+
+    def claim(self, message: wire.Claim, *, wait_s: float = 0) -> tuple[wire.Lease | None, float | None]:
+        """Ask for a job.
+
+        Args:
+            message: With the same `claim_id` as long as no answer came, so that one question gets one job.
+            wait_s: How long the receiver may hold the call until a job appears.
+
+        Returns:
+            The lease, or None when there is no job; and the seconds after which to ask again, None if not said.
+
+        Raises:
+            FleetError: What the receiver refused with, or `UnreachableError`.
+        """
+        headers = {"Prefer": f"wait={int(wait_s)}"} if wait_s >= 1 else {}
+        body = dataclasses.asdict(message)
+        answer = self._post("/v1/job/claim", body, headers, 0, wait_s + _PARKING_SLACK_S)
+        lease = _read(wire.Lease, answer) if answer.body else None
+        return lease, answer.retry_after_s
+
+    def heartbeat(self, job_id: str, message: wire.Heartbeat, *, deadline_s: float | None = None) -> wire.Beat:
+        """Keep a lease alive; the first one acknowledges it."""
+        return self._tell(wire.Beat, job_id, "heartbeat", message, deadline_s)
+
+    def complete(self, job_id: str, message: wire.Complete, *, deadline_s: float | None = None) -> wire.State:
+        """Name the stored artifact as the job's result."""
+        return self._tell(wire.State, job_id, "complete", message, deadline_s)
+
+    def fail(self, job_id: str, message: wire.Fail, *, deadline_s: float | None = None) -> wire.State:
+        """Report how an attempt ended without a result, or give the job back."""
+        return self._tell(wire.State, job_id, "fail", message, deadline_s)
+
+    def upload(
+        self,
+        lease_id: str,
+        sha256: str,
+        path: Path,
+        *,
+        deadline_s: float | None = None,
+        retry_full: bool = False,
+    ) -> wire.Stored:
+        """Send an artifact's bytes, streamed, with its length declared.
+
+        Args:
+            lease_id: The lease the artifact was made under.
+            sha256: Digest of the bytes.
+            path: The file.
+            deadline_s: Longest time spent on repeats.
+            retry_full: Whether a full store (507) is worth repeats as well.
+
+        Raises:
+            FleetError: What the receiver refused with, or `UnreachableError`.
+            OSError: The file cannot be read.
+        """
+        target = f"{self.address.prefix}/v1/model/{quote(sha256, safe='')}"
+        headers = {"X-Lease-Id": lease_id, "Content-Type": "application/zstd"}
+
+        def exchange(connection: http.client.HTTPConnection) -> Answer:
+            with path.open("rb") as stream:
+                return self._send_file(connection, target, headers, stream)
+
+        return _read(wire.Stored, self._repeated(exchange, deadline_s, None, retry_full=retry_full))
+
+    # ---- the life of connections ------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the calling thread's connection. The client stays usable."""
+        with self._guard:
+            connection = self._connections.pop(threading.get_ident(), None)
+        if connection is not None:
+            connection.close()
+
+    def hang_up(self) -> None:
+        """End every call under way, from any thread, and refuse further ones with `UnreachableError`."""
+        with self._guard:
+            self._hung_up = True
+            live = [connection.sock for connection in self._connections.values() if connection.sock]
+        for sock in live:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    # ---- requests ---------------------------------------------------------------------------------------------------
+
+    def request(
+        self,
+        method: str,
+        target: str,
+        body: bytes | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        deadline_s: float | None = None,
+        timeout_s: float | None = None,
+    ) -> Answer:
+        """Send one request, repeated as the module says, and return the answer below 400.
+
+        Raises:
+            FleetError: What the receiver refused with, or `UnreachableError`.
+        """
+        fields = self._headers | dict(headers or {})
+
+        def exchange(connection: http.client.HTTPConnection) -> Answer:
+            connection.request(method, self.address.prefix + target, body=body, headers=fields)
+            return _received(connection)
+
+        return self._repeated(exchange, deadline_s, timeout_s)
+
+    def _tell(self, kind: type[T], job_id: str, verb: str, message: Any, deadline_s: float | None) -> T:
+        path = f"/v1/job/{quote(job_id, safe='')}/{verb}"
+        return _read(kind, self._post(path, dataclasses.asdict(message), {}, deadline_s, None))
+
+    def _post(
+        self,
+        path: str,
+        body: Mapping[str, Any] | bytes | None,
+        headers: Mapping[str, str],
+        deadline_s: float | None,
+        timeout_s: float | None,
+    ) -> Answer:
+        raw = body if isinstance(body, bytes) else _encoded(body or {})
+        kind = {"Content-Type": "application/toml" if isinstance(body, bytes) else "application/json"}
+        return self.request("POST", path, raw, headers=kind | dict(headers), deadline_s=deadline_s, timeout_s=timeout_s)
+
+    def _repeated(
+        self,
+        exchange: Callable[[http.client.HTTPConnection], Answer],
+        deadline_s: float | None,
+        timeout_s: float | None,
+        *,
+        retry_full: bool = False,
+    ) -> Answer:
+        """Do one exchange until it is answered, refused for good, or the deadline has passed."""
+        end = time.monotonic() + (self.deadline_s if deadline_s is None else deadline_s)
+        attempt = 0
+        while True:
+            error = self._tried(exchange, timeout_s)
+            if isinstance(error, Answer):
+                return error
+            delay = self._delay_s(error, attempt)
+            if not _worth_repeating(error, retry_full) or self._hung_up or time.monotonic() + delay > end:
+                raise error
+            self._sleep(delay)
+            attempt += 1
+
+    def _tried(
+        self, exchange: Callable[[http.client.HTTPConnection], Answer], timeout_s: float | None
+    ) -> Answer | FleetError:
+        try:
+            answer = self._once(exchange, self.timeout_s if timeout_s is None else timeout_s)
+        except (OSError, http.client.HTTPException) as cause:
+            self.close()
+            error = UnreachableError(self._nobody(cause))
+            error.__cause__ = cause
+            return error
+        return answer if answer.status < 300 or answer.status == 304 else _refusal(answer, self.address.url)
+
+    def _once(self, exchange: Callable[[http.client.HTTPConnection], Answer], timeout_s: float) -> Answer:
+        connection, reused = self._connection(timeout_s)
+        try:
+            return exchange(connection)
+        except (http.client.RemoteDisconnected, ConnectionError):
+            if not reused or self._hung_up:
+                raise
+        self.close()  # the receiver closed an idle connection while the request was on its way
+        return exchange(self._connection(timeout_s)[0])
+
+    def _connection(self, timeout_s: float) -> tuple[http.client.HTTPConnection, bool]:
+        """Return the calling thread's connection, and whether it has been used before."""
+        me = threading.get_ident()
+        with self._guard:
+            if self._hung_up:
+                raise ConnectionAbortedError("the call was given up")
+            connection = self._connections.setdefault(me, self._new_connection())
+        connection.timeout = timeout_s
+        if connection.sock is None:
+            connection.connect()
+            return connection, False
+        connection.sock.settimeout(timeout_s)
+        if _readable(connection.sock):
+            connection.close()
+            connection.connect()
+            return connection, False
+        return connection, True
+
+    def _new_connection(self) -> http.client.HTTPConnection:
+        where = (self.address.host, self.address.port)
+        if self._tls is None:
+            return http.client.HTTPConnection(*where)
+        if self._proxy is None:
+            return http.client.HTTPSConnection(*where, context=self._tls)
+        connection = http.client.HTTPSConnection(*self._proxy, context=self._tls)
+        connection.set_tunnel(*where)
+        return connection
+
+    def _send_file(
+        self, connection: http.client.HTTPConnection, target: str, headers: Mapping[str, str], stream: BinaryIO
+    ) -> Answer:
+        """Stream a file, but stop and read as soon as the receiver answers or hangs up early."""
+        connection.putrequest("PUT", target, skip_accept_encoding=True)
+        fields = self._headers | dict(headers) | {"Content-Length": str(os.fstat(stream.fileno()).st_size)}
+        for name, value in fields.items():
+            connection.putheader(name, value)
+        connection.endheaders()
+        early = False
+        try:
+            while not (early := _readable(connection.sock)) and (chunk := stream.read(_CHUNK_BYTES)):
+                connection.send(chunk)
+        except (BrokenPipeError, ConnectionResetError):
+            early = True
+        answer = _received(connection)
+        if early:
+            connection.close()
+        return answer
+
+    def _delay_s(self, error: FleetError, attempt: int) -> float:
+        """Return the seconds before the next try: full jitter, and never before the receiver's own wish."""
+        jitter = self._random() * min(BACKOFF_CAP_S, BACKOFF_S * 2.0 ** min(attempt, 16))
+        return (error.retry_after_s or 0.0) + jitter
+
+    def _nobody(self, cause: Exception) -> str:
+        return f"no answer from {self.address.url} ({_reason(cause)}); is the receiver running, is the address right?"
+
+
+def _identity(token: str | None, operator_token: str | None) -> dict[str, str]:
+    fields = {"User-Agent": f"cis490/{__version__}", "Accept": "application/json"}
+    for name, prefix, secret in (("Authorization", "Bearer ", token), ("X-Operator-Token", "", operator_token)):
+        if secret is None:
+            continue
+        if not re.fullmatch(r"[\x21-\x7e]{1,4096}", secret):
+            raise ConfigurationError(
+                "the token has characters that a header cannot carry; expected printable ASCII without spaces"
+            )
+        fields[name] = prefix + secret
+    return fields
+
+
+def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
+    import ssl  # an idle worker on loopback does not pay for it
+
+    try:
+        context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
+    except (OSError, ssl.SSLError) as cause:
+        raise ConfigurationError(
+            f"the authorities' file {ca_file} cannot be used ({_reason(cause)}); expected certificates in PEM"
+        ) from cause
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def _proxy(url: str | None, secure: bool) -> tuple[str, int] | None:
+    if url is None:
+        return None
+    parts = urlsplit(url)
+    if not secure or parts.scheme != "http" or not parts.hostname or parts.username is not None:
+        raise ConfigurationError(
+            "the proxy cannot be used; expected http://host:port in front of an https receiver, without a user"
+        )
+    return parts.hostname, parts.port or 8080
+
+
+def _readable(sock: socket.socket) -> bool:
+    """Tell whether bytes or the end of the stream wait; before a request both mean it is of no use."""
+    return bool(select.select([sock], [], [], 0)[0])
+
+
+def _received(connection: http.client.HTTPConnection) -> Answer:
+    response = connection.getresponse()
+    body = response.read(MAX_ANSWER_BYTES + 1)
+    if len(body) > MAX_ANSWER_BYTES:
+        connection.close()
+        raise http.client.HTTPException(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
+    return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
+
+
+def _target(path: str, query: Mapping[str, str] | None) -> str:
+    given = {name: value for name, value in (query or {}).items() if value != ""}
+    return f"{path}?{urlencode(given, safe=',')}" if given else path
+
+
+def _encoded(body: Mapping[str, Any]) -> bytes:
+    return json.dumps(body, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _document(answer: Answer) -> dict[str, Any]:
+    try:
+        found = json.loads(answer.body)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise UnavailableError("the answer is not a receiver's; is the address right, does a proxy stand between?")
+    return found
+
+
+def _read(kind: type[T], answer: Answer) -> T:
+    """Return the message in an answer; fields it does not know are ignored.
+
+    Raises:
+        UnavailableError: A field is missing or of another type: whoever answered is no receiver.
+    """
+    document = _document(answer)
+    values: dict[str, Any] = {}
+    for item in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if item.name not in document:
+            if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
+                raise UnavailableError(f"the receiver's answer lacks {item.name}; is it older than this worker?")
+            continue
+        values[item.name] = document[item.name]
+        if not isinstance(values[item.name], _TYPES.get(str(item.type), object)):
+            raise UnavailableError(f"the receiver's answer has a wrong {item.name}; expected {item.type}")
+    return kind(**values)
+
+
+_TYPES: dict[str, Any] = {
+    "str": str,
+    "Status": str,
+    "int": int,
+    "float": (int, float),
+    "bool": bool,
+    "dict[str, Any]": dict,
+    "list[str]": list,
+    "str | None": (str, type(None)),
+}
+
+
+def _refusal(answer: Answer, url: str) -> FleetError:
+    """Return the error an answer of 300 and above stands for."""
+    if answer.status < 400:
+        return ConfigurationError(
+            f"{url} answered with a redirect ({answer.status}), which is not followed because it would carry the token "
+            "along; give the final address"
+        )
+    try:
+        problem = json.loads(answer.body)
+    except (ValueError, RecursionError):
+        problem = None
+    if not isinstance(problem, dict):
+        problem = {"detail": f"{url} answered {answer.status} without a reason; does a proxy stand between?"}
+    if problem.get("code") not in BY_CODE:
+        fallback = _BY_STATUS.get(answer.status) or (UnavailableError if answer.status >= 500 else RequestError)
+        problem = {**problem, "code": fallback.code}
+    return from_problem(problem, retry_after_s=answer.retry_after_s)
+
+
+def _worth_repeating(error: FleetError, retry_full: bool) -> bool:
+    if isinstance(error, StorageFullError):
+        return retry_full
+    return isinstance(error, UnavailableError) or type(error) is FleetError
+
+
+def _reason(cause: BaseException) -> str:
+    """Return why, in a few words for people."""
+    if isinstance(cause, TimeoutError):
+        return "timed out"
+    verdict = getattr(cause, "verify_message", "")
+    if verdict:
+        return f"its certificate is not accepted: {verdict}; check this host's clock and the authorities' file"
+    if isinstance(cause, socket.gaierror):
+        return "the host name is not known"
+    text = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
+    return (text or type(cause).__name__).lower()
