@@ -1,0 +1,327 @@
+"""The bundle: one artifact folder as one file, the same bytes for the same content.
+
+Owns the form of the file: a canonical tar (USTAR, names sorted, times 0, owners 0, regular files only) inside one zstd
+frame of level 1. Guarantees that equal folders give equal tars on every platform, that the target appears whole or not
+at all, and that memory stays constant whatever the size. The digest of the tar is the `content_digest`; it is compared
+between hosts, because compressors differ. Leaves the upload to the worker and unpacking to whoever reads bundles.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib
+import os
+import re
+import stat
+import tarfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final, Protocol
+
+from training.fleet.errors import TrainerError
+
+MAX_FILES: Final = 10_000
+MAX_DEPTH: Final = 16
+MAX_TAR_BYTES: Final = 8 * 2**30 - 1
+"""Largest bundle before compression; USTAR cannot say a larger size."""
+
+_CHUNK_BYTES: Final = 2**20
+_BEHIND: Final = 2
+_NAME: Final = re.compile(r"[0-9A-Za-z_.+=@,~ -]{1,100}")
+_RESERVED: Final = re.compile(r"(?i:con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")
+_LEVEL: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """What was packed.
+
+    Attributes:
+        sha256: Hex digest of the bundle's bytes: the artifact id.
+        content_digest: "sha256:<hex>" of the uncompressed tar.
+        size_bytes: Length of the bundle.
+    """
+
+    sha256: str
+    content_digest: str
+    size_bytes: int
+
+
+class _Compressor(Protocol):
+    def compress(self, data: bytearray, /) -> bytes: ...
+
+    def flush(self) -> bytes: ...
+
+
+def pack(folder: Path, target: Path) -> Packed:
+    """Pack a folder into a bundle, durably and in one pass.
+
+    Args:
+        folder: The artifact folder; it must not change meanwhile.
+        target: The file to make; it is replaced when it is there. Its folder must exist.
+
+    Returns:
+        The digests and the length of what stands at `target` now.
+
+    Raises:
+        TrainerError: The folder is missing, empty, over a limit, or holds something other than plainly named regular
+            files (kind `no_artifact`); the disk is full (`disk_full`); it cannot be read or written (`host_fault`).
+    """
+    part = target.with_name(f"{target.name}.part")
+    try:
+        members = _members(folder)
+        with part.open("wb", buffering=0) as out:
+            packed = _write(members, out)
+            os.fsync(out.fileno())
+        part.replace(target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise _refused(folder, error) from error
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    return packed
+
+
+def _refused(folder: Path, error: OSError) -> TrainerError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return TrainerError(f"no room to pack {folder}: {error}; free disk space on this host", kind="disk_full")
+    if isinstance(error, FileNotFoundError):
+        return TrainerError(
+            f"found no artifact at {folder} ({error}); the trainer must leave its files there", kind="no_artifact"
+        )
+    return TrainerError(f"cannot pack {folder}: {error}; check this host's disk and rights", kind="host_fault")
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    name: str
+    path: Path
+    size_bytes: int
+
+    @property
+    def padding(self) -> int:
+        return -self.size_bytes % tarfile.BLOCKSIZE
+
+
+def _members(folder: Path) -> list[_Member]:
+    """Return the files below a folder in the order of their names, or refuse the folder."""
+    members = sorted(_walk(folder, folder, 0), key=lambda member: member.name)
+    if not members:
+        raise _odd(f"found an empty folder {folder}; expected the trainer's files in it")
+    if len(members) > MAX_FILES:
+        raise _odd(f"found {len(members)} files in {folder}; at most {MAX_FILES} may be in an artifact")
+    seen: dict[str, str] = {}
+    for member in members:
+        other = seen.setdefault(member.name.casefold(), member.name)
+        if other != member.name:
+            raise _odd(f"found {other!r} and {member.name!r}, which are one file on Windows; rename one of them")
+    size = _tar_bytes(members)
+    if size > MAX_TAR_BYTES:
+        raise _odd(f"found {size} bytes in {folder}; at most {MAX_TAR_BYTES} may be in an artifact")
+    return members
+
+
+def _walk(folder: Path, top: Path, depth: int) -> Iterator[_Member]:
+    if depth > MAX_DEPTH:
+        raise _odd(f"found folders nested deeper than {MAX_DEPTH} in {top}; flatten the artifact")
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            path = Path(entry.path)
+            name = path.relative_to(top).as_posix()
+            _check_name(entry.name, name)
+            found = entry.stat(follow_symlinks=False)
+            if getattr(found, "st_reparse_tag", 0):
+                raise _odd(f"found the link {name!r}; expected a regular file in its place")
+            if stat.S_ISDIR(found.st_mode):
+                yield from _walk(path, top, depth + 1)
+            elif stat.S_ISREG(found.st_mode):
+                # Windows' directory entries may show an outdated size; lstat asks the file.
+                yield _Member(name, path, path.lstat().st_size)
+            else:
+                raise _odd(f"found {name!r}, a {_sort(found.st_mode)}; expected a regular file in its place")
+
+
+def _check_name(part: str, name: str) -> None:
+    if not _NAME.fullmatch(part) or part[0] in " -" or part[-1] in " ." or _RESERVED.fullmatch(part):
+        raise _odd(
+            f"found the name {name!r}; expected letters, digits and any of _.+=@,~- in it, not ending in a dot"
+            " and not a device name of Windows"
+        )
+
+
+def _sort(mode: int) -> str:
+    sorts = ((stat.S_ISLNK, "link"), (stat.S_ISFIFO, "pipe"), (stat.S_ISSOCK, "socket"))
+    return next((word for test, word in sorts if test(mode)), "device")
+
+
+def _odd(message: str) -> TrainerError:
+    return TrainerError(message, kind="no_artifact")
+
+
+def _tar_bytes(members: list[_Member]) -> int:
+    """Return the length of the tar, which is padded to whole records as every tar program does."""
+    size = sum(tarfile.BLOCKSIZE + member.size_bytes + member.padding for member in members)
+    size += 2 * tarfile.BLOCKSIZE
+    return size + -size % tarfile.RECORDSIZE
+
+
+def _write(members: list[_Member], out: BinaryIO) -> Packed:
+    """Hash, compress, write and hash again, each on its own thread: all of it releases the interpreter lock."""
+    total = _tar_bytes(members)
+    content, bundle = hashlib.sha256(), hashlib.sha256()
+    compressor = _compressor(total)
+    size = 0
+
+    def keep(data: bytes | bytearray) -> None:
+        nonlocal size
+        bundle.update(data)
+        size += len(data)
+        view = memoryview(data)
+        while view:
+            view = view[out.write(view) :]
+
+    with _Stage(content.update) as hashing, _Stage(keep) as keeping:
+        for chunk in _chunks(_tar(members, total)):
+            hashing.put(chunk)
+            keeping.put(compressor.compress(chunk))
+        keeping.put(compressor.flush())
+    return Packed(bundle.hexdigest(), f"sha256:{content.hexdigest()}", size)
+
+
+def _tar(members: list[_Member], total: int) -> Iterator[bytes]:
+    """Yield the canonical tar in pieces of any length."""
+    done = 0
+    for member in members:
+        yield _header(member)
+        yield from _content(member)
+        yield bytes(member.padding)
+        done += tarfile.BLOCKSIZE + member.size_bytes + member.padding
+    yield bytes(total - done)
+
+
+def _header(member: _Member) -> bytes:
+    info = tarfile.TarInfo(member.name)
+    info.size, info.mode = member.size_bytes, 0o644
+    try:
+        return info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
+    except ValueError as error:
+        raise _odd(f"found the name {member.name!r}; expected a shorter one ({error})") from error
+
+
+def _content(member: _Member) -> Iterator[bytes]:
+    left = member.size_bytes
+    with _opened(member.path) as file:
+        while left:
+            data = file.read(min(left, _CHUNK_BYTES))
+            if not data:
+                break
+            left -= len(data)
+            yield data
+        if left or file.read(1):
+            raise _odd(
+                f"{member.name!r} changed while it was packed; the trainer must end before its artifact is taken"
+            )
+
+
+def _opened(path: Path) -> BinaryIO:
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    return os.fdopen(os.open(path, flags), "rb", buffering=0)
+
+
+def _chunks(pieces: Iterator[bytes]) -> Iterator[bytearray]:
+    """Yield the same bytes in chunks of about a MiB, cut by nothing but the content."""
+    held = bytearray()
+    for piece in pieces:
+        held += piece
+        if len(held) >= _CHUNK_BYTES:
+            yield held
+            held = bytearray()
+    yield held
+
+
+class _Stage:
+    """One step of a pipeline on its own thread, at most two chunks behind."""
+
+    def __init__(self, step: Callable[[bytes | bytearray], None]) -> None:
+        self._step = step
+        self._thread = ThreadPoolExecutor(1)
+        self._waiting: deque[Future[None]] = deque()
+
+    def put(self, chunk: bytes | bytearray) -> None:
+        """Hand over a chunk; raises what an earlier step raised."""
+        while len(self._waiting) >= _BEHIND:
+            self._waiting.popleft().result()
+        self._waiting.append(self._thread.submit(self._step, chunk))
+
+    def __enter__(self) -> _Stage:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._thread.shutdown(cancel_futures=kind is not None)
+        if kind is None:
+            for future in self._waiting:
+                future.result()
+
+
+def _compressor(total: int) -> _Compressor:
+    """Return zstd where this Python has it, else a writer of frames that any zstd reads."""
+    for name in ("compression.zstd", "backports.zstd"):
+        try:
+            zstd = importlib.import_module(name)
+        except ImportError:
+            continue
+        options = {zstd.CompressionParameter.compression_level: _LEVEL, zstd.CompressionParameter.checksum_flag: 0}
+        compressor = zstd.ZstdCompressor(options=options)
+        compressor.set_pledged_input_size(total)
+        made: _Compressor = compressor
+        return made
+    return _RawFrame(total)
+
+
+class _RawFrame:
+    """A zstd frame of stored blocks, for hosts without a compressor.
+
+    Source: RFC 8878, sections 3.1.1 (frame) and 3.1.1.2 (blocks).
+    """
+
+    _MAGIC = bytes.fromhex("28b52ffd")
+    _SIZE_IN_8_BYTES = 0xC0
+    _WINDOW_128_KIB = 7 << 3
+    _BLOCK_BYTES = 2**17
+
+    def __init__(self, total: int) -> None:
+        self._left = total
+        head = self._MAGIC + bytes((self._SIZE_IN_8_BYTES, self._WINDOW_128_KIB))
+        self._head = head + total.to_bytes(8, "little")
+
+    def compress(self, data: bytearray) -> bytes:
+        """Return the next blocks; the frame's head comes with the first ones."""
+        pieces = [self._head]
+        self._head = b""
+        for start in range(0, len(data), self._BLOCK_BYTES):
+            block = memoryview(data)[start : start + self._BLOCK_BYTES]
+            self._left -= len(block)
+            last = int(self._left == 0)
+            pieces += ((last | len(block) << 3).to_bytes(3, "little"), bytes(block))
+        return b"".join(pieces)
+
+    def flush(self) -> bytes:
+        """Return nothing: the last block was marked when it was written."""
+        return b""
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in a folder durable. Windows has no such call; there the file's own sync must do."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
