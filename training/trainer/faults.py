@@ -1,0 +1,41 @@
+"""Owns the ways a training run can end badly, with the exit status and the kind that the worker is told.
+
+    TrainerError           1   the trainer broke; another attempt may do better
+    |- SpecError           78  the job can't be done by anybody as it is written; never retried
+    '- HostError           75  this host can't do it now; another one may
+
+Every message says what was found, what was expected and what to do next.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class TrainerError(Exception):
+    """A run that ends without a model."""
+
+    exit_status: ClassVar[int] = 1
+    kind: str = "trainer_error"
+
+
+class SpecError(TrainerError):
+    """The job as written can't be done: an unknown key, a split the dataset lacks, data that break the contract."""
+
+    exit_status: ClassVar[int] = 78
+    kind = "spec_rejected"
+
+
+class HostError(TrainerError):
+    """This host lacks something: memory, a library, the data folder.
+
+    Attributes:
+        kind: "host_fault", or "oom_ram" when memory ran out.
+    """
+
+    exit_status: ClassVar[int] = 75
+    kind = "host_fault"
+
+    def __init__(self, message: str, kind: str = "host_fault") -> None:
+        super().__init__(message)
+        self.kind = kind

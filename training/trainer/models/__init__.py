@@ -1,0 +1,78 @@
+"""The registry of models: each is one module here, named in `training.trainer.hyper`, and loaded only when it is used.
+
+A model module offers two functions:
+
+- `fit(train, validation, setting) -> Fitted` trains on samples and stops by the validation AUPRC;
+- `load(folder) -> Fitted` reads what `Fitted.save` wrote, in a format that runs no code.
+
+A new model is a new module and one entry in `hyper.MODELS`; nothing else changes.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from training.trainer.hyper import Value
+from training.trainer.windows import Samples
+
+Report = Callable[[float, Mapping[str, float]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a fit is told beside its samples."""
+
+    hyper: Mapping[str, Value]
+    """Every declared parameter of the model."""
+    feature_names: tuple[str, ...]
+    """Names of the feature columns, in order."""
+    seed: int
+    """Decides everything random in the fit."""
+    threads: int
+    """Threads to use."""
+    report: Report
+    """Called with the part done (0 to 1) and numbers worth showing."""
+
+    def number(self, name: str) -> float:
+        """Return a hyper-parameter as a float."""
+        return float(self.hyper[name])
+
+    def whole(self, name: str) -> int:
+        """Return a hyper-parameter as an int."""
+        return int(self.hyper[name])
+
+
+class Fitted(Protocol):
+    """A trained model."""
+
+    def score(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Score windows: (n, n_features) float32 to (n,) float32 from 0 to 1, higher is more anomalous."""
+
+    def save(self, folder: Path) -> list[str]:
+        """Write the model files, the same bytes for the same model, and return their names."""
+
+    @property
+    def fit_summary(self) -> Mapping[str, float]:
+        """What the fit ended with, such as rounds and best validation AUPRC; for the record."""
+
+
+class ModelModule(Protocol):
+    """What a module under `models` offers."""
+
+    def fit(self, train: Samples, validation: Samples, setting: Setting) -> Fitted:
+        """Train a model."""
+
+    def load(self, folder: Path) -> Fitted:
+        """Read a saved model."""
+
+
+def model_module(name: str) -> ModelModule:
+    """Import the module of a declared model; its libraries are needed from here on."""
+    return cast(ModelModule, importlib.import_module(f"{__name__}.{name}"))

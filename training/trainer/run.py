@@ -1,0 +1,172 @@
+"""The trainer's program: `run.py --job job.json --out DIR`, `--describe`, `--validate --job job.json`.
+
+Exit status 0: done. 75: this host can't do it now, try elsewhere. 78: the job is wrong, never retry. 2: wrong usage of
+the command. Anything else: failed. A foreseeable failure is one line on stderr and, with `--out`, a `result.json` with
+its kind. Heavy libraries are imported only when a job is trained, so `--describe` needs the standard library alone.
+
+Runs as `python -m training.trainer.run` and as `python training/trainer/run.py` from a bare checkout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+if not __package__:
+    # Started as a file: the project root stands in for this folder, whose module names must not become top-level ones.
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from training.dataset import Dataset, DatasetError, dataset_digest, read_dataset
+from training.trainer.faults import HostError, SpecError, TrainerError
+from training.trainer.hyper import describe, missing_libraries
+from training.trainer.job import Job, read_job
+
+RESULT_VERSION = 1
+EXIT_INTERRUPTED = 130
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit status."""
+    options = _options(arguments)
+    if options.describe:
+        sys.stdout.write(json.dumps(describe(), indent=2) + "\n")
+        return 0
+    started = time.monotonic()
+    try:
+        job = read_job(options.job)
+        _check_libraries(job)
+        dataset = _dataset(job)
+        if not options.validate:
+            _train(job, dataset, options.out, started)
+    except KeyboardInterrupt:
+        sys.stderr.write("trainer: stopped before the end; start the job again\n")
+        return EXIT_INTERRUPTED
+    except Exception as fault:
+        known = _known(fault)
+        if known is None:
+            _record_failure(options.out, "trainer_error", f"{type(fault).__name__}: {fault}")
+            raise
+        _record_failure(options.out, known.kind, str(known))
+        sys.stderr.write(f"trainer: {known}\n")
+        return known.exit_status
+    return 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="training.trainer.run", description="Train one job.")
+    parser.add_argument("--describe", action="store_true", help="print the declaration as JSON Schema and exit")
+    parser.add_argument("--validate", action="store_true", help="check the job and exit without training")
+    parser.add_argument("--job", type=Path, metavar="FILE", help="the job description, job.json")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the run folder; artifact and result are written there")
+    options = parser.parse_args(arguments)
+    if not options.describe and options.job is None:
+        parser.error("--job is missing; give the job description, or --describe")
+    if not options.describe and not options.validate and options.out is None:
+        parser.error("--out is missing; give the run folder, or --validate")
+    return options
+
+
+def _check_libraries(job: Job) -> None:
+    missing = missing_libraries(job.model)
+    if missing:
+        raise HostError(
+            f"model {job.model} needs the libraries {', '.join(missing)}, which this Python lacks; "
+            "install the project with its trainer extra"
+        )
+
+
+def _dataset(job: Job) -> Dataset:
+    """Read the declaration and check that it offers what the job asks for."""
+    dataset = read_dataset(job.dataset_folder)
+    if job.split_recipe not in dataset.splits:
+        has = ", ".join(dataset.splits) or "none"
+        raise SpecError(f"dataset {dataset.name!r} declares no split {job.split_recipe!r}; it has {has}")
+    return dataset
+
+
+def _train(job: Job, dataset: Dataset, out: Path, started: float) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "result.json").unlink(missing_ok=True)
+    for name in _THREAD_VARIABLES:
+        os.environ[name] = str(job.threads)
+    from training.trainer.progress import Progress
+
+    with Progress(out / "progress.jsonl") as progress:
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+        from training.trainer.artifact import LEAK_WARNING, write_artifact, write_json
+        from training.trainer.experiment import run_experiment
+        from training.trainer.measures import headline
+
+        digest = _checked_digest(job)
+        with threadpool_limits(job.threads):
+            outcome = run_experiment(job, dataset, progress)
+            progress.phase("writing", 1.0, 1.0)
+            write_artifact(out, job, dataset, digest, outcome)
+    if outcome.leaks:
+        sys.stderr.write(f"trainer: {LEAK_WARNING}\n")
+    write_json(out / "result.json", _result(job, digest, outcome.leaks, headline(outcome.metrics), started))
+
+
+def _result(job: Job, digest: str, leaks: bool, metrics: dict[str, float | None], started: float) -> dict[str, Any]:
+    return {
+        "v": RESULT_VERSION,
+        "status": "done",
+        "metrics": metrics,
+        "split": job.split_recipe,
+        "leaks": leaks,
+        "device": "cpu",
+        "dataset_digest": digest,
+        "duration_s": round(time.monotonic() - started, 3),
+    }
+
+
+def _checked_digest(job: Job) -> str:
+    digest = dataset_digest(job.dataset_folder)
+    if job.dataset_digest is not None and digest != job.dataset_digest:
+        raise HostError(
+            f"dataset {job.dataset_name!r} has the digest {digest} here, the job expects {job.dataset_digest}; "
+            "bring this host's copy up to date"
+        )
+    return digest
+
+
+def _known(fault: Exception) -> TrainerError | None:
+    """Turn a foreseeable failure into the trainer's own error; None for a fault of the program."""
+    if isinstance(fault, TrainerError):
+        return fault
+    if isinstance(fault, DatasetError):
+        return HostError(str(fault)) if fault.unreadable else SpecError(str(fault))
+    if isinstance(fault, MemoryError):
+        return HostError("memory ran out; free some, or raise the job's min_ram_gib", "oom_ram")
+    if isinstance(fault, OSError) and fault.errno in (errno.ENOSPC, errno.EDQUOT):
+        return HostError("the disk is full; free some space below the run folder", "disk_full")
+    if isinstance(fault, (OSError, ImportError)):
+        return HostError(f"{fault}; check this host's installation and the run folder's rights")
+    return None
+
+
+def _record_failure(out: Path | None, kind: str, error: str) -> None:
+    """Write `result.json` with plain means, because what failed may be a library or the disk."""
+    if out is None:
+        return
+    document = {"v": RESULT_VERSION, "status": "failed", "kind": kind, "error": error}
+    temporary = out / "result.json.partial"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(out / "result.json")
+    except OSError:
+        temporary.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

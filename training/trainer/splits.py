@@ -1,0 +1,247 @@
+"""Owns who trains and who tests: a recipe of the dataset becomes folds of windows, and no fold leaks by accident.
+
+Every fold has windows to train on, windows to choose the threshold and the stopping point on (validation), and windows
+to test on. Guarantees, checked for every fold and every recipe:
+
+- no window is on two sides; for every recipe but `random` no *row* is on two sides either: a window that reaches
+  over a border between sides is dropped;
+- with `hosts` and `group` no host is on both the testing side and another one;
+- `train_hosts` limits training and validation, never testing;
+- validation windows come from the training side alone: whole hosts are held out for `hosts` and `group`, the last fifth
+  of each host's training part for `time` and `published`, a fifth of the training windows for `random`.
+
+`random` leaks by its nature: neighbouring windows share rows and incidents. It says so in every result.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from training.dataset import Dataset, GroupSplit, HostsSplit, PublishedSplit, RandomSplit, TimeSplit
+from training.trainer.data import Ints
+from training.trainer.faults import SpecError
+from training.trainer.windows import WindowSet
+
+LEAKING_RECIPES = frozenset({"random"})
+VALIDATION_FRACTION = 0.2
+_TRAIN, _VALIDATION, _TEST, _UNUSED = 0, 1, 2, 3
+
+Mask = npt.NDArray[np.bool_]
+Sides = npt.NDArray[np.int8]
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """One round of training and testing; the arrays hold window numbers, rising."""
+
+    name: str
+    """Such as "fold 2/5" or "group 3"."""
+    train: Ints
+    validation: Ints
+    test: Ints
+
+
+def folds_of(windows: WindowSet, dataset: Dataset, recipe: str, train_hosts: Sequence[str], seed: int) -> list[Fold]:
+    """Cut the windows into the folds of a recipe.
+
+    Args:
+        windows: All windows of the dataset.
+        dataset: The declaration that holds the recipe.
+        recipe: "random", "time", "hosts", "group" or "published".
+        train_hosts: Globs of the hosts that may train.
+        seed: Decides random rows and which hosts are held out for validation.
+
+    Raises:
+        SpecError: The dataset lacks the recipe, or a fold lacks anomalous or normal windows on a side that needs both.
+    """
+    split = dataset.splits.get(recipe)
+    if split is None:
+        has = ", ".join(dataset.splits) or "none"
+        raise SpecError(f"dataset {dataset.name!r} declares no split {recipe!r}; it has {has}")
+    allowed = allowed_hosts(windows.telemetry.hosts, train_hosts)[windows.host]
+    if isinstance(split, RandomSplit):
+        folds = [_random_fold(windows, split, allowed, seed)]
+    elif isinstance(split, TimeSplit):
+        folds = [_row_fold(windows, "time", _time_sides(windows, split), allowed)]
+    elif isinstance(split, PublishedSplit):
+        folds = [_row_fold(windows, "published", _published_sides(windows, split), allowed)]
+    else:
+        folds = _held_out_folds(windows, split, allowed, seed)
+    for fold in folds:
+        check_fold(windows, fold, recipe)
+    return folds
+
+
+def final_fold(windows: WindowSet, train_hosts: Sequence[str], seed: int) -> Fold:
+    """Return the fold of the model that is kept when a recipe has several: all allowed windows, nothing to test on."""
+    allowed = allowed_hosts(windows.telemetry.hosts, train_hosts)[windows.host]
+    train, validation = _validation_hosts(windows, np.flatnonzero(allowed), seed)
+    fold = Fold("final", train, validation, np.empty(0, np.int64))
+    _check_classes(windows, fold)
+    return fold
+
+
+def allowed_hosts(hosts: Sequence[str], globs: Sequence[str]) -> Mask:
+    """Return (n_hosts,) which hosts match any of the globs, whatever their case.
+
+    Raises:
+        SpecError: No host matches.
+    """
+    lowered = [glob.lower() for glob in globs]
+    mask = np.array([any(fnmatch.fnmatchcase(host.lower(), glob) for glob in lowered) for host in hosts])
+    if not mask.any():
+        raise SpecError(f"train_hosts {list(globs)} matches no host; the data has {', '.join(hosts)}")
+    return mask
+
+
+def check_fold(windows: WindowSet, fold: Fold, recipe: str) -> None:
+    """Refuse a fold that leaks or can't be trained or scored.
+
+    Raises:
+        SpecError: Naming the fold and what is wrong.
+    """
+    _check_classes(windows, fold)
+    if not len(fold.test):
+        raise SpecError(f"{fold.name}: no window to test on; the split leaves nothing, choose another one")
+    sides = {"train": fold.train, "validation": fold.validation, "test": fold.test}
+    for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
+        if np.intersect1d(sides[one], sides[other]).size:
+            raise SpecError(f"{fold.name}: a window is on the {one} and the {other} side")
+        if recipe not in LEAKING_RECIPES and (_rows(windows, sides[one]) & _rows(windows, sides[other])).any():
+            raise SpecError(f"{fold.name}: windows of the {one} and the {other} side share rows")
+    if recipe in ("hosts", "group"):
+        seen = np.union1d(windows.host[fold.train], windows.host[fold.validation])
+        shared = np.intersect1d(seen, windows.host[fold.test])
+        if shared.size:
+            raise SpecError(f"{fold.name}: host {windows.telemetry.hosts[shared[0]]!r} both trains and tests")
+
+
+def fold_digest(windows: WindowSet, folds: Sequence[Fold]) -> str:
+    """Return "sha256:" and 64 hex digits over the folds: which rows stand on which side."""
+    digest = hashlib.sha256()
+    for fold in folds:
+        for part in (fold.train, fold.validation, fold.test):
+            digest.update(f"{fold.name} {len(part)}\n".encode())
+            digest.update(windows.ends[part].astype("<i8").tobytes())
+    return "sha256:" + digest.hexdigest()
+
+
+def _random_fold(windows: WindowSet, split: RandomSplit, allowed: Mask, seed: int) -> Fold:
+    random = np.random.default_rng([seed, 1])
+    draw = random.random(len(windows.ends))
+    test = draw < split.test_fraction
+    rest = split.test_fraction + (1 - split.test_fraction) * VALIDATION_FRACTION
+    parts = (~test & (draw >= rest) & allowed, ~test & (draw < rest) & allowed, test)
+    return Fold("random", *(np.flatnonzero(part) for part in parts))
+
+
+def _row_fold(windows: WindowSet, name: str, sides: Sides, allowed: Mask) -> Fold:
+    """Turn sides of rows into sides of windows; a window that touches two sides is on none."""
+    changes = np.concatenate([[0], np.cumsum(np.diff(sides) != 0)])
+    ends = windows.ends
+    whole = changes[ends] == changes[ends - windows.length + 1]
+    train = whole & (sides[ends] == _TRAIN) & allowed
+    validation = whole & (sides[ends] == _VALIDATION) & allowed
+    test = whole & (sides[ends] == _TEST)
+    return Fold(name, np.flatnonzero(train), np.flatnonzero(validation), np.flatnonzero(test))
+
+
+def _time_sides(windows: WindowSet, split: TimeSplit) -> Sides:
+    sides = np.full(len(windows.telemetry.host), _UNUSED, np.int8)
+    for _, first, end in windows.telemetry.spans():
+        count = round((end - first) * split.train_fraction)
+        _cut_validation(sides, np.arange(first, first + count), split.gap)
+        sides[min(end, first + count + split.gap) : end] = _TEST
+    return sides
+
+
+def _published_sides(windows: WindowSet, split: PublishedSplit) -> Sides:
+    marker = windows.telemetry.texts[split.column]
+    sides = np.full(len(marker), _UNUSED, np.int8)
+    sides[marker == split.test] = _TEST
+    for _, first, end in windows.telemetry.spans():
+        _cut_validation(sides, first + np.flatnonzero(marker[first:end] == split.train), 0)
+    return sides
+
+
+def _cut_validation(sides: Sides, rows: Ints, gap: int) -> None:
+    """Mark the training rows of one host: the last fifth validates, `gap` rows before it are dropped."""
+    cut = round(len(rows) * (1 - VALIDATION_FRACTION))
+    sides[rows[: max(0, cut - gap)]] = _TRAIN
+    sides[rows[cut:]] = _VALIDATION
+
+
+def _held_out_folds(windows: WindowSet, split: HostsSplit | GroupSplit, allowed: Mask, seed: int) -> list[Fold]:
+    """Build one fold per set of windows that is tested; the rest of the hosts trains."""
+    folds = []
+    for index, (name, test) in enumerate(_tested(windows, split)):
+        tested = np.isin(windows.host, np.unique(windows.host[test]))
+        train, validation = _validation_hosts(windows, np.flatnonzero(~tested & allowed), seed + index)
+        folds.append(Fold(name, train, validation, np.flatnonzero(test)))
+    return folds
+
+
+def _tested(windows: WindowSet, split: HostsSplit | GroupSplit) -> list[tuple[str, Mask]]:
+    if isinstance(split, GroupSplit):
+        group = windows.telemetry.texts[split.column][windows.ends]
+        return [(f"group {value}", group == value) for value in np.unique(group)]
+    hosts = np.array(windows.telemetry.hosts)
+    listed = [host for fold in split.folds for host in fold]
+    if sorted(listed) != sorted(hosts.tolist()):
+        odd = sorted(set(listed) ^ set(hosts.tolist()))
+        raise SpecError(f"splits.hosts.folds and the data disagree about the hosts {', '.join(odd)}")
+    count = len(split.folds)
+    return [
+        (f"fold {index}/{count}", np.isin(hosts, fold)[windows.host]) for index, fold in enumerate(split.folds, start=1)
+    ]
+
+
+def _validation_hosts(windows: WindowSet, rows: Ints, seed: int) -> tuple[Ints, Ints]:
+    """Hold whole hosts out of the training windows, a fifth of them at least, until both classes are there.
+
+    With too few hosts for that, the last fifth of each host's windows is held out instead.
+    """
+    host, label = windows.host[rows], windows.label[rows]
+    held: list[int] = []
+    order = np.random.default_rng([seed, 2]).permutation(np.unique(host))
+    for candidate in order:
+        held.append(int(candidate))
+        out = np.isin(host, held)
+        if not _both(label[~out]):
+            break
+        if len(held) >= VALIDATION_FRACTION * len(order) and _both(label[out]):
+            return rows[~out], rows[out]
+    sides = np.full(len(windows.telemetry.host), _UNUSED, np.int8)
+    for value in np.unique(host):
+        _cut_validation(sides, windows.ends[rows[host == value]], windows.length - 1)
+    return rows[sides[windows.ends[rows]] == _TRAIN], rows[sides[windows.ends[rows]] == _VALIDATION]
+
+
+def _both(label: npt.NDArray[np.int8]) -> bool:
+    return bool(label.any()) and not bool(label.all())
+
+
+def _check_classes(windows: WindowSet, fold: Fold) -> None:
+    for side, part in (("training", fold.train), ("validation", fold.validation)):
+        label = windows.label[part]
+        if not len(part) or not _both(label):
+            found = "no windows" if not len(part) else f"{int(label.sum())} anomalous of {len(part)} windows"
+            hosts = ", ".join(windows.telemetry.hosts[i] for i in np.unique(windows.host[part])) or "no host"
+            raise SpecError(
+                f"{fold.name}: the {side} side has {found} ({hosts}), expected both classes; "
+                "widen train_hosts or choose another split"
+            )
+
+
+def _rows(windows: WindowSet, part: Ints) -> Mask:
+    """Return (n_rows,) which rows the windows of a part touch."""
+    edges = np.zeros(len(windows.telemetry.host) + 1, np.int32)
+    np.add.at(edges, windows.ends[part] - windows.length + 1, 1)
+    np.add.at(edges, windows.ends[part] + 1, -1)
+    return np.cumsum(edges[:-1]) > 0

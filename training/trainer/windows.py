@@ -1,0 +1,145 @@
+"""Owns samples: windows of one host that end at a row, and the features the flat models see of them.
+
+A window is `length` consecutive rows of one host; it is named by the row it ends at, and its label is that row's. No
+window crosses a border between hosts. Raw rows are never copied per window; statistics are computed for whole hosts
+at once.
+
+Per metric a window gives four features: the last value, the mean, the standard deviation (population) and the last
+value minus the first. With `history` the same four follow for the metric standardised by the host's own past.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from training.trainer.data import Floats, Ints, Telemetry
+
+STATISTICS = ("last", "mean", "std", "difference")
+HISTORY_LIMIT = 10.0
+_FLOOR = 1e-3
+
+Doubles = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class WindowSet:
+    """All windows of a telemetry, by the row they end at."""
+
+    telemetry: Telemetry
+    length: int
+    """Rows per window."""
+    ends: Ints
+    """(n_windows,) rows of the telemetry at which a full window ends, rising."""
+
+    @property
+    def label(self) -> npt.NDArray[np.int8]:
+        """(n_windows,) label of each window's last row."""
+        return self.telemetry.label[self.ends]
+
+    @property
+    def host(self) -> npt.NDArray[np.int32]:
+        """(n_windows,) host index of each window."""
+        return self.telemetry.host[self.ends]
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """The windows one model is given, with labels."""
+
+    features: Floats
+    """(n_windows, n_features) float32."""
+    label: npt.NDArray[np.int8]
+    """(n_windows,) 1 anomalous, 0 normal."""
+    host: npt.NDArray[np.int32]
+    """(n_windows,) host index; for means over hosts, never an input."""
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+def window_set(telemetry: Telemetry, length: int) -> WindowSet:
+    """Find every full window of every host; hosts with fewer rows than `length` have none."""
+    ends = [np.arange(first + length - 1, end, dtype=np.int64) for _, first, end in telemetry.spans()]
+    return WindowSet(telemetry, length, np.concatenate(ends))
+
+
+def feature_names(columns: Sequence[str], history: bool) -> list[str]:
+    """Return the feature names in the order of the matrix, such as `cpu.mean` and `cpu.history.mean`."""
+    names = [f"{column}.{statistic}" for statistic in STATISTICS for column in columns]
+    if history:
+        names += [f"{column}.history.{statistic}" for statistic in STATISTICS for column in columns]
+    return names
+
+
+def feature_matrix(windows: WindowSet, history: bool) -> Floats:
+    """Compute the features of all windows.
+
+    Args:
+        windows: The windows; memory is (8 or 4) * n_columns * n_windows * 4 bytes plus the work space of one host.
+        history: Whether to add the features of the metrics standardised by the host's past.
+
+    Returns:
+        (n_windows, n_features) float32, rows in the order of `windows.ends`, columns in the order of `feature_names`.
+    """
+    telemetry = windows.telemetry
+    width = len(telemetry.columns) * len(STATISTICS)
+    out = np.empty((len(windows.ends), width * (2 if history else 1)), np.float32)
+    row = 0
+    for _, first, end in telemetry.spans():
+        count = max(0, end - first - windows.length + 1)
+        if count:
+            values = telemetry.values[first:end].astype(np.float64)
+            out[row : row + count, :width] = window_statistics(values, windows.length)
+            if history:
+                out[row : row + count, width:] = window_statistics(standardised(values), windows.length)
+        row += count
+    return out
+
+
+def window_statistics(values: Doubles, length: int) -> Doubles:
+    """Compute the four statistics of every window of one host.
+
+    Args:
+        values: (n_rows, n_columns) float64, rising in time.
+        length: Rows per window, at most n_rows.
+
+    Returns:
+        (n_rows - length + 1, 4 * n_columns) float64: last, mean, population standard deviation, last minus first.
+    """
+    count = len(values) - length + 1
+    mean = np.zeros((count, values.shape[1]))
+    for step in range(length):
+        mean += values[step : step + count]
+    mean /= length
+    # Two passes: squares minus squared mean would lose a quiet stretch beside a burst.
+    variance = np.zeros_like(mean)
+    for step in range(length):
+        variance += (values[step : step + count] - mean) ** 2
+    last = values[length - 1 :]
+    return np.concatenate([last, mean, np.sqrt(variance / length), last - values[:count]], axis=1)
+
+
+def standardised(values: Doubles) -> Doubles:
+    """Standardise one host's rows by its own past, each row by the rows up to and including it.
+
+    Only what was known at that moment enters, and no label does, so it may be used on hosts never trained on. The mean
+    and the standard deviation run over the whole past. A thousandth of the largest magnitude so far is added to the
+    deviation, which keeps noise of a nearly constant metric small. Results are cut at plus and minus 10.
+
+    Args:
+        values: (n_rows, n_columns) float64, rising in time.
+
+    Returns:
+        (n_rows, n_columns) float64 in standard deviations.
+    """
+    shifted = values - values[0]
+    count = np.arange(1, len(values) + 1)[:, None]
+    mean = np.cumsum(shifted, axis=0) / count
+    variance = np.maximum(np.cumsum(shifted**2, axis=0) / count - mean**2, 0.0)
+    floor = _FLOOR * np.maximum.accumulate(np.abs(values), axis=0) + np.finfo(np.float64).tiny
+    scores: Doubles = (shifted - mean) / (np.sqrt(variance) + floor)
+    return scores.clip(-HISTORY_LIMIT, HISTORY_LIMIT)
