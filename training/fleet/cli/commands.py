@@ -1,0 +1,262 @@
+"""What each command does: ask the receiver, show the answer, return an exit status.
+
+Owns the order of questions and the exit statuses of commands. Leaves words to `views` and the command line to
+`program`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+from training.fleet import wire
+from training.fleet.cli import completion, views
+from training.fleet.cli.answers import read
+from training.fleet.cli.remote import Remote
+from training.fleet.cli.text import Terminal, clean
+from training.fleet.errors import (
+    EX_FAILURE,
+    FleetError,
+    ManifestError,
+    TooLargeError,
+    UnavailableError,
+)
+
+EX_CHANGES: Final = 3
+"""Exit status of `plan --exit-code` when a reload would change something."""
+
+
+@dataclass(frozen=True, slots=True)
+class Console:
+    """Where a command writes and how.
+
+    Attributes:
+        out: Data.
+        err: Messages.
+        terminal: What `out` can show.
+        as_json: Show the receiver's JSON instead of text.
+    """
+
+    out: TextIO
+    err: TextIO
+    terminal: Terminal
+    as_json: bool = False
+
+    def lines(self, lines: Sequence[str]) -> None:
+        """Write lines of text."""
+        self.out.write("".join(f"{line}\n" for line in lines))
+        self.out.flush()
+
+    def document(self, document: Any, *, one_line: bool = False) -> None:
+        """Write JSON, in ASCII so that nothing in it can steer a terminal."""
+        self.lines([json.dumps(document, indent=None if one_line else 2)])
+
+    def complain(self, fault: FleetError) -> None:
+        """Write an error: one line, and one more for each single fault."""
+        self.err.write(f"cis490-jobs: {clean(fault.message)}\n")
+        more = (str(item) for item in fault.faults if str(item) not in fault.message)
+        self.err.write("".join(f"  {clean(line)}\n" for line in more))
+        self.err.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One run of the command.
+
+    Attributes:
+        remote: The receiver.
+        console: Where it writes.
+        options: The parsed command line.
+        sleep: Waits a number of seconds; `time.sleep`.
+    """
+
+    remote: Remote
+    console: Console
+    options: argparse.Namespace
+    sleep: Callable[[float], None] = time.sleep
+
+
+def status(call: Call) -> int:
+    """Show the fleet at a glance, once or again and again."""
+    frame = _glance(call)
+    if call.options.watch is None:
+        _show_glance(call, frame)
+        return 0
+    try:
+        while True:
+            _show_frame(call, frame)
+            call.sleep(call.options.watch)
+            frame = _next_glance(call)
+    except KeyboardInterrupt:
+        return 0
+
+
+def _glance(call: Call) -> dict[str, Any]:
+    running = call.remote.collect("/v1/jobs", "jobs", {"status": "claimed,running"})
+    return {"health": call.remote.health(), "running": running["jobs"]}
+
+
+def _next_glance(call: Call) -> dict[str, Any]:
+    """Ask again; while the receiver is away the error takes the place of the answer."""
+    try:
+        return _glance(call)
+    except UnavailableError as fault:
+        return {"error": fault.message}
+
+
+def _glance_lines(call: Call, frame: dict[str, Any]) -> list[str]:
+    if "error" in frame:
+        return [f"{clean(frame['error'])}; still asking, Ctrl-C ends"]
+    running = [read(wire.JobView, job) for job in frame["running"]]
+    return views.status(read(wire.Health, frame["health"]), running, call.remote.address, call.console.terminal)
+
+
+def _show_glance(call: Call, frame: dict[str, Any]) -> None:
+    if call.console.as_json:
+        call.console.document(frame)
+    else:
+        call.console.lines(_glance_lines(call, frame))
+
+
+def _show_frame(call: Call, frame: dict[str, Any]) -> None:
+    """Show one of many: in place on a terminal, one after the other in a pipe, one line each as JSON."""
+    if call.console.as_json:
+        call.console.document(frame, one_line=True)
+    elif (height := call.console.terminal.height) is None:
+        call.console.lines([*_glance_lines(call, frame), ""])
+    else:
+        shown = _glance_lines(call, frame)[: height - 1]
+        call.console.out.write("\x1b[H" + "".join(f"{line}\x1b[K\n" for line in shown) + "\x1b[J")
+        call.console.out.flush()
+
+
+def list_jobs(call: Call) -> int:
+    """Show jobs, page by page in a pipe and as one table on a terminal."""
+    given = vars(call.options)
+    filters = {key: given[key] for key in ("status", "model", "mode", "host") if given[key] is not None}
+    if call.console.as_json:
+        call.console.document(call.remote.collect("/v1/jobs", "jobs", filters, call.options.limit))
+    elif call.console.terminal.width is None:
+        for page in call.remote.pages("/v1/jobs", filters, call.options.limit):
+            call.console.lines(views.jobs(read(wire.JobPage, page).jobs, call.console.terminal))
+    else:
+        whole = read(wire.JobPage, call.remote.collect("/v1/jobs", "jobs", filters, call.options.limit))
+        shown = views.jobs(whole.jobs, call.console.terminal) if whole.jobs else ["no job fits; `reload` loads jobs"]
+        call.console.lines(shown)
+    return 0
+
+
+def show(call: Call) -> int:
+    """Show everything about one job."""
+    answer = call.remote.job(call.remote.resolve(call.options.job))
+    if call.console.as_json:
+        call.console.document(answer)
+    else:
+        call.console.lines(views.show(read(wire.JobDetail, answer), call.console.terminal))
+    return 0
+
+
+def change(call: Call) -> int:
+    """Cancel or requeue jobs, each on its own; the first refusal decides the exit status."""
+    worst = 0
+    for prefix in call.options.jobs:
+        try:
+            answer = call.remote.change(call.remote.resolve(prefix), call.options.command)
+        except UnavailableError:
+            raise
+        except FleetError as fault:
+            call.console.complain(fault)
+            worst = worst or fault.exit_status
+        else:
+            _show_state(call, answer)
+    return worst
+
+
+def _show_state(call: Call, answer: dict[str, Any]) -> None:
+    if call.console.as_json:
+        call.console.document(answer, one_line=True)
+        return
+    state = read(wire.State, answer)
+    note = ["cancelling: its worker stops the trainer"] if state.cancel_requested else []
+    call.console.lines(["\t".join([clean(state.id), state.status, *note])])
+
+
+def reload(call: Call) -> int:
+    """Make the receiver read its manifest again, and show what changed."""
+    answer = call.remote.reload(allow_shrink=call.options.allow_shrink, if_plan=call.options.if_plan)
+    _show_plan(call, answer, done=True)
+    return 0
+
+
+def workers(call: Call) -> int:
+    """Show every known host."""
+    answer = call.remote.collect("/v1/workers", "workers", {})
+    if call.console.as_json:
+        call.console.document(answer)
+        return 0
+    hosts = read(wire.WorkerPage, answer).workers
+    if hosts or call.console.terminal.width is None:
+        call.console.lines(views.workers(hosts, call.console.terminal))
+    else:
+        call.console.lines(["no worker has called yet; start one with `cis490-training-worker`"])
+    return 0
+
+
+def plan(call: Call) -> int:
+    """Show what a reload would change; 1 on a fault, with `--exit-code` 3 when something would change."""
+    try:
+        answer = call.remote.plan(_manifest(call.options.file))
+    except ManifestError as fault:
+        call.console.complain(fault)
+        return EX_FAILURE
+    _show_plan(call, answer, done=False)
+    counts = read(wire.Plan, answer).counts
+    moved = any(counts.get(name, 0) for name in ("added", "changed", "dropped"))
+    if moved and not call.console.as_json:
+        call.console.err.write(f"apply exactly this with: cis490-jobs reload --if-plan {clean(answer['digest'])}\n")
+    return EX_CHANGES if moved and call.options.exit_code else 0
+
+
+def _manifest(path: Path | None) -> bytes:
+    if path is None:
+        return b""
+    try:
+        with path.open("rb") as file:
+            data = file.read(wire.MAX_MANIFEST_BYTES + 1)
+    except OSError as fault:
+        raise ManifestError(
+            f"cannot read {path}: {fault.strerror}; name a manifest, or none for the receiver's"
+        ) from None
+    if len(data) > wire.MAX_MANIFEST_BYTES:
+        raise TooLargeError(f"{path} is larger than {wire.MAX_MANIFEST_BYTES} bytes; split the manifest")
+    if not data.strip():
+        raise ManifestError(f"{path} is empty; expected a manifest with [manifest] and [[jobs]]")
+    return data
+
+
+def _show_plan(call: Call, answer: dict[str, Any], *, done: bool) -> None:
+    if call.console.as_json:
+        call.console.document(answer)
+    else:
+        call.console.lines(views.plan(read(wire.Plan, answer), call.console.terminal, done=done))
+
+
+def why(call: Call) -> int:
+    """Show why a job waits, or why it does not."""
+    answer = call.remote.why(call.remote.resolve(call.options.job))
+    if call.console.as_json:
+        call.console.document(answer)
+    else:
+        call.console.lines(views.why(read(wire.Why, answer), call.console.terminal))
+    return 0
+
+
+def complete(call: Call) -> int:
+    """Print the completion script of a shell."""
+    call.console.out.write(completion.script(call.options.shell, call.options.parser))
+    return 0

@@ -1,0 +1,201 @@
+"""The program `cis490-jobs`: its command line, its settings and its exit statuses.
+
+Guarantees that every error is one line on standard error without a traceback, that data go to standard output alone,
+and that a closed pipe and Ctrl-C end it quietly.
+
+Exit statuses: 0 done; 1 refused or failed; 2 wrong usage; 3 `plan --exit-code` found changes; 69 receiver unreachable;
+75 receiver busy, try again; 77 not permitted; 78 bad configuration; 130 interrupted; 141 output closed.
+
+Source: sysexits.h for 69 to 78.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, TextIO
+
+from training.fleet.cli import commands
+from training.fleet.cli.completion import SHELLS
+from training.fleet.cli.remote import Remote
+from training.fleet.cli.text import Terminal, silence
+from training.fleet.client import DEFAULT_RECEIVER, Client
+from training.fleet.errors import EX_FAILURE, AuthenticationError, FleetError, UnreachableError
+from training.fleet.jobs import MODES, STATUSES
+from training.fleet.settings import secret
+
+PATIENCE_S: Final = 3.0
+"""How long a command asks again when a receiver does not answer or is busy."""
+EX_INTERRUPTED: Final = 130
+EX_CLOSED: Final = 141
+_NEXT: Final = "Start one with `cis490-trainer-receiver`, or name another with --receiver URL or $CIS490_RECEIVER."
+_OPERATOR_COMMANDS: Final = frozenset({"cancel", "requeue", "reload", "plan"})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: Arguments without the program's name; None takes those of the process.
+
+    Returns:
+        The exit status.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    options = parser().parse_args(argv)
+    console = commands.Console(sys.stdout, sys.stderr, Terminal.of(sys.stdout, os.environ), options.json)
+    try:
+        status: int = options.run(commands.Call(_remote(options, os.environ), console, options))
+        sys.stdout.flush()
+    except UnreachableError as fault:
+        console.complain(UnreachableError(f"{fault.message} {_NEXT}"))
+        return fault.exit_status
+    except FleetError as fault:
+        console.complain(fault)
+        return fault.exit_status
+    except KeyboardInterrupt:
+        return EX_INTERRUPTED
+    except BrokenPipeError:
+        return _closed(sys.stdout)
+    except OSError as fault:
+        console.complain(FleetError(f"cannot write the output: {fault.strerror}; look at where it goes"))
+        return EX_FAILURE
+    return status
+
+
+def _closed(stream: TextIO) -> int:
+    silence(stream)
+    return EX_CLOSED
+
+
+def _remote(options: argparse.Namespace, environ: Mapping[str, str]) -> Remote:
+    client = Client(
+        options.receiver or environ.get("CIS490_RECEIVER") or DEFAULT_RECEIVER,
+        token=None if options.command == "completion" else secret("CIS490_READ_TOKEN", environ),
+        operator_token=_operator_token(environ) if options.command in _OPERATOR_COMMANDS else None,
+        ca_file=options.ca_file,
+        deadline_s=PATIENCE_S,
+    )
+    return Remote(client, client.address.url)
+
+
+def _operator_token(environ: Mapping[str, str]) -> str:
+    token = secret("CIS490_OPERATOR_TOKEN", environ)
+    if token is None:
+        raise AuthenticationError(
+            "this command needs the operator token and found none; "
+            "set CIS490_OPERATOR_TOKEN, or CIS490_OPERATOR_TOKEN_FILE to a file that only you can read"
+        )
+    return token
+
+
+# ---- the command line -----------------------------------------------------------------------------------------------
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    whole = argparse.ArgumentParser(
+        prog="cis490-jobs",
+        description="Look at the training fleet and steer it.",
+        epilog="Job ids may be shortened to their first 4 or more digits. "
+        "cancel, requeue, reload and plan need $CIS490_OPERATOR_TOKEN.",
+        allow_abbrev=False,
+    )
+    _common(whole, None)
+    groups = whole.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _look(groups)
+    _steer(groups)
+    sub = _command(groups, "completion", "print the completion script of a shell", commands.complete)
+    sub.add_argument("shell", choices=SHELLS)
+    sub.set_defaults(parser=whole)
+    return whole
+
+
+def _common(target: argparse.ArgumentParser, default: object) -> None:
+    """Add the options that stand before or after the command."""
+    missing = argparse.SUPPRESS if default is argparse.SUPPRESS else None
+    target.add_argument(
+        "--receiver", metavar="URL", default=missing, help=f"address ($CIS490_RECEIVER, else {DEFAULT_RECEIVER})"
+    )
+    target.add_argument("--ca-file", type=Path, metavar="FILE", default=missing, help="certificates to trust for https")
+    target.add_argument("--json", action="store_true", default=missing or False, help="print the receiver's answer")
+
+
+def _command(
+    groups: argparse._SubParsersAction[argparse.ArgumentParser], name: str, about: str, run: object
+) -> argparse.ArgumentParser:
+    sub: argparse.ArgumentParser = groups.add_parser(name, help=about, description=about, allow_abbrev=False)
+    _common(sub, argparse.SUPPRESS)
+    sub.set_defaults(run=run)
+    return sub
+
+
+def _look(groups: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    sub = _command(groups, "status", "counts, running jobs and last failures", commands.status)
+    sub.add_argument(
+        "--watch", nargs="?", type=_seconds, const=2.0, metavar="SECONDS", help="again and again, every 2 s by default"
+    )
+    sub = _command(groups, "list", "jobs, all of them or by filter", commands.list_jobs)
+    sub.add_argument("--status", type=_statuses, help=f"one or more of {','.join(STATUSES)}, joined by commas")
+    sub.add_argument("--model", help="one model")
+    sub.add_argument("--mode", choices=MODES, help="one mode")
+    sub.add_argument("--host", help="where it runs or ran last")
+    sub.add_argument("--limit", type=_count, metavar="N", help="at most so many")
+    sub = _command(groups, "show", "everything about one job", commands.show)
+    sub.add_argument("job", type=_prefix, metavar="JOB")
+    sub = _command(groups, "why", "why a job waits, and what would change that", commands.why)
+    sub.add_argument("job", type=_prefix, metavar="JOB")
+    _command(groups, "workers", "hosts, what they can do and may do", commands.workers)
+
+
+def _steer(groups: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    for name, about in (("cancel", "stop jobs for good"), ("requeue", "let failed or cancelled jobs run again")):
+        sub = _command(groups, name, about, commands.change)
+        sub.add_argument("jobs", type=_prefix, nargs="+", metavar="JOB")
+    sub = _command(groups, "plan", "what a reload would change", commands.plan)
+    sub.add_argument("file", type=Path, nargs="?", metavar="FILE", help="a manifest; none for the receiver's own file")
+    sub.add_argument("--exit-code", action="store_true", help="exit with 3 when there are changes")
+    sub = _command(groups, "reload", "read the manifest again and apply it", commands.reload)
+    sub.add_argument("--if-plan", type=_digest, metavar="DIGEST", help="only if the plan is still this one")
+    sub.add_argument("--allow-shrink", action="store_true", help="also when it names fewer jobs than before")
+
+
+def _prefix(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{4,64}", text.lower()):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected the first 4 to 64 hex digits of a job id")
+    return text.lower()
+
+
+def _digest(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{64}", text):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected the 64 hex digits that `plan` shows")
+    return text
+
+
+def _statuses(text: str) -> str:
+    for name in text.split(","):
+        if name not in STATUSES:
+            raise argparse.ArgumentTypeError(f"found {name!r}, expected some of {', '.join(STATUSES)}")
+    return text
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number of 1 or more")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.2 <= value <= 86400:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected seconds from 0.2 to 86400")
+    return value

@@ -1,0 +1,125 @@
+"""The receiver as the operator's command sees it: questions, pages and short job ids.
+
+Owns which path answers which question. Answers stay the receiver's JSON, so that `--json` shows them unchanged.
+Leaves connections and retries to `client`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, Protocol
+
+from training.fleet import wire
+from training.fleet.errors import FleetError, NotFoundError
+
+CANDIDATES: Final = 10
+"""How many jobs an ambiguous id names in its error."""
+ANSWER_S: Final = 300.0
+"""Longest wait for the answer to a change; a large manifest takes its time."""
+
+
+class Connection(Protocol):
+    """The part of `client.Client` that is used here."""
+
+    def get(self, path: str, query: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Return the JSON of an answer."""
+
+    def post(
+        self, path: str, body: dict[str, Any] | bytes, *, timeout_s: float | None = None
+    ) -> tuple[int, dict[str, Any] | None]:
+        """Return status and JSON of an answer."""
+
+
+class Remote:
+    """One receiver.
+
+    Args:
+        connection: A client for its address.
+        address: Its address, for people.
+    """
+
+    def __init__(self, connection: Connection, address: str) -> None:
+        self.connection = connection
+        self.address = address
+
+    def health(self) -> dict[str, Any]:
+        """Return the fleet at a glance (`wire.Health`)."""
+        return self.connection.get("/v1/health", {})
+
+    def pages(self, path: str, filters: Mapping[str, str], limit: int | None = None) -> Iterator[dict[str, Any]]:
+        """Yield the pages of a list until it or the limit ends.
+
+        Args:
+            path: "/v1/jobs" or "/v1/workers".
+            filters: Query of the list, without `limit` and `cursor`.
+            limit: Most items in all, None for every one.
+        """
+        cursor: str | None = None
+        while limit is None or limit > 0:
+            query = {**filters, "limit": str(min(wire.MAX_PAGE, limit or wire.MAX_PAGE))}
+            page = self.connection.get(path, query if cursor is None else {**query, "cursor": cursor})
+            yield page
+            cursor = page.get("next")
+            if cursor is None:
+                return
+            if limit is not None:
+                limit -= len(page.get("jobs") or page.get("workers") or ())
+
+    def collect(self, path: str, key: str, filters: Mapping[str, str], limit: int | None = None) -> dict[str, Any]:
+        """Return a list as one page; `next` is the cursor where a limit ended it."""
+        items: list[Any] = []
+        last: dict[str, Any] = {}
+        for last in self.pages(path, filters, limit):
+            items += last.get(key) or ()
+        return {**last, key: items, "next": last.get("next")}
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """Return everything about one job (`wire.JobDetail`)."""
+        return self.connection.get(f"/v1/job/{job_id}", {})
+
+    def why(self, job_id: str) -> dict[str, Any]:
+        """Return why a job waits (`wire.Why`)."""
+        return self.connection.get(f"/v1/job/{job_id}/why", {})
+
+    def change(self, job_id: str, verb: str) -> dict[str, Any]:
+        """Cancel or requeue a job; return where it stands now (`wire.State`)."""
+        return self._post(f"/v1/job/{job_id}/{verb}", {})
+
+    def reload(self, *, allow_shrink: bool, if_plan: str | None) -> dict[str, Any]:
+        """Make the receiver read its manifest again; return what was done (`wire.Plan`)."""
+        return self._post("/v1/manifest/reload", {"allow_shrink": allow_shrink, "if_plan": if_plan})
+
+    def plan(self, manifest: bytes) -> dict[str, Any]:
+        """Return what a manifest would change (`wire.Plan`); empty bytes mean the receiver's own file."""
+        return self._post("/v1/manifest/plan", manifest)
+
+    def _post(self, path: str, body: dict[str, Any] | bytes) -> dict[str, Any]:
+        status, document = self.connection.post(path, body, timeout_s=ANSWER_S)
+        if document is None:
+            raise FleetError(f"the receiver answered {status} to {path} without a body; update the older of the two")
+        return document
+
+    def resolve(self, prefix: str) -> str:
+        """Return the job id that begins with some digits.
+
+        Args:
+            prefix: 4 to 64 lower-case hex digits.
+
+        Raises:
+            NotFoundError: No job id begins so.
+            FleetError: Several do; the message names them.
+        """
+        if len(prefix) == 64:
+            return prefix
+        found = self.connection.get("/v1/jobs", {"id_prefix": prefix, "limit": str(CANDIDATES + 1)}).get("jobs") or []
+        if not found:
+            raise NotFoundError(f"found no job whose id begins with {prefix}; `cis490-jobs list` shows all ids")
+        if len(found) > 1:
+            raise FleetError(_ambiguous(prefix, found))
+        return str(found[0]["id"])
+
+
+def _ambiguous(prefix: str, found: list[dict[str, Any]]) -> str:
+    shown = ", ".join(f"{job['id'][:16]} ({job['model']} {job['mode']})" for job in found[:CANDIDATES])
+    more = " and more" if len(found) > CANDIDATES else ""
+    return f"{prefix} fits several jobs: {shown}{more}; give more digits of the one you mean"

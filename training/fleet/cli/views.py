@@ -1,0 +1,343 @@
+"""What the operator reads: the receiver's answers as lines of text.
+
+Owns wording and order; the same words as the API. Every function takes a message of `wire` and returns lines.
+Leaves widths and escaping to `text` and fetching to `remote`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from training.fleet import wire
+from training.fleet.cli.text import (
+    Terminal,
+    bar,
+    clean,
+    duration,
+    moment,
+    number,
+    size,
+    table,
+    word,
+)
+from training.fleet.jobs import STATUSES
+
+SHORT_ID: Final = 12
+"""Digits of a job id in a table on a terminal."""
+LIST_COLUMNS: Final = ("ID", "MODEL", "MODE", "SPLIT", "SEED", "STATUS", "HOST", "TRIES", "UPDATED", "DETAIL")
+WORKER_COLUMNS: Final = ("HOST", "STATE", "SEEN", "JOBS", "CORES", "RAM", "GPU", "VRAM", "CUDA", "TORCH", "ALLOWED")
+_FIRST_METRICS: Final = ("auroc", "auprc")
+
+
+def identity(job_id: str, terminal: Terminal) -> str:
+    """Return a job id as people see it: short on a terminal, whole in a pipe."""
+    return clean(job_id) if terminal.width is None else clean(job_id)[:SHORT_ID]
+
+
+# ---- status ---------------------------------------------------------------------------------------------------------
+
+
+def status(health: wire.Health, running: Sequence[wire.JobView], address: str, terminal: Terminal) -> list[str]:
+    """Return the fleet at a glance: counts, running jobs, last failures, problems."""
+    lines = _summary(health, address, terminal)
+    if running:
+        lines += ["", terminal.head("running"), *_running(running, terminal)]
+    if health.failures:
+        lines += ["", terminal.head("last failures"), *_failures(health.failures, terminal)]
+    if health.problems:
+        lines += ["", terminal.head("problems"), *(f"  {clean(text)}" for text in health.problems)]
+    return lines
+
+
+def _summary(health: wire.Health, address: str, terminal: Terminal) -> list[str]:
+    state = word(health.status, terminal)
+    lines = [f"receiver  {clean(address)}  {state}, version {clean(health.version)}, up {duration(health.uptime_s)}"]
+    if (digest := health.manifest.get("digest")) is not None:
+        lines.append(f"manifest  {clean(str(digest))[:SHORT_ID]}, {health.manifest.get('jobs', 0)} jobs")
+    else:
+        lines.append("manifest  none in force; load one with `cis490-jobs reload`")
+    lines += [f"          refused: {clean(_fault(fault))}" for fault in health.manifest.get("faults") or ()]
+    lines.append("jobs      " + _counts(health.counts, STATUSES, terminal))
+    lines.append("workers   " + _counts(health.workers, ("working", "idle", "away"), terminal))
+    return lines + _storage(health.storage)
+
+
+def _counts(counts: Mapping[str, int], order: Iterable[str], terminal: Terminal) -> str:
+    words = [*order, *(name for name in counts if name not in set(order))]
+    shown = (f"{clean(name)} {counts.get(name, 0)}" for name in words)
+    return "  ".join(
+        text if counts.get(name, 0) == 0 else text.replace(clean(name), word(name, terminal), 1)
+        for name, text in zip(words, shown, strict=True)
+    )
+
+
+def _storage(storage: Mapping[str, int]) -> list[str]:
+    if "artifacts" not in storage:
+        return []
+    text = f"storage   {storage['artifacts']} artifacts, {size(storage.get('bytes', 0))}"
+    return [f"{text}, {size(storage['free_bytes'])} free" if "free_bytes" in storage else text]
+
+
+def _fault(fault: Any) -> str:
+    if not isinstance(fault, dict):
+        return str(fault)
+    tail = f"; {fault['hint']}" if fault.get("hint") else ""
+    return f"{fault.get('place')}: found {fault.get('found')}, expected {fault.get('expected')}{tail}"
+
+
+def _running(running: Sequence[wire.JobView], terminal: Terminal) -> list[str]:
+    header = ("ID", "MODEL", "MODE", "SPLIT", "HOST", "STATUS", "PROGRESS", "STEP", "PHASE", "METRIC", "LEFT")
+    return table(header, [_running_row(job, terminal) for job in running], terminal)
+
+
+def _running_row(job: wire.JobView, terminal: Terminal) -> list[str]:
+    now = job.progress or wire.Progress()
+    state = "cancelling" if job.cancel_requested else job.status
+    place = f"{now.step}/{now.steps}" if now.steps else str(now.step)
+    meter = f"{bar(now.step, now.steps)} {percent(now)}".strip() if terminal.width is not None else percent(now)
+    who = [identity(job.id, terminal), job.model, job.mode, job.split, job.host or "-", state]
+    return [*who, meter or "-", place, now.phase or "-", metrics(now.metrics) or "-", duration(now.left_s)]
+
+
+def percent(progress: wire.Progress) -> str:
+    """Return how much is done, "45 %"; empty when the number of steps is unknown."""
+    return f"{100 * progress.step // progress.steps} %" if progress.steps else ""
+
+
+def metrics(figures: Mapping[str, Any], most: int = 2) -> str:
+    """Return the first figures in one line, AUROC and AUPRC before others."""
+    names = [name for name in _FIRST_METRICS if name in figures]
+    names += [name for name in figures if name not in names]
+    return " ".join(f"{clean(name)} {number(figures[name])}" for name in names[:most])
+
+
+def _failures(failures: Sequence[wire.RecentFailure], terminal: Terminal) -> list[str]:
+    lines = []
+    for item in failures:
+        fail = item.failure
+        what = f"{identity(item.job_id, terminal)}  {clean(item.model)} {clean(item.mode)}"
+        lines.append(f"{what}  now {word(item.status, terminal)}  {_ending(fail)}, {moment(fail.at)}")
+        lines += [f"    {clean(line)}" for line in fail.error.splitlines() if line.strip()]
+    return lines
+
+
+def _ending(fail: wire.Failure) -> str:
+    exit_text = "" if fail.exit_status is None else f", exit status {fail.exit_status}"
+    return f"{clean(fail.kind)} on {clean(fail.host)}{exit_text}"
+
+
+# ---- list -----------------------------------------------------------------------------------------------------------
+
+
+def jobs(page: Sequence[wire.JobView], terminal: Terminal) -> list[str]:
+    """Return jobs as a table, one line each."""
+    return table(LIST_COLUMNS, [_job_row(job, terminal) for job in page], terminal)
+
+
+def _job_row(job: wire.JobView, terminal: Terminal) -> list[str]:
+    who = [identity(job.id, terminal), job.model, job.mode, job.split, str(job.seed), job.status, job.host or "-"]
+    return [*who, f"{job.attempts_used}/{job.max_attempts}", moment(job.updated_at), detail(job)]
+
+
+def detail(job: wire.JobView) -> str:
+    """Return the one thing worth knowing of a job, according to its status."""
+    notes = []
+    if job.cancel_requested and job.status in ("claimed", "running"):
+        notes.append("cancelling")
+    if not job.named:
+        notes.append("not in the manifest")
+    if job.delayed:
+        notes.append("waits before the next attempt")
+    notes.append(_news(job))
+    return "; ".join(note for note in notes if note)
+
+
+def _news(job: wire.JobView) -> str:
+    if job.progress is not None:
+        left = "" if job.progress.left_s is None else f"{duration(job.progress.left_s)} left"
+        return " ".join(filter(None, (percent(job.progress), metrics(job.progress.metrics), left)))
+    if job.status == "completed":
+        return " ".join(filter(None, (metrics(job.metrics), f"in {duration(job.duration_s)}")))
+    if job.failure is not None:
+        first = next((line for line in job.failure.error.splitlines() if line.strip()), "")
+        return f"{job.failure.kind}: {first}" if first else job.failure.kind
+    return ""
+
+
+# ---- show -----------------------------------------------------------------------------------------------------------
+
+
+def show(found: wire.JobDetail, terminal: Terminal) -> list[str]:
+    """Return everything about one job."""
+    lines = [*_facts(found.job, terminal), "", terminal.head("spec"), *_pairs(found.spec)]
+    lines += ["", terminal.head("constraints"), *(_pairs(found.constraints) or ["  none: any admitted host"])]
+    if found.job.metrics:
+        lines += ["", terminal.head("metrics"), *(f"  {clean(k)}  {number(v)}" for k, v in found.job.metrics.items())]
+    if found.attempts:
+        lines += ["", terminal.head("attempts"), *_attempts(found.attempts, terminal)]
+    if found.events:
+        lines += ["", terminal.head("events"), *_events(found.events, terminal)]
+    if found.log_tail:
+        tail = (f"  {clean(line)}" for line in found.log_tail.splitlines())
+        lines += ["", terminal.head("end of the log of the newest failed attempt"), *tail]
+    return lines
+
+
+def _facts(job: wire.JobView, terminal: Terminal) -> list[str]:
+    state = word(job.status, terminal) + (f"; {clean(detail(job))}" if detail(job) else "")
+    facts = [
+        ("job", clean(job.id)),
+        ("status", state),
+        ("host", clean(job.host or "-")),
+        ("attempts", f"{job.attempts_used} of {job.max_attempts}"),
+        ("priority", str(job.priority)),
+        ("updated", moment(job.updated_at)),
+    ]
+    if job.artifact is not None:
+        facts += [("artifact", clean(job.artifact)), ("path", clean(job.artifact_path or "-"))]
+    return [f"{name:<9} {value}" for name, value in facts]
+
+
+def _pairs(values: Mapping[str, Any]) -> list[str]:
+    wanted = {key: value for key, value in values.items() if value not in (None, [], ())}
+    width = max((len(clean(key)) for key in wanted), default=0)
+    return [f"  {clean(key):<{width}}  {plain(value)}" for key, value in wanted.items()]
+
+
+def plain(value: Any) -> str:
+    """Return a manifest value for people: text bare, everything else as JSON."""
+    return clean(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+
+
+def _attempts(attempts: Sequence[wire.AttemptView], terminal: Terminal) -> list[str]:
+    rows = [
+        [
+            str(item.fence),
+            item.host,
+            moment(item.claimed_at),
+            moment(item.ended_at),
+            item.outcome or "alive",
+            item.kind or "-",
+            "-" if item.exit_status is None else str(item.exit_status),
+            item.error or "-",
+        ]
+        for item in attempts
+    ]
+    return table(("FENCE", "HOST", "CLAIMED", "ENDED", "OUTCOME", "KIND", "EXIT", "ERROR"), rows, terminal)
+
+
+def _events(events: Sequence[wire.EventView], terminal: Terminal) -> list[str]:
+    rows = [
+        [moment(item.at), item.actor, item.action, f"{item.from_status or '-'} > {item.to_status}", item.why or "-"]
+        for item in events
+    ]
+    return table(("AT", "ACTOR", "ACTION", "STATUS", "WHY"), rows, terminal)
+
+
+# ---- workers --------------------------------------------------------------------------------------------------------
+
+
+def workers(hosts: Sequence[wire.WorkerView], terminal: Terminal) -> list[str]:
+    """Return hosts as a table; on a terminal with what is amiss of each below it."""
+    rows = [_worker_row(host, terminal) for host in hosts]
+    if terminal.width is None:
+        return table(
+            WORKER_COLUMNS, [[*row, "; ".join(amiss(host))] for row, host in zip(rows, hosts, strict=True)], terminal
+        )
+    return table(WORKER_COLUMNS, rows, terminal) + [
+        f"{clean(host.name)}: {clean(text)}" for host in hosts for text in amiss(host)
+    ]
+
+
+def amiss(host: wire.WorkerView) -> list[str]:
+    """Return what an operator should know of a host: drift and what detection found broken."""
+    found = () if host.capability is None else host.capability.problems
+    refused = [] if host.policy is not None else ["the manifest does not admit this host: add [hosts.NAME] to it"]
+    return [*refused, *host.drift, *found]
+
+
+def _worker_row(host: wire.WorkerView, terminal: Terminal) -> list[str]:
+    seen = "-" if host.last_seen_s is None else f"{duration(host.last_seen_s)} ago"
+    held = ",".join(identity(job, terminal) for job in host.jobs) or "-"
+    return [host.name, host.state, seen, held, *_offer(host.capability), _allowed(host.policy)]
+
+
+def _offer(found: Any) -> list[str]:
+    if found is None:
+        return ["-"] * 6
+    cuda = "yes" if found.cuda_usable else "broken" if found.cuda_present else "no"
+    names = ", ".join(gpu.name for gpu in found.gpus) or "-"
+    vram = f"{found.vram_gib} GiB" if found.gpus else "-"
+    return [str(found.cpu_count), f"{found.ram_gib} GiB", names, vram, cuda, found.torch_version or "-"]
+
+
+def _allowed(policy: Mapping[str, Any] | None) -> str:
+    if policy is None:
+        return "refused"
+    denied = [f"!{name}" for name in policy.get("deny_jobs") or ()]
+    return " ".join([*map(str, policy.get("allow_jobs") or ()), *denied]) or "nothing"
+
+
+# ---- plan and why ---------------------------------------------------------------------------------------------------
+
+
+def plan(found: wire.Plan, terminal: Terminal, *, done: bool) -> list[str]:
+    """Return a plan, or what a reload did, job by job and then in one sentence.
+
+    Args:
+        found: The receiver's answer.
+        terminal: What the output can show.
+        done: True when it is the answer to a reload.
+    """
+    lonely = set(found.stranded)
+    lines = [terminal.paint(_added(job, lonely, terminal), "32") for job in found.added]
+    lines += [terminal.paint(_changed(job, terminal), "33") for job in found.changed]
+    lines += [
+        terminal.paint(_named("-", job, terminal) + "  no longer named; stays until cancelled", "31")
+        for job in found.dropped
+    ]
+    lines += [f"warning: {clean(text)}" for text in found.warnings]
+    return [*lines, _outcome(found, done=done)]
+
+
+def _named(sign: str, job: wire.PlannedJob, terminal: Terminal) -> str:
+    return f"{sign} {identity(job.id, terminal)}  {clean(job.model)} {clean(job.mode)}"
+
+
+def _added(job: wire.PlannedJob, lonely: set[str], terminal: Terminal) -> str:
+    hosts = f"can run on {clean(', '.join(job.hosts))}" if job.hosts else "no known host can run it"
+    return f"{_named('+', job, terminal)}  {hosts if job.hosts or job.id in lonely else 'host not yet known'}"
+
+
+def _changed(job: wire.PlannedJob, terminal: Terminal) -> str:
+    fields = (f"{clean(key)} {plain(old)} -> {plain(new)}" for key, (old, new) in job.change.items())
+    return f"{_named('~', job, terminal)}  {', '.join(fields)}"
+
+
+def _outcome(found: wire.Plan, *, done: bool) -> str:
+    parts = [f"{found.counts.get(name, 0)} {name}" for name in ("added", "changed", "unchanged", "dropped")]
+    stranded = found.counts.get("stranded", 0)
+    if stranded:
+        parts.append(f"{stranded} that no known host can run")
+    return f"{'done' if done else 'plan'} {clean(found.digest)[:SHORT_ID]}: {', '.join(parts)}"
+
+
+def why(found: wire.Why, terminal: Terminal) -> list[str]:
+    """Return why a job waits or does not: per host what was wanted and found, and the smallest change."""
+    rows = [row for host in found.hosts for row in _verdict(host)]
+    lines = [f"{identity(found.id, terminal)}  {word(found.status, terminal)}  {clean(found.summary)}"]
+    if rows:
+        lines += ["", *table(("HOST", "CAN RUN", "CONSTRAINT", "WANTED", "FOUND"), rows, terminal)]
+    changes = [host.change for host in found.hosts if host.change and host.change != found.smallest_change]
+    if found.smallest_change:
+        lines += ["", f"{terminal.head('smallest change:')} {clean(found.smallest_change)}"]
+    return lines + [f"or: {clean(text)}" for text in changes]
+
+
+def _verdict(host: wire.HostVerdict) -> list[list[str]]:
+    name = host.host if host.seen else f"{host.host} (declared, never seen)"
+    if host.eligible:
+        return [[name, "yes", "-", "-", "-"]]
+    return [[name, "no", item.constraint, item.wanted, item.found] for item in host.reasons]
