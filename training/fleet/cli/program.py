@@ -51,8 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     console = commands.Console(sys.stdout, sys.stderr, Terminal.of(sys.stdout, os.environ), options.json)
     try:
-        status: int = options.run(commands.Call(_remote(options, os.environ), console, options))
-        sys.stdout.flush()
+        status = _run(options, console)
     except UnreachableError as fault:
         console.complain(UnreachableError(f"{fault.message} {_NEXT}"))
         return fault.exit_status
@@ -66,6 +65,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as fault:
         console.complain(FleetError(f"cannot write the output: {fault.strerror}; look at where it goes"))
         return EX_FAILURE
+    return status
+
+
+def _run(options: argparse.Namespace, console: commands.Console) -> int:
+    remote = _remote(options, os.environ)
+    try:
+        status: int = options.run(commands.Call(remote, console, options))
+        console.out.flush()
+    finally:
+        remote.close()
     return status
 
 

@@ -29,6 +29,9 @@ class Connection(Protocol):
     ) -> tuple[int, dict[str, Any] | None]:
         """Return status and JSON of an answer."""
 
+    def close(self) -> None:
+        """Close the connection."""
+
 
 class Remote:
     """One receiver.
@@ -41,6 +44,10 @@ class Remote:
     def __init__(self, connection: Connection, address: str) -> None:
         self.connection = connection
         self.address = address
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.connection.close()
 
     def health(self) -> dict[str, Any]:
         """Return the fleet at a glance (`wire.Health`)."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TextIO
 
 GAP = "  "
-LEAST_WIDTH = 8
+LEAST_WIDTH = 4
 """A column is not cut below this many cells."""
 _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _COLOURS = {
@@ -102,27 +102,39 @@ def cut(text: str, width: int) -> str:
     return (text.rstrip() + "..")[:width]
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], terminal: Terminal) -> list[str]:
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], terminal: Terminal, spare: Sequence[str] = ()
+) -> list[str]:
     """Return rows as lines.
 
-    On a terminal: a header, aligned columns, the widest ones cut until the line fits. In a pipe: no header, values
-    uncut and separated by one tab, so that `cut -f` and `awk` can read them.
+    On a terminal: a header and aligned columns; where the line does not fit, spare columns are left out and then the
+    widest ones cut. In a pipe: no header, every column, values uncut and separated by one tab, so that `cut -f` and
+    `awk` can read them.
 
     Args:
         header: Names of the columns.
         rows: One sequence of values per row, as many as there are names.
         terminal: What the output can show.
+        spare: Names of columns that may be left out, the first one first.
     """
     safe = [[clean(value) for value in row] for row in rows]
     if terminal.width is None:
         return ["\t".join(row) for row in safe]
-    widths = _fit([max(map(cells, column)) for column in zip(header, *safe, strict=True)], terminal.width)
-    lines = [terminal.head(_line(header, widths, Terminal()))]
-    return lines + [_line(row, widths, terminal) for row in safe]
+    columns = {name: (name, *values) for name, *values in zip(header, *safe, strict=True)}
+    for name in spare:
+        if _total([max(map(cells, column)) for column in columns.values()]) > terminal.width:
+            del columns[name]
+    widths = _fit([max(map(cells, column)) for column in columns.values()], terminal.width)
+    head, *lines = zip(*columns.values(), strict=True)
+    return [terminal.head(_line(head, widths, Terminal())), *(_line(row, widths, terminal) for row in lines)]
+
+
+def _total(widths: Sequence[int]) -> int:
+    return sum(widths) + len(GAP) * (len(widths) - 1)
 
 
 def _fit(widths: list[int], total: int) -> list[int]:
-    while sum(widths) + len(GAP) * (len(widths) - 1) > total and max(widths) > LEAST_WIDTH:
+    while _total(widths) > total and max(widths) > LEAST_WIDTH:
         widths[len(widths) - 1 - widths[::-1].index(max(widths))] -= 1
     return widths
 

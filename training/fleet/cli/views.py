@@ -15,6 +15,7 @@ from training.fleet.cli.text import (
     Terminal,
     bar,
     clean,
+    cut,
     duration,
     moment,
     number,
@@ -28,6 +29,9 @@ SHORT_ID: Final = 12
 """Digits of a job id in a table on a terminal."""
 LIST_COLUMNS: Final = ("ID", "MODEL", "MODE", "SPLIT", "SEED", "STATUS", "HOST", "TRIES", "UPDATED", "DETAIL")
 WORKER_COLUMNS: Final = ("HOST", "STATE", "SEEN", "JOBS", "CORES", "RAM", "GPU", "VRAM", "CUDA", "TORCH", "ALLOWED")
+_RUNNING_COLUMNS: Final = (
+    "ID", "MODEL", "MODE", "SPLIT", "HOST", "STATUS", "DONE", "STEP", "PHASE", "METRIC", "LEFT",
+)  # fmt: skip
 _FIRST_METRICS: Final = ("auroc", "auprc")
 
 
@@ -88,17 +92,39 @@ def _fault(fault: Any) -> str:
 
 
 def _running(running: Sequence[wire.JobView], terminal: Terminal) -> list[str]:
-    header = ("ID", "MODEL", "MODE", "SPLIT", "HOST", "STATUS", "PROGRESS", "STEP", "PHASE", "METRIC", "LEFT")
-    return table(header, [_running_row(job, terminal) for job in running], terminal)
+    if terminal.width is None:
+        return table(_RUNNING_COLUMNS, [_running_row(job) for job in running], terminal)
+    return [line for job in running for line in _running_lines(job, terminal, terminal.width)]
 
 
-def _running_row(job: wire.JobView, terminal: Terminal) -> list[str]:
+def _running_row(job: wire.JobView) -> list[str]:
     now = job.progress or wire.Progress()
-    state = "cancelling" if job.cancel_requested else job.status
-    place = f"{now.step}/{now.steps}" if now.steps else str(now.step)
-    meter = f"{bar(now.step, now.steps)} {percent(now)}".strip() if terminal.width is not None else percent(now)
-    who = [identity(job.id, terminal), job.model, job.mode, job.split, job.host or "-", state]
-    return [*who, meter or "-", place, now.phase or "-", metrics(now.metrics) or "-", duration(now.left_s)]
+    who = [job.id, job.model, job.mode, job.split, job.host or "-", _moving(job)]
+    return [*who, percent(now) or "-", steps(now), now.phase or "-", metrics(now.metrics) or "-", duration(now.left_s)]
+
+
+def _running_lines(job: wire.JobView, terminal: Terminal, width: int) -> list[str]:
+    what = clean(f"{job.id[:SHORT_ID]}  {job.model} {job.mode} {job.split} on {job.host or '-'}")
+    return [f"{cut(what, width - 14)}  {word(_moving(job), terminal)}", "  " + cut(meter(job.progress), width - 2)]
+
+
+def _moving(job: wire.JobView) -> str:
+    return "cancelling" if job.cancel_requested else job.status
+
+
+def steps(progress: wire.Progress) -> str:
+    """Return the steps done of those to do, "45/100"; the second part is missing when unknown."""
+    return f"{progress.step}/{progress.steps}" if progress.steps else str(progress.step)
+
+
+def meter(progress: wire.Progress | None) -> str:
+    """Return how far a trainer is, in one line: bar, percent, step, phase, figures, time left."""
+    if progress is None:
+        return "no progress reported yet"
+    done = f"{bar(progress.step, progress.steps)} {percent(progress)}".strip()
+    left = "" if progress.left_s is None else f"{duration(progress.left_s)} left"
+    parts = (done, f"step {steps(progress)}", left, metrics(progress.metrics), clean(progress.phase))
+    return "  ".join(part for part in parts if part)
 
 
 def percent(progress: wire.Progress) -> str:
@@ -133,7 +159,7 @@ def _ending(fail: wire.Failure) -> str:
 
 def jobs(page: Sequence[wire.JobView], terminal: Terminal) -> list[str]:
     """Return jobs as a table, one line each."""
-    return table(LIST_COLUMNS, [_job_row(job, terminal) for job in page], terminal)
+    return table(LIST_COLUMNS, [_job_row(job, terminal) for job in page], terminal, ("UPDATED", "SEED", "TRIES"))
 
 
 def _job_row(job: wire.JobView, terminal: Terminal) -> list[str]:
@@ -246,7 +272,7 @@ def workers(hosts: Sequence[wire.WorkerView], terminal: Terminal) -> list[str]:
         return table(
             WORKER_COLUMNS, [[*row, "; ".join(amiss(host))] for row, host in zip(rows, hosts, strict=True)], terminal
         )
-    return table(WORKER_COLUMNS, rows, terminal) + [
+    return table(WORKER_COLUMNS, rows, terminal, ("TORCH", "CORES", "JOBS", "GPU")) + [
         f"{clean(host.name)}: {clean(text)}" for host in hosts for text in amiss(host)
     ]
 
