@@ -1,0 +1,337 @@
+"""Blobs in a folder of this machine.
+
+Owns the file operations of the store: temporary files, syncs, renames and free space. Guarantees that a blob appears
+whole or not at all, that its name and all folders above it are on the disk before `place` returns, that a blob once
+placed is never overwritten, and that only an upload's own temporary file is ever removed. Leaves names, digests,
+limits of size and the index to `store`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import threading
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from training.fleet.errors import ConfigurationError, FleetError, StorageFullError, UnavailableError
+
+Data = bytes | bytearray | memoryview
+
+_TEMPORARY: Final = re.compile(r"[0-9a-f]{32}\.part")
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_RESERVE: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
+_RETRY_FULL_S: Final = 60.0
+_RETRY_BUSY_S: Final = 5.0
+
+
+class System:
+    """The calls to the operating system, in one place so that a test can make each of them fail."""
+
+    def create(self, path: Path) -> int:
+        """Return a descriptor of a new file, open for writing."""
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+
+    def reserve(self, descriptor: int, size_bytes: int) -> None:
+        """Take the room for a whole file at once, so that a full disk is found before the first byte is sent."""
+        os.posix_fallocate(descriptor, 0, size_bytes)
+
+    def write(self, descriptor: int, data: Data) -> int:
+        """Write some of the bytes and return how many."""
+        return os.write(descriptor, data)
+
+    def sync(self, descriptor: int) -> None:
+        """Return when a file or folder is on the disk."""
+        os.fsync(descriptor)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Move a file within one file system."""
+        source.rename(target)
+
+    def free_bytes(self, folder: Path) -> int:
+        """Return the room left for an ordinary user."""
+        found = os.statvfs(folder)
+        return found.f_bavail * found.f_frsize
+
+
+class Folder:
+    """Blobs below one folder, with the temporary files in another one of the same file system.
+
+    Every method may be called from any thread.
+
+    Args:
+        root: Where blobs lie.
+        incoming: Where uploads are written until they are whole.
+        floor_bytes: Free space that no upload may touch; the database lives on it.
+        system: The operating system.
+    """
+
+    def __init__(self, root: Path, incoming: Path, floor_bytes: int = 0, system: System | None = None) -> None:
+        self.root = root
+        self.incoming = incoming
+        self._floor_bytes = floor_bytes
+        self._system = system or System()
+        self._lock = threading.Lock()
+        self._live: set[str] = set()
+        self._known: set[Path] = set()
+        self._broken = ""
+
+    def open(self) -> None:
+        """Make the folders, check that they can be used, and remove what aborted uploads left.
+
+        Raises:
+            ConfigurationError: A folder cannot be made or written, or the two are not on one file system.
+        """
+        try:
+            self._make(self.root)
+            self._make(self.incoming)
+            self._sync_folder(self.root.parent)
+            self._probe()
+        except OSError as error:
+            raise self._unusable(error) from error
+        self.sweep()
+
+    def _make(self, folder: Path) -> None:
+        """Make a folder and those above it, each with its name on the disk."""
+        if not folder.is_dir():
+            self._make(folder.parent)
+            folder.mkdir()
+            self._sync_folder(folder.parent)
+
+    def _probe(self) -> None:
+        """Do once what every upload does. Only a real rename shows mounts that share one device."""
+        name = f"{secrets.token_hex(16)}.part"
+        source, target = self.incoming / name, self.root / name
+        os.close(self._system.create(source))
+        try:
+            self._system.rename(source, target)
+        except OSError:
+            source.unlink()
+            raise
+        target.unlink()
+
+    def _unusable(self, error: OSError) -> ConfigurationError:
+        if error.errno == errno.EXDEV:
+            return ConfigurationError(
+                f"found {self.incoming} and {self.root} on two file systems; expected one, because a rename between"
+                " two is not atomic; set --incoming-root to a folder beside the store"
+            )
+        return ConfigurationError(
+            f"cannot use the folders of the store: {error}; expected {self.root} and {self.incoming} to be folders"
+            " that this user may write; create them or correct --store-root and --incoming-root"
+        )
+
+    @property
+    def broken(self) -> str:
+        """What the disk failed at, for people; empty while all is well. It takes a restart to clear it."""
+        return self._broken
+
+    def free_bytes(self) -> int:
+        """Return the room left above the floor."""
+        return max(0, self._system.free_bytes(self.incoming) - self._floor_bytes)
+
+    def begin(self, size_bytes: int) -> Part:
+        """Return a new temporary file with room for a whole blob.
+
+        Raises:
+            StorageFullError: The blob would leave less than the floor.
+            UnavailableError: The disk has failed, is read-only, or too many files are open.
+        """
+        self._check()
+        name = f"{secrets.token_hex(16)}.part"
+        path = self.incoming / name
+        with self._lock:
+            self._check_room(size_bytes)
+            self._live.add(name)
+            try:
+                return Part(self, path, self._reserved(path, size_bytes))
+            except OSError as error:
+                self._forget(path)
+                raise self.fault("make room for an upload", error) from error
+
+    def _check(self) -> None:
+        if self._broken:
+            raise UnavailableError(f"{self._broken}; check the disk, then restart the receiver")
+
+    def _check_room(self, size_bytes: int) -> None:
+        free = self._system.free_bytes(self.incoming)
+        if free - size_bytes < self._floor_bytes:
+            raise StorageFullError(
+                f"found {free} bytes free at {self.incoming}; expected {size_bytes} for the upload and"
+                f" {self._floor_bytes} to spare; free disk space on the receiver, the upload is tried again",
+                retry_after_s=_RETRY_FULL_S,
+            )
+
+    def _reserved(self, path: Path, size_bytes: int) -> int:
+        descriptor = self._system.create(path)
+        try:
+            if size_bytes:
+                self._system.reserve(descriptor, size_bytes)
+        except OSError as error:
+            if error.errno not in _NO_RESERVE:
+                os.close(descriptor)
+                raise
+        return descriptor
+
+    def has(self, key: str) -> bool:
+        """Say whether a blob is there, and make sure that it is on the disk if so.
+
+        A receiver killed between rename and sync leaves a blob that a power cut could still take.
+        """
+        self._check()
+        try:
+            return self._confirm(self.path(key))
+        except OSError as error:
+            raise self._failed(f"sync {key}", error) from error
+
+    def _confirm(self, path: Path) -> bool:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            self._system.sync(descriptor)
+        finally:
+            os.close(descriptor)
+        self._sync_parents(path)
+        return True
+
+    def path(self, key: str) -> Path:
+        """Return where a blob lies or would lie. The key must be made of checked names."""
+        return self.root / key
+
+    def read(self, key: str) -> BinaryIO:
+        """Return a blob, open for reading. Raises FileNotFoundError when it is not there."""
+        return self.path(key).open("rb")
+
+    def sweep(self) -> int:
+        """Remove the temporary files of uploads that no longer live, and return how many there were."""
+        with self._lock:
+            live = set(self._live)
+        gone = 0
+        for path in self.incoming.iterdir():
+            if _TEMPORARY.fullmatch(path.name) and path.name not in live:
+                path.unlink(missing_ok=True)
+                gone += 1
+        return gone
+
+    def place(self, part: Path, descriptor: int, key: str) -> bool:
+        """Give a whole temporary file its name; for `Part` alone."""
+        target = self.path(key)
+        try:
+            self._system.sync(descriptor)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with self._lock:
+                new = not target.exists()
+                if new:
+                    self._system.rename(part, target)
+            if new:
+                self._sync_parents(target)
+            else:
+                self._confirm(target)
+        except OSError as error:
+            raise self._failed(f"place {key}", error) from error
+        return new
+
+    def _sync_parents(self, path: Path) -> None:
+        """Sync every folder between a blob and the root that may hold a new entry."""
+        group = path.parent.parent
+        self._sync_folder(path.parent)
+        self._sync_folder(group)
+        if group not in self._known:
+            self._sync_folder(self.root)
+            self._known.add(group)
+
+    def _sync_folder(self, folder: Path) -> None:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._system.sync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _failed(self, doing: str, error: OSError) -> FleetError:
+        """Wrap a failed sync or rename. After it the kernel may have dropped the bytes, so nothing more is taken."""
+        if error.errno not in _FULL:
+            self._broken = f"the store could not {doing}: {error.strerror}"
+        return self.fault(doing, error)
+
+    def fault(self, doing: str, error: OSError) -> FleetError:
+        """Return the error of the fleet for one of the operating system; for `Part`."""
+        found = f"the store could not {doing}: {error.strerror}"
+        if error.errno in _FULL:
+            return StorageFullError(f"{found}; free disk space on the receiver", retry_after_s=_RETRY_FULL_S)
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            return UnavailableError(f"{found}; too many uploads at once, try again", retry_after_s=_RETRY_BUSY_S)
+        if error.errno == errno.EROFS:
+            return UnavailableError(f"{found}; remount the receiver's disk for writing", retry_after_s=_RETRY_FULL_S)
+        return FleetError(f"{found}; check the receiver's disk")
+
+    def _forget(self, path: Path) -> None:
+        """Remove a temporary file. The caller holds the lock or knows that nobody else has the name."""
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        self._live.discard(path.name)
+
+
+class Part:
+    """A blob on its way in: one temporary file that nobody else knows.
+
+    Calls may come from any thread, one after the other; `discard` may come while another call is under way.
+    """
+
+    def __init__(self, folder: Folder, path: Path, descriptor: int) -> None:
+        self._folder = folder
+        self._path = path
+        self._descriptor = descriptor
+        self._lock = threading.Lock()
+
+    def write(self, data: Data) -> None:
+        """Append bytes.
+
+        Raises:
+            StorageFullError: The disk is full after all.
+            UnavailableError: The upload was discarded meanwhile.
+            FleetError: The disk failed.
+        """
+        with self._lock:
+            self._check()
+            view = memoryview(data)
+            try:
+                while view:
+                    view = view[self._folder._system.write(self._descriptor, view) :]
+            except OSError as error:
+                raise self._folder.fault("write an upload", error) from error
+
+    def place(self, key: str) -> bool:
+        """Make the bytes a blob, durably. The temporary file is gone afterwards, whatever happens.
+
+        Returns:
+            True when it is new; False when the blob was there already, which is kept as it is.
+
+        Raises:
+            StorageFullError: The disk is full after all.
+            FleetError: The disk failed. The folder takes no more blobs.
+        """
+        try:
+            with self._lock:
+                self._check()
+                return self._folder.place(self._path, self._descriptor, key)
+        finally:
+            self.discard()
+
+    def _check(self) -> None:
+        if self._descriptor < 0:
+            raise UnavailableError("the upload was given up before it was whole; send it again")
+
+    def discard(self) -> None:
+        """Remove the temporary file and nothing else. Does nothing when it is gone."""
+        with self._lock:
+            if self._descriptor < 0:
+                return
+            with contextlib.suppress(OSError):
+                os.close(self._descriptor)
+            self._descriptor = -1
+            self._folder._forget(self._path)

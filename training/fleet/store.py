@@ -1,0 +1,316 @@
+"""The artifact store: bundles by digest, and the list of them.
+
+Owns the names (`<model>_<mode>/<sha256>/bundle.tar.zst`), the digest check, the limit of size and `index.jsonl`.
+Guarantees that what `Upload.finish` returned is durable and hashes to its name, that memory stays flat, and that paths
+are made of checked names alone. The bytes themselves are opaque; nothing here opens a bundle. The index is derived: the
+database is the truth, and a start makes the file say what the database says. Leaves the database row to `queue`; the
+order is file, row, line. Leaves file operations to `blobs`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import re
+import threading
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from training.fleet.blobs.folder import Data, Folder, Part
+from training.fleet.errors import (
+    ConfigurationError,
+    DigestMismatchError,
+    InvalidMessageError,
+    ShortBodyError,
+    TooLargeError,
+)
+from training.fleet.jobs import MODES
+
+BUNDLE: Final = "bundle.tar.zst"
+MAX_BYTES: Final = 8 * 2**30
+"""Default limit of one upload."""
+FLOOR_BYTES: Final = 256 * 2**20
+"""Default of the free space that uploads leave to the database."""
+
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_MODEL: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]{0,63}")
+_CHUNK_BYTES: Final = 2**20
+
+_log = logging.getLogger(__name__)
+
+
+def bundle_path(sha256: str, model: str, mode: str) -> str:
+    """Return the path of a bundle below the store root.
+
+    Raises:
+        InvalidMessageError: One of the names could not stand in a path.
+    """
+    if not _SHA256.fullmatch(sha256):
+        raise InvalidMessageError(f"found the artifact id {sha256!r}; expected 64 lower-case hex digits")
+    if not _MODEL.fullmatch(model):
+        raise InvalidMessageError(f"found the model {model!r}; expected letters, digits and any of _.- in its name")
+    if mode not in MODES:
+        raise InvalidMessageError(f"found the mode {mode!r}; expected one of {', '.join(MODES)}")
+    return f"{model}_{mode}/{sha256}/{BUNDLE}"
+
+
+class Store:
+    """Artifacts of one receiver. Every method may be called from any thread; all of them may wait for the disk.
+
+    Args:
+        root: Folder of the artifacts.
+        incoming: Folder of uploads under way, on the same file system.
+        index_path: The list of artifacts, one JSON object a line.
+        max_bytes: Largest upload.
+        floor_bytes: Free space that no upload may touch.
+        blobs: Where the bytes lie; a folder made of the arguments before when left out.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        incoming: Path,
+        index_path: Path,
+        max_bytes: int = MAX_BYTES,
+        floor_bytes: int = FLOOR_BYTES,
+        *,
+        blobs: Folder | None = None,
+    ) -> None:
+        self._blobs = blobs or Folder(root, incoming, floor_bytes)
+        self._max_bytes = max_bytes
+        self._index = _Index(index_path)
+
+    def open(self) -> None:
+        """Make the folders ready and remove what aborted uploads left.
+
+        Raises:
+            ConfigurationError: A folder or the index cannot be used as it is configured.
+        """
+        self._blobs.open()
+        self._index.open()
+
+    @property
+    def broken(self) -> str:
+        """What the disk failed at, for people; empty while all is well. A restart is needed once it says something."""
+        return self._blobs.broken
+
+    def free_bytes(self) -> int:
+        """Return the room left for uploads."""
+        return self._blobs.free_bytes()
+
+    def begin(self, sha256: str, model: str, mode: str, size_bytes: int) -> Upload:
+        """Start an upload and take the room for all of it.
+
+        Args:
+            sha256: The artifact id: what the bytes will hash to.
+            model: Model of the job.
+            mode: Mode of the job.
+            size_bytes: Declared length.
+
+        Raises:
+            InvalidMessageError: A name could not stand in a path.
+            TooLargeError: Over the limit of one upload.
+            StorageFullError: No room.
+            UnavailableError: The disk has failed earlier, is read-only, or too many files are open.
+        """
+        path = bundle_path(sha256, model, mode)
+        if size_bytes > self._max_bytes:
+            raise TooLargeError(
+                f"found an artifact of {size_bytes} bytes; at most {self._max_bytes} may be; make it smaller or raise"
+                " the receiver's limit"
+            )
+        return Upload(self._blobs.begin(size_bytes), sha256, path, size_bytes)
+
+    def has(self, sha256: str, model: str, mode: str) -> bool:
+        """Say whether an artifact is here, durably."""
+        return self._blobs.has(bundle_path(sha256, model, mode))
+
+    def path(self, sha256: str, model: str, mode: str) -> Path:
+        """Return the full path of a bundle, whether it is here or not."""
+        return self._blobs.path(bundle_path(sha256, model, mode))
+
+    def sweep_incoming(self) -> int:
+        """Remove the leftovers of uploads that no longer live, and return how many there were."""
+        return self._blobs.sweep()
+
+    def append_index(self, row: Mapping[str, object]) -> None:
+        """Add an artifact to the list, after its database row is durable.
+
+        A line that cannot be written now is written with the next one or by the next start; the artifact is safe
+        without it.
+
+        Args:
+            row: At least `sha256`, `model` and `mode`; the same members in the same order as `rebuild_index` gets.
+        """
+        self._index.append(_line(row))
+
+    def rebuild_index(self, rows: Iterable[Mapping[str, object]]) -> bool:
+        """Make the list say exactly what the database says. For the start, before the first upload.
+
+        Args:
+            rows: Every artifact in the order of the database; read once, so it may be a generator.
+
+        Returns:
+            True when the file was wrong and is written anew.
+
+        Raises:
+            ConfigurationError: The file cannot be written.
+        """
+        return self._index.rebuild(_line(row) for row in rows)
+
+
+def _line(row: Mapping[str, object]) -> bytes:
+    path = bundle_path(str(row["sha256"]), str(row["model"]), str(row["mode"]))
+    return json.dumps({**row, "path": path}, separators=(",", ":")).encode() + b"\n"
+
+
+class Upload:
+    """One artifact on its way in. Ends with `finish` or `abort`; both leave no temporary file."""
+
+    def __init__(self, part: Part, sha256: str, path: str, size_bytes: int) -> None:
+        self._part = part
+        self._sha256 = sha256
+        self._path = path
+        self._size_bytes = size_bytes
+        self._received_bytes = 0
+        self._hash = hashlib.sha256()
+        self.new = False
+        """After `finish`: whether this upload brought the artifact, rather than another one before it."""
+
+    def write(self, data: Data) -> None:
+        """Take the next bytes. Chunks of a MiB are fast: hashing and writing let other threads run meanwhile.
+
+        Raises:
+            TooLargeError: More bytes than declared.
+            StorageFullError: The disk is full after all.
+            FleetError: The disk failed.
+        """
+        self._received_bytes += len(data)
+        if self._received_bytes > self._size_bytes:
+            raise TooLargeError(f"found more than the declared {self._size_bytes} bytes; send the upload again")
+        self._hash.update(data)
+        self._part.write(data)
+
+    def finish(self) -> str:
+        """Check the artifact and give it its name, durably.
+
+        Returns:
+            Its path below the store root.
+
+        Raises:
+            ShortBodyError: Fewer bytes than declared.
+            DigestMismatchError: The bytes hash to something else.
+            StorageFullError: The disk is full after all.
+            FleetError: The disk failed.
+        """
+        try:
+            self._check()
+            self.new = self._part.place(self._path)
+        finally:
+            self.abort()
+        return self._path
+
+    def _check(self) -> None:
+        if self._received_bytes != self._size_bytes:
+            raise ShortBodyError(
+                f"found {self._received_bytes} bytes; expected the declared {self._size_bytes}; send the upload again"
+            )
+        found = self._hash.hexdigest()
+        if found != self._sha256:
+            raise DigestMismatchError(
+                f"found bytes that hash to {found}; expected {self._sha256}; pack and send the artifact again"
+            )
+
+    def abort(self) -> None:
+        """Remove the temporary file and nothing else. Does nothing after the end."""
+        self._part.discard()
+
+
+class _Index:
+    """`index.jsonl`: a derived file that is whole after every start."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._owed = b""
+
+    def open(self) -> None:
+        """Make the folder and an empty file where there is none."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("ab"):
+                pass
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: OSError) -> ConfigurationError:
+        return ConfigurationError(
+            f"cannot write the index: {error}; expected {self._path} to be a file this user may write; correct"
+            " --index-path"
+        )
+
+    def append(self, line: bytes) -> None:
+        """Add a line whole, together with those that could not be written before."""
+        with self._lock:
+            self._owed += line
+            try:
+                with self._path.open("ab", buffering=0) as file:
+                    self._add(file)
+            except OSError as error:
+                _log.warning("index not written, it is made anew at the next start: %s", error)
+
+    def _add(self, file: BinaryIO) -> None:
+        before = file.seek(0, os.SEEK_END)
+        try:
+            written = file.write(self._owed)
+            if written < len(self._owed):
+                file.write(memoryview(self._owed)[written:])
+        except OSError:
+            file.truncate(before)
+            raise
+        self._owed = b""
+
+    def rebuild(self, lines: Iterable[bytes]) -> bool:
+        """Compare the file with what it should be; from the first difference on, write it anew."""
+        with self._lock:
+            try:
+                changed = self._rebuild(lines)
+            except OSError as error:
+                raise self._unusable(error) from error
+            self._owed = b""
+            return changed
+
+    def _rebuild(self, lines: Iterable[bytes]) -> bool:
+        rest = iter(lines)
+        with self._path.open("rb") as old:
+            good = 0
+            for line in rest:
+                if old.readline(len(line) + 1) != line:
+                    self._replace(old, good, line, rest)
+                    return True
+                good += len(line)
+            if not old.read(1):
+                return False
+            self._replace(old, good, b"", rest)
+            return True
+
+    def _replace(self, old: BinaryIO, good: int, line: bytes, rest: Iterable[bytes]) -> None:
+        part = self._path.with_name(f"{self._path.name}.part")
+        try:
+            with part.open("wb") as new:
+                old.seek(0)
+                while good:
+                    good -= new.write(old.read(min(good, _CHUNK_BYTES)))
+                new.write(line)
+                new.writelines(rest)
+                new.flush()
+                os.fsync(new.fileno())
+            part.replace(self._path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise
