@@ -81,7 +81,7 @@ def load(folder: Path) -> Trees:
 
 
 def _without_parameters(text: str) -> str:
-    """Cut the block of parameters off a model text: it names thread counts and build defaults, and scoring ignores it."""
+    """Cut the parameters off a model text: they name thread counts and build defaults, and scoring ignores them."""
     return text.split("\nparameters:", maxsplit=1)[0] + "\n"
 
 

@@ -1,0 +1,160 @@
+"""The accuracy program: trains models, modes and splits over several seeds and writes one table.
+
+`python -m training.trainer.accuracy --data DIR --seeds 0,1,2 [--splits hosts,time,group,random] [--write FILE.md]`
+
+Every job is the one the fleet would train with default hyper-parameters. A split that leaks is marked in its rows and
+in a closing line that says how much better it looks. With `--write` the text between the two marker lines of a Markdown
+file is replaced; otherwise it goes to the standard output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from training.dataset import MODES, SPLIT_RECIPES, Dataset, DatasetError, read_dataset
+from training.trainer.experiment import run_experiment
+from training.trainer.faults import HostError, SpecError, TrainerError
+from training.trainer.hyper import MODELS
+from training.trainer.job import parsed_job
+from training.trainer.measures import headline
+from training.trainer.progress import Steps
+from training.trainer.splits import LEAKING_RECIPES
+
+BEGIN = "<!-- accuracy table: begin -->"
+END = "<!-- accuracy table: end -->"
+COLUMNS = ("auroc", "auprc", "auroc_host_mean", "auprc_host_mean", "f1_host_mean")
+
+Row = dict[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit status."""
+    options = _options(arguments)
+    try:
+        if options.write is not None:
+            _marked(options.write.read_text(encoding="utf-8"), options.write)
+        rows = list(measured_rows(options))
+        text = table(rows)
+        if options.write is None:
+            sys.stdout.write(text)
+        else:
+            before, after = _marked(options.write.read_text(encoding="utf-8"), options.write)
+            options.write.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}", encoding="utf-8")
+    except (TrainerError, DatasetError, OSError) as fault:
+        sys.stderr.write(f"accuracy: {fault}\n")
+        return fault.exit_status if isinstance(fault, TrainerError) else HostError.exit_status
+    return 0
+
+
+def measured_rows(options: argparse.Namespace) -> Iterator[Row]:
+    """Train every combination and yield one row each, with the numbers of all seeds."""
+    dataset = read_dataset(options.data)
+    for split in options.splits:
+        for model in options.models:
+            for mode in options.modes:
+                started = time.monotonic()
+                found = [_numbers(dataset, model, mode, split, seed, options.threads) for seed in options.seeds]
+                duration_s = (time.monotonic() - started) / len(found)
+                sys.stderr.write(f"{split} {model} {mode}: {duration_s:.0f} s per job\n")
+                yield {"split": split, "model": model, "mode": mode, "duration_s": duration_s, "numbers": found}
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return the rows as a Markdown table, mean and spread (sample standard deviation) over seeds, and a leak line."""
+    lines = [
+        "| split | model | mode | AUROC | AUPRC | host AUROC | host AUPRC | host F1 | inner AUPRC | s |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        name = f"{row['split']} (leaks)" if row["split"] in LEAKING_RECIPES else row["split"]
+        cells = [_spread(row["numbers"], key) for key in (*COLUMNS, "inner")]
+        lines.append(f"| {name} | {row['model']} | {row['mode']} | {' | '.join(cells)} | {row['duration_s']:.0f} |")
+    return "\n".join([*lines, *_leak_lines(rows)]) + "\n"
+
+
+def _numbers(dataset: Dataset, model: str, mode: str, split: str, seed: int, threads: int) -> dict[str, float]:
+    document = {
+        "v": 1,
+        "spec": {"model": model, "mode": mode, "split_recipe": split, "seed": seed},
+        "dataset": {"name": dataset.name, "path": str(dataset.folder)},
+        "threads": threads,
+    }
+    with threadpool_limits(threads):
+        outcome = run_experiment(parsed_job(document), dataset, Steps())
+    found = {key: value for key, value in headline(outcome.metrics).items() if value is not None}
+    tested = [fold for fold in outcome.folds if fold["test_windows"]]
+    return found | {"inner": statistics.fmean(fold["fit"]["validation_auprc"] for fold in tested)}
+
+
+def _spread(numbers: Sequence[Mapping[str, float]], key: str) -> str:
+    values = [entry[key] for entry in numbers if key in entry]
+    if not values:
+        return "-"
+    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.3f}{spread}"
+
+
+def _leak_lines(rows: Sequence[Row]) -> list[str]:
+    """Say how much better a leaking split looks than the hosts split."""
+    means = {
+        (row["split"], row["model"], row["mode"]): statistics.fmean(
+            entry["auprc_host_mean"] for entry in row["numbers"]
+        )
+        for row in rows
+    }
+    lines = [
+        f"- {model} {mode}: split {split} looks {value - means['hosts', model, mode]:+.3f} better than hosts. "
+        "That difference is a leak, not skill."
+        for (split, model, mode), value in means.items()
+        if split in LEAKING_RECIPES and ("hosts", model, mode) in means
+    ]
+    return ["", *lines] if lines else []
+
+
+def _marked(text: str, path: Path) -> tuple[str, str]:
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise SpecError(f"{path} lacks the lines {BEGIN!r} and {END!r}; add them where the table belongs")
+    return before, after
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="training.trainer.accuracy", description="Write the accuracy table.")
+    parser.add_argument("--data", type=Path, required=True, help="dataset folder")
+    parser.add_argument("--seeds", type=_seeds, default=[0, 1, 2], help="seeds, such as 0,1,2")
+    parser.add_argument("--models", type=_chosen(list(MODELS)), default=list(MODELS), help="models, by comma")
+    parser.add_argument("--modes", type=_chosen(list(MODES)), default=list(MODES), help="modes, by comma")
+    parser.add_argument("--splits", type=_chosen(list(SPLIT_RECIPES)), default=["hosts"], help="splits, by comma")
+    parser.add_argument("--threads", type=int, default=2, help="threads per job")
+    parser.add_argument("--write", type=Path, metavar="FILE.md", help="replace the table in this file")
+    return parser.parse_args(arguments)
+
+
+def _seeds(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def _chosen(known: Sequence[str]) -> Callable[[str], list[str]]:
+    """Return a parser of names by comma that refuses unknown ones."""
+
+    def parsed(text: str) -> list[str]:
+        names = text.split(",")
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"found {', '.join(unknown)}, expected {', '.join(known)}")
+        return names
+
+    return parsed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

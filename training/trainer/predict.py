@@ -1,0 +1,56 @@
+"""The scoring program: `predict.py --bundle bundle.tar.zst --data FILE [--out scores.parquet|scores.csv]`.
+
+Reads a stored model and telemetry in parquet or CSV, and writes one row per full window: host, time, score, alarm.
+
+Exit status 0: done. 75: something is missing on this host. 78: bundle or data are wrong. 2: wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if not __package__:
+    # Started as a file: the project root stands in for this folder, whose module names must not become top-level ones.
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from training.trainer.faults import HostError, TrainerError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit status."""
+    options = _options(arguments)
+    try:
+        from training.trainer.scoring import predict
+
+        predict(options.bundle, options.data, options.out)
+    except TrainerError as fault:
+        return _refused(str(fault), fault.exit_status)
+    except ImportError as fault:
+        return _refused(f"{fault}; install the project with its trainer extra", HostError.exit_status)
+    except MemoryError:
+        return _refused("memory ran out; score fewer hosts at a time", HostError.exit_status)
+    except OSError as fault:
+        return _refused(f"{fault}; check the paths and the free space", HostError.exit_status)
+    return 0
+
+
+def _refused(message: str, status: int) -> int:
+    sys.stderr.write(f"predict: {message}\n")
+    return status
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="training.trainer.predict", description="Score telemetry with a stored model."
+    )
+    parser.add_argument("--bundle", type=Path, required=True, help="bundle.tar.zst or an artifact folder")
+    parser.add_argument("--data", type=Path, required=True, help="telemetry, .parquet or .csv")
+    parser.add_argument("--out", type=Path, help="scores, .parquet or .csv; without it CSV on the standard output")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

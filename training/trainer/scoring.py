@@ -1,0 +1,116 @@
+"""Owns scoring telemetry with a stored model, host by host.
+
+Rows come sorted by host name and time; the first rows of a host, which have no full window yet, get no score. Data that
+lack a column of the model are refused, naming it. Memory holds the model's columns of the file once and the windows of
+one host.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from training.trainer.bundle_reader import Description, unpacked
+from training.trainer.data import Columns, Telemetry, read_rows
+from training.trainer.faults import HostError, SpecError
+from training.trainer.hyper import MODELS, missing_libraries
+from training.trainer.models import Fitted, model_module
+from training.trainer.windows import feature_matrix, window_set
+
+SCHEMA = {"host": pa.string(), "score": pa.float32(), "alarm": pa.bool_()}
+
+
+def predict(bundle: Path, data: Path, out: Path | None) -> int:
+    """Score a file of telemetry with a stored model.
+
+    Args:
+        bundle: A `bundle.tar.zst` or an artifact folder.
+        data: Telemetry in parquet or CSV, with the model's columns, its host column and its time column.
+        out: Where the scores go, .parquet or .csv; None writes CSV to the standard output.
+
+    Returns:
+        How many windows were scored.
+
+    Raises:
+        SpecError: Bundle or data are wrong; columns that don't fit are named.
+        HostError: A file or a library is missing here.
+    """
+    if out is not None and out.suffix not in (".parquet", ".csv"):
+        raise SpecError(f"{out.name}: found the suffix {out.suffix!r}, expected .parquet or .csv")
+    with tempfile.TemporaryDirectory() as folder:
+        description = unpacked(bundle, Path(folder))
+        model = _loaded(description, Path(folder))
+    wanted = Columns(description.columns, description.host_column, description.time_column)
+    telemetry = read_rows(data, wanted)
+    batches = scored_batches(model, description, telemetry)
+    return _written(batches, pa.schema(_fields(telemetry)), out)
+
+
+def scored_batches(model: Fitted, description: Description, telemetry: Telemetry) -> Iterator[pa.RecordBatch]:
+    """Score one host after the other; a host with fewer rows than a window gives no batch."""
+    for index, first, end in telemetry.spans():
+        if end - first < description.window_rows:
+            continue
+        one = Telemetry(
+            telemetry.columns,
+            telemetry.values[first:end],
+            (telemetry.hosts[index],),
+            np.zeros(end - first, np.int32),
+            telemetry.time[first:end],
+            telemetry.label[first:end],
+            {},
+        )
+        windows = window_set(one, description.window_rows)
+        score = model.score(feature_matrix(windows, description.history))
+        names = pa.array([telemetry.hosts[index]] * len(score), pa.string())
+        columns = [names, pa.array(one.time[windows.ends]), pa.array(score), pa.array(score >= description.threshold)]
+        yield pa.RecordBatch.from_arrays(columns, schema=pa.schema(_fields(telemetry)))
+
+
+def _fields(telemetry: Telemetry) -> list[tuple[str, pa.DataType]]:
+    return [("host", SCHEMA["host"]), ("time", pa.from_numpy_dtype(telemetry.time.dtype)), *list(SCHEMA.items())[1:]]
+
+
+def _loaded(description: Description, folder: Path) -> Fitted:
+    if description.model not in MODELS:
+        raise SpecError(f"the bundle holds the model {description.model!r}, this trainer knows {', '.join(MODELS)}")
+    missing = missing_libraries(description.model)
+    if missing:
+        raise HostError(f"model {description.model} needs {', '.join(missing)}; install the trainer extra")
+    try:
+        return model_module(description.model).load(folder)
+    except Exception as fault:
+        # Each model format raises its own error for a damaged file.
+        raise SpecError(f"the model file of the bundle can't be loaded: {fault}; fetch the bundle again") from fault
+
+
+def _written(batches: Iterator[pa.RecordBatch], schema: pa.Schema, out: Path | None) -> int:
+    if out is None:
+        with pacsv.CSVWriter(pa.PythonFile(sys.stdout.buffer, mode="w"), schema) as writer:
+            return _copied(batches, writer.write_batch)
+    partial = out.with_name(out.name + ".partial")
+    try:
+        opened = pq.ParquetWriter(partial, schema) if out.suffix == ".parquet" else pacsv.CSVWriter(partial, schema)
+        with opened as writer:
+            count = _copied(batches, writer.write_batch)
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    return count
+
+
+def _copied(batches: Iterator[pa.RecordBatch], write: Callable[[pa.RecordBatch], None]) -> int:
+    count = 0
+    for batch in batches:
+        write(batch)
+        count += batch.num_rows
+    if not count:
+        raise SpecError("no host has enough rows for one window; give longer telemetry")
+    return count
