@@ -155,7 +155,7 @@ def checksum(site: Site) -> None:
 
 def vault(site: Site) -> None:
     """Write documents encrypted into one archive, as an encrypted backup does: a lookalike of bulk encryption."""
-    target = site.home / "vault.bin"
+    target = site.home / f"vault-{site.rng.randrange(1000)}.bin"
     with target.open("wb") as out:
         for _ in site.paced(18):
             out.write(keystream_xor(site.read_document(), b"vault"))
@@ -170,7 +170,7 @@ def unpack(site: Site) -> None:
     for number, _ in enumerate(site.paced(35)):
         (folder / f"part-{number % 120:03}").write_bytes(text(site.rng, site.rng.randint(1, 24) * 1024))
     for path in folder.iterdir():
-        path.unlink()
+        path.unlink(missing_ok=True)
     folder.rmdir()
 
 

@@ -28,6 +28,68 @@ _LABEL_SHARE: Final = 0.5
 _FROM_SWITCH: Final = frozenset(name for name in names(REALISTIC) if not name.startswith(("port_", "mean_")))
 
 
+_DECLARATION: Final = """\
+# Columns of {name}.parquet: roles, tiers, units, split recipes. Written by tools/record_telemetry.py.
+schema = 1
+
+[dataset]
+name = "{name}"
+file = "{name}.parquet"
+rows = {rows}
+hosts = {hosts}
+positives = {positives}
+content_sha256 = "{digest}"
+task = "binary: does hostile-like work run on this host in second t, given its telemetry up to and including t"
+
+[roles]
+host = "host"
+group = "group"     # {groups}: two profiles of everyday work
+time = "t"          # seconds since the start of the recording; the hosts are aligned
+label = "label"     # 1 = hostile-like work runs for at least half of the second, 0 = it does not
+
+# What a probe at the host's switch port can count.
+[features]
+realistic = [
+{realistic}
+]
+# realistic + what only an agent on the host can read. "oracle" uses both lists.
+oracle_extra = [
+{oracle_extra}
+]
+never = ["host", "group", "part", "t"]   # not features in either mode
+
+[windows]
+length = {window}          # rows (seconds) of one host, ending at t; never across hosts
+label = "last"       # the label of the last row
+
+[splits.random]
+kind = "random_rows"          # leaks: neighbouring seconds of one episode fall on both sides
+test_fraction = 0.3
+
+[splits.time]
+kind = "time"                 # per host: first part trains, last part tests
+train_fraction = {train_fraction}
+gap = {gap}                      # rows dropped between the two parts
+
+[splits.hosts]
+kind = "leave_hosts_out"      # a host is only ever scored by a model that never saw it
+folds = [
+{folds}
+]
+
+[splits.group]
+kind = "leave_group_out"      # hardest: train on one group, test on the other
+column = "group"
+
+[splits.published]
+kind = "column"               # fixed: trains on the first part of most hosts, tests on the last part of the others
+column = "part"               # train, test or unused
+
+[units]
+{units}
+"""
+
+
 @dataclass(frozen=True)
 class Episode:
     """A stretch of hostile-like work that really ran."""
@@ -56,6 +118,22 @@ def labels(ticks: Sequence[int], episodes: Iterable[Episode]) -> list[int]:
     return [int(any(min(end, tick) - max(start, tick - 1) >= _LABEL_SHARE for start, end in spans)) for tick in ticks]
 
 
+def parts(ticks: Sequence[int], *, held_out: bool) -> list[str]:
+    """Mark the sides of the published split for the seconds of one host: unseen hosts in unseen time.
+
+    Args:
+        ticks: Seconds in order.
+        held_out: Whether the host belongs to the last fold.
+
+    Returns:
+        `test` in the later part of a held-out host, `train` in the first part of another one, else `unused`.
+    """
+    train_end = int(len(ticks) * _TRAIN_FRACTION)
+    if held_out:
+        return ["test" if place >= train_end + _GAP_S else "unused" for place in range(len(ticks))]
+    return ["train" if place < train_end else "unused" for place in range(len(ticks))]
+
+
 def folds(hosts: Sequence[str]) -> list[list[str]]:
     """Divide hosts into folds of one host of each group.
 
@@ -69,7 +147,7 @@ def folds(hosts: Sequence[str]) -> list[list[str]]:
     return [sorted(host for host in hosts if host.rpartition("-")[2] == str(number)) for number in numbers]
 
 
-def write(raw: Path, out: Path) -> dict[str, Any]:
+def write(raw: Path, out: Path) -> dict[str, int]:
     """Make the dataset folder from the raw files.
 
     Args:
@@ -90,7 +168,9 @@ def write(raw: Path, out: Path) -> dict[str, Any]:
         raise ValueError(f"{raw}: no rows; the recording ended before its first second")
     out.mkdir(parents=True, exist_ok=True)
     target = out / f"{NAME}.parquet"
-    pq.write_table(_table(rows), target, compression="zstd", compression_level=19, use_dictionary=["host", "group"])
+    pq.write_table(
+        _table(rows), target, compression="zstd", compression_level=19, use_dictionary=["host", "group", "part"]
+    )
     _write_episodes(out / "episodes.csv", episodes)
     facts = {
         "rows": len(rows),
@@ -114,15 +194,17 @@ def _rows(raw: Path, hosts: Sequence[str], episodes: Sequence[Episode]) -> list[
         by_host[line["host"]].append(line)
     for host, rows in by_host.items():
         rows.sort(key=lambda row: row["t"])
-        found = labels([row["t"] for row in rows], [episode for episode in episodes if episode.host == host])
-        for row, label in zip(rows, found, strict=True):
-            row.update(group=host.rpartition("-")[0], label=label)
+        ticks = [row["t"] for row in rows]
+        found = labels(ticks, [episode for episode in episodes if episode.host == host])
+        sides = parts(ticks, held_out=host in folds(hosts)[-1])
+        for row, label, side in zip(rows, found, sides, strict=True):
+            row.update(group=host.rpartition("-")[0], label=label, part=side)
     return [row for host in hosts for row in by_host[host]]
 
 
 def _table(rows: list[dict[str, Any]]) -> pa.Table:
     schema = pa.schema(
-        [("host", pa.string()), ("group", pa.string()), ("t", pa.int32()), ("label", pa.int8())]
+        [("host", pa.string()), ("group", pa.string()), ("part", pa.string()), ("t", pa.int32()), ("label", pa.int8())]
         + [(column.name, pa.float32()) for column in COLUMNS]
     )
     return pa.Table.from_pylist(rows, schema=schema)
@@ -150,64 +232,20 @@ def _write_episodes(path: Path, episodes: Sequence[Episode]) -> None:
         writer.writerows([e.host, f"{e.start_s:.1f}", f"{e.end_s:.1f}", e.kind] for e in episodes)
 
 
-def _toml(facts: dict[str, Any], hosts: Sequence[str], digest: str) -> str:
-    units = "\n".join(f'{column.name} = "{column.unit}"' for column in COLUMNS)
-    fold_lines = "\n".join(f"  {json.dumps(fold)}," for fold in folds(hosts))
-    return f'''# Columns of {NAME}.parquet: roles, tiers, units, split recipes. Written by tools/record_telemetry.py.
-schema = 1
-
-[dataset]
-name = "{NAME}"
-file = "{NAME}.parquet"
-rows = {facts["rows"]}
-hosts = {facts["hosts"]}
-positives = {facts["positives"]}
-file_sha256 = "{digest}"
-task = "binary: does hostile-like work run on this host in second t, given its telemetry up to and including t"
-
-[roles]
-host = "host"
-group = "group"     # {" or ".join(GROUPS)}: two profiles of everyday work
-time = "t"          # seconds since the start of the recording; the hosts are aligned
-label = "label"     # 1 = hostile-like work runs for at least half of the second, 0 = it does not
-
-# What a probe at the host's switch port can count.
-[features]
-realistic = [
-{_wrapped(names(REALISTIC))}
-]
-# realistic + what only an agent on the host can read. "oracle" uses both lists.
-oracle_extra = [
-{_wrapped(names(ORACLE_EXTRA))}
-]
-never = ["host", "group", "t"]   # not features in either mode
-
-[windows]
-length = {WINDOW_S}          # rows (seconds) of one host, ending at t; never across hosts
-label = "last"       # the label of the last row
-
-[splits.random]
-kind = "random_rows"          # leaks: neighbouring seconds of one episode fall on both sides
-test_fraction = 0.3
-
-[splits.time]
-kind = "time"                 # per host: first part trains, last part tests
-train_fraction = {_TRAIN_FRACTION}
-gap = {_GAP_S}                      # rows dropped between the two parts
-
-[splits.hosts]
-kind = "leave_hosts_out"      # a host is only ever scored by a model that never saw it
-folds = [
-{fold_lines}
-]
-
-[splits.group]
-kind = "leave_group_out"      # hardest: train on one group, test on the other
-column = "group"
-
-[units]
-{units}
-'''
+def _toml(facts: dict[str, int], hosts: Sequence[str], digest: str) -> str:
+    return _DECLARATION.format(
+        name=NAME,
+        digest=digest,
+        groups=" or ".join(GROUPS),
+        realistic=_wrapped(names(REALISTIC)),
+        oracle_extra=_wrapped(names(ORACLE_EXTRA)),
+        window=WINDOW_S,
+        train_fraction=_TRAIN_FRACTION,
+        gap=_GAP_S,
+        folds="\n".join(f"  {json.dumps(fold)}," for fold in folds(hosts)),
+        units="\n".join(f'{column.name} = "{column.unit}"' for column in COLUMNS),
+        **facts,
+    )
 
 
 def _wrapped(words: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from tools.telemetry.host import NOBODY
 from tools.telemetry.sampler import Target
 from tools.telemetry.schedule import HostPlan
 from tools.telemetry.switch import BRIDGE, PORT_PREFIX
@@ -144,6 +145,7 @@ class Lab:
         self._raw.mkdir(parents=True, exist_ok=True)
         self._scratch.mkdir(parents=True, exist_ok=True)
         self._scratch.chmod(0o711)
+        os.chown(self._scratch, NOBODY, NOBODY)  # so that a host can remove its own home
         self._begin("switch")
         self._wait_ready("switch")
         for plan in self._plans:
@@ -224,8 +226,11 @@ def _polls(seconds: float) -> Iterator[None]:
 def _send(part: subprocess.Popen[str], message: dict[str, Any]) -> None:
     if part.stdin is None:
         raise LabError("a part of the lab has no standard input; this is a fault of the recorder")
-    part.stdin.write(json.dumps(message) + "\n")
-    part.stdin.flush()
+    try:
+        part.stdin.write(json.dumps(message) + "\n")
+        part.stdin.flush()
+    except BrokenPipeError as fault:
+        raise LabError("a part of the lab ended before its start; see the .log files beside the raw data") from fault
 
 
 def _ip(pid: int, words: str) -> None:

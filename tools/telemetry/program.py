@@ -1,7 +1,7 @@
 """The command line of the recorder: checks, records, converts, cleans up.
 
 Standard output says what happens; every failure is one line on standard error that says what to do. Exit status:
-0 done, 1 a recording failed, 2 wrong use, 69 this machine lacks something, 130 or 143 stopped by a signal (what was
+0 done, 1 a recording failed, 2 wrong use, 69 this machine lacks something, 128 + n stopped by signal n (what was
 recorded is kept).
 """
 
@@ -27,6 +27,7 @@ from tools.telemetry.sampler import Sampler
 
 _EXIT_UNAVAILABLE: Final = 69  # sysexits.h EX_UNAVAILABLE
 _MIN_HOSTS, _MAX_HOSTS = 4, 20
+_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LEAD_S: Final = 1.0
 _TELL_EVERY_S: Final = 60
 
@@ -144,11 +145,11 @@ def record(hosts: int, seconds: float, seed: int, raw: Path) -> None:
 
     Raises:
         LabError: The lab could not be built or a part ended early.
-        Stopped: SIGINT or SIGTERM came; the lab is down.
+        Stopped: SIGINT, SIGTERM or SIGHUP came; the lab is down.
     """
     plans = schedule.plan(seed, hosts, seconds)
-    old = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
     scratch = Path(tempfile.mkdtemp(prefix="record-telemetry-"))
+    old = {number: signal.signal(number, _stop) for number in _STOP_SIGNALS}
     try:
         with lab.Lab(plans, seed=seed, seconds=seconds, scratch=scratch, raw=raw) as built:
             _write_facts(raw, plans, seed, seconds)
@@ -160,6 +161,8 @@ def record(hosts: int, seconds: float, seed: int, raw: Path) -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the form signal wants
+    for other in _STOP_SIGNALS:
+        signal.signal(other, signal.SIG_IGN)  # a second one must not cut the clean-up short
     raise Stopped(number)
 
 
@@ -184,9 +187,9 @@ def _sample(built: lab.Lab, ticks: int, raw: Path) -> None:
         for tick in range(1, ticks + 1):
             time.sleep(max(0.0, origin + tick - time.monotonic()))
             now = time.monotonic()
+            built.check()
             _write_rows(out, tick, now - last, sampler.rows(now - last))
             last = now
-            built.check()
             if tick % _TELL_EVERY_S == 0:
                 _tell(f"{tick} of {ticks} s")
         time.sleep(_LEAD_S)  # the switch tells its last second, the hosts their last work
