@@ -1,0 +1,519 @@
+#!/usr/bin/env python3
+"""Train the models of a manifest on this machine, with a real receiver and a real worker, and show the results.
+
+`scripts/demo.sh` makes the environment and starts this. Everything it makes lies below one state folder, `.demo`, so a
+second run finds the finished jobs and trains nothing again. It leaves no process behind, also after Ctrl-C, SIGTERM or
+a failure. Standard library and the fleet's own client only; the processes it starts are the ones an operator starts.
+
+Exit statuses: 0 every job is completed; 1 a job or a process failed; 2 wrong usage; 130 stopped from outside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from training.fleet import wire
+from training.fleet.cli import views
+from training.fleet.cli.answers import read
+from training.fleet.cli.remote import Remote
+from training.fleet.cli.text import Terminal, bar, clean, cut, duration, number, table
+from training.fleet.client import Client
+from training.fleet.errors import EX_FAILURE, FleetError
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+EX_STOPPED: Final = 130
+START_S: Final = 60.0
+"""Longest wait for the receiver's address and first answer."""
+STOP_S: Final = 30.0
+"""Longest wait for a process that was asked to stop; then it is killed."""
+STUCK_S: Final = 120.0
+"""Longest time without any change before the demo asks why and gives up."""
+LOOK_S: Final = 0.25
+"""Seconds between two looks at the jobs."""
+PLAIN_S: Final = 5.0
+"""Seconds between two progress lines of a job where nothing can be redrawn."""
+QUICK: Final = ("--heartbeat-s", "0.5", "--lease-s", "60", "--ack-s", "20", "--backoff-s", "2")
+"""The receiver's terms are made for trainings of hours; these suit one of seconds."""
+DONE: Final = ("completed", "cancelled")
+RESULT_COLUMNS: Final = ("JOB", "MODEL", "MODE", "SPLIT", "HOST", "DURATION", "AUROC", "AUPRC", "ARTIFACT")
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The folder of the demo.
+
+    Attributes:
+        folder: Where everything lies.
+    """
+
+    folder: Path
+
+    @property
+    def operator_token(self) -> Path:
+        """File with the operator's token."""
+        return self.folder / "operator.token"
+
+    @property
+    def worker_token(self) -> Path:
+        """File with the worker's token."""
+        return self.folder / "worker.token"
+
+    @property
+    def store(self) -> Path:
+        """Folder of the artifacts."""
+        return self.folder / "store"
+
+    def log(self, program: str) -> Path:
+        """File with what a program wrote."""
+        return self.folder / f"{program}.log"
+
+    def make(self) -> None:
+        """Make the folder and the tokens; keep what is there."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for path in (self.operator_token, self.worker_token):
+            if not path.exists():
+                with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                    file.write(secrets.token_urlsafe(32) + "\n")
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep a second demo off this folder.
+
+        Raises:
+            FleetError: Another one runs there.
+        """
+        with (self.folder / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise FleetError(
+                    f"another demo uses {shown(self.folder)}; stop it with Ctrl-C there, or name another folder "
+                    "with --state"
+                ) from None
+            yield
+
+
+@dataclass(slots=True)
+class Program:
+    """A process of the demo, in a session of its own so that Ctrl-C reaches only the demo.
+
+    Attributes:
+        name: What it is, for people.
+        log: Where its output goes.
+        process: The process.
+    """
+
+    name: str
+    log: Path
+    process: subprocess.Popen[bytes]
+
+    @classmethod
+    def start(cls, name: str, state: State, module: str, arguments: Sequence[str], token: tuple[str, Path]) -> Program:
+        """Start a module of the fleet with its output in a fresh log."""
+        environ = {key: value for key, value in os.environ.items() if not key.startswith("CIS490_")}
+        environ |= {token[0]: str(token[1]), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        with state.log(name).open("wb") as log:
+            process = subprocess.Popen(  # noqa: S603 - modules of this project, arguments made here
+                [sys.executable, "-m", module, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environ,
+                cwd=ROOT,
+                start_new_session=True,
+            )
+        return cls(name, state.log(name), process)
+
+    def check(self) -> None:
+        """Raise when the process has ended.
+
+        Raises:
+            FleetError: It has; the message holds the end of its log.
+        """
+        status = self.process.poll()
+        if status is not None:
+            last = self.text().strip().splitlines()[-1:] or ["(it wrote nothing)"]
+            raise FleetError(
+                f"the {self.name} ended with exit status {status}: {last[0]}; its log is {shown(self.log)}"
+            )
+
+    def text(self) -> str:
+        """Return what it wrote so far."""
+        return self.log.read_text(errors="replace")
+
+    def stop(self) -> None:
+        """Ask it to stop, wait, and kill what is left of its session."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(STOP_S)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@dataclass(slots=True)
+class Fleet:
+    """A receiver and, once started, a worker.
+
+    Attributes:
+        state: The folder of the demo.
+        remote: The receiver.
+        programs: What runs, in the order of starting.
+    """
+
+    state: State
+    remote: Remote
+    programs: list[Program] = field(default_factory=list)
+
+    def jobs(self) -> list[wire.JobView]:
+        """Return the jobs that the manifest names, in its order; raise when a process has ended."""
+        for program in self.programs:
+            program.check()
+        page = read(wire.JobPage, self.remote.collect("/v1/jobs", "jobs", {}))
+        return [job for job in page.jobs if job.named]
+
+    def start_worker(self) -> None:
+        """Start the worker, once."""
+        if len(self.programs) > 1:
+            return
+        arguments = ["--receiver", self.remote.address, "--work-dir", str(self.state.folder / "worker")]
+        arguments += ["--dataset", f"lab={ROOT / 'data' / 'lab'}"]
+        token = ("CIS490_WORKER_TOKEN_FILE", self.state.worker_token)
+        self.programs.append(Program.start("worker", self.state, "training.fleet.worker", arguments, token))
+
+    def stop(self) -> None:
+        """Stop everything, the worker first, and let no second Ctrl-C get in between."""
+        for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(name, signal.SIG_IGN)
+        self.remote.close()
+        for program in reversed(self.programs):
+            program.stop()
+
+
+@contextlib.contextmanager
+def fleet(state: State, manifest: Path, port: int) -> Iterator[Fleet]:
+    """Start a receiver, yield it once it answers, and stop everything afterwards.
+
+    Args:
+        state: The folder of the demo.
+        manifest: The manifest it reads.
+        port: TCP port on loopback, 0 for a free one.
+    """
+    folder = state.folder
+    arguments = ["--listen-addr", f"127.0.0.1:{port}", "--manifest", str(manifest), "--db", str(folder / "queue.db")]
+    arguments += ["--store-root", str(state.store), "--incoming-root", str(folder / "incoming")]
+    arguments += ["--index-path", str(folder / "index.jsonl"), *QUICK]
+    token = ("CIS490_OPERATOR_TOKEN_FILE", state.operator_token)
+    receiver = Program.start("receiver", state, "training.fleet.receiver", arguments, token)
+    try:
+        address = _address(receiver)
+        client = Client(address, operator_token=state.operator_token.read_text().strip(), deadline_s=START_S)
+    except BaseException:
+        receiver.stop()
+        raise
+    whole = Fleet(state, Remote(client, address), [receiver])
+    try:
+        whole.remote.health()
+        yield whole
+    finally:
+        whole.stop()
+
+
+def _address(receiver: Program) -> str:
+    """Return the address the receiver says it listens on."""
+    end = time.monotonic() + START_S
+    while time.monotonic() < end:
+        found = re.search(r"127\.0\.0\.1:[1-9]\d*", receiver.text())
+        if found:
+            return f"http://{found[0]}"
+        receiver.check()
+        time.sleep(0.02)
+    raise FleetError(f"the receiver did not start within {START_S:.0f} s; its log is {shown(receiver.log)}")
+
+
+# ---- what happens while it trains -----------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Screen:
+    """Shows how far the jobs are: redrawn in place on a terminal, line by line elsewhere.
+
+    Attributes:
+        terminal: What the output can show.
+        started: When it began, monotonic seconds.
+        height: Lines of the part that is redrawn.
+        said: What was last said of each job, and when.
+    """
+
+    terminal: Terminal
+    started: float
+    height: int = 0
+    said: dict[str, tuple[str, float]] = field(default_factory=dict)
+
+    def show(self, jobs: Sequence[wire.JobView], now: float) -> None:
+        """Show the jobs as they are now."""
+        news = [line for job in jobs for line in self._news(job, now)]
+        live = [] if self.terminal.width is None else self._live(jobs, now, self.terminal.width)
+        back = f"\x1b[{self.height}F\x1b[J" if self.height else ""
+        sys.stdout.write(back + "".join(f"{line}\n" for line in [*news, *live]))
+        sys.stdout.flush()
+        self.height = len(live)
+
+    def finish(self) -> None:
+        """Take away the part that is redrawn."""
+        if self.height:
+            sys.stdout.write(f"\x1b[{self.height}F\x1b[J")
+            sys.stdout.flush()
+            self.height = 0
+
+    def _news(self, job: wire.JobView, now: float) -> list[str]:
+        last, at = self.said.get(job.id, ("", now))
+        state = f"{job.status} {job.attempts_used}"
+        who = f"{job.id[: views.SHORT_ID]}  {job.model} {job.mode} {job.split}"
+        if state != last:
+            self.said[job.id] = (state, now)
+            return self._change(job, who, first=not last)
+        if self.terminal.width is None and job.status == "running" and job.progress and now - at >= PLAIN_S:
+            self.said[job.id] = (state, now)
+            return [clean(f"runs    {who}  {views.meter(job.progress)}")]
+        return []
+
+    def _change(self, job: wire.JobView, who: str, *, first: bool) -> list[str]:
+        if job.status == "completed" and not first:
+            return [clean(f"done    {who}  {views.detail(job)}")]
+        if job.status == "running":
+            return [clean(f"starts  {who} on {job.host}")]
+        if job.failure is not None and not first:
+            what = "failed" if job.status == "failed" else "again "
+            return [clean(f"{what}  {who}  {views.detail(job)}")]
+        return []
+
+    def _live(self, jobs: Sequence[wire.JobView], now: float, width: int) -> list[str]:
+        done = sum(job.status in DONE for job in jobs)
+        share = done + sum(_share(job) for job in jobs)
+        total = bar(round(100 * share), 100 * len(jobs), 24)
+        lines = ["", f"{total} {done} of {len(jobs)} jobs done, {duration(now - self.started)}"]
+        running = [job for job in jobs if job.status in ("claimed", "running")]
+        for job in running:
+            lines += [f"  {clean(f'{job.model} {job.mode}')}  {views.meter(job.progress)}"]
+        if not running and done < len(jobs):
+            lines += ["  waiting for the worker to take the next job"]
+        return [cut(line, width - 1) for line in lines]
+
+
+def _share(job: wire.JobView) -> float:
+    now = job.progress
+    return now.step / now.steps if job.status == "running" and now is not None and now.steps else 0.0
+
+
+def follow(whole: Fleet, terminal: Terminal) -> None:
+    """Show the jobs until all of them ended.
+
+    Raises:
+        FleetError: Nothing moved for a long time; the message says why the first job waits.
+    """
+    screen = Screen(terminal, time.monotonic())
+    seen: object = None
+    moved = time.monotonic()
+    try:
+        while True:
+            jobs, now = whole.jobs(), time.monotonic()
+            screen.show(jobs, now)
+            if all(job.status in (*DONE, "failed") for job in jobs):
+                return
+            pulse = [(job.status, job.attempts_used, job.progress) for job in jobs]
+            if pulse != seen:
+                seen, moved = pulse, now
+            elif now - moved > STUCK_S:
+                raise FleetError(_stuck(whole, jobs))
+            time.sleep(LOOK_S)
+    finally:
+        screen.finish()
+
+
+def _stuck(whole: Fleet, jobs: Sequence[wire.JobView]) -> str:
+    waiting = next(job for job in jobs if job.status not in DONE)
+    why = read(wire.Why, whole.remote.why(waiting.id))
+    log = shown(whole.state.log("worker"))
+    return f"nothing moved for {STUCK_S:.0f} s: {waiting.id[:12]} is {why.status}, {why.summary}; see {log}"
+
+
+# ---- what it says before and after ----------------------------------------------------------------------------------
+
+
+def shown(path: Path) -> str:
+    """Return a path for people: relative to the project where it lies in it."""
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+def results(jobs: Sequence[wire.JobView], state: State, terminal: Terminal) -> list[str]:
+    """Return the table of results; on a terminal the path of each artifact has a line of its own."""
+    rows = [_result(job, terminal) for job in jobs]
+    paths = ["-" if job.artifact_path is None else shown(state.store / job.artifact_path) for job in jobs]
+    if terminal.width is None:
+        return [
+            "\t".join((*RESULT_COLUMNS, "PATH")),
+            *table((), [[*r, p] for r, p in zip(rows, paths, strict=True)], terminal),
+        ]
+    lines = table(RESULT_COLUMNS, rows, terminal, ("SPLIT",))
+    return [*lines, "", terminal.head("artifacts"), *(f"  {clean(path)}" for path in paths if path != "-")]
+
+
+def _result(job: wire.JobView, terminal: Terminal) -> list[str]:
+    who = [views.identity(job.id, terminal), job.model, job.mode, job.split, job.host or "-"]
+    if job.status != "completed":
+        return [*who, job.status, "-", "-", "-"]
+    figures = [number(job.metrics.get(name)) for name in ("auroc", "auprc")]
+    return [*who, duration(job.duration_s), *figures, views.identity(job.artifact or "-", terminal)]
+
+
+def failures(jobs: Sequence[wire.JobView]) -> list[str]:
+    """Return the actual error of every failed job."""
+    lines = []
+    for job in jobs:
+        if job.status == "failed" and job.failure is not None:
+            lines.append(clean(f"failed: {job.id[:12]} {job.model} {job.mode}, {job.failure.kind}"))
+            lines += [f"    {clean(line)}" for line in job.failure.error.splitlines() if line.strip()]
+    return lines
+
+
+def further(jobs: Sequence[wire.JobView], state: State) -> list[str]:
+    """Return how to look further, and where the data came from."""
+    path = next((state.store / job.artifact_path for job in jobs if job.artifact_path), None)
+    lines = [
+        "The telemetry is data/lab, recorded with tools/record_telemetry.py; data/lab/README.md says how and where."
+    ]
+    lines += ["Look further:"]
+    if path is not None:
+        score = "python -m training.trainer.predict --data data/lab/lab.parquet --bundle"
+        lines += [f"  score telemetry with a model:  .venv/bin/{score} {shown(path)}"]
+    lines += [
+        "  keep the fleet running:        scripts/demo.sh --keep",
+        f"  what was stored, one a line:   {shown(state.folder / 'index.jsonl')}",
+        f"  start from nothing:            rm -r {shown(state.folder)}",
+        "  step by step:                  docs/tutorial.md",
+    ]
+    return lines
+
+
+def invitation(whole: Fleet) -> list[str]:
+    """Return what to type in another terminal while the fleet runs."""
+    command = "python3 tools/cis490_jobs.py"
+    return [
+        f"Receiver and worker keep running at {whole.remote.address} until Ctrl-C. In another terminal, in {ROOT}:",
+        f"  export CIS490_RECEIVER={whole.remote.address}",
+        f"  export CIS490_OPERATOR_TOKEN_FILE={shown(whole.state.operator_token)}",
+        f"  {command} status --watch",
+        f"  {command} list",
+        f"  {command} plan etc/demo_manifest.toml",
+    ]
+
+
+# ---- the program ----------------------------------------------------------------------------------------------------
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the demo and return its exit status."""
+    options = _options(argv)
+    for name in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, _stop)
+    state = State(options.state.resolve())
+    try:
+        state.make()
+        with state.held():
+            return run(state, options)
+    except KeyboardInterrupt:
+        say(["", "stopped, nothing is left running; run it again and it goes on where it was"])
+        return EX_STOPPED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EX_FAILURE
+    except FleetError as fault:
+        sys.stderr.write(f"demo: {clean(fault.message)}\n")
+        return EX_FAILURE
+    except OSError as fault:
+        sys.stderr.write(f"demo: {fault.strerror}: {fault.filename}; look at rights and free space there\n")
+        return EX_FAILURE
+
+
+def run(state: State, options: argparse.Namespace) -> int:
+    """Train what is left to train, show the results, and stay if asked to."""
+    terminal = Terminal.of(sys.stdout, os.environ)
+    with fleet(state, options.manifest.resolve(), options.port) as whole:
+        jobs = _begin(whole)
+        if any(job.status not in DONE for job in jobs):
+            whole.start_worker()
+            follow(whole, terminal)
+            jobs = whole.jobs()
+        say(["", *results(jobs, state, terminal), "", *failures(jobs), *further(jobs, state)])
+        if options.keep:
+            _stay(whole)
+    return 0 if all(job.status in DONE for job in jobs) else EX_FAILURE
+
+
+def _begin(whole: Fleet) -> list[wire.JobView]:
+    """Say what there is to do, and give jobs that failed in an earlier run another try."""
+    jobs = whole.jobs()
+    for job in jobs:
+        if job.status == "failed":
+            whole.remote.change(job.id, "requeue")
+    done = sum(job.status in DONE for job in jobs)
+    if done == len(jobs):
+        say([f"nothing to train: all {done} jobs were completed by an earlier run, and no job is trained twice"])
+        return jobs
+    kept = f"; {done} were completed by an earlier run and are not trained again" if done else ""
+    say([f"training {len(jobs) - done} of {len(jobs)} jobs on this machine, receiver at {whole.remote.address}{kept}"])
+    return whole.jobs()
+
+
+def _stay(whole: Fleet) -> None:
+    whole.start_worker()
+    say(["", *invitation(whole)])
+    while True:
+        for program in whole.programs:
+            program.check()
+        time.sleep(1)
+
+
+def say(lines: Sequence[str]) -> None:
+    """Write lines for people."""
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()
+
+
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="demo", description="Train the demo's jobs on this machine.")
+    parser.add_argument("--keep", action="store_true", help="leave receiver and worker running until Ctrl-C")
+    parser.add_argument(
+        "--state", type=Path, default=ROOT / ".demo", metavar="DIR", help="where everything lies (.demo)"
+    )
+    parser.add_argument(
+        "--port", type=int, default=0, help="TCP port of the receiver on loopback; a free one by default"
+    )
+    manifest = ROOT / "etc" / "demo_manifest.toml"
+    parser.add_argument("--manifest", type=Path, default=manifest, metavar="FILE", help="what to train")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
