@@ -10,8 +10,9 @@ import hashlib
 import json
 import math
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from json.encoder import encode_basestring
 from typing import Any, Final, Literal, get_args
 
 from training.fleet.errors import InvalidMessageError
@@ -110,14 +111,13 @@ class Spec:
         Raises:
             InvalidMessageError: A value has no place in an identity (NaN, a date, a huge integer, too deep).
         """
-        hosts = sorted({_text(host).lower() for host in self.train_hosts})
         body: dict[str, Any] = {
             "v": 1,
             "model": self.model,
             "mode": self.mode,
             "hyper": dict(self.hyper),
             "split_recipe": self.split_recipe,
-            "train_hosts": hosts,
+            "train_hosts": list(normal_hosts(self.train_hosts)),
             "seed": self.seed,
         }
         if self.dataset is not None:
@@ -134,9 +134,7 @@ class Spec:
         """Return the identity: 64 hex digits, the SHA-256 of the canonical normal form."""
         data = canonical(self.document())
         if len(data) > MAX_SPEC_BYTES:
-            raise InvalidMessageError(
-                f"the specification takes {len(data)} bytes; at most {MAX_SPEC_BYTES} may be"
-            )
+            raise InvalidMessageError(f"the specification takes {len(data)} bytes; at most {MAX_SPEC_BYTES} may be")
         return hashlib.sha256(data).hexdigest()
 
 
@@ -242,9 +240,17 @@ def normalise(value: Any, depth: int = 0) -> Any:
         return _mapping(value, depth)
     if isinstance(value, list | tuple):
         return [normalise(item, depth + 1) for item in value]
-    raise InvalidMessageError(
-        f"found {value!r} ({type(value).__name__}); expected text, a number, a boolean or a list"
-    )
+    raise InvalidMessageError(f"found {value!r} ({type(value).__name__}); expected text, a number, a boolean or a list")
+
+
+def normal_hosts(names: Iterable[str]) -> tuple[str, ...]:
+    """Return host names or globs in normal form: NFC, lower case, sorted, each once.
+
+    Raises:
+        InvalidMessageError: A name is no valid text.
+    """
+    # Lower case of a composed text need not be composed: J and a caron has no composed form, j and a caron has.
+    return tuple(sorted({_text(_text(name).lower()) for name in names}))
 
 
 def _mapping(value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
@@ -272,7 +278,8 @@ def _number(value: float) -> int | float:
     if isinstance(value, float) and not math.isfinite(value):
         raise InvalidMessageError(f"found {value}; expected a finite number")
     if abs(value) > MAX_INTEGER and (isinstance(value, int) or value.is_integer()):
-        raise InvalidMessageError(f"found {value}; expected an integer between -(2^53-1) and 2^53-1")
+        # Its digits are left out: Python refuses to write more than 4,300 of them.
+        raise InvalidMessageError("found a larger number; expected an integer between -(2^53-1) and 2^53-1")
     return value
 
 
@@ -289,9 +296,11 @@ def canonical(value: Any) -> bytes:
         return b"{" + b",".join(canonical(key) + b":" + canonical(item) for key, item in items) + b"}"
     if isinstance(value, list | tuple):
         return b"[" + b",".join(canonical(item) for item in value) + b"]"
+    if isinstance(value, str):
+        return encode_basestring(value).encode()
     if isinstance(value, float):
         return _es_number(value).encode()
-    return json.dumps(value, ensure_ascii=False).encode()
+    return json.dumps(value).encode()
 
 
 def _es_number(value: float) -> str:

@@ -1,0 +1,186 @@
+"""Reading a manifest in a child process, so that the receiver's memory and event loop stay flat.
+
+Owns the exchange with the child: one JSON line each, kept in a temporary file and read back job by job. Guarantees
+that the entries equal those of `load`, and that a child which dies or hangs is an error, never a shorter manifest.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any, TextIO
+
+from training.fleet.errors import Fault, ManifestError, UnavailableError
+from training.fleet.jobs import DatasetRef, Limits, Policy, Requirement, Spec, Trainer
+from training.fleet.manifest.entries import Header, JobEntry, Manifest
+
+_ROOT = Path(__file__).resolve().parents[3]
+_SCRUBBED = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIALS")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A manifest that a child has read.
+
+    Attributes:
+        header: Everything besides the jobs.
+        entries: The jobs in the order of the file, once; read from a temporary file that goes with the iterator.
+    """
+
+    header: Header
+    entries: Iterator[JobEntry]
+
+
+def child_load(path: Path, *, base: Path | None = None, ask_trainer: bool = True, timeout_s: float = 120) -> Loaded:
+    """Read and check a manifest file in a child process.
+
+    Args:
+        path: The file.
+        base: Folder for the trainer's command and schema file; the file's own when None.
+        ask_trainer: As in `load`.
+        timeout_s: Seconds the child may take.
+
+    Raises:
+        ManifestError: With every fault the child found.
+        UnavailableError: The child died or took too long; nothing is known about the manifest.
+    """
+    words = [sys.executable, "-m", "training.fleet.manifest", "--rows", str(path.resolve())]
+    words += [] if base is None else ["--base", str(base.resolve())]
+    words += [] if ask_trainer else ["--no-trainer"]
+    spool = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the iterator
+    try:
+        _run(words, spool, timeout_s)
+        spool.seek(0)
+        first = _answer(json.loads(spool.readline()))
+        return Loaded(_header(first), _entries(spool, first["count"]))
+    except BaseException:
+        spool.close()
+        raise
+
+
+def write_rows(manifest: Manifest, out: TextIO) -> None:
+    """Write a manifest as JSON lines: the header, then requirements and limits before the jobs that use them."""
+    out.write(json.dumps(_header_row(manifest.header)) + "\n")
+    # Equal requirements are one object in a manifest, and it keeps them alive.
+    numbers: dict[int, int] = {}
+    for entry in manifest.jobs:
+        for part in (entry.requirement, entry.limits):
+            if id(part) not in numbers:
+                numbers[id(part)] = len(numbers)
+                out.write(json.dumps(asdict(part)) + "\n")
+        numbered = (entry.position, entry.line, numbers[id(entry.requirement)], numbers[id(entry.limits)])
+        out.write(json.dumps([entry.id, entry.document, *numbered]) + "\n")
+
+
+def write_faults(error: ManifestError, out: TextIO) -> None:
+    """Write what is wrong with a manifest as one JSON line."""
+    out.write(json.dumps({"message": error.message, "faults": [asdict(fault) for fault in error.faults]}) + "\n")
+
+
+def _run(words: list[str], spool: IO[bytes], timeout_s: float) -> None:
+    environment = {name: value for name, value in os.environ.items() if not any(word in name for word in _SCRUBBED)}
+    try:
+        done = subprocess.run(  # noqa: S603 - our own module with our own interpreter
+            words,
+            cwd=_ROOT,
+            env=environment | {"PYTHONPATH": str(_ROOT), "PYTHONUTF8": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=spool,
+            stderr=subprocess.PIPE,
+            timeout=timeout_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise UnavailableError(
+            f"reading the manifest took more than {timeout_s:g} s, nothing was applied; make it smaller or try again"
+        ) from None
+    except OSError as error:
+        raise UnavailableError(f"no process could be started to read the manifest: {error}; try again") from error
+    if done.returncode != 0:
+        last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2][:200]
+        raise UnavailableError(
+            f"the process that reads the manifest ended with status {done.returncode} ({last or 'no message'}), "
+            "nothing was applied; check the free memory and try again"
+        )
+
+
+def _answer(first: dict[str, Any]) -> dict[str, Any]:
+    if "faults" in first:
+        raise ManifestError(first["message"], faults=tuple(Fault(**fault) for fault in first["faults"]))
+    return first
+
+
+def _header_row(header: Header) -> dict[str, Any]:
+    return {
+        "digest": header.digest,
+        "hosts": {name: asdict(policy) for name, policy in header.hosts.items()},
+        "trainer": asdict(header.trainer),
+        "datasets": {name: dataset.digest for name, dataset in header.datasets.items()},
+        "warnings": header.warnings,
+        "contract": header.contract,
+        "count": header.count,
+    }
+
+
+def _header(row: dict[str, Any]) -> Header:
+    return Header(
+        digest=row["digest"],
+        hosts={name: Policy(**_tuples(policy)) for name, policy in row["hosts"].items()},
+        trainer=Trainer(**_tuples(row["trainer"])),
+        datasets={name: DatasetRef(name, digest) for name, digest in row["datasets"].items()},
+        warnings=tuple(row["warnings"]),
+        contract=row["contract"],
+        count=row["count"],
+    )
+
+
+def _entries(spool: IO[bytes], count: int) -> Iterator[JobEntry]:
+    parts: list[Any] = []
+    left = count
+    with spool, io.TextIOWrapper(spool, encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            if isinstance(row, dict):
+                parts.append(_part(row))
+                continue
+            identity, document, position, header_line, requirement, limits = row
+            spec = spec_of(json.loads(document))
+            left -= 1
+            yield JobEntry(identity, spec, document, parts[requirement], parts[limits], position, header_line)
+    if left:
+        raise UnavailableError(f"{left} of {count} jobs are missing from the temporary file; is its disk full?")
+
+
+def spec_of(document: dict[str, Any]) -> Spec:
+    """Return the specification whose `document()` this is."""
+    dataset = document.get("dataset")
+    return Spec(
+        document["model"],
+        document["mode"],
+        document["hyper"],
+        document["split_recipe"],
+        tuple(document["train_hosts"]),
+        document["seed"],
+        None if dataset is None else DatasetRef(dataset["name"], dataset.get("digest")),
+        document.get("revision"),
+    )
+
+
+def _part(row: dict[str, Any]) -> Requirement | Limits:
+    if "priority" in row:
+        return Limits(**row)
+    fields = _tuples(row)
+    if fields["dataset"] is not None:
+        fields["dataset"] = DatasetRef(**fields["dataset"])
+    return Requirement(**fields)
+
+
+def _tuples(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}

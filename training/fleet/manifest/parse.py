@@ -1,0 +1,468 @@
+"""From tables to jobs: every check of a manifest, and the identity of each job.
+
+Owns the rules that span keys and tables. Guarantees that a fault in one job hides none in another, and that an id is
+the one `Spec.job_id` gives; the pieces of the canonical text that repeat are made once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from training.fleet.errors import InvalidMessageError, TrainerError
+from training.fleet.jobs import (
+    DEFAULT_DATASET,
+    MAX_SPEC_BYTES,
+    DatasetRef,
+    Limits,
+    Policy,
+    Requirement,
+    Spec,
+    Trainer,
+    canonical,
+    normalise,
+)
+from training.fleet.manifest import keys
+from training.fleet.manifest.declaration import Declaration, compiled
+from training.fleet.manifest.entries import DEFAULT_HOST, Header, JobEntry, Manifest
+from training.fleet.manifest.findings import Findings, nearest, short
+from training.fleet.manifest.keys import Key, WrongValueError
+from training.fleet.manifest.text import MAX_JOBS, Document, read_document
+
+__all__ = ["MAX_JOBS", "parse"]
+
+_TABLES: Final = ("manifest", "defaults", "hosts", "datasets", "trainer", "jobs")
+_GLOB_SIGNS: Final = frozenset("*?[")
+
+
+def parse(data: bytes, declaration: dict[str, Any] | None) -> Manifest:
+    """Read a manifest from its bytes.
+
+    Args:
+        data: The whole file.
+        declaration: What the trainer declares (`declaration_of`), None to leave models and hyper-parameters unchecked.
+
+    Returns:
+        Header and jobs, in the order of the file, twins once.
+
+    Raises:
+        ManifestError: With every fault, at most 1,000 of them listed.
+    """
+    return checked(data, read_document(data), declaration)
+
+
+def checked(
+    data: bytes, document: Document, declaration: dict[str, Any] | None, trouble: str | None = None
+) -> Manifest:
+    """Check a manifest's tables.
+
+    Args:
+        data: The whole file, for its digest.
+        document: Its tables.
+        declaration: What the trainer declares, or None.
+        trouble: Why there is no declaration although the trainer was asked for one.
+
+    Raises:
+        ManifestError: With every fault.
+    """
+    findings = Findings()
+    declared = _declared(document, declaration, trouble, findings)
+    reader = Tables(document, findings, declared)
+    jobs = tuple(_jobs(document, reader, findings))
+    findings.check()
+    if not jobs:
+        findings.warn("the manifest names no job")
+    header = Header(
+        digest=hashlib.sha256(data).hexdigest(),
+        hosts=reader.hosts,
+        trainer=reader.trainer,
+        datasets=reader.datasets,
+        warnings=findings.warnings,
+        contract=declared.contract if declared else None,
+        count=len(jobs),
+    )
+    return Manifest(header, jobs)
+
+
+def trainer_of(document: Document) -> tuple[tuple[str, ...], str | None] | None:
+    """Return command and schema file of the trainer, None when that table has a fault."""
+    findings = Findings()
+    table = document.tables.get("trainer", {})
+    values = _values(table, keys.TRAINER, "trainer", document, findings)
+    return None if findings.faults else (values["command"], values["schema"])
+
+
+def _declared(
+    document: Document, declaration: dict[str, Any] | None, trouble: str | None, findings: Findings
+) -> Declaration | None:
+    line = _at(document.table_line("trainer"))
+    if trouble is not None:
+        findings.fault(f"trainer{line}", trouble, "a declaration", "mend the trainer or give trainer.schema")
+    if declaration is None:
+        return None
+    try:
+        return compiled(declaration)
+    except TrainerError as error:
+        findings.fault(f"trainer{line}", error.message, "a JSON Schema of models and hyper-parameters")
+        return None
+
+
+class Tables:
+    """Everything a manifest says besides its jobs, and how a job is read against it."""
+
+    def __init__(self, document: Document, findings: Findings, declared: Declaration | None) -> None:
+        self._document, self._findings, self._declared = document, findings, declared
+        tables = document.tables
+        for name in tables:
+            if name not in _TABLES:
+                place = f"{name if name.isidentifier() else short(name)}{_at(document.table_line('', name))}"
+                findings.fault(place, f"the key {short(name)}", "a table of a manifest", nearest(name, _TABLES))
+        self.expected_jobs: int | None = self._manifest(tables)
+        self.datasets = self._datasets(tables.get("datasets", {}))
+        self.hosts = self._hosts(tables.get("hosts", {}))
+        trainer = _values(tables.get("trainer", {}), keys.TRAINER, "trainer", document, findings)
+        contract = declared.contract if declared else None
+        self.trainer = Trainer(trainer["command"], contract)
+        self._own_contract = contract if trainer["command"] == Trainer().command else None
+        self._revision: str | None = trainer["revision"]
+        defaults = _values(tables.get("defaults", {}), keys.DEFAULTS, "defaults", document, findings)
+        self._defaults = {name: key.default for name, key in keys.JOB.items()} | defaults
+        self._check_defaults(defaults)
+        self._hyper: dict[tuple[str, int], tuple[dict[str, Any], str]] = {}
+        self._texts: dict[Any, str] = {}
+        self._requirements: dict[Any, Requirement] = {}
+        self._limits: dict[Any, Limits] = {}
+        self._known_hosts: set[str] = set()
+
+    def job(self, position: int, table: Any) -> JobEntry | None:
+        """Read one job.
+
+        Args:
+            position: Its number, the first is 1.
+            table: Its table.
+
+        Returns:
+            The entry, None when the job has a fault; the faults are in the findings.
+        """
+        if not isinstance(table, dict):
+            self._fault(position, None, short(table), "a table [[jobs]]")
+            return None
+        before = len(self._findings.faults)
+        values = self._values(position, table)
+        hyper = self._checked_hyper(position, values)
+        self._references(position, table, values)
+        if len(self._findings.faults) != before or hyper is None:
+            return None
+        values["hyper"], text = hyper
+        return self._entry(position, values, text)
+
+    def _values(self, position: int, table: Mapping[str, Any]) -> dict[str, Any]:
+        values = self._defaults.copy()
+        for name, value in table.items():
+            key = keys.JOB.get(name)
+            if key is None:
+                self._fault(position, name, f"the key {short(name)}", "a key of a job", nearest(name, keys.JOB))
+                continue
+            try:
+                values[name] = key.read(value)
+            except WrongValueError:
+                values[name] = None
+                self._fault(position, name, short(value), key.expected)
+        for name in ("model", "mode"):
+            if values[name] is None and name not in table and name not in self._document.tables.get("defaults", ()):
+                self._fault(position, name, "nothing", keys.JOB[name].expected, "every job needs it")
+        return values
+
+    def _checked_hyper(self, position: int, values: Mapping[str, Any]) -> tuple[dict[str, Any], str] | None:
+        """Return a job's hyper-parameters in normal form and as canonical text, None when they have a fault."""
+        model, hyper = values["model"], values["hyper"]
+        if model is None or hyper is None:
+            return None
+        # The document keeps every table alive, so an object's id names it for as long as this reader lives.
+        known = self._hyper.get((model, id(hyper)))
+        if known is None and self._fits(position, model, hyper):
+            try:
+                normal = normalise(hyper, 1)
+            except InvalidMessageError as error:
+                self._not_json(position, hyper, error)
+                return None
+            known = self._hyper[model, id(hyper)] = (normal, canonical(normal).decode())
+        return known
+
+    def _fits(self, position: int, model: str, hyper: Mapping[str, Any]) -> bool:
+        before = len(self._findings.faults)
+        if self._declared is not None and model not in self._declared.models:
+            models = self._declared.models
+            self._fault(position, "model", short(model), "a model the trainer declares", nearest(model, models))
+        elif self._declared is not None:
+            for key, found, expected, hint in self._declared.troubles(model, hyper):
+                self._fault(position, f"hyper.{key}", found, expected, hint)
+        return len(self._findings.faults) == before
+
+    def _not_json(self, position: int, hyper: Mapping[str, Any], whole: InvalidMessageError) -> None:
+        """Find the hyper-parameters that have no place in an identity."""
+        before = len(self._findings.faults)
+        for key, value in hyper.items():
+            try:
+                normalise({key: value}, 1)
+            except InvalidMessageError as error:
+                self._fault(position, f"hyper.{key}", short(value), f"a value that JSON knows ({error.message})")
+        if len(self._findings.faults) == before:
+            self._fault(position, "hyper", short(hyper), f"different keys ({whole.message})")
+
+    def _references(self, position: int, table: Mapping[str, Any], values: dict[str, Any]) -> None:
+        """Check what a job names elsewhere; defaults were checked once, at their own place."""
+        declared = self._declared
+        if "mode" in table and declared is not None:
+            self._one_of(position, "mode", values["mode"], declared.modes)
+        if "split_recipe" in table and declared is not None:
+            self._one_of(position, "split_recipe", values["split_recipe"], declared.splits)
+        if "dataset" in table:
+            self._one_of(position, "dataset", values["dataset"], self.datasets, "add a table [datasets.NAME]")
+        if "allowed_hosts" in table and values["allowed_hosts"]:
+            self._check_hosts(position, values["allowed_hosts"])
+
+    def _check_defaults(self, defaults: Mapping[str, Any]) -> None:
+        set_here = {name: None for name in self._document.tables.get("defaults", {}) if name in defaults}
+        if isinstance(self._document.tables.get("defaults"), dict):
+            self._known_hosts = set()
+            self._references(0, set_here, dict(defaults))
+
+    def _one_of(self, position: int, key: str, value: str | None, valid: Any, hint: str = "") -> None:
+        if value is None or valid is None or value in valid:
+            return
+        known = ", ".join(sorted(valid)[:20]) or f"a name that the manifest declares; {hint}"
+        self._fault(position, key, short(value), f"one of {known}" if valid else known, nearest(value, valid))
+
+    def _check_hosts(self, position: int, globs: tuple[str, ...]) -> None:
+        for glob in globs:
+            if glob in self.hosts or glob in self._known_hosts or not _GLOB_SIGNS.isdisjoint(glob):
+                continue
+            if DEFAULT_HOST not in self.hosts:
+                hint = nearest(glob, self.hosts) or "add a table [hosts.NAME]"
+                self._fault(position, "allowed_hosts", short(glob), "a host that the manifest admits", hint)
+                continue
+            self._known_hosts.add(glob)
+            place = self._place(position, "allowed_hosts")
+            self._findings.warn(f"{place}: the host {glob} has no table of its own, [hosts.default] holds for it")
+
+    def _entry(self, position: int, values: dict[str, Any], hyper: str) -> JobEntry | None:
+        dataset = self.datasets[values["dataset"]] if values["dataset"] is not None else None
+        document = self._document_text(values, dataset, hyper)
+        data = document.encode()
+        if len(data) > MAX_SPEC_BYTES:
+            expected = f"at most {MAX_SPEC_BYTES} bytes of hyper-parameters and hosts"
+            self._fault(position, "hyper", f"{len(data)} bytes", expected)
+            return None
+        spec = Spec(
+            values["model"],
+            values["mode"],
+            values["hyper"],
+            values["split_recipe"],
+            values["train_hosts"],
+            values["seed"],
+            dataset,
+            self._revision,
+        )
+        return JobEntry(
+            hashlib.sha256(data).hexdigest(),
+            spec,
+            document,
+            self._requirement(values, dataset),
+            self._job_limits(values),
+            position,
+            self._document.lines[position - 1] if self._document.lines else None,
+        )
+
+    def _document_text(self, values: dict[str, Any], dataset: DatasetRef | None, hyper: str) -> str:
+        """Return the canonical JSON of the identity, put together in the order RFC 8785 sorts its keys."""
+        named = "" if dataset is None else f'"dataset":{self._text(dataset)},'
+        revision = "" if self._revision is None else f'"revision":{self._text(self._revision)},'
+        return (
+            f'{{{named}"hyper":{hyper},"mode":{self._text(values["mode"])},"model":{self._text(values["model"])},'
+            f'{revision}"seed":{values["seed"]},"split_recipe":{self._text(values["split_recipe"])},'
+            f'"train_hosts":{self._text(values["train_hosts"])},"v":1}}'
+        )
+
+    def _text(self, value: str | tuple[str, ...] | DatasetRef) -> str:
+        text = self._texts.get(value)
+        if text is None:
+            plain: Any = value
+            if isinstance(value, DatasetRef):
+                plain = {"name": value.name} | ({} if value.digest is None else {"digest": value.digest})
+            text = self._texts[value] = canonical(normalise(plain)).decode()
+        return text
+
+    def _requirement(self, values: dict[str, Any], dataset: DatasetRef | None) -> Requirement:
+        if dataset is None and self._declared is not None and self._declared.needs_dataset:
+            dataset = DatasetRef(DEFAULT_DATASET)
+        fields = (
+            values["model"],
+            values["require_cuda"],
+            values["prefer_cuda"],
+            values["min_vram_gib"],
+            values["min_ram_gib"],
+            values["allowed_hosts"],
+            dataset,
+            self._own_contract,
+        )
+        found = self._requirements.get(fields)
+        if found is None:
+            found = self._requirements[fields] = Requirement(*fields)
+        return found
+
+    def _job_limits(self, values: dict[str, Any]) -> Limits:
+        fields = (values["priority"], values["timeout_s"], values["max_attempts"])
+        found = self._limits.get(fields)
+        if found is None:
+            found = self._limits[fields] = Limits(*fields)
+        return found
+
+    def _manifest(self, tables: Mapping[str, Any]) -> int | None:
+        if "manifest" not in tables:
+            self._findings.fault("manifest", "nothing", "a table [manifest] with schema = 1")
+            return None
+        values = _values(tables["manifest"], keys.MANIFEST, "manifest", self._document, self._findings)
+        if isinstance(tables["manifest"], dict) and "schema" not in tables["manifest"]:
+            place = f"manifest.schema{_at(self._document.table_line('manifest'))}"
+            self._findings.fault(place, "nothing", keys.MANIFEST["schema"].expected)
+        expected: int | None = values["jobs"]
+        return expected
+
+    def _datasets(self, tables: Any) -> dict[str, DatasetRef]:
+        datasets = {}
+        for name, table in self._named("datasets", tables, keys.NAME.fullmatch, "a name of a dataset"):
+            values = _values(table, keys.DATASET, f"datasets.{name}", self._document, self._findings)
+            datasets[name] = DatasetRef(name, values["digest"])
+            if name == DEFAULT_DATASET:
+                expected = "another name; this one is every host's own default dataset"
+                self._findings.fault(f"datasets.{name}", short(name), expected, "leave `dataset` out of the job")
+        return datasets
+
+    def _hosts(self, tables: Any) -> dict[str, Policy]:
+        hosts: dict[str, Policy] = {}
+        for name, table in self._named("hosts", tables, lambda text: keys.HOST.fullmatch(text.lower()), "a host name"):
+            values = _values(table, keys.HOST_TABLE, f"hosts.{name}", self._document, self._findings)
+            if name.lower() in hosts:
+                place = f"hosts.{name}{_at(self._document.table_line(f'hosts.{name}'))}"
+                self._findings.fault(place, "a second table for this host", "one table per host, in lower case")
+            hosts[name.lower()] = Policy(**values)
+            self._check_policy(name, values)
+        if not hosts:
+            self._findings.warn("the manifest admits no host; add [hosts.default] or a table per host")
+        return hosts
+
+    def _check_policy(self, name: str, values: Mapping[str, Any]) -> None:
+        models = self._declared.models if self._declared is not None else None
+        for key in ("allow_jobs", "deny_jobs"):
+            for glob in values[key] or ():
+                if models is not None and glob not in models and _GLOB_SIGNS.isdisjoint(glob):
+                    hint = nearest(glob, models)
+                    self._findings.warn(f"hosts.{name}.{key}: the trainer declares no model {glob}; {hint}")
+
+    def _named(self, section: str, tables: Any, fits: Any, expected: str) -> Iterator[tuple[str, Any]]:
+        if not isinstance(tables, dict):
+            place = f"{section}{_at(self._document.table_line('', section))}"
+            self._findings.fault(place, short(tables), f"tables [{section}.NAME]")
+            return
+        for name, table in tables.items():
+            if fits(name):
+                yield name, table
+            else:
+                place = f"{section}{_at(self._document.table_line(f'{section}.{name}'))}"
+                self._findings.fault(place, f"the name {short(name)}", f"{expected}: letters, digits, dot, dash")
+
+    def _fault(self, position: int, key: str | None, found: str, expected: str, hint: str = "") -> None:
+        self._findings.fault(self._place(position, key), found, expected, hint)
+
+    def _place(self, position: int, key: str | None) -> str:
+        if position == 0:
+            return _place("defaults", key, self._document)
+        shown = f".{_plain(key)}" if key else ""
+        return f"jobs[{position}]{shown}{_at(self._document.line(position, key or ''))}"
+
+
+def _jobs(document: Document, reader: Tables, findings: Findings) -> Iterator[JobEntry]:
+    """Yield the jobs, twins once, and check their number."""
+    tables = document.jobs
+    if not isinstance(tables, list):
+        findings.fault("jobs", short(tables), "tables [[jobs]]", "write [[jobs]] with two brackets")
+        return
+    if reader.expected_jobs is not None and reader.expected_jobs != len(tables):
+        place = _place("manifest", "jobs", document)
+        findings.fault(
+            place,
+            f"jobs = {reader.expected_jobs}",
+            f"{len(tables)}, the jobs that stand in the file",
+            "the file may be half written",
+        )
+    if len(tables) > MAX_JOBS:
+        findings.fault("jobs", f"{len(tables)} jobs", f"at most {MAX_JOBS}", "split the work over several receivers")
+        return
+    seen: dict[str, JobEntry] = {}
+    for position, table in enumerate(tables, 1):
+        if findings.full:
+            return
+        entry = reader.job(position, table)
+        if entry is not None and seen.setdefault(entry.id, entry) is entry:
+            yield entry
+        elif entry is not None:
+            _twin(findings, seen[entry.id], entry)
+
+
+def _twin(findings: Findings, first: JobEntry, second: JobEntry) -> None:
+    both = f"jobs[{first.position}]{_at(first.line)} and jobs[{second.position}]{_at(second.line)}"
+    differing = [key for key in _constraints(first) if _constraints(first)[key] != _constraints(second)[key]]
+    if not differing:
+        findings.warn(f"{both} are the same job; it counts once")
+        return
+    found = f"the same job twice with another {', '.join(differing)}"
+    findings.fault(both, found, "one table per job, or another seed or hyper-parameter", "remove one of them")
+
+
+def _constraints(entry: JobEntry) -> dict[str, Any]:
+    wanted, limits = entry.requirement, entry.limits
+    return {
+        "require_cuda": wanted.require_cuda,
+        "prefer_cuda": wanted.prefer_cuda,
+        "min_vram_gib": wanted.min_vram_gib,
+        "min_ram_gib": wanted.min_ram_gib,
+        "allowed_hosts": wanted.allowed_hosts,
+        "priority": limits.priority,
+        "timeout_s": limits.timeout_s,
+        "max_attempts": limits.max_attempts,
+    }
+
+
+def _values(table: Any, known: Mapping[str, Key], name: str, document: Document, findings: Findings) -> dict[str, Any]:
+    """Return every key of a table in normal form, defaults where it is silent or wrong."""
+    values = {key: rule.default for key, rule in known.items()}
+    if not isinstance(table, dict):
+        findings.fault(f"{name}{_at(document.table_line(name))}", short(table), f"a table [{name}]")
+        return values
+    for key, value in table.items():
+        if key not in known:
+            hint = nearest(key, known)
+            if name == "defaults" and key in keys.JOB:
+                hint = "it belongs to one job; write it in each [[jobs]] table"
+            findings.fault(_place(name, key, document), f"the key {short(key)}", f"a key of [{name}]", hint)
+            continue
+        try:
+            values[key] = known[key].read(value)
+        except WrongValueError:
+            findings.fault(_place(name, key, document), short(value), known[key].expected)
+    return values
+
+
+def _place(table: str, key: str | None, document: Document) -> str:
+    shown = f".{_plain(key)}" if key else ""
+    return f"{table}{shown}{_at(document.table_line(table, key or ''))}"
+
+
+def _plain(key: str) -> str:
+    return key if key.isprintable() and len(key) <= 100 else short(key)
+
+
+def _at(line: int | None) -> str:
+    return "" if line is None else f" (line {line})"

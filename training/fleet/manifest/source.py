@@ -1,0 +1,106 @@
+"""Reading a manifest from its file.
+
+Owns the file and the question to the trainer. Guarantees that the bytes are those of one whole file: it is read once
+and must not have changed meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+from training.fleet.errors import Fault, ManifestError, TrainerError
+from training.fleet.manifest.declaration import declaration_of
+from training.fleet.manifest.entries import Manifest
+from training.fleet.manifest.findings import invalid
+from training.fleet.manifest.parse import checked, trainer_of
+from training.fleet.manifest.text import MAX_MANIFEST_BYTES, Document, read_document, too_large
+
+__all__ = ["MAX_MANIFEST_BYTES", "load", "read_bytes"]
+
+_TRIES = 5
+
+
+def load(path: Path, *, base: Path | None = None, ask_trainer: bool = True) -> Manifest:
+    """Read and check a manifest file.
+
+    Args:
+        path: The file.
+        base: Folder for the trainer's command and schema file; the file's own when None.
+        ask_trainer: False reads the file without starting or reading anything it names; models and hyper-parameters
+            of a trainer other than the project's own are then unchecked.
+
+    Raises:
+        ManifestError: With every fault; also when the file cannot be read or changes while it is read.
+    """
+    data = read_bytes(path)
+    return load_bytes(data, path.parent if base is None else base, ask_trainer=ask_trainer)
+
+
+def load_bytes(data: bytes, base: Path, *, ask_trainer: bool = True) -> Manifest:
+    """Check a manifest that is in memory already; arguments and errors as in `load`."""
+    document = read_document(data)
+    declaration, trouble = _declaration(document, base, ask_trainer)
+    return checked(data, document, declaration, trouble)
+
+
+def _declaration(document: Document, base: Path, ask_trainer: bool) -> tuple[dict[str, object] | None, str | None]:
+    trainer = trainer_of(document)
+    foreign = bool(document.tables.get("trainer"))
+    if trainer is None or (foreign and not ask_trainer):
+        return None, None
+    try:
+        return declaration_of(*trainer, base), None
+    except TrainerError as error:
+        return None, error.message
+
+
+def read_bytes(path: Path, *, read: Callable[[int, int], bytes] = os.read) -> bytes:
+    """Read a whole file that nobody writes meanwhile.
+
+    Args:
+        path: The file.
+        read: Reads at most so many bytes from a descriptor.
+
+    Raises:
+        ManifestError: The file cannot be read, is too large, is no file, or changes time and again.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except OSError as error:
+        raise _unreadable(path, error.strerror or "no access") from error
+    try:
+        for _ in range(_TRIES):
+            data = _attempt(path, descriptor, read)
+            if data is not None:
+                return data
+            os.lseek(descriptor, 0, os.SEEK_SET)
+    except OSError as error:
+        raise _unreadable(path, error.strerror or "no access") from error
+    finally:
+        os.close(descriptor)
+    raise _unreadable(path, "a file that changes while it is read", "write it under another name, then rename it")
+
+
+def _attempt(path: Path, descriptor: int, read: Callable[[int, int], bytes]) -> bytes | None:
+    """Read the file once; None when it changed meanwhile."""
+    before = os.fstat(descriptor)
+    if not stat.S_ISREG(before.st_mode):
+        raise _unreadable(path, "no regular file")
+    if before.st_size > MAX_MANIFEST_BYTES:
+        raise too_large(before.st_size)
+    pieces = []
+    left = MAX_MANIFEST_BYTES + 1
+    while left > 0 and (piece := read(descriptor, min(left, 2**20))):
+        pieces.append(piece)
+        left -= len(piece)
+    data = b"".join(pieces)
+    after = os.fstat(descriptor)
+    same = (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns) and len(data) == after.st_size
+    return data if same else None
+
+
+def _unreadable(path: Path, found: str, hint: str = "check the path and its permissions") -> ManifestError:
+    return invalid((Fault(str(path), found.lower(), "a readable TOML file", hint),))
