@@ -438,8 +438,9 @@ class _Reader:
                 self._fault("features", column, "an input that is no role, no split column and not in features.never")
         for column in sorted({column for column in inputs if inputs.count(column) > 1}):
             self._fault("features", column, "each column in one tier only")
-        if len(set(roles.columns())) < len(roles.columns()):
-            self._fault("roles", ", ".join(roles.columns()), "a column of its own for each role")
+        named = [column for column in roles.columns() if column]
+        if len(set(named)) < len(named):
+            self._fault("roles", ", ".join(named), "a column of its own for each role")
 
     def _table(self, name: str) -> dict[str, Any]:
         table = self.document.get(name)
@@ -452,9 +453,7 @@ class _Reader:
         value = table.get(key)
         if isinstance(value, str) and value.strip():
             return value
-        # One fault for a missing table is enough.
-        if table or place not in self.document:
-            self._fault(f"{place}.{key}", value, "text that is not empty")
+        self._fault(f"{place}.{key}", value, "text that is not empty")
         return ""
 
     def _names(self, table: dict[str, Any], place: str, key: str) -> tuple[str, ...]:
@@ -472,5 +471,8 @@ class _Reader:
                 self._fault(path, "an unknown key", f"one of {', '.join(known)}; nearest is {near}", raw=True)
 
     def _fault(self, place: str, found: Any, expected: str, *, raw: bool = False) -> None:
+        table, dot, _ = place.partition(".")
+        if dot and not isinstance(self.document.get(table), dict):
+            return  # one fault for a missing table is enough
         text = found if raw else "nothing" if found is None else repr(found)
         self.faults.append(Fault(place, text if len(text) <= 200 else text[:197] + "...", expected))

@@ -8,7 +8,8 @@ to test on. Guarantees, checked for every fold and every recipe:
 - with `hosts` and `group` no host is on both the testing side and another one;
 - `train_hosts` limits training and validation, never testing;
 - validation windows come from the training side alone: whole hosts are held out for `hosts` and `group`, the last fifth
-  of each host's training part for `time` and `published`, a fifth of the training windows for `random`.
+  of each host's training windows for `time` and `published`, a fifth of the training windows for `random`. Where one
+  way leaves a side with one class, the other way is taken.
 
 `random` leaks by its nature: neighbouring windows share rows and incidents. It says so in every result.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,7 +32,7 @@ from training.trainer.windows import WindowSet
 
 LEAKING_RECIPES = frozenset({"random"})
 VALIDATION_FRACTION = 0.2
-_TRAIN, _VALIDATION, _TEST, _UNUSED = 0, 1, 2, 3
+_TRAIN, _TEST, _UNUSED = 0, 1, 2
 
 Mask = npt.NDArray[np.bool_]
 Sides = npt.NDArray[np.int8]
@@ -68,9 +70,9 @@ def folds_of(windows: WindowSet, dataset: Dataset, recipe: str, train_hosts: Seq
     if isinstance(split, RandomSplit):
         folds = [_random_fold(windows, split, allowed, seed)]
     elif isinstance(split, TimeSplit):
-        folds = [_row_fold(windows, "time", _time_sides(windows, split), allowed)]
+        folds = [_row_fold(windows, "time", _time_sides(windows, split), allowed, split.gap, seed)]
     elif isinstance(split, PublishedSplit):
-        folds = [_row_fold(windows, "published", _published_sides(windows, split), allowed)]
+        folds = [_row_fold(windows, "published", _published_sides(windows, split), allowed, 0, seed)]
     else:
         folds = _held_out_folds(windows, split, allowed, seed)
     for fold in folds:
@@ -81,7 +83,7 @@ def folds_of(windows: WindowSet, dataset: Dataset, recipe: str, train_hosts: Seq
 def final_fold(windows: WindowSet, train_hosts: Sequence[str], seed: int) -> Fold:
     """Return the fold of the model that is kept when a recipe has several: all allowed windows, nothing to test on."""
     allowed = allowed_hosts(windows.telemetry.hosts, train_hosts)[windows.host]
-    train, validation = _validation_hosts(windows, np.flatnonzero(allowed), seed)
+    train, validation = _hosts_held_out(windows, np.flatnonzero(allowed), 0, seed)
     fold = Fold("final", train, validation, np.empty(0, np.int64))
     _check_classes(windows, fold)
     return fold
@@ -141,22 +143,21 @@ def _random_fold(windows: WindowSet, split: RandomSplit, allowed: Mask, seed: in
     return Fold("random", *(np.flatnonzero(part) for part in parts))
 
 
-def _row_fold(windows: WindowSet, name: str, sides: Sides, allowed: Mask) -> Fold:
+def _row_fold(windows: WindowSet, name: str, sides: Sides, allowed: Mask, gap: int, seed: int) -> Fold:
     """Turn sides of rows into sides of windows; a window that touches two sides is on none."""
     changes = np.concatenate([[0], np.cumsum(np.diff(sides) != 0)])
     ends = windows.ends
     whole = changes[ends] == changes[ends - windows.length + 1]
-    train = whole & (sides[ends] == _TRAIN) & allowed
-    validation = whole & (sides[ends] == _VALIDATION) & allowed
-    test = whole & (sides[ends] == _TEST)
-    return Fold(name, np.flatnonzero(train), np.flatnonzero(validation), np.flatnonzero(test))
+    rows = np.flatnonzero(whole & (sides[ends] == _TRAIN) & allowed)
+    test = np.flatnonzero(whole & (sides[ends] == _TEST))
+    return Fold(name, *_tail_held_out(windows, rows, gap, seed), test)
 
 
 def _time_sides(windows: WindowSet, split: TimeSplit) -> Sides:
     sides = np.full(len(windows.telemetry.host), _UNUSED, np.int8)
     for _, first, end in windows.telemetry.spans():
         count = round((end - first) * split.train_fraction)
-        _cut_validation(sides, np.arange(first, first + count), split.gap)
+        sides[first : first + count] = _TRAIN
         sides[min(end, first + count + split.gap) : end] = _TEST
     return sides
 
@@ -164,17 +165,9 @@ def _time_sides(windows: WindowSet, split: TimeSplit) -> Sides:
 def _published_sides(windows: WindowSet, split: PublishedSplit) -> Sides:
     marker = windows.telemetry.texts[split.column]
     sides = np.full(len(marker), _UNUSED, np.int8)
+    sides[marker == split.train] = _TRAIN
     sides[marker == split.test] = _TEST
-    for _, first, end in windows.telemetry.spans():
-        _cut_validation(sides, first + np.flatnonzero(marker[first:end] == split.train), 0)
     return sides
-
-
-def _cut_validation(sides: Sides, rows: Ints, gap: int) -> None:
-    """Mark the training rows of one host: the last fifth validates, `gap` rows before it are dropped."""
-    cut = round(len(rows) * (1 - VALIDATION_FRACTION))
-    sides[rows[: max(0, cut - gap)]] = _TRAIN
-    sides[rows[cut:]] = _VALIDATION
 
 
 def _held_out_folds(windows: WindowSet, split: HostsSplit | GroupSplit, allowed: Mask, seed: int) -> list[Fold]:
@@ -182,7 +175,7 @@ def _held_out_folds(windows: WindowSet, split: HostsSplit | GroupSplit, allowed:
     folds = []
     for index, (name, test) in enumerate(_tested(windows, split)):
         tested = np.isin(windows.host, np.unique(windows.host[test]))
-        train, validation = _validation_hosts(windows, np.flatnonzero(~tested & allowed), seed + index)
+        train, validation = _hosts_held_out(windows, np.flatnonzero(~tested & allowed), 0, seed + index)
         folds.append(Fold(name, train, validation, np.flatnonzero(test)))
     return folds
 
@@ -202,25 +195,40 @@ def _tested(windows: WindowSet, split: HostsSplit | GroupSplit) -> list[tuple[st
     ]
 
 
-def _validation_hosts(windows: WindowSet, rows: Ints, seed: int) -> tuple[Ints, Ints]:
-    """Hold whole hosts out of the training windows, a fifth of them at least, until both classes are there.
+def _hosts_held_out(windows: WindowSet, rows: Ints, gap: int, seed: int) -> tuple[Ints, Ints]:
+    """Hold whole hosts out of the training windows; with too few hosts for both classes, the tail of each host."""
+    return _by_hosts(windows, rows, seed) or _by_tail(windows, rows, gap)
 
-    With too few hosts for that, the last fifth of each host's windows is held out instead.
-    """
+
+def _tail_held_out(windows: WindowSet, rows: Ints, gap: int, seed: int) -> tuple[Ints, Ints]:
+    """Hold the tail of each host out of the training windows; where that leaves one class, whole hosts."""
+    train, validation = _by_tail(windows, rows, gap)
+    if _both(windows.label[train]) and _both(windows.label[validation]):
+        return train, validation
+    return _by_hosts(windows, rows, seed) or (train, validation)
+
+
+def _by_hosts(windows: WindowSet, rows: Ints, seed: int) -> tuple[Ints, Ints] | None:
+    """Hold out hosts, drawn by the seed, until a fifth of them and both classes are there; None when that fails."""
     host, label = windows.host[rows], windows.label[rows]
-    held: list[int] = []
     order = np.random.default_rng([seed, 2]).permutation(np.unique(host))
-    for candidate in order:
-        held.append(int(candidate))
-        out = np.isin(host, held)
-        if not _both(label[~out]):
-            break
-        if len(held) >= VALIDATION_FRACTION * len(order) and _both(label[out]):
-            return rows[~out], rows[out]
-    sides = np.full(len(windows.telemetry.host), _UNUSED, np.int8)
+    for count in range(max(1, math.ceil(VALIDATION_FRACTION * len(order))), len(order)):
+        out = np.isin(host, order[:count])
+        if _both(label[out]):
+            return (rows[~out], rows[out]) if _both(label[~out]) else None
+    return None
+
+
+def _by_tail(windows: WindowSet, rows: Ints, gap: int) -> tuple[Ints, Ints]:
+    """Hold out the last fifth of each host's windows and drop those before it that share rows or lie in the gap."""
+    host = windows.host[rows]
+    train, validation = np.zeros(len(rows), bool), np.zeros(len(rows), bool)
     for value in np.unique(host):
-        _cut_validation(sides, windows.ends[rows[host == value]], windows.length - 1)
-    return rows[sides[windows.ends[rows]] == _TRAIN], rows[sides[windows.ends[rows]] == _VALIDATION]
+        own = np.flatnonzero(host == value)
+        cut = round(len(own) * (1 - VALIDATION_FRACTION))
+        train[own[: max(0, cut - max(gap, windows.length - 1))]] = True
+        validation[own[cut:]] = True
+    return rows[train], rows[validation]
 
 
 def _both(label: npt.NDArray[np.int8]) -> bool:
