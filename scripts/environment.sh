@@ -12,6 +12,7 @@ complain() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; }
 
 make_environment() {
     local name=$1 requirements="requirements/$1.txt"
+    export PATH # a Python that is started without one cannot find itself
     if environment_is_made dev || environment_is_made "$name"; then
         return
     fi
@@ -19,7 +20,7 @@ make_environment() {
         create_environment
     fi
     printf 'installing %s into .venv (once; takes a minute or two)\n' "$requirements" >&2
-    if ! .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input \
+    if ! .venv/bin/python -m pip install -qq --disable-pip-version-check --no-input \
         --require-hashes --no-deps --only-binary :all: -r "$requirements"; then
         complain "pip could not install $requirements; is the package index reachable? Then run this again"
         return 1
