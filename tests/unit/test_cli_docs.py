@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from training.fleet import errors
+from training.fleet.cli import commands, completion, program, views
+
+
+@pytest.fixture
+def page(root: Path) -> str:
+    return (root / "docs" / "reference" / "cli.md").read_text()
+
+
+def test_the_reference_has_every_command_and_option(page: str) -> None:
+    headings = " ".join(line for line in page.splitlines() if line.startswith("### "))
+    for item in completion.commands(program.parser()):
+        assert f"`{item.name}" in headings
+        for option in item.options:
+            assert option == "--help" or option in page
+    assert set(re.findall(r"--[a-z-]+", headings)) == {
+        "--watch", "--status", "--model", "--mode", "--host", "--limit", "--exit-code", "--if-plan", "--allow-shrink",
+    }  # fmt: skip
+
+
+def test_the_reference_has_the_columns_in_their_order(page: str) -> None:
+    for columns in (views.LIST_COLUMNS, views.WORKER_COLUMNS):
+        assert f"Columns: `{' '.join(columns)}`" in page
+
+
+def test_the_reference_has_exactly_the_exit_statuses(page: str) -> None:
+    table = page[page.index("## Exit statuses") :]
+    assert [int(number) for number in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)] == [
+        0,
+        errors.EX_FAILURE,
+        errors.EX_USAGE,
+        commands.EX_CHANGES,
+        errors.EX_UNAVAILABLE,
+        errors.EX_TEMPFAIL,
+        errors.EX_NOPERM,
+        errors.EX_CONFIG,
+        program.EX_INTERRUPTED,
+        program.EX_CLOSED,
+    ]
+
+
+def test_the_reference_names_every_document_as_wire_does(page: str) -> None:
+    from training.fleet import wire
+
+    for name in re.findall(r"\b(?:Health|JobView|JobPage|JobDetail|Why|WorkerPage|State|Plan)\b", page):
+        assert hasattr(wire, name)
