@@ -1,10 +1,49 @@
-"""What a host can do, as its worker found it."""
+"""What a host can do, as its worker found it.
+
+Owns the facts (`Capability`) and how they are found (`detect`, `refresh`). Guarantees that a host without GPU, torch or
+git gets a clean answer, that everything that can crash or hang (torch, the GPU tool, git) runs in a child with a time
+limit, and that whatever could not be found out stands in `problems`. Leaves judging the facts to `placement`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import importlib
+import importlib.util
+import json
+import os
+import platform
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from training.fleet import __version__
+from training.fleet.errors import ConfigurationError
 
 GIB = 2**30
+CHECKOUT: Final = Path(__file__).resolve().parents[2]
+"""Folder that holds the `training` package: the checkout, or where it is installed."""
+MAX_PROBLEMS: Final = 16
+_TOOL_TIMEOUT_S = 10.0
+_HOST_NAME = re.compile(r"[0-9a-z][0-9a-z._-]{0,62}")
+_CGROUP = Path("/sys/fs/cgroup")
+_UNLIMITED_BYTES = 1 << 60
+_GPU_FIELDS = "name,uuid,memory.total,memory.free,driver_version"
+_MARK = "cis490-probe "
+_TORCH_PROBE = f"""
+import json, torch
+usable, problem = False, ""
+try:
+    usable = torch.cuda.is_available() and float((torch.ones(2, device="cuda") * 2).sum()) == 4.0
+except Exception as error:
+    problem = f"{{type(error).__name__}}: {{error}}"
+print("\\n{_MARK}" + json.dumps([torch.__version__, bool(usable), problem[:300]]), flush=True)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +120,310 @@ class Capability:
     def vram_gib(self) -> int:
         """Memory of the largest card as people name it, 0 without one."""
         return max((round(gpu.vram_bytes / GIB) for gpu in self.gpus), default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Datasets:
+    """The dataset folders a host offers.
+
+    Attributes:
+        folders: Name to folder; the name "default" is the one for jobs that name none.
+        cache: File that remembers digests by size and time, None to read every byte each time.
+    """
+
+    folders: Mapping[str, Path] = field(default_factory=dict)
+    cache: Path | None = None
+
+
+def detect(
+    work_dir: Path,
+    *,
+    name: str | None = None,
+    datasets: Datasets | None = None,
+    probe_timeout_s: float = 20.0,
+) -> Capability:
+    """Find out what this host can do.
+
+    Takes as long as its slowest probe; call it once and use `refresh` afterwards.
+
+    Args:
+        work_dir: Where runs are made; must exist.
+        name: Host name to report instead of the machine's own.
+        datasets: Folders to digest and offer.
+        probe_timeout_s: Longest time for the child that tries torch and CUDA.
+
+    Raises:
+        ConfigurationError: `name` is no host name.
+    """
+    problems: list[str] = []
+    gpus = _gpus(problems)
+    torch_version, cuda_usable = _torch(problems, probe_timeout_s)
+    if gpus and torch_version is None:
+        problems.append("a CUDA card is there but torch is not, so CUDA counts as not usable")
+    revision, dirty = _revision(CHECKOUT, problems)
+    contract, models = _own_trainer(problems)
+    slow = Capability(
+        hostname=_own_name() if name is None else _checked_name(name),
+        os=platform.system().lower(),
+        os_version=_os_version(),
+        arch=platform.machine().lower(),
+        cpu_count=usable_cores(),
+        ram_bytes=_ram_bytes(problems),
+        gpus=gpus,
+        cuda_present=bool(gpus),
+        cuda_usable=cuda_usable and bool(gpus),
+        torch_version=torch_version,
+        python=platform.python_version(),
+        revision=revision,
+        dirty=dirty,
+        version=__version__,
+        contract=contract,
+        models=models,
+        problems=tuple(problems[:MAX_PROBLEMS]),
+    )
+    return refresh(slow, work_dir, datasets or Datasets())
+
+
+def refresh(capability: Capability, work_dir: Path, datasets: Datasets) -> Capability:
+    """Return the capability with what changes by the minute found again: free disk, free GPU memory, datasets.
+
+    Problems of the first detection stay; those of datasets and GPUs are as of now.
+    """
+    lasting = [text for text in capability.problems if not text.startswith(_PASSING)]
+    problems: list[str] = []
+    gpus = _gpus(problems) if capability.gpus else ()
+    held = _digests(datasets, problems)
+    return replace(
+        capability,
+        gpus=gpus or capability.gpus,
+        free_disk_bytes=shutil.disk_usage(work_dir).free,
+        datasets=held,
+        problems=tuple((lasting + problems)[:MAX_PROBLEMS]),
+    )
+
+
+_PASSING: Final = ("dataset ", "GPU ")
+"""How problems begin that `refresh` finds anew."""
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use: affinity and control group, not what the machine has."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except (AttributeError, OSError):
+        cores = os.cpu_count() or 1
+    quota = _cgroup_quota()
+    return max(1, min(cores, quota)) if quota else cores
+
+
+def _cgroup_quota() -> int:
+    """Return the control group's limit in whole cores, rounded up; 0 without one.
+
+    Source: Linux Documentation/admin-guide/cgroup-v2.rst (cpu.max) and scheduler/sched-bwc.rst (cfs_quota_us).
+    """
+    words = _text(_CGROUP / "cpu.max").split()
+    if len(words) != 2:
+        words = [_text(_CGROUP / "cpu" / f"cpu.cfs_{what}_us") for what in ("quota", "period")]
+    if not all(word.isdigit() for word in words) or int(words[1]) == 0:
+        return 0
+    return -(-int(words[0]) // int(words[1]))
+
+
+def _ram_bytes(problems: list[str]) -> int:
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        total = _psutil_ram_bytes()
+    if total <= 0:
+        problems.append("the amount of memory is unknown; install psutil on this host")
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        limit = _text(_CGROUP / name)
+        if limit.isdigit() and 0 < int(limit) < min(total, _UNLIMITED_BYTES):
+            total = int(limit)
+    return max(total, 0)
+
+
+def _psutil_ram_bytes() -> int:
+    if importlib.util.find_spec("psutil") is None:
+        return 0
+    return int(importlib.import_module("psutil").virtual_memory().total)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _own_name() -> str:
+    plain = re.sub(r"[^0-9a-z._-]", "-", socket.gethostname().partition(".")[0].lower()).strip("._-")
+    return plain[:63] or "unnamed"
+
+
+def _checked_name(name: str) -> str:
+    if not _HOST_NAME.fullmatch(name.lower()):
+        raise ConfigurationError(
+            f"found the host name {name!r}; expected up to 63 letters, digits, dots, dashes and underscores "
+            "that begin with a letter or digit"
+        )
+    return name.lower()
+
+
+def _os_version() -> str:
+    try:
+        pretty = platform.freedesktop_os_release().get("PRETTY_NAME", "")
+    except OSError:
+        pretty = platform.version()
+    return f"{pretty} ({platform.release()})"
+
+
+# ---- graphics cards -------------------------------------------------------------------------------------------------
+
+
+def _gpus(problems: list[str]) -> tuple[Gpu, ...]:
+    """Return the NVIDIA cards: from NVML when its binding is installed and works, else from the driver's tool."""
+    if importlib.util.find_spec("pynvml") is not None:
+        try:
+            return _nvml_gpus(importlib.import_module("pynvml"))
+        except Exception as error:  # noqa: BLE001 - a binding without a driver raises its own classes
+            problems.append(f"GPU library: NVML does not work ({_brief(error)}); the nvidia-smi tool was asked instead")
+    return _tool_gpus(problems)
+
+
+def _nvml_gpus(nvml: Any) -> tuple[Gpu, ...]:
+    nvml.nvmlInit()
+    try:
+        driver = _decoded(nvml.nvmlSystemGetDriverVersion())
+        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+        return tuple(_nvml_gpu(nvml, handle, driver) for handle in handles)
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _nvml_gpu(nvml: Any, handle: Any, driver: str) -> Gpu:
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    name, uuid = _decoded(nvml.nvmlDeviceGetName(handle)), _decoded(nvml.nvmlDeviceGetUUID(handle))
+    return Gpu(name, uuid, int(memory.total), int(memory.free), driver)
+
+
+def _decoded(text: Any) -> str:
+    return text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
+
+
+def _tool_gpus(problems: list[str]) -> tuple[Gpu, ...]:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return ()
+    command = [tool, f"--query-gpu={_GPU_FIELDS}", "--format=csv,noheader,nounits"]
+    status, out = _child(command, _TOOL_TIMEOUT_S)
+    if status != 0:
+        problems.append(f"GPU tool: nvidia-smi {_ending(status, _TOOL_TIMEOUT_S)}: {_last_line(out)}")
+        return ()
+    cards = [_tool_gpu(line, problems) for line in out.splitlines() if line.strip()]
+    return tuple(card for card in cards if card is not None)
+
+
+def _tool_gpu(line: str, problems: list[str]) -> Gpu | None:
+    cells = [cell.strip() for cell in line.split(",")]
+    if len(cells) != 5 or not cells[1].startswith("GPU-"):
+        problems.append(f"GPU tool: nvidia-smi printed {line[:80]!r}; expected {_GPU_FIELDS}")
+        return None
+    sizes = [int(cell) * 2**20 if cell.isdigit() else 0 for cell in cells[2:4]]
+    if not sizes[0]:
+        problems.append(f"GPU memory of {cells[0]} is unknown ({cells[2][:40]!r}); declare vram_gib in the manifest")
+    return Gpu(cells[0], cells[1], sizes[0], sizes[1], cells[4])
+
+
+def _torch(problems: list[str], timeout_s: float) -> tuple[str | None, bool]:
+    """Return the version of torch and whether CUDA works with it, tried in a child."""
+    if importlib.util.find_spec("torch") is None:
+        return None, False
+    status, out = _child([sys.executable, "-c", _TORCH_PROBE], timeout_s)
+    found = [line.removeprefix(_MARK) for line in out.splitlines() if line.startswith(_MARK)]
+    try:
+        version, usable, problem = json.loads(found[-1]) if found else (None, False, "")
+        version = None if version is None else str(version)
+    except (ValueError, TypeError):
+        version, usable, problem = None, False, "rubbish on its output"
+    if status != 0 or version is None:
+        problems.append(f"the probe of torch {_ending(status, timeout_s)}: {problem or _last_line(out)}")
+    elif problem:
+        problems.append(f"torch is there but CUDA does not work: {problem}")
+    return version, usable is True and status == 0
+
+
+# ---- trainer and data -----------------------------------------------------------------------------------------------
+
+
+def _revision(checkout: Path, problems: list[str]) -> tuple[str | None, bool | None]:
+    """Return commit and dirtiness of a checkout, None and None outside one."""
+    git = shutil.which("git")
+    if not (checkout / ".git").exists() or git is None:
+        return None, None
+    status, commit = _child([git, "-C", str(checkout), "rev-parse", "HEAD"], _TOOL_TIMEOUT_S)
+    if status != 0:
+        problems.append(f"git {_ending(status, _TOOL_TIMEOUT_S)}, so the revision is unknown: {_last_line(commit)}")
+        return None, None
+    status, changes = _child([git, "-C", str(checkout), "status", "--porcelain", "--", "training"], _TOOL_TIMEOUT_S)
+    return commit.strip()[:64], bool(changes.strip()) if status == 0 else None
+
+
+def _own_trainer(problems: list[str]) -> tuple[str | None, tuple[str, ...] | None]:
+    """Return the digest of the project's own trainer's declaration and the models whose libraries are here."""
+    try:
+        from training.trainer import hyper  # a host may carry the fleet without the trainer
+    except ImportError:
+        problems.append("this host has no trainer of its own; only manifests with another trainer run here")
+        return None, None
+    models = tuple(model for model in hyper.MODELS if not hyper.missing_libraries(model))
+    return hyper.contract_digest(hyper.describe()), models
+
+
+def _digests(datasets: Datasets, problems: list[str]) -> dict[str, str]:
+    if not datasets.folders:
+        return {}
+    from training.dataset import DatasetError, dataset_digest  # not paid for by a worker without datasets
+
+    found: dict[str, str] = {}
+    for name, folder in datasets.folders.items():
+        try:
+            found[name] = dataset_digest(folder, datasets.cache)
+        except DatasetError as error:
+            problems.append(f"dataset {name} is left out: {_brief(error)}")
+    return found
+
+
+# ---- children -------------------------------------------------------------------------------------------------------
+
+
+def _child(command: Sequence[str], timeout_s: float) -> tuple[int | None, str]:
+    """Run a short-lived program; the status is None when it had to be killed, -1000 when it could not start."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("CIS490_", "GIT_"))}
+    try:
+        done = subprocess.run(  # noqa: S603 - fixed programs with fixed arguments
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            timeout=timeout_s, env=environ, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return None, ""
+    except OSError as error:
+        return -1000, _brief(error)
+    return done.returncode, done.stdout.decode("utf-8", "replace")
+
+
+def _ending(status: int | None, timeout_s: float) -> str:
+    if status is None:
+        return f"did not end within {timeout_s:g} s and was killed"
+    if status == -1000:
+        return "could not be started"
+    return f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "it printed nothing"
+
+
+def _brief(error: BaseException) -> str:
+    return (str(error) or type(error).__name__)[:300]

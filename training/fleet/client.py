@@ -307,6 +307,7 @@ class Client:
         """
         target = f"{self.address.prefix}/v1/model/{quote(sha256, safe='')}"
         headers = {"X-Lease-Id": lease_id, "Content-Type": "application/zstd"}
+        path.stat()  # a missing file is this host's fault, not the network's
 
         def exchange(connection: http.client.HTTPConnection) -> Answer:
             with path.open("rb") as stream:
@@ -530,7 +531,7 @@ def _target(path: str, query: Mapping[str, str] | None) -> str:
 
 
 def _encoded(body: Mapping[str, Any]) -> bytes:
-    return json.dumps(body, allow_nan=False, separators=(",", ":")).encode()
+    return json.dumps(body, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
 def _document(answer: Answer) -> dict[str, Any]:

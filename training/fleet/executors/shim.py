@@ -1,0 +1,225 @@
+"""Stands between a worker and its trainer so that no process of a training outlives its worker or its lease.
+
+Started by `local` as `python -I -S shim.py GRACE_S REPORT COMMAND...`; Linux only. It adopts every orphan of its tree
+(child subreaper), starts the trainer in a session of its own and waits on its standard input, which is a pipe from the
+worker. The end of that pipe means that the worker has died. Then, when told to, and after a normal end alike, every
+descendant gets TERM, its grace, and KILL until none is left. Only then the report appears, whole, at REPORT.
+
+One byte on the pipe is one order: `T` stop with grace, `A` dump a traceback (SIGABRT) and stop, `K` kill now.
+Needs a few modules of the standard library, because it starts before each training and stays as long.
+"""
+
+import ctypes
+import os
+import select
+import signal
+import sys
+import time
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+LEFTOVER_GRACE_S = 2.0
+POLL_S = 0.02
+TRAINER_OOM_SCORE = b"500"
+
+
+class Shim:
+    """One trainer and all it starts.
+
+    Args:
+        grace_s: Seconds between TERM and KILL.
+    """
+
+    def __init__(self, grace_s: float) -> None:
+        self.grace_s = grace_s
+        self.trainer = 0
+        self.status: int | None = None
+        self.asked = ""
+        self.error = ""
+        self.max_rss_bytes = 0
+        self.kill_at: float | None = None
+        self._listening = True
+        self._wake, wake_write = os.pipe()
+        os.set_blocking(self._wake, False)
+        os.set_blocking(wake_write, False)
+        for number in (signal.SIGCHLD, signal.SIGTERM):
+            signal.signal(number, _noted)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+
+    def start(self, command: list[str]) -> None:
+        """Start the trainer and let go of its output, which now ends with its last process."""
+        prctl = getattr(ctypes.CDLL(None), "prctl", None)
+        if prctl is not None:
+            prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        failed, failed_write = os.pipe()
+        shim = os.getpid()
+        self.trainer = os.fork()
+        if self.trainer == 0:
+            _become(command, failed_write, prctl, shim)
+        os.close(failed_write)
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for stream in (1, 2):
+            os.dup2(nowhere, stream)
+        self.error = os.read(failed, 1000).decode("utf-8", "replace")
+        os.close(failed)
+
+    def run(self) -> None:
+        """Return when the trainer and every descendant are gone."""
+        while not self._reaped():
+            self._hear(None if self.kill_at is None else POLL_S)
+            if self.kill_at is not None and time.monotonic() >= self.kill_at:
+                signal_all(signal.SIGKILL)
+
+    def _hear(self, timeout_s: float | None) -> None:
+        sources = [self._wake, 0] if self._listening else [self._wake]
+        for source in select.select(sources, [], [], timeout_s)[0]:
+            for order in os.read(source, 64).decode("latin-1") or "\0":
+                self._obey(source, order)
+
+    def _obey(self, source: int, order: str) -> None:
+        if source != 0:
+            if order == chr(signal.SIGTERM):
+                self.stop("T", self.grace_s)
+        elif order == "\0":
+            self._listening = False
+            self.stop("L", self.grace_s)
+        elif order == "K":
+            self.stop("K", 0.0)
+        else:
+            if order == "A" and self.status is None:
+                os.kill(self.trainer, signal.SIGABRT)
+            self.stop(order, self.grace_s)
+
+    def stop(self, asked: str, grace_s: float) -> None:
+        """Ask the whole tree to end now and kill what is left after the grace; a later call can only hurry it."""
+        self.asked = self.asked or asked
+        end = time.monotonic() + grace_s
+        if self.kill_at is None and grace_s > 0:
+            signal_all(signal.SIGTERM)
+        self.kill_at = end if self.kill_at is None else min(self.kill_at, end)
+
+    def _reaped(self) -> bool:
+        """Collect what has ended; True when nothing is left, which the kernel tells by ECHILD."""
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return True
+            if pid == 0:
+                return False
+            self.max_rss_bytes = max(self.max_rss_bytes, usage.ru_maxrss * 1024)
+            if pid == self.trainer:
+                self.status = os.waitstatus_to_exitcode(status)
+                if self.kill_at is None:
+                    self._clear_leftovers()
+
+    def _clear_leftovers(self) -> None:
+        """Stop what the trainer left behind. Nobody asked for a stop, so `asked` stays empty."""
+        signal_all(signal.SIGTERM)
+        self.kill_at = time.monotonic() + min(self.grace_s, LEFTOVER_GRACE_S)
+
+
+def _noted(_number: int, _frame: object) -> None:
+    """Let the wake-up pipe tell; a default action would end the shim or drop the news."""
+
+
+def _become(command: list[str], failed: int, prctl: object, shim: int) -> None:
+    """Turn the forked child into the trainer."""
+    try:
+        os.setsid()
+        if callable(prctl):
+            prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+        if os.getppid() != shim:
+            os._exit(127)
+        _prefer_as_oom_victim()
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.execvp(command[0], command)  # noqa: S606 - the command comes from the worker, no shell is wanted
+    except OSError as error:
+        os.write(failed, f"{command[0]} cannot be started: {error.strerror}".encode())
+    finally:
+        os._exit(127)
+
+
+def _prefer_as_oom_victim() -> None:
+    try:
+        score = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        os.write(score, TRAINER_OOM_SCORE)
+        os.close(score)
+    except OSError:
+        return
+
+
+def descendants() -> list[int]:
+    """Return the pids of every living descendant of this process."""
+    parents: dict[int, list[int]] = {}
+    for entry in os.listdir("/proc"):  # noqa: PTH208 - pathlib would double the start-up time
+        if entry.isdigit():
+            parent = _parent(entry)
+            if parent:
+                parents.setdefault(parent, []).append(int(entry))
+    found: list[int] = []
+    wave = [os.getpid()]
+    while wave:
+        wave = [child for pid in wave for child in parents.get(pid, [])]
+        found += wave
+    return found
+
+
+def _parent(pid: str) -> int:
+    """Return the parent of a living process, 0 for one that is gone or a zombie."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stream:  # noqa: PTH123
+            state, parent = stream.read().rpartition(b")")[2].split()[:2]
+    except (OSError, ValueError):
+        return 0
+    return 0 if state in (b"Z", b"X") else int(parent)
+
+
+def signal_all(number: int) -> None:
+    """Send a signal to every descendant that still lives."""
+    for pid in descendants():
+        try:
+            os.kill(pid, number)
+        except OSError:
+            continue
+
+
+def write_whole(path: str, text: str) -> None:
+    """Make a file appear whole or not at all."""
+    temporary = path + ".new"
+    with open(temporary, "w", encoding="utf-8") as stream:  # noqa: PTH123
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)  # noqa: PTH105
+
+
+def main(argv: list[str]) -> int:
+    """Run one trainer and report how it ended.
+
+    Args:
+        argv: Grace in seconds, path of the report, the trainer's command.
+    """
+    started = time.monotonic()
+    shim = Shim(float(argv[0]))
+    shim.start(argv[2:])
+    shim.run()
+    report = {
+        "status": None if shim.error else shim.status,
+        "asked": shim.asked,
+        "error": shim.error,
+        "max_rss_bytes": shim.max_rss_bytes,
+        "duration_s": round(time.monotonic() - started, 3),
+    }
+    import json  # only now: it must not delay the trainer
+
+    write_whole(argv[1], json.dumps(report))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,7 @@
+"""Runs the worker: `python -m training.fleet.worker`."""
+
+import sys
+
+from training.fleet.worker import main
+
+sys.exit(main())

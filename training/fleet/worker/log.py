@@ -1,0 +1,83 @@
+"""The log of one training: head and tail of everything it printed, on disk, within a bound.
+
+Guarantees that taking a chunk never fails and never waits for anything but the disk, that at most `HEAD_BYTES` and two
+segments of `SEGMENT_BYTES` are kept, and that what people see has no control characters.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from pathlib import Path
+from typing import BinaryIO, Final
+
+HEAD_BYTES: Final = 2**20
+SEGMENT_BYTES: Final = 2**20
+_CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+class Log:
+    """What a trainer printed.
+
+    Args:
+        folder: Where the files `log.head`, `log.tail` and `log.tail.old` lie.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._head, self._tail, self._old = (folder / f"log.{name}" for name in ("head", "tail", "tail.old"))
+        self._stream: BinaryIO | None = None
+        self._room = 0
+        self.size_bytes = 0
+        """How much was printed in all, whatever was kept."""
+
+    def take(self, chunk: bytes) -> None:
+        """Add some output. What a full disk does not hold is dropped: the trainer must never wait for its log."""
+        self.size_bytes += len(chunk)
+        with contextlib.suppress(OSError):
+            while chunk:
+                if self._room == 0:
+                    self._next_segment()
+                assert self._stream is not None
+                part, chunk = chunk[: self._room], chunk[self._room :]
+                self._room -= len(part)
+                self._stream.write(part)
+
+    def close(self) -> None:
+        """Let go of the files."""
+        if self._stream is not None:
+            with contextlib.suppress(OSError):
+                self._stream.close()
+
+    def tail(self, size_bytes: int) -> str:
+        """Return the end of the output as text for people.
+
+        Args:
+            size_bytes: How much to return at most.
+        """
+        found = b""
+        for path in (self._tail, self._old, self._head):
+            if len(found) < size_bytes:
+                found = _end(path, size_bytes - len(found)) + found
+        return plain(found.decode("utf-8", "replace"))
+
+    def _next_segment(self) -> None:
+        self.close()
+        first = self._stream is None
+        if not first and self._tail.exists():
+            self._tail.replace(self._old)
+        self._room = HEAD_BYTES if first else SEGMENT_BYTES
+        self._stream = (self._head if first else self._tail).open("wb", buffering=0)
+
+
+def plain(text: str) -> str:
+    """Return text without control characters other than line feeds and tabs; carriage returns become line feeds."""
+    return _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def _end(path: Path, size_bytes: int) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            stream.seek(max(0, path.stat().st_size - size_bytes))
+            return stream.read(size_bytes)
+    except OSError:
+        return b""

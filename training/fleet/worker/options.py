@@ -1,0 +1,129 @@
+"""What can be set about a worker, and the checked result."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from training.fleet.capability import CHECKOUT, Datasets
+from training.fleet.client import DEFAULT_RECEIVER
+from training.fleet.errors import ConfigurationError, Fault
+from training.fleet.jobs import DEFAULT_DATASET
+from training.fleet.settings import Setting, Settings, read, secret, state_folder
+from training.fleet.worker.attempt import Rules
+
+TABLE: Final = (
+    Setting("receiver", "address of the receiver", str, DEFAULT_RECEIVER),
+    Setting("name", "host name to report instead of the machine's own"),
+    Setting("work_dir", "folder for runs and state", Path),
+    Setting("dataset", "NAME=FOLDER of a dataset; the first is also the default one", str, (), many=True),
+    Setting("slots", "trainings at once", int, 1, ge=1, le=64),
+    Setting("threads", "threads per training; 0 shares the cores between the slots", int, 0, ge=0, le=1024),
+    Setting("grace_s", "seconds a trainer gets to stop by itself", float, 20.0, ge=0, le=3600),
+    Setting("stall_s", "seconds without output or progress before a stop; 0 never", float, 1800.0, ge=0),
+    Setting("stop_limit_s", "seconds an upload may still take once the worker is told to stop", float, 80.0, ge=0),
+    Setting("keep_s", "seconds the folder of a failed or lost run is kept", float, 86400.0, ge=0),
+    Setting("min_free_gib", "free disk, GiB, below which no job is taken and a run is ended", float, 1.0, ge=0),
+    Setting("stop_when_lost", "stop a trainer when the receiver is out of reach for most of the lease", bool, False),
+    Setting("probe_timeout_s", "seconds for the child that tries torch and CUDA", float, 20.0, ge=1, le=600),
+    Setting("trainer_dir", "folder that relative paths in a manifest's trainer command start from", Path, CHECKOUT),
+    Setting("ca_file", "PEM file with the authorities to trust for https", Path),
+    Setting("proxy", "http://host:port through which https goes"),
+)  # fmt: skip
+TOKEN: Final = "CIS490_WORKER_TOKEN"  # noqa: S105 - the name of the variable
+_MAX_DATASETS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The settings of a worker, checked.
+
+    Attributes:
+        receiver: Address of the receiver.
+        receiver_is_set: Whether somebody set it.
+        token: Bearer token, None without one.
+        name: Host name to report, None for the machine's own.
+        work_dir: Folder for runs and state.
+        datasets: Dataset folders; "default" is always among them when there is any.
+        slots: Trainings at once.
+        threads: Threads per training, 0 for an even share.
+        stop_limit_s: Seconds an upload may still take once told to stop.
+        keep_s: Seconds a failed or lost run's folder is kept.
+        probe_timeout_s: Seconds for the probe of torch.
+        ca_file: Authorities to trust, None for the system's.
+        proxy: Proxy for https, None without one.
+        rules: What trainers are kept to.
+    """
+
+    receiver: str
+    receiver_is_set: bool
+    token: str | None
+    name: str | None
+    work_dir: Path
+    datasets: Datasets
+    slots: int
+    threads: int
+    stop_limit_s: float
+    keep_s: float
+    probe_timeout_s: float
+    ca_file: Path | None
+    proxy: str | None
+    rules: Rules
+
+
+def options(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Options:
+    """Return the checked settings.
+
+    Args:
+        flags: Parsed command line by setting name; None is not given.
+        environ: Environment variables.
+
+    Raises:
+        ConfigurationError: Something is wrong; all of it is listed.
+    """
+    found = read(TABLE, flags, environ)
+    work_dir = (found["work_dir"] or state_folder(environ) / "worker").expanduser().absolute()
+    folders = _folders(found)
+    return Options(
+        receiver=found["receiver"],
+        receiver_is_set=found.source("receiver") != "default",
+        token=secret(TOKEN, environ),
+        name=found["name"],
+        work_dir=work_dir,
+        datasets=Datasets(folders, work_dir / "datasets.json"),
+        slots=found["slots"],
+        threads=found["threads"],
+        stop_limit_s=found["stop_limit_s"],
+        keep_s=found["keep_s"],
+        probe_timeout_s=found["probe_timeout_s"],
+        ca_file=found["ca_file"],
+        proxy=found["proxy"],
+        rules=Rules(
+            grace_s=found["grace_s"],
+            stall_s=found["stall_s"],
+            min_free_bytes=int(found["min_free_gib"] * 2**30),
+            stop_when_lost=found["stop_when_lost"],
+            trainer_dir=found["trainer_dir"].expanduser().absolute(),
+            folders=folders,
+        ),
+    )
+
+
+def _folders(found: Settings) -> dict[str, Path]:
+    """Return dataset name to folder; the first one given is the default unless one is named so."""
+    faults: list[Fault] = []
+    folders: dict[str, Path] = {}
+    for item in found["dataset"]:
+        name, _, folder = item.partition("=")
+        if not name or not folder or len(folders) >= _MAX_DATASETS:
+            faults.append(Fault(found.source("dataset"), repr(item), "NAME=FOLDER, such as lab=/data/lab"))
+        elif name in folders:
+            faults.append(Fault(found.source("dataset"), f"{name!r} twice", "each name once"))
+        else:
+            folders[name] = Path(folder).expanduser().absolute()
+    if faults:
+        raise ConfigurationError("; ".join(map(str, faults)), faults=tuple(faults))
+    return {DEFAULT_DATASET: next(iter(folders.values())), **folders} if folders else {}

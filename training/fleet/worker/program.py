@@ -1,0 +1,181 @@
+"""The command `cis490-training-worker`: flags, signals, one worker per folder, exit statuses."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from training.fleet import __version__
+from training.fleet.capability import detect
+from training.fleet.client import Client
+from training.fleet.errors import EX_CONFIG, EX_FAILURE, ConfigurationError, FleetError, UpgradeRequiredError
+from training.fleet.settings import add_flags
+from training.fleet.worker import selftest
+from training.fleet.worker.journal import Journal
+from training.fleet.worker.loop import Worker
+from training.fleet.worker.options import TABLE, TOKEN, Options, options
+
+PROGRAM = "cis490-training-worker"
+_ACTIONS = ("self_test", "json", "once", "wait")
+_DONE = b"\0"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the worker's command.
+
+    Args:
+        argv: Arguments without the program's name; None takes the process's.
+
+    Returns:
+        0 when it was told to stop, or when `--once` or `--self-test` went well; 1 when those did not; 2 for a wrong
+        flag; 69 without a receiver, 77 when it refuses this host, 78 for settings that a restart cannot mend.
+    """
+    parsed = vars(_parser().parse_args(argv))
+    actions = {name: parsed.pop(name) for name in _ACTIONS}
+    try:
+        chosen = options(parsed, os.environ)
+        _make(chosen.work_dir)
+        return _self_test(chosen, actions) if actions["self_test"] else _work(chosen, actions)
+    except UpgradeRequiredError as error:
+        return _said(error.message, EX_CONFIG)
+    except FleetError as error:
+        return _said(error.message, error.exit_status)
+    except OSError as error:
+        return _said(f"{error.strerror}: {error.filename}; check the folder and its owner", EX_CONFIG)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="Asks a receiver for training jobs and runs them on this host.",
+        epilog=f"The worker's token comes from ${TOKEN} or the file ${TOKEN}_FILE, never from a flag.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--self-test", action="store_true", help="print what this host can do and whether it can train")
+    parser.add_argument("--json", action="store_true", help="print the self-test as JSON")
+    parser.add_argument("--once", action="store_true", help="run one job and exit: 0 completed, 1 not, or none came")
+    parser.add_argument("--wait", type=float, default=0.0, metavar="S", help="seconds --once waits for a job [0]")
+    add_flags(parser, TABLE)
+    return parser
+
+
+def _said(message: str, status: int) -> int:
+    sys.stderr.write(f"{PROGRAM}: {message}\n")
+    return status
+
+
+def _make(work_dir: Path) -> None:
+    work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def _client(chosen: Options) -> Client:
+    return Client(chosen.receiver, chosen.token, ca_file=chosen.ca_file, proxy=chosen.proxy)
+
+
+# ---- self-test ------------------------------------------------------------------------------------------------------
+
+
+def _self_test(chosen: Options, actions: dict[str, Any]) -> int:
+    found = selftest.examine(chosen, _client(chosen) if chosen.receiver_is_set else None)
+    sys.stdout.write(found.as_json() if actions["json"] else found.as_text())
+    return 0 if found.ok else EX_FAILURE
+
+
+# ---- work -----------------------------------------------------------------------------------------------------------
+
+
+def _work(chosen: Options, actions: dict[str, Any]) -> int:
+    journal = Journal()
+    lock = _locked(chosen.work_dir)
+    try:
+        clients = _client(chosen)  # a bad address or token ends here, before the slow detection
+        capability = detect(
+            chosen.work_dir, name=chosen.name, datasets=chosen.datasets, probe_timeout_s=chosen.probe_timeout_s
+        )
+        journal.note("worker started", host=capability.hostname, receiver=clients.address.url, version=__version__)
+        for problem in capability.problems:
+            journal.note("found", problem=problem)
+        worker = Worker(chosen, capability, lambda: _client(chosen), journal)
+        status = _Service(worker, actions).run()
+        journal.note("worker ended", status=status)
+    finally:
+        lock.close()
+    return status
+
+
+def _locked(work_dir: Path) -> TextIO:
+    """Hold the folder for this process; the system lets go of it however the process ends.
+
+    Raises:
+        ConfigurationError: Another worker holds it.
+    """
+    lock = (work_dir / "lock").open("a", encoding="ascii")
+    try:
+        import fcntl
+    except ImportError:  # Windows: the service manager starts one
+        return lock
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise ConfigurationError(
+            f"another worker uses {work_dir}; stop it, or give this one its own folder with --work-dir"
+        ) from None
+    return lock
+
+
+class _Service:
+    """Runs a worker in a thread while the main thread waits for signals."""
+
+    def __init__(self, worker: Worker, actions: dict[str, Any]) -> None:
+        self._worker = worker
+        self._actions = actions
+        self._status = EX_FAILURE
+        self._error: BaseException | None = None
+        self._news, self._notes = socket.socketpair()
+
+    def run(self) -> int:
+        """Return the exit status once the worker has ended."""
+        self._notes.setblocking(False)
+        for name in ("SIGTERM", "SIGINT", "SIGBREAK"):
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), _noted)
+        signal.set_wakeup_fd(self._notes.fileno(), warn_on_full_buffer=False)
+        thread = threading.Thread(target=self._serve, name="worker", daemon=True)
+        thread.start()
+        while self._news.recv(1) != _DONE:
+            self._worker.stop()
+        thread.join()
+        signal.set_wakeup_fd(-1)
+        if self._error is not None:
+            raise self._error
+        return self._status
+
+    def _serve(self) -> None:
+        try:
+            if self._actions["once"]:
+                self._status = self._serve_once()
+            else:
+                self._worker.serve()
+                self._status = 0
+        except BaseException as error:  # noqa: BLE001 - the main thread raises it
+            self._error = error
+        finally:
+            self._notes.send(_DONE)
+
+    def _serve_once(self) -> int:
+        outcome = self._worker.serve_once(self._actions["wait"])
+        if outcome is None:
+            return _said("no job for this host; `cis490-jobs why JOB` says what a job waits for", EX_FAILURE)
+        return 0 if outcome == "completed" else EX_FAILURE
+
+
+def _noted(_number: int, _frame: object) -> None:
+    """Do nothing here: the wake-up socket tells the main thread."""

@@ -1,0 +1,150 @@
+"""Whether this host can train: what `--self-test` looks at and says."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from training.fleet.capability import GIB, Capability, detect
+from training.fleet.client import Client
+from training.fleet.errors import FleetError, TrainerError
+from training.fleet.jobs import DEFAULT_DATASET
+from training.fleet.worker.options import Options
+from training.fleet.worker.start import OWN_COMMAND, argument_vector, declared
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        check: What.
+        ok: Whether it is as it must be.
+        detail: What was found, and what to do when it is not.
+    """
+
+    check: str
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What this host can do and whether it can train."""
+
+    capability: Capability
+    checks: tuple[Check, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every check went well."""
+        return all(check.ok for check in self.checks)
+
+    def as_json(self) -> str:
+        """Return it for machines: `{ok, checks, capability}`."""
+        body = {
+            "ok": self.ok,
+            "checks": [dataclasses.asdict(check) for check in self.checks],
+            "capability": dataclasses.asdict(self.capability),
+        }
+        return json.dumps(body, indent=2) + "\n"
+
+    def as_text(self) -> str:
+        """Return it for people."""
+        lines = [f"{name:<12} {value}" for name, value in _facts(self.capability)]
+        lines += [f"{'note':<12} {problem}" for problem in self.capability.problems]
+        lines += [f"{'ok' if check.ok else 'FAILED':<12} {check.check}: {check.detail}" for check in self.checks]
+        lines.append("This host can train." if self.ok else "This host cannot train: mend what FAILED says.")
+        return "\n".join(lines) + "\n"
+
+
+def examine(chosen: Options, client: Client | None) -> Report:
+    """Detect the capability and try everything that a training needs.
+
+    Args:
+        chosen: The worker's settings.
+        client: The receiver to try, None when none is set.
+    """
+    capability = detect(
+        chosen.work_dir, name=chosen.name, datasets=chosen.datasets, probe_timeout_s=chosen.probe_timeout_s
+    )
+    checks = [_trainer(chosen), _models(capability), _work_dir(chosen), _free_disk(chosen, capability)]
+    checks += [_dataset(name, capability) for name in chosen.datasets.folders if name != DEFAULT_DATASET]
+    if client is not None:
+        checks.append(_receiver(client))
+    return Report(capability, tuple(checks))
+
+
+def _facts(found: Capability) -> list[tuple[str, Any]]:
+    cuda = "usable" if found.cuda_usable else "present, not usable" if found.cuda_present else "none"
+    changed = {True: " with changes", False: "", None: ""}[found.dirty]
+    cards = [
+        (
+            "gpu",
+            f"{gpu.name}, {gpu.vram_bytes / GIB:.1f} GiB, {gpu.free_vram_bytes / GIB:.1f} free, driver {gpu.driver}",
+        )
+        for gpu in found.gpus
+    ]
+    return [
+        ("host", found.hostname),
+        ("system", f"{found.os} {found.arch}, {found.os_version}"),
+        ("cores", found.cpu_count),
+        ("memory", f"{found.ram_bytes / GIB:.1f} GiB"),
+        *cards,
+        ("cuda", cuda),
+        ("torch", found.torch_version or "not installed"),
+        ("python", found.python),
+        ("revision", f"{found.revision}{changed}" if found.revision else "not a checkout"),
+        ("free disk", f"{found.free_disk_bytes / GIB:.1f} GiB"),
+        ("models", ", ".join(found.models or ()) or "none"),
+        ("datasets", ", ".join(sorted(found.datasets)) or "none"),
+    ]
+
+
+def _trainer(chosen: Options) -> Check:
+    try:
+        digest = declared(argument_vector(OWN_COMMAND, chosen.rules.trainer_dir), chosen.work_dir)
+    except TrainerError as error:
+        return Check("trainer", False, error.message)
+    return Check("trainer", True, f"answers --describe, contract {digest[:19]}…")
+
+
+def _models(found: Capability) -> Check:
+    if found.models:
+        return Check("libraries", True, f"there for {', '.join(found.models)}")
+    return Check("libraries", False, "those of no model are installed; install the extra [trainer] of this package")
+
+
+def _work_dir(chosen: Options) -> Check:
+    probe = chosen.work_dir / f".probe-{os.getpid()}"
+    try:
+        probe.write_bytes(b"x" * 4096)
+        probe.unlink()
+    except OSError as error:
+        return Check("work folder", False, f"{chosen.work_dir} cannot be written ({error.strerror}); check its owner")
+    return Check("work folder", True, f"{chosen.work_dir} can be written")
+
+
+def _free_disk(chosen: Options, found: Capability) -> Check:
+    enough = found.free_disk_bytes >= chosen.rules.min_free_bytes
+    wanted = f"at least {chosen.rules.min_free_bytes / GIB:g} are wanted (min_free_gib)"
+    return Check("disk", enough, f"{found.free_disk_bytes / GIB:.1f} GiB free, {wanted}")
+
+
+def _dataset(name: str, found: Capability) -> Check:
+    digest = found.datasets.get(name)
+    if digest is not None:
+        return Check("dataset", True, f"{name} is valid, {digest[:19]}…")
+    said = [text for text in found.problems if text.startswith(f"dataset {name} ")]
+    return Check("dataset", False, said[0] if said else f"{name} cannot be read")
+
+
+def _receiver(client: Client) -> Check:
+    try:
+        client.request("GET", "/healthz", deadline_s=3)
+    except FleetError as error:
+        return Check("receiver", False, error.message)
+    return Check("receiver", True, f"answers at {client.address.url}")

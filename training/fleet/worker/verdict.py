@@ -1,0 +1,145 @@
+"""Why a training ended, as one of the failure kinds.
+
+Pure: it gets what was seen and returns a verdict. The error in it is the trainer's own: what `result.json` says, else
+the last error line it printed.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from training.fleet.executors.local import Ending
+from training.fleet.jobs import FailKind
+from training.fleet.worker.log import plain
+
+EXIT_ELSEWHERE: Final = 75
+EXIT_WRONG_SPEC: Final = 78
+MAX_ERROR_CHARS: Final = 4000
+SHORT_RUN_S: Final = 1.0
+OWN_KINDS: Final = frozenset({"oom_gpu", "oom_ram", "disk_full", "host_fault", "trainer_error"})
+"""Kinds a trainer may name in its result."""
+_OOM_GPU = re.compile(
+    r"CUDA out of memory|CUDA_ERROR_OUT_OF_MEMORY|cudaErrorMemoryAllocation|CUBLAS_STATUS_ALLOC_FAILED"
+)
+_OOM_RAM = re.compile(r"\bMemoryError\b|std::bad_alloc|Cannot allocate memory|Unable to allocate .*iB")
+_DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded")
+_ERROR_LINE = re.compile(r"[\w.]*(Error|Exception|Fault|Exit|Interrupt|Killed)\b")
+_LOOKED_AT_LINES = 30
+_QUOTED_LINES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The verdict on a training that is no success."""
+
+    kind: FailKind
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What was seen of a training.
+
+    Attributes:
+        ending: How its processes ended.
+        stopped: The verdict with which the worker stopped it, None when it did not.
+        result: Its `result.json`, empty without one.
+        log_tail: The end of its output.
+        has_artifact: Whether it left an artifact.
+        oom_killed: Whether the system killed a process for want of memory meanwhile.
+    """
+
+    ending: Ending
+    stopped: Failure | None = None
+    result: Mapping[str, Any] = field(default_factory=dict)
+    log_tail: str = ""
+    has_artifact: bool = False
+    oom_killed: bool = False
+
+
+def judge(evidence: Evidence) -> Failure | None:
+    """Return what went wrong, None when the training is a success.
+
+    A trainer that ended by itself is judged by what it did, even when a wish to stop it came at the same moment.
+    """
+    ending = evidence.ending
+    if evidence.stopped is not None and ending.asked:
+        return evidence.stopped
+    if ending.asked == "L":
+        return Failure("lost", "the worker died while the trainer ran; the trainer was stopped with it")
+    if ending.status is None:
+        return _never_ran(ending)
+    if ending.status == 0:
+        return None if evidence.has_artifact else Failure("no_artifact", _nothing_made(evidence))
+    return Failure(_kind(evidence), _own_error(evidence)[:MAX_ERROR_CHARS])
+
+
+def _never_ran(ending: Ending) -> Failure:
+    if not ending.error:
+        return Failure("lost", "the trainer is gone and nobody saw how it ended")
+    kind: FailKind = "trainer_error" if "cannot be started" in ending.error else "host_fault"
+    return Failure(kind, plain(ending.error)[:MAX_ERROR_CHARS])
+
+
+def _nothing_made(evidence: Evidence) -> str:
+    duration_s = evidence.ending.duration_s
+    haste = ", in under a second: is this a trainer at all" if duration_s < SHORT_RUN_S else ""
+    said = _last_error_line(evidence.log_tail)
+    return (
+        f"the trainer ended with status 0 after {duration_s:.2f} s and left nothing in artifact/{haste}"
+        + (f"; it said: {said}" if said else "")
+    )[:MAX_ERROR_CHARS]
+
+
+def _kind(evidence: Evidence) -> FailKind:
+    status, named = evidence.ending.status, evidence.result.get("kind")
+    if status == EXIT_WRONG_SPEC:
+        return "spec_rejected"
+    if named in OWN_KINDS and named != "trainer_error":
+        return named  # type: ignore[no-any-return]
+    kind = _kind_by_traces(evidence)
+    return "host_fault" if status == EXIT_ELSEWHERE and kind == "trainer_error" else kind
+
+
+def _kind_by_traces(evidence: Evidence) -> FailKind:
+    said = evidence.log_tail[-8192:] + str(evidence.result.get("error", ""))
+    if _OOM_GPU.search(said):
+        return "oom_gpu"
+    killed = evidence.ending.status in (-signal.SIGKILL, 128 + signal.SIGKILL)
+    if _OOM_RAM.search(said) or (killed and evidence.oom_killed):
+        return "oom_ram"
+    return "disk_full" if _DISK_FULL.search(said) else "trainer_error"
+
+
+def _own_error(evidence: Evidence) -> str:
+    named = evidence.result.get("error")
+    if isinstance(named, str) and named.strip():
+        return plain(named).strip()
+    status = evidence.ending.status or 0
+    how = _signal_text(status, evidence.oom_killed) if status < 0 else f"the trainer ended with status {status}"
+    said = _last_error_line(evidence.log_tail)
+    if not said:
+        return f"{how} and printed nothing"
+    return f"{how}; it said: {said}" if status < 0 else said
+
+
+def _signal_text(status: int, oom_killed: bool) -> str:
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = "unknown"
+    why = " because the system ran out of memory" if oom_killed and -status == signal.SIGKILL else ""
+    return f"the trainer was killed by signal {-status} ({name}){why}"
+
+
+def _last_error_line(log_tail: str) -> str:
+    """Return the last line that reads like an error and what follows it, else the last line."""
+    lines = [line.rstrip() for line in log_tail.splitlines() if line.strip()][-_LOOKED_AT_LINES:]
+    for index in range(len(lines) - 1, -1, -1):
+        if _ERROR_LINE.match(lines[index]):
+            return "\n".join(lines[index : index + _QUOTED_LINES])
+    return lines[-1].strip() if lines else ""
