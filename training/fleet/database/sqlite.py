@@ -1,0 +1,406 @@
+"""The embedded database: one connection on one writer thread that groups commits.
+
+Owns the file, the thread and the settings of SQLite. Guarantees that changes run one after the other in the order they
+came, that each is whole or undone, and that an answer is given only after the commit that holds it is on the disk: all
+changes that wait share one commit. Nothing else can open the file meanwhile. Leaves the statements to the SQL files
+and their meaning to the caller.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar, cast
+
+from training.fleet import sql
+from training.fleet.database import Row, Transaction
+from training.fleet.errors import ConfigurationError, FleetError, StorageFullError, UnavailableError
+
+T = TypeVar("T")
+Answer = Callable[[Any, BaseException | None], None]
+"""Takes the result of a change, or the error it ended with."""
+
+MAX_BATCH: Final = 256
+"""Changes that share a commit at most."""
+QUICK_CHECK_BYTES: Final = 32 * 2**20
+"""Files up to this size are checked for damage at every start."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Entry:
+    """One change that waits, or was run and waits for its commit."""
+
+    change: Callable[[Transaction], Any]
+    answer: Answer
+    posted: bool
+    result: Any = None
+    error: BaseException | None = None
+
+    def give(self) -> None:
+        """Tell the caller."""
+        self.answer(self.result, self.error)
+
+
+class Sqlite:
+    """An SQLite file behind its writer thread.
+
+    Attributes:
+        deliver: Called on the writer thread after each batch with one callable per change that gives its answer. The
+            default calls them at once; an event loop sets it to hand them over in one piece.
+        on_broken: Called once when the disk no longer takes writes reliably; the process should end.
+        broken: What the disk said then, None while all is well.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.deliver: Callable[[list[Callable[[], None]]], None] = _answer_all
+        self.on_broken: Callable[[UnavailableError], None] = lambda _error: None
+        self.broken: UnavailableError | None = None
+        self._connection = connection
+        self._transaction = _SqliteTransaction(connection)
+        self._inbox: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
+        self._closed = False
+        self._door = threading.Lock()
+        self._thread = threading.Thread(target=self._serve, name="database", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def open(cls, path: Path) -> Sqlite:
+        """Open or make the file, bring its tables up to date and start the writer.
+
+        Args:
+            path: The database file. Its folder must exist.
+
+        Raises:
+            ConfigurationError: Another process has it open, it is damaged, or it is newer than this program.
+            UnavailableError: The disk refuses.
+        """
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            connection = sqlite3.connect(
+                path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=512
+            )
+        except (OSError, sqlite3.Error) as error:
+            raise ConfigurationError(
+                f"the database {path} cannot be opened ({error}); check that its folder exists and may be written"
+            ) from error
+        try:
+            _prepare(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+        return cls(connection)
+
+    def submit(self, change: Callable[[Transaction], T]) -> Future[T]:
+        """Hand a change over; the future holds its answer once it is durable.
+
+        Safe from every thread. The future is resolved on the writer thread.
+        """
+        future: Future[T] = Future()
+
+        def answer(result: Any, error: BaseException | None) -> None:
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+        if not self._put(_Entry(change, answer, posted=False)):
+            future.set_exception(_closed())
+        return future
+
+    def post(self, change: Callable[[Transaction], Any], answer: Answer) -> None:
+        """Hand a change over; `answer` gets its result or its error, through `deliver`.
+
+        The cheap way for an event loop, which is woken once for a whole batch.
+        """
+        if not self._put(_Entry(change, answer, posted=True)):
+            self.deliver([lambda: answer(None, _closed())])
+
+    def close(self) -> None:
+        """Run what was handed over, empty the log into the file and let go of it. Safe to repeat."""
+        with self._door:
+            first, self._closed = not self._closed, True
+            if first:
+                self._inbox.put(None)
+        self._thread.join()
+
+    def _put(self, entry: _Entry) -> bool:
+        with self._door:
+            if not self._closed:
+                self._inbox.put(entry)
+            return not self._closed
+
+    def _serve(self) -> None:
+        while (batch := self._next_batch()) is not None:
+            self._group(batch)
+        try:
+            self._connection.execute(_SQL["checkpoint"].text).fetchall()
+        except sqlite3.Error as error:
+            _log.warning("the log was not emptied at the end: %s", error)
+        self._connection.close()
+
+    def _next_batch(self) -> list[_Entry] | None:
+        entry = self._inbox.get()
+        if entry is None:
+            return None
+        batch = [entry]
+        while len(batch) < MAX_BATCH:
+            try:
+                entry = self._inbox.get_nowait()
+            except queue.Empty:
+                break
+            if entry is None:
+                self._inbox.put(None)
+                break
+            batch.append(entry)
+        return batch
+
+    def _group(self, batch: list[_Entry]) -> None:
+        """Run a batch, commit once, then answer all of it."""
+        lost = self.broken
+        if lost is None:
+            try:
+                for entry in batch:
+                    self._run(entry)
+                self._transaction.commit()
+            except sqlite3.Error as error:
+                lost = self._lose(error)
+        if lost is not None:
+            for entry in batch:
+                entry.result, entry.error = None, lost
+        for entry in batch:
+            if not entry.posted:
+                entry.give()
+        if posted := [entry.give for entry in batch if entry.posted]:
+            self.deliver(posted)
+
+    def _run(self, entry: _Entry) -> None:
+        """Run one change in its own savepoint.
+
+        Raises:
+            sqlite3.Error: The whole batch is lost, because SQLite has rolled it back already.
+        """
+        transaction = self._transaction
+        try:
+            entry.result = entry.change(transaction)
+        except Exception as error:
+            if transaction.undo() and isinstance(error, sqlite3.Error):
+                raise
+            entry.error = _explained(error)
+        else:
+            transaction.keep()
+
+    def _lose(self, error: sqlite3.Error) -> UnavailableError:
+        """Give up the batch that failed to commit, and the database when the disk cannot be trusted any more."""
+        explained = _unavailable(error)
+        self._transaction.abandon()
+        if _primary(error) in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            self.broken = explained
+            self.on_broken(explained)
+        return explained
+
+
+def _answer_all(answers: list[Callable[[], None]]) -> None:
+    for answer in answers:
+        answer()
+
+
+class _SqliteTransaction:
+    """The open batch and the change that runs in it.
+
+    The transaction and the savepoint of a change start at its first write, so a change that only reads costs neither.
+    """
+
+    __slots__ = ("_connection", "_cursor", "_done", "_marked", "_open", "_undo", "_undone")
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._cursor = connection.cursor()
+        self._open = False
+        self._marked = False
+        self._done: list[Callable[[], None]] = []
+        self._undone: list[Callable[[], None]] = []
+        self._undo: list[tuple[int, int]] = []
+
+    def all(self, name: str, /, **values: Any) -> Sequence[Row]:
+        """Run a named statement and return all rows of its answer."""
+        return cast(Sequence[Row], self._execute(name, values).fetchall())
+
+    def one(self, name: str, /, **values: Any) -> Row | None:
+        """Run a named statement and return the first row of its answer, None when there is none."""
+        rows = self._execute(name, values).fetchall()
+        return cast(Row, rows[0]) if rows else None
+
+    def run(self, name: str, /, **values: Any) -> int:
+        """Run a named statement and return how many rows it changed."""
+        return self._execute(name, values).rowcount
+
+    def many(self, name: str, rows: Iterable[Mapping[str, Any]], /) -> None:
+        """Run a named statement once for each row of values."""
+        self._mark()
+        self._cursor.executemany(_SQL[name].text, rows)
+
+    def after_commit(self, callback: Callable[[], None], /) -> None:
+        """Call back once the change is durable."""
+        self._done.append(callback)
+
+    def after_rollback(self, callback: Callable[[], None], /) -> None:
+        """Call back when the change is undone."""
+        self._undone.append(callback)
+
+    def _execute(self, name: str, values: Mapping[str, Any]) -> sqlite3.Cursor:
+        statement = _SQL[name]
+        if statement.writes and not self._marked:
+            self._mark()
+        return self._cursor.execute(statement.text, values)
+
+    def _mark(self) -> None:
+        if not self._open:
+            self._cursor.execute(_BEGIN)
+            self._open = True
+        if not self._marked:
+            self._cursor.execute(_SAVEPOINT)
+            self._marked = True
+
+    def keep(self) -> None:
+        """End the change that ran: it stays in the batch."""
+        if self._marked:
+            self._cursor.execute(_RELEASE)
+            self._marked = False
+        if self._done or self._undone:
+            self._undo.append((len(self._done), len(self._undone)))
+
+    def undo(self) -> bool:
+        """Undo the change that ran; True when SQLite has dropped the whole batch already."""
+        kept_done, kept_undone = self._undo[-1] if self._undo else (0, 0)
+        lost = self._open and not self._connection.in_transaction
+        if self._marked and not lost:
+            self._cursor.execute(_ROLLBACK_TO)
+            self._cursor.execute(_RELEASE)
+        self._marked = False
+        for callback in reversed(self._undone[kept_undone:]):
+            callback()
+        del self._done[kept_done:], self._undone[kept_undone:]
+        return lost
+
+    def commit(self) -> None:
+        """Make the batch durable and call back."""
+        if self._open:
+            self._cursor.execute(_COMMIT)
+            self._open = False
+        done = self._done
+        self._forget()
+        for callback in done:
+            try:
+                callback()
+            except Exception:  # noqa: BLE001 - the writer must live on; the commit stands
+                _log.exception("a step after a commit failed")
+
+    def abandon(self) -> None:
+        """Undo the whole batch and call back."""
+        if self._connection.in_transaction:
+            self._cursor.execute(_ROLLBACK)
+        self._open = self._marked = False
+        undone = self._undone
+        self._forget()
+        for callback in reversed(undone):
+            callback()
+
+    def _forget(self) -> None:
+        self._done, self._undone, self._undo = [], [], []
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """Set the connection up, check the file and bring its tables up to date."""
+    try:
+        _settle(connection)
+        if path.stat().st_size <= QUICK_CHECK_BYTES:
+            _check(connection, path)
+        _migrate(connection, path)
+    except sqlite3.Error as error:
+        raise _refusal(error, path) from error
+    connection.row_factory = sqlite3.Row
+
+
+def _settle(connection: sqlite3.Connection) -> None:
+    for name in ("lock_exclusively", "journal_ahead", "sync_fully", "bound_journal", "bound_cache", "sort_in_memory"):
+        connection.execute(_SQL[name].text).fetchall()
+    connection.execute(_SQL["check_references"].text)
+    connection.execute(_BEGIN)
+    connection.execute(_COMMIT)
+    (level,) = connection.execute(_SQL["synchronous"].text).fetchone()
+    assert level == 2, f"SQLite synchronous is {level}, expected 2 (FULL)"
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    (verdict,) = connection.execute(_SQL["check_quickly"].text).fetchone()
+    if verdict != "ok":
+        raise ConfigurationError(
+            f"the database {path} is damaged ({verdict}); restore a backup, or move the file away to start afresh"
+        )
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    (number,) = connection.execute(_SQL["schema_number"].text).fetchone()
+    newest = max(_MIGRATIONS)
+    if number > newest:
+        raise ConfigurationError(
+            f"the database {path} has schema {number}, this program knows up to {newest}; install the newer version"
+        )
+    for step in range(number + 1, newest + 1):
+        connection.executescript(f"BEGIN IMMEDIATE;{_MIGRATIONS[step]};PRAGMA user_version = {step};COMMIT;")
+
+
+def _refusal(error: sqlite3.Error, path: Path) -> FleetError:
+    kind = _primary(error)
+    if kind == sqlite3.SQLITE_BUSY:
+        return ConfigurationError(f"the database {path} is in use; stop the other receiver or give --db another file")
+    if kind in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+        return ConfigurationError(
+            f"the file {path} is not a sound database ({error}); restore a backup, or move the file away"
+        )
+    return _unavailable(error)
+
+
+def _explained(error: Exception) -> Exception:
+    """Return what the caller of a change gets: its own error, or a refusal by the database in words."""
+    if not isinstance(error, sqlite3.Error):
+        return error
+    if isinstance(error, sqlite3.IntegrityError):
+        _log.error("a change broke a rule of the database: %s", error, exc_info=error)
+        return FleetError(f"the queue refused to spoil itself ({error}); please report this")
+    explained = _unavailable(error)
+    explained.__cause__ = error
+    return explained
+
+
+def _unavailable(error: sqlite3.Error) -> UnavailableError:
+    if _primary(error) == sqlite3.SQLITE_FULL:
+        return StorageFullError(
+            "the disk of the database is full; nothing was changed, make room and try again", retry_after_s=30.0
+        )
+    return UnavailableError(
+        f"the database cannot be written ({error}); nothing was changed, look at its disk", retry_after_s=10.0
+    )
+
+
+def _primary(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+
+
+def _closed() -> UnavailableError:
+    return UnavailableError("the receiver is stopping; try again in a moment", retry_after_s=5.0)
+
+
+_SQL: Final = sql.statements("sqlite")
+_MIGRATIONS: Final = sql.migrations("sqlite")
+_BEGIN, _COMMIT, _ROLLBACK = (_SQL[name].text for name in ("begin", "commit", "rollback"))
+_SAVEPOINT, _RELEASE, _ROLLBACK_TO = (_SQL[name].text for name in ("savepoint", "release", "rollback_to"))

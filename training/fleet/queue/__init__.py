@@ -1,0 +1,20 @@
+"""The queue: which job is where, who holds it, and what came of it.
+
+Owns the state of every job, its lease, its attempts and its history. Guarantees one live lease and one result per job,
+and that what it answered is durable. Methods that take a transaction run on the writer thread
+(`database.submit(lambda tx: queue.claim(tx, message))`); the others are safe from any thread. Leaves placement to
+`placement`, files to `store` and talking to `api`.
+"""
+
+from __future__ import annotations
+
+from training.fleet.queue.lifecycle import Lifecycle
+from training.fleet.queue.lists import Filters, Lists
+from training.fleet.queue.load import Load
+from training.fleet.queue.reload import plan, reload
+
+__all__ = ["Filters", "Queue", "plan", "reload"]
+
+
+class Queue(Lifecycle, Lists, Load):
+    """The queue. Run `start` once before anything else."""

@@ -1,0 +1,228 @@
+"""One change of the manifest, from the first comparison to the last row.
+
+Owns what a reload remembers while it works through the jobs in chunks. Guarantees flat memory: jobs that must be
+written wait in a temporary file, the others leave one bit behind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+from training.fleet import placement, wire
+from training.fleet.capability import Capability
+from training.fleet.database import Row
+from training.fleet.jobs import Limits, Policy, Requirement
+from training.fleet.manifest import Header, JobEntry
+from training.fleet.queue.hosts import DEFAULT_HOST, InForce
+
+MAX_LISTED: Final = 1000
+"""Jobs listed in each part of a plan."""
+MAX_HOSTS: Final = 100
+"""Hosts listed for one added job."""
+SPACING: Final = 2**20
+"""Distance between the positions of new jobs, so that later ones fit between them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One job that the reload writes.
+
+    Attributes:
+        id: Identity.
+        document: The specification, canonical JSON.
+        requirement: What it needs of a host, without what was learned.
+        limits: What bounds it.
+        position: Its place among equal priorities.
+    """
+
+    id: str
+    document: str
+    requirement: Requirement
+    limits: Limits
+    position: int
+
+
+class ManifestChange:
+    """What a manifest would change, and what is still to be written.
+
+    Args:
+        header: Everything the manifest says besides its jobs.
+        actor: Who asks, for the history.
+        applied_at: When it comes into force, RFC 3339, UTC.
+
+    Attributes:
+        in_force: The manifest as it will be in force.
+        actor: Who asks.
+        counts: Jobs added, changed, unchanged, dropped and stranded.
+        position: Place of the last job that was compared.
+        gone: Numbers of the jobs it drops.
+        scanned: Number of the last job that was looked at for being dropped.
+        named: How many of the jobs it names were named before.
+    """
+
+    def __init__(self, header: Header, actor: str, applied_at: str) -> None:
+        self.in_force = in_force_of(header, applied_at)
+        self.actor = actor
+        self.counts: Counter[str] = Counter()
+        self.position = 0
+        self.gone: array[int] = array("q")
+        self.scanned = 0
+        self.named = 0
+        self._warnings = list(header.warnings)
+        self._hosts: list[tuple[str, Capability, Policy | None]] = []
+        self._digest = hashlib.sha256(header.digest.encode())
+        self._listed: dict[str, list[wire.PlannedJob]] = {"added": [], "changed": [], "dropped": []}
+        self._stranded: list[str] = []
+        self._seen = bytearray()
+        self._able: dict[Requirement, list[str]] = {}
+        self._parts: dict[Requirement | Limits, int] = {}
+        self._spool = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - lives as long as the change
+
+    def __enter__(self) -> ManifestChange:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the temporary file. Safe to repeat."""
+        self._spool.close()
+
+    # ---- what was found
+
+    def know(self, hosts: Iterable[tuple[str, Capability, Policy | None]]) -> None:
+        """Take in every host known under the manifest: name, capability, policy."""
+        self._hosts = list(hosts)
+
+    def add(self, entry: JobEntry, position: int) -> None:
+        """Note a job that the queue does not have."""
+        able = self._able_hosts(entry.requirement)
+        planned = wire.PlannedJob(entry.id, entry.spec.model, entry.spec.mode, hosts=able[:MAX_HOSTS])
+        self._note("added", planned)
+        if not able and not self._welcome(entry.requirement):
+            self.counts["stranded"] += 1
+            if len(self._stranded) < MAX_LISTED:
+                self._stranded.append(entry.id)
+        self._keep(entry, position)
+
+    def alter(self, entry: JobEntry, position: int, fields: dict[str, list[Any]]) -> None:
+        """Note a job whose terms change; without a field only its place does."""
+        if fields:
+            self._note("changed", wire.PlannedJob(entry.id, entry.spec.model, entry.spec.mode, change=fields))
+        else:
+            self.counts["unchanged"] += 1
+        self._keep(entry, position)
+
+    def drop(self, row: Row) -> None:
+        """Note a job that the manifest no longer names."""
+        self.gone.append(row["seq"])
+        self._note("dropped", wire.PlannedJob(row["id"], row["model"], row["mode"]))
+
+    def see(self, seq: int, named: bool) -> None:
+        """Note that the manifest names a job of the queue."""
+        byte, bit = divmod(seq, 8)
+        if byte >= len(self._seen):
+            self._seen.extend(bytes(byte + 65536 - len(self._seen)))
+        self._seen[byte] |= 1 << bit
+        self.named += named
+
+    def saw(self, seq: int) -> bool:
+        """Say whether the manifest names a job of the queue."""
+        byte, bit = divmod(seq, 8)
+        return byte < len(self._seen) and bool(self._seen[byte] >> bit & 1)
+
+    def plan(self) -> wire.Plan:
+        """Return what was found, as people see it."""
+        return wire.Plan(
+            digest=self._digest.hexdigest(),
+            manifest=self.in_force.digest,
+            counts={key: self.counts[key] for key in ("added", "changed", "unchanged", "dropped", "stranded")},
+            warnings=self._warnings,
+            stranded=self._stranded,
+            **self._listed,
+        )
+
+    # ---- what is to be written
+
+    def writes(self) -> Iterator[Write]:
+        """Yield the jobs to write, in the order of the manifest."""
+        parts = list(self._parts)
+        self._spool.seek(0)
+        for line in self._spool:
+            job_id, document, requirement, limits, position = json.loads(line)
+            needs, bounds = parts[requirement], parts[limits]
+            assert isinstance(needs, Requirement)
+            assert isinstance(bounds, Limits)
+            yield Write(job_id, document, needs, bounds, position)
+
+    def _keep(self, entry: JobEntry, position: int) -> None:
+        needs = self._parts.setdefault(entry.requirement, len(self._parts))
+        bounds = self._parts.setdefault(entry.limits, len(self._parts))
+        self._spool.write(json.dumps([entry.id, entry.document, needs, bounds, position]) + "\n")
+
+    def _note(self, part: str, planned: wire.PlannedJob) -> None:
+        self.counts[part] += 1
+        self._digest.update(f"{part} {planned.id} {json.dumps(planned.change, sort_keys=True)}\n".encode())
+        if len(self._listed[part]) < MAX_LISTED:
+            self._listed[part].append(planned)
+
+    def _welcome(self, requirement: Requirement) -> bool:
+        """Say whether a host that is still to come could run a job."""
+        policy = self.in_force.hosts.get(DEFAULT_HOST)
+        if policy is None:
+            return False
+        newcomer = placement.declared(DEFAULT_HOST, policy, self.in_force.datasets)
+        return placement.judge(requirement, newcomer, policy).eligible
+
+    def _able_hosts(self, requirement: Requirement) -> list[str]:
+        able = self._able.get(requirement)
+        if able is None:
+            able = [
+                name
+                for name, capability, policy in self._hosts
+                if placement.judge(requirement, capability, policy).eligible
+            ]
+            self._able[requirement] = able
+        return able
+
+
+def in_force_of(header: Header, applied_at: str) -> InForce:
+    """Return a manifest as it will be in force."""
+    return InForce(
+        digest=header.digest,
+        hosts=header.hosts,
+        trainer=header.trainer,
+        datasets=header.datasets,
+        contract=header.contract,
+        count=header.count,
+        applied_at=applied_at,
+    )
+
+
+def fields_changed(row: Row, old: Requirement, requirement: Requirement, limits: Limits) -> dict[str, list[Any]]:
+    """Return the manifest keys in which a job of the queue differs, each with its old and new value.
+
+    Args:
+        row: The job's row, as the statement `jobs_named` gives it.
+        old: What it needs now.
+        requirement: What it shall need, without what was learned.
+        limits: What shall bound it.
+    """
+    fields: dict[str, list[Any]] = {}
+    learned = replace(requirement, over_vram_gib=old.over_vram_gib, over_ram_gib=old.over_ram_gib)
+    if learned != old:
+        before, after = asdict(old), asdict(learned)
+        fields = {key: [before[key], after[key]] for key in before if before[key] != after[key]}
+    for key in ("priority", "timeout_s", "max_attempts"):
+        if row[key] != getattr(limits, key):
+            fields[key] = [row[key], getattr(limits, key)]
+    if not row["named"]:
+        fields["named"] = [False, True]
+    return fields

@@ -1,0 +1,342 @@
+"""The hosts the queue knows, and which requirements each of them can meet.
+
+Owns the workers that called, the manifest's word on hosts, and the distinct requirements. Guarantees that every
+judgement comes from `placement`; what is kept here only saves asking twice. Everything is called on the writer thread,
+save `seen`, `eligible` and the reading properties, which are safe from any thread.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from training.fleet import placement
+from training.fleet.capability import Capability, Gpu
+from training.fleet.jobs import DatasetRef, Policy, Requirement, Terms, Trainer
+
+DEFAULT_HOST = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """The manifest in force, its jobs aside.
+
+    Attributes:
+        digest: SHA-256 of its bytes, empty before the first one.
+        hosts: Policies by lower-case host name; may hold "default".
+        trainer: The program that trains.
+        datasets: Datasets by name.
+        contract: Digest of the declaration it was checked against, None without one.
+        count: Number of jobs it names.
+        applied_at: When it came into force, RFC 3339, UTC; empty before the first one.
+    """
+
+    digest: str = ""
+    hosts: Mapping[str, Policy] = field(default_factory=dict)
+    trainer: Trainer = field(default_factory=Trainer)
+    datasets: Mapping[str, DatasetRef] = field(default_factory=dict)
+    contract: str | None = None
+    count: int = 0
+    applied_at: str = ""
+
+    def policy(self, host: str) -> Policy | None:
+        """Return what a host may do, None when it is not admitted."""
+        return self.hosts.get(host, self.hosts.get(DEFAULT_HOST))
+
+    @property
+    def own_contract(self) -> str | None:
+        """The contract where the trainer is the project's own, else None: only then hosts can be compared with it."""
+        return self.contract if self.trainer.command == Trainer().command else None
+
+
+@dataclass(slots=True)
+class Offer:
+    """Which requirements a host can meet, in the form the claim statement takes.
+
+    Attributes:
+        eligible: JSON list of requirement ids in claim order.
+        second: Index of the first id that ranks behind those before it.
+        third: Index of the first id that ranks behind both.
+        waiting: Index of the first id that waits for a host with CUDA.
+    """
+
+    eligible: str
+    second: int
+    third: int
+    waiting: int
+
+
+@dataclass(slots=True)
+class Known:
+    """One worker that called.
+
+    Attributes:
+        capability: What it said last.
+        kind: The part of it that placement looks at.
+        seen_at: When it was last heard, monotonic seconds; None when not since the receiver started.
+        ranks: Requirement id to rank, for those it can meet.
+        judged: How many requirements `ranks` has taken in.
+        offer: `ranks` for the claim statement, None when it must be made anew.
+    """
+
+    capability: Capability
+    kind: tuple[Any, ...]
+    seen_at: float | None
+    ranks: dict[int, int] = field(default_factory=dict)
+    judged: int = 0
+    offer: Offer | None = None
+
+
+class Hosts:
+    """Workers, policies and requirements.
+
+    Args:
+        clock: Monotonic seconds.
+        terms: Time limits; a worker is away when it was not heard for a lease term.
+    """
+
+    def __init__(self, clock: Callable[[], float], terms: Terms) -> None:
+        self._clock = clock
+        self._terms = terms
+        self._known: dict[str, Known] = {}
+        self._requirements: dict[int, Requirement] = {}
+        self._ids: dict[Requirement, int] = {}
+        self._live_cuda: frozenset[str] = frozenset()
+        self._lock = threading.RLock()
+        self.in_force = InForce()
+
+    # ---- requirements
+
+    def learn(self, requirement_id: int, requirement: Requirement) -> None:
+        """Take in a requirement row; every host is judged against it when it next calls."""
+        with self._lock:
+            self._requirements[requirement_id] = requirement
+            self._ids[requirement] = requirement_id
+
+    def forget(self, requirement_id: int) -> None:
+        """Take a requirement row out again that did not become durable."""
+        with self._lock:
+            del self._ids[self._requirements.pop(requirement_id)]
+            self._forget_judgements()
+
+    def requirement(self, requirement_id: int) -> Requirement:
+        """Return a requirement by the number of its row."""
+        return self._requirements[requirement_id]
+
+    def requirement_id(self, requirement: Requirement) -> int | None:
+        """Return the number of a requirement's row, None when it has none yet."""
+        return self._ids.get(requirement)
+
+    # ---- the manifest's word
+
+    def rule(self, in_force: InForce) -> None:
+        """Let another manifest be in force."""
+        with self._lock:
+            self.in_force = in_force
+            self._forget_judgements()
+
+    def policy(self, host: str) -> Policy | None:
+        """Return what a host may do, None when the manifest does not admit it."""
+        return self.in_force.policy(host)
+
+    # ---- workers
+
+    def meet(self, capability: Capability) -> bool:
+        """Take in what a worker can do; True when placement may judge it differently from now on."""
+        kind, known = _kind(capability), self._known.get(capability.hostname)
+        if known is not None and known.kind == kind and known.seen_at is not None:
+            known.capability, known.seen_at = capability, self._clock()
+            return False
+        with self._lock:
+            self._known[capability.hostname] = Known(capability, kind, self._clock())
+            self.look_around()
+        return True
+
+    def remember(self, capability: Capability) -> None:
+        """Take in a worker that called before the receiver started."""
+        self._known[capability.hostname] = Known(capability, _kind(capability), None)
+
+    def seen(self, worker: str) -> None:
+        """Note that a worker was heard."""
+        if (known := self._known.get(worker)) is not None:
+            known.seen_at = self._clock()
+
+    def known(self, worker: str) -> Known | None:
+        """Return a worker that called, None when it never did."""
+        return self._known.get(worker)
+
+    def away(self, known: Known) -> bool:
+        """Say whether a worker was not heard for a lease term."""
+        return known.seen_at is None or self._clock() - known.seen_at > self._terms.lease_s
+
+    def names(self, in_force: InForce | None = None) -> list[str]:
+        """Return every host that called or that the manifest names, sorted."""
+        named = (in_force or self.in_force).hosts
+        return sorted({*self._known, *(host for host in named if host != DEFAULT_HOST)})
+
+    def all(self, in_force: InForce | None = None) -> Iterator[tuple[str, Capability, Policy | None, bool]]:
+        """Yield every known host: name, capability, policy, and whether it ever called.
+
+        Args:
+            in_force: The manifest whose word counts, None for the one in force.
+        """
+        word = in_force or self.in_force
+        for name in self.names(word):
+            policy, known = word.policy(name), self._known.get(name)
+            if known is not None:
+                yield name, known.capability, policy, True
+            else:
+                yield name, placement.declared(name, policy or Policy(), word.datasets), policy, False
+
+    def look_around(self) -> None:
+        """Find out which workers with CUDA are heard now; hosts without CUDA leave them what they prefer."""
+        with self._lock:
+            live = frozenset(
+                name for name, known in self._known.items() if self._usable_cuda(name, known) and not self.away(known)
+            )
+            if live != self._live_cuda:
+                self._live_cuda = live
+                for known in self._known.values():
+                    known.offer = None
+
+    # ---- judgement
+
+    def offer(self, worker: str) -> Offer:
+        """Return what a worker that called can be given."""
+        with self._lock:
+            known = self._known[worker]
+            ranks = self._ranks(known)
+            if known.offer is None:
+                known.offer = self._make_offer(known, ranks)
+            return known.offer
+
+    def eligible(self, requirement_id: int, worker: str) -> bool:
+        """Say whether a worker that called would be given a job with this requirement now; for waking parked claims."""
+        with self._lock:
+            known = self._known.get(worker)
+            if known is None or self.policy(worker) is None:
+                return False
+            return requirement_id in self._ranks(known) and not self._leaves_to_cuda(known, requirement_id)
+
+    def _ranks(self, known: Known) -> dict[int, int]:
+        policy = self.policy(known.capability.hostname)
+        if policy is not None and known.judged < len(self._requirements):
+            capability = placement.effective(known.capability, policy)
+            found = dict(known.ranks)
+            fresh = list(self._requirements.items())[known.judged :]
+            for number, requirement in fresh:
+                if placement.judge(requirement, known.capability, policy).eligible:
+                    found[number] = placement.rank(requirement, capability)
+            known.judged, known.ranks, known.offer = known.judged + len(fresh), found, None
+        return known.ranks
+
+    def _make_offer(self, known: Known, ranks: dict[int, int]) -> Offer:
+        free: list[list[int]] = [[], [], []]
+        waiting: list[int] = []
+        for number, place in ranks.items():
+            (waiting if self._leaves_to_cuda(known, number) else free[place]).append(number)
+        first, second, third = free
+        if waiting:
+            # Only hosts without CUDA leave jobs to others, and those have no third rank.
+            ids = [*first, *second, *waiting]
+            return Offer(json.dumps(ids), len(first), len(ids), len(first) + len(second))
+        ids = [*first, *second, *third]
+        return Offer(json.dumps(ids), len(first), len(first) + len(second), len(ids))
+
+    def _leaves_to_cuda(self, known: Known, requirement_id: int) -> bool:
+        requirement = self._requirements[requirement_id]
+        policy = self.policy(known.capability.hostname)
+        if policy is None or not requirement.prefer_cuda:
+            return False
+        return placement.waits_for_cuda(requirement, placement.effective(known.capability, policy), self._live())
+
+    def _live(self) -> list[tuple[Capability, Policy]]:
+        live = []
+        for name in self._live_cuda:
+            known, policy = self._known.get(name), self.policy(name)
+            if known is not None and policy is not None:
+                live.append((known.capability, policy))
+        return live
+
+    def _usable_cuda(self, name: str, known: Known) -> bool:
+        if not known.capability.cuda_usable:
+            return False
+        policy = self.policy(name)
+        return policy is not None and placement.effective(known.capability, policy).cuda_usable
+
+    def _forget_judgements(self) -> None:
+        for known in self._known.values():
+            known.ranks, known.judged, known.offer = {}, 0, None
+        self.look_around()
+
+
+def _kind(capability: Capability) -> tuple[Any, ...]:
+    """Return what placement looks at, so that free disk and the like do not count as another host."""
+    return (
+        capability.cuda_usable,
+        capability.vram_gib,
+        capability.ram_gib,
+        capability.contract,
+        capability.models,
+        tuple(sorted(capability.datasets.items())),
+    )
+
+
+def requirement_json(requirement: Requirement) -> str:
+    """Return a requirement as its row keeps it."""
+    return json.dumps(asdict(requirement), separators=(",", ":"))
+
+
+def requirement_from(text: str) -> Requirement:
+    """Return the requirement a row keeps."""
+    body = json.loads(text)
+    dataset = body.pop("dataset")
+    body["allowed_hosts"] = tuple(body["allowed_hosts"])
+    return Requirement(**body, dataset=DatasetRef(**dataset) if dataset else None)
+
+
+def capability_from(text: str) -> Capability:
+    """Return the capability a worker's row keeps; what an older version did not know gets its default."""
+    body = json.loads(text)
+    body["gpus"] = tuple(Gpu(**gpu) for gpu in body.get("gpus", ()))
+    body["models"] = None if body.get("models") is None else tuple(body["models"])
+    body["problems"] = tuple(body.get("problems", ()))
+    return Capability(**body)
+
+
+def capability_json(capability: Capability) -> str:
+    """Return a capability as a worker's row keeps it."""
+    return json.dumps(asdict(capability), separators=(",", ":"))
+
+
+def in_force_json(in_force: InForce) -> str:
+    """Return the manifest in force, its jobs aside, as the database keeps it."""
+    return json.dumps(
+        {
+            "digest": in_force.digest,
+            "hosts": {host: asdict(policy) for host, policy in in_force.hosts.items()},
+            "trainer": asdict(in_force.trainer),
+            "datasets": {name: asdict(dataset) for name, dataset in in_force.datasets.items()},
+            "contract": in_force.contract,
+            "count": in_force.count,
+            "applied_at": in_force.applied_at,
+        }
+    )
+
+
+def in_force_from(text: str) -> InForce:
+    """Return the manifest in force that the database keeps."""
+    body = json.loads(text)
+    hosts = {host: _policy(policy) for host, policy in body.pop("hosts").items()}
+    trainer = body.pop("trainer")
+    datasets = {name: DatasetRef(**dataset) for name, dataset in body.pop("datasets").items()}
+    return InForce(
+        hosts=hosts, trainer=replace(Trainer(**trainer), command=tuple(trainer["command"])), datasets=datasets, **body
+    )
+
+
+def _policy(body: dict[str, Any]) -> Policy:
+    return Policy(**{**body, "allow_jobs": tuple(body["allow_jobs"]), "deny_jobs": tuple(body["deny_jobs"])})

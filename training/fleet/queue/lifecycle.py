@@ -1,0 +1,597 @@
+"""The life of a job: claim, heartbeat, complete, fail, cancel, requeue, sweep.
+
+Owns every change of a job's state but those of a manifest. Guarantees what docs/reference/states.md says: one live
+lease per job, one result, stale leases refused, late results adopted while nobody else has begun, the same request
+twice has one effect. Every change is one transaction that starts from the status it checks, and appends one event.
+Leaves placement to `hosts` and durability to the database.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from training.fleet import placement, wire
+from training.fleet.database import Row, Transaction
+from training.fleet.errors import (
+    ArtifactMissingError,
+    ConflictError,
+    HostRefusedError,
+    OtherResultError,
+    StaleLeaseError,
+)
+from training.fleet.jobs import FREE_KINDS, Policy, Requirement
+from training.fleet.queue.hosts import capability_json
+from training.fleet.queue.leases import LiveLease
+from training.fleet.queue.memory import Memory, state_of, worker_actor
+
+RECEIVER = "receiver"
+_LIVE = ("claimed", "running")
+_ADOPTABLE = ("expired", "lost_claim")
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """How an attempt ends without a result.
+
+    Attributes:
+        to: Status of the job afterwards.
+        outcome: Of the attempt.
+        action: Of the event.
+        actor: Of the event.
+        why: Of the event.
+        given_back: Whether the attempt costs the budget nothing.
+        refunded: Whether that counts as one of the refunds of lost claims.
+        delay_s: Seconds before a pending job is offered again.
+        requirement: What the job needs from now on, None when nothing was learned.
+        report: What the worker said, None when it said nothing.
+    """
+
+    to: str
+    outcome: str
+    action: str
+    actor: str
+    why: str = ""
+    given_back: bool = False
+    refunded: bool = False
+    delay_s: float = 0.0
+    requirement: Requirement | None = None
+    report: wire.Fail | None = None
+
+
+class Lifecycle(Memory):
+    """The changes a worker or an operator can make to one job."""
+
+    # ---- claim
+
+    def claim(self, tx: Transaction, message: wire.Claim) -> wire.Lease | None:
+        """Give the best job the caller can run.
+
+        One statement decides, so two callers never get the same job. A repeated `claim_id` gets the same lease
+        again. Leases the queue believes the worker holds and the worker does not list are ended.
+
+        Returns:
+            The lease, or None when nothing is there for this worker or all its slots are taken.
+
+        Raises:
+            HostRefusedError: The manifest does not admit the host.
+            ConflictError: The `claim_id` was answered before and that lease is over.
+        """
+        policy = self._admit(message.worker)
+        self._meet(tx, message)
+        known = tx.one("attempt_of_claim", worker=message.worker, claim_id=message.claim_id)
+        if known is not None:
+            return self._give_again(tx, known, message)
+        held = self._reconcile(tx, message)
+        if len(held) >= policy.slots:
+            return None
+        return self._grant(tx, message, held)
+
+    def _admit(self, worker: str) -> Policy:
+        policy = self.hosts.policy(worker)
+        if policy is None:
+            raise HostRefusedError(
+                f"the manifest does not admit the host {worker!r}: it has neither [hosts.{worker}] nor "
+                "[hosts.default]; add one of them and reload"
+            )
+        return policy
+
+    def _meet(self, tx: Transaction, message: wire.Claim) -> None:
+        capability = message.capability
+        if capability.hostname != message.worker:
+            capability = replace(capability, hostname=message.worker)
+        if self.hosts.meet(capability):
+            tx.run("meet_host", name=message.worker, capability=capability_json(capability), at=self._now())
+
+    def _give_again(self, tx: Transaction, row: Row, message: wire.Claim) -> wire.Lease:
+        if row["lease_id"] != row["given"]:
+            raise ConflictError(
+                f"the claim {message.claim_id} was answered with a lease that is over ({row['outcome']}); "
+                "ask with a new claim_id"
+            )
+        self.leases.extend(row["given"])
+        held = {live["lease_id"] for live in tx.all("leases_of", worker=message.worker)}
+        return self._lease_answer(row, row["given"], self._stop(tx, message.held_leases, held))
+
+    def _reconcile(self, tx: Transaction, message: wire.Claim) -> set[str]:
+        """End what the worker no longer holds; return the leases it does hold."""
+        held = set()
+        for row in tx.all("leases_of", worker=message.worker):
+            if row["lease_id"] in message.held_leases:
+                held.add(row["lease_id"])
+            else:
+                self._lapse(tx, row["lease_id"], "the worker asked for another job and does not hold this one")
+        return held
+
+    def _grant(self, tx: Transaction, message: wire.Claim, held: set[str]) -> wire.Lease | None:
+        offer = self.hosts.offer(message.worker)
+        lease_id, at = secrets.token_urlsafe(18), self._now()
+        row = tx.one(
+            "claim",
+            lease_id=lease_id,
+            worker=message.worker,
+            at=at,
+            eligible=offer.eligible,
+            second=offer.second,
+            third=offer.third,
+            waiting=offer.waiting,
+            waited_since=int(self.tick() - self.terms.prefer_wait_s),
+            avoid=self._avoided_by(message.worker),
+        )
+        if row is None:
+            return None
+        seq, job_id, fence = row["seq"], row["id"], row["fence"]
+        tx.run(
+            "begin_attempt",
+            job=seq,
+            fence=fence,
+            lease_id=lease_id,
+            worker=message.worker,
+            claim_id=message.claim_id,
+            at=at,
+        )
+        self._record(tx, seq, worker_actor(message.worker), "claim", "pending", "claimed")
+        self._moved(tx, "pending", "claimed")
+        tx.after_commit(lambda: self.leases.put(seq, job_id, lease_id, message.worker, running=False))
+        return self._lease_answer(row, lease_id, self._stop(tx, message.held_leases, held))
+
+    def _lease_answer(self, row: Row, lease_id: str, stop: list[str]) -> wire.Lease:
+        trainer = self.hosts.in_force.trainer
+        return wire.Lease(
+            job_id=row["id"],
+            lease_id=lease_id,
+            fence=row["fence"],
+            ack_within_s=self.terms.ack_s,
+            lease_s=self.terms.lease_s,
+            heartbeat_s=self.terms.heartbeat_s,
+            spec=json.loads(row["spec"]),
+            timeout_s=row["timeout_s"],
+            trainer_command=list(trainer.command),
+            trainer_contract=trainer.contract,
+            stop=stop,
+        )
+
+    def _stop(self, tx: Transaction, believed: Iterable[str], held: set[str]) -> list[str]:
+        """Return the leases a worker believes in that are over for good; those that can be adopted go on."""
+        stop = []
+        for lease_id in believed:
+            if lease_id not in held:
+                row = tx.one("lease", lease_id=lease_id)
+                if row is None or not (_live(row) or _adoptable(row)):
+                    stop.append(lease_id)
+        return stop
+
+    def _avoided_by(self, worker: str) -> str:
+        """Return the jobs a host has just faulted on, as JSON."""
+        if not self._avoided:
+            return "[]"
+        now = self._clock()
+        return json.dumps([seq for (host, seq), (until, _) in self._avoided.items() if host == worker and until > now])
+
+    # ---- heartbeat
+
+    def beat(self, job_id: str, message: wire.Heartbeat) -> wire.Beat | None:
+        """Renew a running lease without the database. Safe from any thread.
+
+        Returns:
+            The answer, or None when `heartbeat` has to decide.
+        """
+        live = self.leases.beat(job_id, message.lease_id, message.progress, message.held_leases)
+        if live is None:
+            return None
+        self.hosts.seen(live.worker)
+        if message.progress is not None:
+            self._touch()
+        return wire.Beat(self.terms.lease_s, live.cancel)
+
+    def heartbeat(self, tx: Transaction, job_id: str, message: wire.Heartbeat) -> wire.Beat:
+        """Renew a lease: acknowledge it on the first beat, adopt it when it ran out and nobody else has begun.
+
+        Raises:
+            NotFoundError: There is no such job.
+            StaleLeaseError: The lease is over; its trainer must stop.
+        """
+        row = self._lease(tx, job_id, message.lease_id)
+        worker = row["worker"]
+        self.leases.extend(message.lease_id)
+        if row["status"] == "claimed" and _live(row):
+            self._start(tx, row)
+        elif _adoptable(row):
+            self._adopt(tx, row)
+        elif not _live(row):
+            raise _stale(row)
+        cancel = bool(row["cancel_requested"])
+        self.hosts.seen(worker)
+
+        def follow() -> None:
+            self.leases.put(row["seq"], job_id, message.lease_id, worker, running=True, cancel=cancel)
+            self.leases.report(message.lease_id, message.progress)
+            self._touch()
+
+        tx.after_commit(follow)
+        held = {live["lease_id"] for live in tx.all("leases_of", worker=worker)}
+        return wire.Beat(self.terms.lease_s, cancel, stop=self._stop(tx, message.held_leases, held))
+
+    def _start(self, tx: Transaction, row: Row) -> None:
+        at = self._now()
+        tx.run("start", seq=row["seq"], lease_id=row["own_lease"], at=at)
+        tx.run("start_attempt", job=row["seq"], fence=row["fence"], at=at)
+        self._record(tx, row["seq"], worker_actor(row["worker"]), "start", "claimed", "running")
+        self._moved(tx, "claimed", "running")
+
+    def _adopt(self, tx: Transaction, row: Row) -> None:
+        at, refunded = self._now(), row["refunded"]
+        tx.run("adopt", seq=row["seq"], lease_id=row["own_lease"], fence=row["fence"], refunded=refunded, at=at)
+        tx.run("adopt_attempt", job=row["seq"], fence=row["fence"], at=at)
+        why = f"the lease had ended ({row['outcome']}), nobody else had begun"
+        self._record(tx, row["seq"], worker_actor(row["worker"]), "adopt", "pending", "running", why)
+        self._moved(tx, "pending", "running")
+
+    # ---- complete and fail
+
+    def complete(self, tx: Transaction, job_id: str, message: wire.Complete) -> wire.State:
+        """Accept the result of a job, once; the same lease with the same artifact gets the same answer for ever.
+
+        Raises:
+            NotFoundError: There is no such job.
+            StaleLeaseError: The lease is over.
+            OtherResultError: This lease completed the job with another artifact.
+            ArtifactMissingError: The artifact is not stored.
+        """
+        row = self._lease(tx, job_id, message.lease_id)
+        if row["outcome"] == "completed":
+            return _same_result(row, message)
+        if not (_live(row) or _adoptable(row)):
+            raise _stale(row)
+        if tx.one("artifact", sha256=message.artifact, model=row["model"], mode=row["mode"]) is None:
+            raise ArtifactMissingError(
+                f"the artifact {message.artifact} of {row['model']}/{row['mode']} is not stored; upload it, then "
+                "complete the job again"
+            )
+        self._finish(tx, row, message)
+        return wire.State(job_id, "completed")
+
+    def _finish(self, tx: Transaction, row: Row, message: wire.Complete) -> None:
+        seq, fence, at = row["seq"], row["fence"], self._now()
+        changed = tx.run(
+            "complete",
+            seq=seq,
+            fence=fence,
+            artifact=message.artifact,
+            metrics=json.dumps(message.metrics, separators=(",", ":")),
+            content_digest=message.content_digest,
+            duration_s=message.duration_s,
+            refunded=row["refunded"],
+            at=at,
+        )
+        assert changed == 1
+        self._end_attempt(tx, row, "completed")
+        why = f"a late result after {row['outcome']}, nobody else had begun" if row["outcome"] else ""
+        self._record(tx, seq, worker_actor(row["worker"]), "complete", row["status"], "completed", why)
+        self._moved(tx, row["status"], "completed")
+        self._forget_lease(tx, row["own_lease"], seq)
+        self.hosts.seen(row["worker"])
+
+    def fail(self, tx: Transaction, job_id: str, message: wire.Fail) -> wire.State:
+        """End an attempt without a result; the job goes back, fails for good, or is cancelled if that was asked.
+
+        The same report twice has one effect and gets the job's present state.
+
+        Raises:
+            NotFoundError: There is no such job.
+            StaleLeaseError: The lease is over.
+        """
+        row = self._lease(tx, job_id, message.lease_id)
+        if row["outcome"] in ("failed", "released", "cancelled"):
+            return state_of(row)
+        if not _live(row):
+            raise _stale(row)
+        ending = self._judge_failure(row, message)
+        if ending.report is not None and message.log_tail:
+            tx.run("keep_log", job=row["seq"], tail=message.log_tail)
+        self._settle(tx, row, ending)
+        self.hosts.seen(row["worker"])
+        return state_of(self._job_state(tx, job_id))
+
+    def _judge_failure(self, row: Row, message: wire.Fail) -> _Ending:
+        actor, why = worker_actor(row["worker"]), f"{message.kind}: {message.error}".rstrip(": ")
+        if row["cancel_requested"]:
+            return _Ending(
+                "cancelled", "cancelled", "cancel", actor, f"confirmed by the worker ({why})", report=message
+            )
+        if message.kind == "preempted":
+            return _Ending("pending", "released", "release", actor, why, given_back=True, report=message)
+        if message.kind in FREE_KINDS:
+            self._avoid(row["worker"], row["seq"])
+            return _Ending("pending", "failed", "fail", actor, why, given_back=True, report=message)
+        if message.kind == "spec_rejected" or row["attempts_used"] >= row["max_attempts"]:
+            return _Ending(
+                "failed", "failed", "fail", actor, why, requirement=self._learned(row, message), report=message
+            )
+        delay_s = self._backoff_s(row["attempts_used"])
+        learned = self._learned(row, message)
+        return _Ending("pending", "failed", "fail", actor, why, delay_s=delay_s, requirement=learned, report=message)
+
+    def _backoff_s(self, failures: int) -> float:
+        """Return the delay after so many failures: doubling, capped, half of it random."""
+        full = min(self.terms.backoff_cap_s, self.terms.backoff_s * 2.0 ** min(failures - 1, 32))
+        return full * (1 + self._jitter()) / 2
+
+    def _avoid(self, worker: str, seq: int) -> None:
+        """Keep a job that a host faulted on from that host for a while; others may have it at once."""
+        _, faults = self._avoided.get((worker, seq), (0.0, 0))
+        self._avoided[worker, seq] = (self._clock() + self._backoff_s(faults + 1), faults + 1)
+
+    def _learned(self, row: Row, message: wire.Fail) -> Requirement | None:
+        """Return the requirement without hosts of the size that ran out of memory."""
+        if message.kind not in ("oom_gpu", "oom_ram"):
+            return None
+        known, policy = self.hosts.known(row["worker"]), self.hosts.policy(row["worker"])
+        if known is None or policy is None:
+            return None
+        host, old = placement.effective(known.capability, policy), self.hosts.requirement(row["requirement"])
+        if message.kind == "oom_gpu":
+            return replace(old, over_vram_gib=max(old.over_vram_gib, host.vram_gib))
+        return replace(old, over_ram_gib=max(old.over_ram_gib, host.ram_gib))
+
+    # ---- endings without a result
+
+    def _lapse(self, tx: Transaction, lease_id: str, why: str) -> None:
+        """End a lease that nobody renewed; one that is over already stays as it is."""
+        row = tx.one("lease", lease_id=lease_id)
+        if row is None or not _live(row):
+            return
+        lost = row["status"] == "claimed"
+        refunded = lost and row["refunds"] < self.terms.refunds
+        left = row["max_attempts"] - row["attempts_used"] + refunded
+        to = "cancelled" if row["cancel_requested"] else "pending" if left > 0 else "failed"
+        outcome = "lost_claim" if lost else "expired"
+        self._settle(tx, row, _Ending(to, outcome, "expire", RECEIVER, why, given_back=refunded, refunded=refunded))
+
+    def _settle(self, tx: Transaction, row: Row, ending: _Ending) -> None:
+        """Take the lease from a job and write down everything about it."""
+        seq, before = row["seq"], row["status"]
+        event = self._record(tx, seq, ending.actor, ending.action, before, ending.to, ending.why)
+        needs = ending.requirement or self.hosts.requirement(row["requirement"])
+        number = self._requirement_id(tx, needs)
+        delayed = ending.delay_s > 0
+        changed = tx.run(
+            "settle",
+            seq=seq,
+            lease_id=row["own_lease"],
+            status=ending.to,
+            ready=0 if delayed else 1,
+            tick=self.tick(),
+            given_back=int(ending.given_back),
+            refunded=int(ending.refunded),
+            failure=row["failure"] if ending.outcome in ("released", "cancelled") else event,
+            requirement=number,
+            over_vram_gib=needs.over_vram_gib,
+            over_ram_gib=needs.over_ram_gib,
+            at=self._now(),
+        )
+        assert changed == 1
+        self._end_attempt(tx, row, ending.outcome, ending.report, refunded=ending.refunded)
+        self._moved(tx, before, ending.to, number if ending.to == "pending" and not delayed else None)
+        self._forget_lease(tx, row["own_lease"], seq)
+        if delayed:
+            self._delay(tx, seq, ending.delay_s)
+
+    def _end_attempt(
+        self, tx: Transaction, row: Row, outcome: str, report: wire.Fail | None = None, *, refunded: bool = False
+    ) -> None:
+        tx.run(
+            "end_attempt",
+            job=row["seq"],
+            fence=row["attempt_fence"],
+            at=self._now(),
+            outcome=outcome,
+            refunded=int(refunded),
+            kind=None if report is None else report.kind,
+            exit_status=None if report is None else report.exit_status,
+            error="" if report is None else report.error,
+        )
+
+    def _forget_lease(self, tx: Transaction, lease_id: str, seq: int) -> None:
+        def follow() -> None:
+            self.leases.drop(lease_id)
+            self._delayed.pop(seq, None)
+
+        tx.after_commit(follow)
+
+    def _delay(self, tx: Transaction, seq: int, delay_s: float) -> None:
+        ready_at = self._clock() + delay_s
+
+        def follow() -> None:
+            self._delayed[seq] = ready_at
+
+        tx.after_commit(follow)
+
+    # ---- the operator
+
+    def cancel(self, tx: Transaction, job_id: str, actor: str) -> wire.State:
+        """End a waiting job, or ask the worker that holds it to stop. Safe to repeat.
+
+        Args:
+            tx: The change.
+            job_id: The job.
+            actor: Who asks, "operator:NAME".
+
+        Raises:
+            NotFoundError: There is no such job.
+            ConflictError: The job is over already.
+        """
+        row = self._job_state(tx, job_id)
+        status = row["status"]
+        if status in ("completed", "failed"):
+            raise ConflictError(f"the job {job_id} is {status} already; only a job that waits or runs can be cancelled")
+        if status == "pending":
+            tx.run("cancel", seq=row["seq"], at=self._now())
+            self._record(tx, row["seq"], actor, "cancel", "pending", "cancelled")
+            self._moved(tx, "pending", "cancelled")
+        elif status in _LIVE and not row["cancel_requested"]:
+            self._request_cancel(tx, row, actor)
+        return state_of(self._job_state(tx, job_id))
+
+    def _request_cancel(self, tx: Transaction, row: Row, actor: str) -> None:
+        seq, status = row["seq"], row["status"]
+        tx.run("request_cancel", seq=seq, at=self._now())
+        self._record(tx, seq, actor, "cancel", status, status, "asked; the worker will stop the trainer and confirm")
+        self._moved(tx, status, status)
+        lease_id = row["lease_id"]
+        tx.after_commit(lambda: self.leases.ask_to_stop(lease_id))
+
+    def requeue(self, tx: Transaction, job_id: str, actor: str) -> wire.State:
+        """Give a failed or cancelled job a new budget. On a job that waits it changes nothing.
+
+        Args:
+            tx: The change.
+            job_id: The job.
+            actor: Who asks, "operator:NAME".
+
+        Raises:
+            NotFoundError: There is no such job.
+            ConflictError: A worker holds the job, or it is completed.
+        """
+        row = self._job_state(tx, job_id)
+        status = row["status"]
+        if status == "pending":
+            return state_of(row)
+        if status not in ("failed", "cancelled"):
+            raise ConflictError(f"the job {job_id} is {status}; only a failed or cancelled job can be requeued")
+        needs = replace(self.hosts.requirement(row["requirement"]), over_vram_gib=0, over_ram_gib=0)
+        number = self._requirement_id(tx, needs)
+        tx.run("requeue", seq=row["seq"], requirement=number, tick=self.tick(), at=self._now())
+        self._record(tx, row["seq"], actor, "requeue", status, "pending")
+        self._moved(tx, status, "pending", number)
+        return state_of(self._job_state(tx, job_id))
+
+    # ---- artifacts
+
+    def lease_for_upload(self, tx: Transaction, lease_id: str) -> tuple[str, str, str]:
+        """Return job id, model and mode of the lease an artifact is uploaded under.
+
+        Raises:
+            StaleLeaseError: The lease is over, or there never was one.
+        """
+        row = tx.one("lease", lease_id=lease_id)
+        if row is None:
+            raise StaleLeaseError("no such lease; stop the trainer and claim again")
+        if not (_live(row) or _adoptable(row) or row["outcome"] == "completed"):
+            raise _stale(row)
+        return row["id"], row["model"], row["mode"]
+
+    def add_artifact(self, tx: Transaction, sha256: str, size_bytes: int, model: str, mode: str) -> bool:
+        """Note an artifact whose file is durable; True when it is new."""
+        new = tx.run("add_artifact", sha256=sha256, size_bytes=size_bytes, model=model, mode=mode, at=self._now()) == 1
+        if new:
+
+            def follow() -> None:
+                if self._totals is not None:
+                    self._totals[0] += 1
+                    self._totals[1] += size_bytes
+
+            tx.after_commit(follow)
+        return new
+
+    # ---- time
+
+    def sweep(self, tx: Transaction) -> None:
+        """End the leases that ran out and the back-offs that are over. Meant to run at `next_deadline` or sooner."""
+        over = self.leases.take_expired()
+        if over:
+            tx.after_rollback(lambda: self.leases.restore(over))
+        for live in over:
+            self._lapse(tx, live.lease_id, _ran_out(live))
+        now = self._clock()
+        for seq in [seq for seq, ready_at in self._delayed.items() if ready_at <= now]:
+            self._make_ready(tx, seq)
+        self._avoided = {
+            key: entry for key, entry in self._avoided.items() if entry[0] > now - self.terms.backoff_cap_s
+        }
+        self.hosts.look_around()
+        self._keep_tick(tx)
+
+    def next_deadline(self) -> float | None:
+        """Return when `sweep` is needed next, monotonic seconds; None while nothing waits for time to pass."""
+        times = [self.leases.next_sweep(), min(self._delayed.values(), default=None)]
+        return min((time for time in times if time is not None), default=None)
+
+    def _make_ready(self, tx: Transaction, seq: int) -> None:
+        row = tx.one("make_ready", seq=seq)
+
+        def follow() -> None:
+            self._delayed.pop(seq, None)
+            self._touch()
+            if row is not None:
+                self._on_ready({row["requirement"]: 1})
+
+        tx.after_commit(follow)
+
+    # ---- shared
+
+    def _lease(self, tx: Transaction, job_id: str, lease_id: str) -> Row:
+        """Return a lease with its job.
+
+        Raises:
+            NotFoundError: There is no such job.
+            StaleLeaseError: The lease is not one of this job.
+        """
+        row = tx.one("lease", lease_id=lease_id)
+        if row is None or row["id"] != job_id:
+            self._job_state(tx, job_id)
+            raise StaleLeaseError(f"the job {job_id} has no such lease; stop the trainer and claim again")
+        return row
+
+
+def _live(row: Row) -> bool:
+    """Say whether a lease is the one its job has now."""
+    return bool(row["lease_id"] == row["own_lease"])
+
+
+def _adoptable(row: Row) -> bool:
+    """Say whether a lease ran out and nobody else has begun since."""
+    return bool(row["status"] == "pending" and row["attempt_fence"] == row["fence"] and row["outcome"] in _ADOPTABLE)
+
+
+def _stale(row: Row) -> StaleLeaseError:
+    return StaleLeaseError(
+        f"the lease of job {row['id']} is over ({row['outcome']} at {row['ended_at']}), the job is {row['status']}; "
+        "stop the trainer, nothing is accepted under it"
+    )
+
+
+def _same_result(row: Row, message: wire.Complete) -> wire.State:
+    if row["artifact"] != message.artifact:
+        raise OtherResultError(
+            f"the job {row['id']} is completed with the artifact {row['artifact']}; {message.artifact} is not accepted"
+        )
+    return state_of(row)
+
+
+def _ran_out(live: LiveLease) -> str:
+    if live.running:
+        return f"no heartbeat from {live.worker} for the whole lease"
+    return f"{live.worker} did not acknowledge the job in time"

@@ -1,0 +1,192 @@
+"""Bringing the queue in line with a manifest, in chunks, so that claims go on meanwhile.
+
+Owns which rows a manifest adds, changes and drops. Guarantees that comparing changes nothing, that existing jobs keep
+their status and what was learned about them, that no job is ever removed, and that applying twice has one effect: a
+crash half way leaves the old manifest in force, and applying again ends the work. Leaves the order of the steps to
+`reload`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from training.fleet.database import Row, Transaction
+from training.fleet.jobs import Requirement
+from training.fleet.manifest import Header, JobEntry
+from training.fleet.queue.change import SPACING, ManifestChange, Write, fields_changed
+from training.fleet.queue.hosts import in_force_json
+from training.fleet.queue.memory import MANIFEST_KEY, Memory
+
+MANY: Final = 64
+"""How many parked claims look again for each requirement once hosts may do other work."""
+SCAN: Final = 1000
+"""Jobs of the queue looked at in one step when some of them are dropped."""
+
+
+class Load(Memory):
+    """The steps of a reload."""
+
+    def begin_manifest(self, _tx: Transaction, header: Header, actor: str) -> ManifestChange:
+        """Start to compare a manifest with the queue."""
+        change = ManifestChange(header, actor, self._now())
+        change.know((name, capability, policy) for name, capability, policy, _ in self.hosts.all(change.in_force))
+        return change
+
+    def compare_jobs(self, tx: Transaction, change: ManifestChange, entries: Sequence[JobEntry]) -> None:
+        """Find out what a chunk of the manifest's jobs would change. Chunks come in the order of the manifest."""
+        rows = self._rows(tx, [entry.id for entry in entries])
+        gap = 1 if rows else SPACING
+        for entry in entries:
+            row = rows.get(entry.id)
+            if row is not None and row["position"] > change.position:
+                change.position = row["position"]
+            else:
+                change.position += gap
+            self._compare(change, entry, row)
+
+    def _compare(self, change: ManifestChange, entry: JobEntry, row: Row | None) -> None:
+        if row is None:
+            change.add(entry, change.position)
+            return
+        change.see(row["seq"], bool(row["named"]))
+        fields = fields_changed(row, self.hosts.requirement(row["requirement"]), entry.requirement, entry.limits)
+        if fields or row["position"] != change.position:
+            change.alter(entry, change.position, fields)
+        else:
+            change.counts["unchanged"] += 1
+
+    def find_dropped(self, tx: Transaction, change: ManifestChange) -> bool:
+        """Look at the next jobs of the queue for those the manifest does not name; False when all are seen."""
+        if change.scanned == 0:
+            unnamed = tx.one("count_unnamed")
+            assert unnamed is not None
+            if sum(self._counts.values()) - unnamed["jobs"] == change.named:
+                return False
+        rows = tx.all("jobs_in_force", after=change.scanned, limit=SCAN)
+        for row in rows:
+            change.scanned = row["seq"]
+            if not change.saw(row["seq"]):
+                change.drop(row)
+        return len(rows) == SCAN
+
+    def write_jobs(self, tx: Transaction, change: ManifestChange, writes: Sequence[Write]) -> None:
+        """Write a chunk of new and changed jobs, each from the state it is in now."""
+        rows = self._rows(tx, [write.id for write in writes])
+        self._add(tx, change, [write for write in writes if write.id not in rows])
+        for write in writes:
+            if write.id in rows:
+                self._alter(tx, change, write, rows[write.id])
+
+    def _add(self, tx: Transaction, change: ManifestChange, writes: Sequence[Write]) -> None:
+        if not writes:
+            return
+        newest = tx.one("newest_seq")
+        seq, tick, at = (newest["seq"] if newest else None) or 0, self.tick(), self._now()
+        jobs: list[dict[str, Any]] = []
+        ready: Counter[int] = Counter()
+        for number, write in enumerate(writes, seq + 1):
+            needs = self._requirement_id(tx, write.requirement)
+            ready[needs] += 1
+            jobs.append(_new_row(write, number, needs, tick, at))
+        tx.many("add_job", jobs)
+        events = [_event(row["seq"], change.actor, "add", None, "pending", at) for row in jobs]
+        tx.many("record_many", events)
+
+        def follow() -> None:
+            self._counts["pending"] += len(jobs)
+            self._touch()
+            self._on_ready(dict(ready))
+
+        tx.after_commit(follow)
+
+    def _alter(self, tx: Transaction, change: ManifestChange, write: Write, row: Row) -> None:
+        old = self.hosts.requirement(row["requirement"])
+        fields = fields_changed(row, old, write.requirement, write.limits)
+        if not fields and row["position"] == write.position:
+            return
+        learned = replace(write.requirement, over_vram_gib=old.over_vram_gib, over_ram_gib=old.over_ram_gib)
+        before = row["status"]
+        spent = before == "pending" and row["attempts_used"] >= write.limits.max_attempts
+        after = "failed" if spent else before
+        self._change_row(tx, row["seq"], write, learned, after)
+        if fields:
+            action = "change" if row["named"] else "restore"
+            why = "; ".join(f"{key} {_word(old)} becomes {_word(new)}" for key, (old, new) in fields.items())
+            self._record(tx, row["seq"], change.actor, action, before, after, why)
+        number = self._requirement_id(tx, learned)
+        self._moved(tx, before, after, number if after == "pending" else None)
+
+    def _change_row(self, tx: Transaction, seq: int, write: Write, learned: Requirement, status: str) -> None:
+        tx.run(
+            "change_job",
+            seq=seq,
+            requirement=self._requirement_id(tx, learned),
+            priority=write.limits.priority,
+            position=write.position,
+            timeout_s=write.limits.timeout_s,
+            max_attempts=write.limits.max_attempts,
+            status=status,
+            at=self._now(),
+        )
+
+    def drop_jobs(self, tx: Transaction, change: ManifestChange, seqs: Sequence[int]) -> None:
+        """Mark a chunk of jobs as no longer named; they keep their status."""
+        at = self._now()
+        rows = {row["seq"]: row for row in tx.all("jobs_numbered", seqs=json.dumps(list(seqs)))}
+        tx.many("drop_job", [{"seq": seq, "at": at} for seq in rows])
+        events = [_event(seq, change.actor, "drop", row["status"], row["status"], at) for seq, row in rows.items()]
+        tx.many("record_many", events)
+        tx.after_commit(self._touch)
+
+    def finish_manifest(self, tx: Transaction, change: ManifestChange) -> None:
+        """Bring the manifest in force: from now on its word on hosts and trainer counts."""
+        tx.run("remember", key=MANIFEST_KEY, value=in_force_json(change.in_force))
+        ready = {row["id"]: MANY for row in tx.all("requirements_with_ready_jobs")}
+
+        def follow() -> None:
+            self.hosts.rule(change.in_force)
+            self._touch()
+            self._on_ready(ready)
+
+        tx.after_commit(follow)
+
+    def _rows(self, tx: Transaction, ids: Sequence[str]) -> dict[str, Row]:
+        return {row["id"]: row for row in tx.all("jobs_named", ids=json.dumps(ids))}
+
+
+def _new_row(write: Write, seq: int, requirement: int, tick: int, at: str) -> dict[str, Any]:
+    spec = json.loads(write.document)
+    return {
+        "seq": seq,
+        "id": write.id,
+        "spec": write.document,
+        "model": spec["model"],
+        "mode": spec["mode"],
+        "requirement": requirement,
+        "priority": write.limits.priority,
+        "position": write.position,
+        "timeout_s": write.limits.timeout_s,
+        "max_attempts": write.limits.max_attempts,
+        "tick": tick,
+        "at": at,
+    }
+
+
+def _event(seq: int, actor: str, action: str, before: str | None, after: str, at: str) -> dict[str, Any]:
+    return {
+        "at": at,
+        "actor": actor,
+        "job": seq,
+        "action": action,
+        "from_status": before,
+        "to_status": after,
+        "why": "",
+    }
+
+
+def _word(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)

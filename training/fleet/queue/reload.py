@@ -1,0 +1,116 @@
+"""Planning and applying a manifest, step by step through the writer.
+
+Owns the order of the steps. Guarantees that nothing is written before the whole manifest was compared and the
+operator's conditions hold. Meant for a thread of its own: each step waits for the writer, and claims run in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import islice
+from typing import Final, TypeVar
+
+from training.fleet import wire
+from training.fleet.database import Database, Transaction
+from training.fleet.errors import PreconditionError, WouldShrinkError
+from training.fleet.manifest import Header, JobEntry
+from training.fleet.queue.change import ManifestChange
+from training.fleet.queue.load import Load
+
+T = TypeVar("T")
+
+CHUNK: Final = 250
+"""Jobs in one step: a few milliseconds of the writer's time."""
+
+
+def plan(database: Database, queue: Load, header: Header, entries: Iterable[JobEntry]) -> wire.Plan:
+    """Say what a manifest would change, and change nothing.
+
+    Args:
+        database: Where the queue is.
+        queue: The queue.
+        header: The manifest's header.
+        entries: Its jobs in order; read once.
+    """
+    with _compared(database, queue, header, entries, "receiver") as change:
+        return change.plan()
+
+
+def reload(
+    database: Database,
+    queue: Load,
+    header: Header,
+    entries: Iterable[JobEntry],
+    *,
+    actor: str = "receiver",
+    allow_shrink: bool = False,
+    if_plan: str | None = None,
+) -> wire.Plan:
+    """Bring a manifest in force.
+
+    Args:
+        database: Where the queue is.
+        queue: The queue.
+        header: The manifest's header.
+        entries: Its jobs in order; read once.
+        actor: Who asks, for the history.
+        allow_shrink: Leave to drop jobs that it does not name.
+        if_plan: Digest of the plan the operator saw, None when it does not matter.
+
+    Returns:
+        What was done.
+
+    Raises:
+        WouldShrinkError: It would drop jobs and may not.
+        PreconditionError: The plan would be another one now.
+    """
+    with _compared(database, queue, header, entries, actor) as change:
+        found = change.plan()
+        _check(found, allow_shrink, if_plan)
+        for writes in _chunks(change.writes()):
+            _step(database, partial(queue.write_jobs, change=change, writes=writes))
+        for gone in _chunks(iter(change.gone)):
+            _step(database, partial(queue.drop_jobs, change=change, seqs=gone))
+        _step(database, lambda tx: queue.finish_manifest(tx, change))
+        return found
+
+
+def _compared(
+    database: Database, queue: Load, header: Header, entries: Iterable[JobEntry], actor: str
+) -> ManifestChange:
+    change = _step(database, lambda tx: queue.begin_manifest(tx, header, actor))
+    try:
+        for chunk in _chunks(iter(entries)):
+            _step(database, partial(queue.compare_jobs, change=change, entries=chunk))
+        while _step(database, lambda tx: queue.find_dropped(tx, change)):
+            pass
+    except BaseException:
+        change.close()
+        raise
+    return change
+
+
+def _check(found: wire.Plan, allow_shrink: bool, if_plan: str | None) -> None:
+    if if_plan is not None and if_plan != found.digest:
+        raise PreconditionError(
+            f"the manifest or the queue moved: the plan was {if_plan[:12]}, it would be {found.digest[:12]} now; "
+            "look at the plan again"
+        )
+    dropped = found.counts["dropped"]
+    if dropped and not allow_shrink:
+        first = ", ".join(job.id[:12] for job in found.dropped[:5])
+        jobs = "1 job" if dropped == 1 else f"{dropped} jobs"
+        raise WouldShrinkError(
+            f"the manifest no longer names {jobs} of the queue ({first}{', …' if dropped > 5 else ''}), nothing was "
+            "applied; is the file whole? If so, reload with --allow-shrink; the jobs stay until they are cancelled"
+        )
+
+
+def _step(database: Database, change: Callable[[Transaction], T]) -> T:
+    return database.submit(change).result()
+
+
+def _chunks(items: Iterator[T]) -> Iterator[list[T]]:
+    while chunk := list(islice(items, CHUNK)):
+        yield chunk

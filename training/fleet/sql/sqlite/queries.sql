@@ -1,0 +1,368 @@
+-- Every statement the fleet runs, for SQLite.
+--
+-- Each starts with "-- name: NAME"; the next line says what it is for, and a line "-- dialects:" why another dialect
+-- will differ. The file of another dialect holds the same names, the section on the connection aside.
+
+---- the connection (this dialect only) -------------------------------------------------------------------------------
+
+-- name: lock_exclusively
+-- Keeps the file for this connection alone; must come before anything else touches it.
+PRAGMA locking_mode = EXCLUSIVE;
+
+-- name: journal_ahead
+-- Commits append to a write-ahead log.
+PRAGMA journal_mode = WAL;
+
+-- name: sync_fully
+-- A commit returns once it is on the disk.
+PRAGMA synchronous = FULL;
+
+-- name: synchronous
+-- Reads the setting back: 2 is FULL.
+PRAGMA synchronous;
+
+-- name: bound_journal
+-- Cuts the log file back to this size after a checkpoint.
+PRAGMA journal_size_limit = 16777216;
+
+-- name: bound_cache
+-- Keeps at most this many KiB (negative) of pages in memory.
+PRAGMA cache_size = -6144;
+
+-- name: sort_in_memory
+-- Temporary tables never touch the disk.
+PRAGMA temp_store = MEMORY;
+
+-- name: check_references
+-- Foreign keys are enforced.
+PRAGMA foreign_keys = ON;
+
+-- name: schema_number
+-- The newest migration that this file holds.
+PRAGMA user_version;
+
+-- name: check_quickly
+-- Looks for damage; answers one row "ok" when there is none.
+PRAGMA quick_check(1);
+
+-- name: checkpoint
+-- Moves the log into the file and empties it.
+PRAGMA wal_checkpoint(TRUNCATE);
+
+-- name: begin
+-- Starts the transaction of a batch.
+BEGIN IMMEDIATE;
+
+-- name: commit
+-- Makes a batch durable.
+COMMIT;
+
+-- name: rollback
+-- Drops a batch.
+ROLLBACK;
+
+-- name: savepoint
+-- Marks the start of one change within the batch.
+SAVEPOINT change;
+
+-- name: release
+-- Keeps one change.
+RELEASE change;
+
+-- name: rollback_to
+-- Drops one change, the batch goes on.
+ROLLBACK TO change;
+
+---- what is remembered beside the jobs -------------------------------------------------------------------------------
+
+-- name: remembered
+-- One value of the receiver's own, by key.
+SELECT value FROM meta WHERE key = :key;
+
+-- name: remember
+-- Sets one value of the receiver's own.
+INSERT INTO meta (key, value) VALUES (:key, :value) ON CONFLICT (key) DO UPDATE SET value = excluded.value;
+
+-- name: requirements
+-- All distinct requirements.
+SELECT id, body FROM requirement ORDER BY id;
+
+-- name: add_requirement
+-- Gives a requirement its row, or finds it.
+INSERT INTO requirement (digest, body) VALUES (:digest, :body)
+ON CONFLICT (digest) DO UPDATE SET body = excluded.body RETURNING id;
+
+-- name: requirements_with_ready_jobs
+-- Which requirements have a job to give away now.
+-- dialects: SQLite answers each row with one seek of the partial index.
+SELECT r.id FROM requirement AS r
+WHERE EXISTS (SELECT 1 FROM job AS j WHERE j.requirement = r.id AND j.status = 'pending' AND j.ready = 1);
+
+-- name: hosts_met
+-- Every worker that ever called, with what it could do then.
+SELECT name, capability, seen_at FROM worker ORDER BY name;
+
+-- name: meet_host
+-- Keeps what a worker can do, for the time after a restart.
+INSERT INTO worker (name, capability, seen_at) VALUES (:name, :capability, :at)
+ON CONFLICT (name) DO UPDATE SET capability = excluded.capability, seen_at = excluded.seen_at;
+
+-- name: record
+-- Appends one change to the history and answers its number.
+INSERT INTO event (at, actor, job, action, from_status, to_status, why)
+VALUES (:at, :actor, :job, :action, :from_status, :to_status, :why) RETURNING id;
+
+-- name: newest_event
+-- The number of the newest change, none for an empty history.
+SELECT max(id) AS id FROM event;
+
+---- the life of a job ------------------------------------------------------------------------------------------------
+
+-- name: attempt_of_claim
+-- The attempt a claim was answered with, to answer it again.
+SELECT j.seq, j.id, j.spec, j.fence, j.timeout_s, j.status, j.lease_id, a.lease_id AS given, a.outcome
+FROM attempt AS a JOIN job AS j ON j.seq = a.job
+WHERE a.worker = :worker AND a.claim_id = :claim_id;
+
+-- name: leases_of
+-- The live leases of a worker.
+SELECT seq, id, lease_id, status FROM job WHERE host = :worker AND lease_id IS NOT NULL ORDER BY seq;
+
+-- name: claim
+-- Gives the best head among the requirements a caller can meet. They come in claim order: those from index `second` on
+-- rank behind those before it, those from `third` on behind both, and those from `waiting` on are given only when they
+-- became pending no later than `waited_since`. `avoid` lists jobs this host has just faulted on.
+-- dialects: PostgreSQL needs FOR UPDATE SKIP LOCKED on the head.
+UPDATE job SET
+    status = 'claimed', lease_id = :lease_id, host = :worker, fence = fence + 1, attempt = fence + 1,
+    attempts_used = attempts_used + 1, updated_at = :at
+WHERE seq = (
+    SELECT head.seq
+    FROM (
+        SELECT e.key AS place, (
+            SELECT j.seq FROM job AS j
+            WHERE j.requirement = e.value AND j.status = 'pending' AND j.ready = 1
+            AND j.seq NOT IN (SELECT value FROM json_each(:avoid))
+            ORDER BY j.priority DESC, j.position LIMIT 1
+        ) AS seq
+        FROM json_each(:eligible) AS e
+    ) AS best CROSS JOIN job AS head ON head.seq = best.seq
+    WHERE best.place < :waiting OR head.pending_tick <= :waited_since
+    ORDER BY head.priority DESC, (best.place >= :second) + (best.place >= :third), head.position
+    LIMIT 1
+)
+RETURNING seq, id, spec, fence, timeout_s, requirement;
+
+-- name: begin_attempt
+-- Writes down who got which lease of a job.
+INSERT INTO attempt (job, fence, lease_id, worker, claim_id, claimed_at)
+VALUES (:job, :fence, :lease_id, :worker, :claim_id, :at);
+
+-- name: lease
+-- A lease, live or over, with its job.
+SELECT
+    j.seq, j.id, j.model, j.mode, j.status, j.lease_id, j.fence, j.attempts_used, j.max_attempts, j.refunds,
+    j.cancel_requested, j.requirement, j.over_vram_gib, j.over_ram_gib, j.artifact, j.failure,
+    a.fence AS attempt_fence, a.lease_id AS own_lease, a.worker, a.outcome, a.refunded, a.ended_at
+FROM attempt AS a JOIN job AS j ON j.seq = a.job
+WHERE a.lease_id = :lease_id;
+
+-- name: job_state
+-- Where a job stands.
+SELECT seq, id, status, lease_id, cancel_requested, requirement FROM job WHERE id = :id;
+
+-- name: start
+-- The first heartbeat came.
+UPDATE job SET status = 'running', updated_at = :at WHERE seq = :seq AND status = 'claimed' AND lease_id = :lease_id;
+
+-- name: start_attempt
+-- Notes when the first heartbeat came.
+UPDATE attempt SET started_at = :at WHERE job = :job AND fence = :fence;
+
+-- name: adopt
+-- Gives a lease that ran out back to its worker, because nobody else has begun.
+UPDATE job SET
+    status = 'running', lease_id = :lease_id, ready = 1, updated_at = :at, failure = NULL,
+    attempts_used = attempts_used + :refunded, refunds = refunds - :refunded
+WHERE seq = :seq AND status = 'pending' AND fence = :fence;
+
+-- name: adopt_attempt
+-- The attempt lives again.
+UPDATE attempt SET
+    outcome = NULL, ended_at = NULL, refunded = 0, kind = NULL, exit_status = NULL, error = '',
+    started_at = coalesce(started_at, :at)
+WHERE job = :job AND fence = :fence;
+
+-- name: complete
+-- Accepts the one result of a job.
+UPDATE job SET
+    status = 'completed', lease_id = NULL, ready = 1, cancel_requested = 0, failure = NULL, artifact = :artifact,
+    metrics = :metrics, content_digest = :content_digest, duration_s = :duration_s, updated_at = :at,
+    attempts_used = attempts_used + :refunded, refunds = refunds - :refunded
+WHERE seq = :seq AND status IN ('claimed', 'running', 'pending') AND fence = :fence;
+
+-- name: end_attempt
+-- Notes how an attempt ended.
+UPDATE attempt SET
+    ended_at = :at, outcome = :outcome, refunded = :refunded, kind = :kind, exit_status = :exit_status, error = :error
+WHERE job = :job AND fence = :fence;
+
+-- name: settle
+-- Takes the lease from a job without a result.
+UPDATE job SET
+    status = :status, lease_id = NULL, cancel_requested = 0, ready = :ready, pending_tick = :tick,
+    attempts_used = attempts_used - :given_back, refunds = refunds + :refunded, failure = :failure,
+    requirement = :requirement, over_vram_gib = :over_vram_gib, over_ram_gib = :over_ram_gib, updated_at = :at
+WHERE seq = :seq AND lease_id = :lease_id;
+
+-- name: keep_log
+-- Keeps the end of the log of a job's newest failed attempt.
+INSERT INTO log (job, tail) VALUES (:job, :tail) ON CONFLICT (job) DO UPDATE SET tail = excluded.tail;
+
+-- name: cancel
+-- Ends a job that waits.
+UPDATE job SET status = 'cancelled', ready = 1, updated_at = :at WHERE seq = :seq AND status = 'pending';
+
+-- name: request_cancel
+-- Asks for the end of a job that a worker holds.
+UPDATE job SET cancel_requested = 1, updated_at = :at WHERE seq = :seq AND status IN ('claimed', 'running');
+
+-- name: requeue
+-- Gives a job that failed or was cancelled a new budget; every older lease is out for good.
+UPDATE job SET
+    status = 'pending', fence = fence + 1, attempts_used = 0, refunds = 0, ready = 1, pending_tick = :tick,
+    requirement = :requirement, over_vram_gib = 0, over_ram_gib = 0, updated_at = :at
+WHERE seq = :seq AND status IN ('failed', 'cancelled');
+
+-- name: make_ready
+-- A back-off is over.
+UPDATE job SET ready = 1 WHERE seq = :seq AND status = 'pending' AND ready = 0 RETURNING requirement;
+
+---- after a start ----------------------------------------------------------------------------------------------------
+
+-- name: make_all_ready
+-- Back-offs do not outlive the receiver.
+UPDATE job SET ready = 1 WHERE ready = 0;
+
+-- name: live_leases
+-- Every lease that a worker may hold.
+SELECT j.seq, j.id, j.lease_id, j.host, j.status, j.cancel_requested
+FROM job AS j WHERE j.status IN ('claimed', 'running') ORDER BY j.seq;
+
+-- name: counts
+-- Jobs by status.
+-- dialects: SQLite reads the small index on status alone.
+SELECT status, count(*) AS jobs FROM job INDEXED BY job_by_status GROUP BY status;
+
+---- artifacts --------------------------------------------------------------------------------------------------------
+
+-- name: add_artifact
+-- Notes a stored artifact; a second time changes nothing.
+INSERT INTO artifact (sha256, model, mode, size_bytes, stored_at)
+VALUES (:sha256, :model, :mode, :size_bytes, :at) ON CONFLICT (sha256, model, mode) DO NOTHING;
+
+-- name: artifact
+-- One stored artifact.
+SELECT seq, size_bytes FROM artifact WHERE sha256 = :sha256 AND model = :model AND mode = :mode;
+
+-- name: artifacts
+-- Stored artifacts in the order they came.
+SELECT seq, sha256, model, mode, size_bytes, stored_at FROM artifact WHERE seq > :after ORDER BY seq LIMIT :limit;
+
+-- name: artifact_totals
+-- How many artifacts there are and how long they are together.
+SELECT count(*) AS artifacts, coalesce(sum(size_bytes), 0) AS size_bytes FROM artifact;
+
+---- lists ------------------------------------------------------------------------------------------------------------
+
+-- name: jobs_by_seq
+-- A window of jobs in the order they came, filtered.
+-- dialects: an absent filter is NULL.
+SELECT * FROM job_newest
+WHERE seq > :after AND seq <= :upto
+AND (:model IS NULL OR model = :model) AND (:mode IS NULL OR mode = :mode) AND (:host IS NULL OR host = :host)
+ORDER BY seq LIMIT :limit;
+
+-- name: jobs_by_status
+-- A window of the jobs of one status, in the order they came, filtered.
+SELECT * FROM job_newest
+WHERE status = :status AND seq > :after AND seq <= :upto
+AND (:model IS NULL OR model = :model) AND (:mode IS NULL OR mode = :mode) AND (:host IS NULL OR host = :host)
+ORDER BY seq LIMIT :limit;
+
+-- name: jobs_by_id
+-- Jobs whose id starts alike, by id, filtered.
+SELECT * FROM job_newest
+WHERE id > :after AND id >= :low AND id < :high
+AND (:statuses IS NULL OR status IN (SELECT value FROM json_each(:statuses)))
+AND (:model IS NULL OR model = :model) AND (:mode IS NULL OR mode = :mode) AND (:host IS NULL OR host = :host)
+ORDER BY id LIMIT :limit;
+
+-- name: newest_seq
+-- The number of the newest job, none in an empty queue.
+SELECT max(seq) AS seq FROM job;
+
+-- name: job
+-- One job with its newest attempt.
+SELECT * FROM job_newest WHERE id = :id;
+
+-- name: attempts
+-- All attempts of a job, oldest first.
+SELECT fence, worker, claimed_at, started_at, ended_at, outcome, kind, exit_status, error
+FROM attempt WHERE job = :job ORDER BY fence;
+
+-- name: events
+-- The newest changes of a job, newest first.
+SELECT id, at, actor, action, from_status, to_status, why FROM event WHERE job = :job ORDER BY id DESC LIMIT :limit;
+
+-- name: log
+-- The end of the log of a job's newest failed attempt.
+SELECT tail FROM log WHERE job = :job;
+
+-- name: recent_failures
+-- The newest bad ends of jobs that are not completed since.
+SELECT v.* FROM job_newest AS v WHERE v.failure IS NOT NULL ORDER BY v.failure DESC LIMIT :limit;
+
+---- the manifest -----------------------------------------------------------------------------------------------------
+
+-- name: jobs_named
+-- Which of these ids are in the queue, and on what terms.
+SELECT
+    j.seq, j.id, j.status, j.requirement, j.over_vram_gib, j.over_ram_gib, j.priority, j.position, j.timeout_s,
+    j.max_attempts, j.attempts_used, j.named
+FROM json_each(:ids) AS e CROSS JOIN job AS j ON j.id = e.value;
+
+-- name: add_job
+-- A new job.
+INSERT INTO job (seq, id, spec, model, mode, requirement, priority, position, timeout_s, max_attempts, pending_tick,
+    updated_at)
+VALUES (:seq, :id, :spec, :model, :mode, :requirement, :priority, :position, :timeout_s, :max_attempts, :tick, :at);
+
+-- name: change_job
+-- New terms for a job; one whose budget shrinks below what it used ends or goes on with what is left.
+UPDATE job SET
+    requirement = :requirement, priority = :priority, position = :position, timeout_s = :timeout_s,
+    max_attempts = :max_attempts, attempts_used = min(attempts_used, :max_attempts), named = 1,
+    status = :status, ready = max(ready, :status <> 'pending'), updated_at = :at
+WHERE seq = :seq;
+
+-- name: count_unnamed
+-- How many jobs the manifest in force does not name.
+SELECT count(*) AS jobs FROM job WHERE named = 0;
+
+-- name: jobs_in_force
+-- A window of the jobs that the manifest in force names.
+SELECT seq, id, model, mode, status FROM job WHERE seq > :after AND named = 1 ORDER BY seq LIMIT :limit;
+
+-- name: jobs_numbered
+-- Those of these jobs that the manifest in force names.
+SELECT j.seq, j.status FROM json_each(:seqs) AS e CROSS JOIN job AS j ON j.seq = e.value WHERE j.named = 1;
+
+-- name: drop_job
+-- The manifest no longer names the job; it stays until it is cancelled.
+UPDATE job SET named = 0, updated_at = :at WHERE seq = :seq;
+
+-- name: record_many
+-- Appends one change to the history.
+INSERT INTO event (at, actor, job, action, from_status, to_status, why)
+VALUES (:at, :actor, :job, :action, :from_status, :to_status, :why);
