@@ -160,8 +160,8 @@ class Lists(Memory):
 
     # ---- workers
 
-    def workers(self, _tx: Transaction, cursor: str | None = None, limit: int = 100) -> wire.WorkerPage:
-        """Return one page of hosts by name: those that called and those the manifest names."""
+    def workers(self, cursor: str | None = None, limit: int = 100) -> wire.WorkerPage:
+        """Return one page of hosts by name: those that called and those the manifest names. Safe from any thread."""
         limit = max(1, min(limit, wire.MAX_PAGE))
         names = [name for name in self.hosts.names() if cursor is None or name > cursor]
         shown = names[:limit]
