@@ -1,0 +1,73 @@
+"""The border between the event loop and the database's writer thread.
+
+Owns the way there and back. Guarantees that answers and notices arrive on the event loop in the order in which the
+writer made them, and that a whole batch of answers costs one wake-up of the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+from training.fleet.database import Transaction
+
+T = TypeVar("T")
+
+
+class Writer(Protocol):
+    """What the bridge needs of a database.
+
+    Attributes:
+        deliver: Called on the writer thread after each batch with what gives its answers.
+    """
+
+    deliver: Callable[[list[Callable[[], None]]], None]
+
+    def post(
+        self, change: Callable[[Transaction], Any], answer: Callable[[Any, BaseException | None], None], /
+    ) -> None:
+        """Hand a change over; `answer` gets its result or its error, through `deliver`."""
+
+
+class Bridge:
+    """Runs changes on the writer thread and brings their results to the event loop.
+
+    Args:
+        database: Where changes go; its `deliver` is taken over.
+        loop: The loop that waits for them.
+    """
+
+    def __init__(self, database: Writer, loop: asyncio.AbstractEventLoop) -> None:
+        self._post = database.post
+        self._loop = loop
+        database.deliver = self._deliver
+
+    def run(self, change: Callable[[Transaction], T]) -> asyncio.Future[T]:
+        """Return a future of the change's result; it is set after the commit is durable."""
+        waiter: asyncio.Future[T] = self._loop.create_future()
+
+        def settle(result: T, error: BaseException | None) -> None:
+            if waiter.done():  # its caller has gone
+                return
+            if error is None:
+                waiter.set_result(result)
+            else:
+                waiter.set_exception(error)
+
+        self._post(change, settle)
+        return waiter
+
+    def notify(self, notice: Callable[[], None]) -> None:
+        """Have something called on the event loop. Any thread may ask for it."""
+        self._deliver([notice])
+
+    def _deliver(self, answers: list[Callable[[], None]]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits for the answers any more
+            self._loop.call_soon_threadsafe(_call_all, answers)
+
+
+def _call_all(answers: list[Callable[[], None]]) -> None:
+    for answer in answers:
+        answer()

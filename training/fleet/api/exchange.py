@@ -1,0 +1,215 @@
+"""One request and its answer.
+
+Owns reading headers, query and body within their caps, and the bytes of answers. Guarantees that a body is counted
+while it streams and that a call whose client has gone is told apart from a faulty one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from training.fleet.errors import FleetError, InvalidMessageError, RequestError, ShortBodyError, TooLargeError
+from training.fleet.wire import MAX_BODY_BYTES
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+MAX_HEADERS: Final = 64
+MAX_HEADER_BYTES: Final = 16384
+MAX_QUERY_BYTES: Final = 4096
+BODY_WAIT_S: Final = 30.0
+"""How long the whole of a small body may take, and each piece of a large one."""
+
+JSON: Final = (b"content-type", b"application/json")
+PROBLEM: Final = (b"content-type", b"application/problem+json")
+NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
+encode = msgspec.json.Encoder().encode
+
+
+class ClientGoneError(Exception):
+    """The client hung up; there is nobody to answer."""
+
+
+class Request:
+    """A request as handlers see it.
+
+    Attributes:
+        scope: The ASGI scope.
+        headers: Header name, lower case, to value; singular headers are known to stand there once.
+        target: The id in the path, empty for routes without one.
+        receive: The ASGI channel.
+        consumed: The body has been read to its end.
+    """
+
+    __slots__ = ("consumed", "headers", "receive", "scope", "target")
+
+    def __init__(self, scope: Message, headers: dict[bytes, bytes], receive: Receive) -> None:
+        self.scope = scope
+        self.headers = headers
+        self.receive = receive
+        self.target = ""
+        self.consumed = False
+
+    async def body(self, limit: int = MAX_BODY_BYTES) -> bytes:
+        """Return the body.
+
+        Args:
+            limit: Largest size in bytes.
+
+        Raises:
+            TooLargeError: It is larger.
+            ShortBodyError: It did not arrive in time.
+            ClientGoneError: The client hung up.
+        """
+        if self.declared_length() > limit:
+            raise TooLargeError(f"the body is declared as larger than {limit} bytes; send less")
+        # The usual body is already here; the receiver closes connections that keep it waiting for the first piece.
+        message = await self.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        if not message.get("more_body"):
+            self.consumed = True
+            data: bytes = message["body"]
+            if len(data) > limit:
+                raise TooLargeError(f"the body is larger than {limit} bytes; send less")
+            return data
+        return await self._rest(message["body"], limit)
+
+    async def _rest(self, first: bytes, limit: int) -> bytes:
+        data = bytearray(first)
+        more = True
+        while more:
+            if len(data) > limit:
+                raise TooLargeError(f"the body is larger than {limit} bytes; send less")
+            message = await self._next()
+            data += message["body"]
+            more = message.get("more_body", False)
+        self.consumed = True
+        if len(data) > limit:
+            raise TooLargeError(f"the body is larger than {limit} bytes; send less")
+        return bytes(data)
+
+    async def _next(self) -> Message:
+        try:
+            async with asyncio.timeout(BODY_WAIT_S):
+                message = await self.receive()
+        except TimeoutError:
+            raise ShortBodyError(f"the body stopped for {BODY_WAIT_S:g} s; send it again") from None
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        return message
+
+    async def piece(self) -> tuple[bytes, bool]:
+        """Return the next piece of a large body and whether more follows.
+
+        Raises:
+            ShortBodyError: No piece came in time.
+            ClientGoneError: The client hung up.
+        """
+        message = await self._next()
+        more: bool = message.get("more_body", False)
+        self.consumed = not more
+        return message["body"], more
+
+    def declared_length(self) -> int:
+        """Return the `Content-Length`, -1 without one.
+
+        Raises:
+            RequestError: It is no number.
+        """
+        value = self.headers.get(b"content-length")
+        if value is None:
+            return -1
+        if not value.isdigit() or len(value) > 18:
+            raise RequestError("Content-Length is no number of bytes; send one decimal number")
+        return int(value)
+
+    def query(self, known: frozenset[str]) -> dict[str, str]:
+        """Return the query parameters.
+
+        Raises:
+            RequestError: It is too long, no UTF-8, or names something twice.
+            InvalidMessageError: It names something unknown.
+        """
+        raw: bytes = self.scope["query_string"]
+        if not raw:
+            return {}
+        try:
+            if len(raw) > MAX_QUERY_BYTES:
+                raise ValueError(f"{len(raw)} bytes")  # noqa: TRY301  one place words the refusal
+            pairs = parse_qsl(raw.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=32)
+        except ValueError:
+            raise RequestError(f"the query is no readable text of at most {MAX_QUERY_BYTES} bytes") from None
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise RequestError("the query names a parameter twice; name each once, with commas between its values")
+        unknown = sorted(found.keys() - known)
+        if unknown:
+            raise InvalidMessageError(
+                f"the query names {unknown[0]!a}; expected one of {', '.join(sorted(known)) or 'none'}"
+            )
+        return found
+
+    def wait_s(self, cap_s: float) -> float:
+        """Return how long the caller would wait (`Prefer: wait=N`), 0 when it would not.
+
+        Source: RFC 7240, section 4.3.
+        """
+        for preference in self.headers.get(b"prefer", b"").split(b","):
+            name, _, value = preference.partition(b";")[0].strip().partition(b"=")
+            if name.strip().lower() == b"wait" and value.strip().isdigit() and len(value) < 10:
+                return min(float(value), cap_s)
+        return 0.0
+
+
+class Answer:
+    """A status, headers and a body.
+
+    Attributes:
+        status: HTTP status.
+        body: Its bytes.
+        headers: Headers besides the length.
+        close: Close the connection afterwards, because the request's body stays unread.
+    """
+
+    __slots__ = ("body", "close", "headers", "status")
+
+    def __init__(self, status: int, body: bytes = b"", headers: Headers | None = None, *, close: bool = False) -> None:
+        self.status = status
+        self.body = body
+        self.headers = [] if headers is None else headers
+        self.close = close
+
+    def start(self) -> Message:
+        """Return the ASGI message that starts the answer."""
+        headers = [*self.headers, NOSNIFF]
+        if self.status not in (204, 304):
+            headers.append((b"content-length", b"%d" % len(self.body)))
+        if self.close:
+            headers.append((b"connection", b"close"))
+        return {"type": "http.response.start", "status": self.status, "headers": headers}
+
+
+def answer(value: Any, status: int = 200, headers: Headers | None = None) -> Answer:
+    """Return an answer with a value as JSON."""
+    return Answer(status, encode(value), [JSON, *headers] if headers else [JSON])
+
+
+def problem(error: FleetError, headers: Headers | None = None) -> Answer:
+    """Return an error as `application/problem+json`, with `Retry-After` where it makes sense.
+
+    Source: RFC 9457.
+    """
+    extra = list(headers or ())
+    if error.retry_after_s is not None or error.status in (429, 503, 507):
+        extra.append((b"retry-after", b"%d" % max(1, round(error.retry_after_s or 5))))
+    if error.status == 401:
+        extra.append((b"www-authenticate", b"Bearer"))
+    return Answer(error.status, encode(error.problem()), [PROBLEM, *extra])

@@ -1,0 +1,78 @@
+"""What the handlers work on.
+
+Owns the references to the queue, the store and the manifest loader, and whether the receiver drains. Leaves all rules
+to them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from training.fleet import __version__
+from training.fleet.api.bridge import Bridge
+from training.fleet.api.parking import Lot
+from training.fleet.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from training.fleet.api.loading import Loader
+    from training.fleet.queue import Queue
+    from training.fleet.store import Store
+
+T = TypeVar("T")
+DRAIN_RETRY_S = 5.0
+
+
+@dataclass(slots=True)
+class Fleet:
+    """The parts behind the HTTP edge.
+
+    Attributes:
+        queue: The queue; its methods run on the writer thread.
+        store: The artifacts.
+        loader: Reads and applies the manifest.
+        bridge: The way to the writer thread.
+        lot: Parked claims.
+        idle_retry_s: What a worker that finds no job is told to wait.
+        draining: The receiver shuts down: nothing new begins.
+        version: Of the receiver.
+        started_at: On the monotonic clock.
+        description: Makes the OpenAPI document.
+        uploads: Threads that hash and write uploads.
+    """
+
+    queue: Queue
+    store: Store
+    loader: Loader
+    bridge: Bridge
+    lot: Lot
+    description: Callable[[], dict[str, Any]]
+    idle_retry_s: float = 10.0
+    draining: bool = False
+    version: str = __version__
+    started_at: float = field(default_factory=time.monotonic)
+    uploads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, thread_name_prefix="upload"))
+
+    def run(self, change: Callable[[Any], T]) -> asyncio.Future[T]:
+        """Return a future of a change made on the writer thread."""
+        return self.bridge.run(change)
+
+    def demand_open(self) -> None:
+        """Refuse new work while the receiver drains.
+
+        Raises:
+            UnavailableError: It does.
+        """
+        if self.draining:
+            raise UnavailableError(
+                "the receiver is shutting down; ask again in a few seconds", retry_after_s=DRAIN_RETRY_S
+            )
+
+    def drain(self) -> None:
+        """Begin to shut down: release parked callers, refuse new claims and uploads."""
+        self.draining = True
+        self.lot.ring_all()

@@ -1,0 +1,173 @@
+"""What anyone may look at: jobs, workers, health, metrics, the description of the API."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import time
+from collections.abc import Mapping
+from typing import Final
+
+from training.fleet.api.exchange import Answer, Request, answer
+from training.fleet.api.fleet import Fleet
+from training.fleet.errors import InvalidMessageError
+from training.fleet.jobs import MODES, STATUSES
+from training.fleet.queue import Filters
+from training.fleet.wire import MAX_PAGE, Health
+
+DEFAULT_PAGE: Final = 100
+MAX_FAILURES: Final = 10
+PAGE_KEYS: Final = frozenset({"limit", "cursor"})
+JOB_KEYS: Final = PAGE_KEYS | {"status", "model", "mode", "host", "id_prefix"}
+PREFIX: Final = re.compile(r"[0-9a-f]{1,64}")
+NO_KEYS: Final[frozenset[str]] = frozenset()
+METRICS: Final = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
+NO_CACHE: Final = (b"cache-control", b"no-cache")
+
+
+async def jobs(fleet: Fleet, request: Request) -> Answer:
+    """One page of jobs."""
+    query = request.query(JOB_KEYS)
+    limit = _limit(query)
+    statuses = _words(query.get("status"), STATUSES, "status")
+    _words(query.get("mode"), MODES, "mode")
+    _demand_prefix(query.get("id_prefix"))
+    tag = _tag(fleet)
+    if _unchanged(request, tag):
+        return Answer(304, headers=[(b"etag", tag), NO_CACHE])
+    wanted = Filters(statuses, query.get("model"), query.get("mode"), query.get("host"), query.get("id_prefix", ""))
+    page = await fleet.run(lambda tx: fleet.queue.jobs(tx, wanted, query.get("cursor"), limit))
+    return answer(page, headers=[(b"etag", tag), NO_CACHE])
+
+
+async def job(fleet: Fleet, request: Request) -> Answer:
+    """Everything about one job."""
+    request.query(NO_KEYS)
+    job_id = request.target
+    return answer(await fleet.run(lambda tx: fleet.queue.job(tx, job_id)))
+
+
+async def why(fleet: Fleet, request: Request) -> Answer:
+    """Why a job waits, host by host."""
+    request.query(NO_KEYS)
+    job_id = request.target
+    return answer(await fleet.run(lambda tx: fleet.queue.why(tx, job_id)))
+
+
+async def workers(fleet: Fleet, request: Request) -> Answer:
+    """One page of workers."""
+    query = request.query(PAGE_KEYS)
+    limit = _limit(query)
+    found = answer(fleet.queue.workers(cursor=query.get("cursor"), limit=limit))
+    tag = b'"' + hashlib.sha256(found.body).hexdigest()[:32].encode() + b'"'
+    if _unchanged(request, tag):
+        return Answer(304, headers=[(b"etag", tag), NO_CACHE])
+    found.headers += [(b"etag", tag), NO_CACHE]
+    return found
+
+
+async def health(fleet: Fleet, request: Request) -> Answer:
+    """The fleet at a glance."""
+    request.query(NO_KEYS)
+    return answer(await _health(fleet), headers=[NO_CACHE])
+
+
+async def healthz(_fleet: Fleet, _request: Request) -> Answer:
+    """The process is alive; nothing else is looked at."""
+    return answer({"status": "ok"}, headers=[NO_CACHE])
+
+
+async def readyz(fleet: Fleet, _request: Request) -> Answer:
+    """The receiver can serve: 503 with the reasons when it cannot."""
+    problems = (await _health(fleet)).problems + (["the receiver is shutting down"] if fleet.draining else [])
+    state = {"status": "not ready" if problems else "ready", "problems": problems}
+    return answer(state, 503 if problems else 200, [NO_CACHE])
+
+
+async def openapi(fleet: Fleet, _request: Request) -> Answer:
+    """This interface as an OpenAPI 3.1 document."""
+    return answer(fleet.description())
+
+
+async def metrics(fleet: Fleet, _request: Request) -> Answer:
+    """The figures of the fleet in the text form that Prometheus reads.
+
+    Source: Prometheus, exposition formats, version 0.0.4.
+    """
+    found = await _health(fleet)
+    figures: tuple[tuple[str, str, Mapping[str, float]], ...] = (
+        ("jobs", "Jobs by status.", {f'{{status="{name}"}}': count for name, count in found.counts.items()}),
+        ("workers", "Workers by state.", {f'{{state="{name}"}}': count for name, count in found.workers.items()}),
+        ("parked_claims", "Claims that wait for a job.", {"": len(fleet.lot)}),
+        ("artifacts", "Artifacts in the store.", {"": found.storage["artifacts"]}),
+        ("artifacts_bytes", "Size of the artifacts in the store.", {"": found.storage["bytes"]}),
+        ("store_free_bytes", "Room left for uploads.", {"": found.storage["free_bytes"]}),
+        ("uptime_seconds", "Time since the receiver started.", {"": round(found.uptime_s)}),
+        ("problems", "Things that are wrong now.", {"": len(found.problems)}),
+    )
+    lines: list[str] = []
+    for name, note, samples in figures:
+        lines += [f"# HELP cis490_{name} {note}", f"# TYPE cis490_{name} gauge"]
+        lines += [f"cis490_{name}{label} {value}" for label, value in samples.items()]
+    return Answer(200, ("\n".join(lines) + "\n").encode(), [METRICS, NO_CACHE])
+
+
+async def _health(fleet: Fleet) -> Health:
+    queue, loader = fleet.queue, fleet.loader
+    free_bytes = await asyncio.get_running_loop().run_in_executor(None, fleet.store.free_bytes)
+    failures, (artifacts, size_bytes) = await fleet.run(
+        lambda tx: (queue.recent_failures(tx, MAX_FAILURES), queue.artifact_totals(tx))
+    )
+    in_force = queue.hosts.in_force
+    problems = [*loader.problems, *([fleet.store.broken] if fleet.store.broken else [])]
+    return Health(
+        status="draining" if fleet.draining else "degraded" if problems else "ok",
+        version=fleet.version,
+        uptime_s=round(time.monotonic() - fleet.started_at, 3),
+        counts=queue.counts(),
+        workers=queue.worker_counts(),
+        manifest={
+            "digest": in_force.digest,
+            "jobs": in_force.count,
+            "applied_at": in_force.applied_at,
+            "faults": [str(fault) for fault in loader.faults],
+        },
+        storage={"artifacts": artifacts, "bytes": size_bytes, "free_bytes": free_bytes},
+        failures=failures,
+        problems=problems,
+    )
+
+
+def _limit(query: Mapping[str, str]) -> int:
+    text = query.get("limit")
+    if text is None:
+        return DEFAULT_PAGE
+    if not (text.isascii() and text.isdecimal() and len(text) < 5 and 1 <= int(text) <= MAX_PAGE):
+        raise InvalidMessageError(f"limit is {ascii(text)[:40]}; expected a whole number from 1 to {MAX_PAGE}")
+    return int(text)
+
+
+def _words(text: str | None, allowed: tuple[str, ...], name: str) -> frozenset[str]:
+    if text is None:
+        return frozenset()
+    words = frozenset(text.split(","))
+    wrong = sorted(words - set(allowed))
+    if wrong:
+        raise InvalidMessageError(f"{name} is {ascii(wrong[0])[:40]}; expected of {', '.join(allowed)}")
+    return words
+
+
+def _demand_prefix(text: str | None) -> None:
+    if text is not None and not PREFIX.fullmatch(text):
+        raise InvalidMessageError(f"id_prefix is {ascii(text)[:80]}; expected 1 to 64 lower-case hex digits")
+
+
+def _tag(fleet: Fleet) -> bytes:
+    """Return the ETag of lists now: it changes whenever a list could."""
+    return b'"%x"' % fleet.queue.revision
+
+
+def _unchanged(request: Request, tag: bytes) -> bool:
+    given = request.headers.get(b"if-none-match", b"")
+    return given.strip() == b"*" or tag in [item.strip().removeprefix(b"W/") for item in given.split(b",")]

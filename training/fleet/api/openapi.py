@@ -1,0 +1,139 @@
+"""The OpenAPI 3.1 document, made of the route table and the messages."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Final
+
+import msgspec
+
+from training.fleet import __version__
+from training.fleet.api.messages import strict
+from training.fleet.api.routes import ROUTES, Route
+from training.fleet.auth import TOKENS
+
+REFERENCE: Final = "#/components/schemas/{name}"
+COMMON: Final = ((400, "the request cannot be read"), (401, "no token, or a wrong one"), (403, "not permitted"))
+WITH_BODY: Final = ((413, "the body is too large"), (422, "the content breaks the contract, see `errors`"))
+PROBLEM: Final[dict[str, Any]] = {
+    "type": "object",
+    "description": "An error (RFC 9457).",
+    "required": ["type", "title", "status", "detail", "code"],
+    "properties": {
+        "type": {"type": "string", "description": "urn:cis490:problem:CODE"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string", "description": "What was found, what was expected, what to do now."},
+        "code": {"type": "string", "description": "Stable name of the error."},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["place", "found", "expected", "hint"],
+                "properties": {name: {"type": "string"} for name in ("place", "found", "expected", "hint")},
+            },
+        },
+    },
+}
+
+
+@functools.cache
+def document() -> dict[str, Any]:
+    """Return the OpenAPI document of this receiver.
+
+    Source: OpenAPI Specification 3.1.
+    """
+    messages = [kind for route in ROUTES for kind in (route.request, route.response) if isinstance(kind, type)]
+    _, components = msgspec.json.schema_components([strict(kind) for kind in messages], ref_template=REFERENCE)
+    paths: dict[str, dict[str, Any]] = {}
+    for route in ROUTES:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "CIS490 training fleet receiver", "version": __version__, "license": {"name": "Apache-2.0"}},
+        "paths": paths,
+        "components": {"schemas": {**components, "Problem": PROBLEM}, "securitySchemes": _schemes()},
+    }
+
+
+def _schemes() -> dict[str, Any]:
+    return {
+        "operator": {
+            "type": "apiKey",
+            "in": "header",
+            "name": "X-Operator-Token",
+            "description": f"The receiver's {TOKENS['operator']}.",
+        },
+        **{
+            role: {
+                "type": "http",
+                "scheme": "bearer",
+                "description": f"The receiver's {TOKENS[role]}; on loopback needed only when it is set.",
+            }
+            for role in ("worker", "read")
+        },
+    }
+
+
+def _operation(route: Route) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "operationId": route.handler.__name__,
+        "summary": route.summary,
+        "responses": _responses(route),
+    }
+    if parameters := _parameters(route):
+        operation["parameters"] = parameters
+    if route.request is not None:
+        operation["requestBody"] = _request_body(route)
+    if route.role != "anyone":
+        operation["security"] = [{route.role: []}, *([{"operator": []}, {}] if route.role == "read" else [])]
+    return operation
+
+
+def _parameters(route: Route) -> list[dict[str, Any]]:
+    found = [
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+        }
+        for name in ("id", "sha256")
+        if "{" + name + "}" in route.path
+    ]
+    text = {"type": "string"}
+    found += [{"name": name, "in": "query", "description": note, "schema": text} for name, note in route.query]
+    found += [{"name": name, "in": "header", "description": note, "schema": text} for name, note in route.headers]
+    return found
+
+
+def _request_body(route: Route) -> dict[str, Any]:
+    if isinstance(route.request, type):
+        # Only a reload means something without a body: its fields all have defaults.
+        schema = {"$ref": REFERENCE.format(name=route.request.__name__)}
+        return {"required": route.role == "worker", "content": {"application/json": {"schema": schema}}}
+    media = {"bundle": "application/zstd", "manifest": "application/toml"}[str(route.request)]
+    return {"required": route.request == "bundle", "content": {media: {}}}
+
+
+def _responses(route: Route) -> dict[str, Any]:
+    good = {"description": "done", "content": _content(route)}
+    found: dict[str, Any] = {"200": good}
+    common = (*COMMON, *(WITH_BODY if route.request is not None else ())) if route.role != "anyone" else ()
+    for status, note in (*common, *route.statuses):
+        before = found.get(str(status), {}).get("description")
+        found[str(status)] = {"description": note if before is None or before == note else f"{before}; {note}"}
+        if status == 201:
+            found["201"]["content"] = good["content"]
+        elif status >= 400 and route.path != "/readyz":
+            schema = {"$ref": REFERENCE.format(name="Problem")}
+            found[str(status)]["content"] = {"application/problem+json": {"schema": schema}}
+    return found
+
+
+def _content(route: Route) -> dict[str, Any]:
+    if isinstance(route.response, type):
+        return {"application/json": {"schema": {"$ref": REFERENCE.format(name=route.response.__name__)}}}
+    if route.path == "/metrics":
+        return {"text/plain": {"schema": {"type": "string"}}}
+    return {"application/json": {"schema": {"type": "object"}}}

@@ -1,0 +1,41 @@
+"""What operators ask: cancel, requeue, reload, plan."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from training.fleet.api.exchange import Answer, Request, answer
+from training.fleet.api.fleet import Fleet
+from training.fleet.api.messages import Decoder
+from training.fleet.wire import MAX_MANIFEST_BYTES, Reload
+
+OPERATOR: Final = "operator:token"
+"""How the history names whoever holds the operator's token."""
+RELOAD: Final = Decoder(Reload)
+
+
+async def cancel(fleet: Fleet, request: Request) -> Answer:
+    """Cancel a job, or ask the worker that runs it to stop."""
+    await request.body()
+    job_id = request.target
+    return answer(await fleet.run(lambda tx: fleet.queue.cancel(tx, job_id, OPERATOR)))
+
+
+async def requeue(fleet: Fleet, request: Request) -> Answer:
+    """Make a failed or cancelled job claimable again with a new budget."""
+    await request.body()
+    job_id = request.target
+    return answer(await fleet.run(lambda tx: fleet.queue.requeue(tx, job_id, OPERATOR)))
+
+
+async def reload(fleet: Fleet, request: Request) -> Answer:
+    """Read the manifest file again and apply it."""
+    body = await request.body()
+    message = RELOAD.decode(body) if body.strip() else Reload()
+    return answer(await fleet.loader.reload(message, OPERATOR))
+
+
+async def plan(fleet: Fleet, request: Request) -> Answer:
+    """Tell what applying a manifest would do: the one in the body, or the receiver's file."""
+    body = await request.body(MAX_MANIFEST_BYTES)
+    return answer(await fleet.loader.plan(body or None))

@@ -1,0 +1,159 @@
+"""The table of routes.
+
+Owns what can be asked, of whom, and what is answered. The application dispatches by it and the OpenAPI document is
+made of it, so the two cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from training.fleet import wire
+from training.fleet.api import look, operate, work
+from training.fleet.api.exchange import Answer, Request
+from training.fleet.api.fleet import Fleet
+from training.fleet.auth import Role
+
+Handler = Callable[[Fleet, Request], Awaitable[Answer]]
+Body = type[Any] | Literal["bundle", "manifest"] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One thing that can be asked.
+
+    Attributes:
+        method: HTTP method.
+        path: Path; `{id}` or `{sha256}` stands for 64 hex digits.
+        role: Who may ask.
+        handler: What answers; the first line of its docstring is the summary.
+        request: Message in the body, "bundle" or "manifest" for bytes, None for an empty body.
+        response: Message in a 200 answer.
+        statuses: The statuses besides 200 that belong to this route, with what they mean.
+        query: Query parameters, with what they mean.
+        headers: Request headers, with what they mean.
+    """
+
+    method: str
+    path: str
+    role: Role
+    handler: Handler
+    request: Body = None
+    response: Any = None
+    statuses: tuple[tuple[int, str], ...] = ()
+    query: tuple[tuple[str, str], ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """What it does, in one line."""
+        return (self.handler.__doc__ or "").partition("\n")[0]
+
+
+_JOB = (404, "no such job")
+_STALE = (409, "`stale_lease`: the lease is not the newest one")
+_STATE = (409, "`wrong_state`: the job's status does not allow it")
+_BUSY = (503, "shutting down or overloaded; see Retry-After")
+_PAGE = (("limit", "how many at most, 1 to 500; 100 without it"), ("cursor", "`next` of the page before"))
+_UNCHANGED = (304, "nothing changed since the given ETag")
+_FILTERS = (
+    ("status", "statuses with commas between them"),
+    ("model", "model name"),
+    ("mode", "`realistic` or `oracle`"),
+    ("host", "host name"),
+    ("id_prefix", "first hex digits of the id"),
+)
+
+ROUTES: Final[tuple[Route, ...]] = (
+    Route(
+        "POST",
+        "/v1/job/claim",
+        "worker",
+        work.claim,
+        wire.Claim,
+        wire.Lease,
+        (
+            (204, "no job for this host now; ask again after Retry-After"),
+            (403, "`host_refused`: the manifest does not admit the host"),
+            (409, "the claim id was used for a lease that has ended"),
+            (426, "the worker is too old"),
+            _BUSY,
+        ),
+        headers=(("Prefer", "`wait=N`: park the call until a job appears, N seconds at most (cap 60)"),),
+    ),
+    Route(
+        "POST",
+        "/v1/job/{id}/heartbeat",
+        "worker",
+        work.heartbeat,
+        wire.Heartbeat,
+        wire.Beat,
+        (_JOB, _STALE),
+    ),
+    Route(
+        "POST",
+        "/v1/job/{id}/complete",
+        "worker",
+        work.complete,
+        wire.Complete,
+        wire.State,
+        (
+            _JOB,
+            (409, "`stale_lease` or `other_result`: the job is not, or no longer, this worker's"),
+            (412, "`artifact_missing`: upload the bundle first"),
+        ),
+    ),
+    Route("POST", "/v1/job/{id}/fail", "worker", work.fail, wire.Fail, wire.State, (_JOB, _STALE)),
+    Route(
+        "PUT",
+        "/v1/model/{sha256}",
+        "worker",
+        work.upload,
+        "bundle",
+        wire.Stored,
+        (
+            (201, "stored"),
+            (409, "`stale_lease`: the lease does not live"),
+            (411, "`Content-Length` is missing"),
+            (422, "`digest_mismatch`: the bytes do not hash to the name"),
+            (507, "no room; see Retry-After"),
+            _BUSY,
+        ),
+        headers=(("X-Lease-Id", "the lease the artifact was made under"),),
+    ),
+    Route("GET", "/v1/jobs", "read", look.jobs, None, wire.JobPage, (_UNCHANGED,), query=(*_FILTERS, *_PAGE)),
+    Route("GET", "/v1/job/{id}", "read", look.job, None, wire.JobDetail, (_JOB,)),
+    Route("GET", "/v1/job/{id}/why", "read", look.why, None, wire.Why, (_JOB,)),
+    Route("GET", "/v1/workers", "read", look.workers, None, wire.WorkerPage, (_UNCHANGED,), query=_PAGE),
+    Route("GET", "/v1/health", "read", look.health, None, wire.Health),
+    Route("POST", "/v1/job/{id}/cancel", "operator", operate.cancel, None, wire.State, (_JOB, _STATE)),
+    Route("POST", "/v1/job/{id}/requeue", "operator", operate.requeue, None, wire.State, (_JOB, _STATE)),
+    Route(
+        "POST",
+        "/v1/manifest/reload",
+        "operator",
+        operate.reload,
+        wire.Reload,
+        wire.Plan,
+        (
+            (409, "`would_shrink`: it would drop jobs and `allow_shrink` is not set"),
+            (412, "`plan_moved`: the plan is not the one the caller saw"),
+            (422, "`manifest_invalid`: the file has faults, all listed; nothing was applied"),
+        ),
+    ),
+    Route(
+        "POST",
+        "/v1/manifest/plan",
+        "operator",
+        operate.plan,
+        "manifest",
+        wire.Plan,
+        ((422, "`manifest_invalid`: the manifest has faults, all listed"),),
+    ),
+    Route("GET", "/openapi.json", "anyone", look.openapi),
+    Route("GET", "/healthz", "anyone", look.healthz),
+    Route("GET", "/readyz", "anyone", look.readyz, statuses=((503, "not ready, with the reasons"),)),
+    Route("GET", "/metrics", "read", look.metrics),
+)

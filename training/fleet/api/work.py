@@ -1,0 +1,216 @@
+"""What workers ask: claim, heartbeat, complete, fail, upload."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from training.fleet.api.exchange import Answer, ClientGoneError, Request, answer
+from training.fleet.api.fleet import Fleet
+from training.fleet.api.messages import Decoder
+from training.fleet.api.parking import Offer, Place
+from training.fleet.database import Row, Transaction
+from training.fleet.errors import LengthRequiredError, RequestError, UpgradeRequiredError
+from training.fleet.store import Upload
+from training.fleet.wire import Claim, Complete, Fail, Heartbeat, Lease, Stored
+
+PARK_CAP_S: Final = 60.0
+OLDEST_WORKER: Final = (0, 1)
+"""Oldest version of a worker this receiver speaks with."""
+LOOP_TURNS: Final = 6
+LEASE: Final = re.compile(r"[0-9A-Za-z_-]{8,64}")
+UPLOAD_BATCH_BYTES: Final = 2**20
+PREFERENCE_APPLIED: Final = (b"preference-applied", b"wait")
+
+CLAIM: Final = Decoder(Claim)
+HEARTBEAT: Final = Decoder(Heartbeat)
+COMPLETE: Final = Decoder(Complete)
+FAIL: Final = Decoder(Fail)
+
+
+async def claim(fleet: Fleet, request: Request) -> Answer:
+    """Give the caller a job, now or when one appears while it waits."""
+    message = CLAIM.decode(await request.body())
+    fleet.demand_open()
+    _demand_speakable(message.capability.version)
+    wait_s = request.wait_s(PARK_CAP_S)
+    if wait_s:
+        lease = await _parked(fleet, request, message, wait_s)
+    else:
+        lease = await fleet.run(lambda tx: fleet.queue.claim(tx, message))
+    headers = [PREFERENCE_APPLIED] if wait_s else []
+    if lease is None:
+        retry_s = 1.0 if wait_s else fleet.idle_retry_s
+        return Answer(204, headers=[*headers, (b"retry-after", b"%d" % retry_s)])
+    return answer(lease, headers=headers)
+
+
+async def _parked(fleet: Fleet, request: Request, message: Claim, wait_s: float) -> Lease | None:
+    """Return a lease as soon as there is one, None after the wait.
+
+    A caller that hung up takes no job: hang-ups are looked for after every wake-up, before the queue is asked.
+    """
+    place = fleet.lot.enter(message.worker)
+    try:
+        lease = await fleet.run(lambda tx: fleet.queue.claim(tx, message))
+        return lease or await _wait_for_job(fleet, request, place, message, wait_s)
+    finally:
+        fleet.lot.leave(place)
+
+
+async def _wait_for_job(fleet: Fleet, request: Request, place: Place, message: Claim, wait_s: float) -> Lease | None:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + wait_s
+    timer = loop.call_at(deadline, place.bell.set)
+    gone = loop.create_task(_hang_up(request))
+    gone.add_done_callback(lambda _: place.bell.set())
+    try:
+        while loop.time() < deadline:
+            await place.bell.wait()
+            place.bell.clear()
+            await _let_hang_ups_arrive(gone)
+            if gone.done():
+                raise ClientGoneError
+            fleet.demand_open()
+            if place.offer is not None and (lease := await _take_offered(fleet, place, place.offer, message)):
+                return lease
+        return None
+    finally:
+        timer.cancel()
+        gone.cancel()
+
+
+async def _take_offered(fleet: Fleet, place: Place, offer: Offer, message: Claim) -> Lease | None:
+    def take(tx: Transaction) -> tuple[Lease | None, int]:
+        lease = fleet.queue.claim(tx, message)
+        return lease, fleet.queue.claimable(tx, offer.requirement)
+
+    lease, left = await fleet.run(take)
+    fleet.lot.answered(place, left)
+    return lease
+
+
+async def _hang_up(request: Request) -> None:
+    """Return when the client hangs up."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _let_hang_ups_arrive(gone: asyncio.Task[None]) -> None:
+    # A hang-up that the kernel already knows takes a few turns of the loop: poll, end of file, connection lost, task.
+    for _ in range(LOOP_TURNS):
+        await asyncio.sleep(0)
+        if gone.done():
+            return
+
+
+def _demand_speakable(version: str) -> None:
+    """Refuse a worker that is too old. One that tells no version, or an odd one, is taken as new."""
+    numbers = version.split(".")[:2]
+    if not all(number.isdecimal() for number in numbers) or len(numbers) < 2:
+        return
+    if tuple(map(int, numbers)) < OLDEST_WORKER:
+        oldest = ".".join(map(str, OLDEST_WORKER))
+        raise UpgradeRequiredError(f"the worker is version {version}; expected {oldest} or newer; upgrade it")
+
+
+async def heartbeat(fleet: Fleet, request: Request) -> Answer:
+    """Keep a lease alive. Mostly answered from memory."""
+    message = HEARTBEAT.decode(await request.body())
+    job_id = request.target
+    beat = fleet.queue.beat(job_id, message)
+    if beat is None:
+        beat = await fleet.run(lambda tx: fleet.queue.heartbeat(tx, job_id, message))
+    return answer(beat)
+
+
+async def complete(fleet: Fleet, request: Request) -> Answer:
+    """Take the result of a job."""
+    message = COMPLETE.decode(await request.body())
+    job_id = request.target
+    return answer(await fleet.run(lambda tx: fleet.queue.complete(tx, job_id, message)))
+
+
+async def fail(fleet: Fleet, request: Request) -> Answer:
+    """Take note that an attempt ended without a result."""
+    message = FAIL.decode(await request.body())
+    job_id = request.target
+    return answer(await fleet.run(lambda tx: fleet.queue.fail(tx, job_id, message)))
+
+
+async def upload(fleet: Fleet, request: Request) -> Answer:
+    """Store an artifact while it arrives."""
+    size_bytes, lease_id = _upload_headers(request)
+    fleet.demand_open()
+    sha256 = request.target
+    _, model, mode = await fleet.run(lambda tx: fleet.queue.lease_for_upload(tx, lease_id))
+
+    async def record() -> None:
+        await _record(fleet, sha256, size_bytes, model, mode)
+
+    threads, loop = fleet.uploads, asyncio.get_running_loop()
+    if await loop.run_in_executor(threads, fleet.store.has, sha256, model, mode):
+        await record()
+        return answer(Stored(sha256, size_bytes, new=False))
+    stored = await loop.run_in_executor(threads, fleet.store.begin, sha256, model, mode, size_bytes)
+    try:
+        await _receive(fleet, request, stored)
+        await loop.run_in_executor(threads, stored.finish)
+    except BaseException:
+        await asyncio.shield(loop.run_in_executor(threads, stored.abort))
+        raise
+    await record()
+    return answer(Stored(sha256, size_bytes, new=True), status=201)
+
+
+def _upload_headers(request: Request) -> tuple[int, str]:
+    size_bytes = request.declared_length()
+    if size_bytes < 0:
+        raise LengthRequiredError("the upload does not say how long it is; send Content-Length")
+    if b"content-encoding" in request.headers:
+        raise RequestError("the upload has a Content-Encoding; send the bundle as it is")
+    lease_id = request.headers.get(b"x-lease-id", b"").decode("latin-1")
+    if not LEASE.fullmatch(lease_id):
+        raise RequestError("the X-Lease-Id header is missing or no lease id; send the id that the claim answered")
+    return size_bytes, lease_id
+
+
+async def _record(fleet: Fleet, sha256: str, size_bytes: int, model: str, mode: str) -> None:
+    """Note a durable file: first the row, then the line of the derived index."""
+    if await fleet.run(lambda tx: fleet.queue.add_artifact(tx, sha256, size_bytes, model, mode)):
+        row = index_row({"sha256": sha256, "model": model, "mode": mode, "size_bytes": size_bytes})
+        await asyncio.get_running_loop().run_in_executor(fleet.uploads, fleet.store.append_index, row)
+
+
+def index_row(artifact: Row | Mapping[str, object]) -> dict[str, object]:
+    """Return what `index.jsonl` says of an artifact besides its path."""
+    return {name: artifact[name] for name in ("sha256", "model", "mode", "size_bytes")}
+
+
+async def _receive(fleet: Fleet, request: Request, stored: Upload) -> None:
+    """Write the body while the next pieces arrive: one batch is hashed and written, one fills."""
+    loop = asyncio.get_running_loop()
+    batch: list[bytes] = []
+    waiting = 0
+    writing: asyncio.Future[None] | None = None
+    more = True
+    try:
+        while more:
+            piece, more = await request.piece()
+            batch.append(piece)
+            waiting += len(piece)
+            if waiting >= UPLOAD_BATCH_BYTES or not more:
+                if writing is not None:
+                    await writing
+                writing = loop.run_in_executor(fleet.uploads, _write, stored, batch)
+                batch, waiting = [], 0
+    finally:
+        if writing is not None:
+            await asyncio.shield(writing)
+
+
+def _write(stored: Upload, batch: list[bytes]) -> None:
+    # One call of a MiB lets the interpreter go once for the hash and once for the disk, not for every piece.
+    stored.write(b"".join(batch))

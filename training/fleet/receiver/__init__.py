@@ -1,0 +1,74 @@
+"""The receiver: reads one manifest, keeps the queue, hands out leases and stores artifacts.
+
+Owns the program: settings, start order, signals and end. Guarantees that a configuration a restart cannot mend ends it
+with status 78 and one clear line, that everything answered was durable, and that it ends in order when asked to. Leaves
+the rules to `queue`, `store` and `manifest` and the HTTP edge to `api`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+from training.fleet import __version__, settings
+from training.fleet.auth import TOKENS, Credentials, demand_wide_tokens
+from training.fleet.errors import EX_CONFIG, ConfigurationError, FleetError
+from training.fleet.receiver import logs, options
+from training.fleet.receiver.run import run
+from training.fleet.settings import Settings
+
+PROGRAM = "cis490-trainer-receiver"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the receiver until it is asked to end.
+
+    Args:
+        argv: Arguments after the program's name; the process's own when None.
+
+    Returns:
+        0 after an orderly end, 78 for a configuration that a restart cannot mend, 1 when something failed.
+    """
+    table = options.table(os.environ)
+    parser = argparse.ArgumentParser(prog=PROGRAM, description="Keep the job queue of a training fleet.")
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    parser.add_argument("--check", action="store_true", help="print the effective settings with their source and end")
+    settings.add_flags(parser, table)
+    flags = vars(parser.parse_args(argv))
+    try:
+        chosen = settings.read(table, flags, os.environ)
+        tokens = {role: settings.secret(variable, os.environ) for role, variable in TOKENS.items()}
+        _judge(chosen, tokens)
+        if flags["check"]:
+            sys.stdout.write("\n".join([*chosen.lines(), *_secret_lines(tokens)]) + "\n")
+            return 0
+        logs.start(chosen["log_level"])
+        return run(chosen, Credentials.of(tokens), os.environ)
+    except FleetError as error:
+        return _refuse(error)
+
+
+def _judge(chosen: Settings, tokens: Mapping[str, str | None]) -> None:
+    """Refuse settings that cannot be served together."""
+    host, _ = options.address(chosen["listen_addr"])
+    demand_wide_tokens(host, tokens)
+    Credentials.of(tokens)
+    if "://" in str(chosen["db"]) or ":/" in str(chosen["db"]):
+        raise ConfigurationError(
+            f"db is {str(chosen['db'])!r}; expected the path of a file; other databases come later"
+        )
+    if (chosen["tls_certificate"] is None) != (chosen["tls_key"] is None):
+        raise ConfigurationError("only one of tls_certificate and tls_key is set; expected both or neither")
+
+
+def _secret_lines(tokens: Mapping[str, str | None]) -> list[str]:
+    return [f"{TOKENS[role]} = {'set' if token else 'not set'}" for role, token in tokens.items()]
+
+
+def _refuse(error: FleetError) -> int:
+    """Say on one line what is wrong, with the faults below it, and return the exit status."""
+    faults = [f"  {fault}" for fault in error.faults if str(fault) not in error.message]
+    sys.stderr.write("\n".join([f"{PROGRAM}: {error.message}", *faults]) + "\n")
+    return EX_CONFIG if isinstance(error, ConfigurationError) else error.exit_status

@@ -1,0 +1,271 @@
+"""One life of the receiver, from opening the database to closing it.
+
+Owns the order of start and end. The order of the start is: database, leases, store, index, manifest, listening,
+READY; of the end: STOPPING, no new work, requests under way, database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import gc
+import logging
+import signal
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import uvicorn
+
+from training.fleet.api import openapi
+from training.fleet.api.app import App
+from training.fleet.api.bridge import Bridge
+from training.fleet.api.fleet import Fleet
+from training.fleet.api.loading import Loader
+from training.fleet.api.parking import Lot
+from training.fleet.api.work import index_row
+from training.fleet.auth import Credentials, is_loopback
+from training.fleet.database import Row
+from training.fleet.database.sqlite import Sqlite
+from training.fleet.errors import EX_FAILURE, ConfigurationError, FleetError
+from training.fleet.jobs import Terms
+from training.fleet.queue import Queue
+from training.fleet.receiver import options
+from training.fleet.receiver.server import KEEP_ALIVE_S, Server, connection_limit, listen
+from training.fleet.receiver.service import Service
+from training.fleet.settings import Settings
+from training.fleet.store import Store
+from training.fleet.wire import Reload
+
+SWEEP_S: Final = 5.0
+SWEEP_LEAST_S: Final = 0.02
+HEADER_BYTES: Final = 16384
+INDEX_PAGE: Final = 5000
+SIGNAL_ACTOR: Final = "operator:signal"
+
+_log = logging.getLogger(__name__)
+
+
+def run(settings: Settings, credentials: Credentials, environ: Mapping[str, str]) -> int:
+    """Serve until asked to end.
+
+    Args:
+        settings: The effective settings.
+        credentials: Who may do what.
+        environ: Environment variables, for the service manager.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        FleetError: The receiver could not start.
+    """
+    factory = uvicorn.Config(_nothing, loop="auto", log_config=None).get_loop_factory()
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(_life(settings, credentials, Service(environ)))
+
+
+async def _nothing(scope: Any, receive: Any, send: Any) -> None:
+    """Stand in for an application where uvicorn only chooses its event loop."""
+
+
+async def _life(settings: Settings, credentials: Credentials, service: Service) -> int:
+    host, port = options.address(settings["listen_addr"])
+    async with contextlib.AsyncExitStack() as stack:
+        database = _open_database(settings["db"])
+        stack.callback(database.close)
+        fleet = await _start_fleet(settings, database)
+        stack.callback(fleet.uploads.shutdown, cancel_futures=True)
+        link = listen(host, port)
+        stack.callback(link.close)
+        server = _server(settings, credentials, fleet, host)
+        return await _serve(settings, service, database, fleet, server, link)
+
+
+def _open_database(path: Path) -> Sqlite:
+    try:
+        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"cannot make the folder of db {path} ({error}); give --db another place") from error
+    return Sqlite.open(path)
+
+
+async def _start_fleet(settings: Settings, database: Sqlite) -> Fleet:
+    """Return the fleet with its leases revived, its index whole and its manifest loaded."""
+    bridge = Bridge(database, asyncio.get_running_loop())
+    queue = Queue(terms=_terms(settings))
+    await bridge.run(queue.start)
+    store = Store(
+        settings["store_root"],
+        settings["incoming_root"],
+        settings["index_path"],
+        settings["max_artifact_bytes"],
+        settings["floor_bytes"],
+    )
+    await asyncio.to_thread(_open_store, store, database, queue)
+    loader = Loader(database, queue, settings["manifest"], settings["db"].with_name("manifest.applied.toml"))
+    lot = Lot(queue.hosts.eligible)
+    queue.on_ready(lambda ready: bridge.notify(functools.partial(lot.publish, ready)))
+    await loader.start()
+    return Fleet(queue, store, loader, bridge, lot, openapi.document)
+
+
+def _terms(settings: Settings) -> Terms:
+    names = ("ack_s", "lease_s", "heartbeat_s", "prefer_wait_s", "backoff_s", "backoff_cap_s")
+    return Terms(**{name: settings[name] for name in names})
+
+
+def _open_store(store: Store, database: Sqlite, queue: Queue) -> None:
+    store.open()
+    removed = store.sweep_incoming()
+    if removed:
+        _log.info("leftovers of uploads removed", extra={"data": {"files": removed}})
+    if store.rebuild_index(_artifact_rows(database, queue)):
+        _log.warning("the index was not what the database says and was written anew")
+
+
+def _server(settings: Settings, credentials: Credentials, fleet: Fleet, host: str) -> Server:
+    names = frozenset(name.lower() for name in settings["host_names"])
+    app = App(fleet, credentials, names, any_host=not is_loopback(host) and not names)
+    config = uvicorn.Config(
+        app,
+        http="auto",
+        loop="auto",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        limit_concurrency=connection_limit(settings["max_connections"]),
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(1, round(settings["drain_s"])),
+        h11_max_incomplete_event_size=HEADER_BYTES,
+        ssl_certfile=settings["tls_certificate"],
+        ssl_keyfile=settings["tls_key"],
+    )
+    try:
+        config.load()
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigurationError(f"cannot use tls_certificate and tls_key ({error}); check both files") from error
+    return Server(config)
+
+
+def _artifact_rows(database: Sqlite, queue: Queue) -> Iterator[dict[str, object]]:
+    """Yield what the index says of each artifact, page by page."""
+    after = 0
+    while True:
+        page: list[Row] = database.submit(functools.partial(queue.artifacts, after=after, limit=INDEX_PAGE)).result()
+        if not page:
+            return
+        yield from map(index_row, page)
+        after = page[-1]["seq"]
+
+
+async def _serve(
+    settings: Settings, service: Service, database: Sqlite, fleet: Fleet, server: Server, link: socket.socket
+) -> int:
+    """Answer requests until the end is asked for; return the exit status."""
+    ending = _Ending(fleet, server, service)
+    database.on_broken = lambda error: fleet.bridge.notify(functools.partial(ending.fail, error))
+    _listen_to_signals(fleet, service, ending)
+    chores = [asyncio.create_task(_sweep_forever(fleet))]
+    if service.watchdog_s:
+        chores.append(asyncio.create_task(_pat_watchdog(fleet, service)))
+    # What lives now lives to the end; looking through it at every collection would only hold requests up.
+    gc.collect()
+    gc.freeze()
+    address = _shown_address(link, settings)
+    _log.info("listening", extra={"data": {"address": address, "jobs": sum(fleet.queue.counts().values())}})
+    service.ready(f"listening on {address}")
+    try:
+        await server.serve(sockets=[link])
+    finally:
+        for chore in chores:
+            chore.cancel()
+    _log.info("ended", extra={"data": {"status": ending.status}})
+    return ending.status
+
+
+def _shown_address(link: socket.socket, settings: Settings) -> str:
+    host, port = link.getsockname()[:2]
+    scheme = "https" if settings["tls_certificate"] else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+class _Ending:
+    """The orderly end, asked for by a signal or by a disk that failed."""
+
+    def __init__(self, fleet: Fleet, server: Server, service: Service) -> None:
+        self.status = 0
+        self._fleet = fleet
+        self._server = server
+        self._service = service
+
+    def begin(self) -> None:
+        """Take no new work, let requests under way finish, then end."""
+        _log.info("draining", extra={"data": {"parked": len(self._fleet.lot)}})
+        self._service.stopping()
+        self._fleet.drain()
+        self._server.stop()
+
+    def fail(self, error: FleetError) -> None:
+        """End with a failure, so that the service manager starts anew."""
+        _log.error("the database failed", extra={"data": {"reason": error.message}})
+        self.status = EX_FAILURE
+        self.begin()
+
+
+def _listen_to_signals(fleet: Fleet, service: Service, ending: _Ending) -> None:
+    loop = asyncio.get_running_loop()
+    reloads: set[asyncio.Task[None]] = set()
+
+    def reload() -> None:
+        task = loop.create_task(_reload(fleet, service))
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ending.begin)
+    loop.add_signal_handler(signal.SIGHUP, reload)
+
+
+async def _reload(fleet: Fleet, service: Service) -> None:
+    """Read the manifest again because of a signal. What is wrong with it is logged and stands in the health."""
+    service.reloading()
+    try:
+        plan = await fleet.loader.reload(Reload(), SIGNAL_ACTOR)
+        _log.info("manifest applied", extra={"data": {"manifest": plan.manifest, **plan.counts}})
+    except FleetError as error:
+        faults = [str(fault) for fault in error.faults]
+        _log.error("manifest refused", extra={"data": {"reason": error.message, "faults": faults}})
+    except Exception:  # noqa: BLE001 - a fault here must not end the receiver
+        _log.exception("the manifest could not be loaded")
+    service.ready("manifest read")
+
+
+async def _sweep_forever(fleet: Fleet) -> None:
+    """End leases and back-offs that are over, at the latest every few seconds."""
+    while True:
+        due = fleet.queue.next_deadline()
+        wait_s = SWEEP_S if due is None else min(SWEEP_S, due - time.monotonic())
+        await asyncio.sleep(max(SWEEP_LEAST_S, wait_s))
+        try:
+            await fleet.run(fleet.queue.sweep)
+        except FleetError as error:
+            _log.warning("sweep failed", extra={"data": {"reason": error.message}})
+            await asyncio.sleep(1)
+        except Exception:  # noqa: BLE001 - the sweeper must live on
+            _log.exception("sweep failed")
+            await asyncio.sleep(1)
+
+
+async def _pat_watchdog(fleet: Fleet, service: Service) -> None:
+    """Tell the service manager that the loop and the writer thread live."""
+    while True:
+        await fleet.run(lambda _tx: None)
+        service.alive()
+        await asyncio.sleep(service.watchdog_s / 3)
