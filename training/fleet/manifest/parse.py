@@ -116,7 +116,7 @@ class Tables:
         tables = document.tables
         for name in tables:
             if name not in _TABLES:
-                place = f"{name if name.isidentifier() else short(name)}{_at(document.table_line('', name))}"
+                place = f"{name if name.isidentifier() else short(name)}{_at(document.table_line(name))}"
                 findings.fault(place, f"the key {short(name)}", "a table of a manifest", nearest(name, _TABLES))
         self.expected_jobs: int | None = self._manifest(tables)
         self.datasets = self._datasets(tables.get("datasets", {}))
@@ -363,7 +363,7 @@ class Tables:
 
     def _named(self, section: str, tables: Any, fits: Any, expected: str) -> Iterator[tuple[str, Any]]:
         if not isinstance(tables, dict):
-            place = f"{section}{_at(self._document.table_line('', section))}"
+            place = f"{section}{_at(self._document.table_line(section))}"
             self._findings.fault(place, short(tables), f"tables [{section}.NAME]")
             return
         for name, table in tables.items():

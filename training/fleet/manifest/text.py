@@ -69,15 +69,19 @@ class Document:
             table: "hosts.pi"; empty for the top of the file.
             key: A key of the table, empty for the header.
         """
-        start = 0
-        if table:
-            header = re.compile(rf"\s*\[{_loose(table)}\]\s*(#.*)?", re.IGNORECASE)
-            start = next((number for number, row in enumerate(self._rows, 1) if header.fullmatch(row)), 0)
-            if not start:
-                return None
-        rows = range(start, len(self._rows)) if table or key else ()
-        end = next((at for at in rows if self._rows[at].lstrip().startswith("[")), len(self._rows))
-        return self._find(key, start, end) or start or None
+        own = self._header(f"{table}.{key}") if table and key else None
+        start = self._header(table) or 0
+        end = next((at for at in range(start, len(self._rows)) if self._rows[at].lstrip().startswith("[")), None)
+        inside = (
+            self._find(key, start, end or len(self._rows))
+            if start or not table
+            else self._find(table, 0, end or len(self._rows))
+        )
+        return own or inside or start or None
+
+    def _header(self, table: str) -> int | None:
+        header = re.compile(rf"\s*\[{_loose(table)}\]\s*(#.*)?")
+        return next((number for number, row in enumerate(self._rows, 1) if header.fullmatch(row)), None)
 
     def _find(self, key: str, start: int, end: int) -> int | None:
         """Return the line between two others that sets a key or opens a table of that name."""
