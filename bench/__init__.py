@@ -1,0 +1,1 @@
+"""Measures the fleet against its floors and aims, always as a ratio within one run where a machine could flatter it."""

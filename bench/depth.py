@@ -1,0 +1,95 @@
+"""How the length of the queue shows: in a claim, and in a start."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.figures import Figure
+from bench.load import capability
+from bench.stage import manifest, receiver
+from training.fleet import wire
+from training.fleet.capability import Capability
+from training.fleet.database import Transaction
+from training.fleet.database.sqlite import Sqlite
+from training.fleet.jobs import Limits, Policy, Requirement, Spec, Trainer, canonical
+from training.fleet.manifest import Header, JobEntry
+from training.fleet.queue import Queue, reload
+
+WORKER = "bench-0"
+FIT = 100
+"""One job in so many is for the caller."""
+
+
+def depth(folder: Path, quick: bool) -> list[Figure]:
+    """Claim from queues of three lengths, then start the receiver on the longest."""
+    sizes = (1000, 2000, 5000) if quick else (1000, 100_000, 1_000_000)
+    text = manifest(1)
+    claims: list[float] = []
+    figures = []
+    for size in sizes:
+        path = folder / f"receiver-{size}" / "queue.db"
+        path.parent.mkdir()
+        classes = min(1000, size // 10)
+        found = _claims(path, size, classes, 50 if quick else 500, hashlib.sha256(text.encode()).hexdigest())
+        claims.append(statistics.median(found) * 1e6)
+        worst = max(found) * 1e6
+        note = f"{classes} classes, worst {worst:.0f} µs"
+        figures.append(Figure("depth", f"claim in the queue, {size:,} pending, p50", claims[-1], "µs", note=note))
+    figures += [
+        Figure("depth", "longest against shortest queue", claims[-1] / claims[0], "x", 1.5, 1.2),
+        Figure("depth", "slowest p50 in the queue", max(claims), "µs", 1000, 100),
+    ]
+    for file in ("first", "second"):
+        begun = time.perf_counter()
+        with receiver(folder / f"receiver-{sizes[-1]}", text) as real:
+            took = time.perf_counter() - begun
+            rss = real.rss_mib()
+        note = f"{rss:.0f} MiB, {file} start"
+        figures.append(Figure("start", f"process to first answer, {sizes[-1]:,} jobs", took, "s", 1, 0.3, note=note))
+    return figures
+
+
+def _claims(path: Path, size: int, classes: int, rounds: int, digest: str) -> list[float]:
+    """Fill a queue and return how long each claim took on the writer thread, without the commit."""
+    database, queue = Sqlite.open(path), Queue()
+    try:
+        database.submit(queue.start).result()
+        header = Header(digest, {"default": Policy(slots=64)}, Trainer(), {}, (), None, size)
+        reload(database, queue, header, _entries(size, classes))
+        host = Capability(**{**capability(WORKER), "gpus": ()})
+        return [database.submit(lambda tx: _claim(tx, queue, host)).result() for _ in range(rounds)]
+    finally:
+        database.close()
+
+
+def _claim(tx: Transaction, queue: Queue, host: Capability) -> float:
+    message = wire.Claim(secrets.token_hex(12), WORKER, host)
+    begun = time.perf_counter()
+    lease = queue.claim(tx, message)
+    took = time.perf_counter() - begun
+    assert lease is not None
+    queue.fail(tx, lease.job_id, wire.Fail(lease.lease_id, "preempted"))
+    return took
+
+
+def _entries(size: int, classes: int) -> Iterator[JobEntry]:
+    """Yield jobs of so many requirement classes, one in a hundred for the caller."""
+    limits = Limits()
+    requirements = [Requirement("gbt", allowed_hosts=(f"*-{number}", f"class-{number}")) for number in range(classes)]
+    fit = max(1, classes // FIT)
+    for number in range(fit):
+        requirements[number] = Requirement("gbt", min_ram_gib=number)
+    fits = 0
+    for number in range(size):
+        if number % FIT == 0:
+            requirement, fits = requirements[fits % fit], fits + 1
+        else:
+            requirement = requirements[fit + number % (classes - fit)]
+        spec = Spec("gbt", "oracle", {"max_iter": 300, "learning_rate": 0.1}, seed=number)
+        document = canonical(spec.document()).decode()
+        yield JobEntry(hashlib.sha256(document.encode()).hexdigest(), spec, document, requirement, limits, number + 1)
