@@ -496,6 +496,16 @@ def test_beyond_a_thousand_faults_the_rest_is_left_out() -> None:
     assert len(caught.value.faults) == 1000
 
 
+def test_a_table_with_thousands_of_faults_lists_a_thousand() -> None:
+    assert len(faults(HEAD + "".join(f"x{number} = 1\n" for number in range(1500)))) == 1000
+
+
+def test_beyond_a_thousand_warnings_the_rest_is_counted() -> None:
+    manifest = read(HEAD + JOB * 1500)
+    assert len(manifest.warnings) == 1001
+    assert manifest.warnings[-1] == "and 499 more warnings"
+
+
 def test_a_host_name_without_a_table_is_a_warning_where_strangers_are_admitted() -> None:
     manifest = read(
         HEAD

@@ -59,7 +59,7 @@ def child_load(path: Path, *, base: Path | None = None, ask_trainer: bool = True
         _run(words, spool, timeout_s)
         spool.seek(0)
         first = _answer(json.loads(spool.readline()))
-        return Loaded(_header(first), _entries(spool, first["count"]))
+        return Loaded(_header(first), _Entries(spool, first["count"]))
     except BaseException:
         spool.close()
         raise
@@ -141,21 +141,35 @@ def _header(row: dict[str, Any]) -> Header:
     )
 
 
-def _entries(spool: IO[bytes], count: int) -> Iterator[JobEntry]:
-    parts: list[Any] = []
-    left = count
-    with spool, io.TextIOWrapper(spool, encoding="utf-8") as lines:
-        for line in lines:
+class _Entries(Iterator[JobEntry]):
+    """The jobs in a spool file, which closes with the iterator, read to its end or not."""
+
+    def __init__(self, spool: IO[bytes], count: int) -> None:
+        self._lines = io.TextIOWrapper(spool, encoding="utf-8")
+        self._parts: list[Any] = []
+        self._count = self._left = count
+
+    def __next__(self) -> JobEntry:
+        for line in self._lines:
             row = json.loads(line)
-            if isinstance(row, dict):
-                parts.append(_part(row))
-                continue
-            identity, document, position, header_line, requirement, limits = row
-            spec = spec_of(json.loads(document))
-            left -= 1
-            yield JobEntry(identity, spec, document, parts[requirement], parts[limits], position, header_line)
-    if left:
-        raise UnavailableError(f"{left} of {count} jobs are missing from the temporary file; is its disk full?")
+            if isinstance(row, list):
+                self._left -= 1
+                return self._entry(*row)
+            self._parts.append(_part(row))
+        if self._left:
+            raise UnavailableError(
+                f"{self._left} of {self._count} jobs are missing from the temporary file; is its disk full?"
+            )
+        raise StopIteration
+
+    def __del__(self) -> None:
+        self._lines.close()
+
+    def _entry(
+        self, identity: str, document: str, position: int, line: int | None, requirement: int, limits: int
+    ) -> JobEntry:
+        spec = spec_of(json.loads(document))
+        return JobEntry(identity, spec, document, self._parts[requirement], self._parts[limits], position, line)
 
 
 def spec_of(document: dict[str, Any]) -> Spec:

@@ -311,9 +311,6 @@ class _Reader(threading.Thread):
 
 def _end(child: subprocess.Popen[bytes]) -> None:
     """Kill the trainer with everything it started in its session."""
-    if hasattr(os, "killpg"):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(child.pid, signal.SIGKILL)
-    else:
-        child.kill()
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
     child.wait()
