@@ -63,7 +63,8 @@ def measured_rows(options: argparse.Namespace) -> Iterator[Row]:
                 started = time.monotonic()
                 found = [_numbers(dataset, model, mode, split, seed, options.threads) for seed in options.seeds]
                 duration_s = (time.monotonic() - started) / len(found)
-                sys.stderr.write(f"{split} {model} {mode}: {duration_s:.0f} s per job\n")
+                auprc = _spread(found, "auprc_host_mean")
+                sys.stderr.write(f"{split} {model} {mode}: host AUPRC {auprc}, {duration_s:.0f} s per job\n")
                 yield {"split": split, "model": model, "mode": mode, "duration_s": duration_s, "numbers": found}
 
 

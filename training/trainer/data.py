@@ -239,7 +239,9 @@ def _labels(
     wrong = ~((found == 0) | (found == 1))
     if wrong.any():
         first = int(np.argmax(wrong))
-        raise SpecError(f"{name}: column {column!r} of host {hosts[first]!r} holds {found[first]}, expected 0 or 1")
+        raise SpecError(
+            f"{name}: column {column!r} of host {str(hosts[first])!r} holds {found[first]}, expected 0 or 1"
+        )
     return found.astype(np.int8)
 
 

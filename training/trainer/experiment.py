@@ -132,7 +132,7 @@ def _tried(
     share: tuple[float, float],
 ) -> _Trial:
     """Fit one fold's model and choose its threshold on the fold's validation windows."""
-    progress.phase(fold.name, *share)
+    progress.phase(f"{fold.name} (leaks)" if job.split_recipe in LEAKING_RECIPES else fold.name, *share)
     stride = int(job.hyper["train_stride"]) or max(1, math.ceil(len(fold.train) / MAX_TRAIN_WINDOWS))
     train, validation = (_samples(windows, features, part[::stride]) for part in (fold.train, fold.validation))
     for side, samples in (("training", train), ("validation", validation)):

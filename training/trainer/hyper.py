@@ -104,7 +104,7 @@ MODELS: dict[str, ModelDeclaration] = {
             ("numpy", "pyarrow", "sklearn", "lightgbm"),
             (
                 Hyper("max_iter", 200, "Boosting rounds at most; early stopping may end sooner.", "rounds", 1, 10000),
-                Hyper("learning_rate", 0.05, "Shrinkage of each tree.", "1", 0.0001, 1.0),
+                Hyper("learning_rate", 0.1, "Shrinkage of each tree.", "1", 0.0001, 1.0),
                 Hyper("num_leaves", 15, "Leaves per tree at most.", "leaves", 2, 1024),
                 Hyper("min_leaf_rows", 50, "Training windows per leaf at least.", "rows", 1, 100000),
                 Hyper("l2", 10.0, "L2 penalty on leaf values.", "1", 0.0, 10000.0),

@@ -165,7 +165,7 @@ def _record_failure(out: Path | None, kind: str, error: str) -> None:
         temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         temporary.replace(out / "result.json")
     except OSError:
-        temporary.unlink(missing_ok=True)
+        return
 
 
 if __name__ == "__main__":

@@ -1,0 +1,35 @@
+"""The synthetic dataset as a folder, and job files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic import synthetic_table, write_dataset
+
+
+@pytest.fixture(scope="session")
+def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the synthetic dataset."""
+    return write_dataset(tmp_path_factory.mktemp("data"), synthetic_table())
+
+
+@pytest.fixture(scope="session")
+def shuffled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the same dataset with labels in random order within each host."""
+    return write_dataset(tmp_path_factory.mktemp("shuffled"), synthetic_table(shuffled=True))
+
+
+@pytest.fixture
+def job_file(tmp_path: Path) -> Callable[..., Path]:
+    """Write a job description to a file and return its path."""
+
+    def write(document: Any) -> Path:
+        path = tmp_path / "job.json"
+        path.write_text(document if isinstance(document, str) else json.dumps(document))
+        return path
+
+    return write

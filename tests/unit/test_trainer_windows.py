@@ -1,0 +1,90 @@
+"""Claims about windows and their features."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from training.trainer.data import Telemetry
+from training.trainer.windows import feature_matrix, feature_names, standardised, window_set, window_statistics
+
+
+def telemetry(sizes: list[int], columns: int = 2, seed: int = 0) -> Telemetry:
+    random = np.random.default_rng(seed)
+    rows = sum(sizes)
+    host = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+    time = np.concatenate([np.arange(size) for size in sizes])
+    return Telemetry(
+        tuple(f"c{i}" for i in range(columns)),
+        random.standard_normal((rows, columns)).astype(np.float32),
+        tuple(f"h{i}" for i in range(len(sizes))),
+        host,
+        time,
+        (np.arange(rows) % 3 == 0).astype(np.int8),
+        {},
+    )
+
+
+def test_windows_end_at_every_row_with_enough_rows_before_it_on_the_same_host() -> None:
+    windows = window_set(telemetry([5, 2, 4]), 3)
+    assert windows.ends.tolist() == [2, 3, 4, 9, 10]
+    assert windows.host.tolist() == [0, 0, 0, 2, 2]
+    assert windows.label.tolist() == [0, 1, 0, 1, 0]
+
+
+def test_statistics_match_a_plain_loop() -> None:
+    values = telemetry([40]).values.astype(np.float64)
+    found = window_statistics(values, 7)
+    for index in range(34):
+        part = values[index : index + 7]
+        wanted = np.concatenate([part[-1], part.mean(axis=0), part.std(axis=0), part[-1] - part[0]])
+        np.testing.assert_allclose(found[index], wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_a_quiet_stretch_beside_a_burst_keeps_its_small_deviation() -> None:
+    values = np.array([[1e9], [1e9], [1.0], [2.0], [1.0], [2.0]])
+    assert window_statistics(values, 4)[-1, 2] == 0.5
+
+
+def test_features_of_one_host_do_not_depend_on_another() -> None:
+    both = telemetry([12, 15])
+    matrix = feature_matrix(window_set(both, 4), history=True)
+    alone = Telemetry(
+        both.columns, both.values[12:], ("h1",), np.zeros(15, np.int32), both.time[12:], both.label[12:], {}
+    )
+    np.testing.assert_array_equal(matrix[9:], feature_matrix(window_set(alone, 4), history=True))
+
+
+def test_features_never_see_a_later_row() -> None:
+    one = telemetry([30])
+    matrix = feature_matrix(window_set(one, 5), history=True)
+    one.values[20:] = 1000.0
+    np.testing.assert_array_equal(matrix[:16], feature_matrix(window_set(one, 5), history=True)[:16])
+
+
+def test_feature_names_follow_the_columns_of_the_matrix() -> None:
+    one = telemetry([9])
+    matrix = feature_matrix(window_set(one, 3), history=True)
+    names = feature_names(one.columns, history=True)
+    assert matrix.shape == (7, 16)
+    assert len(names) == 16
+    np.testing.assert_array_equal(matrix[:, names.index("c1.last")], one.values[2:, 1])
+    np.testing.assert_array_equal(matrix[:, names.index("c0.difference")], one.values[2:, 0] - one.values[:-2, 0])
+    past = standardised(one.values.astype(np.float64))
+    np.testing.assert_array_equal(matrix[:, names.index("c1.history.last")], past[2:, 1].astype(np.float32))
+    assert feature_names(("c0",), history=False) == ["c0.last", "c0.mean", "c0.std", "c0.difference"]
+
+
+def test_standardising_uses_the_past_up_to_the_row() -> None:
+    values = np.array([[1.0], [3.0], [5.0]])
+    found = standardised(values)[:, 0]
+    past = [values[: i + 1, 0] for i in range(3)]
+    wanted = [(p[-1] - p.mean()) / (p.std() + 1e-3 * np.abs(p).max()) for p in past]
+    np.testing.assert_allclose(found, wanted, rtol=1e-9)
+
+
+def test_a_constant_metric_standardises_to_zero_and_a_jump_is_cut() -> None:
+    assert standardised(np.full((5, 1), 7.0)).tolist() == [[0.0]] * 5
+    assert standardised(np.zeros((5, 1))).tolist() == [[0.0]] * 5
+    jump = np.zeros((1000, 1))
+    jump[-1] = 5.0
+    assert standardised(jump)[-1, 0] == 10.0
