@@ -96,7 +96,17 @@ ON CONFLICT (digest) DO UPDATE SET body = excluded.body RETURNING id;
 -- Which requirements have a job to give away now.
 -- dialects: SQLite answers each row with one seek of the partial index.
 SELECT r.id FROM requirement AS r
-WHERE EXISTS (SELECT 1 FROM job AS j WHERE j.requirement = r.id AND j.status = 'pending' AND j.ready = 1);
+WHERE EXISTS (
+    SELECT 1 FROM job AS j INDEXED BY job_claimable
+    WHERE j.requirement = r.id AND j.status = 'pending' AND j.ready = 1
+);
+
+-- name: claimable
+-- How many jobs with a requirement can be claimed now; counting stops at 64.
+SELECT count(*) AS jobs FROM (
+    SELECT 1 FROM job INDEXED BY job_claimable
+    WHERE requirement = :requirement AND status = 'pending' AND ready = 1 LIMIT 64
+);
 
 -- name: hosts_met
 -- Every worker that ever called, with what it could do then.
@@ -140,7 +150,7 @@ WHERE seq = (
     SELECT head.seq
     FROM (
         SELECT e.key AS place, (
-            SELECT j.seq FROM job AS j
+            SELECT j.seq FROM job AS j INDEXED BY job_claimable
             WHERE j.requirement = e.value AND j.status = 'pending' AND j.ready = 1
             AND j.seq NOT IN (SELECT value FROM json_each(:avoid))
             ORDER BY j.priority DESC, j.position LIMIT 1

@@ -1,0 +1,227 @@
+"""A small model of the queue, written from the table of states and not from the code.
+
+It predicts what every request must answer and where every job must stand afterwards. It does not choose jobs: it
+checks that the one the queue chose was allowed, and that nothing was kept from a worker that could have had it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from training.fleet import placement
+from training.fleet.capability import Capability
+from training.fleet.jobs import Limits, Policy, Requirement, Terms
+
+SWEEP_S = 5.0
+
+
+@dataclass
+class Attempt:
+    job: str
+    fence: int
+    worker: str
+    claim_id: str
+    outcome: str | None = None
+    refunded: bool = False
+
+
+@dataclass
+class Job:
+    requirement: Requirement
+    limits: Limits
+    position: int
+    status: str = "pending"
+    named: bool = True
+    fence: int = 0
+    used: int = 0
+    refunds: int = 0
+    lease: str | None = None
+    cancel: bool = False
+    artifact: str | None = None
+    ready_at: float = 0.0
+
+
+@dataclass
+class Contact:
+    """When a live lease was last answered, and for how long nobody watched since."""
+
+    at: float
+    term: float
+    unwatched: float = 0.0
+
+    def over(self, now: float) -> bool:
+        return now >= self.at + self.term + self.unwatched
+
+
+@dataclass
+class Model:
+    terms: Terms
+    now: float = 1000.0
+    swept_at: float = 1000.0
+    readied_at: float = 1000.0
+    jobs: dict[str, Job] = field(default_factory=dict)
+    attempts: dict[str, Attempt] = field(default_factory=dict)
+    contacts: dict[str, Contact] = field(default_factory=dict)
+    avoided: dict[tuple[str, str], float] = field(default_factory=dict)
+    policies: dict[str, Policy] = field(default_factory=dict)
+
+    # ---- looking
+
+    def live(self, lease: str) -> bool:
+        return self.jobs[self.attempts[lease].job].lease == lease
+
+    def adoptable(self, lease: str) -> bool:
+        attempt = self.attempts[lease]
+        job = self.jobs[attempt.job]
+        return job.status == "pending" and attempt.fence == job.fence and attempt.outcome in ("expired", "lost_claim")
+
+    def held_by(self, worker: str) -> list[str]:
+        return [lease for lease, attempt in self.attempts.items() if attempt.worker == worker and self.live(lease)]
+
+    def could_have(self, worker: Capability) -> list[str]:
+        """Jobs that must not be kept from a worker; those that wait for CUDA are left out."""
+        policy = self.policies[worker.hostname]
+        return [
+            job_id
+            for job_id, job in self.jobs.items()
+            if self.may_have(worker, job_id)
+            and job.ready_at <= self.readied_at
+            and self.avoided.get((worker.hostname, job_id), 0.0) <= self.now
+            and (not job.requirement.prefer_cuda or placement.effective(worker, policy).cuda_usable)
+        ]
+
+    def may_have(self, worker: Capability, job_id: str) -> bool:
+        job = self.jobs[job_id]
+        eligible = placement.judge(job.requirement, worker, self.policies[worker.hostname]).eligible
+        return job.status == "pending" and eligible and job.ready_at <= self.now
+
+    def order(self, worker: Capability, job_id: str) -> tuple[int, int, int]:
+        job = self.jobs[job_id]
+        offer = placement.effective(worker, self.policies[worker.hostname])
+        return (-job.limits.priority, placement.rank(job.requirement, offer), job.position)
+
+    # ---- changes
+
+    def granted(self, worker: str, claim_id: str, job_id: str, lease: str) -> None:
+        job = self.jobs[job_id]
+        job.status, job.lease, job.fence, job.used = "claimed", lease, job.fence + 1, job.used + 1
+        self.attempts[lease] = Attempt(job_id, job.fence, worker, claim_id)
+        self.contacts[lease] = Contact(self.now, self.terms.ack_s)
+
+    def heard(self, lease: str) -> None:
+        """A heartbeat of a live or adoptable lease."""
+        attempt = self.attempts[lease]
+        job = self.jobs[attempt.job]
+        if job.lease != lease:
+            self._take_back(lease)
+            job.lease = lease
+        job.status = "running"
+        self.contacts[lease] = Contact(self.now, self.terms.lease_s)
+
+    def _take_back(self, lease: str) -> None:
+        attempt = self.attempts[lease]
+        job = self.jobs[attempt.job]
+        job.used += attempt.refunded
+        job.refunds -= attempt.refunded
+        attempt.refunded, attempt.outcome, job.ready_at = False, None, 0.0
+
+    def completed(self, lease: str, artifact: str) -> None:
+        self._take_back(lease)
+        attempt = self.attempts[lease]
+        job = self.jobs[attempt.job]
+        attempt.outcome = "completed"
+        job.status, job.artifact, job.cancel, job.lease = "completed", artifact, False, None
+        self.contacts.pop(lease, None)
+
+    def failed(self, lease: str, kind: str, host: Capability) -> None:
+        attempt = self.attempts[lease]
+        job = self.jobs[attempt.job]
+        if job.cancel:
+            return self._end(lease, "cancelled", "cancelled")
+        if kind == "preempted":
+            job.used -= 1
+            return self._end(lease, "pending", "released")
+        if kind == "host_fault":
+            job.used -= 1
+            # Half of the back-off is random: the model only knows the longest one.
+            self.avoided[attempt.worker, attempt.job] = self.now + self.terms.backoff_cap_s
+            return self._end(lease, "pending", "failed")
+        offer = placement.effective(host, self.policies[attempt.worker])
+        needs = job.requirement
+        if kind == "oom_gpu":
+            job.requirement = replace(needs, over_vram_gib=max(needs.over_vram_gib, offer.vram_gib))
+        if kind == "oom_ram":
+            job.requirement = replace(needs, over_ram_gib=max(needs.over_ram_gib, offer.ram_gib))
+        if kind == "spec_rejected" or job.used >= job.limits.max_attempts:
+            return self._end(lease, "failed", "failed")
+        self._end(lease, "pending", "failed")
+        full = min(self.terms.backoff_cap_s, self.terms.backoff_s * 2 ** (job.used - 1))
+        job.ready_at = self.now + full
+        return None
+
+    def lapse(self, lease: str) -> None:
+        """A lease ends because nobody renewed it, or because its worker denies it."""
+        attempt = self.attempts[lease]
+        job = self.jobs[attempt.job]
+        if job.status == "claimed":
+            attempt.refunded = job.refunds < self.terms.refunds
+            job.used -= attempt.refunded
+            job.refunds += attempt.refunded
+            outcome = "lost_claim"
+        else:
+            outcome = "expired"
+        to = "cancelled" if job.cancel else "pending" if job.used < job.limits.max_attempts else "failed"
+        self._end(lease, to, outcome)
+
+    def _end(self, lease: str, to: str, outcome: str) -> None:
+        attempt = self.attempts[lease]
+        job = self.jobs[attempt.job]
+        attempt.outcome, job.status, job.lease, job.cancel = outcome, to, None, False
+        self.contacts.pop(lease, None)
+
+    def requeued(self, job_id: str) -> None:
+        job = self.jobs[job_id]
+        job.status, job.fence, job.used, job.refunds, job.ready_at = "pending", job.fence + 1, 0, 0, 0.0
+        job.requirement = replace(job.requirement, over_vram_gib=0, over_ram_gib=0)
+
+    def watch(self) -> list[str]:
+        """The sweeper looks, however late it comes; return the leases that ran out."""
+        watched_until = self.swept_at + SWEEP_S
+        for contact in self.contacts.values():
+            contact.unwatched += max(0.0, self.now - max(watched_until, contact.at))
+        self.swept_at = self.now
+        return [lease for lease, contact in self.contacts.items() if contact.over(self.now)]
+
+    def swept(self) -> None:
+        for lease in self.watch():
+            self.lapse(lease)
+        self.readied_at = self.now
+
+    def fresh(self, lease: str) -> None:
+        running = self.jobs[self.attempts[lease].job].status == "running"
+        self.contacts[lease] = Contact(self.now, self.terms.lease_s if running else self.terms.ack_s)
+
+    def restarted(self) -> None:
+        self.swept_at = self.readied_at = self.now
+        self.avoided.clear()
+        for job in self.jobs.values():
+            job.ready_at = 0.0
+        for lease in list(self.contacts):
+            self.fresh(lease)
+
+    def reloaded(self, wanted: dict[str, tuple[Requirement, Limits]]) -> None:
+        for position, (job_id, (requirement, limits)) in enumerate(wanted.items()):
+            job = self.jobs.get(job_id)
+            if job is None:
+                self.jobs[job_id] = Job(requirement, limits, position)
+                continue
+            old = job.requirement
+            job.requirement = replace(requirement, over_vram_gib=old.over_vram_gib, over_ram_gib=old.over_ram_gib)
+            job.limits, job.position, job.named = limits, position, True
+            job.used = min(job.used, limits.max_attempts)
+            if job.status == "pending" and job.used >= limits.max_attempts:
+                job.status = "failed"
+        for job_id, job in self.jobs.items():
+            job.named = job_id in wanted
+            if not job.named:
+                job.position += 1000
