@@ -147,10 +147,14 @@ class Program:
         """
         status = self.process.poll()
         if status is not None:
-            last = self.text().strip().splitlines()[-1:] or ["(it wrote nothing)"]
             raise FleetError(
-                f"the {self.name} ended with exit status {status}: {last[0]}; its log is {shown(self.log)}"
+                f"the {self.name} ended with exit status {status}: {self._last_words()}; its log is {shown(self.log)}"
             )
+
+    def _last_words(self) -> str:
+        """Return its message for people where it wrote one beside its structured log, else its last line."""
+        lines = self.text().strip().splitlines() or ["it wrote nothing"]
+        return next((line for line in lines if line.startswith("cis490-")), lines[-1])
 
     def text(self) -> str:
         """Return what it wrote so far."""

@@ -1,0 +1,261 @@
+"""The operator command as a process against a real receiver; a worker is played by the fleet's own client."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from training.fleet import wire
+from training.fleet.capability import GIB, Capability
+from training.fleet.client import Client
+
+TOKEN = "operator-token-for-this-test"
+SCHEMA = {
+    "properties": {"mode": {"enum": ["realistic", "oracle"]}, "split_recipe": {"enum": ["hosts"]}},
+    "$defs": {"toy": {"type": "object", "properties": {"depth": {"type": "integer", "minimum": 1, "maximum": 9}}}},
+}
+MANIFEST = """
+[manifest]
+schema = 1
+jobs = 3
+[trainer]
+command = ["{{python}}", "toy.py"]
+schema = "toy.schema.json"
+[hosts.default]
+[[jobs]]
+model = "toy"
+mode = "oracle"
+priority = {priority}
+[[jobs]]
+model = "toy"
+mode = "realistic"
+[[jobs]]
+model = "toy"
+mode = "oracle"
+require_cuda = true
+min_vram_gib = 8
+hyper = {{ depth = 3 }}
+"""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A running receiver and its manifest."""
+
+    folder: Path
+    address: str
+    root: Path
+
+    @property
+    def manifest(self) -> Path:
+        return self.folder / "manifest.toml"
+
+    def environ(self, token: str | None = TOKEN) -> dict[str, str]:
+        fields = {"PATH": os.environ["PATH"], "CIS490_RECEIVER": self.address}
+        return fields if token is None else {**fields, "CIS490_OPERATOR_TOKEN": token}
+
+    def command(self, *arguments: str) -> list[str]:
+        # -I and -S: nothing but the standard library and the checkout.
+        return [sys.executable, "-I", "-S", str(self.root / "tools" / "cis490_jobs.py"), *arguments]
+
+    def run(self, *arguments: str, token: str | None = TOKEN, status: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            self.command(*arguments), env=self.environ(token), capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == status, done.stderr
+        assert "Traceback" not in done.stderr
+        return done
+
+    def rows(self, *arguments: str) -> list[list[str]]:
+        return [line.split("\t") for line in self.run(*arguments).stdout.splitlines()]
+
+
+@pytest.fixture
+def site(root: Path, tmp_path: Path) -> Iterator[Site]:
+    (tmp_path / "toy.schema.json").write_text(json.dumps(SCHEMA))
+    (tmp_path / "manifest.toml").write_text(MANIFEST.format(priority=0))
+    places = ["--manifest", "manifest.toml", "--db", "q.db", "--store-root", "store", "--incoming-root", "incoming"]
+    log = tmp_path / "receiver.log"
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(root), "CIS490_OPERATOR_TOKEN": TOKEN}
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "training.fleet.receiver", "--listen-addr", "127.0.0.1:0", *places,
+             "--index-path", "index.jsonl", "--backoff-s", "0"],
+            cwd=tmp_path, env=environ, stdout=stream, stderr=stream,
+        )  # fmt: skip
+    try:
+        yield Site(tmp_path, _address(process, log), root)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _address(process: subprocess.Popen[bytes], log: Path) -> str:
+    end = time.monotonic() + 30
+    while time.monotonic() < end and process.poll() is None:
+        found = re.search(r"127\.0\.0\.1:[1-9]\d*", log.read_text())
+        if found:
+            return f"http://{found[0]}"
+        time.sleep(0.02)
+    raise AssertionError(log.read_text())
+
+
+@pytest.fixture
+def worker(site: Site) -> Iterator[Client]:
+    client = Client(site.address)
+    yield client
+    client.close()
+
+
+def claim(worker: Client, name: str = "pi") -> wire.Lease:
+    capability = Capability(name, cpu_count=4, ram_bytes=8 * GIB)
+    lease, _ = worker.claim(wire.Claim(os.urandom(12).hex(), name, capability))
+    assert lease is not None
+    return lease
+
+
+def test_a_new_receiver_lists_its_jobs_and_says_why_one_cannot_run(site: Site, worker: Client) -> None:
+    rows = site.rows("list")
+    assert [(row[1], row[2], row[5]) for row in rows] == [
+        ("toy", "oracle", "pending"),
+        ("toy", "realistic", "pending"),
+        ("toy", "oracle", "pending"),
+    ]
+    claim(worker)
+    why = site.run("why", rows[2][0][:10]).stdout
+    assert "\tno\trequire_cuda\t" in why
+    assert "\tno\tmin_vram_gib\t" in why
+    assert json.loads(site.run("why", rows[2][0], "--json").stdout)["status"] == "pending"
+
+
+def test_status_shows_the_progress_of_a_running_job_and_then_its_actual_error(site: Site, worker: Client) -> None:
+    lease = claim(worker)
+    progress = wire.Progress(3, 10, "fold 1/5", {"auprc": 0.25}, 3.0, 7.0)
+    worker.heartbeat(lease.job_id, wire.Heartbeat(lease.lease_id, progress))
+    assert f"{lease.job_id}\ttoy\toracle\thosts\tpi\trunning\t30 %\t3/10\tfold 1/5\tauprc 0.25\t7.0 s" in (
+        site.run("status").stdout.splitlines()
+    )
+    fail = wire.Fail(lease.lease_id, "trainer_error", 1, "ValueError: no \x1b[31mrows", "line one\nValueError: no rows")
+    worker.fail(lease.job_id, fail)
+    status = site.run("status").stdout
+    assert "trainer_error on pi, exit status 1" in status
+    assert "    ValueError: no \\x1b[31mrows\n" in status
+    shown = site.run("show", lease.job_id[:12]).stdout
+    assert "\tfailed\ttrainer_error\t1\tValueError: no \\x1b[31mrows\n" in shown
+    assert "  line one\n  ValueError: no rows\n" in shown
+    detail = json.loads(site.run("show", lease.job_id, "--json").stdout)
+    assert [attempt["outcome"] for attempt in detail["attempts"]] == ["failed"]
+    workers = site.rows("workers")
+    assert workers[0][:2] == ["pi", "idle"]
+    assert workers[0][5] == "8 GiB"
+
+
+def test_cancel_and_requeue_say_where_the_job_stands(site: Site, worker: Client) -> None:
+    job = site.rows("list")[0][0]
+    assert site.rows("cancel", job[:12]) == [[job, "cancelled"]]
+    assert site.rows("list", "--status", "cancelled")[0][0] == job
+    assert site.rows("requeue", job) == [[job, "pending"]]
+    lease = claim(worker)
+    worker.heartbeat(lease.job_id, wire.Heartbeat(lease.lease_id))
+    assert site.rows("cancel", job) == [[job, "running", "cancelling: its worker stops the trainer"]]
+    assert "cis490-jobs: " in site.run("requeue", job, status=1).stderr
+
+
+def test_plan_and_reload_agree_and_the_second_plan_is_empty(site: Site) -> None:
+    assert site.run("plan", "--exit-code").stdout.endswith("0 added, 0 changed, 3 unchanged, 0 dropped\n")
+    edited = site.folder / "edited.toml"
+    edited.write_text(MANIFEST.format(priority=5))
+    plan = site.run("plan", "--exit-code", "--json", str(edited), status=3)
+    digest = json.loads(plan.stdout)["digest"]
+    site.manifest.write_text(edited.read_text())
+    done = site.run("reload", "--if-plan", digest).stdout
+    assert "priority 0 -> 5" in done
+    assert "0 added, 1 changed, 2 unchanged, 0 dropped" in done
+    assert "moved" in site.run("reload", "--if-plan", "0" * 64, status=1).stderr
+    assert site.run("plan", "--exit-code").stdout.endswith("0 added, 0 changed, 3 unchanged, 0 dropped\n")
+
+
+def test_a_reload_that_names_fewer_jobs_needs_leave(site: Site) -> None:
+    text = MANIFEST.format(priority=0)
+    cut = text[: text.rindex("[[jobs]]")].replace("jobs = 3", "jobs = 2")
+    site.manifest.write_text(cut)
+    assert "allow" in site.run("reload", status=1).stderr
+    assert "1 dropped" in site.run("reload", "--allow-shrink").stdout
+    assert site.rows("list")[2][9].startswith("not in the manifest")
+
+
+def test_a_manifest_with_faults_lists_them_all_and_changes_nothing(site: Site) -> None:
+    bad = MANIFEST.format(priority=0).replace("depth = 3", "dpeth = 3").replace('"realistic"', '"both"')
+    site.manifest.write_text(bad)
+    complaint = site.run("plan", status=1).stderr
+    assert "the manifest has 2 faults, nothing of it was applied" in complaint
+    assert complaint.count("jobs[2].mode") == 1
+    assert complaint.count("did you mean depth?") == 1
+    assert complaint.count("\n") == 2
+    assert site.run("reload", status=78).stderr == complaint
+    assert "refused: jobs[" in site.run("status").stdout
+    assert len(site.rows("list")) == 3
+
+
+def test_a_wrong_token_is_refused_with_77_and_a_missing_one_as_well(site: Site) -> None:
+    assert "cis490-jobs: " in site.run("reload", token="another-token", status=77).stderr
+    assert "set CIS490_OPERATOR_TOKEN" in site.run("reload", token=None, status=77).stderr
+
+
+def test_a_token_file_that_others_can_read_is_refused(site: Site) -> None:
+    path = site.folder / "token"
+    path.write_text(TOKEN)
+    path.chmod(0o644)
+    environ = {**site.environ(None), "CIS490_OPERATOR_TOKEN_FILE": str(path)}
+    done = subprocess.run(site.command("reload"), env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 78
+    path.chmod(0o600)
+    subprocess.run(site.command("reload"), env=environ, capture_output=True, timeout=60, check=True)
+
+
+def test_a_reader_that_goes_away_ends_the_command_quietly(site: Site) -> None:
+    process = subprocess.Popen(
+        site.command("status", "--watch", "0.2"), env=site.environ(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline().startswith(b"receiver  http://127.0.0.1:")
+    process.stdout.close()
+    assert process.wait(20) == 141
+    assert process.stderr.read() == b""
+    process.stderr.close()
+
+
+def test_ctrl_c_ends_a_watch_with_0_and_without_a_word(site: Site) -> None:
+    process = subprocess.Popen(
+        site.command("status", "--watch", "0.2", "--json"),
+        env=site.environ(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert sorted(json.loads(process.stdout.readline())) == ["health", "running"]
+    process.send_signal(signal.SIGINT)
+    _, complaint = process.communicate(timeout=20)
+    assert (process.returncode, complaint) == (0, b"")
+
+
+def test_the_command_runs_as_a_module_too(site: Site) -> None:
+    environ = {**site.environ(), "PYTHONPATH": str(site.root)}
+    done = subprocess.run(
+        [sys.executable, "-m", "training.fleet.cli", "list", "--limit", "1", "--json"],
+        env=environ, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    page = json.loads(done.stdout)
+    assert len(page["jobs"]) == 1
+    assert page["next"] is not None
