@@ -477,6 +477,9 @@ def ground() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+TEXTS = ("host", "group", "part")
+
+
 def _left(folder: Path) -> list[str]:
     """Command lines of living processes that began below a folder, or work there."""
     found = []
@@ -525,6 +528,11 @@ def test_a_real_recording_of_four_hosts_is_whole_and_leaves_nothing_behind(groun
     assert sum(table["flows"]) > 5
     assert sum(table["cpu_user"]) > 0
     assert sum(table["label"]) >= 2
+    for first in range(0, 48, 12):  # the probe at the port and the host's own kernel agree on directions
+        total = {name: sum(values[first : first + 12]) for name, values in table.items() if name not in TEXTS}
+        assert total["port_out_bytes"] + 5_000 >= 1000 * total["large_out_packets"]
+        assert total["port_in_bytes"] + 5_000 >= 1000 * total["large_in_packets"]
+        assert total["syn_out"] <= total["tcp_active_opens"] + 2
     read_dataset(ground / "out")
     assert _wait_until_none_left(ground) == []
     assert list((ground / "tmp").iterdir()) == []

@@ -13,6 +13,7 @@ import http.client
 import lzma
 import random
 import select
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -142,7 +143,7 @@ def compress(site: Site) -> None:
         for _ in site.steps(0.35):
             data = site.read_document()
             out.write(lzma.compress(data, preset=3) if use_xz else zlib.compress(data * 3, 9))
-    target.unlink()
+    target.unlink(missing_ok=True)
 
 
 def checksum(site: Site) -> None:
@@ -160,7 +161,7 @@ def vault(site: Site) -> None:
         for _ in site.paced(18):
             out.write(keystream_xor(site.read_document(), b"vault"))
             out.flush()
-    target.unlink()
+    target.unlink(missing_ok=True)
 
 
 def unpack(site: Site) -> None:
@@ -169,9 +170,7 @@ def unpack(site: Site) -> None:
     folder.mkdir(exist_ok=True)
     for number, _ in enumerate(site.paced(35)):
         (folder / f"part-{number % 120:03}").write_bytes(text(site.rng, site.rng.randint(1, 24) * 1024))
-    for path in folder.iterdir():
-        path.unlink(missing_ok=True)
-    folder.rmdir()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def edit(site: Site) -> None:
