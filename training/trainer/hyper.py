@@ -212,7 +212,7 @@ def hyper_table() -> str:
     """Return the hyper-parameters of all models as Markdown, for the reference page."""
     lines: list[str] = []
     for model in MODELS.values():
-        lines += [f"### {model.name}", "", f"{model.title[0].upper()}{model.title[1:]}.", ""]
+        lines += [f"### Parameters of {model.name}", "", f"{model.title[0].upper()}{model.title[1:]}.", ""]
         lines += ["| name | type | range | default | unit | meaning |", "|---|---|---|---|---|---|"]
         lines += [_table_row(item) for item in model.hypers] + [""]
     return "\n".join(lines)

@@ -1,0 +1,39 @@
+"""Claims about the reference pages of the trainer: they say what the code does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from training.dataset import _KINDS, _SPLIT_KEYS
+from training.trainer import accuracy, faults, hyper
+
+
+def test_the_page_of_models_holds_the_declared_hyper_parameters(root: Path) -> None:
+    assert hyper.hyper_table().strip() in (root / "docs/reference/models.md").read_text()
+
+
+def test_the_page_of_models_describes_every_model(root: Path) -> None:
+    text = (root / "docs/reference/models.md").read_text()
+    assert [model for model in hyper.MODELS if f"\n## {model}\n" not in text] == []
+
+
+def test_the_dataset_contract_names_every_split_with_its_kind_and_keys(root: Path) -> None:
+    rows = [line for line in (root / "docs/reference/dataset-contract.md").read_text().splitlines() if "|" in line]
+    for recipe, kind in _KINDS.items():
+        (row,) = (line for line in rows if line.startswith(f"| `{recipe}` | `{kind}` |"))
+        assert [key for key in _SPLIT_KEYS[recipe] if key != "kind" and f"`{key}`" not in row] == []
+
+
+@pytest.mark.parametrize("error", [faults.SpecError, faults.HostError])
+def test_the_trainer_contract_names_exit_status_and_kind(root: Path, error: type[faults.TrainerError]) -> None:
+    text = (root / "docs/reference/trainer-contract.md").read_text()
+    assert f"| {error.exit_status} |" in text
+    assert f"`{error.kind}`" in text
+
+
+def test_the_page_on_accuracy_can_be_rewritten_by_its_command(root: Path) -> None:
+    page = root / "docs/explanation/accuracy.md"
+    before, after = accuracy._marked(page.read_text(), page)
+    assert "python -m training.trainer.accuracy" in before + after
