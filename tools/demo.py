@@ -273,7 +273,10 @@ class Screen:
     def show(self, jobs: Sequence[wire.JobView], now: float) -> None:
         """Show the jobs as they are now."""
         news = [line for job in jobs for line in self._news(job, now)]
-        live = [] if self.terminal.width is None else self._live(jobs, now, self.terminal.width)
+        live = []
+        if self.terminal.width is not None:
+            news = [cut(line, self.terminal.width) for line in news]
+            live = self._live(jobs, now, self.terminal.width)
         back = f"\x1b[{self.height}F\x1b[J" if self.height else ""
         sys.stdout.write(back + "".join(f"{line}\n" for line in [*news, *live]))
         sys.stdout.flush()
@@ -295,17 +298,17 @@ class Screen:
             return self._change(job, who, first=not last)
         if self.terminal.width is None and job.status == "running" and job.progress and now - at >= PLAIN_S:
             self.said[job.id] = (state, now)
-            return [clean(f"runs    {who}  {views.meter(job.progress)}")]
+            return [clean(f"runs   {who}  {views.meter(job.progress)}")]
         return []
 
     def _change(self, job: wire.JobView, who: str, *, first: bool) -> list[str]:
         if job.status == "completed" and not first:
-            return [clean(f"done    {who}  {views.detail(job)}")]
+            return [clean(f"done   {who}  {views.detail(job)}")]
         if job.status == "running":
-            return [clean(f"starts  {who} on {job.host}")]
+            return [clean(f"starts {who} on {job.host}")]
         if job.failure is not None and not first:
-            what = "failed" if job.status == "failed" else "again "
-            return [clean(f"{what}  {who}  {views.detail(job)}")]
+            what = "failed " if job.status == "failed" else "again  "
+            return [clean(f"{what}{who}  {views.detail(job)}")]
         return []
 
     def _live(self, jobs: Sequence[wire.JobView], now: float, width: int) -> list[str]:
@@ -315,9 +318,13 @@ class Screen:
         lines = ["", f"{total} {done} of {len(jobs)} jobs done, {duration(now - self.started)}"]
         running = [job for job in jobs if job.status in ("claimed", "running")]
         for job in running:
-            lines += [f"  {clean(f'{job.model} {job.mode}')}  {views.meter(job.progress)}"]
+            lines += [
+                "",
+                f"  {clean(f'{job.model} {job.mode} {job.split} on {job.host}')}",
+                f"  {views.meter(job.progress)}",
+            ]
         if not running and done < len(jobs):
-            lines += ["  waiting for the worker to take the next job"]
+            lines += ["", "  waiting for the worker to take the next job"]
         return [cut(line, width - 1) for line in lines]
 
 

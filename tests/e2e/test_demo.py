@@ -72,7 +72,7 @@ def test_the_demo_trains_every_job_and_shows_figures_and_artifacts(
         assert Path(row[9]).is_file()
     stored = [json.loads(line) for line in (state / "index.jsonl").read_text().splitlines()]
     assert {item["sha256"] for item in stored} == {row[8] for row in rows}
-    assert sum(line.startswith("done  ") for line in lines) == 4
+    assert sum(line.startswith("done ") for line in lines) == 4
     assert "data/lab/README.md" in done.stdout
 
 
@@ -122,7 +122,7 @@ def test_a_demo_that_is_stopped_while_it_trains_leaves_nothing_running(
     state = tmp_path / "state"
     process = subprocess.Popen(command(root, state), env=environ(), stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    while not process.stdout.readline().startswith("starts  "):
+    while not process.stdout.readline().startswith("starts "):
         assert process.poll() is None
     process.send_signal(name)
     process.communicate(timeout=60)

@@ -74,15 +74,15 @@ def shown(screen: demo.Screen, jobs: list[wire.JobView], now: float) -> str:
 def test_in_a_pipe_each_change_is_a_line_and_progress_comes_every_five_seconds() -> None:
     screen = demo.Screen(PIPE, 0.0)
     assert shown(screen, [job(1), job(2)], 0) == ""
-    assert shown(screen, [running(0), job(2)], 1) == "starts  111111111111  gbt oracle hosts on pi\n"
+    assert shown(screen, [running(0), job(2)], 1) == "starts 111111111111  gbt oracle hosts on pi\n"
     assert shown(screen, [running(10), job(2)], 5.9) == ""
     assert shown(screen, [running(50), job(2)], 6) == (
-        "runs    111111111111  gbt oracle hosts  [######......] 50 %  step 50/100  9.0 s left  fold 1/5\n"
+        "runs   111111111111  gbt oracle hosts  [######......] 50 %  step 50/100  9.0 s left  fold 1/5\n"
     )
     assert shown(screen, [running(60), job(2)], 7) == ""
     assert shown(screen, [COMPLETED, FAILED], 8) == (
-        "done    111111111111  gbt oracle hosts  auroc 0.9123 auprc 0.5 in 12 s\n"
-        "failed  222222222222  gbt oracle hosts  trainer_error: ValueError: no\\x1b[2J rows\n"
+        "done   111111111111  gbt oracle hosts  auroc 0.9123 auprc 0.5 in 12 s\n"
+        "failed 222222222222  gbt oracle hosts  trainer_error: ValueError: no\\x1b[2J rows\n"
     )
     assert shown(screen, [COMPLETED, FAILED], 20) == ""
 
@@ -91,7 +91,7 @@ def test_an_attempt_that_will_be_repeated_is_told() -> None:
     screen = demo.Screen(PIPE, 0.0)
     shown(screen, [job(2)], 0)
     retry = job(2, attempts_used=1, delayed=True, failure=FAILED.failure)
-    assert shown(screen, [retry], 1).startswith("again   222222222222  gbt oracle hosts  waits before the next attempt")
+    assert shown(screen, [retry], 1).startswith("again  222222222222  gbt oracle hosts  waits before the next attempt")
 
 
 def test_what_an_earlier_run_completed_is_no_news() -> None:
@@ -102,24 +102,27 @@ def test_a_terminal_is_redrawn_in_place_and_cleared_at_the_end() -> None:
     screen = demo.Screen(WIDE, 0.0)
     first = shown(screen, [running(50), job(2)], 3)
     assert first == (
-        "starts  111111111111  gbt oracle hosts on pi\n"
+        "starts 111111111111  gbt oracle hosts on pi\n"
         "\n"
         "[######..................] 0 of 2 jobs done, 3.0 s\n"
-        "  gbt oracle  [######......] 50 %  step 50/100  9.0 s left  fold 1/5\n"
+        "\n"
+        "  gbt oracle hosts on pi\n"
+        "  [######......] 50 %  step 50/100  9.0 s left  fold 1/5\n"
     )
     second = shown(screen, [COMPLETED, job(2)], 4)
     assert second == (
-        "\x1b[3F\x1b[J"
-        "done    111111111111  gbt oracle hosts  auroc 0.9123 auprc 0.5 in 12 s\n"
+        "\x1b[5F\x1b[J"
+        "done   111111111111  gbt oracle hosts  auroc 0.9123 auprc 0.5 in 12 s\n"
         "\n"
         "[############............] 1 of 2 jobs done, 4.0 s\n"
+        "\n"
         "  waiting for the worker to take the next job\n"
     )
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         screen.finish()
         screen.finish()
-    assert out.getvalue() == "\x1b[3F\x1b[J"
+    assert out.getvalue() == "\x1b[4F\x1b[J"
 
 
 def test_the_results_name_every_job_with_its_figures_and_its_artifact(root: Path) -> None:
