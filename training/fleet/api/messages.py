@@ -1,7 +1,7 @@
 """Bodies of requests, read strictly.
 
 Owns the way from bytes to a message of `wire`. Guarantees that what comes out has exactly the declared types within
-the declared bounds, that ambiguous JSON (duplicate keys, NaN, numbers beyond a double, lone surrogates, NUL, nesting
+the declared bounds, that ambiguous JSON (duplicate keys, NaN, numbers beyond what readers keep, lone surrogates, NUL, nesting
 without end, bytes that are not UTF-8) is refused with 400, and that a readable message with wrong content is refused
 with 422 and a JSON pointer. Unknown fields are ignored.
 """
@@ -19,10 +19,12 @@ from typing import Annotated, Any, Final, Generic, TypeVar, Union, get_args, get
 import msgspec
 
 from training.fleet.errors import Fault, InvalidMessageError, RequestError
+from training.fleet.jobs import MAX_INTEGER
 from training.fleet.wire import Limit
 
 T = TypeVar("T")
 MAX_NESTING: Final = 32
+MANY_DIGITS: Final = re.compile(rb"[0-9]{16}")
 WHERE: Final = re.compile(r"^(?P<what>.*?)(?: - at `(?:key in )?\$(?P<path>.*)`)?$", re.DOTALL)
 FOUND: Final = re.compile(r"^Expected `(?P<expected>[^`]+)`, got `(?P<found>[^`]+)`$")
 MISSING: Final = re.compile(r"^Object missing required field `(?P<name>[^`]+)`$")
@@ -50,10 +52,8 @@ class Decoder(Generic[T]):
         demand_sound_json(body)
         try:
             return self._decoder.decode(body)
-        except msgspec.ValidationError as error:
+        except msgspec.DecodeError as error:
             raise _invalid(str(error)) from None
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise RequestError(f"the body is no valid JSON ({error}); send one JSON object in UTF-8") from None
 
 
 def demand_sound_json(body: bytes) -> None:
@@ -70,8 +70,9 @@ def demand_sound_json(body: bytes) -> None:
         raise RequestError(f"the body nests deeper than {MAX_NESTING} levels; send a flatter object") from None
     except ValueError as error:
         raise RequestError(f"the body is no valid JSON ({error}); send one JSON object in UTF-8") from None
-    # Only an escape can bring in a surrogate or NUL, and only many brackets can nest deeply: the walk is seldom needed.
-    if b"\\u" in body or body.count(b"[") + body.count(b"{") > MAX_NESTING:
+    # Only an escape can bring in a surrogate or NUL, only many brackets can nest deeply, and only many digits make a
+    # huge integer: the walk is seldom needed.
+    if b"\\u" in body or body.count(b"[") + body.count(b"{") > MAX_NESTING or MANY_DIGITS.search(body):
         _demand_plain(value, 0)
 
 
@@ -81,6 +82,9 @@ def _demand_plain(value: Any, depth: int) -> None:
     if isinstance(value, str):
         if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
             raise RequestError("the body holds NUL or half a surrogate pair; expected plain Unicode text")
+    elif isinstance(value, int):
+        if abs(value) > MAX_INTEGER:
+            raise RequestError("the body holds an integer beyond 2^53-1; expected one that every JSON reader keeps")
     elif isinstance(value, dict):
         for key, item in value.items():
             _demand_plain(key, depth)

@@ -16,7 +16,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import uvicorn
 
@@ -77,11 +77,11 @@ async def _life(settings: Settings, credentials: Credentials, service: Service) 
     async with contextlib.AsyncExitStack() as stack:
         database = _open_database(settings["db"])
         stack.callback(database.close)
-        fleet = await _start_fleet(settings, database)
+        fleet = await start_fleet(settings, database)
         stack.callback(fleet.uploads.shutdown, cancel_futures=True)
         link = listen(host, port)
         stack.callback(link.close)
-        server = _server(settings, credentials, fleet, host)
+        server = make_server(settings, credentials, fleet, host)
         return await _serve(settings, service, database, fleet, server, link)
 
 
@@ -93,8 +93,12 @@ def _open_database(path: Path) -> Sqlite:
     return Sqlite.open(path)
 
 
-async def _start_fleet(settings: Settings, database: Sqlite) -> Fleet:
-    """Return the fleet with its leases revived, its index whole and its manifest loaded."""
+async def start_fleet(settings: Settings, database: Sqlite) -> Fleet:
+    """Return the fleet with its leases revived, its index whole and its manifest loaded.
+
+    Raises:
+        FleetError: One of them cannot be had.
+    """
     bridge = Bridge(database, asyncio.get_running_loop())
     queue = Queue(terms=_terms(settings))
     await bridge.run(queue.start)
@@ -127,12 +131,30 @@ def _open_store(store: Store, database: Sqlite, queue: Queue) -> None:
         _log.warning("the index was not what the database says and was written anew")
 
 
-def _server(settings: Settings, credentials: Credentials, fleet: Fleet, host: str) -> Server:
+def make_server(
+    settings: Settings,
+    credentials: Credentials,
+    fleet: Fleet,
+    host: str,
+    http: Literal["auto", "h11", "httptools"] = "auto",
+) -> Server:
+    """Return the server, not yet listening.
+
+    Args:
+        settings: The effective settings.
+        credentials: Who may do what.
+        fleet: What it serves.
+        host: Address it will listen on.
+        http: Parser; "auto" takes httptools when it is installed.
+
+    Raises:
+        ConfigurationError: Certificate and key cannot be used.
+    """
     names = frozenset(name.lower() for name in settings["host_names"])
     app = App(fleet, credentials, names, any_host=not is_loopback(host) and not names)
     config = uvicorn.Config(
         app,
-        http="auto",
+        http=http,
         loop="auto",
         ws="none",
         lifespan="off",

@@ -1,0 +1,182 @@
+"""A real receiver inside the test's own process: real database, queue, store and sockets, on a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import http.client
+import itertools
+import json
+import socket
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from training.fleet import settings
+from training.fleet.api.fleet import Fleet
+from training.fleet.auth import Credentials
+from training.fleet.database.sqlite import Sqlite
+from training.fleet.receiver import options
+from training.fleet.receiver.run import make_server, start_fleet
+from training.fleet.receiver.server import Server, listen
+
+TOKEN = "an-operator-token-for-tests"
+HEAD = '[manifest]\nschema = 1\n[defaults]\nsplit_recipe = "hosts"\n[hosts.default]\nslots = 64\n[hosts.only-gbt]\nallow_jobs = ["gbt"]\nslots = 64\n'
+
+
+def manifest(jobs: int, model: str = "gbt", extra: str = "", head: str = HEAD) -> str:
+    """Return a manifest with so many jobs that differ in their seed."""
+    return head + "".join(
+        f'[[jobs]]\nmodel = "{model}"\nmode = "oracle"\nseed = {seed}\n{extra}' for seed in range(jobs)
+    )
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class LiveReceiver:
+    """Starts in `with`, ends with it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        text: str,
+        tokens: Mapping[str, str | None] | None = None,
+        http_parser: Literal["auto", "h11", "httptools"] = "auto",
+        **flags: Any,
+    ) -> None:
+        self.folder = folder
+        self.manifest = folder / "manifest.toml"
+        self.manifest.write_text(text)
+        self.tokens = {"operator": TOKEN} if tokens is None else dict(tokens)
+        self.parser = http_parser
+        defaults = {"manifest": str(self.manifest), "floor_bytes": "0", "drain_s": "1"}
+        table = options.table({"STATE_DIRECTORY": str(folder)})
+        self.settings = settings.read(table, {**defaults, **flags}, {})
+        self.port = 0
+        self.fleet: Fleet
+        self.server: Server
+        self.loop: asyncio.AbstractEventLoop
+        self._numbers = itertools.count()
+        self._ready = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="receiver")
+
+    def __enter__(self) -> LiveReceiver:
+        self._thread.start()
+        assert self._ready.wait(30)
+        if self._error is not None:
+            self._thread.join()
+            raise self._error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.loop.call_soon_threadsafe(self._stop)
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+
+    def _stop(self) -> None:
+        self.fleet.drain()
+        self.server.stop()
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._life())
+        except BaseException as error:
+            self._error = error
+            self._ready.set()
+
+    async def _life(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        database = Sqlite.open(self.settings["db"])
+        try:
+            self.fleet = await start_fleet(self.settings, database)
+            self.server = make_server(
+                self.settings, Credentials.of(self.tokens), self.fleet, "127.0.0.1", self.parser
+            )
+            link = listen("127.0.0.1", 0)
+            self.port = link.getsockname()[1]
+            self._ready.set()
+            await self.server.serve(sockets=[link])
+            self.fleet.uploads.shutdown()
+        finally:
+            database.close()
+
+    # ---- asking it
+
+    def call(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None, *, operator: bool = False
+    ) -> Reply:
+        """Send one request on a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        try:
+            sent = dict(headers or {})
+            if operator:
+                sent["X-Operator-Token"] = TOKEN
+            data = body if isinstance(body, bytes | type(None)) else json.dumps(body).encode()
+            connection.request(method, path, data, sent)
+            answer = connection.getresponse()
+            return Reply(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
+        finally:
+            connection.close()
+
+    def raw(self, data: bytes, *, end: bool = False) -> bytes:
+        """Send bytes as they are and return the answer."""
+        with self.connect() as link:
+            link.sendall(data)
+            if end:
+                link.shutdown(socket.SHUT_WR)
+            return read_answer(link)
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+
+    # ---- what workers do
+
+    def claim_body(self, worker: str = "w1", held: tuple[str, ...] = (), **capability: Any) -> dict[str, Any]:
+        return {
+            "claim_id": f"claim-{next(self._numbers):08d}",
+            "worker": worker,
+            "capability": {"hostname": worker, "ram_bytes": 2**34, "version": "0.1.0", **capability},
+            "held_leases": list(held),
+        }
+
+    def claim(self, worker: str = "w1", held: tuple[str, ...] = ()) -> dict[str, Any]:
+        """Claim a job that must be there."""
+        reply = self.call("POST", "/v1/job/claim", self.claim_body(worker, held))
+        assert reply.status == 200, reply.body
+        lease: dict[str, Any] = reply.json
+        return lease
+
+    def upload(self, lease: dict[str, Any], data: bytes) -> Reply:
+        sha256 = hashlib.sha256(data).hexdigest()
+        return self.call("PUT", f"/v1/model/{sha256}", data, {"X-Lease-Id": lease["lease_id"]})
+
+
+def read_answer(link: socket.socket, wait_s: float = 5.0) -> bytes:
+    """Return one answer, or what came until the receiver closed or went silent."""
+    link.settimeout(wait_s)
+    found = b""
+    with contextlib.suppress(TimeoutError, ConnectionResetError):
+        while not _whole(found) and (piece := link.recv(65536)):
+            found += piece
+    return found
+
+
+def _whole(found: bytes) -> bool:
+    head, _, body = found.partition(b"\r\n\r\n")
+    for line in head.lower().split(b"\r\n"):
+        if line.startswith(b"content-length:"):
+            return len(body) >= int(line.partition(b":")[2])
+    return False

@@ -1,0 +1,94 @@
+"""Whom a new job wakes."""
+
+from __future__ import annotations
+
+from training.fleet.api.parking import Lot, Place
+
+
+def lot(able: dict[str, set[int]] | None = None) -> Lot:
+    return Lot(lambda requirement, worker: able is None or requirement in able.get(worker, set()))
+
+
+def woken(places: list[Place]) -> list[int]:
+    return [number for number, place in enumerate(places) if place.bell.is_set()]
+
+
+def test_only_as_many_are_woken_as_there_are_jobs_first_come_first() -> None:
+    parked = lot()
+    places = [parked.enter(f"w{number}") for number in range(1000)]
+    parked.publish({1: 3})
+    assert woken(places) == [0, 1, 2]
+
+
+def test_nobody_is_woken_for_a_job_nobody_may_take() -> None:
+    parked = lot({"w0": {1}})
+    places = [parked.enter("w0"), parked.enter("w1")]
+    parked.publish({2: 5})
+    assert woken(places) == []
+
+
+def test_each_job_wakes_a_caller_that_may_take_it() -> None:
+    parked = lot({"w0": {1}, "w1": {2}})
+    places = [parked.enter("w0"), parked.enter("w1")]
+    parked.publish({2: 1})
+    assert woken(places) == [1]
+
+
+def test_an_offer_that_was_not_taken_goes_to_the_next_one_and_never_back() -> None:
+    parked = lot()
+    places = [parked.enter("w0"), parked.enter("w1")]
+    parked.publish({1: 1})
+    parked.answered(places[0], left=1)
+    assert places[1].offer is not None
+    places[0].bell.clear()
+    parked.answered(places[1], left=1)
+    assert woken(places) == [1]
+    assert places[0].offer is None
+
+
+def test_an_offer_whose_job_is_gone_wakes_nobody_else() -> None:
+    parked = lot()
+    places = [parked.enter("w0"), parked.enter("w1")]
+    parked.publish({1: 1})
+    parked.answered(places[0], left=0)
+    assert woken(places) == [0]
+
+
+def test_callers_already_awake_count_against_the_jobs_left() -> None:
+    """Two jobs woke two callers; the first took one, the other is for the second caller, not for a third."""
+    parked = lot()
+    places = [parked.enter(f"w{number}") for number in range(3)]
+    parked.publish({1: 2})
+    parked.answered(places[0], left=1)
+    assert woken(places) == [0, 1]
+
+
+def test_who_leaves_with_an_offer_hands_it_on() -> None:
+    parked = lot()
+    places = [parked.enter("w0"), parked.enter("w1")]
+    parked.publish({1: 1})
+    parked.leave(places[0])
+    assert woken(places) == [0, 1]
+    assert len(parked) == 1
+
+
+def test_who_leaves_without_an_offer_wakes_nobody() -> None:
+    parked = lot()
+    places = [parked.enter("w0"), parked.enter("w1")]
+    parked.leave(places[0])
+    parked.leave(places[0])
+    assert woken(places) == []
+
+
+def test_a_drain_wakes_everybody() -> None:
+    parked = lot()
+    places = [parked.enter("w0"), parked.enter("w1")]
+    parked.ring_all()
+    assert woken(places) == [0, 1]
+
+
+def test_an_answer_without_an_offer_changes_nothing() -> None:
+    parked = lot()
+    place = parked.enter("w0")
+    parked.answered(place, left=9)
+    assert place.offer is None
