@@ -162,7 +162,8 @@ def detect(
         problems.append("a CUDA card is there but torch is not, so CUDA counts as not usable")
     revision, dirty = _revision(CHECKOUT, problems)
     contract, models = _own_trainer(problems)
-    slow = Capability(
+    held = _digests(datasets or Datasets(), problems)
+    return Capability(
         hostname=_own_name() if name is None else _checked_name(name),
         os=platform.system().lower(),
         os_version=_os_version(),
@@ -176,20 +177,22 @@ def detect(
         python=platform.python_version(),
         revision=revision,
         dirty=dirty,
+        free_disk_bytes=shutil.disk_usage(work_dir).free,
         version=__version__,
         contract=contract,
         models=models,
+        datasets=held,
         problems=tuple(problems[:MAX_PROBLEMS]),
     )
-    return refresh(slow, work_dir, datasets or Datasets())
 
 
 def refresh(capability: Capability, work_dir: Path, datasets: Datasets) -> Capability:
     """Return the capability with what changes by the minute found again: free disk, free GPU memory, datasets.
 
-    Problems of the first detection stay; those of datasets and GPUs are as of now.
+    Problems of the first detection stay; those of datasets and found GPUs are as of now.
     """
-    lasting = [text for text in capability.problems if not text.startswith(_PASSING)]
+    passing = ("dataset ", "GPU ") if capability.gpus else ("dataset ",)
+    lasting = [text for text in capability.problems if not text.startswith(passing)]
     problems: list[str] = []
     gpus = _gpus(problems) if capability.gpus else ()
     held = _digests(datasets, problems)
@@ -200,10 +203,6 @@ def refresh(capability: Capability, work_dir: Path, datasets: Datasets) -> Capab
         datasets=held,
         problems=tuple((lasting + problems)[:MAX_PROBLEMS]),
     )
-
-
-_PASSING: Final = ("dataset ", "GPU ")
-"""How problems begin that `refresh` finds anew."""
 
 
 def usable_cores() -> int:
