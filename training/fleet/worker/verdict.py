@@ -99,8 +99,8 @@ def _kind(evidence: Evidence) -> FailKind:
     status, named = evidence.ending.status, evidence.result.get("kind")
     if status == EXIT_WRONG_SPEC:
         return "spec_rejected"
-    if named in OWN_KINDS and named != "trainer_error":
-        return named  # type: ignore[no-any-return]
+    if isinstance(named, str) and named in OWN_KINDS and named != "trainer_error":
+        return named  # type: ignore[return-value]
     kind = _kind_by_traces(evidence)
     return "host_fault" if status == EXIT_ELSEWHERE and kind == "trainer_error" else kind
 

@@ -1,0 +1,266 @@
+"""The shim as a real process; the nasty trees are in the worker's integration tests as well."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from training.fleet.errors import ConfigurationError
+from training.fleet.executors import local, shim
+from training.fleet.executors.local import Ending, Training, lives, process_identity, read_ending
+
+STUBBORN = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        time.sleep(600)
+    os._exit(0)
+sys.stdout.write("ready"); sys.stdout.flush()
+time.sleep(600)
+"""
+
+
+class Started:
+    """Trainings of one test, with what they printed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.output = b""
+        self.told = threading.Event()
+        self.trainings: list[Training] = []
+
+    def __call__(self, code: str, *, grace_s: float = 0.5, command: list[str] | None = None) -> Training:
+        training = Training(
+            command or [sys.executable, "-I", "-S", "-c", code],
+            self.folder,
+            {"PATH": os.environ["PATH"]},
+            self.folder / "exit.json",
+            grace_s=grace_s,
+            log=self.take,
+            wake=self.told.set,
+        )
+        self.trainings.append(training)
+        return training
+
+    def take(self, chunk: bytes) -> None:
+        self.output += chunk
+
+    def ending(self) -> Ending:
+        assert self.told.wait(15)
+        return self.trainings[-1].ending()
+
+    def until_it_says(self, text: bytes) -> None:
+        end = time.monotonic() + 15
+        while text not in self.output:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    def processes(self) -> list[str]:
+        found = []
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if entry.name.isdigit() and (entry / "cwd").readlink() == self.folder:
+                    found.append(entry.name)
+        return found
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Started]:
+    it = Started(tmp_path)
+    yield it
+    for training in it.trainings:
+        training.kill()
+        assert training.ended.wait(15)
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("pass", 0),
+        ("raise SystemExit(7)", 7),
+        ("import os; os.kill(os.getpid(), 11)", -11),
+        ("import os; os.kill(os.getpid(), 9)", -9),
+    ],
+)
+def test_the_ending_is_reported_as_it_was(start: Started, code: str, status: int) -> None:
+    start(code)
+    ending = start.ending()
+    assert (ending.status, ending.asked, ending.error) == (status, "", "")
+    assert ending.max_rss_bytes > 2**20
+    assert ending.duration_s < 15
+
+
+def test_a_command_that_cannot_be_started_says_why(start: Started) -> None:
+    start("", command=["/no/such/trainer"])
+    assert start.ending().error == "/no/such/trainer cannot be started: No such file or directory"
+    assert start.ending().status is None
+
+
+def test_a_polite_trainer_may_use_its_grace(start: Started) -> None:
+    code = (
+        "import signal, sys, time\n"
+        "def stop(*_):\n    time.sleep(0.3); sys.exit(5)\n"
+        "signal.signal(signal.SIGTERM, stop); sys.stdout.write('ready'); sys.stdout.flush(); time.sleep(600)"
+    )
+    training = start(code, grace_s=30)
+    start.until_it_says(b"ready")
+    training.stop()
+    assert (start.ending().status, start.ending().asked) == (5, "T")
+
+
+def test_a_tree_that_ignores_every_wish_is_gone_after_the_grace(start: Started) -> None:
+    training = start(STUBBORN)
+    start.until_it_says(b"ready")
+    began = time.monotonic()
+    training.stop()
+    assert (start.ending().status, start.ending().asked) == (-9, "T")
+    assert 0.4 < time.monotonic() - began < 3
+    assert start.processes() == []
+
+
+def test_a_kill_does_not_wait_for_the_grace_and_can_hurry_a_stop(start: Started) -> None:
+    training = start(STUBBORN, grace_s=600)
+    start.until_it_says(b"ready")
+    training.stop()
+    training.kill()
+    assert start.ending().asked == "T"
+    assert start.processes() == []
+
+
+def test_an_abort_dumps_before_it_stops(start: Started) -> None:
+    ready = "sys.stdout.write('ready'); sys.stdout.flush(); time.sleep(600)"
+    training = start(f"import faulthandler, sys, time; faulthandler.enable(); {ready}")
+    start.until_it_says(b"ready")
+    training.abort()
+    assert (start.ending().status, start.ending().asked) == (-6, "A")
+    assert b"Fatal Python error: Aborted" in start.output
+
+
+def test_the_end_of_the_life_line_ends_the_tree(start: Started) -> None:
+    training = start(STUBBORN)
+    start.until_it_says(b"ready")
+    assert training._shim.stdin is not None
+    training._shim.stdin.close()
+    training._shim.wait(10)
+    assert json.loads((start.folder / "exit.json").read_text())["asked"] == "L"
+    assert start.processes() == []
+
+
+def test_a_term_to_the_shim_itself_stops_the_tree(start: Started) -> None:
+    training = start(STUBBORN)
+    start.until_it_says(b"ready")
+    training._shim.terminate()
+    assert start.ending().asked == "T"
+    assert start.processes() == []
+
+
+def test_what_a_finished_trainer_leaves_behind_is_cleared(start: Started) -> None:
+    start(STUBBORN.replace('time.sleep(600)\n"""', "").rsplit("time.sleep(600)", 1)[0])
+    ending = start.ending()
+    assert (ending.status, ending.asked) == (0, "")
+    assert start.processes() == []
+
+
+def test_a_shim_that_was_killed_takes_its_trainer_along_and_is_reported(start: Started) -> None:
+    training = start("import sys, time; sys.stdout.write('ready'); sys.stdout.flush(); time.sleep(600)")
+    start.until_it_says(b"ready")
+    training._shim.kill()
+    assert start.ending() == Ending(error="the shim was killed before it could report")
+    assert start.processes() == []
+
+
+def test_a_wish_after_the_end_is_passed_over(start: Started) -> None:
+    training = start("pass")
+    start.ending()
+    training.stop()
+    training.kill()
+
+
+def test_a_trainer_ignores_no_signal(start: Started) -> None:
+    """A shell pipeline in a trainer relies on SIGPIPE, which Python ignores."""
+    start("", command=["grep", "SigIgn", "/proc/self/status"])
+    start.ending()
+    assert start.output == b"SigIgn:\t0000000000000000\n"
+
+
+def test_a_trainer_has_an_empty_input_and_a_session_of_its_own(start: Started) -> None:
+    start("import os, sys; sys.stdout.write(repr((os.read(0, 1), os.getsid(0) == os.getpid())))")
+    start.ending()
+    assert start.output == b"(b'', True)"
+
+
+def test_the_system_kills_a_trainer_before_its_worker_when_memory_runs_out(start: Started) -> None:
+    start("", command=["cat", "/proc/self/oom_score_adj"])
+    start.ending()
+    assert start.output == b"500\n"
+
+
+def test_another_platform_is_refused_with_what_to_do(start: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "sunos5")
+    with pytest.raises(ConfigurationError, match="cannot be run on sunos5 yet; use a Linux host"):
+        start("pass")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"status": 0}'])
+def test_a_report_that_cannot_be_read_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "exit.json").write_text(text)
+    assert read_ending(tmp_path / "exit.json") is None
+    assert read_ending(tmp_path / "missing") is None
+
+
+def test_a_process_is_known_by_pid_and_start() -> None:
+    me = process_identity(os.getpid())
+    assert lives(me)
+    assert not lives(f"{os.getpid()}:1")
+    assert not lives("")
+    assert process_identity(2**22 + 5) == ""
+
+
+def in_child(work: Callable[[], Any]) -> Any:
+    """Run code of the shim in a fork, where its signals and children disturb nobody; return what it returned."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(write, json.dumps(work()).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as stream:
+        data = stream.read()
+    os.waitpid(child, 0)
+    return json.loads(data)
+
+
+def test_descendants_are_found_over_all_generations() -> None:
+    def work() -> list[int]:
+        read, write = os.pipe()
+        if os.fork() == 0:
+            if os.fork() == 0:
+                os.write(write, b"x")
+                time.sleep(60)
+            time.sleep(60)
+        os.read(read, 1)
+        before = len(shim.descendants())
+        shim.signal_all(9)
+        end = time.monotonic() + 10
+        while shim.descendants() and time.monotonic() < end:
+            time.sleep(0.01)
+        return [before, len(shim.descendants())]
+
+    assert in_child(work) == [2, 0]
+
+
+def test_the_shim_is_found_beside_its_module() -> None:
+    assert local.SHIM.is_file()

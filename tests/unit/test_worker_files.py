@@ -1,0 +1,226 @@
+"""The worker's log, progress, run folder and journal."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from training.fleet import wire
+from training.fleet.worker import log as log_module
+from training.fleet.worker.folder import RunFolder, State, read_object, write_whole
+from training.fleet.worker.journal import Journal
+from training.fleet.worker.log import Log, plain
+from training.fleet.worker.progress import Progress, flat_metrics, left_s
+
+LEASE = wire.Lease("a" * 64, "lease-0001", 1, 90.0, 600.0, 30.0, {"model": "x"}, 60, ["x"])
+
+
+def test_a_short_log_is_kept_whole(tmp_path: Path) -> None:
+    log = Log(tmp_path)
+    log.take(b"one\n")
+    log.take(b"two\n")
+    log.close()
+    assert log.tail(100) == "one\ntwo\n"
+    assert log.tail(5) == "\ntwo\n"
+    assert log.size_bytes == 8
+
+
+def test_a_long_log_keeps_its_head_and_its_tail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_module, "HEAD_BYTES", 10)
+    monkeypatch.setattr(log_module, "SEGMENT_BYTES", 10)
+    log = Log(tmp_path)
+    text = b"".join(b"%03d," % number for number in range(100))
+    for start in range(0, len(text), 7):
+        log.take(text[start : start + 7])
+    log.close()
+    assert (tmp_path / "log.head").read_bytes() == b"000,001,00"
+    assert text.decode().endswith(log.tail(12))
+    assert len(log.tail(12)) == 12
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 30
+
+
+def test_a_log_nobody_wrote_to_is_empty(tmp_path: Path) -> None:
+    log = Log(tmp_path)
+    log.close()
+    assert log.tail(10) == ""
+
+
+def test_a_log_that_cannot_be_written_never_stops_the_trainer(tmp_path: Path) -> None:
+    log = Log(tmp_path / "gone")
+    log.take(b"x" * 100)
+    assert log.size_bytes == 100
+
+
+@pytest.mark.parametrize(
+    ("raw", "shown"),
+    [
+        ("a\x1b[31mred\x1b[0m", "ared"),
+        ("10%\r20%\r\n", "10%\n20%\n"),
+        ("tab\tand\nline", "tab\tand\nline"),
+        ("bell\x07 nul\x00 csi\x9b31m", "bell nul csi31m"),
+        ("\x1b]0;title\x07", "]0;title"),
+    ],
+)
+def test_people_never_see_control_characters(raw: str, shown: str) -> None:
+    assert plain(raw) == shown
+
+
+def progress_of(tmp_path: Path, data: bytes) -> Progress:
+    (tmp_path / "progress.jsonl").write_bytes(data)
+    progress = Progress(tmp_path / "progress.jsonl")
+    progress.poll(10.0)
+    return progress
+
+
+def test_the_newest_progress_counts(tmp_path: Path) -> None:
+    lines = (
+        b'{"step":1,"steps":4,"phase":"a","metrics":{"m":1}}\n{"step":2,"steps":4,"phase":"b","metrics":{"m":2.5}}\n'
+    )
+    found = progress_of(tmp_path, lines).report(12.0)
+    assert found == wire.Progress(2, 4, "b", {"m": 2.5}, 12.0, 8.0)
+
+
+def test_half_a_line_waits_for_its_other_half(tmp_path: Path) -> None:
+    progress = progress_of(tmp_path, b'{"step":1,"steps":2}\n{"step":2,"st')
+    assert progress.report(1.0).step == 1
+    with (tmp_path / "progress.jsonl").open("ab") as stream:
+        stream.write(b'eps":2}\n')
+    assert progress.poll(2.0) is True
+    assert progress.report(2.0).step == 2
+    assert progress.poll(3.0) is False
+
+
+def test_a_progress_file_that_starts_again_is_read_again(tmp_path: Path) -> None:
+    progress = progress_of(tmp_path, b'{"step":7,"steps":9}\n{"step":8,"steps":9}\n')
+    (tmp_path / "progress.jsonl").write_bytes(b'{"step":1,"steps":9}\n')
+    progress.poll(1.0)
+    assert progress.report(1.0).step == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"rubbish",
+        b"[1]",
+        b"\xff\xfe",
+        b"[" * 50_000,
+        b'{"step":-1,"steps":"x","phase":null,"metrics":7}',
+        b'{"step":true}',
+    ],
+    ids=["no json", "no object", "no utf-8", "deep", "wrong types", "a truth as number"],
+)
+def test_what_is_no_progress_is_passed_over(tmp_path: Path, line: bytes) -> None:
+    assert progress_of(tmp_path, line + b"\n").report(1.0) == wire.Progress(elapsed_s=1.0)
+
+
+def test_a_line_without_end_takes_bounded_memory(tmp_path: Path) -> None:
+    progress = progress_of(tmp_path, b"x" * 3_000_000)
+    while progress.poll(1.0):
+        pass
+    assert len(progress._rest) <= 65536
+
+
+def test_without_a_file_there_is_no_progress(tmp_path: Path) -> None:
+    progress = Progress(tmp_path / "none")
+    assert progress.poll(1.0) is False
+    assert progress.report(2.0) == wire.Progress(elapsed_s=2.0)
+
+
+@pytest.mark.parametrize(
+    ("step", "steps", "step_s", "elapsed_s", "left"),
+    [(1, 4, 10, 10, 30.0), (2, 4, 10, 15, 5.0), (4, 4, 10, 20, 0.0), (0, 4, 0, 9, None), (5, 4, 9, 9, None)],
+)
+def test_the_time_left_follows_from_the_steps(
+    step: int, steps: int, step_s: float, elapsed_s: float, left: float | None
+) -> None:
+    assert left_s(step, steps, step_s, elapsed_s) == left
+
+
+def test_only_flat_finite_figures_are_kept() -> None:
+    raw = {
+        "a": 1,
+        "b": 0.5,
+        "c": "x",
+        "d": True,
+        "e": None,
+        "f": float("nan"),
+        "g": {},
+        "h": "x" * 999,
+        "i": 2**60,
+        5: 1,
+    }
+    assert flat_metrics(raw) == {"a": 1, "b": 0.5, "c": "x", "d": True, "e": None}
+    assert flat_metrics([1]) == {}
+    assert len(flat_metrics({str(number): 1 for number in range(999)})) == 256
+
+
+def test_a_state_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.make()
+    failure = wire.Fail("lease-0001", "stalled", -9, "e", "tail")
+    for state in (State("claimed", LEASE), State("failed", LEASE, "1:2", failure=failure, metrics={"a": 0.5})):
+        folder.save(state)
+        assert folder.load() == state
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"v":1,"step":"claimed","lease":{},"failure":null}',
+        '{"v":1,"step":"x","lease":7,"failure":1}',
+    ],
+)
+def test_a_state_that_cannot_be_read_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "state.json").write_text(text)
+    assert RunFolder(tmp_path).load() is None
+
+
+def test_an_unknown_step_is_no_state(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.save(State("of a later version", LEASE))  # type: ignore[arg-type]
+    assert folder.load() is None
+
+
+def test_an_artifact_needs_a_file(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.make()
+    assert not folder.has_artifact()
+    (folder.artifact / "deep").mkdir(parents=True)
+    assert not folder.has_artifact()
+    (folder.artifact / "deep" / "model").write_text("x")
+    assert folder.has_artifact()
+
+
+def test_a_huge_result_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text(json.dumps({"a": "x" * 2**20}))
+    assert read_object(tmp_path / "result.json") == {}
+
+
+def test_a_write_replaces_the_whole_file(tmp_path: Path) -> None:
+    write_whole(tmp_path / "x", "long text")
+    write_whole(tmp_path / "x", "short")
+    assert (tmp_path / "x").read_text() == "short"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_journal_line_has_no_control_characters_and_no_news_twice() -> None:
+    stream = io.StringIO()
+    journal = Journal(stream)
+    journal.note("run ended", job="abc", why='a "b"\n\x1b[31m', nothing=None)
+    journal.note_once("away", why="x")
+    journal.note_once("away", why="x")
+    lines = [line.partition(" ")[2] for line in stream.getvalue().splitlines()]
+    assert lines == ['run ended job=abc why="a \\"b\\"\\n\\u001b[31m"', "away why=x"]
+
+
+def test_a_journal_whose_stream_is_gone_is_silent() -> None:
+    stream = io.StringIO()
+    stream.close()
+    Journal(stream).note("x")
