@@ -19,6 +19,7 @@ from training.fleet.database.sqlite import Sqlite
 from training.fleet.jobs import Limits, Policy, Requirement, Spec, Trainer, canonical
 from training.fleet.manifest import Header, JobEntry
 from training.fleet.queue import Queue, reload
+from training.trainer.hyper import contract_digest, describe
 
 WORKER = "bench-0"
 FIT = 100
@@ -59,7 +60,7 @@ def _claims(path: Path, size: int, classes: int, rounds: int, digest: str) -> li
     database, queue = Sqlite.open(path), Queue()
     try:
         database.submit(queue.start).result()
-        header = Header(digest, {"default": Policy(slots=64)}, Trainer(), {}, (), None, size)
+        header = Header(digest, {"default": Policy(slots=64)}, Trainer(), {}, (), contract_digest(describe()), size)
         reload(database, queue, header, _entries(size, classes))
         host = Capability(**{**capability(WORKER), "gpus": ()})
         return [database.submit(lambda tx: _claim(tx, queue, host)).result() for _ in range(rounds)]

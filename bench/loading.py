@@ -10,12 +10,14 @@ from bench.stage import Load, Program, call, fsync_p50_ms, manifest, receiver, s
 
 CLAIMING = 4
 """Connections that claim and complete meanwhile."""
+SECONDS = {"first": 6.0, "unchanged": 1.0, "one changed": 2.0}
+"""How long they do so: about as long as the reload takes."""
 
 
 def reload(folder: Path, quick: bool) -> list[Figure]:
     """First load, unchanged, one changed; each with and without claims going on."""
-    jobs = 2000 if quick else 100_000
-    before = jobs // 10
+    jobs = 20_000 if quick else 100_000
+    before = jobs // 4
     place = folder / "receiver"
     figures = []
     with receiver(place, manifest(before)) as real:
@@ -28,7 +30,7 @@ def reload(folder: Path, quick: bool) -> list[Figure]:
         for name, text, floor, aim in steps:
             if text is not None:
                 (place / "manifest.toml").write_text(text)
-            took, latency = _reload_under_load(real, artifact, name)
+            took, latency = _reload_under_load(real, artifact, name, 1.0 if quick else SECONDS[name])
             figures += [
                 Figure("manifest", f"{name}, {jobs:,} jobs", took, "s", floor, aim, note="while jobs are claimed"),
                 Figure("manifest", f"p99 of claims, {name}", latency["p99_ms"], "ms", 20, 20, note=_worst(latency)),
@@ -50,9 +52,8 @@ def _reload(real: Program) -> float:
     return time.perf_counter() - begun
 
 
-def _reload_under_load(real: Program, artifact: str, name: str) -> tuple[float, dict[str, float]]:
+def _reload_under_load(real: Program, artifact: str, name: str, seconds: float) -> tuple[float, dict[str, float]]:
     """Reload while a driver claims; its measured time covers the reload and little more."""
-    seconds = {"first": 6.0, "unchanged": 1.0, "one changed": 2.0}[name]
     driver = Load(
         "pairs", real, connections=CLAIMING, seconds=seconds, artifact=artifact, prefix=name.replace(" ", "-")
     )

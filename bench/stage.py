@@ -136,17 +136,18 @@ def receiver(folder: Path, manifest: str | None = None, environ: dict[str, str] 
         process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **tokens, **(environ or {})}, stderr=log)
     program = Program(process, port, WORKER)
     try:
-        _await(program, lambda: answers(port, "/readyz", 200))
+        _await(program, lambda: answers(port, "/readyz", 200), folder / "receiver.log")
         yield program
     finally:
         program.stop()
 
 
-def _await(program: Program, ready: Callable[[], bool]) -> None:
+def _await(program: Program, ready: Callable[[], bool], log: Path | None = None) -> None:
     deadline = time.monotonic() + START_S
     while not ready():
         if program.process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"the program did not start (exit status {program.process.poll()})")
+            said = log.read_text()[-2000:] if log else "see above"
+            raise RuntimeError(f"the program did not start (exit status {program.process.poll()}): {said}")
         time.sleep(0.005)
 
 

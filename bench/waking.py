@@ -17,11 +17,14 @@ from bench.stage import OPERATOR, ROOT, WORKER_TOKEN, Program, call, fsync_p50_m
 
 TRAINER = """\
 import sys, time
+if "--describe" in sys.argv:
+    print(DECLARATION)
+    sys.exit(0)
 open(MARK, "w").write(str(time.time_ns()))
 sys.exit(78)
 """
 """Says when its first statement ran, then refuses the job, which ends it at once."""
-SCHEMA = {
+DECLARATION = {
     "properties": {"mode": {"enum": ["realistic", "oracle"]}, "split_recipe": {"enum": ["hosts"]}},
     "$defs": {"gbt": {"properties": {"max_iter": {"type": "integer"}, "learning_rate": {"type": "number"}}}},
 }
@@ -62,9 +65,9 @@ def worker(folder: Path, real: Program, environ: dict[str, str]) -> Iterator[Pro
 def first_line(folder: Path, quick: bool) -> list[Figure]:
     """Requeue a job and wait for its trainer's first statement, with a trainer of a few lines."""
     mark, script = folder / "first-line", folder / "trainer.py"
-    script.write_text(TRAINER.replace("MARK", repr(str(mark))))
-    (folder / "schema.json").write_text(json.dumps(SCHEMA))
-    trainer = f'\n[trainer]\ncommand = ["{{python}}", "-S", "-E", "{script}"]\nschema = "{folder / "schema.json"}"\n'
+    declaration = repr(json.dumps(DECLARATION))
+    script.write_text(TRAINER.replace("MARK", repr(str(mark))).replace("DECLARATION", declaration))
+    trainer = f'\n[trainer]\ncommand = ["{{python}}", "-S", "-E", "{script}"]\n'
     took = []
     with (
         receiver(folder / "receiver", manifest(1, extra=trainer)) as real,
