@@ -122,7 +122,8 @@ def test_a_child_that_cannot_be_started_is_not_a_verdict_on_the_manifest(
 def test_a_cut_spool_file_is_never_a_shorter_manifest(tmp_path: Path) -> None:
     path = write(tmp_path, TEXT)
     with tempfile.TemporaryFile("w+") as rows:
-        child.write_rows(load(path), rows)
+        manifest = load(path)
+        child.write_rows(manifest.header, manifest.jobs, rows)
         rows.seek(0)
         lines = rows.readlines()
     spool = write(tmp_path, "".join(lines[1:-1]), "spool").open("rb")

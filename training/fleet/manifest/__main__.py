@@ -12,7 +12,7 @@ from pathlib import Path
 
 from training.fleet.errors import ManifestError
 from training.fleet.manifest.child import write_faults, write_rows
-from training.fleet.manifest.source import load
+from training.fleet.manifest.source import InForce, load, load_edit
 
 
 def main(argv: list[str]) -> int:
@@ -25,17 +25,30 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--rows", required=True, type=Path, metavar="PATH", help="the manifest to read")
     parser.add_argument("--base", type=Path, help="folder for the trainer's command and schema file")
     parser.add_argument("--no-trainer", action="store_true", help="start and read nothing that the manifest names")
+    parser.add_argument("--in-force", type=Path, metavar="PATH", help="the manifest in force; write what differs")
+    parser.add_argument("--count", type=int, default=-1, help="number of jobs in force")
+    parser.add_argument("--contract", help="digest of the declaration that the one in force was checked against")
     options = parser.parse_args(argv)
     # Nothing is freed before the process ends, and looking for garbage among millions of objects doubles the time.
     gc.disable()
     try:
-        manifest = load(options.rows, base=options.base, ask_trainer=not options.no_trainer)
+        _write(options)
     except ManifestError as error:
         write_faults(error, sys.stdout)
-    else:
-        write_rows(manifest, sys.stdout)
     sys.stdout.flush()
     return 0
+
+
+def _write(options: argparse.Namespace) -> None:
+    place = {"base": options.base, "ask_trainer": not options.no_trainer}
+    if options.in_force is not None:
+        in_force = InForce(options.in_force, options.count, options.contract)
+        found = load_edit(options.rows, in_force, **place)
+        if found is not None:
+            write_rows(found.header, found.entries, sys.stdout, found.edit)
+            return
+    manifest = load(options.rows, **place)
+    write_rows(manifest.header, manifest.jobs, sys.stdout)
 
 
 if __name__ == "__main__":

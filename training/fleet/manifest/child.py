@@ -12,14 +12,15 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, TextIO
 
 from training.fleet.errors import Fault, ManifestError, UnavailableError
 from training.fleet.jobs import DatasetRef, Limits, Policy, Requirement, Spec, Trainer
-from training.fleet.manifest.entries import Header, JobEntry, Manifest
+from training.fleet.manifest.entries import Edit, Header, JobEntry
+from training.fleet.manifest.source import InForce
 
 _ROOT = Path(__file__).resolve().parents[3]
 _SCRUBBED = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIALS")
@@ -32,19 +33,30 @@ class Loaded:
     Attributes:
         header: Everything besides the jobs.
         entries: The jobs in the order of the file, once; read from a temporary file that goes with the iterator.
+        edit: Where `entries` stand when they are only those that differ from the manifest in force; None when they
+            are all.
     """
 
     header: Header
     entries: Iterator[JobEntry]
+    edit: Edit | None = None
 
 
-def child_load(path: Path, *, base: Path | None = None, ask_trainer: bool = True, timeout_s: float = 120) -> Loaded:
+def child_load(
+    path: Path,
+    *,
+    base: Path | None = None,
+    ask_trainer: bool = True,
+    in_force: InForce | None = None,
+    timeout_s: float = 120,
+) -> Loaded:
     """Read and check a manifest file in a child process.
 
     Args:
         path: The file.
         base: Folder for the trainer's command and schema file; the file's own when None.
         ask_trainer: As in `load`.
+        in_force: The manifest in force: where little differs from it, only that is read. None reads the whole file.
         timeout_s: Seconds the child may take.
 
     Raises:
@@ -54,23 +66,27 @@ def child_load(path: Path, *, base: Path | None = None, ask_trainer: bool = True
     words = [sys.executable, "-m", "training.fleet.manifest", "--rows", str(path.resolve())]
     words += [] if base is None else ["--base", str(base.resolve())]
     words += [] if ask_trainer else ["--no-trainer"]
+    if in_force is not None:
+        words += ["--in-force", str(in_force.path.resolve()), "--count", str(in_force.count)]
+        words += [] if in_force.contract is None else ["--contract", in_force.contract]
     spool = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the iterator
     try:
         _run(words, spool, timeout_s)
         spool.seek(0)
         first = _answer(json.loads(spool.readline()))
-        return Loaded(_header(first), _Entries(spool, first["count"]))
+        return Loaded(_header(first), _Entries(spool, first["entries"]), _edit(first["edit"]))
     except BaseException:
         spool.close()
         raise
 
 
-def write_rows(manifest: Manifest, out: TextIO) -> None:
+def write_rows(header: Header, entries: Sequence[JobEntry], out: TextIO, edit: Edit | None = None) -> None:
     """Write a manifest as JSON lines: the header, then requirements and limits before the jobs that use them."""
-    out.write(json.dumps(_header_row(manifest.header)) + "\n")
+    about = {"entries": len(entries), "edit": None if edit is None else asdict(edit)}
+    out.write(json.dumps(_header_row(header) | about) + "\n")
     # Equal requirements are one object in a manifest, and it keeps them alive.
     numbers: dict[int, int] = {}
-    for entry in manifest.jobs:
+    for entry in entries:
         for part in (entry.requirement, entry.limits):
             if id(part) not in numbers:
                 numbers[id(part)] = len(numbers)
@@ -127,6 +143,10 @@ def _header_row(header: Header) -> dict[str, Any]:
         "contract": header.contract,
         "count": header.count,
     }
+
+
+def _edit(row: dict[str, Any] | None) -> Edit | None:
+    return None if row is None else Edit(**_tuples(row))
 
 
 def _header(row: dict[str, Any]) -> Header:

@@ -66,6 +66,23 @@ class Header:
 
 
 @dataclass(frozen=True, slots=True)
+class Edit:
+    """Where a manifest differs from the one in force; everything else in it stands as before.
+
+    Attributes:
+        stood: Ids of the jobs that stood there in the manifest in force.
+        gone: Those of them that are named no more.
+        after: Id of the unchanged job before them, None when they come first.
+        before: Id of the unchanged job behind them, None when they come last.
+    """
+
+    stood: tuple[str, ...]
+    gone: tuple[str, ...]
+    after: str | None
+    before: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """A whole manifest in memory.
 

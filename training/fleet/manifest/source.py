@@ -9,18 +9,35 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from training.fleet.errors import Fault, ManifestError, TrainerError
 from training.fleet.manifest.declaration import declaration_of
+from training.fleet.manifest.difference import Difference, difference, leading_tables
 from training.fleet.manifest.entries import Manifest
 from training.fleet.manifest.findings import invalid
 from training.fleet.manifest.parse import checked, trainer_of
-from training.fleet.manifest.text import MAX_MANIFEST_BYTES, Document, read_document, too_large
+from training.fleet.manifest.text import MAX_MANIFEST_BYTES, Document, NotPlainError, read_document, too_large
 
 __all__ = ["MAX_MANIFEST_BYTES", "load", "read_bytes"]
 
 _TRIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """The manifest that was applied last.
+
+    Attributes:
+        path: File with its bytes.
+        count: Number of its jobs, twins once.
+        contract: Digest of the declaration it was checked against, None without one.
+    """
+
+    path: Path
+    count: int
+    contract: str | None
 
 
 def load(path: Path, *, base: Path | None = None, ask_trainer: bool = True) -> Manifest:
@@ -44,6 +61,31 @@ def load_bytes(data: bytes, base: Path, *, ask_trainer: bool = True) -> Manifest
     document = read_document(data)
     declaration, trouble = _declaration(document, base, ask_trainer)
     return checked(data, document, declaration, trouble)
+
+
+def load_edit(
+    path: Path, in_force: InForce, *, base: Path | None = None, ask_trainer: bool = True
+) -> Difference | None:
+    """Read and check what differs in a manifest file from the one in force.
+
+    Args:
+        path: The file.
+        in_force: The manifest in force.
+        base: As in `load`.
+        ask_trainer: As in `load`.
+
+    Returns:
+        None when the file must be read whole, also when it has a fault.
+    """
+    try:
+        old, new = read_bytes(in_force.path), read_bytes(path)
+        tables = Document("", leading_tables(new), [], ())
+    except (ManifestError, NotPlainError):
+        return None
+    declaration, trouble = _declaration(tables, path.parent if base is None else base, ask_trainer)
+    if trouble is not None:
+        return None
+    return difference(old, new, declaration, count=in_force.count, contract=in_force.contract)
 
 
 def _declaration(document: Document, base: Path, ask_trainer: bool) -> tuple[dict[str, object] | None, str | None]:

@@ -132,7 +132,7 @@ def read_document(data: bytes) -> Document:
         tables = _whole(text)
         jobs = tables.pop("jobs", [])
     told = isinstance(jobs, list) and len(jobs) == len(starts) and '"""' not in text and "'''" not in text
-    return Document(text, tables, jobs, _lines(text, starts) if told else ())
+    return Document(text, tables, jobs, lines_of(text, starts) if told else ())
 
 
 class NotPlainError(ValueError):
@@ -227,6 +227,16 @@ def body_of(text: str, start: int, end: int) -> str:
     return "" if head < 0 else text[head + 1 : end]
 
 
+def lines_of(text: str, starts: Sequence[int]) -> list[int]:
+    """Return the line of each offset; the offsets rise."""
+    lines, line, last = [], 1, 0
+    for start in starts:
+        line += text.count("\n", last, start)
+        last = start
+        lines.append(line)
+    return lines
+
+
 def _whole(text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
@@ -251,15 +261,6 @@ def _syntax(text: str, message: str) -> ManifestError:
 
 def _refused(place: str, found: str, expected: str, hint: str) -> ManifestError:
     return invalid((Fault(place, found, expected, hint),))
-
-
-def _lines(text: str, starts: Sequence[int]) -> list[int]:
-    lines, line, last = [], 1, 0
-    for start in starts:
-        line += text.count("\n", last, start)
-        last = start
-        lines.append(line)
-    return lines
 
 
 def _loose(table: str) -> str:
