@@ -26,6 +26,7 @@ _COLOURS = {
     "claimed": "36",
     "working": "36",
     "failed": "31",
+    "broken": "31",
     "no": "31",
     "degraded": "31",
     "draining": "33",

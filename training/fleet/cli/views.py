@@ -80,7 +80,8 @@ def _counts(counts: Mapping[str, int], order: Iterable[str], terminal: Terminal)
 def _storage(storage: Mapping[str, int]) -> list[str]:
     if "artifacts" not in storage:
         return []
-    text = f"storage   {storage['artifacts']} artifacts, {size(storage.get('bytes', 0))}"
+    count = storage["artifacts"]
+    text = f"storage   {count} artifact{'' if count == 1 else 's'}, {size(storage.get('bytes', 0))}"
     return [f"{text}, {size(storage['free_bytes'])} free" if "free_bytes" in storage else text]
 
 
@@ -198,9 +199,14 @@ def _news(job: wire.JobView) -> str:
 def show(found: wire.JobDetail, terminal: Terminal) -> list[str]:
     """Return everything about one job."""
     lines = [*_facts(found.job, terminal), "", terminal.head("spec"), *_pairs(found.spec)]
-    lines += ["", terminal.head("constraints"), *(_pairs(found.constraints) or ["  none: any admitted host"])]
+    lines += [
+        "",
+        terminal.head("constraints"),
+        *(_pairs(_effective(found.constraints)) or ["  none: any admitted host"]),
+    ]
     if found.job.metrics:
-        lines += ["", terminal.head("metrics"), *(f"  {clean(k)}  {number(v)}" for k, v in found.job.metrics.items())]
+        figures = {name: number(value) for name, value in found.job.metrics.items()}
+        lines += ["", terminal.head("metrics"), *_pairs(figures)]
     if found.attempts:
         lines += ["", terminal.head("attempts"), *_attempts(found.attempts, terminal)]
     if found.events:
@@ -230,6 +236,11 @@ def _pairs(values: Mapping[str, Any]) -> list[str]:
     wanted = {key: value for key, value in values.items() if value not in (None, [], ())}
     width = max((len(clean(key)) for key in wanted), default=0)
     return [f"  {clean(key):<{width}}  {plain(value)}" for key, value in wanted.items()]
+
+
+def _effective(constraints: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the constraints that constrain: 0, false and empty lists are the manifest's way to say "none"."""
+    return {key: value for key, value in constraints.items() if value}
 
 
 def plain(value: Any) -> str:
@@ -293,7 +304,7 @@ def _worker_row(host: wire.WorkerView, terminal: Terminal) -> list[str]:
 def _offer(found: Any) -> list[str]:
     if found is None:
         return ["-"] * 6
-    cuda = "yes" if found.cuda_usable else "broken" if found.cuda_present else "no"
+    cuda = "yes" if found.cuda_usable else "broken" if found.cuda_present else "none"
     names = ", ".join(gpu.name for gpu in found.gpus) or "-"
     vram = f"{found.vram_gib} GiB" if found.gpus else "-"
     return [str(found.cpu_count), f"{found.ram_gib} GiB", names, vram, cuda, found.torch_version or "-"]
