@@ -40,7 +40,9 @@ class Started:
         self.told = threading.Event()
         self.trainings: list[Training] = []
 
-    def __call__(self, code: str, *, grace_s: float = 0.5, command: list[str] | None = None) -> Training:
+    def __call__(
+        self, code: str, *, grace_s: float = 0.5, command: list[str] | None = None, go: bool = True
+    ) -> Training:
         training = Training(
             command or [sys.executable, "-I", "-S", "-c", code],
             self.folder,
@@ -51,6 +53,8 @@ class Started:
             wake=self.told.set,
         )
         self.trainings.append(training)
+        if go:
+            training.go()
         return training
 
     def take(self, chunk: bytes) -> None:
@@ -82,6 +86,13 @@ def start(tmp_path: Path) -> Iterator[Started]:
     for training in it.trainings:
         training.kill()
         assert training.ended.wait(15)
+
+
+def test_nothing_starts_without_a_go(start: Started) -> None:
+    training = start("open('started', 'w')", go=False)
+    training.kill()
+    assert start.ending().status is None
+    assert not (start.folder / "started").exists()
 
 
 @pytest.mark.parametrize(

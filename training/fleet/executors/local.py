@@ -46,7 +46,7 @@ class Ending:
 
 
 class Training:
-    """A trainer that runs.
+    """A trainer, ready to run once it gets its `go`.
 
     Args:
         command: Argument vector.
@@ -96,6 +96,10 @@ class Training:
     def identity(self) -> str:
         """Name of the shim's process that a later worker can ask `lives` about."""
         return process_identity(self._shim.pid)
+
+    def go(self) -> None:
+        """Start the trainer."""
+        self._order(b"G")
 
     def stop(self) -> None:
         """Ask the tree to end and kill what is left after the grace."""

@@ -5,7 +5,8 @@ Started by `local` as `python -I -S shim.py GRACE_S REPORT COMMAND...`; Linux on
 worker. The end of that pipe means that the worker has died. Then, when told to, and after a normal end alike, every
 descendant gets TERM, its grace, and KILL until none is left. Only then the report appears, whole, at REPORT.
 
-One byte on the pipe is one order: `T` stop with grace, `A` dump a traceback (SIGABRT) and stop, `K` kill now.
+One byte on the pipe is one order: `G` start the trainer, `T` stop with grace, `A` dump a traceback (SIGABRT) and stop,
+`K` kill now. It waits for the `G` so that it can get ready while the worker writes its state; without one it ends.
 Needs a few modules of the standard library, because it starts before each training and stays as long.
 """
 
@@ -206,6 +207,8 @@ def main(argv: list[str]) -> int:
     """
     started = time.monotonic()
     shim = Shim(float(argv[0]))
+    if os.read(0, 1) != b"G":
+        return 0
     shim.start(argv[2:])
     shim.run()
     report = {

@@ -118,7 +118,7 @@ class Attempt:
         client: The receiver.
         rules: What the worker keeps trainers to.
         place: Where it runs.
-        folder: Its files, with the state saved already.
+        folder: Its files; a run that begins here has its folders but no state yet.
         state: How far it is.
         journal: Where to say what happens.
         resumed: Whether an earlier worker began it.
@@ -207,8 +207,8 @@ class Attempt:
             return self._failed(error.kind, error.message)
         except (FleetError, OSError) as error:
             return self._failed("host_fault", f"the trainer could not be started: {error}")
-        self._beats.start()
         assert self._training is not None
+        self._beats.start()
         self._save(step="training", shim=self._training.identity)
         self._note(
             "trainer started", model=self._state.lease.spec.get("model"), mode=self._state.lease.spec.get("mode")
@@ -218,12 +218,12 @@ class Attempt:
         return self._conclude(ending, oom_killed=_oom_kills() > oom_kills)
 
     def _launch(self) -> None:
+        """Start the trainer; its shim gets ready while the state goes to disk."""
         lease, offered = self._state.lease, self._place.seat
         self._check_contract(lease)
         job = start.job_document(lease.job_id, lease.spec, self._rules.folders, self._place.held, offered)
         self._folder.job.write_text(json.dumps(job, ensure_ascii=False), encoding="utf-8")
         command = [*lease.trainer_command, "--job", str(self._folder.job), "--out", str(self._folder.out)]
-        self._started_s = time.monotonic()
         self._training = Training(
             start.argument_vector(command, self._rules.trainer_dir),
             self._folder.scratch,
@@ -233,6 +233,13 @@ class Attempt:
             log=self._log.take,
             wake=self._wake.set,
         )
+        try:
+            self._folder.save(self._state)
+        except OSError:
+            self._training.kill()
+            raise
+        self._started_s = time.monotonic()
+        self._training.go()
 
     def _check_contract(self, lease: wire.Lease) -> None:
         if lease.trainer_contract is None:

@@ -175,17 +175,15 @@ class Worker:
     # ---- runs -------------------------------------------------------------------------------------------------------
 
     def _begin(self, lease: wire.Lease) -> bool:
-        """Put the lease on disk and start its run."""
+        """Start the run of a lease."""
         folder = RunFolder(self._run_path(lease))
-        state = State("claimed", lease)
         try:
             folder.make()
-            folder.save(state)
         except OSError as error:
             self._journal.note("a run folder could not be made", path=str(folder.path), why=error.strerror)
             self._give_up(lease, f"the run folder could not be made: {error.strerror}")
             return False
-        self._start(folder, state, resumed=False)
+        self._start(folder, State("claimed", lease), resumed=False)
         return True
 
     def _run_path(self, lease: wire.Lease) -> Path:
