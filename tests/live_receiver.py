@@ -144,15 +144,18 @@ class LiveReceiver:
 
     # ---- what workers do
 
-    def claim_body(self, worker: str = "w1", held: tuple[str, ...] = (), **capability: Any) -> dict[str, Any]:
+    def claim_body(self, worker: str = "", held: tuple[str, ...] = (), **capability: Any) -> dict[str, Any]:
+        """Return a claim, of a new worker unless one is named: who asks again without its leases loses them."""
+        number = next(self._numbers)
+        worker = worker or f"worker-{number}"
         return {
-            "claim_id": f"claim-{next(self._numbers):08d}",
+            "claim_id": f"claim-{number:08d}",
             "worker": worker,
             "capability": {"hostname": worker, "ram_bytes": 2**34, "version": "0.1.0", **capability},
             "held_leases": list(held),
         }
 
-    def claim(self, worker: str = "w1", held: tuple[str, ...] = ()) -> dict[str, Any]:
+    def claim(self, worker: str = "", held: tuple[str, ...] = ()) -> dict[str, Any]:
         """Claim a job that must be there."""
         reply = self.call("POST", "/v1/job/claim", self.claim_body(worker, held))
         assert reply.status == 200, reply.body

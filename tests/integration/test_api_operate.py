@@ -17,7 +17,7 @@ def test_cancel_and_requeue_answer_the_new_state(tmp_path: Path) -> None:
         assert (cancelled.status, cancelled.json["status"]) == (200, "cancelled")
         requeued = receiver.call("POST", f"{path}/requeue", b"", operator=True)
         assert (requeued.status, requeued.json["status"]) == (200, "pending")
-        lease = receiver.claim()
+        lease = receiver.claim("w1")
         assert receiver.call("POST", f"{path}/requeue", operator=True).json["code"] == "wrong_state"
         assert receiver.call("POST", f"{path}/cancel", operator=True).json["cancel_requested"] is True
         beat = receiver.call("POST", f"{path}/heartbeat", {"lease_id": lease["lease_id"]})

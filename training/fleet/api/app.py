@@ -27,7 +27,7 @@ from training.fleet.api.exchange import (
 from training.fleet.api.fleet import Fleet
 from training.fleet.api.routes import ROUTES, Route
 from training.fleet.auth import Credentials, host_name, is_loopback
-from training.fleet.errors import FleetError, ForbiddenError, NotFoundError, RequestError
+from training.fleet.errors import FleetError, ForbiddenError, NotFoundError, RequestError, ShortBodyError
 from training.fleet.wire import MAX_BODY_BYTES
 
 ID: Final = re.compile(r"[0-9a-f]{64}")
@@ -169,7 +169,8 @@ class App:
         if not request.consumed and _has_body(request):
             length = request.headers.get(b"content-length", b"")
             small = length.isdigit() and len(length) < 8 and int(length) <= MAX_BODY_BYTES
-            answer.close = not (small and await _drained(request))
+            waits = isinstance(error, ShortBodyError)
+            answer.close = waits or not (small and await _drained(request))
         return answer
 
 

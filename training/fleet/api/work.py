@@ -153,7 +153,9 @@ async def upload(fleet: Fleet, request: Request) -> Answer:
     threads, loop = fleet.uploads, asyncio.get_running_loop()
     if await loop.run_in_executor(threads, fleet.store.has, sha256, model, mode):
         await record()
-        return answer(Stored(sha256, size_bytes, new=False))
+        known = answer(Stored(sha256, size_bytes, new=False))
+        known.close = True
+        return known
     stored = await loop.run_in_executor(threads, fleet.store.begin, sha256, model, mode, size_bytes)
     try:
         await _receive(fleet, request, stored)

@@ -1,0 +1,227 @@
+"""Uploads: whole, short, long, wrong, aborted, repeated, at once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from live_receiver import LiveReceiver, Reply, manifest, read_answer
+
+from training.fleet.api import exchange
+from training.fleet.errors import StorageFullError
+from training.fleet.store import Store
+
+LIMIT = 8 * 2**20
+
+
+@pytest.fixture(scope="module", params=["h11", "httptools"])
+def receiver(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveReceiver]:
+    folder = tmp_path_factory.mktemp("upload")
+    with LiveReceiver(folder, manifest(40), http_parser=request.param, max_artifact_bytes=str(LIMIT)) as live:
+        yield live
+
+
+@pytest.fixture
+def lease(receiver: LiveReceiver) -> Iterator[dict[str, Any]]:
+    found = receiver.claim()
+    yield found
+    body = {"lease_id": found["lease_id"], "kind": "preempted"}
+    assert receiver.call("POST", f"/v1/job/{found['job_id']}/fail", body).status == 200
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def head(lease: dict[str, Any], sha256: str, *headers: str) -> bytes:
+    lines = [f"PUT /v1/model/{sha256} HTTP/1.1", "Host: 127.0.0.1", f"X-Lease-Id: {lease['lease_id']}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def leftovers(receiver: LiveReceiver) -> list[Path]:
+    return list((receiver.folder / "incoming").iterdir())
+
+
+def wait_for(condition: Any) -> None:
+    until = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def code(answer: bytes) -> tuple[int, str]:
+    body = answer.partition(b"\r\n\r\n")[2]
+    return int(answer.split(b" ", 2)[1]), json.loads(body)["code"]
+
+
+@pytest.mark.parametrize("size", [0, 1, 65536, 2**20, 5 * 2**20 + 17])
+def test_what_arrives_is_stored_under_its_digest(receiver: LiveReceiver, lease: dict[str, Any], size: int) -> None:
+    data = os.urandom(size)
+    reply = receiver.upload(lease, data)
+    assert (reply.status, reply.json["size_bytes"]) == (201, size)
+    assert (receiver.folder / f"store/gbt_oracle/{digest(data)}/bundle.tar.zst").read_bytes() == data
+    assert leftovers(receiver) == []
+
+
+def test_a_second_upload_is_200_and_nothing_is_read(receiver: LiveReceiver, lease: dict[str, Any]) -> None:
+    data = b"twice" * 1000
+    assert receiver.upload(lease, data).status == 201
+    with receiver.connect() as link:
+        link.sendall(head(lease, digest(data), f"Content-Length: {len(data)}"))  # the body never follows
+        answer = read_answer(link)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b'"new":false' in answer
+    assert b"connection: close" in answer.lower()
+
+
+def test_a_file_without_its_row_gets_the_row_with_the_next_upload(receiver: LiveReceiver, lease: dict[str, Any]) -> None:
+    """A crash between the file and the row must not leave the artifact unusable."""
+    data = b"orphan"
+    path = receiver.folder / f"store/gbt_oracle/{digest(data)}/bundle.tar.zst"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(data)
+    assert receiver.upload(lease, data).status == 200
+    lines = (receiver.folder / "index.jsonl").read_text().splitlines()
+    assert [json.loads(line)["size_bytes"] for line in lines if digest(data) in line] == [6]
+
+
+def test_two_uploads_of_one_artifact_at_once_both_succeed(receiver: LiveReceiver, lease: dict[str, Any]) -> None:
+    data = os.urandom(3 * 2**20)
+    replies: list[Reply] = []
+    threads = [threading.Thread(target=lambda: replies.append(receiver.upload(lease, data))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {reply.status for reply in replies} <= {200, 201}
+    assert len(replies) == 4
+    lines = (receiver.folder / "index.jsonl").read_text().splitlines()
+    assert sum(digest(data) in line for line in lines) == 1
+    assert leftovers(receiver) == []
+
+
+def test_wrong_bytes_are_422_and_nothing_is_kept(receiver: LiveReceiver, lease: dict[str, Any]) -> None:
+    reply = receiver.call("PUT", f"/v1/model/{'d' * 64}", b"other", {"X-Lease-Id": lease["lease_id"]})
+    assert (reply.status, reply.json["code"]) == (422, "digest_mismatch")
+    assert not (receiver.folder / f"store/gbt_oracle/{'d' * 64}").exists()
+    assert leftovers(receiver) == []
+
+
+def test_an_upload_without_length_is_411(receiver: LiveReceiver, lease: dict[str, Any]) -> None:
+    with receiver.connect() as link:
+        link.sendall(head(lease, "d" * 64, "Transfer-Encoding: chunked") + b"3\r\nabc\r\n0\r\n\r\n")
+        assert code(read_answer(link)) == (411, "length_required")
+
+
+def test_a_too_large_upload_is_413_before_its_body(receiver: LiveReceiver, lease: dict[str, Any]) -> None:
+    with receiver.connect() as link:
+        link.sendall(head(lease, "d" * 64, f"Content-Length: {LIMIT + 1}"))
+        assert code(read_answer(link)) == (413, "too_large")
+
+
+def test_a_client_that_sends_on_still_reads_the_413(receiver: LiveReceiver, lease: dict[str, Any]) -> None:
+    reply = receiver.upload(lease, bytes(LIMIT + 2**20))
+    assert (reply.status, reply.json["code"]) == (413, "too_large")
+
+
+@pytest.mark.parametrize("length", ["1e3", "-5", "0x10", "9" * 30])
+def test_a_length_that_is_no_number_is_400(receiver: LiveReceiver, lease: dict[str, Any], length: str) -> None:
+    with receiver.connect() as link:
+        link.sendall(head(lease, "d" * 64, f"Content-Length: {length}"))
+        assert read_answer(link).startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_missing_lease_is_400_and_a_stale_one_409(receiver: LiveReceiver) -> None:
+    missing = receiver.call("PUT", f"/v1/model/{'d' * 64}", b"x")
+    assert (missing.status, missing.json["code"]) == (400, "bad_request")
+    stale = receiver.call("PUT", f"/v1/model/{'d' * 64}", b"x", {"X-Lease-Id": "never-given-01"})
+    assert (stale.status, stale.json["code"]) == (409, "stale_lease")
+
+
+def test_an_encoded_upload_is_400(receiver: LiveReceiver, lease: dict[str, Any]) -> None:
+    headers = {"X-Lease-Id": lease["lease_id"], "Content-Encoding": "gzip"}
+    assert receiver.call("PUT", f"/v1/model/{'d' * 64}", b"x", headers).status == 400
+
+
+@pytest.mark.parametrize("name", ["d" * 63, "D" * 64, "d" * 64 + "%0a", "..%2f" + "d" * 61])
+def test_an_odd_name_is_404(receiver: LiveReceiver, lease: dict[str, Any], name: str) -> None:
+    assert receiver.call("PUT", f"/v1/model/{name}", b"x", {"X-Lease-Id": lease["lease_id"]}).status == 404
+
+
+@pytest.mark.parametrize("sent", [0, 100, 2 * 2**20])
+def test_an_aborted_upload_leaves_nothing_and_can_be_repeated(
+    receiver: LiveReceiver, lease: dict[str, Any], sent: int
+) -> None:
+    data = os.urandom(3 * 2**20)
+    with receiver.connect() as link:
+        link.sendall(head(lease, digest(data), f"Content-Length: {len(data)}") + data[:sent])
+        wait_for(lambda: len(leftovers(receiver)) == 1)
+    wait_for(lambda: leftovers(receiver) == [])
+    assert receiver.upload(lease, data).status == 201
+
+
+def test_an_aborted_twin_does_not_take_the_good_file_along(receiver: LiveReceiver, lease: dict[str, Any]) -> None:
+    data = os.urandom(2 * 2**20)
+    with receiver.connect() as link:
+        link.sendall(head(lease, digest(data), f"Content-Length: {len(data)}") + data[:-10])
+        wait_for(lambda: len(leftovers(receiver)) == 1)
+        assert receiver.upload(lease, data).status == 201
+    wait_for(lambda: leftovers(receiver) == [])
+    assert receiver.upload(lease, data).status == 200
+
+
+def test_an_upload_that_stops_is_400_in_the_end(
+    receiver: LiveReceiver, lease: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "BODY_WAIT_S", 0.2)
+    with receiver.connect() as link:
+        link.sendall(head(lease, "d" * 64, "Content-Length: 1000") + b"x" * 10)
+        assert code(read_answer(link)) == (400, "short_body")
+    assert leftovers(receiver) == []
+
+
+def test_a_full_disk_is_507_with_retry_after(
+    receiver: LiveReceiver, lease: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise StorageFullError("no room; make some", retry_after_s=60)
+
+    monkeypatch.setattr(Store, "begin", full)
+    reply = receiver.upload(lease, b"x" * 100_000)
+    assert (reply.status, reply.json["code"], reply.headers["retry-after"]) == (507, "storage_full", "60")
+
+
+def test_a_draining_receiver_takes_no_upload(receiver: LiveReceiver, lease: dict[str, Any]) -> None:
+    receiver.fleet.draining = True
+    try:
+        assert receiver.upload(lease, b"late").status == 503
+    finally:
+        receiver.fleet.draining = False
+
+
+def test_memory_stays_flat_while_a_slow_disk_takes_the_upload(
+    receiver: LiveReceiver, lease: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client is held back: no more than two batches are ever in memory."""
+    from training.fleet.api import work
+
+    held: list[int] = []
+    write = work._write
+
+    def slow(stored: Any, batch: list[bytes]) -> None:
+        held.append(sum(map(len, batch)))
+        time.sleep(0.02)
+        write(stored, batch)
+
+    monkeypatch.setattr(work, "_write", slow)
+    data = os.urandom(LIMIT)
+    assert receiver.upload(lease, data).status == 201
+    assert sum(held) == LIMIT
+    assert max(held) < 2 * work.UPLOAD_BATCH_BYTES
