@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from training.fleet.errors import Fault, ManifestError
@@ -605,6 +605,7 @@ LINES = st.one_of(
 
 
 @settings(max_examples=500)
+@example(["[[jobs]]", "a={ a = 1, }"])
 @given(st.lists(LINES, max_size=9))
 def test_the_quick_way_reads_what_tomllib_reads(lines: list[str]) -> None:
     import tomllib

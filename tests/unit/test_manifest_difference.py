@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from hypothesis import strategies as st
 
 from training.fleet.errors import ManifestError
 from training.fleet.manifest import Edit, InForce, child_load, load, parse
+from training.fleet.manifest.__main__ import main
 from training.fleet.manifest.difference import Difference, difference
+from training.fleet.manifest.source import load_edit
 from training.trainer import hyper
 
 DECLARATION = hyper.describe()
@@ -166,6 +169,29 @@ def test_a_child_reads_the_whole_file_where_it_must(tmp_path: Path, count: int) 
     loaded = child_load(new, in_force=InForce(old, count, None))
     assert loaded.edit is None
     assert len(list(loaded.entries)) == 10
+
+
+def test_the_child_program_writes_an_edit_or_the_whole_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old, new = tmp_path / "applied.toml", tmp_path / "manifest.toml"
+    old.write_text(TEN)
+    new.write_text(TEN + job(10))
+    contract = hyper.contract_digest(DECLARATION)
+    words = ["--rows", str(new), "--in-force", str(old), "--contract", contract]
+    assert main([*words, "--count", "10"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[0])["entries"] == 1
+    assert main([*words, "--count", "9"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[0])["entries"] == 11
+
+
+def test_an_edit_of_a_lost_file_or_with_a_silent_trainer_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.toml"
+    path.write_text(HEAD + '[trainer]\ncommand = ["./absent"]\n' + job(1))
+    assert load_edit(path, InForce(path, 1, None)) is None
+    assert load_edit(path, InForce(tmp_path / "absent.toml", 1, None)) is None
+
+
+def test_a_file_without_a_manifest_table_must_be_read_whole() -> None:
+    assert difference(job(1).encode(), job(2).encode(), DECLARATION, count=1, contract=None) is None
 
 
 def test_a_manifest_in_force_that_is_lost_means_reading_the_whole_file(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import tomllib
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from training.fleet.errors import ManifestError
@@ -70,7 +71,16 @@ def leading_tables(data: bytes) -> dict[str, Any]:
         ManifestError: The bytes are no text.
         NotPlainError: The file must be read whole.
     """
-    return _Split(read_text(data)).tables
+    text = read_text(data)
+    first = HEADER.search(text)
+    return _tables(text, first.start() if first else len(text))
+
+
+def _tables(text: str, end: int) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text[:end])
+    except (ValueError, RecursionError) as error:
+        raise NotPlainError from error
 
 
 class _Split:
@@ -81,11 +91,12 @@ class _Split:
         self.starts = [match.start() for match in HEADER.finditer(text)]
         if not self.starts or '"""' in text or "'''" in text or _OTHER_TABLE.search(text, self.starts[0]):
             raise NotPlainError
-        try:
-            self.tables = tomllib.loads(text[: self.starts[0]])
-        except (ValueError, RecursionError) as error:
-            raise NotPlainError from error
+        self.tables = _tables(text, self.starts[0])
         self.ends = [*self.starts[1:], len(text)]
+
+    @cached_property
+    def _lines(self) -> list[int]:
+        return lines_of(self.text, self.starts)
 
     def unchanging(self) -> dict[str, Any]:
         """Return the tables without the number of jobs, as text that tells 1 from 1.0 and true."""
@@ -105,9 +116,8 @@ class _Split:
 
     def document(self, blocks: range) -> Document:
         """Return some of the jobs with all tables, as if the file held no other."""
-        lines = lines_of(self.text, self.starts)
         tables = {**self.tables, "manifest": {"schema": self.tables.get("manifest", {}).get("schema")}}
-        return Document(self.text, tables, self.jobs(blocks), [lines[at] for at in blocks])
+        return Document(self.text, tables, self.jobs(blocks), [self._lines[at] for at in blocks])
 
 
 def _difference(

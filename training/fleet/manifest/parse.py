@@ -96,16 +96,15 @@ def trainer_of(document: Document) -> tuple[tuple[str, ...], str | None] | None:
 def _declared(
     document: Document, declaration: dict[str, Any] | None, trouble: str | None, findings: Findings
 ) -> Declaration | None:
-    line = _at(document.table_line("trainer"))
-    if trouble is not None:
-        findings.fault(f"trainer{line}", trouble, "a declaration", "mend the trainer or give trainer.schema")
-    if declaration is None:
-        return None
-    try:
-        return compiled(declaration)
-    except TrainerError as error:
-        findings.fault(f"trainer{line}", error.message, "a JSON Schema of models and hyper-parameters")
-        return None
+    found, expected, hint = trouble, "a declaration", "mend the trainer or give trainer.schema"
+    if declaration is not None:
+        try:
+            return compiled(declaration)
+        except TrainerError as error:
+            found, expected, hint = error.message, "a JSON Schema of models and hyper-parameters", ""
+    if found is not None:
+        findings.fault(f"trainer{_at(document.table_line('trainer'))}", found, expected, hint)
+    return None
 
 
 class Tables:

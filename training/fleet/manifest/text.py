@@ -79,9 +79,14 @@ class Document:
         )
         return own or inside or start or None
 
+    @cached_property
+    def _headers(self) -> list[tuple[int, str]]:
+        rows = enumerate(self._rows, 1)
+        return [(number, row) for number, row in rows if row.lstrip().startswith("[") and not HEADER.fullmatch(row)]
+
     def _header(self, table: str) -> int | None:
         header = re.compile(rf"\s*\[{_loose(table)}\]\s*(#.*)?")
-        return next((number for number, row in enumerate(self._rows, 1) if header.fullmatch(row)), None)
+        return next((number for number, row in self._headers if header.fullmatch(row)), None)
 
     def _find(self, key: str, start: int, end: int) -> int | None:
         """Return the line between two others that sets a key or opens a table of that name."""
@@ -188,7 +193,7 @@ class Blocks:
         flat = _FLAT_TABLE.fullmatch(line)
         if flat:
             parts = flat[2].split(",")
-            if all(parts) and not flat[2].isspace():
+            if all(part.strip() for part in parts):
                 return flat[1], self._table(parts)
         return _pair(line)
 
