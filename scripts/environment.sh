@@ -25,7 +25,7 @@ make_environment() {
         complain "pip could not install $requirements; is the package index reachable? Then run this again"
         return 1
     fi
-    need_openmp
+    need_system_packages .venv/bin/python
     sha256sum <"$requirements" >".venv/made-from-$name"
 }
 
@@ -36,9 +36,7 @@ environment_is_made() {
 create_environment() {
     local python
     python=$(find_python) || return 1
-    if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
-        install_package python3-venv "this Python cannot make environments"
-    fi
+    need_system_packages "$python" || return 1
     "$python" -m venv --clear .venv
 }
 
@@ -55,26 +53,30 @@ find_python() {
     return 1
 }
 
-# LightGBM loads the OpenMP runtime of the system.
-need_openmp() {
-    if ! .venv/bin/python -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null; then
-        install_package libgomp1 "the OpenMP runtime is missing"
+# Debian ships Python without the part that makes environments, and LightGBM loads the OpenMP runtime of the system.
+need_system_packages() {
+    local python=$1 missing=()
+    "$python" -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+    "$python" -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null || missing+=(libgomp1)
+    if [ ${#missing[@]} -eq 0 ]; then
+        return
+    fi
+    if ! install_packages "${missing[@]}"; then
+        complain "the system lacks ${missing[*]}; install that and run this again:" \
+            "sudo apt-get update && sudo apt-get install -y ${missing[*]}"
+        return 1
     fi
 }
 
-# Install a Debian package, or say how.
-install_package() {
-    local package=$1 reason=$2 root=()
+install_packages() {
+    local root=()
     if [ "$(id -u)" -ne 0 ]; then
+        sudo -n true 2>/dev/null || return 1
         root=(sudo -n)
     fi
-    if command -v apt-get >/dev/null && { [ "$(id -u)" -eq 0 ] || sudo -n true 2>/dev/null; }; then
-        printf '%s; installing the system package %s\n' "$reason" "$package" >&2
-        if "${root[@]}" apt-get update -qq && "${root[@]}" env DEBIAN_FRONTEND=noninteractive \
-            apt-get install -qq -y --no-install-recommends "$package" >/dev/null; then
-            return
-        fi
-    fi
-    complain "$reason; install it and run this again: sudo apt-get update && sudo apt-get install -y $package"
-    return 1
+    command -v apt-get >/dev/null || return 1
+    printf 'installing the system packages %s\n' "$*" >&2
+    "${root[@]}" apt-get update -qq || return 1
+    "${root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -qq -y --no-install-recommends "$@" >/dev/null
 }

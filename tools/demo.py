@@ -408,26 +408,31 @@ def further(jobs: Sequence[wire.JobView], state: State) -> list[str]:
     """Return how to look further, and where the data came from."""
     path = next((state.store / job.artifact_path for job in jobs if job.artifact_path), None)
     lines = [
-        "The telemetry is data/lab, recorded with tools/record_telemetry.py; data/lab/README.md says how and where."
+        "The telemetry is data/lab, recorded with tools/record_telemetry.py;",
+        "data/lab/README.md says how, when and where, and what its limits are.",
+        "",
+        "Look further:",
     ]
-    lines += ["Look further:"]
     if path is not None:
         score = "python -m training.trainer.predict --data data/lab/lab.parquet --bundle"
-        lines += [f"  score telemetry with a model:  .venv/bin/{score} {shown(path)}"]
-    lines += [
-        "  keep the fleet running:        scripts/demo.sh --keep",
-        f"  what was stored, one a line:   {shown(state.folder / 'index.jsonl')}",
-        f"  start from nothing:            rm -r {shown(state.folder)}",
-        "  step by step:                  docs/tutorial.md",
+        lines += ["  score telemetry with a model:", f"    .venv/bin/{score} {shown(path)}"]
+    return [
+        *lines,
+        "  keep the fleet running, to look at it and steer it:",
+        "    scripts/demo.sh --keep",
+        f"  everything lies in {shown(state.folder)}; without it the next run starts from nothing:",
+        f"    rm -r {shown(state.folder)}",
+        "  step by step: docs/tutorial.md",
     ]
-    return lines
 
 
 def invitation(whole: Fleet) -> list[str]:
     """Return what to type in another terminal while the fleet runs."""
     command = "python3 tools/cis490_jobs.py"
     return [
-        f"Receiver and worker keep running at {whole.remote.address} until Ctrl-C. In another terminal, in {ROOT}:",
+        f"Receiver and worker keep running at {whole.remote.address} until Ctrl-C.",
+        "In another terminal:",
+        f"  cd {ROOT}",
         f"  export CIS490_RECEIVER={whole.remote.address}",
         f"  export CIS490_OPERATOR_TOKEN_FILE={shown(whole.state.operator_token)}",
         f"  {command} status --watch",
