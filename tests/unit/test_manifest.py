@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from training.fleet.errors import Fault, ManifestError
+from training.fleet.errors import ManifestError
 from training.fleet.jobs import DatasetRef, Limits, Policy, Requirement, Spec, Trainer
 from training.fleet.manifest import MAX_JOBS, MAX_MANIFEST_BYTES, Header, Manifest, load, parse
+from training.fleet.manifest.text import read_document
 from training.trainer import hyper
 
 DECLARATION: dict[str, Any] = {
@@ -551,11 +553,6 @@ def test_bytes_that_are_no_manifest_are_refused(data: bytes, expected: str) -> N
     assert len(found) == 1
 
 
-def test_a_fault_found_by_hand_is_shown_with_an_order_of_words_that_never_changes() -> None:
-    fault = Fault("jobs[1].seed (line 7)", "-1", "a whole number", "see the docs")
-    assert str(fault) == "jobs[1].seed (line 7): found -1, expected a whole number; see the docs"
-
-
 @pytest.mark.parametrize(
     ("declaration", "expected"),
     [
@@ -608,10 +605,6 @@ LINES = st.one_of(
 @example(["[[jobs]]", "a={ a = 1, }"])
 @given(st.lists(LINES, max_size=9))
 def test_the_quick_way_reads_what_tomllib_reads(lines: list[str]) -> None:
-    import tomllib
-
-    from training.fleet.manifest.text import read_document
-
     text = "\n".join(lines)
     try:
         expected = tomllib.loads(text)
