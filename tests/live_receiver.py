@@ -102,9 +102,7 @@ class LiveReceiver:
         database = Sqlite.open(self.settings["db"])
         try:
             self.fleet = await start_fleet(self.settings, database)
-            self.server = make_server(
-                self.settings, Credentials.of(self.tokens), self.fleet, "127.0.0.1", self.parser
-            )
+            self.server = make_server(self.settings, Credentials.of(self.tokens), self.fleet, "127.0.0.1", self.parser)
             link = listen("127.0.0.1", 0)
             self.port = link.getsockname()[1]
             self._ready.set()
@@ -116,7 +114,13 @@ class LiveReceiver:
     # ---- asking it
 
     def call(
-        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None, *, operator: bool = False
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        operator: bool = False,
     ) -> Reply:
         """Send one request on a connection of its own."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)

@@ -81,7 +81,9 @@ def test_a_second_upload_is_200_and_nothing_is_read(receiver: LiveReceiver, leas
     assert b"connection: close" in answer.lower()
 
 
-def test_a_file_without_its_row_gets_the_row_with_the_next_upload(receiver: LiveReceiver, lease: dict[str, Any]) -> None:
+def test_a_file_without_its_row_gets_the_row_with_the_next_upload(
+    receiver: LiveReceiver, lease: dict[str, Any]
+) -> None:
     """A crash between the file and the row must not leave the artifact unusable."""
     data = b"orphan"
     path = receiver.folder / f"store/gbt_oracle/{digest(data)}/bundle.tar.zst"

@@ -46,7 +46,9 @@ def test_a_whole_claim_with_gpus_is_read() -> None:
 
 
 def test_a_number_may_be_whole_where_a_fraction_is_declared() -> None:
-    assert COMPLETE.decode(b'{"lease_id":"lease-0001","artifact":"' + b"a" * 64 + b'","duration_s":3}').duration_s == 3.0
+    assert (
+        COMPLETE.decode(b'{"lease_id":"lease-0001","artifact":"' + b"a" * 64 + b'","duration_s":3}').duration_s == 3.0
+    )
 
 
 UNREADABLE = {
@@ -128,7 +130,11 @@ WRONG = {
         "/artifact",
     ),
     "unknown kind": (FAIL, b'{"lease_id":"lease-0001","kind":"bored"}', "/kind"),
-    "long error": (FAIL, json.dumps({"lease_id": "lease-0001", "kind": "lost", "error": "x" * 4001}).encode(), "/error"),
+    "long error": (
+        FAIL,
+        json.dumps({"lease_id": "lease-0001", "kind": "lost", "error": "x" * 4001}).encode(),
+        "/error",
+    ),
     "text as boolean": (RELOAD, b'{"allow_shrink":"yes"}', "/allow_shrink"),
 }
 

@@ -81,7 +81,9 @@ def test_loopback_is_known(address: str) -> None:
     assert is_loopback(address)
 
 
-@pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.168.1.2", "example.org", "localhost.evil.example", "128.0.0.1"])
+@pytest.mark.parametrize(
+    "address", ["0.0.0.0", "::", "192.168.1.2", "example.org", "localhost.evil.example", "128.0.0.1"]
+)
 def test_what_others_can_reach_is_not_loopback(address: str) -> None:
     assert not is_loopback(address)
 

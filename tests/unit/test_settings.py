@@ -179,9 +179,7 @@ def test_variable_and_file_together_are_refused(tmp_path: Path) -> None:
         settings.secret("CIS490_X", {"CIS490_X": "a", "CIS490_X_FILE": str(private(tmp_path, b"b"))})
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"\n", b"two words", b"two\nlines\n", b"t\xc3\xb6ken", b"x" * 5000, b"nul\0"]
-)
+@pytest.mark.parametrize("data", [b"", b"\n", b"two words", b"two\nlines\n", b"t\xc3\xb6ken", b"x" * 5000, b"nul\0"])
 def test_a_secret_that_no_header_could_carry_is_refused_without_telling_it(tmp_path: Path, data: bytes) -> None:
     path = private(tmp_path, data)
     with pytest.raises(ConfigurationError, match="no usable secret") as caught:

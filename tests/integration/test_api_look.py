@@ -1,0 +1,215 @@
+"""What anyone may look at, and who may."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from live_receiver import TOKEN, LiveReceiver, manifest
+from openapi_spec_validator import validate
+
+from training.fleet.api.routes import ROUTES
+
+JOBS = 7
+
+
+@pytest.fixture(scope="module")
+def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveReceiver]:
+    with LiveReceiver(tmp_path_factory.mktemp("look"), manifest(JOBS)) as live:
+        yield live
+
+
+def test_pages_follow_their_cursor_to_the_end(receiver: LiveReceiver) -> None:
+    found: list[str] = []
+    cursor = ""
+    for _ in range(4):
+        page = receiver.call("GET", f"/v1/jobs?limit=2{cursor}").json
+        found += [job["id"] for job in page["jobs"]]
+        if page["next"] is None:
+            break
+        cursor = f"&cursor={page['next']}"
+    assert len(found) == len(set(found)) == JOBS
+
+
+def test_filters_choose(receiver: LiveReceiver) -> None:
+    everything = receiver.call("GET", "/v1/jobs").json["jobs"]
+    prefix = everything[3]["id"][:12]
+    assert [job["id"] for job in receiver.call("GET", f"/v1/jobs?id_prefix={prefix}").json["jobs"]] == [
+        everything[3]["id"]
+    ]
+    assert receiver.call("GET", "/v1/jobs?status=completed,failed").json["jobs"] == []
+    assert len(receiver.call("GET", "/v1/jobs?status=pending&model=gbt&mode=oracle").json["jobs"]) == JOBS
+    assert receiver.call("GET", "/v1/jobs?host=nobody").json["jobs"] == []
+
+
+def test_an_unchanged_list_is_304_and_a_changed_one_is_sent(receiver: LiveReceiver) -> None:
+    first = receiver.call("GET", "/v1/jobs")
+    tag = first.headers["etag"]
+    for given in (tag, f"W/{tag}", f'"x", {tag}', "*"):
+        same = receiver.call("GET", "/v1/jobs", headers={"If-None-Match": given})
+        assert (same.status, same.body, same.headers["etag"]) == (304, b"", tag)
+    receiver.claim()
+    changed = receiver.call("GET", "/v1/jobs", headers={"If-None-Match": tag})
+    assert (changed.status, changed.headers["etag"] == tag) == (200, False)
+
+
+def test_workers_are_listed_with_what_they_can_do(receiver: LiveReceiver) -> None:
+    receiver.claim("zeta")
+    page = receiver.call("GET", "/v1/workers?limit=500").json
+    (zeta,) = [worker for worker in page["workers"] if worker["name"] == "zeta"]
+    assert (zeta["state"], zeta["capability"]["ram_bytes"], len(zeta["jobs"])) == ("working", 2**34, 1)
+    assert receiver.call("GET", "/v1/workers", headers={"If-None-Match": "*"}).status == 304
+    assert receiver.call("GET", "/v1/workers?cursor=zeta").json == {"workers": [], "next": None}
+
+
+def test_health_tells_counts_manifest_and_storage(receiver: LiveReceiver) -> None:
+    health = receiver.call("GET", "/v1/health").json
+    assert set(health["counts"]) == {"pending", "claimed", "running", "completed", "failed", "cancelled"}
+    assert sum(health["counts"].values()) == health["manifest"]["jobs"] == JOBS
+    assert health["storage"]["artifacts"] == 0
+    assert health["storage"]["free_bytes"] > 0
+
+
+def test_why_names_each_host(receiver: LiveReceiver) -> None:
+    receiver.claim("omega")
+    job = receiver.call("GET", "/v1/jobs?status=pending").json["jobs"][0]["id"]
+    why = receiver.call("GET", f"/v1/job/{job}/why").json
+    assert {host["host"]: host["eligible"] for host in why["hosts"]}["omega"] is True
+    assert receiver.call("GET", f"/v1/job/{'0' * 64}/why").status == 404
+
+
+def test_liveness_and_readiness_are_told(receiver: LiveReceiver) -> None:
+    assert receiver.call("GET", "/healthz").json == {"status": "ok"}
+    assert receiver.call("GET", "/readyz").json == {"status": "ready", "problems": []}
+
+
+def test_a_store_whose_disk_failed_is_not_ready(receiver: LiveReceiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.fleet.store.Store.broken", "the disk failed")
+    assert receiver.call("GET", "/readyz").json["problems"] == ["the disk failed"]
+
+
+def test_metrics_are_text_that_prometheus_reads(receiver: LiveReceiver) -> None:
+    reply = receiver.call("GET", "/metrics")
+    assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
+    lines = reply.body.decode().splitlines()
+    assert 'cis490_jobs{status="failed"} 0' in lines
+    names = {line.split("{")[0].split(" ")[0] for line in lines if not line.startswith("#")}
+    assert names == {line.split(" ")[2] for line in lines if line.startswith("# TYPE")}
+
+
+# ---- the description
+
+
+def test_the_openapi_document_is_valid_and_holds_every_route(receiver: LiveReceiver) -> None:
+    document = receiver.call("GET", "/openapi.json").json
+    validate(document)
+    described = {(method.upper(), path) for path, item in document["paths"].items() for method in item}
+    assert described == {(route.method, route.path) for route in ROUTES}
+    assert document["openapi"] == "3.1.0"
+
+
+def test_the_openapi_document_shows_bounds_and_problems(receiver: LiveReceiver) -> None:
+    document = receiver.call("GET", "/openapi.json").json
+    schemas = document["components"]["schemas"]
+    assert schemas["Complete"]["properties"]["artifact"]["maxLength"] == 64
+    claim = document["paths"]["/v1/job/claim"]["post"]
+    assert claim["security"] == [{"worker": []}]
+    assert claim["responses"]["204"]["description"].startswith("no job")
+    problem = claim["responses"]["403"]["content"]["application/problem+json"]["schema"]
+    assert problem == {"$ref": "#/components/schemas/Problem"}
+    assert document["components"]["securitySchemes"]["operator"]["name"] == "X-Operator-Token"
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
+def test_the_reference_names_every_route(root: Path, route: object) -> None:
+    text = (root / "docs" / "reference" / "http-api.md").read_text()
+    method, path = route.method, route.path  # type: ignore[attr-defined]
+    assert f"`{method} {path}`" in text
+
+
+# ---- who may
+
+
+def paths(role: str) -> list[tuple[str, str]]:
+    fill = {"{id}": "0" * 64, "{sha256}": "0" * 64}
+    found = []
+    for route in ROUTES:
+        if route.role == role:
+            path = route.path
+            for name, value in fill.items():
+                path = path.replace(name, value)
+            found.append((route.method, path))
+    return found
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveReceiver]:
+    tokens = {"operator": TOKEN, "worker": "a-worker-token-for-tests", "read": "a-read-token-for-tests"}
+    with LiveReceiver(tmp_path_factory.mktemp("guarded"), manifest(1), tokens) as live:
+        yield live
+
+
+WRONG_HEADERS = {
+    "nothing": {},
+    "a wrong bearer": {"Authorization": "Bearer wrong"},
+    "a non-ASCII bearer": {"Authorization": "Bearer t\xf6ken"},
+    "a wrong operator token": {"X-Operator-Token": "wrong"},
+    "a non-ASCII operator token": {"X-Operator-Token": "\xff\xfe"},
+    "a huge token": {"Authorization": "Bearer " + "x" * 8000},
+}
+
+
+@pytest.mark.parametrize("headers", WRONG_HEADERS.values(), ids=WRONG_HEADERS)
+@pytest.mark.parametrize("role", ["operator", "worker", "read"])
+def test_without_the_right_token_every_route_is_401(guarded: LiveReceiver, role: str, headers: dict[str, str]) -> None:
+    for method, path in paths(role):
+        reply = guarded.call(method, path, None, headers)
+        assert (reply.status, reply.json["code"], reply.headers["www-authenticate"]) == (
+            401,
+            "unauthenticated",
+            "Bearer",
+        ), path
+
+
+@pytest.mark.parametrize(
+    ("role", "headers"),
+    [
+        ("operator", {"X-Operator-Token": TOKEN}),
+        ("worker", {"Authorization": "Bearer a-worker-token-for-tests"}),
+        ("read", {"Authorization": "Bearer a-read-token-for-tests"}),
+        ("read", {"X-Operator-Token": TOKEN}),
+    ],
+)
+def test_with_the_right_token_no_route_is_401(guarded: LiveReceiver, role: str, headers: dict[str, str]) -> None:
+    for method, path in paths(role):
+        assert guarded.call(method, path, b"", headers).status not in (401, 403), path
+
+
+def test_liveness_needs_no_token(guarded: LiveReceiver) -> None:
+    for method, path in paths("anyone"):
+        assert guarded.call(method, path).status == 200
+
+
+def test_an_unset_operator_token_closes_the_operators_routes_and_says_how_to_open_them(tmp_path: Path) -> None:
+    with LiveReceiver(tmp_path, manifest(1), {}) as live:
+        for method, path in paths("operator"):
+            reply = live.call(method, path, None, {"X-Operator-Token": "anything"})
+            assert (reply.status, reply.json["code"]) == (403, "forbidden")
+            assert "CIS490_OPERATOR_TOKEN" in reply.json["detail"]
+
+
+def test_a_configured_name_is_answered(tmp_path: Path) -> None:
+    with LiveReceiver(tmp_path, manifest(1), {}, host_names="fleet.example") as live:
+        assert live.call("GET", "/healthz", headers={"Host": "Fleet.example:8445"}).status == 200
+        assert live.call("GET", "/healthz", headers={"Host": "other.example"}).status == 403
+
+
+def test_no_answer_repeats_a_token(guarded: LiveReceiver, caplog: pytest.LogCaptureFixture) -> None:
+    headers = {"X-Operator-Token": "a-secret-that-is-wrong", "Authorization": "Bearer another-secret"}
+    for route in ROUTES:
+        reply = guarded.call(route.method, route.path.split("{")[0], b"", headers)
+        assert b"secret" not in reply.body
+    assert "secret" not in caplog.text
+    assert json.dumps(headers) not in caplog.text

@@ -1,0 +1,320 @@
+"""The receiver as a process: start, signals, end, and what it refuses."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from live_receiver import manifest, read_answer
+
+from training.fleet import receiver
+from training.fleet.receiver.service import Service
+
+SECRET = "an-operator-secret-nobody-may-see"
+
+
+def environment(folder: Path, **more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("CIS490_")}
+    return {**kept, "STATE_DIRECTORY": str(folder), "CIS490_OPERATOR_TOKEN": SECRET, **more}
+
+
+def command(folder: Path, *flags: str) -> list[str]:
+    module = [sys.executable, "-m", "training.fleet.receiver"]
+    return [*module, "--listen-addr", "127.0.0.1:0", "--manifest", str(folder / "manifest.toml"), *flags]
+
+
+class Running:
+    """A receiver process that has said where it listens."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.log: list[dict[str, Any]] = []
+        self.reader = threading.Thread(target=self._read)
+        self.reader.start()
+
+    @property
+    def port(self) -> int:
+        return int(self.wait_for("listening")["address"].rpartition(":")[2])
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        with self.process.stderr as lines:
+            for line in lines:
+                self.log.append(json.loads(line))
+
+    def wait_for(self, event: str) -> dict[str, Any]:
+        until = time.monotonic() + 20
+        while True:
+            for line in self.log:
+                if line["event"] == event:
+                    return line
+            assert time.monotonic() < until, self.log
+            assert self.process.poll() is None, self.log
+            time.sleep(0.02)
+
+    def get(self, path: str) -> Any:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request("GET", path)
+            return json.loads(connection.getresponse().read())
+        finally:
+            connection.close()
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        status = self.process.wait(20)
+        self.reader.join()
+        return status
+
+
+@contextmanager
+def started(folder: Path, *flags: str, text: str | None = None, **more: str) -> Iterator[Running]:
+    if text is not None:
+        (folder / "manifest.toml").write_text(text)
+    process = subprocess.Popen(
+        command(folder, *flags), env=environment(folder, **more), stderr=subprocess.PIPE, text=True
+    )
+    running = Running(process)
+    try:
+        running.wait_for("listening")
+        yield running
+    finally:
+        process.kill()
+        process.wait(10)
+        running.reader.join()
+
+
+def refused(folder: Path, *flags: str, text: str | None = None, **more: str) -> str:
+    """Start a receiver that must refuse, and return what it said."""
+    if text is not None:
+        (folder / "manifest.toml").write_text(text)
+    done = subprocess.run(
+        command(folder, *flags),
+        env=environment(folder, **more),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 78, done.stderr
+    assert "Traceback" not in done.stderr
+    assert SECRET not in done.stderr
+    first: str = done.stderr.splitlines()[-1] if done.stderr.startswith("{") else done.stderr.splitlines()[0]
+    assert first.startswith("cis490-trainer-receiver: ")
+    return done.stderr
+
+
+def test_term_drains_and_ends_with_0(tmp_path: Path) -> None:
+    with started(tmp_path, text=manifest(1)) as running:
+        with socket.create_connection(("127.0.0.1", running.port)) as half:
+            half.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert read_answer(half).startswith(b"HTTP/1.1 200")
+            began = time.monotonic()
+            assert running.end() == 0
+            assert time.monotonic() - began < 10
+    events = [line["event"] for line in running.log]
+    assert events.index("listening") < events.index("draining") < events.index("ended")
+
+
+def test_a_request_under_way_is_finished_before_the_end(tmp_path: Path) -> None:
+    with started(tmp_path, text=manifest(1)) as running:
+        with socket.create_connection(("127.0.0.1", running.port)) as link:
+            body = b'{"lease_id":"never-given-01"}'
+            head = (
+                f"POST /v1/job/{'0' * 64}/heartbeat HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+            )
+            link.sendall(head.encode() + body[:10])
+            time.sleep(0.2)
+            running.process.send_signal(signal.SIGTERM)
+            running.wait_for("draining")
+            link.sendall(body[10:])
+            assert read_answer(link).startswith(b"HTTP/1.1 404")
+        assert running.process.wait(10) == 0
+
+
+def test_a_request_that_never_ends_does_not_hold_the_end_up(tmp_path: Path) -> None:
+    with started(tmp_path, "--drain-s", "1", text=manifest(1)) as running:
+        with socket.create_connection(("127.0.0.1", running.port)) as link:
+            link.sendall(b"POST /v1/job/claim HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
+            time.sleep(0.2)
+            began = time.monotonic()
+            assert running.end() == 0
+            assert time.monotonic() - began < 8
+
+
+def test_hup_reads_the_manifest_again(tmp_path: Path) -> None:
+    with started(tmp_path, text=manifest(2)) as running:
+        (tmp_path / "manifest.toml").write_text(manifest(5))
+        running.process.send_signal(signal.SIGHUP)
+        applied = running.wait_for("manifest applied")
+        assert (applied["added"], applied["unchanged"]) == (3, 2)
+        (tmp_path / "manifest.toml").write_text("[manifest")
+        running.process.send_signal(signal.SIGHUP)
+        assert running.wait_for("manifest refused")["faults"]
+        health = running.get("/v1/health")
+        assert (health["status"], health["counts"]["pending"]) == ("degraded", 5)
+        assert running.end(signal.SIGINT) == 0
+
+
+def test_a_bad_manifest_at_a_later_start_keeps_the_one_in_force(tmp_path: Path) -> None:
+    with started(tmp_path, text=manifest(2)) as running:
+        running.end()
+    with started(tmp_path, text="[manifest]\nschema = 1\njobs = 9\n") as running:
+        health = running.get("/v1/health")
+        assert (health["status"], health["counts"]["pending"]) == ("degraded", 2)
+        assert health["manifest"]["faults"]
+        running.end()
+
+
+def test_what_was_answered_survives_a_kill(tmp_path: Path) -> None:
+    with started(tmp_path, text=manifest(1)) as running:
+        body = json.dumps({"claim_id": "claim-0001", "worker": "pc", "capability": {"hostname": "pc"}})
+        connection = http.client.HTTPConnection("127.0.0.1", running.port)
+        connection.request("POST", "/v1/job/claim", body)
+        lease = json.loads(connection.getresponse().read())
+        connection.close()
+        running.process.kill()
+    with started(tmp_path) as running:
+        (job,) = running.get("/v1/jobs")["jobs"]
+        assert (job["id"], job["status"], job["host"]) == (lease["job_id"], "claimed", "pc")
+        running.end()
+
+
+def test_two_receivers_do_not_share_a_database(tmp_path: Path) -> None:
+    with started(tmp_path, text=manifest(1)) as running:
+        assert "is in use" in refused(tmp_path)
+        running.end()
+
+
+def test_a_taken_port_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = refused(tmp_path, "--listen-addr", f"127.0.0.1:{port}", text=manifest(1))
+    assert f"cannot listen on 127.0.0.1 port {port}" in said
+
+
+REFUSALS: dict[str, tuple[tuple[str, ...], str, dict[str, str], str]] = {
+    "no manifest": ((), "", {}, "manifest.toml"),
+    "half a manifest": ((), manifest(3)[:-20], {}, "manifest"),
+    "an address without port": (("--listen-addr", "localhost"), manifest(1), {}, "expected HOST:PORT"),
+    "a port that is none": (("--listen-addr", "127.0.0.1:99999"), manifest(1), {}, "expected HOST:PORT"),
+    "a name that does not resolve": (("--listen-addr", "no.such.invalid:1"), manifest(1), {
+        "CIS490_WORKER_TOKEN": "w" * 16, "CIS490_READ_TOKEN": "r" * 16}, "cannot listen"),
+    "beyond loopback without tokens": (("--listen-addr", "0.0.0.0:0"), manifest(1), {}, "CIS490_WORKER_TOKEN"),
+    "all addresses of version 6 without tokens": (("--listen-addr", "[::]:0"), manifest(1), {}, "CIS490_READ_TOKEN"),
+    "two roles with one token": ((), manifest(1), {"CIS490_WORKER_TOKEN": SECRET}, "same token"),
+    "an unknown database": (("--db", "postgresql://host/fleet"), manifest(1), {}, "path of a file"),
+    "a certificate without key": (("--tls-certificate", "/x.pem"), manifest(1), {}, "only one of"),
+    "a certificate that is not there": (
+        ("--tls-certificate", "/none.pem", "--tls-key", "/none.pem"), manifest(1), {}, "cannot use tls_certificate"),
+    "a number that is none": (("--lease-s", "soon"), manifest(1), {}, "flag --lease-s"),
+    "a settings file that is not there": (("--config", "/none.toml"), manifest(1), {}, "/none.toml"),
+    "a folder that cannot be made": (("--db", "/proc/none/queue.db"), manifest(1), {}, "--db"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("flags", "text", "more", "said"), REFUSALS.values(), ids=REFUSALS)
+def test_what_a_restart_cannot_mend_ends_with_78(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    flags: tuple[str, ...], text: str, more: dict[str, str], said: str,
+) -> None:  # fmt: skip
+    if text:
+        (tmp_path / "manifest.toml").write_text(text)
+    for name in [name for name in os.environ if name.startswith("CIS490_")]:
+        monkeypatch.delenv(name)
+    for name, value in environment(tmp_path, **more).items():
+        monkeypatch.setenv(name, value)
+    assert receiver.main(command(tmp_path, *flags)[3:]) == 78
+    error = capsys.readouterr().err
+    lines = [line for line in error.splitlines() if not line.startswith("{")]
+    assert lines[0].startswith("cis490-trainer-receiver: ")
+    assert said in error
+    assert SECRET not in error
+
+
+def test_a_world_readable_secret_is_refused(tmp_path: Path) -> None:
+    secret = tmp_path / "token"
+    secret.write_text("t" * 20)
+    secret.chmod(0o644)
+    assert "chmod o=" in refused(tmp_path, text=manifest(1), CIS490_WORKER_TOKEN_FILE=str(secret))
+
+
+def test_check_prints_every_setting_with_its_source_and_no_secret(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "receiver.toml"
+    config.write_text("lease_s = 120\n")
+    monkeypatch.setenv("CIS490_OPERATOR_TOKEN", SECRET)
+    monkeypatch.setenv("CIS490_ACK_S", "5")
+    assert receiver.main(["--check", "--config", str(config), "--heartbeat-s", "7"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"lease_s = 120.0  (file {config})" in lines
+    assert "ack_s = 5.0  (variable CIS490_ACK_S)" in lines
+    assert "heartbeat_s = 7.0  (flag --heartbeat-s)" in lines
+    assert "CIS490_OPERATOR_TOKEN = set" in lines
+    assert SECRET not in "\n".join(lines)
+
+
+def test_logs_are_one_json_object_a_line_without_secrets(tmp_path: Path) -> None:
+    with started(tmp_path, text=manifest(1)) as running:
+        running.get("/v1/job/%1b%5b31m%0a")
+        connection = http.client.HTTPConnection("127.0.0.1", running.port)
+        connection.request("POST", "/v1/manifest/reload", headers={"X-Operator-Token": SECRET})
+        assert connection.getresponse().status == 200
+        connection.close()
+        running.end()
+    assert all({"at", "level", "event", "source"} <= line.keys() for line in running.log)
+    assert SECRET not in json.dumps(running.log)
+
+
+def test_the_service_manager_hears_ready_reloading_watchdog_and_stopping(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(10)
+        more = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "300000"}
+        with started(tmp_path, text=manifest(1), **more) as running:
+            said = [manager.recv(4096).decode() for _ in range(3)]
+            running.process.send_signal(signal.SIGHUP)
+            while not said[-1].startswith("RELOADING=1\nMONOTONIC_USEC="):
+                said.append(manager.recv(4096).decode())
+            running.wait_for("manifest applied")
+            running.process.send_signal(signal.SIGTERM)
+            while not said[-1].startswith("STOPPING=1"):
+                said.append(manager.recv(4096).decode())
+            assert running.process.wait(10) == 0
+    assert said[0].startswith("READY=1\nSTATUS=listening on http://127.0.0.1:")
+    assert "WATCHDOG=1" in said
+
+
+def test_without_a_service_manager_nothing_is_said() -> None:
+    assert Service({}).watchdog_s == 0
+    assert Service({"WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1"}).watchdog_s == 0
+    Service({"NOTIFY_SOCKET": "@cis490-nobody-listens"}).alive()
+
+
+def test_a_receiver_listens_beyond_loopback_with_all_tokens(tmp_path: Path) -> None:
+    tokens = {"CIS490_WORKER_TOKEN": "w" * 16, "CIS490_READ_TOKEN": "r" * 16}
+    with started(tmp_path, "--listen-addr", "0.0.0.0:0", text=manifest(1), **tokens) as running:
+        connection = http.client.HTTPConnection("127.0.0.1", running.port)
+        connection.request("GET", "/v1/jobs", headers={"Host": "any.name.example"})
+        assert connection.getresponse().status == 401
+        connection.close()
+        assert running.end() == 0
+
+
+def test_it_listens_on_version_6(tmp_path: Path) -> None:
+    with started(tmp_path, "--listen-addr", "[::1]:0", text=manifest(1)) as running:
+        assert running.wait_for("listening")["address"].startswith("http://[::1]:")
+        assert running.end() == 0
