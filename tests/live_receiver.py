@@ -24,7 +24,14 @@ from training.fleet.receiver.run import make_server, start_fleet
 from training.fleet.receiver.server import Server, listen
 
 TOKEN = "an-operator-token-for-tests"
-HEAD = '[manifest]\nschema = 1\n[defaults]\nsplit_recipe = "hosts"\n[hosts.default]\nslots = 64\n[hosts.only-gbt]\nallow_jobs = ["gbt"]\nslots = 64\n'
+HEAD = """\
+[manifest]
+schema = 1
+[defaults]
+split_recipe = "hosts"
+[hosts.default]
+slots = 64
+"""
 
 
 def manifest(jobs: int, model: str = "gbt", extra: str = "", head: str = HEAD) -> str:
@@ -93,7 +100,7 @@ class LiveReceiver:
     def _run(self) -> None:
         try:
             asyncio.run(self._life())
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - the test's own thread raises it
             self._error = error
             self._ready.set()
 

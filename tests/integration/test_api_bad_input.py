@@ -1,4 +1,4 @@
-"""What nobody should send, sent over raw sockets to both parsers. Each row gets its stated answer and breaks nothing."""
+"""What nobody should send, over raw sockets to both parsers. Each row gets its stated answer and breaks nothing."""
 
 from __future__ import annotations
 
@@ -187,7 +187,8 @@ def test_no_answer_tells_of_a_failure_inside(
 
 def test_slow_heads_and_bodies_are_cut_off_and_patient_ones_are_not(tmp_path: Path) -> None:
     with LiveReceiver(tmp_path, manifest(1)) as live:
-        with live.connect() as head, live.connect() as body, live.connect() as idle:
+        head, body, idle = (live.connect() for _ in range(3))
+        with head, body, idle:
             head.sendall(b"GET /healthz HT")
             body.sendall(post(PATH, BEAT)[:-5])
             idle.sendall(get("/healthz"))

@@ -118,7 +118,8 @@ def refused(folder: Path, *flags: str, text: str | None = None, **more: str) -> 
 
 def test_term_drains_and_ends_with_0(tmp_path: Path) -> None:
     with started(tmp_path, text=manifest(1)) as running:
-        with socket.create_connection(("127.0.0.1", running.port)) as half:
+        half = socket.create_connection(("127.0.0.1", running.port))
+        with half:
             half.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
             assert read_answer(half).startswith(b"HTTP/1.1 200")
             began = time.monotonic()
@@ -146,7 +147,8 @@ def test_a_request_under_way_is_finished_before_the_end(tmp_path: Path) -> None:
 
 def test_a_request_that_never_ends_does_not_hold_the_end_up(tmp_path: Path) -> None:
     with started(tmp_path, "--drain-s", "1", text=manifest(1)) as running:
-        with socket.create_connection(("127.0.0.1", running.port)) as link:
+        link = socket.create_connection(("127.0.0.1", running.port))
+        with link:
             link.sendall(b"POST /v1/job/claim HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
             time.sleep(0.2)
             began = time.monotonic()

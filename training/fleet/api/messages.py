@@ -1,9 +1,9 @@
 """Bodies of requests, read strictly.
 
 Owns the way from bytes to a message of `wire`. Guarantees that what comes out has exactly the declared types within
-the declared bounds, that ambiguous JSON (duplicate keys, NaN, numbers beyond what readers keep, lone surrogates, NUL, nesting
-without end, bytes that are not UTF-8) is refused with 400, and that a readable message with wrong content is refused
-with 422 and a JSON pointer. Unknown fields are ignored.
+the declared bounds, that ambiguous JSON (duplicate keys, NaN, numbers that readers do not keep, lone surrogates, NUL,
+nesting without end, bytes that are not UTF-8) is refused with 400, and that a readable message with wrong content is
+refused with 422 and a JSON pointer. Unknown fields are ignored.
 """
 
 from __future__ import annotations
