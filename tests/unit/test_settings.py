@@ -201,7 +201,7 @@ def test_a_secret_file_that_is_missing_is_refused(tmp_path: Path) -> None:
         ({"STATE_DIRECTORY": "/var/lib/cis490"}, "/var/lib/cis490"),
         ({"STATE_DIRECTORY": "/a:/b"}, "/a"),
         ({"XDG_STATE_HOME": "/s"}, "/s/cis490"),
-        ({"HOME": "/home/x"}, "/home/x/.local/state/cis490"),
+        ({"HOME": "/users/x"}, "/users/x/.local/state/cis490"),
     ],
 )
 def test_state_lies_where_the_host_wants_it(environ: dict[str, str], folder: str) -> None:
