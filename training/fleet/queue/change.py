@@ -82,6 +82,7 @@ class ManifestChange:
         self._stranded: list[str] = []
         self._seen = bytearray()
         self._able: dict[Requirement, list[str]] = {}
+        self._welcomed: dict[Requirement, bool] = {}
         self._parts: dict[Requirement | Limits, int] = {}
         self._spool = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - lives as long as the change
 
@@ -169,15 +170,21 @@ class ManifestChange:
 
     def _note(self, part: str, planned: wire.PlannedJob) -> None:
         self.counts[part] += 1
-        self._digest.update(f"{part} {planned.id} {json.dumps(planned.change, sort_keys=True)}\n".encode())
+        change = json.dumps(planned.change, sort_keys=True) if planned.change else "{}"
+        self._digest.update(f"{part} {planned.id} {change}\n".encode())
         if len(self._listed[part]) < MAX_LISTED:
             self._listed[part].append(planned)
 
     def _welcome(self, requirement: Requirement) -> bool:
         """Say whether a host that is still to come could run a job."""
-        policy = self.in_force.hosts.get(DEFAULT_HOST)
-        if policy is None:
-            return False
+        welcome = self._welcomed.get(requirement)
+        if welcome is None:
+            policy = self.in_force.hosts.get(DEFAULT_HOST)
+            welcome = policy is not None and self._suits_newcomer(requirement, policy)
+            self._welcomed[requirement] = welcome
+        return welcome
+
+    def _suits_newcomer(self, requirement: Requirement, policy: Policy) -> bool:
         newcomer = placement.declared(DEFAULT_HOST, policy, self.in_force.datasets)
         return placement.judge(requirement, newcomer, policy).eligible
 
