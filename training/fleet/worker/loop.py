@@ -73,13 +73,16 @@ class Worker:
         Raises:
             UpgradeRequiredError: The receiver no longer speaks with this version.
         """
-        self._resume()
-        while not self._stop.is_set():
-            self._clean()
-            lease = self._ask(WAIT_S) if self._slot_is_free() else None
-            if lease is not None:
-                self._begin(lease)
-        self._join()
+        try:
+            self._resume()
+            while not self._stop.is_set():
+                self._clean()
+                lease = self._ask(WAIT_S) if self._slot_is_free() else None
+                if lease is not None:
+                    self._begin(lease)
+            self._join()
+        finally:
+            self._close()
 
     def serve_once(self, wait_s: float) -> Outcome | None:
         """Finish what is left over, run one job and return how it ended; None when none came in time.
@@ -87,19 +90,30 @@ class Worker:
         Raises:
             FleetError: The receiver refuses this host, or is out of reach until the end of the wait.
         """
-        self._resume()
-        self._join()
-        end = time.monotonic() + wait_s
+        try:
+            self._resume()
+            self._join()
+            lease = self._ask_until(time.monotonic() + wait_s)
+            if lease is None or not self._begin(lease):
+                return None
+            self._join()
+            return self._outcomes[-1]
+        finally:
+            self._close()
+
+    def _ask_until(self, end: float) -> wire.Lease | None:
         lease = None
         while lease is None and not self._stop.is_set():
             left_s = end - time.monotonic()
             lease = self._ask(min(WAIT_S, max(0.0, left_s)), once_until=end)
             if lease is None and time.monotonic() >= end:
-                return None
-        if lease is None or not self._begin(lease):
-            return None
-        self._join()
-        return self._outcomes[-1]
+                break
+        return lease
+
+    def _close(self) -> None:
+        """Close the connections of the calling thread."""
+        self._claims.close()
+        self._client.close()
 
     def stop(self) -> None:
         """Take no new job and give back or finish what is under way; a second call hurries. Any thread may call it."""
@@ -157,13 +171,13 @@ class Worker:
     def _away(self, error: FleetError, once_until: float | None) -> None:
         if self._stop.is_set():
             return
-        if once_until is not None and time.monotonic() >= once_until:
-            raise error
         self._journal.note_once("the receiver does not answer", why=error.message)
         delay_s = min(AWAY_CAP_S, AWAY_S * 2.0 ** min(self._vain, 16)) * random.random()  # noqa: S311
         left_s = AWAY_CAP_S if once_until is None else max(0.0, once_until - time.monotonic())
         self._stop.wait(min(max(delay_s, error.retry_after_s or 0.0), left_s))
         self._vain += 1
+        if once_until is not None and time.monotonic() >= once_until:
+            raise error
 
     def _refused(self, error: FleetError, once_until: float | None) -> None:
         self._claim_id = _new_id()

@@ -1,0 +1,506 @@
+"""One attempt and the loop around it, in this process, against the stub receiver: what is rare or hard to time."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stub_receiver import StubReceiver, lease, problem
+
+from training.fleet import wire
+from training.fleet.capability import Capability, Datasets
+from training.fleet.client import Client
+from training.fleet.errors import UnavailableError, UnreachableError, UpgradeRequiredError
+from training.fleet.worker import attempt as attempt_module
+from training.fleet.worker import loop as loop_module
+from training.fleet.worker.attempt import Attempt, Place, Rules
+from training.fleet.worker.beats import Beats, Listener
+from training.fleet.worker.folder import RunFolder, State
+from training.fleet.worker.journal import Journal
+from training.fleet.worker.loop import Worker
+from training.fleet.worker.options import Options, options
+from training.fleet.worker.start import Contracts, Seat
+
+TESTS = Path(__file__).resolve().parents[1]
+REPORT = {"status": 0, "asked": "", "error": "", "max_rss_bytes": 5, "duration_s": 2.5}
+
+
+@pytest.fixture
+def stub() -> Iterator[StubReceiver]:
+    receiver = StubReceiver()
+    yield receiver
+    receiver.stop()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RETRY_S", 0.01), ("RETRY_CAP_S", 0.05), ("UPLOAD_DEADLINE_S", 0.0), ("TICK_S", 0.05)):
+        monkeypatch.setattr(attempt_module, name, value)
+    monkeypatch.setattr(attempt_module, "DISK_LOOK_S", 0.0)
+    monkeypatch.setattr(attempt_module, "LEAVING_DEADLINE_S", 0.0)
+    for name in ("AWAY_S", "REFUSED_S"):
+        monkeypatch.setattr(loop_module, name, 0.01)
+
+
+class Bench:
+    """Makes attempts in every state."""
+
+    def __init__(self, stub: StubReceiver, folder: Path) -> None:
+        self.stub = stub
+        self.client = Client(stub.url)
+        self.folder = RunFolder(folder / "run")
+        self.words = io.StringIO()
+        self.heard: list[wire.Beat] = []
+        self.rules = Rules(grace_s=0.3, min_free_bytes=0, trainer_dir=TESTS)
+
+    def attempt(self, step: str = "claimed", *, resumed: bool = False, act: str = "good", **changes: Any) -> Attempt:
+        granted = wire.Lease(**lease(act, heartbeat_s=0.1))
+        if not self.folder.path.exists():
+            self.folder.make()
+        state = State(step, granted, **changes)  # type: ignore[arg-type]
+        if resumed:
+            self.folder.save(state)
+        place = Place(Seat(1), {}, Contracts(None, TESTS), lambda: [granted.lease_id], self.heard.append)
+        return Attempt(self.client, self.rules, place, self.folder, state, Journal(self.words), resumed=resumed)
+
+    def packed(self) -> Attempt:
+        """An attempt whose training is done, by an earlier worker."""
+        if not self.folder.path.exists():
+            self.folder.make()
+        self.folder.artifact.mkdir()
+        (self.folder.artifact / "model.txt").write_text("model")
+        self.folder.report.write_text(json.dumps(REPORT))
+        return self.attempt("training", resumed=True)
+
+    def step(self) -> tuple[str, str]:
+        state = self.folder.load()
+        assert state is not None
+        return state.step, state.why
+
+    def reported(self) -> dict[str, Any]:
+        return self.stub.calls("fail")[-1].json
+
+
+@pytest.fixture
+def bench(stub: StubReceiver, tmp_path: Path) -> Iterator[Bench]:
+    it = Bench(stub, tmp_path)
+    yield it
+    it.client.close()
+
+
+def test_a_training_that_ended_well_while_no_worker_looked_is_uploaded(bench: Bench, stub: StubReceiver) -> None:
+    assert bench.packed().run() == "completed"
+    assert stub.calls("complete")[0].json["duration_s"] == 2.5
+
+
+def test_a_heartbeat_comes_before_the_upload_of_an_earlier_run(bench: Bench, stub: StubReceiver) -> None:
+    bench.packed().run()
+    names = [seen.path.split("/")[-1][:9] for seen in stub.seen]
+    assert names.index("heartbeat") < names.index(stub.calls("upload")[0].path.split("/")[-1][:9])
+
+
+def test_a_training_that_failed_while_no_worker_looked_is_reported(bench: Bench) -> None:
+    bench.folder.make()
+    (bench.folder.path / "log.head").write_text("ValueError: x\n")
+    bench.folder.report.write_text(json.dumps({**REPORT, "status": 1}))
+    assert bench.attempt("training", resumed=True).run() == "failed"
+    assert (bench.reported()["kind"], bench.reported()["error"]) == ("trainer_error", "ValueError: x")
+    assert bench.step() == ("over", "trainer_error: ValueError: x")
+
+
+def test_a_training_nobody_saw_the_end_of_is_lost(bench: Bench) -> None:
+    assert bench.attempt("training", resumed=True, shim="1:1").run() == "failed"
+    assert bench.reported()["kind"] == "lost"
+
+
+def test_a_lease_that_was_never_started_is_given_back(bench: Bench) -> None:
+    assert bench.attempt(resumed=True).run() == "released"
+    assert bench.reported()["error"] == "the worker was restarted before the trainer ran"
+
+
+def test_a_run_that_is_over_stays_over(bench: Bench, stub: StubReceiver) -> None:
+    assert bench.attempt("over", resumed=True).run() == "over"
+    assert stub.seen == []
+
+
+@pytest.mark.parametrize("code", ["stale_lease", "other_result", "not_found"])
+def test_a_result_nobody_waits_for_is_kept_and_not_sent_again(bench: Bench, stub: StubReceiver, code: str) -> None:
+    stub.script["upload"] = [problem(404 if code == "not_found" else 409, code, "too late")]
+    assert bench.packed().run() == "over"
+    assert bench.step() == ("over", "too late")
+
+
+def test_a_lease_lost_before_the_upload_ends_the_run(bench: Bench, stub: StubReceiver) -> None:
+    stub.script["heartbeat"] = [problem(409, "stale_lease", "another has it")]
+    assert bench.packed().run() == "over"
+    assert stub.calls("upload") == []
+
+
+def test_an_artifact_the_store_lost_is_uploaded_again(bench: Bench, stub: StubReceiver) -> None:
+    stub.script["complete"] = [problem(412, "artifact_missing")]
+    assert bench.packed().run() == "completed"
+    assert len(stub.calls("upload")) == 2
+
+
+def test_a_damaged_bundle_is_packed_again(bench: Bench, stub: StubReceiver) -> None:
+    stub.script["upload"] = [problem(422, "digest_mismatch")] * 2
+    assert bench.packed().run() == "completed"
+    assert len(stub.calls("upload")) == 3
+
+
+def test_a_bundle_that_is_damaged_each_time_is_the_hosts_fault(bench: Bench, stub: StubReceiver) -> None:
+    stub.script["upload"] = [problem(422, "digest_mismatch")] * 9
+    assert bench.packed().run() == "released"
+    assert bench.reported()["kind"] == "host_fault"
+    assert len(stub.calls("upload")) == 4
+
+
+def test_a_bundle_that_is_too_large_fails_with_the_receivers_words(bench: Bench, stub: StubReceiver) -> None:
+    stub.script["upload"] = [problem(413, "too_large", "2 GiB are over the limit of 1 GiB")]
+    assert bench.packed().run() == "failed"
+    assert bench.reported()["error"] == "the receiver refused the result: 2 GiB are over the limit of 1 GiB"
+
+
+def test_a_bundle_that_vanished_is_the_hosts_fault(bench: Bench) -> None:
+    assert bench.attempt("packed", resumed=True, artifact="b" * 64).run() == "released"
+    assert bench.reported()["error"] == "the bundle cannot be read: No such file or directory"
+
+
+@pytest.mark.parametrize("reply", [problem(401, "unauthenticated"), problem(507, "storage_full"), (502, {}, b"")])
+def test_what_may_be_mended_is_waited_for(bench: Bench, stub: StubReceiver, reply: Any) -> None:
+    stub.script["upload"] = [reply] * 3
+    assert bench.packed().run() == "completed"
+
+
+def test_an_artifact_that_cannot_be_packed_fails_with_its_reason(bench: Bench) -> None:
+    bench.folder.make()
+    bench.folder.artifact.mkdir()
+    (bench.folder.artifact / "file").write_text("x")
+    (bench.folder.artifact / "link").symlink_to("file")
+    bench.folder.report.write_text(json.dumps(REPORT))
+    assert bench.attempt("training", resumed=True).run() == "failed"
+    assert bench.reported()["kind"] == "no_artifact"
+    assert "link" in bench.reported()["error"]
+
+
+def test_a_report_the_receiver_cannot_read_is_sent_in_a_plainer_form(bench: Bench, stub: StubReceiver) -> None:
+    stub.script["fail"] = [problem(422, "invalid_message")]
+    failure = wire.Fail("lease-a-0001", "stalled", error="ü", log_tail="tail")
+    assert bench.attempt("failed", resumed=True, failure=failure).run() == "failed"
+    assert (bench.reported()["error"], bench.reported()["log_tail"]) == ("'\\xfc'", "")
+
+
+def test_a_report_the_receiver_never_reads_is_given_up(bench: Bench, stub: StubReceiver) -> None:
+    stub.script["fail"] = [problem(422, "invalid_message", "no")] * 2
+    failure = wire.Fail("lease-a-0001", "stalled", error="e", log_tail="tail")
+    assert bench.attempt("failed", resumed=True, failure=failure).run() == "over"
+    assert bench.step()[1].endswith("(not taken: no)")
+
+
+def test_a_report_nobody_waits_for_is_given_up(bench: Bench, stub: StubReceiver) -> None:
+    stub.script["fail"] = [problem(409, "stale_lease", "too late")]
+    failure = wire.Fail("lease-a-0001", "stalled", error="e")
+    assert bench.attempt("failed", resumed=True, failure=failure).run() == "over"
+    assert bench.step()[1] == "stalled: e (not taken: too late)"
+
+
+def test_a_report_is_repeated_until_it_is_taken(bench: Bench, stub: StubReceiver) -> None:
+    stub.script["fail"] = [problem(503, "unavailable")] * 3
+    assert bench.attempt("failed", resumed=True, failure=wire.Fail("lease-a-0001", "stalled")).run() == "failed"
+    assert len(stub.calls("fail")) == 4
+
+
+def test_a_worker_that_leaves_keeps_its_report_for_the_next_start(bench: Bench, stub: StubReceiver) -> None:
+    stub.script["fail"] = [problem(503, "unavailable")] * 9
+    attempt = bench.attempt("failed", resumed=True, failure=wire.Fail("lease-a-0001", "stalled"))
+    attempt.release()
+    assert attempt.run() == "kept"
+    assert bench.step()[0] == "failed"
+
+
+def test_a_full_disk_ends_a_running_trainer(bench: Bench) -> None:
+    bench.rules = dataclasses.replace(bench.rules, min_free_bytes=2**62)
+    assert bench.attempt(act="slow").run() == "failed"
+    assert bench.reported()["kind"] == "disk_full"
+
+
+def test_a_silent_receiver_ends_a_trainer_only_when_told_so(bench: Bench, stub: StubReceiver) -> None:
+    bench.rules = dataclasses.replace(bench.rules, stop_when_lost=True)
+    attempt = bench.attempt(act="slow")
+    stub.script["heartbeat"] = [problem(503, "unavailable")] * 3
+    attempt._silence(0.89, "away")
+    assert attempt._wish is None
+    attempt._silence(0.91, "away")
+    assert attempt.run() == "failed"
+    assert (bench.reported()["kind"], bench.reported()["error"]) == (
+        "lost",
+        "the receiver was out of reach for most of the lease",
+    )
+
+
+def test_a_trainer_that_cannot_be_killed_does_not_hold_the_worker(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempt_module, "UNKILLABLE_S", -10.0)
+    attempt = bench.attempt(act="stubborn")
+    attempt.release()
+    assert attempt.run() == "released"
+    assert bench.reported()["kind"] == "host_fault"
+    assert attempt._training is not None
+    attempt._training.kill()
+    assert attempt._training.ended.wait(10)
+
+
+def test_a_shim_that_cannot_be_started_is_the_hosts_fault(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object, **rest: object) -> None:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(attempt_module, "Training", broken)
+    assert bench.attempt().run() == "released"
+    assert "the trainer could not be started: [Errno 11]" in bench.reported()["error"]
+
+
+def test_nothing_starts_when_the_state_cannot_be_saved(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: RunFolder, state: State) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RunFolder, "save", full)
+    attempt = bench.attempt(act="slow")
+    assert attempt.run() == "released"
+    assert bench.reported()["kind"] == "host_fault"
+    assert not bench.folder.progress.exists()
+    assert attempt._training is not None
+    assert attempt._training.ended.wait(10)
+    assert "state not saved" in bench.words.getvalue()
+
+
+def test_a_packing_that_runs_out_of_disk_says_so(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(folder: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("training.fleet.bundle.pack", full)
+    assert bench.packed().run() == "failed"
+    assert bench.reported()["kind"] == "disk_full"
+
+
+# ---- heartbeats -----------------------------------------------------------------------------------------------------
+
+
+def test_heartbeats_are_tried_again_soon_and_report_the_silence(stub: StubReceiver) -> None:
+    silence: list[float] = []
+    answered = threading.Event()
+    listener = Listener(
+        lambda: None, list, lambda beat: answered.set(), lambda why: None, lambda part, why: silence.append(part)
+    )
+    stub.script["heartbeat"] = [problem(503, "unavailable")]
+    client = Client(stub.url)
+    beats = Beats(client, wire.Lease(**lease("good", heartbeat_s=30.0)), listener)
+    beats.start()
+    beats.start()
+    assert answered.wait(5)
+    beats.stop()
+    beats._thread.join(5)
+    assert len(silence) == 1
+    assert 0 <= silence[0] < 0.1
+    assert len(stub.calls("heartbeat")) == 2
+
+
+# ---- the loop -------------------------------------------------------------------------------------------------------
+
+
+class Site:
+    """A worker in this process."""
+
+    def __init__(self, stub: StubReceiver, work: Path) -> None:
+        self.stub, self.work = stub, work
+        self.words = io.StringIO()
+        self.workers: list[Worker] = []
+        self.threads: list[threading.Thread] = []
+
+    def options(self, **changes: Any) -> Options:
+        flags = {"receiver": self.stub.url, "work_dir": str(self.work), "min_free_gib": "0", "grace_s": "0.3"}
+        return dataclasses.replace(options({**flags, "trainer_dir": str(TESTS)}, {}), **changes)
+
+    def worker(self, **changes: Any) -> Worker:
+        self.work.mkdir(exist_ok=True)
+        chosen = self.options(**changes)
+        worker = Worker(chosen, Capability("box"), lambda: Client(chosen.receiver, deadline_s=0), Journal(self.words))
+        self.workers.append(worker)
+        return worker
+
+    def serve(self, **changes: Any) -> Worker:
+        worker = self.worker(**changes)
+        thread = threading.Thread(target=worker.serve)
+        thread.start()
+        self.threads.append(thread)
+        return worker
+
+    def says(self, text: str) -> None:
+        end = time.monotonic() + 10
+        while text not in self.words.getvalue():
+            assert time.monotonic() < end, self.words.getvalue()
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def site(stub: StubReceiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setattr(loop_module, "refresh", lambda capability, work_dir, datasets: capability)
+    it = Site(stub, tmp_path / "work")
+    yield it
+    for worker in it.workers:
+        worker.stop()
+    for thread in it.threads:
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def test_a_refused_worker_asks_again_with_a_new_question(site: Site, stub: StubReceiver) -> None:
+    stub.script["claim"] = [problem(403, "host_refused", "not admitted")] * 2
+    site.serve()
+    asked = stub.wait_for("claim", 3)
+    assert len({seen.json["claim_id"] for seen in asked[:3]}) == 3
+    assert site.words.getvalue().count("the receiver refuses this worker") == 1
+
+
+def test_an_early_answer_without_a_job_is_not_asked_again_at_once(site: Site, stub: StubReceiver) -> None:
+    stub.script["claim"] = [(204, {"Retry-After": "0.3"}, b"")]
+    began = time.monotonic()
+    site.serve()
+    stub.wait_for("claim", 2)
+    assert time.monotonic() - began > 0.2
+
+
+def test_a_lease_that_makes_no_sense_is_left_alone(site: Site, stub: StubReceiver) -> None:
+    stub.offer(lease("good", job_id="../../etc"))
+    site.serve()
+    site.says("a lease that makes no sense")
+    assert list((site.work / "runs").iterdir()) == []
+
+
+def test_a_run_folder_that_cannot_be_made_gives_the_job_back(
+    site: Site, stub: StubReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: RunFolder) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RunFolder, "make", full)
+    stub.offer(lease("good"))
+    assert site.worker().serve_once(0) is None
+    assert stub.calls("fail")[0].json["kind"] == "host_fault"
+    stub.script["fail"] = [problem(503, "unavailable")]
+    stub.offer(lease("good"))
+    assert site.worker().serve_once(0) is None
+    site.says("its lease will run out")
+
+
+def test_a_folder_of_the_same_name_is_not_touched(site: Site, stub: StubReceiver) -> None:
+    old = site.work / "runs" / ("a" * 12 + "-1")
+    old.mkdir(parents=True)
+    (old / "precious").write_text("x")
+    stub.offer(lease("good"))
+    assert site.worker().serve_once(0) == "completed"
+    assert (old / "precious").exists()
+
+
+def test_a_worker_that_asks_once_waits_as_long_as_it_was_told(site: Site, stub: StubReceiver) -> None:
+    began = time.monotonic()
+    assert site.worker().serve_once(1.2) is None
+    assert 1.0 < time.monotonic() - began < 10
+
+
+def test_a_worker_that_asks_once_gives_up_on_an_absent_receiver_in_time(site: Site, stub: StubReceiver) -> None:
+    stub.script["claim"] = [problem(503, "unavailable", headers={"Retry-After": "100"})] * 99
+    began = time.monotonic()
+    with pytest.raises(UnavailableError):
+        site.worker().serve_once(0.5)
+    assert time.monotonic() - began < 10
+
+
+def test_a_receiver_that_wants_a_newer_worker_ends_the_loop(site: Site, stub: StubReceiver) -> None:
+    stub.script["claim"] = [problem(426, "upgrade_required")]
+    with pytest.raises(UpgradeRequiredError):
+        site.worker().serve()
+
+
+def test_a_stopped_worker_asks_for_nothing(site: Site, stub: StubReceiver) -> None:
+    worker = site.worker()
+    worker.stop()
+    worker.serve()
+    assert worker.serve_once(5) is None
+    assert stub.seen == []
+
+
+def test_a_draining_worker_takes_no_second_job_while_it_holds_one(site: Site, stub: StubReceiver) -> None:
+    stub.beat = {"lease_s": 600.0, "drain": True}
+    stub.offer(lease("slow"))
+    site.serve(slots=2)
+    stub.wait_for("heartbeat", 2)
+    waiting = len(stub.calls("claim"))
+    stub.offer(lease("slow", job="b"))
+    stub.wait_for("heartbeat", 5)
+    assert len(stub.calls("claim")) <= max(waiting, 2)
+
+
+def test_folders_nobody_needs_are_deleted_after_their_time(site: Site, stub: StubReceiver) -> None:
+    runs = site.work / "runs"
+    for name in ("old", "new", "broken"):
+        (runs / name).mkdir(parents=True)
+    for name in ("old", "new"):
+        RunFolder(runs / name).save(State("over", wire.Lease(**lease("good"))))
+    for name in ("old", "broken"):
+        os.utime(runs / name, (1, 1))
+    site.serve(keep_s=1000.0)
+    stub.wait_for("claim")
+    assert [path.name for path in runs.iterdir()] == ["new"]
+
+
+def test_a_run_that_breaks_does_not_end_the_worker(
+    site: Site, stub: StubReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Attempt) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(Attempt, "run", broken)
+    stub.offer(lease("good"))
+    site.serve()
+    stub.wait_for("claim", 2)
+    site.says('a run broke why="RuntimeError: a fault of ours"')
+
+
+def test_a_full_disk_keeps_the_worker_from_asking(
+    site: Site, stub: StubReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = dataclasses.replace(site.options().rules, min_free_bytes=1)
+    site.serve(rules=rules)
+    site.says("no job taken: the disk is full")
+    assert stub.calls("claim") == []
+
+
+def test_the_capability_of_a_claim_is_as_of_now(
+    site: Site, stub: StubReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Datasets] = []
+
+    def fresh(capability: Capability, work_dir: Path, datasets: Datasets) -> Capability:
+        seen.append(datasets)
+        return dataclasses.replace(capability, free_disk_bytes=len(seen))
+
+    monkeypatch.setattr(loop_module, "refresh", fresh)
+    site.worker().serve_once(0)
+    site.worker().serve_once(0)
+    assert [call.json["capability"]["free_disk_bytes"] for call in stub.calls("claim")] == [1, 2]
+
+
+def test_a_hung_up_client_stays_hung_up(stub: StubReceiver) -> None:
+    client = Client(stub.url)
+    client.hang_up()
+    with pytest.raises(UnreachableError):
+        client.get("/v1/health")
