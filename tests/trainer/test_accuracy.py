@@ -50,6 +50,17 @@ def test_missing_data_end_with_one_line(tmp_path: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().err.startswith("accuracy: dataset folder")
 
 
+def test_a_job_that_fails_ends_the_table_with_its_reason(
+    synthetic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (synthetic / "dataset.toml").read_text().replace('file = "synthetic.parquet"', 'file = "empty.csv"')
+    (tmp_path / "dataset.toml").write_text(text)
+    (tmp_path / "empty.csv").write_text("host\n")
+    assert accuracy.main(["--data", str(tmp_path), "--seeds", "0", "--models", "mlp"]) == 75
+    error = capsys.readouterr().err
+    assert "accuracy: mlp realistic hosts seed 0 ended with 78: trainer: empty.csv lacks the columns" in error
+
+
 def test_an_unknown_name_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         accuracy.main(["--data", "x", "--models", "gbt,cnn"])

@@ -35,5 +35,5 @@ def test_the_trainer_contract_names_exit_status_and_kind(root: Path, error: type
 
 def test_the_page_on_accuracy_can_be_rewritten_by_its_command(root: Path) -> None:
     page = root / "docs/explanation/accuracy.md"
-    before, after = accuracy._marked(page.read_text(), page)
+    before, after = accuracy._marked(page)
     assert "python -m training.trainer.accuracy" in before + after

@@ -2,30 +2,28 @@
 
 `python -m training.trainer.accuracy --data DIR --seeds 0,1,2 [--splits hosts,time,group,random] [--write FILE.md]`
 
-Every job is the one the fleet would train with default hyper-parameters. A split that leaks is marked in its rows and
-in a closing line that says how much better it looks. With `--write` the text between the two marker lines of a Markdown
-file is replaced; otherwise it goes to the standard output.
+Every job is the one the fleet would train with default hyper-parameters, in a process of its own. A split that leaks is
+marked in its rows and in a closing line that says how much better it looks. With `--write` the text between the two
+marker lines of a Markdown file is replaced after every row, so that a run cut short keeps what it measured; otherwise
+the table goes to the standard output at the end.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
 from training.dataset import MODES, SPLIT_RECIPES, Dataset, DatasetError, read_dataset
-from training.trainer.experiment import run_experiment
 from training.trainer.faults import HostError, SpecError, TrainerError
 from training.trainer.hyper import MODELS
-from training.trainer.job import parsed_job
-from training.trainer.measures import headline
-from training.trainer.progress import Steps
 from training.trainer.splits import LEAKING_RECIPES
 
 BEGIN = "<!-- accuracy table: begin -->"
@@ -40,14 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     try:
         if options.write is not None:
-            _marked(options.write.read_text(encoding="utf-8"), options.write)
-        rows = list(measured_rows(options))
-        text = table(rows)
+            _marked(options.write)
+        rows: list[Row] = []
+        for row in measured_rows(options):
+            rows.append(row)
+            if options.write is not None:
+                _write(options.write, table(rows))
         if options.write is None:
-            sys.stdout.write(text)
-        else:
-            before, after = _marked(options.write.read_text(encoding="utf-8"), options.write)
-            options.write.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}", encoding="utf-8")
+            sys.stdout.write(table(rows))
     except (TrainerError, DatasetError, OSError) as fault:
         sys.stderr.write(f"accuracy: {fault}\n")
         return fault.exit_status if isinstance(fault, TrainerError) else HostError.exit_status
@@ -82,16 +80,25 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _numbers(dataset: Dataset, model: str, mode: str, split: str, seed: int, threads: int) -> dict[str, float]:
+    """Train one job in a process of its own and return its numbers."""
     document = {
         "v": 1,
         "spec": {"model": model, "mode": mode, "split_recipe": split, "seed": seed},
-        "dataset": {"name": dataset.name, "path": str(dataset.folder)},
+        "dataset": {"name": dataset.name, "path": str(dataset.folder.resolve())},
         "threads": threads,
     }
-    with threadpool_limits(threads):
-        outcome = run_experiment(parsed_job(document), dataset, Steps())
-    found = {key: value for key, value in headline(outcome.metrics).items() if value is not None}
-    tested = [fold for fold in outcome.folds if fold["test_windows"]]
+    with tempfile.TemporaryDirectory() as name:
+        out = Path(name)
+        (out / "job.json").write_text(json.dumps(document), encoding="utf-8")
+        command = [sys.executable, str(Path(__file__).with_name("run.py")), "--job", str(out / "job.json")]
+        done = subprocess.run(  # noqa: S603  (this Python and a file beside this one)
+            [*command, "--out", name], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise HostError(f"{model} {mode} {split} seed {seed} ended with {done.returncode}: {done.stderr.strip()}")
+        metrics = json.loads((out / "artifact" / "metrics.json").read_text(encoding="utf-8"))
+    found = {key: value for key, value in metrics["headline"].items() if value is not None}
+    tested = [fold for fold in metrics["folds"] if fold["test_windows"]]
     return found | {"inner": statistics.fmean(fold["fit"]["validation_auprc"] for fold in tested)}
 
 
@@ -120,8 +127,13 @@ def _leak_lines(rows: Sequence[Row]) -> list[str]:
     return ["", *lines] if lines else []
 
 
-def _marked(text: str, path: Path) -> tuple[str, str]:
-    before, begin, rest = text.partition(BEGIN)
+def _write(path: Path, text: str) -> None:
+    before, after = _marked(path)
+    path.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}", encoding="utf-8")
+
+
+def _marked(path: Path) -> tuple[str, str]:
+    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise SpecError(f"{path} lacks the lines {BEGIN!r} and {END!r}; add them where the table belongs")

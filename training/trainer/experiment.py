@@ -22,7 +22,7 @@ from training.trainer.faults import SpecError
 from training.trainer.job import Job
 from training.trainer.measures import best_threshold, has_both, measured
 from training.trainer.models import Fitted, Setting, model_module
-from training.trainer.progress import Steps
+from training.trainer.progress import Progress
 from training.trainer.splits import LEAKING_RECIPES, Fold, final_fold, fold_digest, folds_of
 from training.trainer.windows import Samples, WindowSet, feature_matrix, feature_names, window_set
 
@@ -77,7 +77,7 @@ class _Trial:
     record: dict[str, Any]
 
 
-def run_experiment(job: Job, dataset: Dataset, progress: Steps) -> Outcome:
+def run_experiment(job: Job, dataset: Dataset, progress: Progress) -> Outcome:
     """Train and test a job.
 
     Args:
@@ -128,7 +128,7 @@ def _tried(
     features: Floats,
     names: Sequence[str],
     fold: Fold,
-    progress: Steps,
+    progress: Progress,
     share: tuple[float, float],
 ) -> _Trial:
     """Fit one fold's model and choose its threshold on the fold's validation windows."""

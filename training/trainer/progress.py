@@ -14,17 +14,7 @@ from typing import Self
 STEPS = 1000
 
 
-class Steps:
-    """Takes the steps of a run and writes nothing, for programs that train without a run folder."""
-
-    def phase(self, name: str, low: float, high: float) -> None:
-        """Begin a phase."""
-
-    def report(self, done: float, metrics: Mapping[str, float] | None = None) -> None:
-        """Take a step."""
-
-
-class Progress(Steps):
+class Progress:
     """Appends progress lines to a file."""
 
     def __init__(self, path: Path) -> None:
