@@ -155,6 +155,40 @@ def test_a_chunked_body_within_the_limit_is_read(receiver: LiveReceiver) -> None
     assert status(receiver.raw(post(PATH, b"", "Transfer-Encoding: chunked", length=False) + pieces)) == 404
 
 
+def in_pieces(receiver: LiveReceiver, *pieces: bytes) -> bytes:
+    """Send pieces one after the other, each after the receiver has looked at the one before."""
+    with receiver.connect() as link:
+        for piece in pieces:
+            link.sendall(piece)
+            receiver.call("GET", "/healthz")
+        return read_answer(link)
+
+
+def test_a_body_in_pieces_is_put_together(receiver: LiveReceiver) -> None:
+    data = post(PATH, BEAT)
+    assert status(in_pieces(receiver, data[:-20], data[-20:-10], data[-10:])) == 404
+
+
+def test_a_streamed_body_is_refused_once_it_is_too_large(receiver: LiveReceiver) -> None:
+    head = post(PATH, b"", "Transfer-Encoding: chunked", length=False)
+    chunk = b"8000\r\n" + b" " * 32768 + b"\r\n"
+    for pieces in ([head, chunk, chunk, chunk], [head + chunk, chunk + chunk + b"0\r\n\r\n"]):
+        answer = in_pieces(receiver, *pieces)
+        assert (status(answer), code(answer)) == (413, "too_large")
+
+
+def test_a_body_declared_too_large_is_refused_before_it_comes(receiver: LiveReceiver) -> None:
+    answer = in_pieces(receiver, post(PATH, b" " * 70000)[:200])
+    assert (status(answer), code(answer)) == (413, "too_large")
+
+
+def test_a_body_that_stops_is_refused_in_the_end(receiver: LiveReceiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.fleet.api.exchange.BODY_WAIT_S", 0.2)
+    data = post(PATH, BEAT)
+    answer = in_pieces(receiver, data[:-20], data[-20:-10])
+    assert (status(answer), code(answer)) == (400, "short_body")
+
+
 def test_a_refused_small_body_leaves_the_connection_usable(receiver: LiveReceiver) -> None:
     with receiver.connect() as link:
         for _ in range(3):

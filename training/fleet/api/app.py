@@ -141,10 +141,12 @@ class App:
     def _demand_sane(self, scope: Message, headers: dict[bytes, bytes]) -> None:
         """Refuse header floods, requests that two servers could read differently, and strange host names."""
         pairs = scope["headers"]
-        if len(pairs) > MAX_HEADERS or sum(len(name) + len(value) for name, value in pairs) > MAX_HEADER_BYTES:
-            raise RequestError(f"more than {MAX_HEADERS} headers or {MAX_HEADER_BYTES} bytes of them; send fewer")
+        size_bytes = sum(map(len, headers)) + sum(map(len, headers.values()))
         if len(headers) != len(pairs):
             _demand_singular([name for name, _ in pairs])
+            size_bytes = sum(len(name) + len(value) for name, value in pairs)
+        if len(pairs) > MAX_HEADERS or size_bytes > MAX_HEADER_BYTES:
+            raise RequestError(f"more than {MAX_HEADERS} headers or {MAX_HEADER_BYTES} bytes of them; send fewer")
         if b"transfer-encoding" in headers and b"content-length" in headers:
             raise RequestError("both Content-Length and Transfer-Encoding are there; send one of them")
         host = headers.get(b"host")

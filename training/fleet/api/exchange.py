@@ -68,8 +68,6 @@ class Request:
             ShortBodyError: It did not arrive in time.
             ClientGoneError: The client hung up.
         """
-        if self.declared_length() > limit:
-            raise TooLargeError(f"the body is declared as larger than {limit} bytes; send less")
         # The usual body is already here; the receiver closes connections that keep it waiting for the first piece.
         message = await self.receive()
         if message["type"] == "http.disconnect":
@@ -83,6 +81,8 @@ class Request:
         return await self._rest(message["body"], limit)
 
     async def _rest(self, first: bytes, limit: int) -> bytes:
+        if self.declared_length() > limit:
+            raise TooLargeError(f"the body is declared as larger than {limit} bytes; send less")
         data = bytearray(first)
         more = True
         while more:
@@ -162,7 +162,8 @@ class Request:
 
         Source: RFC 7240, section 4.3.
         """
-        for preference in self.headers.get(b"prefer", b"").split(b","):
+        given = self.headers.get(b"prefer")
+        for preference in given.split(b",") if given else ():
             name, _, value = preference.partition(b";")[0].strip().partition(b"=")
             if name.strip().lower() == b"wait" and value.strip().isdigit() and len(value) < 10:
                 return min(float(value), cap_s)

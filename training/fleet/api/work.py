@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 from collections.abc import Mapping
 from typing import Final
@@ -34,7 +35,11 @@ async def claim(fleet: Fleet, request: Request) -> Answer:
     """Give the caller a job, now or when one appears while it waits."""
     message = CLAIM.decode(await request.body())
     fleet.demand_open()
-    _demand_speakable(message.capability.version)
+    if not _speakable(message.capability.version):
+        oldest = ".".join(map(str, OLDEST_WORKER))
+        raise UpgradeRequiredError(
+            f"the worker is version {message.capability.version}; expected {oldest} or newer; upgrade it"
+        )
     wait_s = request.wait_s(PARK_CAP_S)
     if wait_s:
         lease = await _parked(fleet, request, message, wait_s)
@@ -106,14 +111,13 @@ async def _let_hang_ups_arrive(gone: asyncio.Task[None]) -> None:
             return
 
 
-def _demand_speakable(version: str) -> None:
-    """Refuse a worker that is too old. One that tells no version, or an odd one, is taken as new."""
+@functools.lru_cache(64)
+def _speakable(version: str) -> bool:
+    """Say whether a worker is new enough. One that tells no version, or an odd one, is taken as new."""
     numbers = version.split(".")[:2]
-    if not all(number.isdecimal() for number in numbers) or len(numbers) < 2:
-        return
-    if tuple(map(int, numbers)) < OLDEST_WORKER:
-        oldest = ".".join(map(str, OLDEST_WORKER))
-        raise UpgradeRequiredError(f"the worker is version {version}; expected {oldest} or newer; upgrade it")
+    if len(numbers) < 2 or not all(number.isdecimal() for number in numbers):
+        return True
+    return tuple(map(int, numbers)) >= OLDEST_WORKER
 
 
 async def heartbeat(fleet: Fleet, request: Request) -> Answer:

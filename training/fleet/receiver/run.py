@@ -43,6 +43,7 @@ from training.fleet.wire import Reload
 SWEEP_S: Final = 5.0
 SWEEP_LEAST_S: Final = 0.02
 HEADER_BYTES: Final = 16384
+GC_ALLOCATIONS: Final = 20_000
 INDEX_PAGE: Final = 5000
 SIGNAL_ACTOR: Final = "operator:signal"
 
@@ -197,9 +198,11 @@ async def _serve(
     chores = [asyncio.create_task(_sweep_forever(fleet))]
     if service.watchdog_s:
         chores.append(asyncio.create_task(_pat_watchdog(fleet, service)))
-    # What lives now lives to the end; looking through it at every collection would only hold requests up.
+    # What lives now lives to the end, and requests leave few cycles behind: looking for them often would only hold
+    # requests up.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(GC_ALLOCATIONS, 20, 50)
     address = _shown_address(link, settings)
     _log.info("listening", extra={"data": {"address": address, "jobs": sum(fleet.queue.counts().values())}})
     service.ready(f"listening on {address}")
