@@ -392,12 +392,15 @@ def test_two_slots_train_two_jobs_at_once(host: Host, stub: StubReceiver) -> Non
     assert sorted(held[0]) == ["lease-a-0001", "lease-b-0001"]
 
 
-def test_a_lease_the_receiver_wants_stopped_is_stopped(host: Host, stub: StubReceiver) -> None:
-    stub.offer(lease("slow"))
-    host.start()
+def test_a_lease_the_receiver_does_not_know_is_asked_about_at_once(host: Host, stub: StubReceiver) -> None:
+    """It ends when its own heartbeat is refused, so that a late result can still be adopted."""
+    stub.offer(lease("slow", heartbeat_s=60.0))
+    host.start("--slots", "2")
     stub.wait_for("heartbeat")
-    stub.beat = {"lease_s": 600.0, "stop": ["lease-a-0001"]}
-    until(lambda: '"over"' in host.runs()[0].joinpath("state.json").read_text())
+    refuse = problem(409, "stale_lease")
+    stub.script["heartbeat"] = [lambda seen: refuse if "aaaa" in seen.path else (200, {}, stub.beat)] * 99
+    stub.offer(lease("slow", job="b", stop=["lease-a-0001"]))
+    until(lambda: '"over"' in (host.work / "runs" / ("a" * 12 + "-1") / "state.json").read_text())
     assert stub.calls("fail") == []
 
 

@@ -322,7 +322,9 @@ def test_free_memory_of_cards_is_followed(tmp_path: Path, tools: Path) -> None:
     script(tools, "nvidia-smi", f'echo "{CARD}"')
     first = detect(tmp_path)
     script(tools, "nvidia-smi", f'echo "{CARD.replace("11000", "3000")}"')
-    assert refresh(first, tmp_path, Datasets()).gpus[0].free_vram_bytes == 3000 * 2**20
+    busy = refresh(first, tmp_path, Datasets())
+    assert busy.gpus[0].free_vram_bytes == 3000 * 2**20
+    assert busy.problems[-1] == "GPU NVIDIA RTX 3060 is in use: 2.9 of 12.0 GiB free; see nvidia-smi"
     script(tools, "nvidia-smi", "exit 1")
     assert refresh(first, tmp_path, Datasets()).gpus == first.gpus
 

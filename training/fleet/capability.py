@@ -29,6 +29,8 @@ GIB = 2**30
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
 """Folder that holds the `training` package: the checkout, or where it is installed."""
 MAX_PROBLEMS: Final = 16
+BUSY_PART: Final = 0.5
+"""Part of a card's memory below which it counts as in use by something else."""
 _TOOL_TIMEOUT_S = 10.0
 _HOST_NAME = re.compile(r"[0-9a-z][0-9a-z._-]{0,62}")
 _CGROUP = Path("/sys/fs/cgroup")
@@ -163,6 +165,7 @@ def detect(
     revision, dirty = _revision(CHECKOUT, problems)
     contract, models = _own_trainer(problems)
     held = _digests(datasets or Datasets(), problems)
+    _note_busy(gpus, problems)
     return Capability(
         hostname=_own_name() if name is None else _checked_name(name),
         os=platform.system().lower(),
@@ -196,6 +199,7 @@ def refresh(capability: Capability, work_dir: Path, datasets: Datasets) -> Capab
     problems: list[str] = []
     gpus = _gpus(problems) if capability.gpus else ()
     held = _digests(datasets, problems)
+    _note_busy(gpus, problems)
     return replace(
         capability,
         gpus=gpus or capability.gpus,
@@ -304,6 +308,14 @@ def _nvml_gpu(nvml: Any, handle: Any, driver: str) -> Gpu:
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     name, uuid = _decoded(nvml.nvmlDeviceGetName(handle)), _decoded(nvml.nvmlDeviceGetUUID(handle))
     return Gpu(name, uuid, int(memory.total), int(memory.free), driver)
+
+
+def _note_busy(gpus: Sequence[Gpu], problems: list[str]) -> None:
+    """Say which cards are mostly taken: an orphan of an earlier training looks like this."""
+    for gpu in gpus:
+        if gpu.free_vram_bytes < gpu.vram_bytes * BUSY_PART:
+            free_gib, all_gib = gpu.free_vram_bytes / GIB, gpu.vram_bytes / GIB
+            problems.append(f"GPU {gpu.name} is in use: {free_gib:.1f} of {all_gib:.1f} GiB free; see nvidia-smi")
 
 
 def _decoded(text: Any) -> str:

@@ -177,6 +177,8 @@ class Attempt:
         finally:
             self._beats.stop()
             self._client.close()
+            if self._training is not None and not self._training.ended.is_set():
+                self._training.kill()
         self._note("run ended", outcome=self._outcome, why=self._state.why or None)
         return self._outcome
 
@@ -190,6 +192,10 @@ class Attempt:
         self._wish = self._wish or _RELEASE
         self._leave.set()
         self._wake.set()
+
+    def doubt(self) -> None:
+        """Ask the receiver about the lease now; a result that came late may still be wanted."""
+        self._beats.hasten()
 
     def lose(self, why: str) -> None:
         """Stop at once, because the lease is no longer this worker's."""

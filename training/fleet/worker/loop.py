@@ -161,7 +161,7 @@ class Worker:
         """Heed what comes with a lease, and refuse one that makes no sense here."""
         if lease is None:
             return None
-        self._end_leases(lease.stop)
+        self._doubt(lease.stop)
         if not (_JOB_ID.fullmatch(lease.job_id) and _LEASE_ID.fullmatch(lease.lease_id) and lease.trainer_command):
             self._journal.note("the receiver granted a lease that makes no sense; is it older than this worker?")
             self._stop.wait(REFUSED_S)
@@ -253,13 +253,14 @@ class Worker:
 
     def _heed(self, beat: wire.Beat) -> None:
         self._drain = self._drain or beat.drain
-        self._end_leases(beat.stop)
+        self._doubt(beat.stop)
 
-    def _end_leases(self, leases: list[str]) -> None:
+    def _doubt(self, leases: list[str]) -> None:
+        """Let each lease the receiver does not know as live ask for itself: it is refused, or adopted."""
         with self._change:
-            ended = [attempt for lease_id, attempt in self._attempts.items() if lease_id in leases]
-        for attempt in ended:
-            attempt.lose("the receiver says that this worker does not hold the lease")
+            doubtful = [attempt for lease_id, attempt in self._attempts.items() if lease_id in leases]
+        for attempt in doubtful:
+            attempt.doubt()
 
     # ---- what earlier workers left ----------------------------------------------------------------------------------
 

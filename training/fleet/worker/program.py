@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -25,6 +26,7 @@ from training.fleet.worker.options import TABLE, TOKEN, Options, options
 PROGRAM = "cis490-training-worker"
 _ACTIONS = ("self_test", "json", "once", "wait")
 _DONE = b"\0"
+_STOPPING = ("SIGTERM", "SIGINT", "SIGBREAK")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _said(error.message, error.exit_status)
     except OSError as error:
         return _said(f"{error.strerror}: {error.filename}; check the folder and its owner", EX_CONFIG)
+    except Exception as error:  # noqa: BLE001 - a person gets one line, never a traceback
+        return _said(f"a fault of the worker itself, please report it: {_where(error)}", EX_FAILURE)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,6 +73,11 @@ def _parser() -> argparse.ArgumentParser:
 def _said(message: str, status: int) -> int:
     sys.stderr.write(f"{PROGRAM}: {message}\n")
     return status
+
+
+def _where(error: BaseException) -> str:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(last.filename).name}, line {last.lineno})"
 
 
 def _make(work_dir: Path) -> None:
@@ -144,9 +153,8 @@ class _Service:
     def run(self) -> int:
         """Return the exit status once the worker has ended."""
         self._notes.setblocking(False)
-        for name in ("SIGTERM", "SIGINT", "SIGBREAK"):
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), _noted)
+        numbers = [getattr(signal, name) for name in _STOPPING if hasattr(signal, name)]
+        before = [signal.signal(number, _noted) for number in numbers]
         signal.set_wakeup_fd(self._notes.fileno(), warn_on_full_buffer=False)
         thread = threading.Thread(target=self._serve, name="worker", daemon=True)
         thread.start()
@@ -154,6 +162,10 @@ class _Service:
             self._worker.stop()
         thread.join()
         signal.set_wakeup_fd(-1)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+        self._news.close()
+        self._notes.close()
         if self._error is not None:
             raise self._error
         return self._status

@@ -147,4 +147,6 @@ def _receiver(client: Client) -> Check:
         client.request("GET", "/healthz", deadline_s=3)
     except FleetError as error:
         return Check("receiver", False, error.message)
+    finally:
+        client.close()
     return Check("receiver", True, f"answers at {client.address.url}")
