@@ -223,5 +223,3 @@ class Model:
                 job.status = "failed"
         for job_id, job in self.jobs.items():
             job.named = job_id in wanted
-            if not job.named:
-                job.position += 1000

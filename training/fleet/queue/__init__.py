@@ -8,10 +8,10 @@ and that what it answered is durable. Methods that take a transaction run on the
 
 from __future__ import annotations
 
+from training.fleet.queue.apply import plan, reload
 from training.fleet.queue.lifecycle import Lifecycle
 from training.fleet.queue.lists import Filters, Lists
 from training.fleet.queue.load import Load
-from training.fleet.queue.reload import plan, reload
 
 __all__ = ["Filters", "Queue", "plan", "reload"]
 

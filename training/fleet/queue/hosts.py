@@ -104,7 +104,7 @@ class Hosts:
         self._known: dict[str, Known] = {}
         self._requirements: dict[int, Requirement] = {}
         self._ids: dict[Requirement, int] = {}
-        self._live_cuda: frozenset[str] = frozenset()
+        self._live_cuda: dict[str, tuple[Capability, Policy]] = {}
         self._lock = threading.RLock()
         self.in_force = InForce()
 
@@ -194,11 +194,10 @@ class Hosts:
     def look_around(self) -> None:
         """Find out which workers with CUDA are heard now; hosts without CUDA leave them what they prefer."""
         with self._lock:
-            live = frozenset(
-                name for name, known in self._known.items() if self._usable_cuda(name, known) and not self.away(known)
-            )
-            if live != self._live_cuda:
-                self._live_cuda = live
+            live = {name: self._cuda_offer(known) for name, known in self._known.items() if not self.away(known)}
+            live_cuda = {name: offer for name, offer in live.items() if offer is not None}
+            if live_cuda != self._live_cuda:
+                self._live_cuda = live_cuda
                 for known in self._known.values():
                     known.offer = None
 
@@ -251,21 +250,17 @@ class Hosts:
         policy = self.policy(known.capability.hostname)
         if policy is None or not requirement.prefer_cuda:
             return False
-        return placement.waits_for_cuda(requirement, placement.effective(known.capability, policy), self._live())
+        offer = placement.effective(known.capability, policy)
+        return placement.waits_for_cuda(requirement, offer, self._live_cuda.values())
 
-    def _live(self) -> list[tuple[Capability, Policy]]:
-        live = []
-        for name in self._live_cuda:
-            known, policy = self._known.get(name), self.policy(name)
-            if known is not None and policy is not None:
-                live.append((known.capability, policy))
-        return live
-
-    def _usable_cuda(self, name: str, known: Known) -> bool:
-        if not known.capability.cuda_usable:
-            return False
-        policy = self.policy(name)
-        return policy is not None and placement.effective(known.capability, policy).cuda_usable
+    def _cuda_offer(self, known: Known) -> tuple[Capability, Policy] | None:
+        """Return what placement needs of a host with usable CUDA, None for others."""
+        policy = self.policy(known.capability.hostname)
+        if not known.capability.cuda_usable or policy is None:
+            return None
+        if not placement.effective(known.capability, policy).cuda_usable:
+            return None
+        return replace(known.capability, free_disk_bytes=0, gpus=tuple(_steady(known.capability))), policy
 
     def _forget_judgements(self) -> None:
         for known in self._known.values():
@@ -283,6 +278,11 @@ def _kind(capability: Capability) -> tuple[Any, ...]:
         capability.models,
         tuple(sorted(capability.datasets.items())),
     )
+
+
+def _steady(capability: Capability) -> Iterator[Gpu]:
+    """Yield the cards without what changes from claim to claim."""
+    return (replace(gpu, free_vram_bytes=0) for gpu in capability.gpus)
 
 
 def requirement_json(requirement: Requirement) -> str:

@@ -3,7 +3,7 @@
 Owns which rows a manifest adds, changes and drops. Guarantees that comparing changes nothing, that existing jobs keep
 their status and what was learned about them, that no job is ever removed, and that applying twice has one effect: a
 crash half way leaves the old manifest in force, and applying again ends the work. Leaves the order of the steps to
-`reload`.
+`apply`.
 """
 
 from __future__ import annotations

@@ -122,10 +122,6 @@ ON CONFLICT (name) DO UPDATE SET capability = excluded.capability, seen_at = exc
 INSERT INTO event (at, actor, job, action, from_status, to_status, why)
 VALUES (:at, :actor, :job, :action, :from_status, :to_status, :why) RETURNING id;
 
--- name: newest_event
--- The number of the newest change, none for an empty history.
-SELECT max(id) AS id FROM event;
-
 ---- the life of a job ------------------------------------------------------------------------------------------------
 
 -- name: attempt_of_claim

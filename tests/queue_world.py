@@ -1,0 +1,151 @@
+"""A real queue on a real database with clocks that the test moves."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from training.fleet import wire
+from training.fleet.capability import GIB, Capability, Gpu
+from training.fleet.database import Transaction
+from training.fleet.database.sqlite import Sqlite
+from training.fleet.jobs import Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
+from training.fleet.manifest import Header, JobEntry
+from training.fleet.queue import Queue, plan, reload
+
+ARTIFACT = "a" * 64
+OTHER = "b" * 64
+OPERATOR = "operator:test"
+DEFAULT = {"default": Policy()}
+
+
+def host(name: str, ram_gib: int = 16, vram_gib: int = 0, **more: Any) -> Capability:
+    gpus = (Gpu("card", "GPU-1", vram_gib * GIB, vram_gib * GIB, "550"),) if vram_gib else ()
+    cuda = vram_gib > 0
+    return Capability(name, ram_bytes=ram_gib * GIB, gpus=gpus, cuda_present=cuda, cuda_usable=cuda, **more)
+
+
+def entry(number: int, requirement: Requirement | None = None, **more: Any) -> JobEntry:
+    """Job NUMBER of a manifest; `more` is its limits, mode or dataset."""
+    spec = Spec("gbt", more.pop("mode", "realistic"), {"max_iter": number}, dataset=more.pop("dataset", None))
+    needs, limits = requirement or Requirement("gbt"), Limits(**more)
+    return JobEntry(spec.job_id(), spec, canonical(spec.document()).decode(), needs, limits, number)
+
+
+class World:
+    def __init__(self, path: Path, terms: Terms | None = None) -> None:
+        self.path = path
+        self.terms = terms or Terms()
+        self.now = 1000.0
+        self.wall = "2026-01-01T00:00:00.000Z"
+        self.ready: list[dict[int, int]] = []
+        self.numbers = 0
+        self.open()
+
+    def open(self) -> None:
+        self.database = Sqlite.open(self.path)
+        self.queue = Queue(lambda: self.now, self.terms, lambda: self.wall, lambda: 1.0)
+        self.queue.on_ready(lambda ready: self.ready.append(dict(ready)))
+        self.do(self.queue.start)
+
+    def restart(self) -> None:
+        self.database.close()
+        self.open()
+
+    def do(self, change: Callable[[Transaction], Any]) -> Any:
+        return self.database.submit(change).result()
+
+    def header(self, count: int, hosts: Mapping[str, Policy] | None = None, **more: Any) -> Header:
+        self.numbers += 1
+        digest = more.pop("digest", hashlib.sha256(str(self.numbers).encode()).hexdigest())
+        values = {"trainer": Trainer(), "datasets": {}, "warnings": (), "contract": None, **more}
+        return Header(digest=digest, hosts=DEFAULT if hosts is None else hosts, count=count, **values)
+
+    def load(
+        self,
+        entries: Iterable[JobEntry],
+        hosts: Mapping[str, Policy] | None = None,
+        *,
+        allow_shrink: bool = False,
+        if_plan: str | None = None,
+        **more: Any,
+    ) -> wire.Plan:
+        jobs = list(entries)
+        header = self.header(len(jobs), hosts, **more)
+        return reload(self.database, self.queue, header, jobs, allow_shrink=allow_shrink, if_plan=if_plan)
+
+    def plan(self, entries: Iterable[JobEntry], hosts: Mapping[str, Policy] | None = None, **more: Any) -> wire.Plan:
+        jobs = list(entries)
+        return plan(self.database, self.queue, self.header(len(jobs), hosts, **more), jobs)
+
+    def claim(self, worker: Capability | str = "pi", held: Iterable[str] = (), claim_id: str = "") -> Any:
+        capability = host(worker) if isinstance(worker, str) else worker
+        self.numbers += 1
+        message = wire.Claim(claim_id or f"claim-{self.numbers:04d}", capability.hostname, capability, list(held))
+        return self.do(lambda tx: self.queue.claim(tx, message))
+
+    def beat(self, lease: wire.Lease, progress: wire.Progress | None = None, held: Iterable[str] = ()) -> Any:
+        message = wire.Heartbeat(lease.lease_id, progress, list(held))
+        return self.queue.beat(lease.job_id, message) or self.do(
+            lambda tx: self.queue.heartbeat(tx, lease.job_id, message)
+        )
+
+    def running(self, worker: Capability | str = "pi") -> Any:
+        lease = self.claim(worker)
+        self.beat(lease)
+        return lease
+
+    def complete(self, lease: wire.Lease, artifact: str = ARTIFACT, store: bool = True) -> Any:
+        if store:
+            self.do(lambda tx: self.queue.add_artifact(tx, artifact, 10, lease.spec["model"], lease.spec["mode"]))
+        message = wire.Complete(lease.lease_id, artifact, {"auroc": 0.9}, "sha256:" + "c" * 64, 12.5)
+        return self.do(lambda tx: self.queue.complete(tx, lease.job_id, message))
+
+    def fail(self, lease: wire.Lease, kind: Any = "trainer_error", error: str = "", log_tail: str = "") -> Any:
+        message = wire.Fail(lease.lease_id, kind, 1, error, log_tail)
+        return self.do(lambda tx: self.queue.fail(tx, lease.job_id, message))
+
+    def cancel(self, job_id: str) -> Any:
+        return self.do(lambda tx: self.queue.cancel(tx, job_id, OPERATOR))
+
+    def requeue(self, job_id: str) -> Any:
+        return self.do(lambda tx: self.queue.requeue(tx, job_id, OPERATOR))
+
+    def sweep(self) -> None:
+        self.do(self.queue.sweep)
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass while the sweeper runs whenever it is needed."""
+        end = self.now + seconds
+        while (deadline := self.queue.next_deadline()) is not None and deadline <= end:
+            self.now = max(self.now, deadline)
+            self.sweep()
+        self.now = end
+        self.sweep()
+
+    def job(self, job_id: str) -> wire.JobView:
+        detail = self.detail(job_id)
+        return detail.job
+
+    def detail(self, job_id: str) -> wire.JobDetail:
+        found = self.do(lambda tx: self.queue.job(tx, job_id))
+        assert isinstance(found, wire.JobDetail)
+        return found
+
+    def status(self, job_id: str) -> str:
+        return self.job(job_id).status
+
+    def events(self, job_id: str) -> list[str]:
+        return [event.action for event in self.detail(job_id).events]
+
+
+@contextmanager
+def open_world(folder: Path, terms: Terms | None = None) -> Iterator[World]:
+    world = World(folder / "queue.db", terms)
+    try:
+        yield world
+    finally:
+        world.database.close()

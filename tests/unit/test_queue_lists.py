@@ -1,0 +1,319 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.queue_world import ARTIFACT, World, entry, host, open_world
+from training.fleet import wire
+from training.fleet.errors import InvalidMessageError, NotFoundError
+from training.fleet.jobs import DatasetRef, Policy, Requirement, Terms, Trainer
+from training.fleet.queue import Filters, lists
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with open_world(tmp_path) as opened:
+        yield opened
+
+
+def page(world: World, filters: Filters | None = None, cursor: str | None = None, limit: int = 100) -> wire.JobPage:
+    found = world.do(lambda tx: world.queue.jobs(tx, filters, cursor, limit))
+    assert isinstance(found, wire.JobPage)
+    return found
+
+
+def every(world: World, filters: Filters | None = None, limit: int = 2) -> list[int]:
+    """Follow the cursors; return the numbers of the jobs."""
+    shown: list[int] = []
+    cursor: str | None = None
+    while True:
+        found = page(world, filters, cursor, limit)
+        assert len(found.jobs) <= limit
+        shown += [numbers(world)[view.id] for view in found.jobs]
+        if found.next is None:
+            return shown
+        assert found.next != cursor
+        cursor = found.next
+
+
+def numbers(world: World) -> dict[str, int]:
+    return {entry(number, mode=mode).id: number for number in range(10) for mode in ("realistic", "oracle")}
+
+
+def filled(world: World) -> None:
+    """Jobs 0 completed, 1 running, 2 claimed, 3 cancelled, 4 failed, 5 and 6 pending; the odd ones are oracle."""
+    world.load([entry(number, mode="oracle" if number % 2 else "realistic") for number in range(7)])
+    world.complete(world.running("pi"))
+    world.running("pi")
+    world.claim("server")
+    world.cancel(entry(3, mode="oracle").id)
+    world.fail(world.running("tower"), "spec_rejected", error="no such key")
+
+
+def test_an_empty_queue_has_one_empty_page(world: World) -> None:
+    assert page(world) == wire.JobPage([], None)
+    assert page(world, Filters(frozenset({"pending"}))) == wire.JobPage([], None)
+
+
+def test_pages_follow_each_other_without_gaps_or_repeats(world: World) -> None:
+    filled(world)
+    assert [every(world, limit=limit) for limit in (1, 3, 7, 100)] == [[0, 1, 2, 3, 4, 5, 6]] * 4
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        (Filters(frozenset({"pending"})), [5, 6]),
+        (Filters(frozenset({"running", "claimed"})), [1, 2]),
+        (Filters(frozenset({"running", "claimed", "pending", "completed", "failed", "cancelled"})), list(range(7))),
+        (Filters(mode="oracle"), [1, 3, 5]),
+        (Filters(frozenset({"pending", "cancelled"}), mode="oracle"), [3, 5]),
+        (Filters(model="gbt"), list(range(7))),
+        (Filters(model="mlp"), []),
+        (Filters(host="pi"), [0, 1]),
+        (Filters(frozenset({"running"}), host="pi"), [1]),
+        (Filters(id_prefix="f" * 63), []),
+    ],
+)
+def test_filters_choose_jobs(world: World, filters: Filters, expected: list[int]) -> None:
+    filled(world)
+    assert every(world, filters) == expected
+    assert every(world, filters, limit=1) == expected
+
+
+def test_jobs_are_found_by_the_start_of_their_id(world: World) -> None:
+    filled(world)
+    for number in range(7):
+        job_id = entry(number, mode="oracle" if number % 2 else "realistic").id
+        assert every(world, Filters(id_prefix=job_id[:12])) == [number]
+        assert every(world, Filters(id_prefix=job_id)) == [number]
+    wanted = sorted(job_id for job_id in (view.id for view in page(world).jobs) if job_id[0] in "0123456789")
+    found = [view.id for digit in "0123456789" for view in page(world, Filters(id_prefix=digit)).jobs]
+    assert found == wanted
+
+
+def test_a_start_of_ids_can_be_filtered_and_paged(world: World) -> None:
+    world.load(entry(number) for number in range(10))
+    digit = "0123456789abcdef"
+    by_digit = {d: [entry(n).id for n in range(10) if entry(n).id[0] == d] for d in digit}
+    shared = max(by_digit, key=lambda d: len(by_digit[d]))
+    assert len(by_digit[shared]) > 1
+    assert len(every(world, Filters(id_prefix=shared), limit=1)) == len(by_digit[shared])
+    assert every(world, Filters(frozenset({"failed"}), id_prefix=shared)) == []
+    assert every(world, Filters(model="mlp", id_prefix=shared)) == []
+
+
+def test_a_page_with_rare_filters_stops_looking_after_a_while(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lists, "WINDOW", 2)
+    monkeypatch.setattr(lists, "SCAN_S", -1.0)
+    filled(world)
+    first = page(world, Filters(host="tower"))
+    assert (first.jobs, first.next) == ([], "s2")
+    assert every(world, Filters(host="tower")) == [4]
+
+
+@pytest.mark.parametrize("cursor", ["", "x1", "s", "s-1", "s1.5", "i12", "s①", "s'; DROP TABLE job"])
+def test_a_strange_cursor_is_refused(world: World, cursor: str) -> None:
+    with pytest.raises(InvalidMessageError, match="start again without one"):
+        page(world, None, cursor)
+
+
+def test_a_strange_cursor_of_an_id_list_is_refused(world: World) -> None:
+    with pytest.raises(InvalidMessageError):
+        page(world, Filters(id_prefix="a"), "s1")
+    assert page(world, Filters(id_prefix="a"), "iffff").jobs == []
+
+
+def test_the_limit_is_bounded(world: World) -> None:
+    world.load(entry(number) for number in range(3))
+    assert len(page(world, limit=0).jobs) == 1
+    assert len(page(world, limit=10**9).jobs) == 3
+
+
+def test_a_job_shows_everything_about_it(world: World) -> None:
+    dataset = DatasetRef("lab", "sha256:" + "1" * 64)
+    wanted = Requirement("gbt", min_ram_gib=2, allowed_hosts=("p*",), dataset=dataset)
+    job = entry(1, wanted, dataset=dataset, priority=3, timeout_s=60, max_attempts=2)
+    world.load([job])
+    lease = world.running(host("pi", datasets={"lab": dataset.digest}))
+    world.fail(lease, "timeout", error="took too long", log_tail="step 7")
+    detail = world.detail(job.id)
+    assert detail.spec == job.spec.document()
+    assert detail.constraints == {
+        "model": "gbt",
+        "require_cuda": False,
+        "prefer_cuda": False,
+        "min_vram_gib": 0,
+        "min_ram_gib": 2,
+        "allowed_hosts": ["p*"],
+        "dataset": {"name": "lab", "digest": "sha256:" + "1" * 64},
+        "contract": None,
+        "over_vram_gib": 0,
+        "over_ram_gib": 0,
+        "priority": 3,
+        "timeout_s": 60,
+        "max_attempts": 2,
+    }
+    at = world.wall
+    assert detail.attempts == [wire.AttemptView(1, "pi", at, at, at, "failed", "timeout", 1, "took too long")]
+    assert [event.action for event in detail.events] == ["add", "claim", "start", "fail"]
+    assert detail.log_tail == "step 7"
+    view = detail.job
+    assert (view.dataset, view.split, view.seed, view.priority) == ("lab", "hosts", 490, 3)
+    assert view.failure == wire.Failure("timeout", "took too long", 1, "pi", at)
+
+
+def test_a_job_without_history_shows_empty_fields(world: World) -> None:
+    world.load([entry(1)])
+    detail = world.detail(entry(1).id)
+    view = detail.job
+    assert (view.host, view.claimed_at, view.ended_at, view.progress, view.failure) == (None,) * 5
+    assert (view.artifact, view.artifact_path, view.metrics, view.dataset, detail.log_tail) == (
+        None,
+        None,
+        {},
+        None,
+        "",
+    )
+
+
+def test_an_unknown_job_is_not_found(world: World) -> None:
+    for ask in (world.queue.job, world.queue.why):
+        with pytest.raises(NotFoundError, match="cis490-jobs list"):
+            world.do(lambda tx, ask=ask: ask(tx, "f" * 64))
+
+
+def test_recent_failures_are_those_of_jobs_not_completed_since(world: World) -> None:
+    world.load([entry(1), entry(2), entry(3)], {"default": Policy(slots=3)})
+
+    def recent(limit: int = 10) -> list[tuple[str, str]]:
+        found = world.do(lambda tx: world.queue.recent_failures(tx, limit))
+        return [(failure.job_id, failure.failure.kind) for failure in found]
+
+    assert recent() == []
+    world.fail(world.running("a"), "spec_rejected", error="one")
+    world.running("b")
+    world.wait(601)
+    assert recent() == [(entry(2).id, "expired"), (entry(1).id, "spec_rejected")]
+    assert recent(1) == [(entry(2).id, "expired")]
+    world.complete(world.running("c"))
+    assert recent() == [(entry(1).id, "spec_rejected")]
+    world.requeue(entry(1).id)
+    world.fail(world.running("d"), "preempted")
+    assert recent() == []
+
+
+# ---- workers
+
+
+def test_hosts_are_listed_with_what_they_are_and_do(world: World) -> None:
+    hosts = {"default": Policy(), "tower": Policy(cuda=True, vram_gib=24), "absent": Policy()}
+    world.load([entry(1), entry(2)], hosts, contract="sha256:mine", trainer=Trainer(contract="sha256:mine"))
+    lease = world.running(host("pi", contract="sha256:other"))
+    world.claim(host("tower", vram_gib=12))
+    world.now += 7
+    found = world.queue.workers()
+    assert [(view.name, view.state, view.last_seen_s) for view in found.workers] == [
+        ("absent", "away", None),
+        ("pi", "working", 7.0),
+        ("tower", "working", 7.0),
+    ]
+    absent, pi, tower = found.workers
+    assert (absent.capability, absent.jobs, absent.drift) == (None, [], [])
+    assert (pi.jobs, pi.policy is not None) == ([lease.job_id], True)
+    assert [line.partition(":")[0] for line in pi.drift] == ["trainer"]
+    assert [line.partition(":")[0] for line in tower.drift] == ["vram_gib"]
+    world.complete(lease)
+    world.now += 601
+    assert world.queue.worker_counts() == {"working": 1, "idle": 0, "away": 2}
+    world.claim("pi")
+    assert world.queue.worker_counts() == {"working": 1, "idle": 1, "away": 1}
+
+
+def test_a_foreign_trainer_makes_no_host_drift(world: World) -> None:
+    world.load([entry(1)], contract="sha256:theirs", trainer=Trainer(("other",), "sha256:theirs"))
+    world.claim(host("pi", contract="sha256:mine"))
+    assert world.queue.workers().workers[0].drift == []
+
+
+def test_a_host_no_longer_admitted_is_shown_without_policy(world: World) -> None:
+    world.load([entry(1)])
+    world.claim("pi")
+    world.load([entry(1)], {"server": Policy()})
+    pi = world.queue.workers().workers[0]
+    assert (pi.name, pi.policy, pi.drift) == ("pi", None, [])
+
+
+def test_hosts_are_paged_by_name(world: World) -> None:
+    world.load([], {name: Policy() for name in ("a", "b", "c")})
+    first = world.queue.workers(None, 2)
+    assert ([view.name for view in first.workers], first.next) == (["a", "b"], "b")
+    second = world.queue.workers("b", 2)
+    assert ([view.name for view in second.workers], second.next) == (["c"], None)
+
+
+def test_hosts_are_remembered_over_a_restart(world: World) -> None:
+    world.load([entry(1)])
+    capability = host("pi", vram_gib=8, models=("gbt",), datasets={"lab": "sha256:1"}, problems=("no git",))
+    world.claim(capability)
+    world.restart()
+    view = world.queue.workers().workers[0]
+    assert (view.capability, view.last_seen_s, view.state) == (capability, None, "working")
+
+
+# ---- why
+
+
+def why(world: World, job_id: str) -> Any:
+    return world.do(lambda tx: world.queue.why(tx, job_id))
+
+
+def test_why_names_every_host_with_wanted_found_and_the_smallest_change(world: World) -> None:
+    hosts = {"tower": Policy(cuda=True, vram_gib=12), "pi": Policy()}
+    world.load([entry(1, Requirement("gbt", require_cuda=True, min_vram_gib=16))], hosts)
+    world.claim("pi")
+    found = why(world, entry(1).id)
+    assert (found.status, [verdict.host for verdict in found.hosts]) == ("pending", ["pi", "tower"])
+    pi, tower = found.hosts
+    assert (pi.seen, tower.seen, pi.eligible, tower.eligible) == (True, False, False, False)
+    assert [reason.constraint for reason in pi.reasons] == ["require_cuda", "min_vram_gib"]
+    assert found.smallest_change == tower.change == "runs on tower if min_vram_gib 16 becomes 12"
+    assert found.summary == "no known host can run it: runs on tower if min_vram_gib 16 becomes 12"
+
+
+def test_why_of_a_job_that_can_run_says_what_it_waits_for(world: World) -> None:
+    world.load([entry(1), entry(2)], {f"host{number}": Policy() for number in range(7)})
+    found = why(world, entry(1).id)
+    assert found.smallest_change == ""
+    assert found.summary == "it waits for a free slot on host0, host1, host2, host3, host4 and 2 more"
+    world.fail(world.running("host0"))
+    assert why(world, entry(1).id).summary.startswith("it waits for the back-off after its last failure; then host0")
+
+
+def test_why_of_a_job_that_does_not_wait_says_where_it_is(world: World) -> None:
+    world.load([entry(1), entry(2)])
+    lease = world.running()
+    assert why(world, lease.job_id).summary == "the job is running on pi"
+    world.complete(lease, ARTIFACT)
+    assert why(world, lease.job_id).summary == "the job is completed on pi"
+    world.cancel(entry(2).id)
+    assert why(world, entry(2).id).summary == "the job is cancelled"
+
+
+def test_why_without_any_host_says_so(world: World) -> None:
+    world.load([entry(1)], {})
+    assert why(world, entry(1).id).summary == "no host is known that could run it"
+
+
+def test_the_last_events_are_shown_when_there_are_many(tmp_path: Path) -> None:
+    with open_world(tmp_path, Terms(refunds=3)) as world:
+        world.load([entry(1)])
+        for _ in range(110):
+            world.fail(world.claim(), "preempted")
+        events = world.detail(entry(1).id).events
+        assert len(events) == 200
+        assert [event.id for event in events] == sorted(event.id for event in events)
+        assert events[-1].action == "release"
