@@ -34,6 +34,7 @@ LEAK_WARNING = (
 )
 _LIBRARIES = ("numpy", "pyarrow", "scikit-learn", "lightgbm", "safetensors")
 _GIT_LIMIT_S = 10
+_TRAINER_PATHS = ("training/trainer", "training/dataset.py")
 
 
 def write_artifact(out: Path, job: Job, dataset: Dataset, digest: str, outcome: Outcome) -> None:
@@ -130,15 +131,18 @@ def provenance(job: Job, digest: str, outcome: Outcome) -> dict[str, Any]:
 
 
 def revision() -> dict[str, Any]:
-    """Return the trainer's version and, in a git checkout, its commit and whether tracked files were changed."""
+    """Return the trainer's version and, in a git checkout, its commit and whether its files were changed since.
+
+    The commit is the last one that touched the trainer, so that a change elsewhere does not make another artifact.
+    """
     root = Path(__file__).resolve().parents[2]
-    commit = _git(root, "rev-parse", "HEAD") if (root / ".git").exists() else None
+    commit = _git(root, "log", "-1", "--format=%H", "--", *_TRAINER_PATHS) if (root / ".git").exists() else None
     try:
         version = importlib.metadata.version("cis490-training-fleet")
     except importlib.metadata.PackageNotFoundError:
         version = None
-    changed = _git(root, "status", "--porcelain", "--untracked-files=no") if commit else None
-    return {"version": version, "commit": commit, "dirty": None if changed is None else bool(changed)}
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", *_TRAINER_PATHS) if commit else None
+    return {"version": version, "commit": commit or None, "dirty": None if changed is None else bool(changed)}
 
 
 def numeric_class(threads: int) -> dict[str, Any]:
