@@ -11,6 +11,18 @@ import sys
 import time
 from pathlib import Path
 
+DECLARATION = {
+    "title": "fake",
+    "properties": {
+        "mode": {"enum": ["realistic", "oracle"]},
+        "split_recipe": {"enum": ["hosts"]},
+        "model": {"enum": ["fake"]},
+    },
+    "$defs": {
+        "fake": {"type": "object", "additionalProperties": False, "properties": {"act": {"type": "string"}}},
+    },
+}
+
 TREE = """
 import os, signal, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -163,7 +175,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if args.describe:
-        say(json.dumps({"title": "fake", "properties": {"model": {"enum": ["fake"]}}}))
+        say(json.dumps(DECLARATION))
         return 0
     act = json.loads(args.job.read_text())["spec"]["hyper"]["act"]
     return int(globals()[act](args.out))

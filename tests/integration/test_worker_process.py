@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_trainer import DECLARATION
 from stub_receiver import StubReceiver, lease, problem
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -368,7 +369,7 @@ def test_a_trainer_with_another_declaration_is_refused_before_it_starts(host: Ho
 def test_a_trainer_with_the_declared_contract_trains(host: Host, stub: StubReceiver) -> None:
     from training.trainer.hyper import contract_digest
 
-    contract = contract_digest({"title": "fake", "properties": {"model": {"enum": ["fake"]}}})
+    contract = contract_digest(DECLARATION)
     stub.offer(lease("good", trainer_contract=contract))
     assert host.once() == 0
 

@@ -440,7 +440,7 @@ class Attempt:
     def _failed(self, kind: str, error: str, exit_status: int | None = None, log_tail: str = "") -> None:
         tail = log_tail.encode()[-wire.MAX_LOG_TAIL :].decode("utf-8", "ignore")
         failure = wire.Fail(self.lease_id, kind, exit_status, plain(error)[:MAX_ERROR_CHARS], tail)  # type: ignore[arg-type]
-        self._note("attempt failed", kind=kind, error=error)
+        self._note("job given back" if kind in FREE_KINDS else "attempt failed", kind=kind, error=error)
         self._save(step="failed", failure=failure)
 
     def _over(self, why: str) -> None:
