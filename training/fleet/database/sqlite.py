@@ -13,7 +13,8 @@ import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,11 @@ Answer = Callable[[Any, BaseException | None], None]
 
 MAX_BATCH: Final = 256
 """Changes that share a commit at most."""
+SLOW_COMMIT_S: Final = 0.001
+"""A commit that takes longer is worth waiting a little for company."""
+PATIENCE: Final = 0.25
+"""How long to wait for it, as a share of what the last commit took."""
+PATIENCE_CAP_S: Final = 0.004
 QUICK_CHECK_BYTES: Final = 32 * 2**20
 """Files up to this size are checked for damage at every start."""
 
@@ -67,6 +73,8 @@ class Sqlite:
         self._connection = connection
         self._transaction = _SqliteTransaction(connection)
         self._inbox: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
+        self._expected = 1
+        self._patience_s = 0.0
         self._closed = False
         self._door = threading.Lock()
         self._thread = threading.Thread(target=self._serve, name="database", daemon=True)
@@ -139,40 +147,26 @@ class Sqlite:
             return not self._closed
 
     def _serve(self) -> None:
-        while (batch := self._next_batch()) is not None:
-            self._group(batch)
+        while (entry := self._inbox.get()) is not None:
+            self._group(entry)
         try:
             self._connection.execute(_SQL["checkpoint"].text).fetchall()
         except sqlite3.Error as error:
             _log.warning("the log was not emptied at the end: %s", error)
         self._connection.close()
 
-    def _next_batch(self) -> list[_Entry] | None:
-        entry = self._inbox.get()
-        if entry is None:
-            return None
-        batch = [entry]
-        while len(batch) < MAX_BATCH:
-            try:
-                entry = self._inbox.get_nowait()
-            except queue.Empty:
-                break
-            if entry is None:
-                self._inbox.put(None)
-                break
-            batch.append(entry)
-        return batch
-
-    def _group(self, batch: list[_Entry]) -> None:
+    def _group(self, first: _Entry) -> None:
         """Run a batch, commit once, then answer all of it."""
+        batch: list[_Entry] = []
         lost = self.broken
-        if lost is None:
-            try:
-                for entry in batch:
+        try:
+            for entry in self._arriving(first):
+                batch.append(entry)
+                if lost is None:
                     self._run(entry)
-                self._transaction.commit()
-            except sqlite3.Error as error:
-                lost = self._lose(error)
+            self._commit(batch)
+        except sqlite3.Error as error:
+            lost = self._lose(error)
         if lost is not None:
             for entry in batch:
                 entry.result, entry.error = None, lost
@@ -181,6 +175,30 @@ class Sqlite:
                 entry.give()
         if posted := [entry.give for entry in batch if entry.posted]:
             self.deliver(posted)
+
+    def _arriving(self, first: _Entry) -> Iterator[_Entry]:
+        """Yield what waits, and what comes while that is run: it shares the commit instead of waiting for the next."""
+        yield first
+        deadline = 0.0
+        for taken in range(1, MAX_BATCH):
+            if self._inbox.empty() and taken < self._expected and self._transaction.writes:
+                # Those answered last are about to ask again. A short wait for them costs less than a second sync.
+                deadline = deadline or time.monotonic() + self._patience_s
+            try:
+                entry = self._inbox.get(timeout=max(0.0, deadline - time.monotonic()) if deadline else 0.0)
+            except queue.Empty:
+                return
+            if entry is None:
+                self._inbox.put(None)
+                return
+            yield entry
+
+    def _commit(self, batch: list[_Entry]) -> None:
+        begun = time.monotonic()
+        self._transaction.commit()
+        took_s = time.monotonic() - begun
+        self._expected = len(batch) + self._inbox.qsize()
+        self._patience_s = min(took_s * PATIENCE, PATIENCE_CAP_S) if took_s > SLOW_COMMIT_S else 0.0
 
     def _run(self, entry: _Entry) -> None:
         """Run one change in its own savepoint.
@@ -269,6 +287,11 @@ class _SqliteTransaction:
         if not self._marked:
             self._cursor.execute(_SAVEPOINT)
             self._marked = True
+
+    @property
+    def writes(self) -> bool:
+        """Whether the batch has written anything, so that it will take a commit."""
+        return self._open
 
     def keep(self) -> None:
         """End the change that ran: it stays in the batch."""
