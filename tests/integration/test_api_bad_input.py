@@ -84,7 +84,11 @@ HEADS = {
     "two lease ids": (post(PATH, BEAT, "X-Lease-Id: a", "X-Lease-Id: b"), 400, "bad_request"),
     "two hosts": (get("/healthz", "Host: other"), 400, None),
     "two lengths": (post(PATH, BEAT, "Content-Length: 5"), 400, None),
-    "length and chunks": (post(PATH, b"0\r\n\r\n", "Transfer-Encoding: chunked"), 400, None),
+    "length and chunks": (
+        post(PATH, b"%x\r\n%b\r\n0\r\n\r\n" % (len(BEAT), BEAT), "Transfer-Encoding: chunked"),
+        400,
+        None,
+    ),
     "negative length": (post(PATH, BEAT, "Content-Length: -1", length=False), 400, None),
     "length with a sign": (post(PATH, BEAT, "Content-Length: +29", length=False), 400, None),
     "length that is no number": (post(PATH, BEAT, "Content-Length: many", length=False), 400, None),
@@ -125,6 +129,14 @@ def test_a_bad_request_is_refused(
         assert code(answer) == named
     assert b"Traceback" not in answer
     assert receiver.call("GET", "/healthz").status == 200
+
+
+@pytest.mark.parametrize("name", ["abc", ID[:-1], ID + "a", ID.upper(), ID + "%0a", ID + "%00", "%20" + ID[1:]])
+@pytest.mark.parametrize("verb", ["", "/why"])
+def test_an_odd_id_is_refused_before_anybody_looks_for_it(receiver: LiveReceiver, name: str, verb: str) -> None:
+    reply = receiver.call("GET", f"/v1/job/{name}{verb}")
+    assert reply.status == 404
+    assert "is no id; expected 64 lower-case hex digits" in reply.json["detail"]
 
 
 @pytest.mark.parametrize("site", ["none", "same-origin"])

@@ -87,7 +87,7 @@ def test_a_posted_manifest_is_planned_and_not_applied(tmp_path: Path) -> None:
 def test_the_trainer_of_a_posted_manifest_is_never_started(tmp_path: Path) -> None:
     """Else whoever may plan could have the receiver run a program."""
     mark = tmp_path / "started"
-    head = f'{HEAD}[trainer]\ncommand = ["/usr/bin/touch", "{mark}"]\n'
+    head = f'{HEAD}[trainer]\ncommand = ["/bin/sh", "-c", "touch {mark}"]\n'
     with LiveReceiver(tmp_path, manifest(1)) as receiver:
         receiver.call("POST", "/v1/manifest/plan", manifest(1, head=head).encode(), operator=True)
     assert not mark.exists()
