@@ -60,6 +60,8 @@ def test_what_comes_while_a_batch_runs_shares_its_commit(database: Sqlite, commi
 def test_on_a_slow_disk_a_commit_waits_for_those_who_asked_before(database: Sqlite, commits: list[str]) -> None:
     wait_for_company(database, 2, FOR_EVER_S)
     first = database.submit(remember("first"))
+    with pytest.raises(TimeoutError):
+        first.result(0.2)
     second = database.submit(remember("second"))
     assert (first.result(10), second.result(10)) == (1, 1)
     assert len(commits) == 1
