@@ -43,6 +43,8 @@ STOP_S: Final = 30.0
 """Longest wait for a process that was asked to stop; then it is killed."""
 STUCK_S: Final = 120.0
 """Longest time without any change before the demo asks why and gives up."""
+MOST_RETRIES: Final = 8
+"""Repeated attempts over all jobs after which the demo gives up; a fault of the host costs a job no attempt."""
 LOOK_S: Final = 0.25
 """Seconds between two looks at the jobs."""
 PLAIN_S: Final = 5.0
@@ -146,6 +148,8 @@ class Program:
             FleetError: It has; the message holds the end of its log.
         """
         status = self.process.poll()
+        if status is not None and status < 0:
+            raise FleetError(f"the {self.name} was killed by {signal.Signals(-status).name}; run the demo again")
         if status is not None:
             raise FleetError(
                 f"the {self.name} ended with exit status {status}: {self._last_words()}; its log is {shown(self.log)}"
@@ -262,12 +266,14 @@ class Screen:
         terminal: What the output can show.
         started: When it began, monotonic seconds.
         height: Lines of the part that is redrawn.
+        retries: Attempts that failed and will be repeated.
         said: What was last said of each job, and when.
     """
 
     terminal: Terminal
     started: float
     height: int = 0
+    retries: int = 0
     said: dict[str, tuple[str, float]] = field(default_factory=dict)
 
     def show(self, jobs: Sequence[wire.JobView], now: float) -> None:
@@ -308,6 +314,7 @@ class Screen:
             return [clean(f"starts {who} on {job.host}")]
         if job.failure is not None and not first:
             what = "failed " if job.status == "failed" else "again  "
+            self.retries += job.status != "failed"
             return [clean(f"{what}{who}  {views.detail(job)}")]
         return []
 
@@ -348,6 +355,8 @@ def follow(whole: Fleet, terminal: Terminal) -> None:
             screen.show(jobs, now)
             if all(job.status in (*DONE, "failed") for job in jobs):
                 return
+            if screen.retries > MOST_RETRIES:
+                raise FleetError(f"gave up after {screen.retries} attempts; see {shown(whole.state.log('worker'))}")
             pulse = [(job.status, job.attempts_used, job.progress) for job in jobs]
             if pulse != seen:
                 seen, moved = pulse, now

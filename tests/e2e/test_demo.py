@@ -26,8 +26,8 @@ def command(root: Path, state: Path, *options: str) -> list[str]:
     return [sys.executable, str(root / "tools" / "demo.py"), "--state", str(state), *options]
 
 
-def processes_of(state: Path) -> list[str]:
-    """Return the command lines of live processes that name a folder."""
+def processes(state: Path) -> list[tuple[int, str]]:
+    """Return number and command line of the live processes that name a folder."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
@@ -36,8 +36,13 @@ def processes_of(state: Path) -> list[str]:
             except OSError:
                 continue
             if str(state) in line:
-                found.append(line)
+                found.append((int(entry.name), line))
     return found
+
+
+def processes_of(state: Path) -> list[str]:
+    """Return their command lines alone."""
+    return [line for _, line in processes(state)]
 
 
 @pytest.fixture(scope="module")
@@ -145,3 +150,56 @@ def test_a_receiver_that_cannot_start_is_told_in_one_line(root: Path, tmp_path: 
     assert "nonsense" in done.stderr
     assert done.stderr.count("\n") == 1
     assert processes_of(tmp_path) == []
+
+
+TOY = """
+import json, sys
+if "--describe" in sys.argv:
+    print(open({schema!r}).read())
+else:
+    sys.stderr.write("reading\\nValueError: found no rows\\n")
+    sys.exit(1)
+"""
+
+
+def test_a_job_that_fails_shows_its_actual_error_and_is_tried_again_by_the_next_run(root: Path, tmp_path: Path) -> None:
+    schema = tmp_path / "toy.schema.json"
+    schema.write_text(json.dumps({
+        "properties": {"mode": {"enum": ["oracle"]}, "split_recipe": {"enum": ["hosts"]}},
+        "$defs": {"toy": {"type": "object", "properties": {}}},
+    }))  # fmt: skip
+    (tmp_path / "toy.py").write_text(TOY.format(schema=str(schema)))
+    manifest = tmp_path / "manifest.toml"
+    manifest.write_text(
+        f'[trainer]\ncommand = ["{{python}}", "{tmp_path / "toy.py"}"]\nschema = "toy.schema.json"\n'
+        "[manifest]\nschema = 1\n[hosts.default]\n"
+        '[[jobs]]\nmodel = "toy"\nmode = "oracle"\nmax_attempts = 1\n'
+    )
+    for _ in range(2):
+        done = subprocess.run(
+            command(root, tmp_path / "state", "--manifest", str(manifest)),
+            env=environ(), capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert "training 1 of 1 jobs on this machine" in done.stdout
+        assert ", trainer_error\n" in done.stdout
+        assert "    ValueError: found no rows\n" in done.stdout.replace("reading\n    ", "")
+    assert processes_of(tmp_path) == []
+
+
+def test_a_worker_that_is_killed_ends_the_demo_and_leaves_nothing_running(root: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    process = subprocess.Popen(
+        command(root, state), env=environ(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    while not process.stdout.readline().startswith("starts "):
+        assert process.poll() is None
+    worker = next(pid for pid, line in processes(state) if "training.fleet.worker" in line)
+    os.kill(worker, signal.SIGKILL)
+    _, complaint = process.communicate(timeout=60)
+    assert (process.returncode, complaint) == (1, "demo: the worker was killed by SIGKILL; run the demo again\n")
+    end = time.monotonic() + 30
+    while processes_of(state) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert processes_of(state) == []
