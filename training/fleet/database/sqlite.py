@@ -181,11 +181,13 @@ class Sqlite:
         yield first
         deadline = 0.0
         for taken in range(1, MAX_BATCH):
-            if self._inbox.empty() and taken < self._expected and self._transaction.writes:
+            wait_s = 0.0
+            if self._patience_s and taken < self._expected and self._transaction.writes:
                 # Those answered last are about to ask again. A short wait for them costs less than a second sync.
                 deadline = deadline or time.monotonic() + self._patience_s
+                wait_s = max(0.0, deadline - time.monotonic())
             try:
-                entry = self._inbox.get(timeout=max(0.0, deadline - time.monotonic()) if deadline else 0.0)
+                entry = self._inbox.get(timeout=wait_s)
             except queue.Empty:
                 return
             if entry is None:
