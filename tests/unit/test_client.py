@@ -320,6 +320,24 @@ def test_an_early_refusal_of_an_upload_is_read_and_not_taken_for_a_lost_connecti
     thread.join()
 
 
+def test_an_upload_stops_as_soon_as_it_is_answered(tmp_path: Path) -> None:
+    """The receiver has the artifact already, says so, and reads nothing of it."""
+    (tmp_path / "bundle").write_bytes(b"x" * 30_000_000)
+    body = b'{"sha256": "%s", "size_bytes": 30000000, "new": false}' % (b"a" * 64)
+    read = threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        connection.recv(1000)
+        connection.sendall(b"HTTP/1.1 200 x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        read.wait(10)
+
+    url, thread = raw_server(answer)
+    client = Client(url, timeout_s=5)
+    assert client.upload("lease-0001", "a" * 64, tmp_path / "bundle", deadline_s=0).new is False
+    read.set()
+    thread.join()
+
+
 def test_a_full_store_is_only_worth_repeats_when_asked(client: Client, stub: StubReceiver, tmp_path: Path) -> None:
     (tmp_path / "bundle").write_bytes(b"x")
     sha256 = hashlib.sha256(b"x").hexdigest()
@@ -371,6 +389,29 @@ def test_https_works_with_a_given_authority(secure: str, certificate: tuple[Path
     client = Client(secure, ca_file=certificate[0])
     assert client.get("/v1/health") == {"status": "ok"}
     client.close()
+
+
+def test_an_upload_over_https_arrives_whole(
+    secure: str, certificate: tuple[Path, Path], stub: StubReceiver, tmp_path: Path
+) -> None:
+    """Session tickets wait to be read at its start; they are no early answer."""
+    data = bytes(range(256)) * 20000
+    (tmp_path / "bundle").write_bytes(data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    client = Client(secure, ca_file=certificate[0], timeout_s=5)
+    assert client.upload("lease-0001", sha256, tmp_path / "bundle", deadline_s=0).new
+    client.close()
+    assert stub.stored[sha256] == data
+
+
+def test_an_upload_that_nobody_reads_times_out(tmp_path: Path) -> None:
+    (tmp_path / "bundle").write_bytes(b"x" * 30_000_000)
+    done = threading.Event()
+    url, thread = raw_server(lambda _: done.wait(10) and None)
+    with pytest.raises(UnreachableError, match="timed out"):
+        Client(url, timeout_s=0.2).upload("lease-0001", "a" * 64, tmp_path / "bundle", deadline_s=0)
+    done.set()
+    thread.join()
 
 
 def test_https_with_an_unknown_authority_says_what_to_check(secure: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stub_receiver import StubReceiver, lease, problem
+from stub_receiver import Reply, Seen, StubReceiver, lease, problem
 
 from training.fleet import wire
 from training.fleet.capability import Capability, Datasets
@@ -101,10 +101,22 @@ def test_a_training_that_ended_well_while_no_worker_looked_is_uploaded(bench: Be
     assert stub.calls("complete")[0].json["duration_s"] == 2.5
 
 
-def test_a_heartbeat_comes_before_the_upload_of_an_earlier_run(bench: Bench, stub: StubReceiver) -> None:
+def test_a_heartbeat_is_answered_before_the_upload_of_an_earlier_run(bench: Bench, stub: StubReceiver) -> None:
+    order: list[str] = []
+
+    def answer_late(seen: Seen) -> Reply:
+        time.sleep(0.3)
+        order.append("heartbeat answered")
+        return 200, {}, stub.beat
+
+    def upload(seen: Seen) -> Reply:
+        order.append("upload")
+        return stub.usual("upload", seen)
+
+    stub.script["heartbeat"] = [answer_late]
+    stub.script["upload"] = [upload]
     bench.packed().run()
-    names = [seen.path.split("/")[-1][:9] for seen in stub.seen]
-    assert names.index("heartbeat") < names.index(stub.calls("upload")[0].path.split("/")[-1][:9])
+    assert order == ["heartbeat answered", "upload"]
 
 
 def test_a_training_that_failed_while_no_worker_looked_is_reported(bench: Bench) -> None:

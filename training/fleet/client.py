@@ -454,14 +454,12 @@ class Client:
         for name, value in fields.items():
             connection.putheader(name, value)
         connection.endheaders()
-        early = False
         try:
-            while not (early := _readable(connection.sock)) and (chunk := stream.read(_CHUNK_BYTES)):
-                connection.send(chunk)
+            whole = _poured(connection.sock, stream)
         except (BrokenPipeError, ConnectionResetError):
-            early = True
+            whole = False
         answer = _received(connection)
-        if early:
+        if not whole:
             connection.close()
         return answer
 
@@ -514,6 +512,31 @@ def _proxy(url: str | None, secure: bool) -> tuple[str, int] | None:
 def _readable(sock: socket.socket) -> bool:
     """Tell whether bytes or the end of the stream wait; before a request both mean it is of no use."""
     return bool(select.select([sock], [], [], 0)[0])
+
+
+def _poured(sock: socket.socket, stream: BinaryIO) -> bool:
+    """Send a file; False when the answer came before its end.
+
+    Over TLS bytes may wait that are no answer (session tickets), so only a broken connection ends the sending there.
+    """
+    watched = not hasattr(sock, "pending")
+    while chunk := stream.read(_CHUNK_BYTES):
+        if not watched:
+            sock.sendall(chunk)
+        elif not _sent(sock, memoryview(chunk)):
+            return False
+    return True
+
+
+def _sent(sock: socket.socket, rest: memoryview) -> bool:
+    while rest:
+        answered, ready, _ = select.select([sock], [sock], [], sock.gettimeout())
+        if answered:
+            return False
+        if not ready:
+            raise TimeoutError
+        rest = rest[sock.send(rest) :]
+    return True
 
 
 def _received(connection: http.client.HTTPConnection) -> Answer:
