@@ -22,7 +22,7 @@ OLDEST_WORKER: Final = (0, 1)
 """Oldest version of a worker this receiver speaks with."""
 LOOP_TURNS: Final = 6
 LEASE: Final = re.compile(r"[0-9A-Za-z_-]{8,64}")
-UPLOAD_BATCH_BYTES: Final = 2**20
+UPLOAD_BATCH_BYTES: Final = 2**19
 PREFERENCE_APPLIED: Final = (b"preference-applied", b"wait")
 
 CLAIM: Final = Decoder(Claim)
@@ -218,5 +218,5 @@ async def _receive(fleet: Fleet, request: Request, stored: Upload) -> None:
 
 
 def _write(stored: Upload, batch: list[bytes]) -> None:
-    # One call of a MiB lets the interpreter go once for the hash and once for the disk, not for every piece.
+    # One call for a batch lets the interpreter go once for the hash and once for the disk, not for every piece.
     stored.write(b"".join(batch))
