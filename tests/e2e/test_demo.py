@@ -15,7 +15,7 @@ import pytest
 
 pytestmark = pytest.mark.xdist_group("demo")
 
-LIMIT_S = 240
+LIMIT_S = 600
 
 
 def environ() -> dict[str, str]:
