@@ -52,7 +52,7 @@ WORKERS = {
     "tower": Capability("tower", ram_bytes=32 * GIB, gpus=(GPU,), cuda_present=True, cuda_usable=True),
 }
 POLICIES = {"pi": Policy(), "server": Policy(slots=2), "tower": Policy()}
-SPECS = [Spec("gbt", mode, {"max_iter": 100 + number}) for number in range(3) for mode in ("realistic", "oracle")]
+SPECS = [Spec("gbt", mode, {"max_iter": 100 + number}) for number in range(2) for mode in ("realistic", "oracle")]
 ENTRIES = {spec.job_id(): spec for spec in SPECS}
 REQUIREMENTS = [
     Requirement("gbt"),
@@ -115,7 +115,9 @@ class FleetMachine(RuleBasedStateMachine):
 
     @initialize()
     def first_manifest(self) -> None:
-        self.apply({job_id: (REQUIREMENTS[number % 4], Limits()) for number, job_id in enumerate(ENTRIES)})
+        self.apply(
+            {job_id: (REQUIREMENTS[number % 4], Limits(max_attempts=2)) for number, job_id in enumerate(ENTRIES)}
+        )
 
     @rule(data=st.data())
     def reload_manifest(self, data: st.DataObject) -> None:
@@ -186,6 +188,22 @@ class FleetMachine(RuleBasedStateMachine):
         if not lost:
             self.answered["claim", claim_id] = lease
 
+    def recent(self) -> list[str]:
+        """The leases that messages are about: the newest ones, over or not."""
+        return list(self.model.attempts)[-8:]
+
+    @rule(name=st.sampled_from(list(WORKERS)), times=st.integers(1, 5), acknowledged=st.booleans())
+    def worker_keeps_dying(self, name: str, times: int, acknowledged: bool) -> None:
+        """It takes a job and is never heard again, several times in a row."""
+        for _ in range(times):
+            self.claim(name, True, True)
+            for lease_id in self.model.held_by(name) if acknowledged else ():
+                message = wire.Heartbeat(lease_id)
+                job_id = self.model.attempts[lease_id].job
+                self.do(lambda tx, job_id=job_id, message=message: self.queue.heartbeat(tx, job_id, message))
+                self.model.heard(lease_id)
+            self.time_passes(605 if acknowledged else 95)
+
     def ask(self, name: str, claim_id: str, held: list[str]) -> wire.Lease | None:
         message = wire.Claim(claim_id, name, WORKERS[name], held)
         answer = self.do(lambda tx: self.queue.claim(tx, message))
@@ -224,8 +242,8 @@ class FleetMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model.attempts)
     @rule(data=st.data())
     def beat(self, data: st.DataObject) -> None:
-        lease_id = data.draw(st.sampled_from(list(self.model.attempts)))
-        believed = data.draw(st.lists(st.sampled_from(list(self.model.attempts)), max_size=2, unique=True))
+        lease_id = data.draw(st.sampled_from(self.recent()))
+        believed = data.draw(st.lists(st.sampled_from(self.recent()), max_size=2, unique=True))
         attempt = self.model.attempts[lease_id]
         message = wire.Heartbeat(lease_id, wire.Progress(1, 2), believed)
         go = self.model.live(lease_id) or self.model.adoptable(lease_id)
@@ -247,7 +265,7 @@ class FleetMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model.attempts)
     @rule(data=st.data(), artifact=st.sampled_from(ARTIFACTS), stored=st.sampled_from([True, True, True, False]))
     def complete(self, data: st.DataObject, artifact: str, stored: bool) -> None:
-        lease_id = data.draw(st.sampled_from(list(self.model.attempts)))
+        lease_id = data.draw(st.sampled_from(self.recent()))
         attempt = self.model.attempts[lease_id]
         job = self.model.jobs[attempt.job]
         if not stored:
@@ -279,7 +297,7 @@ class FleetMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model.attempts)
     @rule(data=st.data(), kind=st.sampled_from(FAIL_KINDS))
     def fail(self, data: st.DataObject, kind: Any) -> None:
-        lease_id = data.draw(st.sampled_from(list(self.model.attempts)))
+        lease_id = data.draw(st.sampled_from(self.recent()))
         attempt = self.model.attempts[lease_id]
         message = wire.Fail(lease_id, kind, 1, "it broke")
 
@@ -322,6 +340,12 @@ class FleetMachine(RuleBasedStateMachine):
         self.model.now += seconds
         self.sweep()
 
+    @precondition(lambda self: self.queue.next_deadline() is None)
+    @rule(seconds=st.sampled_from([10, 10000]))
+    def nothing_happens(self, seconds: int) -> None:
+        """Nothing waits for time, so nobody sweeps."""
+        self.model.now += seconds
+
     def sweep(self) -> None:
         self.model.swept()
         self.do(self.queue.sweep)
@@ -351,7 +375,7 @@ class FleetMachine(RuleBasedStateMachine):
     @rule(data=st.data(), name=st.sampled_from(list(WORKERS)), job_id=st.sampled_from(list(ENTRIES)))
     def disk_refuses(self, data: st.DataObject, name: str, job_id: str) -> None:
         """Whatever is asked while the commit fails has no effect."""
-        lease_id = data.draw(st.sampled_from(list(self.model.attempts) or ["no-such-lease"]))
+        lease_id = data.draw(st.sampled_from(self.recent() or ["no-such-lease"]))
         claim = wire.Claim("claim-refused", name, WORKERS[name], self.model.held_by(name))
         asked = [
             lambda tx: self.queue.claim(tx, claim),

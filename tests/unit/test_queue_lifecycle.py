@@ -350,6 +350,19 @@ def test_a_late_result_is_refused_once_somebody_else_has_begun(world: World) -> 
         world.complete(zombie, ARTIFACT)
 
 
+@pytest.mark.parametrize("asked_to_cancel", [True, False])
+def test_a_late_result_of_a_job_that_is_over_is_refused(world: World, asked_to_cancel: bool) -> None:
+    world.load([entry(1, max_attempts=1)])
+    lease = world.running()
+    if asked_to_cancel:
+        world.cancel(lease.job_id)
+    world.wait(601)
+    assert world.status(lease.job_id) == ("cancelled" if asked_to_cancel else "failed")
+    for late in (lambda: world.beat(lease), lambda: world.complete(lease)):
+        with pytest.raises(StaleLeaseError):
+            late()
+
+
 def test_the_same_host_cannot_use_its_older_lease(world: World) -> None:
     world.load([entry(1)])
     old = world.running()

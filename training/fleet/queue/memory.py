@@ -6,6 +6,7 @@ follows committed changes only. Leaves the changes themselves to the modules bes
 
 from __future__ import annotations
 
+import itertools
 import random
 import secrets
 import time
@@ -43,7 +44,7 @@ class Memory:
 
     Attributes:
         terms: The time limits of leases.
-        revision: Grows with every change that a list can show, progress included; starts anywhere.
+        revision: Another number after every change that a list can show, progress included; starts anywhere.
         hosts: Workers, policies and requirements.
         leases: The live leases.
     """
@@ -56,7 +57,8 @@ class Memory:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.terms = terms or Terms()
-        self.revision = secrets.randbits(40)
+        self._revisions = itertools.count(secrets.randbits(40))
+        self.revision = next(self._revisions)
         self.hosts = Hosts(clock, self.terms)
         self.leases = Leases(clock, self.terms)
         self._clock = clock
@@ -154,7 +156,7 @@ class Memory:
         """
 
         def follow() -> None:
-            self.revision += 1
+            self._touch()
             self._counts[before] -= 1
             self._counts[after] += 1
             if ready is not None:
@@ -163,7 +165,8 @@ class Memory:
         tx.after_commit(follow)
 
     def _touch(self) -> None:
-        self.revision += 1
+        # Beats come from another thread: adding to the number could lose a change, taking the next one cannot.
+        self.revision = next(self._revisions)
 
     def _job_state(self, tx: Transaction, job_id: str) -> Row:
         row = tx.one("job_state", id=job_id)
