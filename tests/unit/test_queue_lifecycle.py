@@ -337,6 +337,15 @@ def test_a_late_result_is_adopted_while_nobody_else_has_begun(world: World) -> N
     assert "late result" in world.detail(lease.job_id).events[-1].why
 
 
+def test_a_late_result_of_a_lost_claim_costs_its_attempt_again(world: World) -> None:
+    world.load([entry(1)])
+    lease = world.claim()
+    world.wait(91)
+    assert world.job(lease.job_id).attempts_used == 0
+    world.complete(lease)
+    assert world.job(lease.job_id).attempts_used == 1
+
+
 def test_a_late_result_is_refused_once_somebody_else_has_begun(world: World) -> None:
     world.load([entry(1)])
     zombie = world.running()

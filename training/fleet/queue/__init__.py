@@ -8,12 +8,12 @@ and that what it answered is durable. Methods that take a transaction run on the
 
 from __future__ import annotations
 
-from training.fleet.queue.apply import plan, reload
+from training.fleet.queue.apply import plan, reload, reload_edit
 from training.fleet.queue.lifecycle import Lifecycle
 from training.fleet.queue.lists import Filters, Lists
 from training.fleet.queue.load import Load
 
-__all__ = ["Filters", "Queue", "plan", "reload"]
+__all__ = ["Filters", "Queue", "plan", "reload", "reload_edit"]
 
 
 class Queue(Lifecycle, Lists, Load):

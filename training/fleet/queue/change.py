@@ -62,6 +62,7 @@ class ManifestChange:
         actor: Who asks.
         counts: Jobs added, changed, unchanged, dropped and stranded.
         position: Place of the last job that was compared.
+        gap: Distance between the positions of new jobs, None to go by what stands around them.
         gone: Numbers of the jobs it drops.
         scanned: Number of the last job that was looked at for being dropped.
         named: How many of the jobs it names were named before.
@@ -72,6 +73,7 @@ class ManifestChange:
         self.actor = actor
         self.counts: Counter[str] = Counter()
         self.position = 0
+        self.gap: int | None = None
         self.gone: array[int] = array("q")
         self.scanned = 0
         self.named = 0

@@ -16,10 +16,10 @@ from typing import Any, Final
 
 from training.fleet.database import Row, Transaction
 from training.fleet.jobs import Requirement
-from training.fleet.manifest import Header, JobEntry
+from training.fleet.manifest import Edit, Header, JobEntry
 from training.fleet.queue.change import SPACING, ManifestChange, Write, fields_changed
 from training.fleet.queue.hosts import in_force_json
-from training.fleet.queue.memory import MANIFEST_KEY, Memory
+from training.fleet.queue.memory import HALF_KEY, MANIFEST_KEY, Memory
 
 MANY: Final = 64
 """How many parked claims look again for each requirement once hosts may do other work."""
@@ -39,7 +39,7 @@ class Load(Memory):
     def compare_jobs(self, tx: Transaction, change: ManifestChange, entries: Sequence[JobEntry]) -> None:
         """Find out what a chunk of the manifest's jobs would change. Chunks come in the order of the manifest."""
         rows = self._rows(tx, [entry.id for entry in entries])
-        gap = 1 if rows else SPACING
+        gap = change.gap or (1 if rows else SPACING)
         for entry in entries:
             row = rows.get(entry.id)
             if row is not None and row["position"] > change.position:
@@ -59,12 +59,50 @@ class Load(Memory):
         else:
             change.counts["unchanged"] += 1
 
+    def begin_edit(self, tx: Transaction, header: Header, actor: str, edit: Edit) -> ManifestChange | None:
+        """Start to compare the part of a manifest that differs from the one in force.
+
+        Returns:
+            None when the whole manifest must be compared: the queue is not quite what the manifest in force says.
+        """
+        named = sum(self._counts.values()) - self._unnamed(tx)
+        if self._half_written or named != self.hosts.in_force.count:
+            return None
+        change = self.begin_manifest(tx, header, actor)
+        change.position = 0 if edit.after is None else self._rows(tx, [edit.after])[edit.after]["position"]
+        change.gap = SPACING if edit.before is None else 1
+        return change
+
+    def end_edit(self, tx: Transaction, change: ManifestChange, edit: Edit) -> bool:
+        """Add what an edit drops and leaves alone; False when the whole manifest must be compared.
+
+        That is so when a job of the edit stands elsewhere in the manifest too, or when there is no room between its
+        neighbours.
+        """
+        before = None if edit.before is None else self._rows(tx, [edit.before])[edit.before]
+        if before is not None and before["position"] <= change.position:
+            return False
+        stood = self._rows(tx, edit.stood)
+        if change.named != sum(change.saw(row["seq"]) for row in stood.values()):
+            return False
+        gone = [row for job_id, row in stood.items() if job_id in edit.gone]
+        for row in sorted(gone, key=lambda row: int(row["seq"])):
+            change.drop(row)
+        compared = change.counts["added"] + change.counts["changed"] + change.counts["unchanged"]
+        change.counts["unchanged"] += change.in_force.count - compared
+        return True
+
+    def _unnamed(self, tx: Transaction) -> int:
+        row = tx.one("count_unnamed")
+        assert row is not None
+        jobs: int = row["jobs"]
+        return jobs
+
     def find_dropped(self, tx: Transaction, change: ManifestChange) -> bool:
         """Look at the next jobs of the queue for those the manifest does not name; False when all are seen."""
         if change.scanned == 0:
-            unnamed = tx.one("count_unnamed")
-            assert unnamed is not None
-            if sum(self._counts.values()) - unnamed["jobs"] == change.named:
+            named = sum(self._counts.values()) - self._unnamed(tx)
+            if named == change.named:
                 return False
         rows = tx.all("jobs_in_force", after=change.scanned, limit=SCAN)
         for row in rows:
@@ -75,6 +113,7 @@ class Load(Memory):
 
     def write_jobs(self, tx: Transaction, change: ManifestChange, writes: Sequence[Write]) -> None:
         """Write a chunk of new and changed jobs, each from the state it is in now."""
+        self._mark_half_written(tx)
         rows = self._rows(tx, [write.id for write in writes])
         self._add(tx, change, [write for write in writes if write.id not in rows])
         for write in writes:
@@ -135,6 +174,7 @@ class Load(Memory):
 
     def drop_jobs(self, tx: Transaction, change: ManifestChange, seqs: Sequence[int]) -> None:
         """Mark a chunk of jobs as no longer named; they keep their status."""
+        self._mark_half_written(tx)
         at = self._now()
         rows = {row["seq"]: row for row in tx.all("jobs_numbered", seqs=json.dumps(list(seqs)))}
         tx.many("drop_job", [{"seq": seq, "at": at} for seq in rows])
@@ -145,14 +185,25 @@ class Load(Memory):
     def finish_manifest(self, tx: Transaction, change: ManifestChange) -> None:
         """Bring the manifest in force: from now on its word on hosts and trainer counts."""
         tx.run("remember", key=MANIFEST_KEY, value=in_force_json(change.in_force))
+        tx.run("remember", key=HALF_KEY, value="")
         ready = {row["id"]: MANY for row in tx.all("requirements_with_ready_jobs")}
 
         def follow() -> None:
+            self._half_written = False
             self.hosts.rule(change.in_force)
             self._touch()
             self._on_ready(ready)
 
         tx.after_commit(follow)
+
+    def _mark_half_written(self, tx: Transaction) -> None:
+        if not self._half_written:
+            tx.run("remember", key=HALF_KEY, value="yes")
+
+            def follow() -> None:
+                self._half_written = True
+
+            tx.after_commit(follow)
 
     def _rows(self, tx: Transaction, ids: Sequence[str]) -> dict[str, Row]:
         return {row["id"]: row for row in tx.all("jobs_named", ids=json.dumps(ids))}

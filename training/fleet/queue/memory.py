@@ -24,6 +24,8 @@ from training.fleet.queue.leases import Leases, LiveLease
 
 TICK_KEY: Final = "fleet_clock_s"
 MANIFEST_KEY: Final = "manifest"
+HALF_KEY: Final = "manifest_half_written"
+"""Set from the first row a reload writes to its last, so that a reload that broke off is noticed."""
 TICK_STEP_S: Final = 60
 """How far the fleet clock may be behind after a crash, seconds."""
 
@@ -70,6 +72,7 @@ class Memory:
         self._counts: Counter[str] = Counter()
         self._delayed: dict[int, float] = {}
         self._avoided: dict[tuple[str, int], tuple[float, int]] = {}
+        self._half_written = False
         self._totals: list[int] | None = None
         self._on_ready: Callable[[Mapping[int, int]], None] = lambda _ready: None
 
@@ -92,6 +95,8 @@ class Memory:
         self._started_at = self._clock()
         for row in tx.all("requirements"):
             self.hosts.learn(row["id"], requirement_from(row["body"]))
+        half = tx.one("remembered", key=HALF_KEY)
+        self._half_written = half is not None and half["value"] == "yes"
         manifest = tx.one("remembered", key=MANIFEST_KEY)
         if manifest is not None:
             self.hosts.rule(in_force_from(manifest["value"]))
@@ -185,4 +190,4 @@ def worker_actor(name: str) -> str:
     return f"worker:{name}"
 
 
-__all__ = ["MANIFEST_KEY", "LiveLease", "Memory", "state_of", "wall_label", "worker_actor"]
+__all__ = ["HALF_KEY", "MANIFEST_KEY", "LiveLease", "Memory", "state_of", "wall_label", "worker_actor"]

@@ -334,7 +334,7 @@ SELECT v.* FROM job_newest AS v WHERE v.failure IS NOT NULL ORDER BY v.failure D
 -- name: jobs_named
 -- Which of these ids are in the queue, and on what terms.
 SELECT
-    j.seq, j.id, j.status, j.requirement, j.over_vram_gib, j.over_ram_gib, j.priority, j.position, j.timeout_s,
+    j.seq, j.id, j.model, j.mode, j.status, j.requirement, j.over_vram_gib, j.over_ram_gib, j.priority, j.position, j.timeout_s,
     j.max_attempts, j.attempts_used, j.named
 FROM json_each(:ids) AS e CROSS JOIN job AS j ON j.id = e.value;
 
