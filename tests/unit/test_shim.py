@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -69,6 +70,33 @@ class Started:
         while text not in self.output:
             assert time.monotonic() < end
             time.sleep(0.01)
+
+    def trainer(self) -> int:
+        """The process below the shim, once there is one."""
+        pid = self.trainings[-1]._shim.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children")
+        end = time.monotonic() + 15
+        while not children.read_text().split():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        return int(children.read_text().split()[0])
+
+    def until_its_status_says(self, pid: int, field: str, holds: Callable[[str], bool]) -> None:
+        end = time.monotonic() + 15
+        with contextlib.suppress(OSError, StopIteration):  # it is gone
+            while not holds(next(line.split()[1] for line in self.status(pid) if line.startswith(f"{field}:"))):
+                assert time.monotonic() < end
+                time.sleep(0.01)
+
+    def status(self, pid: int) -> list[str]:
+        return Path(f"/proc/{pid}/status").read_text().splitlines()
+
+    def until_stopped(self, pid: int) -> None:
+        self.until_its_status_says(pid, "State", lambda state: state == "T")
+
+    def until_aborted(self, pid: int) -> None:
+        """Wait until the abort waits for the process, or something has ended it."""
+        self.until_its_status_says(pid, "ShdPnd", lambda pending: int(pending, 16) >> 5 & 1 == 1)
 
     def processes(self) -> list[str]:
         found = []
@@ -156,6 +184,48 @@ def test_an_abort_dumps_before_it_stops(start: Started) -> None:
     training.abort()
     assert (start.ending().status, start.ending().asked) == (-6, "A")
     assert b"Fatal Python error: Aborted" in start.output
+
+
+def test_a_term_does_not_overtake_the_dump_of_an_abort(start: Started) -> None:
+    """A stopped process stands for one that gets no time on a busy machine: both signals would wait for it."""
+    ready = "sys.stdout.write('ready'); sys.stdout.flush(); time.sleep(600)"
+    training = start(f"import faulthandler, os, sys, time; faulthandler.enable(); os.kill(os.getpid(), 19); {ready}")
+    trainer = start.trainer()
+    start.until_stopped(trainer)
+    training.abort()
+    start.until_aborted(trainer)
+    os.kill(trainer, signal.SIGCONT)
+    assert (start.ending().status, start.ending().asked) == (-6, "A")
+    assert b"Fatal Python error: Aborted" in start.output
+
+
+def test_a_trainer_that_survives_its_abort_is_stopped_all_the_same(start: Started) -> None:
+    ignoring = "import signal, sys, time; signal.signal(6, signal.SIG_IGN)"
+    training = start(f"{ignoring}; sys.stdout.write('ready'); sys.stdout.flush(); time.sleep(600)")
+    start.until_it_says(b"ready")
+    began = time.monotonic()
+    training.abort()
+    assert (start.ending().status, start.ending().asked) == (-15, "A")
+    assert time.monotonic() - began >= shim.DUMP_S
+
+
+def test_what_an_aborted_trainer_leaves_behind_is_cleared(start: Started) -> None:
+    training = start(STUBBORN)
+    start.until_it_says(b"ready")
+    training.abort()
+    assert (start.ending().status, start.ending().asked) == (-6, "A")
+    assert start.processes() == []
+
+
+def test_a_stop_does_not_wait_for_the_dump_of_an_abort(start: Started) -> None:
+    ignoring = "import signal, sys, time; signal.signal(6, signal.SIG_IGN)"
+    training = start(f"{ignoring}; sys.stdout.write('ready'); sys.stdout.flush(); time.sleep(600)")
+    start.until_it_says(b"ready")
+    began = time.monotonic()
+    training.abort()
+    training.stop()
+    assert (start.ending().status, start.ending().asked) == (-15, "A")
+    assert time.monotonic() - began < shim.DUMP_S
 
 
 def test_the_end_of_the_life_line_ends_the_tree(start: Started) -> None:

@@ -5,8 +5,9 @@ Started by `local` as `python -I -S shim.py GRACE_S REPORT COMMAND...`; Linux on
 worker. The end of that pipe means that the worker has died. Then, when told to, and after a normal end alike, every
 descendant gets TERM, its grace, and KILL until none is left. Only then the report appears, whole, at REPORT.
 
-One byte on the pipe is one order: `G` start the trainer, `T` stop with grace, `A` dump a traceback (SIGABRT) and stop,
-`K` kill now. It waits for the `G` so that it can get ready while the worker writes its state; without one it ends.
+One byte on the pipe is one order: `G` start the trainer, `T` stop with grace, `A` dump a traceback (SIGABRT) and stop
+once that has ended it or its time is up, `K` kill now. It waits for the `G` so that it can get ready while the worker
+writes its state; without one it ends.
 Needs a few modules of the standard library, because it starts before each training and stays as long.
 """
 
@@ -20,6 +21,7 @@ import time
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 LEFTOVER_GRACE_S = 2.0
+DUMP_S = 3.0
 POLL_S = 0.02
 TRAINER_OOM_SCORE = b"500"
 
@@ -38,6 +40,7 @@ class Shim:
         self.asked = ""
         self.error = ""
         self.max_rss_bytes = 0
+        self.term_at: float | None = None
         self.kill_at: float | None = None
         self._listening = True
         self._wake, wake_write = os.pipe()
@@ -68,7 +71,9 @@ class Shim:
     def run(self) -> None:
         """Return when the trainer and every descendant are gone."""
         while not self._reaped():
-            self._hear(None if self.kill_at is None else POLL_S)
+            self._hear(None if self.term_at is None and self.kill_at is None else POLL_S)
+            if self.term_at is not None and time.monotonic() >= self.term_at:
+                self.stop("A", self.grace_s)
             if self.kill_at is not None and time.monotonic() >= self.kill_at:
                 signal_all(signal.SIGKILL)
 
@@ -87,14 +92,21 @@ class Shim:
             self.stop("L", self.grace_s)
         elif order == "K":
             self.stop("K", 0.0)
+        elif order == "A" and self.status is None and self.kill_at is None:
+            self._dump()
         else:
-            if order == "A" and self.status is None:
-                os.kill(self.trainer, signal.SIGABRT)
             self.stop(order, self.grace_s)
+
+    def _dump(self) -> None:
+        """Abort the trainer. TERM waits, because the kernel lets it end a process whose abort has yet to be handled."""
+        self.asked = self.asked or "A"
+        self.term_at = time.monotonic() + DUMP_S
+        os.kill(self.trainer, signal.SIGABRT)
 
     def stop(self, asked: str, grace_s: float) -> None:
         """Ask the whole tree to end now and kill what is left after the grace; a later call can only hurry it."""
         self.asked = self.asked or asked
+        self.term_at = None
         end = time.monotonic() + grace_s
         if self.kill_at is None and grace_s > 0:
             signal_all(signal.SIGTERM)
@@ -116,7 +128,8 @@ class Shim:
                     self._clear_leftovers()
 
     def _clear_leftovers(self) -> None:
-        """Stop what the trainer left behind. Nobody asked for a stop, so `asked` stays empty."""
+        """Stop what the trainer left behind. Nobody asked for that, so `asked` stays as it is."""
+        self.term_at = None
         signal_all(signal.SIGTERM)
         self.kill_at = time.monotonic() + min(self.grace_s, LEFTOVER_GRACE_S)
 
