@@ -40,6 +40,13 @@ def test_the_client_raises_the_class_that_the_receiver_sent() -> None:
     assert (got.message, got.retry_after_s, got.status) == ("the lease has ended", 3, 409)
 
 
+@pytest.mark.parametrize("code", BY_CODE)
+def test_every_code_can_be_raised_again_by_the_client(code: str) -> None:
+    got = from_problem({"code": code, "detail": "why", "errors": [{"place": "here", "found": "this"}]}, retry_after_s=2)
+    assert (type(got), got.message, got.retry_after_s) == (BY_CODE[code], "why", 2)
+    assert got.faults == (Fault("here", "this", ""),)
+
+
 def test_faults_survive_the_wire() -> None:
     fault = Fault("jobs[3].model (line 9)", "gtb", "one of gbt, mlp", "did you mean gbt?")
     got = from_problem(ManifestError("1 fault", faults=(fault,)).problem())

@@ -17,6 +17,7 @@ expected and what to do now, and that the client raises the same class the recei
     |- ForbiddenError          403 a known caller without the right
     |  '- HostRefusedError     403 a host the manifest does not admit
     |- NotFoundError           404 no such job, worker or artifact
+    |- MethodError             405 the path exists, the method does not
     |- ConflictError           409 the state does not allow it
     |  |- StaleLeaseError      409 the lease is no longer the newest one
     |  |- OtherResultError     409 the job already has another artifact
@@ -178,6 +179,25 @@ class NotFoundError(FleetError):
     code, status = "not_found", 404
 
 
+class MethodError(FleetError):
+    """The path exists, the method does not.
+
+    Args:
+        message: Which method, for people.
+        allow: The methods that work, as the `Allow` header lists them; empty on the client's side.
+        faults: As for every error.
+        retry_after_s: As for every error.
+    """
+
+    code, status = "method_not_allowed", 405
+
+    def __init__(
+        self, message: str, *, allow: str = "", faults: tuple[Fault, ...] = (), retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message, faults=faults, retry_after_s=retry_after_s)
+        self.allow = allow
+
+
 class ConflictError(FleetError):
     """The present state does not allow the change."""
 
@@ -238,12 +258,21 @@ class TrainerError(FleetError):
     Args:
         message: What it did, for people.
         kind: The failure kind, one of `jobs.FAIL_KINDS`.
+        faults: As for every error.
+        retry_after_s: As for every error.
     """
 
     code = "trainer_error"
 
-    def __init__(self, message: str, *, kind: str = "trainer_error") -> None:
-        super().__init__(message)
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: str = "trainer_error",
+        faults: tuple[Fault, ...] = (),
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message, faults=faults, retry_after_s=retry_after_s)
         self.kind = kind
 
 

@@ -27,7 +27,14 @@ from training.fleet.api.exchange import (
 from training.fleet.api.fleet import Fleet
 from training.fleet.api.routes import ROUTES, Route
 from training.fleet.auth import Credentials, host_name, is_loopback
-from training.fleet.errors import FleetError, ForbiddenError, NotFoundError, RequestError, ShortBodyError
+from training.fleet.errors import (
+    FleetError,
+    ForbiddenError,
+    MethodError,
+    NotFoundError,
+    RequestError,
+    ShortBodyError,
+)
 from training.fleet.wire import MAX_BODY_BYTES
 
 ID: Final = re.compile(r"[0-9a-f]{64}")
@@ -46,16 +53,6 @@ DRAIN_S: Final = 5.0
 
 _log = logging.getLogger(__name__)
 _Methods = dict[str, Route]
-
-
-class MethodError(FleetError):
-    """The path exists, the method does not."""
-
-    code, status = "method_not_allowed", 405
-
-    def __init__(self, method: str, methods: _Methods) -> None:
-        self.allow = ", ".join(sorted(methods))
-        super().__init__(f"{method!a} does not work here; use {self.allow}")
 
 
 class App:
@@ -119,7 +116,8 @@ class App:
         methods, request.target = self._find(scope["path"])
         route = methods.get(method)
         if route is None:
-            raise MethodError(method, methods)
+            allow = ", ".join(sorted(methods))
+            raise MethodError(f"{method!a} does not work here; use {allow}", allow=allow)
         if method not in ("GET", "HEAD") and headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
             raise ForbiddenError("a page of another site sent this request; use the command line or the same origin")
         self._credentials.demand(route.role, headers.get(b"authorization"), headers.get(b"x-operator-token"))
