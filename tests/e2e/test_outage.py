@@ -31,44 +31,51 @@ schema = 1
 [trainer]
 command = ["{python}", "SCRIPT"]
 [hosts.default]
+"""
+JOB = """
 [[jobs]]
 model = "slow"
 mode = "oracle"
+seed = SEED
 """
 
 
-def _fleet(folder: Path, terms: tuple[str, ...]) -> Fleet:
+def slow_fleet(folder: Path, terms: tuple[str, ...], jobs: int = 1) -> Fleet:
+    """A fleet whose trainer works until somebody makes the file `go`."""
     script = folder / "slow.py"
     script.write_text(SCRIPT)
-    return Fleet(folder, MANIFEST.replace("SCRIPT", str(script)), terms)
+    manifest = MANIFEST + "".join(JOB.replace("SEED", str(seed)) for seed in range(jobs))
+    return Fleet(folder, manifest.replace("SCRIPT", str(script)), terms)
 
 
-def _starts(folder: Path) -> int:
+def starts(folder: Path) -> int:
+    """How often that trainer was started."""
     path = folder / "starts"
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
 def test_a_result_made_while_the_receiver_was_away_is_taken_afterwards(tmp_path: Path) -> None:
-    with _fleet(tmp_path, ("--heartbeat-s", "0.3", "--lease-s", "60", "--ack-s", "30")) as fleet:
+    with slow_fleet(tmp_path, ("--heartbeat-s", "0.3", "--lease-s", "60", "--ack-s", "30")) as fleet:
         fleet.start_receiver()
         fleet.start_worker("tower")
-        wait_until("the trainer runs", lambda: _starts(tmp_path) == 1 and fleet.by_status() == {"running": 1})
+        wait_until("the trainer runs", lambda: starts(tmp_path) == 1 and fleet.by_status() == {"running": 1})
         fleet.stop("receiver", signal.SIGKILL)
         (tmp_path / "go").touch()
         wait_until("the artifact is packed", lambda: list((tmp_path / "tower").rglob("*.zst")))
         fleet.start_receiver()
         wait_until("the result is taken", lambda: fleet.by_status() == {"completed": 1})
-        assert _starts(tmp_path) == 1
+        assert starts(tmp_path) == 1
 
 
 def test_a_job_whose_worker_was_killed_is_trained_by_another_one(tmp_path: Path) -> None:
-    with _fleet(tmp_path, ("--heartbeat-s", "0.2", "--lease-s", "2", "--ack-s", "2", "--backoff-s", "0.1")) as fleet:
+    terms = ("--heartbeat-s", "0.2", "--lease-s", "2", "--ack-s", "2", "--backoff-s", "0.1")
+    with slow_fleet(tmp_path, terms) as fleet:
         fleet.start_receiver()
         fleet.start_worker("tower")
-        wait_until("the trainer runs", lambda: _starts(tmp_path) == 1 and fleet.by_status() == {"running": 1})
+        wait_until("the trainer runs", lambda: starts(tmp_path) == 1 and fleet.by_status() == {"running": 1})
         fleet.stop("tower", signal.SIGKILL)
         fleet.start_worker("server")
-        wait_until("another host trains", lambda: _starts(tmp_path) == 2)
+        wait_until("another host trains", lambda: starts(tmp_path) == 2)
         (tmp_path / "go").touch()
         wait_until("its result is taken", lambda: fleet.by_status() == {"completed": 1})
         (job,) = fleet.listed()
@@ -80,17 +87,17 @@ def test_a_job_whose_worker_was_killed_is_trained_by_another_one(tmp_path: Path)
 
 
 def test_no_trainer_outlives_a_killed_worker(tmp_path: Path) -> None:
-    with _fleet(tmp_path, ("--heartbeat-s", "0.2", "--lease-s", "60", "--ack-s", "30")) as fleet:
+    with slow_fleet(tmp_path, ("--heartbeat-s", "0.2", "--lease-s", "60", "--ack-s", "30")) as fleet:
         fleet.start_receiver()
         fleet.start_worker("tower", "--grace-s", "1")
-        wait_until("the trainer runs", lambda: _starts(tmp_path) == 1)
+        wait_until("the trainer runs", lambda: starts(tmp_path) == 1)
         assert _running(tmp_path / "slow.py")
         fleet.stop("tower", signal.SIGKILL)
         wait_until("the trainer is gone", lambda: not _running(tmp_path / "slow.py"), 15)
 
 
 def test_a_stopped_worker_gives_its_job_back_at_no_cost(tmp_path: Path) -> None:
-    with _fleet(tmp_path, ("--heartbeat-s", "0.2", "--lease-s", "60", "--ack-s", "30")) as fleet:
+    with slow_fleet(tmp_path, ("--heartbeat-s", "0.2", "--lease-s", "60", "--ack-s", "30")) as fleet:
         fleet.start_receiver()
         fleet.start_worker("tower")
         wait_until("the trainer runs", lambda: fleet.by_status() == {"running": 1})
@@ -101,7 +108,7 @@ def test_a_stopped_worker_gives_its_job_back_at_no_cost(tmp_path: Path) -> None:
 
 
 def test_a_cancelled_job_stops_its_trainer(tmp_path: Path) -> None:
-    with _fleet(tmp_path, ("--heartbeat-s", "0.2", "--lease-s", "60", "--ack-s", "30")) as fleet:
+    with slow_fleet(tmp_path, ("--heartbeat-s", "0.2", "--lease-s", "60", "--ack-s", "30")) as fleet:
         fleet.start_receiver()
         fleet.start_worker("tower")
         wait_until("the trainer runs", lambda: fleet.by_status() == {"running": 1})
