@@ -164,7 +164,8 @@ def mute(out: Path) -> int:
 
 
 def dump_environment(out: Path) -> int:
-    artifact(out, json.dumps({"environ": dict(os.environ), "cwd": str(Path.cwd())}))
+    job = json.loads(Path(sys.argv[sys.argv.index("--job") + 1]).read_text())
+    artifact(out, json.dumps({"environ": dict(os.environ), "cwd": str(Path.cwd()), "device": job["device"]}))
     return 0
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from tests.queue_world import ARTIFACT, OTHER, World, entry, host, open_world
 from training.fleet import wire
+from training.fleet.capability import Capability
 from training.fleet.errors import (
     ArtifactMissingError,
     ConflictError,
@@ -39,6 +40,23 @@ def test_a_claim_gives_a_lease_with_all_its_terms(world: World) -> None:
     assert (lease.trainer_command, lease.trainer_contract) == (["train", "me"], "sha256:1")
     assert lease.spec == entry(1).spec.document()
     assert world.job(lease.job_id).host == "pi"
+
+
+@pytest.mark.parametrize(
+    ("worker", "policy", "cuda"),
+    [
+        (TOWER, Policy(), True),
+        (TOWER, Policy(cuda=True), True),
+        (TOWER, Policy(cuda=False), False),
+        (host("pi"), Policy(cuda=True), False),
+    ],
+)
+def test_a_lease_lends_the_card_unless_the_manifest_keeps_it_free(
+    world: World, worker: Capability, policy: Policy, cuda: bool
+) -> None:
+    world.load([entry(1)], {worker.hostname: policy})
+    assert world.claim(worker, claim_id="claim-once").cuda is cuda
+    assert world.claim(worker, claim_id="claim-once").cuda is cuda
 
 
 def test_no_two_claims_get_the_same_job(world: World) -> None:

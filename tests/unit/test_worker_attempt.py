@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from backports.zstd import decompress
 from stub_receiver import Reply, Seen, StubReceiver, lease, problem
 
 from training.fleet import wire
-from training.fleet.capability import Capability, Datasets
+from training.fleet.capability import Capability, Datasets, Gpu
 from training.fleet.client import Client
 from training.fleet.errors import UnavailableError, UnreachableError, UpgradeRequiredError
 from training.fleet.worker import attempt as attempt_module
@@ -30,6 +31,7 @@ from training.fleet.worker.options import Options, options
 from training.fleet.worker.start import Contracts, Seat
 
 TESTS = Path(__file__).resolve().parents[1]
+PLAIN = Capability("box")
 REPORT = {"status": 0, "asked": "", "error": "", "max_rss_bytes": 5, "duration_s": 2.5}
 
 
@@ -341,10 +343,10 @@ class Site:
         flags = {"receiver": self.stub.url, "work_dir": str(self.work), "min_free_gib": "0", "grace_s": "0.3"}
         return dataclasses.replace(options({**flags, "trainer_dir": str(TESTS)}, {}), **changes)
 
-    def worker(self, **changes: Any) -> Worker:
+    def worker(self, capability: Capability = PLAIN, **changes: Any) -> Worker:
         self.work.mkdir(exist_ok=True)
         chosen = self.options(**changes)
-        worker = Worker(chosen, Capability("box"), lambda: Client(chosen.receiver, deadline_s=0), Journal(self.words))
+        worker = Worker(chosen, capability, lambda: Client(chosen.receiver, deadline_s=0), Journal(self.words))
         self.workers.append(worker)
         return worker
 
@@ -380,6 +382,18 @@ def test_a_refused_worker_asks_again_with_a_new_question(site: Site, stub: StubR
     asked = stub.wait_for("claim", 3)
     assert len({seen.json["claim_id"] for seen in asked[:3]}) == 3
     assert site.words.getvalue().count("the receiver refuses this worker") == 1
+
+
+@pytest.mark.parametrize(("cuda", "device", "card"), [(True, "cuda", "GPU-7"), (False, "cpu", "")])
+def test_a_trainer_gets_the_card_only_where_the_lease_says_so(
+    site: Site, stub: StubReceiver, cuda: bool, device: str, card: str
+) -> None:
+    gpus = (Gpu("card", "GPU-7", 2**33, 2**33, "550"),)
+    stub.offer(lease("dump_environment", cuda=cuda))
+    assert site.worker(Capability("box", gpus=gpus, cuda_usable=True)).serve_once(1) == "completed"
+    text = decompress(next(iter(stub.stored.values()))).decode("utf-8", "replace")
+    assert f'"CUDA_VISIBLE_DEVICES": "{card}"' in text
+    assert f'"device": "{device}"' in text
 
 
 def test_an_early_answer_without_a_job_is_not_asked_again_at_once(site: Site, stub: StubReceiver) -> None:

@@ -27,19 +27,23 @@ def script(folder: Path, text: str) -> list[str]:
 
 def test_cores_are_shared_evenly_and_never_fall_below_one() -> None:
     host = Capability("box", cpu_count=5)
-    assert seat(host, 0, 2) == Seat(2)
-    assert seat(host, 0, 9) == Seat(1)
-    assert seat(host, 0, 2, threads=7) == Seat(7)
+    assert seat(host, 0, 2, cuda=True) == Seat(2)
+    assert seat(host, 0, 9, cuda=True) == Seat(1)
+    assert seat(host, 0, 2, threads=7, cuda=True) == Seat(7)
 
 
 def test_the_largest_card_goes_to_the_first_slot_and_cards_go_round() -> None:
     host = Capability("box", gpus=(SMALL, LARGE), cuda_usable=True)
-    assert [seat(host, slot, 3).gpu for slot in range(3)] == [LARGE, SMALL, LARGE]
-    assert seat(host, 0, 1).device == "cuda"
+    assert [seat(host, slot, 3, cuda=True).gpu for slot in range(3)] == [LARGE, SMALL, LARGE]
+    assert seat(host, 0, 1, cuda=True).device == "cuda"
 
 
 def test_a_card_that_is_not_usable_is_not_offered() -> None:
-    assert seat(Capability("box", gpus=(SMALL,)), 0, 1).device == "cpu"
+    assert seat(Capability("box", gpus=(SMALL,)), 0, 1, cuda=True).device == "cpu"
+
+
+def test_a_card_that_the_lease_keeps_free_is_not_offered() -> None:
+    assert seat(Capability("box", gpus=(SMALL,), cuda_usable=True), 0, 1, cuda=False) == Seat(1)
 
 
 def test_the_environment_is_an_allow_list() -> None:

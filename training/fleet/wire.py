@@ -172,6 +172,7 @@ class Lease:
         trainer_command: Argument vector, `{python}` stands for the worker's interpreter.
         trainer_contract: Digest of the declaration the trainer must match, or None.
         stop: Leases the worker believes it holds but does not; their trainers must end.
+        cuda: Whether the trainer may use the host's card: it has a usable one and the manifest does not keep it free.
     """
 
     job_id: str
@@ -185,6 +186,7 @@ class Lease:
     trainer_command: list[str]
     trainer_contract: str | None = None
     stop: list[str] = field(default_factory=list)
+    cuda: bool = False
 
 
 @dataclass(frozen=True, slots=True)

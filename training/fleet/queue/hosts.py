@@ -168,6 +168,11 @@ class Hosts:
         """Return a worker that called, None when it never did."""
         return self._known.get(worker)
 
+    def may_use_cuda(self, worker: str) -> bool:
+        """Say whether trainers on a worker that called may use its card."""
+        known, policy = self._known[worker], self.policy(worker)
+        return policy is not None and placement.effective(known.capability, policy).cuda_usable
+
     def away(self, known: Known) -> bool:
         """Say whether a worker was not heard for a lease term."""
         return known.seen_at is None or self._clock() - known.seen_at > self._terms.lease_s

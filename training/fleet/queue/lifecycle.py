@@ -113,7 +113,7 @@ class Lifecycle(Memory):
             )
         self.leases.extend(row["given"])
         held = {live["lease_id"] for live in tx.all("leases_of", worker=message.worker)}
-        return self._lease_answer(row, row["given"], self._stop(tx, message.held_leases, held))
+        return self._lease_answer(row, row["given"], message.worker, self._stop(tx, message.held_leases, held))
 
     def _reconcile(self, tx: Transaction, message: wire.Claim) -> set[str]:
         """End what the worker no longer holds; return the leases it does hold."""
@@ -155,9 +155,9 @@ class Lifecycle(Memory):
         self._record(tx, seq, worker_actor(message.worker), "claim", "pending", "claimed")
         self._moved(tx, "pending", "claimed")
         tx.after_commit(lambda: self.leases.put(seq, job_id, lease_id, message.worker, running=False))
-        return self._lease_answer(row, lease_id, self._stop(tx, message.held_leases, held))
+        return self._lease_answer(row, lease_id, message.worker, self._stop(tx, message.held_leases, held))
 
-    def _lease_answer(self, row: Row, lease_id: str, stop: list[str]) -> wire.Lease:
+    def _lease_answer(self, row: Row, lease_id: str, worker: str, stop: list[str]) -> wire.Lease:
         trainer = self.hosts.in_force.trainer
         return wire.Lease(
             job_id=row["id"],
@@ -171,6 +171,7 @@ class Lifecycle(Memory):
             trainer_command=list(trainer.command),
             trainer_contract=trainer.contract,
             stop=stop,
+            cuda=self.hosts.may_use_cuda(worker),
         )
 
     def _stop(self, tx: Transaction, believed: Iterable[str], held: set[str]) -> list[str]:

@@ -213,7 +213,8 @@ class Worker:
     def _start(self, folder: RunFolder, state: State, *, resumed: bool) -> None:
         with self._change:
             slot = self._free.pop(0)
-            offered = seat(self._capability, slot, self._options.slots, self._options.threads)
+            cuda = state.lease.cuda
+            offered = seat(self._capability, slot, self._options.slots, self._options.threads, cuda=cuda)
             place = Place(offered, self._capability.datasets, self._contracts, self._leases, self._heed)
             rules, client = self._options.rules, self._client
             attempt = Attempt(client, rules, place, folder, state, self._journal, resumed=resumed)

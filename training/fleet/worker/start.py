@@ -50,7 +50,7 @@ class Seat:
         return "cpu" if self.gpu is None else "cuda"
 
 
-def seat(capability: Capability, slot: int, slots: int, threads: int = 0) -> Seat:
+def seat(capability: Capability, slot: int, slots: int, threads: int = 0, *, cuda: bool) -> Seat:
     """Return what a slot offers: an even part of the cores, and one of the usable cards in turn.
 
     Args:
@@ -58,9 +58,10 @@ def seat(capability: Capability, slot: int, slots: int, threads: int = 0) -> Sea
         slot: Which slot, from 0.
         slots: How many there are.
         threads: Threads per trainer, 0 for an even part of the cores.
+        cuda: Whether the lease lets the trainer use a card.
     """
     share = threads or max(1, capability.cpu_count // slots)
-    if not capability.cuda_usable or not capability.gpus:
+    if not (cuda and capability.cuda_usable and capability.gpus):
         return Seat(share)
     cards = sorted(capability.gpus, key=lambda gpu: (-gpu.vram_bytes, gpu.uuid))
     return Seat(share, cards[slot % len(cards)])
