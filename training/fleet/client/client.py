@@ -1,11 +1,4 @@
-"""Talks HTTP to a receiver, for the worker and for the operator's command.
-
-Owns the connection (kept per thread), TLS, and the one place where requests are repeated: connection errors, 429, 503
-and other 5xx, with full jitter, `Retry-After` and a deadline. Every request of the fleet has one effect however often
-it arrives, so a repeat is always safe. Guarantees that tokens travel in headers only, never over plain HTTP beyond
-loopback, never to a redirect's target or a proxy of the environment, and never into a message or an exception; and that
-a refusal is raised as the class the receiver named. Standard library only; `ssl` is set up only for https.
-"""
+"""One receiver's counterpart: its calls, their connections and their repeats."""
 
 from __future__ import annotations
 
@@ -21,136 +14,25 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 from training.fleet import __version__, wire
-from training.fleet.errors import (
-    BY_CODE,
-    AuthenticationError,
-    ConfigurationError,
-    ConflictError,
-    FleetError,
-    ForbiddenError,
-    LengthRequiredError,
-    NotFoundError,
-    PreconditionError,
-    RequestError,
-    StorageFullError,
-    TooLargeError,
-    UnavailableError,
-    UnreachableError,
-    UpgradeRequiredError,
-    from_problem,
-)
+from training.fleet.client.addresses import DEFAULT_RECEIVER, address, proxy_address
+from training.fleet.client.answer import Answer, document, read, refusal
+from training.fleet.errors import ConfigurationError, FleetError, StorageFullError, UnavailableError, UnreachableError
 
 if TYPE_CHECKING:
     import ssl
 
 T = TypeVar("T")
 
-DEFAULT_RECEIVER: Final = "http://127.0.0.1:8445"
 BACKOFF_S: Final = 0.2
 BACKOFF_CAP_S: Final = 30.0
-RETRY_AFTER_CAP_S: Final = 300.0
 MAX_ANSWER_BYTES: Final = 64 * 2**20
 _CHUNK_BYTES = 256 * 1024
 _PARKING_SLACK_S = 15.0
-_BY_STATUS: dict[int, type[FleetError]] = {
-    400: RequestError,
-    401: AuthenticationError,
-    403: ForbiddenError,
-    404: NotFoundError,
-    409: ConflictError,
-    411: LengthRequiredError,
-    412: PreconditionError,
-    413: TooLargeError,
-    426: UpgradeRequiredError,
-    429: UnavailableError,
-    503: UnavailableError,
-    507: StorageFullError,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back.
-
-    Attributes:
-        status: HTTP status.
-        headers: Header fields, names in lower case.
-        body: The whole body.
-    """
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
-    def retry_after_s(self) -> float | None:
-        """Seconds of `Retry-After`, at most five minutes; None without one or when it names a date."""
-        text = self.headers.get("retry-after", "")
-        return min(float(text), RETRY_AFTER_CAP_S) if re.fullmatch(r"\d{1,9}(\.\d{1,6})?", text) else None
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a receiver listens, taken apart.
-
-    Attributes:
-        url: As given, without a trailing slash.
-        secure: Whether it is https.
-        host: Host name or address.
-        port: TCP port.
-        prefix: Path in front of every route, empty for most.
-    """
-
-    url: str
-    secure: bool
-    host: str
-    port: int
-    prefix: str
-
-
-def address(url: str) -> Address:
-    """Take a receiver's URL apart.
-
-    Raises:
-        ConfigurationError: It is no http(s) URL, or it is http to another machine, which would show the token.
-    """
-    try:
-        parts = urlsplit(url.strip())
-        host, port = parts.hostname or "", parts.port
-    except ValueError:
-        raise _bad_address("something that is no URL") from None
-    if parts.scheme not in ("http", "https") or not host:
-        raise _bad_address(f"{_without_secrets(url)!r}")
-    if parts.username is not None or parts.query or parts.fragment:
-        raise _bad_address("an address with a user, a query or a fragment")
-    secure = parts.scheme == "https"
-    if not secure and not _loopback(host):
-        raise ConfigurationError(
-            f"the receiver's address is http://{host}, which would send the token in the clear; "
-            f"give an https address, or an http one on this machine ({DEFAULT_RECEIVER})"
-        )
-    prefix = parts.path.rstrip("/")
-    shown = f"[{host}]" if ":" in host else host
-    where = f"{parts.scheme}://{shown}:{port or (443 if secure else 80)}{prefix}"
-    return Address(where, secure, host, port or (443 if secure else 80), prefix)
-
-
-def _bad_address(found: str) -> ConfigurationError:
-    return ConfigurationError(f"the receiver's address is {found}; expected one such as {DEFAULT_RECEIVER}")
-
-
-def _without_secrets(url: str) -> str:
-    return re.sub(r"//[^/@]*@", "//", url)[:200]
-
-
-def _loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None
 
 
 class Client:
@@ -189,7 +71,7 @@ class Client:
         self.deadline_s = deadline_s
         self._headers = _identity(token, operator_token)
         self._tls = _tls_context(ca_file) if self.address.secure else None
-        self._proxy = _proxy(proxy, self.address.secure)
+        self._proxy = proxy_address(proxy, secure=self.address.secure)
         self._sleep = sleep
         self._random = random
         self._connections: dict[int, http.client.HTTPConnection] = {}
@@ -211,7 +93,7 @@ class Client:
         Raises:
             FleetError: What the receiver refused with, or `UnreachableError`.
         """
-        return _document(self.request("GET", _target(path, query), deadline_s=deadline_s))
+        return document(self.request("GET", _target(path, query), deadline_s=deadline_s))
 
     def get_if_changed(
         self, path: str, query: Mapping[str, str] | None = None, etag: str | None = None
@@ -221,7 +103,7 @@ class Client:
         answer = self.request("GET", _target(path, query), headers=headers)
         if answer.status == 304:
             return None, etag
-        return _document(answer), answer.headers.get("etag")
+        return document(answer), answer.headers.get("etag")
 
     def post(
         self,
@@ -248,7 +130,7 @@ class Client:
             FleetError: What the receiver refused with, or `UnreachableError`.
         """
         answer = self._post(path, body, headers or {}, deadline_s, timeout_s)
-        return answer.status, _document(answer) if answer.body else None
+        return answer.status, document(answer) if answer.body else None
 
     # ---- for the worker ---------------------------------------------------------------------------------------------
 
@@ -268,7 +150,7 @@ class Client:
         headers = {"Prefer": f"wait={int(wait_s)}"} if wait_s >= 1 else {}
         body = dataclasses.asdict(message)
         answer = self._post("/v1/job/claim", body, headers, 0, wait_s + _PARKING_SLACK_S)
-        lease = _read(wire.Lease, answer) if answer.body else None
+        lease = read(wire.Lease, answer) if answer.body else None
         return lease, answer.retry_after_s
 
     def heartbeat(self, job_id: str, message: wire.Heartbeat, *, deadline_s: float | None = None) -> wire.Beat:
@@ -313,7 +195,7 @@ class Client:
             with path.open("rb") as stream:
                 return self._send_file(connection, target, headers, stream)
 
-        return _read(wire.Stored, self._repeated(exchange, deadline_s, None, retry_full=retry_full))
+        return read(wire.Stored, self._repeated(exchange, deadline_s, None, retry_full=retry_full))
 
     # ---- the life of connections ------------------------------------------------------------------------------------
 
@@ -360,7 +242,7 @@ class Client:
 
     def _tell(self, kind: type[T], job_id: str, verb: str, message: Any, deadline_s: float | None) -> T:
         path = f"/v1/job/{quote(job_id, safe='')}/{verb}"
-        return _read(kind, self._post(path, dataclasses.asdict(message), {}, deadline_s, None))
+        return read(kind, self._post(path, dataclasses.asdict(message), {}, deadline_s, None))
 
     def _post(
         self,
@@ -405,7 +287,7 @@ class Client:
             error = UnreachableError(self._nobody(cause))
             error.__cause__ = cause
             return error
-        return answer if answer.status < 300 or answer.status == 304 else _refusal(answer, self.address.url)
+        return answer if answer.status < 300 or answer.status == 304 else refusal(answer, self.address.url)
 
     def _once(self, exchange: Callable[[http.client.HTTPConnection], Answer], timeout_s: float) -> Answer:
         connection, reused = self._connection(timeout_s)
@@ -498,17 +380,6 @@ def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
     return context
 
 
-def _proxy(url: str | None, secure: bool) -> tuple[str, int] | None:
-    if url is None:
-        return None
-    parts = urlsplit(url)
-    if not secure or parts.scheme != "http" or not parts.hostname or parts.username is not None:
-        raise ConfigurationError(
-            "the proxy cannot be used; expected http://host:port in front of an https receiver, without a user"
-        )
-    return parts.hostname, parts.port or 8080
-
-
 def _readable(sock: socket.socket) -> bool:
     """Tell whether bytes or the end of the stream wait; before a request both mean it is of no use."""
     return bool(select.select([sock], [], [], 0)[0])
@@ -555,66 +426,6 @@ def _target(path: str, query: Mapping[str, str] | None) -> str:
 
 def _encoded(body: Mapping[str, Any]) -> bytes:
     return json.dumps(body, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-
-
-def _document(answer: Answer) -> dict[str, Any]:
-    try:
-        found = json.loads(answer.body)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise UnavailableError("the answer is not a receiver's; is the address right, does a proxy stand between?")
-    return found
-
-
-def _read(kind: type[T], answer: Answer) -> T:
-    """Return the message in an answer; fields it does not know are ignored.
-
-    Raises:
-        UnavailableError: A field is missing or of another type: whoever answered is no receiver.
-    """
-    document = _document(answer)
-    values: dict[str, Any] = {}
-    for item in dataclasses.fields(kind):  # type: ignore[arg-type]
-        if item.name not in document:
-            if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
-                raise UnavailableError(f"the receiver's answer lacks {item.name}; is it older than this worker?")
-            continue
-        values[item.name] = document[item.name]
-        if not isinstance(values[item.name], _TYPES.get(str(item.type), object)):
-            raise UnavailableError(f"the receiver's answer has a wrong {item.name}; expected {item.type}")
-    return kind(**values)
-
-
-_TYPES: dict[str, Any] = {
-    "str": str,
-    "Status": str,
-    "int": int,
-    "float": (int, float),
-    "bool": bool,
-    "dict[str, Any]": dict,
-    "list[str]": list,
-    "str | None": (str, type(None)),
-}
-
-
-def _refusal(answer: Answer, url: str) -> FleetError:
-    """Return the error an answer of 300 and above stands for."""
-    if answer.status < 400:
-        return ConfigurationError(
-            f"{url} answered with a redirect ({answer.status}), which is not followed because it would carry the token "
-            "along; give the final address"
-        )
-    try:
-        problem = json.loads(answer.body)
-    except (ValueError, RecursionError):
-        problem = None
-    if not isinstance(problem, dict):
-        problem = {"detail": f"{url} answered {answer.status} without a reason; does a proxy stand between?"}
-    if problem.get("code") not in BY_CODE:
-        fallback = _BY_STATUS.get(answer.status) or (UnavailableError if answer.status >= 500 else RequestError)
-        problem = {**problem, "code": fallback.code}
-    return from_problem(problem, retry_after_s=answer.retry_after_s)
 
 
 def _worth_repeating(error: FleetError, retry_full: bool) -> bool:

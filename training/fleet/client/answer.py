@@ -1,0 +1,135 @@
+"""What a receiver answered, and what it means: a document, a message of `wire`, or the error it named.
+
+Guarantees that an answer which is no receiver's ends in an error for people, whatever it holds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from training.fleet.errors import (
+    BY_CODE,
+    AuthenticationError,
+    ConfigurationError,
+    ConflictError,
+    FleetError,
+    ForbiddenError,
+    LengthRequiredError,
+    NotFoundError,
+    PreconditionError,
+    RequestError,
+    StorageFullError,
+    TooLargeError,
+    UnavailableError,
+    UpgradeRequiredError,
+    from_problem,
+)
+
+T = TypeVar("T")
+
+RETRY_AFTER_CAP_S: Final = 300.0
+_BY_STATUS: dict[int, type[FleetError]] = {
+    400: RequestError,
+    401: AuthenticationError,
+    403: ForbiddenError,
+    404: NotFoundError,
+    409: ConflictError,
+    411: LengthRequiredError,
+    412: PreconditionError,
+    413: TooLargeError,
+    426: UpgradeRequiredError,
+    429: UnavailableError,
+    503: UnavailableError,
+    507: StorageFullError,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back.
+
+    Attributes:
+        status: HTTP status.
+        headers: Header fields, names in lower case.
+        body: The whole body.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """Seconds of `Retry-After`, at most five minutes; None without one or when it names a date."""
+        text = self.headers.get("retry-after", "")
+        return min(float(text), RETRY_AFTER_CAP_S) if re.fullmatch(r"\d{1,9}(\.\d{1,6})?", text) else None
+
+
+def document(answer: Answer) -> dict[str, Any]:
+    """Return the JSON object in an answer.
+
+    Raises:
+        UnavailableError: There is none: whoever answered is no receiver.
+    """
+    try:
+        found = json.loads(answer.body)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise UnavailableError("the answer is not a receiver's; is the address right, does a proxy stand between?")
+    return found
+
+
+def read(kind: type[T], answer: Answer) -> T:
+    """Return the message in an answer; fields it does not know are ignored.
+
+    Raises:
+        UnavailableError: A field is missing or of another type: whoever answered is no receiver.
+    """
+    found = document(answer)
+    values: dict[str, Any] = {}
+    for item in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if item.name not in found:
+            if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
+                raise UnavailableError(f"the receiver's answer lacks {item.name}; is it older than this worker?")
+            continue
+        values[item.name] = found[item.name]
+        if not isinstance(values[item.name], _TYPES.get(str(item.type), object)):
+            raise UnavailableError(f"the receiver's answer has a wrong {item.name}; expected {item.type}")
+    return kind(**values)
+
+
+_TYPES: dict[str, Any] = {
+    "str": str,
+    "Status": str,
+    "int": int,
+    "float": (int, float),
+    "bool": bool,
+    "dict[str, Any]": dict,
+    "list[str]": list,
+    "str | None": (str, type(None)),
+}
+
+
+def refusal(answer: Answer, url: str) -> FleetError:
+    """Return the error an answer of 300 and above stands for."""
+    if answer.status < 400:
+        return ConfigurationError(
+            f"{url} answered with a redirect ({answer.status}), which is not followed because it would carry the token "
+            "along; give the final address"
+        )
+    try:
+        problem = json.loads(answer.body)
+    except (ValueError, RecursionError):
+        problem = None
+    if not isinstance(problem, dict):
+        problem = {"detail": f"{url} answered {answer.status} without a reason; does a proxy stand between?"}
+    if problem.get("code") not in BY_CODE:
+        fallback = _BY_STATUS.get(answer.status) or (UnavailableError if answer.status >= 500 else RequestError)
+        problem = {**problem, "code": fallback.code}
+    return from_problem(problem, retry_after_s=answer.retry_after_s)
