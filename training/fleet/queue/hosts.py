@@ -96,6 +96,10 @@ class Hosts:
     Args:
         clock: Monotonic seconds.
         terms: Time limits; a worker is away when it was not heard for a lease term.
+
+    Attributes:
+        in_force: The manifest in force.
+        overdue: Requirements that prefer CUDA and whose best job waited for it long enough, each with that job.
     """
 
     def __init__(self, clock: Callable[[], float], terms: Terms) -> None:
@@ -105,8 +109,10 @@ class Hosts:
         self._requirements: dict[int, Requirement] = {}
         self._ids: dict[Requirement, int] = {}
         self._live_cuda: dict[str, tuple[Capability, Policy]] = {}
+        self._news = False
         self._lock = threading.RLock()
         self.in_force = InForce()
+        self.overdue: Mapping[int, int] = {}
 
     # ---- requirements
 
@@ -202,9 +208,24 @@ class Hosts:
             live = {name: self._cuda_offer(known) for name, known in self._known.items() if not self.away(known)}
             live_cuda = {name: offer for name, offer in live.items() if offer is not None}
             if live_cuda != self._live_cuda:
-                self._live_cuda = live_cuda
+                self._live_cuda, self._news = live_cuda, True
                 for known in self._known.values():
                     known.offer = None
+
+    def take_news(self) -> bool:
+        """Say once whether workers with CUDA have come, gone or changed."""
+        news, self._news = self._news, False
+        return news
+
+    def left_to_cuda(self) -> list[int]:
+        """Return the requirements that hosts without CUDA may have to leave to others now."""
+        if not self._live_cuda:
+            return []
+        return [number for number, requirement in self._requirements.items() if requirement.prefer_cuda]
+
+    def let_go(self, overdue: Mapping[int, int]) -> None:
+        """Note which jobs waited long enough for a host with CUDA."""
+        self.overdue = overdue
 
     # ---- judgement
 
@@ -223,7 +244,9 @@ class Hosts:
             known = self._known.get(worker)
             if known is None or self.policy(worker) is None:
                 return False
-            return requirement_id in self._ranks(known) and not self._leaves_to_cuda(known, requirement_id)
+            if requirement_id not in self._ranks(known):
+                return False
+            return requirement_id in self.overdue or not self._leaves_to_cuda(known, requirement_id)
 
     def _ranks(self, known: Known) -> dict[int, int]:
         policy = self.policy(known.capability.hostname)

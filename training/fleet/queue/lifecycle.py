@@ -1,9 +1,9 @@
-"""The life of a job: claim, heartbeat, complete, fail, cancel, requeue, sweep.
+"""The life of a job: claim, heartbeat, complete, fail, cancel, requeue.
 
-Owns every change of a job's state but those of a manifest. Guarantees what docs/reference/states.md says: one live
-lease per job, one result, stale leases refused, late results adopted while nobody else has begun, the same request
-twice has one effect. Every change is one transaction that starts from the status it checks, and appends one event.
-Leaves placement to `hosts` and durability to the database.
+Owns every change of a job's state but those of a manifest and of time. Guarantees what docs/reference/states.md says:
+one live lease per job, one result, stale leases refused, late results adopted while nobody else has begun, the same
+request twice has one effect. Every change is one transaction that starts from the status it checks, and appends one
+event. Leaves placement to `hosts` and durability to the database.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from training.fleet.errors import (
 )
 from training.fleet.jobs import FREE_KINDS, Policy, Requirement
 from training.fleet.queue.hosts import capability_json
-from training.fleet.queue.leases import LiveLease
 from training.fleet.queue.memory import Memory, state_of, worker_actor
 
 RECEIVER = "receiver"
@@ -86,6 +85,7 @@ class Lifecycle(Memory):
             return self._give_again(tx, known, message)
         held = self._reconcile(tx, message)
         if len(held) >= policy.slots:
+            self._full.add(message.worker)
             return None
         return self._grant(tx, message, held)
 
@@ -292,7 +292,7 @@ class Lifecycle(Memory):
         why = f"a late result after {row['outcome']}, nobody else had begun" if row["outcome"] else ""
         self._record(tx, seq, worker_actor(row["worker"]), "complete", row["status"], "completed", why)
         self._moved(tx, row["status"], "completed")
-        self._forget_lease(tx, row["own_lease"], seq)
+        self._forget_lease(tx, row)
         self.hosts.seen(row["worker"])
 
     def fail(self, tx: Transaction, job_id: str, message: wire.Fail) -> wire.State:
@@ -396,7 +396,7 @@ class Lifecycle(Memory):
         assert changed == 1
         self._end_attempt(tx, row, ending.outcome, ending.report, refunded=ending.refunded)
         self._moved(tx, before, ending.to, number if ending.to == "pending" and not delayed else None)
-        self._forget_lease(tx, row["own_lease"], seq)
+        self._forget_lease(tx, row)
         if delayed:
             self._delay(tx, seq, ending.delay_s)
 
@@ -415,12 +415,24 @@ class Lifecycle(Memory):
             error="" if report is None else report.error,
         )
 
-    def _forget_lease(self, tx: Transaction, lease_id: str, seq: int) -> None:
+    def _forget_lease(self, tx: Transaction, row: Row) -> None:
+        seq, lease_id = row["seq"], row["own_lease"]
+
         def follow() -> None:
             self.leases.drop(lease_id)
             self._delayed.pop(seq, None)
 
         tx.after_commit(follow)
+        if row["worker"] in self._full:
+            self._free_slot(tx, row["worker"])
+
+    def _free_slot(self, tx: Transaction, worker: str) -> None:
+        """Let a worker look again whose claim found all its slots taken."""
+        self._full.discard(worker)
+        waiting = (row["id"] for row in tx.all("requirements_with_ready_jobs"))
+        number = next((number for number in waiting if self.hosts.eligible(number, worker)), None)
+        if number is not None:
+            tx.after_commit(lambda: self._on_ready({number: 1}))
 
     def _delay(self, tx: Transaction, seq: int, delay_s: float) -> None:
         ready_at = self._clock() + delay_s
@@ -517,40 +529,6 @@ class Lifecycle(Memory):
             tx.after_commit(follow)
         return new
 
-    # ---- time
-
-    def sweep(self, tx: Transaction) -> None:
-        """End the leases that ran out and the back-offs that are over. Meant to run at `next_deadline` or sooner."""
-        over = self.leases.take_expired()
-        if over:
-            tx.after_rollback(lambda: self.leases.restore(over))
-        for live in over:
-            self._lapse(tx, live.lease_id, _ran_out(live))
-        now = self._clock()
-        for seq in [seq for seq, ready_at in self._delayed.items() if ready_at <= now]:
-            self._make_ready(tx, seq)
-        self._avoided = {
-            key: entry for key, entry in self._avoided.items() if entry[0] > now - self.terms.backoff_cap_s
-        }
-        self.hosts.look_around()
-        self._keep_tick(tx)
-
-    def next_deadline(self) -> float | None:
-        """Return when `sweep` is needed next, monotonic seconds; None while nothing waits for time to pass."""
-        times = [self.leases.next_sweep(), min(self._delayed.values(), default=None)]
-        return min((time for time in times if time is not None), default=None)
-
-    def _make_ready(self, tx: Transaction, seq: int) -> None:
-        row = tx.one("make_ready", seq=seq)
-
-        def follow() -> None:
-            self._delayed.pop(seq, None)
-            self._touch()
-            if row is not None:
-                self._on_ready({row["requirement"]: 1})
-
-        tx.after_commit(follow)
-
     # ---- shared
 
     def _lease(self, tx: Transaction, job_id: str, lease_id: str) -> Row:
@@ -590,9 +568,3 @@ def _same_result(row: Row, message: wire.Complete) -> wire.State:
             f"the job {row['id']} is completed with the artifact {row['artifact']}; {message.artifact} is not accepted"
         )
     return state_of(row)
-
-
-def _ran_out(live: LiveLease) -> str:
-    if live.running:
-        return f"no heartbeat from {live.worker} for the whole lease"
-    return f"{live.worker} did not acknowledge the job in time"

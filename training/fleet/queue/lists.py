@@ -158,13 +158,6 @@ class Lists(Memory):
             self._totals = [row["artifacts"], row["size_bytes"]]
         return self._totals[0], self._totals[1]
 
-    def claimable(self, tx: Transaction, requirement_id: int) -> int:
-        """Return how many jobs with a requirement can be claimed now, at most 64; for waking parked claims."""
-        row = tx.one("claimable", requirement=requirement_id)
-        assert row is not None
-        jobs: int = row["jobs"]
-        return jobs
-
     # ---- workers
 
     def workers(self, cursor: str | None = None, limit: int = 100) -> wire.WorkerPage:

@@ -72,6 +72,8 @@ class Memory:
         self._counts: Counter[str] = Counter()
         self._delayed: dict[int, float] = {}
         self._avoided: dict[tuple[str, int], tuple[float, int]] = {}
+        self._forgiven_at = clock()
+        self._full: set[str] = set()
         self._half_written = False
         self._totals: list[int] | None = None
         self._on_ready: Callable[[Mapping[int, int]], None] = lambda _ready: None

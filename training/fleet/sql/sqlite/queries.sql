@@ -108,6 +108,19 @@ SELECT count(*) AS jobs FROM (
     WHERE requirement = :requirement AND status = 'pending' AND ready = 1 LIMIT 64
 );
 
+-- name: claimable_job
+-- The requirement of a job, if it can be claimed now.
+SELECT requirement FROM job WHERE seq = :seq AND status = 'pending' AND ready = 1;
+
+-- name: overdue
+-- Those of these requirements whose best job became pending no later than `waited_since`.
+SELECT j.requirement, j.seq FROM json_each(:requirements) AS e CROSS JOIN job AS j ON j.seq = (
+    SELECT head.seq FROM job AS head INDEXED BY job_claimable
+    WHERE head.requirement = e.value AND head.status = 'pending' AND head.ready = 1
+    ORDER BY head.priority DESC, head.position LIMIT 1
+)
+WHERE j.pending_tick <= :waited_since;
+
 -- name: hosts_met
 -- Every worker that ever called, with what it could do then.
 SELECT name, capability, seen_at FROM worker ORDER BY name;

@@ -1,0 +1,174 @@
+"""Whom time wakes: parked claims that may take a job that was not for them before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.queue_world import World, entry, host
+from training.fleet import wire
+from training.fleet.api.parking import Lot, Place
+from training.fleet.jobs import Policy, Requirement, Terms
+
+PREFERS = Requirement("gbt", prefer_cuda=True)
+TOWER = host("tower", vram_gib=12)
+
+
+class Parked(World):
+    """A queue with a car park at its door; callers look up as soon as they are woken."""
+
+    def open(self) -> None:
+        super().open()
+        self.lot = Lot(self.queue.hosts.eligible)
+        self.queue.on_ready(self.lot.publish)
+
+    def park(self, worker: str, held: tuple[str, ...] = ()) -> Place:
+        place = self.lot.enter(worker)
+        assert self.claim(worker, held) is None
+        return place
+
+    def take(self, place: Place, held: tuple[str, ...] = ()) -> Any:
+        """Let a woken caller ask again, as the API does; its lease, None when there is nothing, \"asleep\" else."""
+        if place.offer is None:
+            return "asleep"
+        number = place.offer.requirement
+        lease = self.claim(place.worker, held)
+        self.lot.answered(place, self.do(lambda tx: self.queue.claimable(tx, number)))
+        if lease is not None:
+            self.lot.leave(place)
+        return lease
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[Parked]:
+    opened = Parked(tmp_path / "queue.db", Terms())
+    try:
+        yield opened
+    finally:
+        opened.database.close()
+
+
+def busy_tower(world: World, *more: Any) -> Any:
+    """Load jobs that prefer CUDA and let the only host with it be busy."""
+    world.load([entry(0, Requirement("gbt", require_cuda=True)), *more])
+    lease = world.claim(TOWER)
+    world.beat(lease)
+    return lease
+
+
+def wait_and_beat(world: World, lease: Any, seconds: int) -> None:
+    """Let time pass while the tower goes on working."""
+    for _ in range(seconds // 100):
+        world.wait(100)
+        world.beat(lease)
+
+
+def test_a_preferred_job_that_waited_long_enough_wakes_a_host_without_cuda(world: Parked) -> None:
+    lease = busy_tower(world, entry(1, PREFERS))
+    first, second = world.park("pi"), world.park("server")
+    wait_and_beat(world, lease, 500)
+    assert (first.offer, second.offer) == (None, None)
+    wait_and_beat(world, lease, 100)
+    assert world.take(first).job_id == entry(1).id
+    assert world.take(second) == "asleep"
+
+
+def test_each_preferred_job_that_waited_wakes_one_host_and_later_ones_wait(world: Parked) -> None:
+    lease = busy_tower(world, entry(1, PREFERS), entry(2, PREFERS))
+    wait_and_beat(world, lease, 300)
+    world.load([entry(0, Requirement("gbt", require_cuda=True)), *(entry(number, PREFERS) for number in (1, 2, 3))])
+    places = [world.park(name) for name in ("a", "b", "c", "d")]
+    wait_and_beat(world, lease, 300)
+    taken = [world.take(place) for place in places[:2]]
+    assert [found.job_id for found in taken] == [entry(1).id, entry(2).id]
+    for found in taken:
+        world.complete(found)
+    assert [world.take(place) for place in places[2:]] == ["asleep", "asleep"]
+    wait_and_beat(world, lease, 300)
+    assert world.take(places[2]).job_id == entry(3).id
+    assert world.take(places[3]) == "asleep"
+
+
+def test_a_preferred_job_wakes_other_hosts_once_no_host_with_cuda_is_heard(world: Parked) -> None:
+    world.queue.terms = Terms(prefer_wait_s=1e9)
+    busy_tower(world, entry(1, PREFERS))
+    place = world.park("pi")
+    world.wait(600)
+    assert world.take(place) == "asleep"
+    world.claim("pi")
+    world.wait(5)
+    assert world.take(place).job_id == entry(1).id
+
+
+def test_the_end_of_a_fault_delay_wakes_the_host_that_faulted(world: Parked) -> None:
+    world.load([entry(1)])
+    world.fail(world.running("pi"), "host_fault")
+    place = world.park("pi")
+    world.wait(29)
+    assert world.take(place) == "asleep"
+    world.wait(1)
+    assert world.take(place).job_id == entry(1).id
+
+
+def test_the_end_of_a_fault_delay_wakes_nobody_when_another_host_has_the_job(world: Parked) -> None:
+    world.load([entry(1)])
+    world.fail(world.running("pi"), "host_fault")
+    world.beat(world.claim("server"))
+    place = world.park("pi")
+    world.wait(60)
+    assert world.take(place) == "asleep"
+    assert world.queue.next_deadline() is not None
+
+
+def test_a_slot_that_becomes_free_wakes_its_host(world: Parked) -> None:
+    world.load([entry(1), entry(2)], {"pi": Policy(slots=1), "default": Policy(deny_jobs=("*",))})
+    lease = world.running("pi")
+    other, place = world.park("server"), world.park("pi", (lease.lease_id,))
+    world.complete(lease)
+    assert world.take(other) == "asleep"
+    assert world.take(place, (lease.lease_id,)).job_id == entry(2).id
+
+
+def test_a_slot_that_becomes_free_wakes_nobody_without_a_job(world: Parked) -> None:
+    world.load([entry(1)])
+    lease = world.running("pi")
+    place = world.park("pi", (lease.lease_id,))
+    world.complete(lease)
+    assert world.take(place) == "asleep"
+
+
+def test_a_slot_that_a_failure_frees_wakes_its_host(world: Parked) -> None:
+    world.load([entry(1), entry(2)])
+    lease = world.running("pi")
+    place = world.park("pi", (lease.lease_id,))
+    world.fail(lease, "trainer_error")
+    assert world.take(place).job_id == entry(2).id
+
+
+def test_a_manifest_that_lets_a_host_do_more_wakes_it(world: Parked) -> None:
+    world.load([entry(1)], {"pi": Policy(deny_jobs=("*",))})
+    place = world.park("pi")
+    world.load([entry(1)], {"pi": Policy()})
+    assert world.take(place).job_id == entry(1).id
+
+
+def test_an_idle_sweep_writes_nothing_and_wakes_nobody(world: Parked) -> None:
+    world.load([entry(1, Requirement("gbt", allowed_hosts=("other",)))])
+    place = world.park("pi")
+    world.sweep()
+    before = world.queue.revision
+    world.sweep()
+    assert (world.queue.revision, place.offer, world.queue.next_deadline()) == (before, None, None)
+
+
+def test_a_beat_between_sweeps_is_not_lost(world: Parked) -> None:
+    """The tower beats from memory only; that keeps its preferred jobs from others."""
+    lease = busy_tower(world, entry(1, PREFERS))
+    for _ in range(4):
+        world.wait(149)
+        assert world.queue.beat(lease.job_id, wire.Heartbeat(lease.lease_id)) is not None
+        world.sweep()
+    assert world.claim("pi") is None

@@ -1,0 +1,107 @@
+"""What time does to the queue, and whom that wakes.
+
+Owns the ends of leases, back-offs and waits. Guarantees that whatever becomes claimable by time, or by hosts that come
+and go, is announced like a new job: parked claims need not ask in vain. Leaves the changes of a job to `lifecycle`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+from training.fleet.database import Transaction
+from training.fleet.queue.leases import LiveLease
+from training.fleet.queue.lifecycle import Lifecycle
+
+
+class Sweep(Lifecycle):
+    """The changes that come by themselves."""
+
+    def sweep(self, tx: Transaction) -> None:
+        """End the leases, back-offs and waits that are over. Meant to run at `next_deadline` or sooner."""
+        over = self.leases.take_expired()
+        if over:
+            tx.after_rollback(lambda: self.leases.restore(over))
+        for live in over:
+            self._lapse(tx, live.lease_id, _ran_out(live))
+        now = self._clock()
+        for seq in [seq for seq, ready_at in self._delayed.items() if ready_at <= now]:
+            self._make_ready(tx, seq)
+        self._forgive(tx, now)
+        self._hand_over(tx)
+        self._keep_tick(tx)
+
+    def next_deadline(self) -> float | None:
+        """Return when `sweep` is needed next, monotonic seconds; None while nothing waits for time to pass."""
+        avoided = (until for until, _ in list(self._avoided.values()))
+        times = [
+            self.leases.next_sweep(),
+            min(self._delayed.values(), default=None),
+            min((until for until in avoided if until > self._forgiven_at), default=None),
+        ]
+        return min((time for time in times if time is not None), default=None)
+
+    def claimable(self, tx: Transaction, requirement_id: int) -> int:
+        """Return how many jobs with a requirement can be claimed now, at most 64; for waking parked claims."""
+        if requirement_id in self.hosts.overdue:
+            others = {number: head for number, head in self.hosts.overdue.items() if number != requirement_id}
+            self.hosts.let_go(others | self._overdue(tx, [requirement_id]))
+        row = tx.one("claimable", requirement=requirement_id)
+        assert row is not None
+        jobs: int = row["jobs"]
+        return jobs
+
+    def _make_ready(self, tx: Transaction, seq: int) -> None:
+        row = tx.one("make_ready", seq=seq)
+
+        def follow() -> None:
+            self._delayed.pop(seq, None)
+            self._touch()
+            if row is not None:
+                self._on_ready({row["requirement"]: 1})
+
+        tx.after_commit(follow)
+
+    def _forgive(self, tx: Transaction, now: float) -> None:
+        """Offer jobs again to the hosts that faulted on them, and forget faults of long ago."""
+        ready: Counter[int] = Counter()
+        for (_, seq), (until, _) in self._avoided.items():
+            if self._forgiven_at < until <= now and (row := tx.one("claimable_job", seq=seq)) is not None:
+                ready[row["requirement"]] += 1
+
+        kept_after = now - self.terms.backoff_cap_s
+        self._avoided = {key: entry for key, entry in self._avoided.items() if entry[0] > kept_after}
+
+        def follow() -> None:
+            self._forgiven_at = now
+            if ready:
+                self._on_ready(ready)
+
+        tx.after_commit(follow)
+
+    def _hand_over(self, tx: Transaction) -> None:
+        """Offer jobs that prefer CUDA to other hosts, once no host with it is heard or they waited long enough."""
+        self.hosts.look_around()
+        ready: dict[int, int] = {}
+        if self.hosts.take_news():
+            waiting = (row["id"] for row in tx.all("requirements_with_ready_jobs"))
+            ready = {number: 1 for number in waiting if self.hosts.requirement(number).prefer_cuda}
+        before, preferring = self.hosts.overdue, self.hosts.left_to_cuda()
+        overdue = self._overdue(tx, preferring) if preferring else {}
+        self.hosts.let_go(overdue)
+        ready |= {number: 1 for number, head in overdue.items() if before.get(number) != head}
+        if ready:
+            tx.after_commit(lambda: self._on_ready(ready))
+
+    def _overdue(self, tx: Transaction, numbers: list[int]) -> dict[int, int]:
+        """Return which requirements have a best job that waited long enough, and which job that is."""
+        rows = tx.all(
+            "overdue", requirements=json.dumps(numbers), waited_since=int(self.tick() - self.terms.prefer_wait_s)
+        )
+        return {row["requirement"]: row["seq"] for row in rows}
+
+
+def _ran_out(live: LiveLease) -> str:
+    if live.running:
+        return f"no heartbeat from {live.worker} for the whole lease"
+    return f"{live.worker} did not acknowledge the job in time"
