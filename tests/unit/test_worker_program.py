@@ -47,8 +47,50 @@ def test_a_host_that_can_train_says_so(run: Run, stub: StubReceiver, capsys: pyt
     out = capsys.readouterr().out
     assert out.startswith("host         box\n")
     assert "ok           trainer: answers --describe, contract sha256:" in out
-    assert f"ok           receiver: answers at {stub.url}\n" in out
+    assert f"ok           receiver: answers at {stub.url} and takes heartbeats from this worker\n" in out
+    assert "note         no dataset is given, which the project's own models need; give --dataset NAME=FOLDER\n" in out
+    assert "no receiver is given" not in out
     assert out.endswith("This host can train.\n")
+
+
+def test_the_self_test_shows_the_receiver_its_token(
+    run: Run, stub: StubReceiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A wrong token would otherwise be found only by the service, over and over."""
+    stub.script["heartbeat"] = [
+        problem(401, "unauthenticated", "the bearer token is not this receiver's"),
+        problem(404, "not_found", "there is no such job"),
+    ]
+    assert run("--self-test", "--receiver", stub.url) == 1
+    out = capsys.readouterr().out
+    assert "FAILED       receiver: the bearer token is not this receiver's\n" in out
+    assert out.endswith("This host cannot train: mend what FAILED says.\n")
+    assert run("--self-test", "--receiver", stub.url) == 0
+    assert stub.stored == {}
+
+
+def test_the_self_test_says_that_no_receiver_was_tried(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--self-test") == 0
+    out = capsys.readouterr().out
+    assert "note         no receiver is given, so none was tried; give --receiver ADDRESS\n" in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--json",), "--json belongs to --self-test"),
+        (("--once", "--json"), "--json belongs to --self-test"),
+        (("--wait", "5"), "--wait belongs to --once"),
+        (("--once", "--self-test"), "give one of them"),
+    ],
+)
+def test_flags_that_would_go_unheard_are_refused(
+    run: Run, flags: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(*flags)
+    assert ended.value.code == 2
+    assert says in capsys.readouterr().err
 
 
 def test_the_self_test_speaks_json(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -171,6 +171,8 @@ class Worker:
     def _away(self, error: FleetError, once_until: float | None) -> None:
         if self._stop.is_set():
             return
+        if once_until is not None and time.monotonic() >= once_until:
+            raise error
         self._journal.note_once("the receiver does not answer", why=error.message)
         delay_s = min(AWAY_CAP_S, AWAY_S * 2.0 ** min(self._vain, 16)) * random.random()  # noqa: S311
         left_s = AWAY_CAP_S if once_until is None else max(0.0, once_until - time.monotonic())

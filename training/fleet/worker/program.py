@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 when it was told to stop, or when `--once` or `--self-test` went well; 1 when those did not; 2 for a wrong
         flag; 69 without a receiver, 77 when it refuses this host, 78 for settings that a restart cannot mend.
     """
-    parsed = vars(_parser().parse_args(argv))
+    parsed = _parsed(argv)
     actions = {name: parsed.pop(name) for name in _ACTIONS}
     try:
         chosen = options(parsed, os.environ)
@@ -68,6 +68,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--wait", type=float, default=0.0, metavar="S", help="seconds --once waits for a job [0]")
     add_flags(parser, TABLE)
     return parser
+
+
+def _parsed(argv: Sequence[str] | None) -> dict[str, Any]:
+    """Return the flags; one that would go unheard ends the program with 2."""
+    parser = _parser()
+    parsed = vars(parser.parse_args(argv))
+    for flag, belongs_to in (("json", "self_test"), ("wait", "once")):
+        if parsed[flag] and not parsed[belongs_to]:
+            parser.error(f"--{flag} belongs to --{belongs_to.replace('_', '-')}; give both or neither")
+    if parsed["once"] and parsed["self_test"]:
+        parser.error("--once runs a job and --self-test runs none; give one of them")
+    return parsed
 
 
 def _said(message: str, status: int) -> int:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
+from training.fleet import wire
 from training.fleet.capability import GIB, Capability, detect
 from training.fleet.client import Client
-from training.fleet.errors import FleetError, TrainerError
+from training.fleet.errors import FleetError, NotFoundError, TrainerError
 from training.fleet.jobs import DEFAULT_DATASET
 from training.fleet.worker.options import Options
 from training.fleet.worker.start import OWN_COMMAND, argument_vector, declared
+
+_NOBODYS_JOB: Final = "0" * 64
+_NOBODYS_LEASE: Final = "self-test"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +38,17 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What this host can do and whether it can train."""
+    """What this host can do and whether it can train.
+
+    Attributes:
+        capability: What was detected.
+        checks: What was tried.
+        hints: What was not tried or set, and how to change that, for people.
+    """
 
     capability: Capability
     checks: tuple[Check, ...]
+    hints: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -55,7 +67,7 @@ class Report:
     def as_text(self) -> str:
         """Return it for people."""
         lines = [f"{name:<12} {value}" for name, value in _facts(self.capability)]
-        lines += [f"{'note':<12} {problem}" for problem in self.capability.problems]
+        lines += [f"{'note':<12} {problem}" for problem in (*self.capability.problems, *self.hints)]
         lines += [f"{'ok' if check.ok else 'FAILED':<12} {check.check}: {check.detail}" for check in self.checks]
         lines.append("This host can train." if self.ok else "This host cannot train: mend what FAILED says.")
         return "\n".join(lines) + "\n"
@@ -75,7 +87,16 @@ def examine(chosen: Options, client: Client | None) -> Report:
     checks += [_dataset(name, capability) for name in chosen.datasets.folders if name != DEFAULT_DATASET]
     if client is not None:
         checks.append(_receiver(client))
-    return Report(capability, tuple(checks))
+    return Report(capability, tuple(checks), tuple(_hints(chosen)))
+
+
+def _hints(chosen: Options) -> list[str]:
+    hints = []
+    if not chosen.datasets.folders:
+        hints.append("no dataset is given, which the project's own models need; give --dataset NAME=FOLDER")
+    if not chosen.receiver_is_set:
+        hints.append("no receiver is given, so none was tried; give --receiver ADDRESS")
+    return hints
 
 
 def _facts(found: Capability) -> list[tuple[str, Any]]:
@@ -143,10 +164,17 @@ def _dataset(name: str, found: Capability) -> Check:
 
 
 def _receiver(client: Client) -> Check:
+    """Ask whether it is there, and show it the token with a heartbeat for a job that nobody has."""
     try:
-        client.request("GET", "/healthz", deadline_s=3)
+        client.get("/healthz", deadline_s=3)
+        _show_token(client)
     except FleetError as error:
         return Check("receiver", False, error.message)
     finally:
         client.close()
-    return Check("receiver", True, f"answers at {client.address.url}")
+    return Check("receiver", True, f"answers at {client.address.url} and takes heartbeats from this worker")
+
+
+def _show_token(client: Client) -> None:
+    with contextlib.suppress(NotFoundError):
+        client.heartbeat(_NOBODYS_JOB, wire.Heartbeat(_NOBODYS_LEASE), deadline_s=3)
