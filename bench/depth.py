@@ -18,7 +18,7 @@ from training.fleet.database import Transaction
 from training.fleet.database.sqlite import Sqlite
 from training.fleet.jobs import Limits, Policy, Requirement, Spec, Trainer, canonical
 from training.fleet.manifest import Header, JobEntry
-from training.fleet.queue import Queue, reload
+from training.fleet.queue import Queue, apply
 from training.trainer.hyper import contract_digest, describe
 
 WORKER = "bench-0"
@@ -36,7 +36,8 @@ def depth(folder: Path, quick: bool) -> list[Figure]:
         path = folder / f"receiver-{size}" / "queue.db"
         path.parent.mkdir()
         classes = min(1000, size // 10)
-        found = _claims(path, size, classes, 50 if quick else 500, hashlib.sha256(text.encode()).hexdigest())
+        _fill(path, size, classes, hashlib.sha256(text.encode()).hexdigest())
+        found = _claims(path, 50 if quick else 500)
         claims.append(statistics.median(found) * 1e6)
         worst = max(found) * 1e6
         note = f"{classes} classes, worst {worst:.0f} µs"
@@ -55,14 +56,24 @@ def depth(folder: Path, quick: bool) -> list[Figure]:
     return figures
 
 
-def _claims(path: Path, size: int, classes: int, rounds: int, digest: str) -> list[float]:
-    """Fill a queue and return how long each claim took on the writer thread, without the commit."""
+def _fill(path: Path, size: int, classes: int, digest: str) -> None:
+    """Make a queue of so many pending jobs."""
     database, queue = Sqlite.open(path), Queue()
+    apply.CHUNK = 10_000  # type: ignore[misc]  # nobody claims meanwhile, so filling may go in large steps
     try:
         database.submit(queue.start).result()
         header = Header(digest, {"default": Policy(slots=64)}, Trainer(), {}, (), contract_digest(describe()), size)
-        reload(database, queue, header, _entries(size, classes))
-        host = Capability(**{**capability(WORKER), "gpus": ()})
+        apply.reload(database, queue, header, _entries(size, classes))
+    finally:
+        database.close()
+
+
+def _claims(path: Path, rounds: int) -> list[float]:
+    """Return how long each of some claims takes on the writer thread, without the commit."""
+    database, queue = Sqlite.open(path), Queue()
+    host = Capability(**{**capability(WORKER), "gpus": ()})
+    try:
+        database.submit(queue.start).result()
         return [database.submit(lambda tx: _claim(tx, queue, host)).result() for _ in range(rounds)]
     finally:
         database.close()

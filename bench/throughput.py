@@ -25,7 +25,7 @@ int fdatasync(int fd) { rest(); return ((int (*)(int))dlsym(RTLD_NEXT, "fdatasyn
 
 def pairs(folder: Path, quick: bool) -> list[Figure]:
     """Pairs a second against both references, in turns on one disk; latency of the receiver."""
-    rounds, seconds = (1, 1.0) if quick else (5, 5.0)
+    rounds, seconds = (1, 1.0) if quick else (20, 1.5)
     found = _in_turns(folder, ("naive", "grouped"), rounds, seconds, {})
     real, note = found["receiver"], f"fsync p50 {fsync_p50_ms(folder):.2f} ms"
     figures = [
@@ -61,7 +61,7 @@ def slow_disk(folder: Path, quick: bool) -> list[Figure]:
     source, library = folder / "slow_sync.c", folder / "slow_sync.so"
     source.write_text(SLOW_SYNC)
     subprocess.run(["gcc", "-shared", "-fPIC", "-O2", "-o", library, source, "-ldl"], check=True)
-    rounds, seconds = (1, 1.0) if quick else (3, 5.0)
+    rounds, seconds = (1, 1.0) if quick else (8, 1.5)
     found = _in_turns(folder, ("grouped",), rounds, seconds, {"LD_PRELOAD": str(library)})
     ratio = _ratio(found, "grouped")
     return [
