@@ -72,6 +72,19 @@ class Running:
         finally:
             connection.close()
 
+    def post(self, path: str, body: Any, **headers: str) -> Any:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            connection.request("POST", path, json.dumps(body), headers)
+            return json.loads(connection.getresponse().read())
+        finally:
+            connection.close()
+
+    def claim(self, worker: str, wait_s: int) -> Any:
+        capability = {"hostname": worker, "ram_bytes": 2**34, "version": "0.1.0"}
+        body = {"claim_id": f"claim-of-{worker}", "worker": worker, "capability": capability, "held_leases": []}
+        return self.post("/v1/job/claim", body, Prefer=f"wait={wait_s}")
+
     def end(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
         status = self.process.wait(20)
@@ -154,6 +167,22 @@ def test_a_request_that_never_ends_does_not_hold_the_end_up(tmp_path: Path) -> N
             began = time.monotonic()
             assert running.end() == 0
             assert time.monotonic() - began < 8
+
+
+def test_what_lapses_or_is_delayed_is_claimable_as_soon_as_it_is_due(tmp_path: Path) -> None:
+    """The sweeper had lain down to sleep for 5 s before the lease and the back-off began."""
+    terms = {"CIS490_ACK_S": "1", "CIS490_LEASE_S": "1", "CIS490_BACKOFF_S": "0.5"}
+    with started(tmp_path, text=manifest(1), **terms) as running:
+        first = running.claim("host-1", wait_s=0)
+        asked = time.monotonic()
+        second = running.claim("host-2", wait_s=20)
+        assert 0.5 < time.monotonic() - asked < 3
+        assert (second["job_id"], second["fence"]) == (first["job_id"], first["fence"] + 1)
+        report = {"lease_id": second["lease_id"], "kind": "trainer_error", "error": "broken"}
+        assert running.post(f"/v1/job/{second['job_id']}/fail", report)["status"] == "pending"
+        asked = time.monotonic()
+        assert running.claim("host-3", wait_s=20)["fence"] == second["fence"] + 1
+        assert 0.2 < time.monotonic() - asked < 2.5
 
 
 def test_hup_reads_the_manifest_again(tmp_path: Path) -> None:

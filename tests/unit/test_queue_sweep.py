@@ -12,6 +12,7 @@ from tests.queue_world import World, entry, host
 from training.fleet import wire
 from training.fleet.api.parking import Lot, Place
 from training.fleet.jobs import Policy, Requirement, Terms
+from training.fleet.queue import Queue
 
 PREFERS = Requirement("gbt", prefer_cuda=True)
 TOWER = host("tower", vram_gib=12)
@@ -153,6 +154,22 @@ def test_a_manifest_that_lets_a_host_do_more_wakes_it(world: Parked) -> None:
     place = world.park("pi")
     world.load([entry(1)], {"pi": Policy()})
     assert world.take(place).job_id == entry(1).id
+
+
+@pytest.mark.parametrize(
+    ("terms", "patience_s"),
+    [
+        (Terms(), 5.0),
+        (Terms(ack_s=2, lease_s=3), 2.0),
+        (Terms(lease_s=1), 1.0),
+        (Terms(backoff_s=0.5), 0.25),
+        (Terms(backoff_s=60, backoff_cap_s=1), 0.5),
+        (Terms(backoff_s=0), 5.0),
+        (Terms(backoff_s=0.001), 0.05),
+    ],
+)
+def test_the_sweeper_sleeps_no_longer_than_what_begins_meanwhile(terms: Terms, patience_s: float) -> None:
+    assert Queue(terms=terms).patience_s == patience_s
 
 
 def test_an_idle_sweep_writes_nothing_and_wakes_nobody(world: Parked) -> None:

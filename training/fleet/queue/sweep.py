@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from typing import Final
 
 from training.fleet.database import Transaction
-from training.fleet.queue.leases import LiveLease
+from training.fleet.queue.leases import SWEEP_S, LiveLease
 from training.fleet.queue.lifecycle import Lifecycle
+
+SWEEP_LEAST_S: Final = 0.05
+"""Shortest sleep of the sweeper, however short the terms are."""
 
 
 class Sweep(Lifecycle):
@@ -40,6 +44,13 @@ class Sweep(Lifecycle):
             min((until for until in avoided if until > self._forgiven_at), default=None),
         ]
         return min((time for time in times if time is not None), default=None)
+
+    @property
+    def patience_s(self) -> float:
+        """How long the sweeper may sleep: no longer than what may begin to run meanwhile takes at least."""
+        backoff_s = min(self.terms.backoff_s, self.terms.backoff_cap_s) / 2
+        least_s = min(SWEEP_S, self.terms.ack_s, self.terms.lease_s, backoff_s or SWEEP_S)
+        return max(SWEEP_LEAST_S, least_s)
 
     def claimable(self, tx: Transaction, requirement_id: int) -> int:
         """Return how many jobs with a requirement can be claimed now, at most 64; for waking parked claims."""

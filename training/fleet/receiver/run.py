@@ -40,8 +40,8 @@ from training.fleet.settings import Settings
 from training.fleet.store import Store
 from training.fleet.wire import Reload
 
-SWEEP_S: Final = 5.0
-SWEEP_LEAST_S: Final = 0.02
+DUE_S: Final = 0.02
+"""Shortest time between two sweeps."""
 HEADER_BYTES: Final = 16384
 GC_ALLOCATIONS: Final = 20_000
 INDEX_PAGE: Final = 5000
@@ -274,10 +274,11 @@ async def _reload(fleet: Fleet, service: Service) -> None:
 
 async def _sweep_forever(fleet: Fleet) -> None:
     """End leases and back-offs that are over, at the latest every few seconds."""
+    patience_s = fleet.queue.patience_s
     while True:
         due = fleet.queue.next_deadline()
-        wait_s = SWEEP_S if due is None else min(SWEEP_S, due - time.monotonic())
-        await asyncio.sleep(max(SWEEP_LEAST_S, wait_s))
+        wait_s = patience_s if due is None else min(patience_s, due - time.monotonic())
+        await asyncio.sleep(max(DUE_S, wait_s))
         try:
             await fleet.run(fleet.queue.sweep)
         except FleetError as error:
