@@ -439,7 +439,17 @@ def test_a_folder_of_the_same_name_is_not_touched(site: Site, stub: StubReceiver
 def test_a_worker_that_asks_once_waits_as_long_as_it_was_told(site: Site, stub: StubReceiver) -> None:
     began = time.monotonic()
     assert site.worker().serve_once(1.2) is None
-    assert 1.0 < time.monotonic() - began < 10
+    assert 1.2 <= time.monotonic() - began < 10
+    assert [seen.headers["prefer"] for seen in stub.calls("claim")] == ["wait=2"]
+
+
+def test_a_worker_that_asks_once_does_not_outstay_its_time_because_it_is_told_to_come_later(
+    site: Site, stub: StubReceiver
+) -> None:
+    stub.script["claim"] = [(204, {"Retry-After": "60"}, b"")] * 9
+    began = time.monotonic()
+    assert site.worker().serve_once(0.3) is None
+    assert time.monotonic() - began < 10
 
 
 def test_a_worker_that_asks_once_gives_up_on_an_absent_receiver_in_time(site: Site, stub: StubReceiver) -> None:

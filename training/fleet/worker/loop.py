@@ -7,6 +7,7 @@ is lost, and that told to stop it leaves no process and no job behind.
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import re
@@ -105,7 +106,8 @@ class Worker:
         lease = None
         while lease is None and not self._stop.is_set():
             left_s = end - time.monotonic()
-            lease = self._ask(min(WAIT_S, max(0.0, left_s)), once_until=end)
+            # Whole seconds are what the receiver can wait for; rounded down, the last part would go unwaited.
+            lease = self._ask(min(WAIT_S, math.ceil(max(0.0, left_s))), once_until=end)
             if lease is None and time.monotonic() >= end:
                 break
         return lease
@@ -154,8 +156,12 @@ class Worker:
             return None
         self._claim_id, self._vain = _new_id(), 0
         if lease is None and time.monotonic() - asked_s < wait_s * EARLY_PART:
-            self._stop.wait((retry_after_s or AWAY_S) * (0.75 + random.random() / 2))  # noqa: S311
+            self._rest((retry_after_s or AWAY_S) * (0.75 + random.random() / 2), once_until)  # noqa: S311
         return self._heard(lease)
+
+    def _rest(self, delay_s: float, once_until: float | None) -> None:
+        left_s = delay_s if once_until is None else max(0.0, once_until - time.monotonic())
+        self._stop.wait(min(delay_s, left_s))
 
     def _heard(self, lease: wire.Lease | None) -> wire.Lease | None:
         """Heed what comes with a lease, and refuse one that makes no sense here."""
@@ -175,8 +181,7 @@ class Worker:
             raise error
         self._journal.note_once("the receiver does not answer", why=error.message)
         delay_s = min(AWAY_CAP_S, AWAY_S * 2.0 ** min(self._vain, 16)) * random.random()  # noqa: S311
-        left_s = AWAY_CAP_S if once_until is None else max(0.0, once_until - time.monotonic())
-        self._stop.wait(min(max(delay_s, error.retry_after_s or 0.0), left_s))
+        self._rest(min(AWAY_CAP_S, max(delay_s, error.retry_after_s or 0.0)), once_until)
         self._vain += 1
         if once_until is not None and time.monotonic() >= once_until:
             raise error
