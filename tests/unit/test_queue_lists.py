@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -291,6 +292,21 @@ def test_why_of_a_job_that_can_run_says_what_it_waits_for(world: World) -> None:
     assert found.summary == "it waits for a free slot on host0, host1, host2, host3, host4 and 2 more"
     world.fail(world.running("host0"))
     assert why(world, entry(1).id).summary.startswith("it waits for the back-off after its last failure; then host0")
+
+
+def test_why_of_a_job_that_every_host_faulted_on_says_when_it_is_tried_again(world: World) -> None:
+    """Such a job costs no attempt and would otherwise look as if it waited for a slot for ever."""
+    world.load([entry(1)], {"pi": Policy(), "tower": Policy()})
+    world.fail(world.running("pi"), "host_fault")
+    assert why(world, entry(1).id).summary == "it waits for a free slot on tower"
+    world.fail(world.running("tower"), "host_fault")
+    assert re.fullmatch(
+        r"pi, tower could not run it through a fault of the host \(`cis490-jobs show` has its error\); "
+        r"the next try is due in \d+ s",
+        why(world, entry(1).id).summary,
+    )
+    world.wait(3600)
+    assert why(world, entry(1).id).summary == "it waits for a free slot on pi, tower"
 
 
 def test_why_of_a_job_that_does_not_wait_says_where_it_is(world: World) -> None:

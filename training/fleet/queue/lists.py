@@ -8,6 +8,7 @@ none, and still name a next one, so that no list ever holds claims up for long.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Set
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -231,7 +232,18 @@ class Lists(Memory):
             return f"no known host can run it: {change}" if change else "no host is known that could run it"
         if not row["ready"]:
             return f"it waits for the back-off after its last failure; then {_names(able)} can run it"
-        return f"it waits for a free slot on {_names(able)}"
+        kept = {host: left_s for host in able if (left_s := self._kept_away_s(host, row["seq"])) > 0}
+        if len(kept) == len(able):
+            return (
+                f"{_names(able)} could not run it through a fault of the host (`cis490-jobs show` has its error); "
+                f"the next try is due in {math.ceil(min(kept.values()))} s"
+            )
+        return f"it waits for a free slot on {_names([host for host in able if host not in kept])}"
+
+    def _kept_away_s(self, host: str, seq: int) -> float:
+        """Return for how many seconds yet a host that faulted on a job is not offered it again."""
+        until, _ = self._avoided.get((host, seq), (0.0, 0))
+        return until - self._clock()
 
     # ---- shared
 
