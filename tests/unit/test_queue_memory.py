@@ -23,6 +23,9 @@ def world(tmp_path: Path) -> Iterator[World]:
         yield opened
 
 
+SPARE = Requirement("gbt", min_ram_gib=3)
+
+
 def refuse_commits(world: World) -> Any:
     """Let every commit fail as on a full disk; return what undoes that."""
     cursor = world.database._transaction._cursor
@@ -35,6 +38,9 @@ def refuse_commits(world: World) -> Any:
                 error.sqlite_errorcode = sqlite3.SQLITE_FULL
                 raise error
             return cursor.execute(text, *values)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(cursor, name)
 
     world.database._transaction._cursor = Refusing()  # type: ignore[assignment]
     return lambda: setattr(world.database._transaction, "_cursor", cursor)
@@ -71,6 +77,21 @@ def test_a_requirement_that_did_not_become_durable_is_made_again(world: World) -
     assert world.fail(lease, "oom_ram").status == "pending"
     world.restart()
     assert world.detail(lease.job_id).constraints["over_ram_gib"] == 16
+
+
+def test_a_requirement_whose_removal_did_not_become_durable_is_known_again(world: World) -> None:
+    world.load([entry(1)])
+    world.do(lambda tx: tx.run("add_requirement", digest="spare", body=requirement_json(SPARE)))
+    world.restart()
+    assert world.queue.hosts.requirement_id(SPARE) == 2
+    mend = refuse_commits(world)
+    with pytest.raises(StorageFullError):
+        world.do(lambda tx: world.queue.drop_requirements(tx, [1, 2]))
+    mend()
+    assert world.queue.hosts.requirement_id(SPARE) == 2
+    world.do(lambda tx: world.queue.drop_requirements(tx, [1, 2]))
+    assert world.queue.hosts.requirement_ids() == [1]
+    assert world.claim().job_id == entry(1).id
 
 
 def test_a_lease_that_ended_while_the_sweeper_took_it_is_left_alone(world: World) -> None:

@@ -12,6 +12,7 @@ from training.fleet.errors import FleetError, PreconditionError, WouldShrinkErro
 from training.fleet.jobs import DatasetRef, Policy, Requirement, Trainer
 from training.fleet.manifest import Edit, JobEntry
 from training.fleet.queue import change, reload, reload_edit
+from training.fleet.queue.hosts import requirement_from
 
 
 @pytest.fixture
@@ -308,6 +309,37 @@ def edited(
     )
     header = world.header(len({job.id for job in new}))
     return reload_edit(world.database, world.queue, header, part, edit, **more), new
+
+
+def test_requirements_that_no_job_has_any_more_are_removed(world: World) -> None:
+    for ram_gib in range(8):
+        world.load([entry(1, Requirement("gbt", min_ram_gib=ram_gib)), entry(2)])
+        rows = world.do(lambda tx: tx.all("requirements"))
+        assert [requirement_from(row["body"]).min_ram_gib for row in rows] == ([0] if ram_gib == 0 else [0, ram_gib])
+    world.load([entry(1, Requirement("gbt", min_ram_gib=7)), entry(2)], {"pi": Policy()})
+    assert len(world.queue.hosts.requirement_ids()) == 2
+    assert world.claim("pi").job_id == entry(1).id
+
+
+def test_a_requirement_that_was_removed_can_come_back(world: World) -> None:
+    for ram_gib in (4, 8, 4):
+        world.load([entry(1, Requirement("gbt", min_ram_gib=ram_gib))])
+        assert world.plan([entry(1, Requirement("gbt", min_ram_gib=ram_gib))]).counts["unchanged"] == 1
+    assert world.claim(host("small", ram_gib=2)) is None
+    assert world.claim(host("large", ram_gib=4)).job_id == entry(1).id
+
+
+def test_what_was_learned_goes_with_its_job(world: World) -> None:
+    world.load([entry(1)])
+    lease = world.running(host("small", ram_gib=2))
+    world.fail(lease, "oom_ram")
+    world.wait(60)
+    assert len(world.queue.hosts.requirement_ids()) == 2
+    world.cancel(lease.job_id)
+    world.requeue(lease.job_id)
+    world.load([entry(1), entry(2)])
+    assert len(world.queue.hosts.requirement_ids()) == 1
+    assert world.claim(host("small", ram_gib=2)).job_id == entry(1).id
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,8 @@ def _apply(
     for gone in _chunks(iter(change.gone)):
         _step(database, partial(queue.drop_jobs, change=change, seqs=gone))
     _step(database, lambda tx: queue.finish_manifest(tx, change))
+    for numbers in _chunks(iter(queue.hosts.requirement_ids())):
+        _step(database, partial(queue.drop_requirements, numbers=numbers))
     return found
 
 

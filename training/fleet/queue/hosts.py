@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -122,11 +122,17 @@ class Hosts:
             self._requirements[requirement_id] = requirement
             self._ids[requirement] = requirement_id
 
-    def forget(self, requirement_id: int) -> None:
-        """Take a requirement row out again that did not become durable."""
+    def forget(self, requirement_ids: Iterable[int]) -> None:
+        """Take requirement rows out again."""
         with self._lock:
-            del self._ids[self._requirements.pop(requirement_id)]
+            for number in requirement_ids:
+                del self._ids[self._requirements.pop(number)]
             self._forget_judgements()
+
+    def requirement_ids(self) -> list[int]:
+        """Return the numbers of all requirement rows. Safe from any thread."""
+        with self._lock:
+            return list(self._requirements)
 
     def requirement(self, requirement_id: int) -> Requirement:
         """Return a requirement by the number of its row."""

@@ -196,6 +196,22 @@ class Load(Memory):
 
         tx.after_commit(follow)
 
+    def drop_requirements(self, tx: Transaction, numbers: Sequence[int]) -> None:
+        """Take out those of these requirements that no job has any more: every claim looks at each there is."""
+        rows = tx.all("unused_requirements", requirements=json.dumps(list(numbers)))
+        if not rows:
+            return
+        gone = [(row["id"], self.hosts.requirement(row["id"])) for row in rows]
+        tx.many("drop_requirement", [{"id": number} for number, _ in gone])
+        # At once, so that a change in the same batch does not take a number that is gone.
+        self.hosts.forget(number for number, _ in gone)
+
+        def take_back() -> None:
+            for number, requirement in gone:
+                self.hosts.learn(number, requirement)
+
+        tx.after_rollback(take_back)
+
     def _mark_half_written(self, tx: Transaction) -> None:
         if not self._half_written:
             tx.run("remember", key=HALF_KEY, value="yes")

@@ -138,7 +138,7 @@ class Memory:
         assert row is not None
         number: int = row["id"]
         self.hosts.learn(number, requirement)
-        tx.after_rollback(lambda: self.hosts.forget(number))
+        tx.after_rollback(lambda: self.hosts.forget([number]))
         return number
 
     def _record(

@@ -377,6 +377,15 @@ SELECT seq, id, model, mode, status FROM job WHERE seq > :after AND named = 1 OR
 -- Those of these jobs that the manifest in force names.
 SELECT j.seq, j.status FROM json_each(:seqs) AS e CROSS JOIN job AS j ON j.seq = e.value WHERE j.named = 1;
 
+-- name: unused_requirements
+-- Those of these requirements that no job has.
+SELECT e.value AS id FROM json_each(:requirements) AS e
+WHERE NOT EXISTS (SELECT 1 FROM job AS j WHERE j.requirement = e.value);
+
+-- name: drop_requirement
+-- Takes a requirement out that no job has.
+DELETE FROM requirement WHERE id = :id;
+
 -- name: drop_job
 -- The manifest no longer names the job; it stays until it is cancelled.
 UPDATE job SET named = 0, updated_at = :at WHERE seq = :seq;

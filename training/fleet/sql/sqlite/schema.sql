@@ -60,6 +60,7 @@ CREATE TABLE job (
 ) STRICT;
 
 CREATE INDEX job_claimable ON job (requirement, priority DESC, position) WHERE status = 'pending' AND ready = 1;
+CREATE INDEX job_by_requirement ON job (requirement);
 CREATE INDEX job_delayed ON job (seq) WHERE ready = 0;
 CREATE INDEX job_by_status ON job (status);
 CREATE INDEX job_leased ON job (host) WHERE lease_id IS NOT NULL;
