@@ -127,6 +127,9 @@ def test_a_bad_request_is_refused(
     assert status(answer) in (wanted if isinstance(wanted, tuple) else (wanted,))
     if named:
         assert code(answer) == named
+    if status(answer) >= 400:
+        assert b"application/problem+json" in answer
+        assert b"nosniff" in answer
     assert b"Traceback" not in answer
     assert receiver.call("GET", "/healthz").status == 200
 
@@ -142,6 +145,15 @@ def test_an_odd_id_is_refused_before_anybody_looks_for_it(receiver: LiveReceiver
 @pytest.mark.parametrize("site", ["none", "same-origin"])
 def test_a_page_of_the_receiver_itself_may_change_things(receiver: LiveReceiver, site: str) -> None:
     assert status(receiver.raw(post(PATH, BEAT, f"Sec-Fetch-Site: {site}"))) == 404
+
+
+def test_bytes_that_are_no_request_get_a_problem_and_the_end(receiver: LiveReceiver) -> None:
+    with receiver.connect() as link:
+        link.sendall(b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n")
+        answer = read_answer(link)
+        assert (status(answer), code(answer)) == (400, "bad_request")
+        assert b"connection: close" in answer
+        assert link.recv(1) == b""
 
 
 def test_what_is_allowed_is_named(receiver: LiveReceiver) -> None:

@@ -34,7 +34,7 @@ from training.fleet.errors import EX_FAILURE, ConfigurationError, FleetError
 from training.fleet.jobs import Terms
 from training.fleet.queue import Queue
 from training.fleet.receiver import options
-from training.fleet.receiver.server import KEEP_ALIVE_S, Server, connection_limit, listen
+from training.fleet.receiver.server import KEEP_ALIVE_S, Server, connection_limit, listen, refusing_in_problems
 from training.fleet.receiver.service import Service
 from training.fleet.settings import Settings
 from training.fleet.store import Store
@@ -174,6 +174,7 @@ def make_server(
         config.load()
     except OSError as error:  # ssl.SSLError is one
         raise ConfigurationError(f"cannot use tls_certificate and tls_key ({error}); check both files") from error
+    config.http_protocol_class = refusing_in_problems(config.http_protocol_class)
     return Server(config)
 
 

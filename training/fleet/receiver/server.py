@@ -1,7 +1,7 @@
 """The HTTP server: uvicorn, told what to do from outside.
 
-Owns the listening socket, the limits of connections and the orderly end. Guarantees that a connection that does not
-finish its request head or keeps a request waiting for its body is closed after a while.
+Owns the listening socket, the limits of connections, the orderly end and the answer to what is no HTTP. Guarantees that
+a connection that does not finish its request head or keeps a request waiting for its body is closed after a while.
 """
 
 from __future__ import annotations
@@ -17,12 +17,24 @@ from weakref import WeakKeyDictionary
 
 import uvicorn
 
-from training.fleet.errors import ConfigurationError
+from training.fleet.api.exchange import problem
+from training.fleet.errors import ConfigurationError, RequestError
 
 KEEP_ALIVE_S: Final = 75
 SLOW_S: Final = 30.0
 SPARE_FILES: Final = 64
 BACKLOG: Final = 2048
+
+
+def _unreadable() -> bytes:
+    """Return the answer to bytes that are no request, as they go over the wire."""
+    answer = problem(RequestError("this is no request that can be read; send HTTP/1.1 with one sane head"))
+    answer.close = True
+    lines = [b"HTTP/1.1 400 Bad Request", *(b": ".join(pair) for pair in answer.start()["headers"])]
+    return b"\r\n".join([*lines, b"", answer.body])
+
+
+UNREADABLE: Final = _unreadable()
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -56,6 +68,18 @@ def connection_limit(wanted: int) -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     room = max(16, soft - SPARE_FILES)
     return min(wanted, room) if wanted else room
+
+
+def refusing_in_problems(protocol: type[asyncio.Protocol]) -> type[asyncio.Protocol]:
+    """Return uvicorn's protocol with a problem document where its parser gives up, instead of a line of text."""
+    return type(protocol.__name__, (protocol,), {"send_400_response": _refuse})
+
+
+def _refuse(connection: Any, _message: str) -> None:
+    cycle = connection.cycle
+    if cycle is None or cycle.response_complete or not cycle.response_started:
+        connection.transport.write(UNREADABLE)
+    connection.transport.close()
 
 
 class Server(uvicorn.Server):
