@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import sqlite3
 from pathlib import Path
@@ -42,7 +43,8 @@ def fill(path: Path, jobs: int) -> None:
     connection.executescript(TABLES)
     connection.execute("BEGIN")
     connection.executemany(
-        "INSERT INTO job (seq, id, spec) VALUES (?, ?, ?)", ((n, f"{n:064x}", SPEC) for n in range(1, jobs + 1))
+        "INSERT INTO job (seq, id, spec) VALUES (?, ?, ?)",
+        ((n, hashlib.sha256(b"%d" % n).hexdigest(), SPEC) for n in range(1, jobs + 1)),
     )
     connection.execute("COMMIT")
     connection.close()
