@@ -252,9 +252,9 @@ def test_a_reload_that_broke_off_is_finished_by_the_next(world: World) -> None:
     with pytest.raises(FleetError, match="power cut"):
         reload(world.database, world.queue, header, jobs)
     world.restart()
-    assert sum(world.queue.counts().values()) == 250
+    assert sum(world.queue.counts().values()) == 150
     assert world.queue.hosts.in_force.digest == ""
-    assert counts(reload(world.database, world.queue, header, jobs)) == {"added": 350, "unchanged": 250}
+    assert counts(reload(world.database, world.queue, header, jobs)) == {"added": 450, "unchanged": 150}
 
 
 def test_claims_go_on_between_the_steps_of_a_reload(world: World) -> None:

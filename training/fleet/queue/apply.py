@@ -20,7 +20,7 @@ from training.fleet.queue.load import Load
 
 T = TypeVar("T")
 
-CHUNK: Final = 250
+CHUNK: Final = 150
 """Jobs in one step: a few milliseconds of the writer's time."""
 
 
