@@ -30,6 +30,8 @@ RECEIVER = "receiver"
 _LIVE = ("claimed", "running")
 _ADOPTABLE = ("expired", "lost_claim")
 
+_compact = json.JSONEncoder(separators=(",", ":")).encode
+
 
 @dataclass(frozen=True, slots=True)
 class _Ending:
@@ -281,7 +283,7 @@ class Lifecycle(Memory):
             seq=seq,
             fence=fence,
             artifact=message.artifact,
-            metrics=json.dumps(message.metrics, separators=(",", ":")),
+            metrics=_compact(message.metrics),
             content_digest=message.content_digest,
             duration_s=message.duration_s,
             refunded=row["refunded"],
