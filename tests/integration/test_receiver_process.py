@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
 import os
@@ -349,3 +350,40 @@ def test_it_listens_on_version_6(tmp_path: Path) -> None:
     with started(tmp_path, "--listen-addr", "[::1]:0", text=manifest(1)) as running:
         assert running.wait_for("listening")["address"].startswith("http://[::1]:")
         assert running.end() == 0
+
+
+FAILING_SYNC = """
+import errno, os, sys
+from training.fleet import receiver
+from training.fleet.blobs.folder import System
+
+def sync(self, descriptor):
+    if not os.path.isdir(f"/proc/self/fd/{descriptor}"):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    os.fsync(descriptor)
+
+System.sync = sync
+sys.exit(receiver.main(sys.argv[1:]))
+"""
+
+
+def test_a_receiver_whose_store_cannot_sync_refuses_the_upload_and_ends_with_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "manifest.toml").write_text(manifest(1))
+    arguments = [sys.executable, "-c", FAILING_SYNC, *command(tmp_path)[3:]]
+    process = subprocess.Popen(arguments, env=environment(tmp_path), stderr=subprocess.PIPE, text=True)
+    running = Running(process)
+    try:
+        lease = running.claim("tower", 0)
+        connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=20)
+        digest = hashlib.sha256(b"bundle").hexdigest()
+        connection.request("PUT", f"/v1/model/{digest}", b"bundle", {"X-Lease-Id": lease["lease_id"]})
+        answer = connection.getresponse()
+        assert answer.status == 500
+        assert "Input/output error" in json.loads(answer.read())["detail"]
+        assert process.wait(20) == 1
+        running.reader.join()
+        assert [line["reason"] for line in running.log if line["event"] == "a disk failed"] != []
+    finally:
+        process.kill()
+        process.wait(10)
+        running.reader.join()

@@ -155,11 +155,14 @@ def test_an_input_output_error_is_500_at_every_step_and_leaves_no_temporary_file
 
 @pytest.mark.parametrize("call", ["sync", "rename"])
 def test_a_failed_sync_is_never_tried_again(blobs: Folder, system: Faulty, call: str) -> None:
+    said: list[str] = []
+    blobs.on_broken = said.append
     put(blobs, OTHER)
     system.fault = (call, errno.EIO)
     with pytest.raises(FleetError):
         put(blobs, KEY)
     system.fault = ("", 0)
+    assert said == [blobs.broken]
     assert "Input/output error" in blobs.broken
     with pytest.raises(UnavailableError, match="restart the receiver"):
         blobs.begin(5)

@@ -16,7 +16,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -97,6 +97,10 @@ class Store:
     def broken(self) -> str:
         """What the disk failed at, for people; empty while all is well. A restart is needed once it says something."""
         return self._blobs.broken
+
+    def watch(self, on_broken: Callable[[str], None]) -> None:
+        """Have something called once when the disk fails, on the thread that saw it."""
+        self._blobs.on_broken = on_broken
 
     def free_bytes(self) -> int:
         """Return the room left for uploads."""

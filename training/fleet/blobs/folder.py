@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -78,6 +79,8 @@ class Folder:
         self._live: set[str] = set()
         self._known: set[Path] = set()
         self._broken = ""
+        self.on_broken: Callable[[str], None] = _ignore
+        """Called once, on the thread that saw it, with what the disk failed at."""
 
     def open(self) -> None:
         """Make the folders, check that they can be used, and remove what aborted uploads left.
@@ -254,8 +257,9 @@ class Folder:
 
     def _failed(self, doing: str, error: OSError) -> FleetError:
         """Wrap a failed sync or rename. After it the kernel may have dropped the bytes, so nothing more is taken."""
-        if error.errno not in _FULL:
+        if error.errno not in _FULL and not self._broken:
             self._broken = f"the store could not {doing}: {error.strerror}"
+            self.on_broken(self._broken)
         return self.fault(doing, error)
 
     def fault(self, doing: str, error: OSError) -> FleetError:
@@ -335,3 +339,7 @@ class Part:
                 os.close(self._descriptor)
             self._descriptor = -1
             self._folder._forget(self._path)
+
+
+def _ignore(_why: str) -> None:
+    """Stand in for a listener until there is one."""

@@ -194,7 +194,8 @@ async def _serve(
 ) -> int:
     """Answer requests until the end is asked for; return the exit status."""
     ending = _Ending(fleet, server, service)
-    database.on_broken = lambda error: fleet.bridge.notify(functools.partial(ending.fail, error))
+    database.on_broken = lambda error: fleet.bridge.notify(functools.partial(ending.fail, error.message))
+    fleet.store.watch(lambda why: fleet.bridge.notify(functools.partial(ending.fail, why)))
     _listen_to_signals(fleet, service, ending)
     chores = [asyncio.create_task(_sweep_forever(fleet))]
     if service.watchdog_s:
@@ -238,9 +239,9 @@ class _Ending:
         self._fleet.drain()
         self._server.stop()
 
-    def fail(self, error: FleetError) -> None:
+    def fail(self, reason: str) -> None:
         """End with a failure, so that the service manager starts anew."""
-        _log.error("the database failed", extra={"data": {"reason": error.message}})
+        _log.error("a disk failed", extra={"data": {"reason": reason}})
         self.status = EX_FAILURE
         self.begin()
 
