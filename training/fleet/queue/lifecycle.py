@@ -268,11 +268,6 @@ class Lifecycle(Memory):
             return _same_result(row, message)
         if not (_live(row) or _adoptable(row)):
             raise _stale(row)
-        if tx.one("artifact", sha256=message.artifact, model=row["model"], mode=row["mode"]) is None:
-            raise ArtifactMissingError(
-                f"the artifact {message.artifact} of {row['model']}/{row['mode']} is not stored; upload it, then "
-                "complete the job again"
-            )
         self._finish(tx, row, message)
         return wire.State(job_id, "completed")
 
@@ -289,7 +284,11 @@ class Lifecycle(Memory):
             refunded=row["refunded"],
             at=at,
         )
-        assert changed == 1
+        if not changed:
+            raise ArtifactMissingError(
+                f"the artifact {message.artifact} of {row['model']}/{row['mode']} is not stored; upload it, then "
+                "complete the job again"
+            )
         self._end_attempt(tx, row, "completed")
         why = f"a late result after {row['outcome']}, nobody else had begun" if row["outcome"] else ""
         self._record(tx, seq, worker_actor(row["worker"]), "complete", row["status"], "completed", why)
@@ -376,7 +375,8 @@ class Lifecycle(Memory):
     def _settle(self, tx: Transaction, row: Row, ending: _Ending) -> None:
         """Take the lease from a job and write down everything about it."""
         seq, before = row["seq"], row["status"]
-        event = self._record(tx, seq, ending.actor, ending.action, before, ending.to, ending.why)
+        self._record(tx, seq, ending.actor, ending.action, before, ending.to, ending.why)
+        event = tx.all("newest_event")[0]["id"]
         needs = ending.requirement or self.hosts.requirement(row["requirement"])
         number = self._requirement_id(tx, needs)
         delayed = ending.delay_s > 0

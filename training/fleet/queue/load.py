@@ -133,7 +133,7 @@ class Load(Memory):
             jobs.append(_new_row(write, number, needs, tick, at))
         tx.many("add_job", jobs)
         events = [_event(row["seq"], change.actor, "add", None, "pending", at) for row in jobs]
-        tx.many("record_many", events)
+        tx.many("record", events)
 
         def follow() -> None:
             self._counts["pending"] += len(jobs)
@@ -179,7 +179,7 @@ class Load(Memory):
         rows = {row["seq"]: row for row in tx.all("jobs_numbered", seqs=json.dumps(list(seqs)))}
         tx.many("drop_job", [{"seq": seq, "at": at} for seq in rows])
         events = [_event(seq, change.actor, "drop", row["status"], row["status"], at) for seq, row in rows.items()]
-        tx.many("record_many", events)
+        tx.many("record", events)
         tx.after_commit(self._touch)
 
     def finish_manifest(self, tx: Transaction, change: ManifestChange) -> None:

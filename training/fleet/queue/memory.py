@@ -150,14 +150,11 @@ class Memory:
 
     def _record(
         self, tx: Transaction, seq: int, actor: str, action: str, before: str | None, after: str, why: str = ""
-    ) -> int:
-        """Append one change to the history and return its number."""
-        row = tx.one(
+    ) -> None:
+        """Append one change to the history."""
+        tx.run(
             "record", at=self._now(), actor=actor, job=seq, action=action, from_status=before, to_status=after, why=why
         )
-        assert row is not None
-        number: int = row["id"]
-        return number
 
     def _moved(self, tx: Transaction, before: str, after: str, ready: int | None = None) -> None:
         """Let counts, change counter and parked claims follow once the change is durable.

@@ -131,9 +131,13 @@ INSERT INTO worker (name, capability, seen_at) VALUES (:name, :capability, :at)
 ON CONFLICT (name) DO UPDATE SET capability = excluded.capability, seen_at = excluded.seen_at;
 
 -- name: record
--- Appends one change to the history and answers its number.
+-- Appends one change to the history.
 INSERT INTO event (at, actor, job, action, from_status, to_status, why)
-VALUES (:at, :actor, :job, :action, :from_status, :to_status, :why) RETURNING id;
+VALUES (:at, :actor, :job, :action, :from_status, :to_status, :why);
+
+-- name: newest_event
+-- The number of the newest change.
+SELECT max(id) AS id FROM event;
 
 ---- the life of a job ------------------------------------------------------------------------------------------------
 
@@ -213,12 +217,13 @@ UPDATE attempt SET
 WHERE job = :job AND fence = :fence;
 
 -- name: complete
--- Accepts the one result of a job.
+-- Accepts the one result of a job, whose artifact must be stored.
 UPDATE job SET
     status = 'completed', lease_id = NULL, ready = 1, cancel_requested = 0, failure = NULL, artifact = :artifact,
     metrics = :metrics, content_digest = :content_digest, duration_s = :duration_s, updated_at = :at,
     attempts_used = attempts_used + :refunded, refunds = refunds - :refunded
-WHERE seq = :seq AND status IN ('claimed', 'running', 'pending') AND fence = :fence;
+WHERE seq = :seq AND status IN ('claimed', 'running', 'pending') AND fence = :fence
+AND EXISTS (SELECT 1 FROM artifact AS a WHERE a.sha256 = :artifact AND a.model = job.model AND a.mode = job.mode);
 
 -- name: end_attempt
 -- Notes how an attempt ended.
@@ -279,10 +284,6 @@ SELECT status, count(*) AS jobs FROM job INDEXED BY job_by_status GROUP BY statu
 -- Notes a stored artifact; a second time changes nothing.
 INSERT INTO artifact (sha256, model, mode, size_bytes, stored_at)
 VALUES (:sha256, :model, :mode, :size_bytes, :at) ON CONFLICT (sha256, model, mode) DO NOTHING;
-
--- name: artifact
--- One stored artifact.
-SELECT seq, size_bytes FROM artifact WHERE sha256 = :sha256 AND model = :model AND mode = :mode;
 
 -- name: artifacts
 -- Stored artifacts in the order they came.
@@ -390,7 +391,3 @@ DELETE FROM requirement WHERE id = :id;
 -- The manifest no longer names the job; it stays until it is cancelled.
 UPDATE job SET named = 0, updated_at = :at WHERE seq = :seq;
 
--- name: record_many
--- Appends one change to the history.
-INSERT INTO event (at, actor, job, action, from_status, to_status, why)
-VALUES (:at, :actor, :job, :action, :from_status, :to_status, :why);
