@@ -444,3 +444,16 @@ def test_the_client_needs_nothing_beyond_the_standard_library(root: Path) -> Non
     code = "import sys, training.fleet.client; print(sorted({'msgspec', 'starlette', 'uvicorn'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_cut_answer_is_no_answer() -> None:
+    def cut(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{}")
+
+    url, thread = raw_server(cut)
+    client = Client(url, deadline_s=0)
+    with pytest.raises(UnreachableError):
+        client.get("/v1/health")
+    client.close()
+    thread.join()

@@ -411,12 +411,14 @@ def _sent(sock: socket.socket, rest: memoryview) -> bool:
 
 
 def _received(connection: http.client.HTTPConnection) -> Answer:
-    response = connection.getresponse()
-    body = response.read(MAX_ANSWER_BYTES + 1)
-    if len(body) > MAX_ANSWER_BYTES:
-        connection.close()
-        raise http.client.HTTPException(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
-    return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
+    with connection.getresponse() as response:
+        body = response.read(MAX_ANSWER_BYTES + 1)
+        if len(body) > MAX_ANSWER_BYTES:
+            connection.close()
+            raise http.client.HTTPException(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
+        if response.length:  # a read with a limit says nothing about an end that came too early
+            raise http.client.IncompleteRead(body, response.length)
+        return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
 
 
 def _target(path: str, query: Mapping[str, str] | None) -> str:
