@@ -25,7 +25,10 @@ make_environment() {
         complain "pip could not install $requirements; is the package index reachable? Then run this again"
         return 1
     fi
-    need_system_packages .venv/bin/python
+    need_system_packages .venv/bin/python || return 1
+    if [ "$name" = dev ]; then
+        want_test_packages
+    fi
     sha256sum <"$requirements" >".venv/made-from-$name"
 }
 
@@ -65,6 +68,18 @@ need_system_packages() {
         complain "the system lacks ${missing[*]}; install that and run this again:" \
             "sudo apt-get update && sudo apt-get install -y ${missing[*]}"
         return 1
+    fi
+}
+
+# Tests that lack one of these are skipped with a reason, so a machine where they can't be installed can still test.
+want_test_packages() {
+    local missing=() pair
+    for pair in ip:iproute2 unshare:util-linux gcc:gcc; do
+        command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
+    done
+    [ -e /usr/include/stdlib.h ] || missing+=(libc6-dev)
+    if [ ${#missing[@]} -gt 0 ] && ! install_packages "${missing[@]}"; then
+        complain "some tests will be skipped, because the system lacks ${missing[*]}"
     fi
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let a skip fail where everything that tests need must be there, so that nothing goes untested unseen."""
+    report = yield
+    if os.environ.get("CI") and report.skipped and not isinstance(report.longrepr, str):
+        reason = str(report.longrepr[2])
+        if not any(known in reason for known in ("a long version", "no dataset at")):
+            report.outcome, report.longrepr = "failed", f"{item.nodeid} may not be skipped where CI is set: {reason}"
+    return report
 
 
 @pytest.fixture(scope="session")
