@@ -285,7 +285,8 @@ class Client:
         except (OSError, http.client.HTTPException) as cause:
             self.close()
             error = UnreachableError(self._nobody(cause))
-            error.__cause__ = cause
+            # Its frames would keep the answer's socket open until the garbage collector comes by.
+            error.__cause__ = cause.with_traceback(None)
             return error
         return answer if answer.status < 300 or answer.status == 304 else refusal(answer, self.address.url)
 
