@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from training.fleet import wire
 from training.fleet.capability import GIB, Capability, Gpu
 from training.fleet.database import Transaction
 from training.fleet.database.sqlite import Sqlite
+from training.fleet.errors import ConflictError
 from training.fleet.jobs import Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
 from training.fleet.manifest import Header, JobEntry
 from training.fleet.queue import Queue, plan, reload
@@ -33,6 +36,28 @@ def entry(number: int, requirement: Requirement | None = None, **more: Any) -> J
     spec = Spec("gbt", more.pop("mode", "realistic"), {"max_iter": number}, dataset=more.pop("dataset", None))
     needs, limits = requirement or Requirement("gbt"), Limits(**more)
     return JobEntry(spec.job_id(), spec, canonical(spec.document()).decode(), needs, limits, number)
+
+
+def repeated(database: Sqlite, change: Callable[[Any], Any]) -> Any:
+    """Run a repeatable change in a batch that is undone and run again because a neighbour fails after a write."""
+    gate = threading.Event()
+    answer: Future[Any] = Future()
+
+    def settle(result: Any, error: BaseException | None) -> None:
+        if error is None:
+            answer.set_result(result)
+        else:
+            answer.set_exception(error)
+
+    def fail(tx: Any) -> None:
+        tx.run("remember", key="neighbour", value="1")
+        raise ConflictError("the neighbour")
+
+    database.post(lambda _tx: gate.wait(10), lambda *_: None, repeatable=True)
+    database.post(change, settle, repeatable=True)
+    database.post(fail, lambda *_: None, repeatable=True)
+    gate.set()
+    return answer.result(10)
 
 
 class World:
@@ -85,12 +110,12 @@ class World:
         capability = host(worker) if isinstance(worker, str) else worker
         self.numbers += 1
         message = wire.Claim(claim_id or f"claim-{self.numbers:04d}", capability.hostname, capability, list(held))
-        return self.do(lambda tx: self.queue.claim(tx, message))
+        return repeated(self.database, lambda tx: self.queue.claim(tx, message))
 
     def beat(self, lease: wire.Lease, progress: wire.Progress | None = None, held: Iterable[str] = ()) -> Any:
         message = wire.Heartbeat(lease.lease_id, progress, list(held))
-        return self.queue.beat(lease.job_id, message) or self.do(
-            lambda tx: self.queue.heartbeat(tx, lease.job_id, message)
+        return self.queue.beat(lease.job_id, message) or repeated(
+            self.database, lambda tx: self.queue.heartbeat(tx, lease.job_id, message)
         )
 
     def running(self, worker: Capability | str = "pi") -> Any:
@@ -102,7 +127,7 @@ class World:
         if store:
             self.do(lambda tx: self.queue.add_artifact(tx, artifact, 10, lease.spec["model"], lease.spec["mode"]))
         message = wire.Complete(lease.lease_id, artifact, {"auroc": 0.9}, "sha256:" + "c" * 64, 12.5)
-        return self.do(lambda tx: self.queue.complete(tx, lease.job_id, message))
+        return repeated(self.database, lambda tx: self.queue.complete(tx, lease.job_id, message))
 
     def fail(self, lease: wire.Lease, kind: Any = "trainer_error", error: str = "", log_tail: str = "") -> Any:
         message = wire.Fail(lease.lease_id, kind, 1, error, log_tail)

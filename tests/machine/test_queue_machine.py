@@ -29,6 +29,7 @@ from hypothesis.stateful import (
 )
 
 from tests.machine.fleet_model import Model
+from tests.queue_world import repeated
 from training.fleet import wire
 from training.fleet.capability import GIB, Capability, Gpu
 from training.fleet.database.sqlite import Sqlite
@@ -206,7 +207,7 @@ class FleetMachine(RuleBasedStateMachine):
 
     def ask(self, name: str, claim_id: str, held: list[str]) -> wire.Lease | None:
         message = wire.Claim(claim_id, name, WORKERS[name], held)
-        answer = self.do(lambda tx: self.queue.claim(tx, message))
+        answer = repeated(self.database, lambda tx: self.queue.claim(tx, message))
         assert answer is None or isinstance(answer, wire.Lease)
         return answer
 
@@ -254,7 +255,7 @@ class FleetMachine(RuleBasedStateMachine):
                 self.do(lambda tx: self.queue.heartbeat(tx, attempt.job, message))
             return
         if beat is None:
-            beat = self.do(lambda tx: self.queue.heartbeat(tx, attempt.job, message))
+            beat = repeated(self.database, lambda tx: self.queue.heartbeat(tx, attempt.job, message))
         self.model.heard(lease_id)
         assert beat.cancel == self.model.jobs[attempt.job].cancel
         gone = [lease for lease in believed if not (self.model.live(lease) or self.model.adoptable(lease))]
@@ -276,7 +277,7 @@ class FleetMachine(RuleBasedStateMachine):
         message = wire.Complete(lease_id, artifact, {"auroc": 0.5})
 
         def ask() -> Any:
-            return self.do(lambda tx: self.queue.complete(tx, attempt.job, message))
+            return repeated(self.database, lambda tx: self.queue.complete(tx, attempt.job, message))
 
         if attempt.outcome == "completed":
             if job.artifact == artifact:

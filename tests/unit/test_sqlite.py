@@ -356,6 +356,72 @@ def test_the_default_for_a_broken_disk_is_to_refuse_quietly(database: Sqlite) ->
 # ---- answers
 
 
+def repeatably(database: Sqlite, *changes: tuple[Any, bool]) -> list[Any]:
+    """Run changes in one batch, each with whether it may be repeated; return what each was answered."""
+    gate, waiting, done = threading.Event(), threading.Event(), threading.Event()
+    answers: list[Any] = []
+
+    def hold(_tx: Any) -> None:
+        waiting.set()
+        gate.wait(10)
+
+    def answer(result: Any, error: BaseException | None) -> None:
+        answers.append(type(error) if error else result)
+        if len(answers) == len(changes):
+            done.set()
+
+    database.post(hold, lambda _result, _error: None, repeatable=True)
+    assert waiting.wait(10)
+    for change, repeatable in changes:
+        database.post(change, answer, repeatable=repeatable)
+    gate.set()
+    assert done.wait(10)
+    return answers
+
+
+def test_repeatable_changes_share_a_batch_without_savepoints(database: Sqlite) -> None:
+    cursor = Failing(database)
+    cursor.refuse("SAVEPOINT", sqlite3.SQLITE_ERROR)
+    assert repeatably(database, (remember("a"), True), (remember("b"), True)) == [1, 1]
+    assert cursor.commits == 1
+
+
+def test_a_repeatable_change_that_fails_after_a_write_fails_alone(database: Sqlite) -> None:
+    seen: list[str] = []
+
+    def fine(tx: Any) -> int:
+        tx.after_commit(lambda: seen.append("kept"))
+        tx.after_rollback(lambda: seen.append("undone"))
+        return int(tx.run("remember", key="a", value="1"))
+
+    def change_my_mind(tx: Any) -> None:
+        tx.run("remember", key="bad", value="1")
+        raise ConflictError("no")
+
+    changes = [(fine, True), (change_my_mind, True), (remember("b"), True), (remember("c"), False)]
+    assert repeatably(database, *changes) == [1, ConflictError, 1, 1]
+    assert [remembered(database, key) for key in ("a", "bad", "b", "c")] == ["1", None, "1", "1"]
+    assert seen == ["undone", "kept"]
+
+
+def test_a_change_that_may_not_be_repeated_runs_once(database: Sqlite) -> None:
+    runs: list[str] = []
+
+    def once(tx: Any) -> int:
+        runs.append("once")
+        return int(tx.run("remember", key="once", value="1"))
+
+    def change_my_mind(tx: Any) -> None:
+        runs.append("mind")
+        tx.run("remember", key="bad", value="1")
+        raise ConflictError("no")
+
+    changes = [(remember("a"), True), (once, False), (change_my_mind, True), (remember("b"), True)]
+    assert repeatably(database, *changes) == [1, 1, ConflictError, 1]
+    assert runs == ["once", "mind"]
+    assert [remembered(database, key) for key in ("a", "once", "bad", "b")] == ["1", "1", None, "1"]
+
+
 def test_answers_of_a_batch_are_delivered_in_one_piece(database: Sqlite) -> None:
     pieces: list[int] = []
     seen: list[tuple[Any, Any]] = []

@@ -26,7 +26,12 @@ class Writer(Protocol):
     deliver: Callable[[list[Callable[[], None]]], None]
 
     def post(
-        self, change: Callable[[Transaction], Any], answer: Callable[[Any, BaseException | None], None], /
+        self,
+        change: Callable[[Transaction], Any],
+        answer: Callable[[Any, BaseException | None], None],
+        /,
+        *,
+        repeatable: bool = False,
     ) -> None:
         """Hand a change over; `answer` gets its result or its error, through `deliver`."""
 
@@ -44,8 +49,13 @@ class Bridge:
         self._loop = loop
         database.deliver = self._deliver
 
-    def run(self, change: Callable[[Transaction], T]) -> asyncio.Future[T]:
-        """Return a future of the change's result; it is set after the commit is durable."""
+    def run(self, change: Callable[[Transaction], T], *, repeatable: bool = False) -> asyncio.Future[T]:
+        """Return a future of the change's result; it is set after the commit is durable.
+
+        Args:
+            change: What to do on the writer thread.
+            repeatable: Whether it may be undone and run a second time before it is answered.
+        """
         waiter: asyncio.Future[T] = self._loop.create_future()
 
         def settle(result: T, error: BaseException | None) -> None:
@@ -56,7 +66,7 @@ class Bridge:
             else:
                 waiter.set_exception(error)
 
-        self._post(change, settle)
+        self._post(change, settle, repeatable=repeatable)
         return waiter
 
     def notify(self, notice: Callable[[], None]) -> None:

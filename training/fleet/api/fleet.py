@@ -57,9 +57,9 @@ class Fleet:
     started_at: float = field(default_factory=time.monotonic)
     uploads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, thread_name_prefix="upload"))
 
-    def run(self, change: Callable[[Any], T]) -> asyncio.Future[T]:
-        """Return a future of a change made on the writer thread."""
-        return self.bridge.run(change)
+    def run(self, change: Callable[[Any], T], *, repeatable: bool = False) -> asyncio.Future[T]:
+        """Return a future of a change made on the writer thread; see `Bridge.run`."""
+        return self.bridge.run(change, repeatable=repeatable)
 
     def demand_open(self) -> None:
         """Refuse new work while the receiver drains.

@@ -44,7 +44,7 @@ async def claim(fleet: Fleet, request: Request) -> Answer:
     if wait_s:
         lease = await _parked(fleet, request, message, wait_s)
     else:
-        lease = await fleet.run(lambda tx: fleet.queue.claim(tx, message))
+        lease = await fleet.run(lambda tx: fleet.queue.claim(tx, message), repeatable=True)
     headers = [PREFERENCE_APPLIED] if wait_s else []
     if lease is None:
         retry_s = 1.0 if wait_s else fleet.idle_retry_s
@@ -126,7 +126,7 @@ async def heartbeat(fleet: Fleet, request: Request) -> Answer:
     job_id = request.target
     beat = fleet.queue.beat(job_id, message)
     if beat is None:
-        beat = await fleet.run(lambda tx: fleet.queue.heartbeat(tx, job_id, message))
+        beat = await fleet.run(lambda tx: fleet.queue.heartbeat(tx, job_id, message), repeatable=True)
     return answer(beat)
 
 
@@ -134,7 +134,7 @@ async def complete(fleet: Fleet, request: Request) -> Answer:
     """Take the result of a job."""
     message = COMPLETE.decode(await request.body())
     job_id = request.target
-    return answer(await fleet.run(lambda tx: fleet.queue.complete(tx, job_id, message)))
+    return answer(await fleet.run(lambda tx: fleet.queue.complete(tx, job_id, message), repeatable=True))
 
 
 async def fail(fleet: Fleet, request: Request) -> Answer:

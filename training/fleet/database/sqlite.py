@@ -48,6 +48,7 @@ class _Entry:
     change: Callable[[Transaction], Any]
     answer: Answer
     posted: bool
+    repeatable: bool = False
     result: Any = None
     error: BaseException | None = None
 
@@ -124,12 +125,19 @@ class Sqlite:
             future.set_exception(_closed())
         return future
 
-    def post(self, change: Callable[[Transaction], Any], answer: Answer) -> None:
+    def post(self, change: Callable[[Transaction], Any], answer: Answer, *, repeatable: bool = False) -> None:
         """Hand a change over; `answer` gets its result or its error, through `deliver`.
 
         The cheap way for an event loop, which is woken once for a whole batch.
+
+        Args:
+            change: What to do.
+            answer: Who gets the result.
+            repeatable: The change may be undone and run a second time before it is answered: whatever it does beside
+                the database waits for `after_commit`, is undone by `after_rollback`, or does no harm twice. Such
+                changes share a batch without a savepoint each.
         """
-        if not self._put(_Entry(change, answer, posted=True)):
+        if not self._put(_Entry(change, answer, posted=True, repeatable=repeatable)):
             self.deliver([lambda: answer(None, _closed())])
 
     def close(self) -> None:
@@ -162,8 +170,8 @@ class Sqlite:
         try:
             for entry in self._arriving(first):
                 batch.append(entry)
-                if lost is None:
-                    self._run(entry)
+                if lost is None and not self._run(entry):
+                    self._run_again(batch)
             self._commit(batch)
         except sqlite3.Error as error:
             lost = self._lose(error)
@@ -202,21 +210,36 @@ class Sqlite:
         self._expected = len(batch) + self._inbox.qsize()
         self._patience_s = min(took_s * PATIENCE, PATIENCE_CAP_S) if took_s > SLOW_COMMIT_S else 0.0
 
-    def _run(self, entry: _Entry) -> None:
-        """Run one change in its own savepoint.
+    def _run(self, entry: _Entry) -> bool:
+        """Run one change; False when it failed after a write and cannot be undone without the rest of its batch.
 
         Raises:
             sqlite3.Error: The whole batch is lost, because SQLite has rolled it back already.
         """
         transaction = self._transaction
+        transaction.careful = transaction.careful or not entry.repeatable
+        entry.result = entry.error = None
         try:
             entry.result = entry.change(transaction)
         except Exception as error:
+            if transaction.entangled:
+                return False
             if transaction.undo() and isinstance(error, sqlite3.Error):
                 raise
             entry.error = _explained(error)
         else:
             transaction.keep()
+        return True
+
+    def _run_again(self, batch: list[_Entry]) -> None:
+        """Undo a batch and run it anew with a savepoint for each change, so that the one that fails fails alone.
+
+        All of it is repeatable: the first change that is not gets a savepoint, and so does every change behind it.
+        """
+        self._transaction.abandon()
+        self._transaction.careful = True
+        for entry in batch:
+            self._run(entry)
 
     def _lose(self, error: sqlite3.Error) -> UnavailableError:
         """Give up the batch that failed to commit, and the database when the disk cannot be trusted any more."""
@@ -237,15 +260,17 @@ class _SqliteTransaction:
     """The open batch and the change that runs in it.
 
     The transaction and the savepoint of a change start at its first write, so a change that only reads costs neither.
+    Savepoints cost about a tenth of the throughput, so there are none until the batch has to be `careful`.
     """
 
-    __slots__ = ("_connection", "_cursor", "_done", "_marked", "_open", "_undo", "_undone")
+    __slots__ = ("_connection", "_cursor", "_done", "_marked", "_open", "_undo", "_undone", "careful")
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._cursor = connection.cursor()
         self._open = False
         self._marked = False
+        self.careful = False
         self._done: list[Callable[[], None]] = []
         self._undone: list[Callable[[], None]] = []
         self._undo: list[tuple[int, int]] = []
@@ -287,8 +312,14 @@ class _SqliteTransaction:
             self._cursor.execute(_BEGIN)
             self._open = True
         if not self._marked:
-            self._cursor.execute(_SAVEPOINT)
+            if self.careful:
+                self._cursor.execute(_SAVEPOINT)
             self._marked = True
+
+    @property
+    def entangled(self) -> bool:
+        """Whether the change that runs has written without a savepoint of its own."""
+        return self._marked and not self.careful and self._connection.in_transaction
 
     @property
     def writes(self) -> bool:
@@ -298,7 +329,8 @@ class _SqliteTransaction:
     def keep(self) -> None:
         """End the change that ran: it stays in the batch."""
         if self._marked:
-            self._cursor.execute(_RELEASE)
+            if self.careful:
+                self._cursor.execute(_RELEASE)
             self._marked = False
         if self._done or self._undone:
             self._undo.append((len(self._done), len(self._undone)))
@@ -340,6 +372,7 @@ class _SqliteTransaction:
             callback()
 
     def _forget(self) -> None:
+        self.careful = False
         self._done, self._undone, self._undo = [], [], []
 
 

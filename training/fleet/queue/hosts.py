@@ -167,6 +167,10 @@ class Hosts:
             self.look_around()
         return True
 
+    def doubt(self, worker: str) -> None:
+        """Let a worker be met anew, because what it said did not become durable."""
+        self._known[worker].seen_at = None
+
     def remember(self, capability: Capability) -> None:
         """Take in a worker that called before the receiver started."""
         self._known[capability.hostname] = Known(capability, _kind(capability), None)

@@ -105,6 +105,7 @@ class Lifecycle(Memory):
         if capability.hostname != message.worker:
             capability = replace(capability, hostname=message.worker)
         if self.hosts.meet(capability):
+            tx.after_rollback(lambda: self.hosts.doubt(message.worker))
             tx.run("meet_host", name=message.worker, capability=capability_json(capability), at=self._now())
 
     def _give_again(self, tx: Transaction, row: Row, message: wire.Claim) -> wire.Lease:
@@ -431,6 +432,7 @@ class Lifecycle(Memory):
     def _free_slot(self, tx: Transaction, worker: str) -> None:
         """Let a worker look again whose claim found all its slots taken."""
         self._full.discard(worker)
+        tx.after_rollback(lambda: self._full.add(worker))
         waiting = (row["id"] for row in tx.all("requirements_with_ready_jobs"))
         number = next((number for number in waiting if self.hosts.eligible(number, worker)), None)
         if number is not None:
