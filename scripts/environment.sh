@@ -8,6 +8,8 @@
 # configuration. On Debian, missing system packages are installed when this runs as root or with a sudo that needs no
 # password; otherwise the exact command is shown.
 
+TORCH_VERSION=2.13.0
+
 complain() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; }
 
 make_environment() {
@@ -27,6 +29,7 @@ make_environment() {
     fi
     need_system_packages .venv/bin/python || return 1
     if [ "$name" = dev ]; then
+        want_torch
         want_test_packages
     fi
     sha256sum <"$requirements" >".venv/made-from-$name"
@@ -69,6 +72,19 @@ need_system_packages() {
             "sudo apt-get update && sudo apt-get install -y ${missing[*]}"
         return 1
     fi
+}
+
+# The tests use the CPU build of torch by its exact version. PyPI's own build for Linux brings gigabytes of CUDA, so it
+# is never taken by accident; without torch the tests that need it are skipped, and fail where CI is set.
+want_torch() {
+    local build=$TORCH_VERSION
+    [ "$(uname -s)" = Linux ] && build+=+cpu
+    .venv/bin/python -m pip install -qq --disable-pip-version-check --no-input \
+        --require-hashes --no-deps --only-binary :all: -r requirements/torch.txt &&
+        .venv/bin/python -m pip install -qq --disable-pip-version-check --no-input \
+            --no-deps --only-binary :all: "torch==$build" && return
+    complain "some tests will be skipped, because pip finds no torch $build; to run them, point pip's find-links at" \
+        "the CPU wheels of the PyTorch project, or install a torch of your own into .venv"
 }
 
 # Tests that lack one of these are skipped with a reason, so a machine where they can't be installed can still test.
