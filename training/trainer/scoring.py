@@ -22,7 +22,7 @@ from training.trainer.data import Columns, Telemetry, read_rows
 from training.trainer.faults import HostError, SpecError
 from training.trainer.hyper import MODELS, missing_libraries
 from training.trainer.models import Fitted, model_module
-from training.trainer.windows import feature_matrix, window_set
+from training.trainer.windows import model_inputs, window_set
 
 SCHEMA = {"host": pa.string(), "score": pa.float32(), "alarm": pa.bool_()}
 
@@ -68,7 +68,7 @@ def scored_batches(model: Fitted, description: Description, telemetry: Telemetry
             {},
         )
         windows = window_set(one, description.window_rows)
-        score = model.score(feature_matrix(windows, description.history))
+        score = model.score(model_inputs(MODELS[description.model].inputs, windows, description.history))
         names = pa.array([telemetry.hosts[index]] * len(score), pa.string())
         columns = [names, pa.array(one.time[windows.ends]), pa.array(score), pa.array(score >= description.threshold)]
         yield pa.RecordBatch.from_arrays(columns, schema=pa.schema(_fields(telemetry)))

@@ -1,8 +1,8 @@
-"""Owns samples: windows of one host that end at a row, and the features the flat models see of them.
+"""Owns samples: windows of one host that end at a row, and what a model sees of them.
 
 A window is `length` consecutive rows of one host; it is named by the row it ends at, and its label is that row's. No
-window crosses a border between hosts. Raw rows are never copied per window; statistics are computed for whole hosts
-at once.
+window crosses a border between hosts. Raw rows are never copied per window: sequence models get the rows of all hosts
+once and look windows up in them, a batch at a time; statistics are computed for whole hosts at once.
 
 Per metric a window gives four features: the last value, the mean, the standard deviation (population) and the last
 value minus the first. With `history` the same four follow for the metric standardised by the host's own past.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -47,11 +48,43 @@ class WindowSet:
 
 
 @dataclass(frozen=True, slots=True)
-class Samples:
+class Sequences:
+    """Windows as rows: the rows of all hosts once, and where each window ends.
+
+    Indexing with window numbers gives those windows and copies no row.
+    """
+
+    rows: Floats
+    """(n_rows, n_channels) float32."""
+    ends: Ints
+    """(n_windows,) row at which each window ends."""
+    length: int
+    """Rows per window."""
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, part: Ints | slice) -> Sequences:
+        return Sequences(self.rows, self.ends[part], self.length)
+
+    def used_rows(self) -> npt.NDArray[np.bool_]:
+        """Return (n_rows,) which rows the windows touch."""
+        edges = np.zeros(len(self.rows) + 1, np.int32)
+        np.add.at(edges, self.ends - self.length + 1, 1)
+        np.add.at(edges, self.ends + 1, -1)
+        used: npt.NDArray[np.bool_] = np.cumsum(edges[:-1]) > 0
+        return used
+
+
+Inputs = TypeVar("Inputs", bound=Floats | Sequences)
+
+
+@dataclass(frozen=True, slots=True)
+class Samples(Generic[Inputs]):
     """The windows one model is given, with labels."""
 
-    features: Floats
-    """(n_windows, n_features) float32."""
+    inputs: Inputs
+    """Statistics: (n_windows, n_features) float32; or the windows' rows."""
     label: npt.NDArray[np.int8]
     """(n_windows,) 1 anomalous, 0 normal."""
     host: npt.NDArray[np.int32]
@@ -65,6 +98,48 @@ def window_set(telemetry: Telemetry, length: int) -> WindowSet:
     """Find every full window of every host; hosts with fewer rows than `length` have none."""
     ends = [np.arange(first + length - 1, end, dtype=np.int64) for _, first, end in telemetry.spans()]
     return WindowSet(telemetry, length, np.concatenate(ends))
+
+
+def model_inputs(kind: str, windows: WindowSet, history: bool) -> Floats | Sequences:
+    """Compute what a kind of model sees of all windows.
+
+    Args:
+        kind: "statistics" or "sequences", as in `hyper.ModelDeclaration.inputs`.
+        windows: The windows.
+        history: Whether to add the metrics standardised by the host's past.
+    """
+    return feature_matrix(windows, history) if kind == "statistics" else sequences(windows, history)
+
+
+def input_names(kind: str, columns: Sequence[str], history: bool) -> list[str]:
+    """Return the names of the features or channels, in the order of `model_inputs`."""
+    return feature_names(columns, history) if kind == "statistics" else channel_names(columns, history)
+
+
+def channel_names(columns: Sequence[str], history: bool) -> list[str]:
+    """Return the channel names of sequences, such as `cpu` and `cpu.history`."""
+    return [*columns, *(f"{column}.history" for column in columns)] if history else list(columns)
+
+
+def sequences(windows: WindowSet, history: bool) -> Sequences:
+    """Return the windows as rows.
+
+    Args:
+        windows: The windows; memory is 2 * n_columns * n_rows * 4 bytes with `history`, nothing without.
+        history: Whether each row also has the metrics standardised by the host's past.
+
+    Returns:
+        Windows whose channels stand in the order of `channel_names`.
+    """
+    telemetry = windows.telemetry
+    if not history:
+        return Sequences(telemetry.values, windows.ends, windows.length)
+    width = len(telemetry.columns)
+    rows = np.empty((len(telemetry.values), 2 * width), np.float32)
+    rows[:, :width] = telemetry.values
+    for _, first, end in telemetry.spans():
+        rows[first:end, width:] = standardised(telemetry.values[first:end].astype(np.float64))
+    return Sequences(rows, windows.ends, windows.length)
 
 
 def feature_names(columns: Sequence[str], history: bool) -> list[str]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +43,8 @@ class Perceptron:
     """Scaled features are cut at plus and minus this."""
     layers: tuple[Floats, ...]
     """Weight (n_in, n_out) and bias (n_out,) of each layer, in turn."""
-    fit_summary: Mapping[str, float]
+    fit_summary: Mapping[str, float] = field(default_factory=dict)
+    curve: tuple[Mapping[str, float], ...] = ()
 
     def score(self, features: Floats) -> Floats:
         """Score windows: (n, n_features) float32 to (n,) float32 from 0 to 1."""
@@ -63,23 +64,26 @@ class Perceptron:
         return [MODEL_FILE]
 
 
-def fit(train: Samples, validation: Samples, setting: Setting) -> Perceptron:
+def fit(train: Samples[Floats], validation: Samples[Floats], setting: Setting) -> Perceptron:
     """Train a network and stop by the validation AUPRC."""
-    mean, spread, clip = train.features.mean(axis=0), train.features.std(axis=0), setting.number("clip")
+    mean, spread, clip = train.inputs.mean(axis=0), train.inputs.std(axis=0), setting.number("clip")
     spread = np.where(spread > _SMALL * np.maximum(1.0, np.abs(mean)), spread, 1.0).astype(np.float32)
-    features, unseen = (scaled(part.features, mean, spread, clip) for part in (train, validation))
+    features, unseen = (scaled(part.inputs, mean, spread, clip) for part in (train, validation))
     random = np.random.default_rng(setting.seed)
     trainer = _Adam(_initial(features.shape[1], setting, random), setting, random)
     epochs, best, best_epoch, kept = setting.whole("max_epochs"), -1.0, 0, trainer.layers
+    curve = []
     for epoch in range(1, epochs + 1):
         trainer.epoch(features, train.label)
         auprc = auprc_host_mean(validation.label, _forward(unseen, trainer.layers)[-1][:, 0], validation.host)
         if auprc > best:
             best, best_epoch, kept = auprc, epoch, [tensor.copy() for tensor in trainer.layers]
+        curve.append({"step": float(epoch), "validation_auprc": auprc})
         setting.report(epoch / epochs, {"validation_auprc": auprc})
         if epoch - best_epoch >= setting.whole("patience"):
             break
-    return Perceptron(mean, spread, clip, tuple(kept), {"epochs": best_epoch, "validation_auprc": best})
+    summary = {"epochs": float(best_epoch), "validation_auprc": best}
+    return Perceptron(mean, spread, clip, tuple(kept), summary, tuple(curve))
 
 
 def load(folder: Path) -> Perceptron:
@@ -93,7 +97,7 @@ def load(folder: Path) -> Perceptron:
     count = sum(name.endswith(".weight") for name in tensors)
     layers = [tensors[f"layer{index}.{part}"] for index in range(count) for part in ("weight", "bias")]
     clip = float(tensors["scaler.clip"][0])
-    return Perceptron(tensors["scaler.mean"], tensors["scaler.spread"], clip, tuple(layers), {})
+    return Perceptron(tensors["scaler.mean"], tensors["scaler.spread"], clip, tuple(layers))
 
 
 def scaled(features: Floats, mean: Floats, spread: Floats, clip: float) -> Floats:
