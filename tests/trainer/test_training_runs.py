@@ -76,6 +76,8 @@ def test_every_split_trains_and_finds_the_signal(
         "f1",
         "f1_host_mean",
         "tpr_at_1pct_fpr",
+        "brier",
+        "incidents_found",
     ]
     assert result["metrics"]["auroc_host_mean"] > 0.85
 
@@ -118,6 +120,61 @@ def test_the_stored_predictions_give_the_stored_numbers(synthetic: Path, job_fil
     threshold = {fold["name"]: fold["threshold"] for fold in metrics["folds"]}
     wanted = [value >= threshold[fold] for value, fold in zip(score, folds, strict=True)]
     assert table["alarm"].to_pylist() == wanted
+
+
+@pytest.mark.parametrize("model", ["gbt", "mlp"])
+def test_the_evaluation_covers_hosts_incidents_calibration_and_intervals(
+    synthetic: Path, job_file: JobFile, tmp_path: Path, model: str
+) -> None:
+    assert train(job_file, job_document(synthetic, model), tmp_path) == 0
+    metrics = document_of(tmp_path, "artifact/metrics.json")
+    table = pq.read_table(tmp_path / "artifact/predictions.parquet")
+    score, label = table["score"].to_numpy().astype(float), table["label"].to_numpy()
+    assert metrics["headline"]["brier"] == pytest.approx(((score - label) ** 2).mean())
+    assert set(metrics["hosts"]) == {"a1", "a2", "a3", "b1", "b2", "b3"}
+    assert all(0 <= entry["brier"] <= 1 for entry in metrics["hosts"].values())
+    assert sum(entry["windows"] for entry in metrics["reliability"]) == 6 * 255
+    summary = metrics["incident_summary"]
+    # Every host has 10 anomalous stretches of 5 rows; the first begins at row 10, after the first full window.
+    assert (summary["count"], summary["cut"], summary["listed"]) == (60, 0, 60)
+    assert metrics["headline"]["incidents_found"] == summary["found"] / 60
+    first = metrics["incidents"][0]
+    assert (first["host"], first["first_time"], first["last_time"], first["rows"]) == ("a1", 10, 14, 5)
+    rows = dict(
+        zip(zip(table["host"].to_pylist(), table["time"].to_pylist(), strict=True), table["alarm"], strict=True)
+    )
+    for item in metrics["incidents"]:
+        alarms = [rows[item["host"], item["first_time"] + row].as_py() for row in range(5)]
+        assert item["delay_rows"] == (alarms.index(True) if True in alarms else None)
+    assert metrics["intervals"]["hosts"] == 6
+    for key in ("auroc_host_mean", "auprc_host_mean", "f1_host_mean"):
+        low, high = metrics["intervals"][key]
+        assert low <= metrics["headline"][key] <= high
+
+
+@pytest.mark.parametrize(("model", "steps"), [("gbt", [10, 20]), ("mlp", [1, 2, 3, 4])])
+def test_the_learning_curve_of_every_fold_is_kept(
+    synthetic: Path, job_file: JobFile, tmp_path: Path, model: str, steps: list[int]
+) -> None:
+    assert train(job_file, job_document(synthetic, model), tmp_path) == 0
+    folds = document_of(tmp_path, "artifact/metrics.json")["folds"]
+    assert len(folds) == 4
+    for fold in folds:
+        assert [point["step"] for point in fold["curve"]] == steps
+        best = max(point["validation_auprc"] for point in fold["curve"])
+        assert best == fold["fit"]["validation_auprc"]
+        losses = [point["train_loss"] for point in fold["curve"]]
+        assert 0 < losses[-1] < losses[0] < 1.5
+
+
+def test_an_incident_that_began_before_the_tested_rows_is_marked_as_cut(
+    synthetic: Path, job_file: JobFile, tmp_path: Path
+) -> None:
+    assert train(job_file, job_document(synthetic, split="time"), tmp_path) == 0
+    incidents = document_of(tmp_path, "artifact/metrics.json")["incidents"]
+    # Rows from 164 on are tested, so the first full window ends at 169; only b3 has a stretch there, 165 to 169.
+    found = [(item["host"], item["first_time"], item["last_time"]) for item in incidents if item["cut"]]
+    assert found == [("b3", 169, 169)]
 
 
 def test_several_folds_keep_one_more_model_and_one_fold_keeps_its_own(

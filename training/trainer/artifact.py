@@ -17,15 +17,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
 
 from training.dataset import Dataset
-from training.trainer.experiment import Outcome, Predictions
+from training.trainer.experiment import Outcome
 from training.trainer.hyper import MODELS
 from training.trainer.job import Job
 from training.trainer.measures import headline
+from training.trainer.predictions import write_predictions
 
 FORMAT_VERSION = 1
 LEAK_WARNING = (
@@ -55,7 +54,7 @@ def write_artifact(out: Path, job: Job, dataset: Dataset, digest: str, outcome: 
     write_json(partial / "metrics.json", metrics_document(job, digest, outcome))
     write_json(partial / "provenance.json", provenance(job, digest, outcome))
     write_whole(partial / "model_card.md", model_card(job, dataset, digest, outcome).encode())
-    _write_predictions(partial / "predictions.parquet", outcome.predictions, outcome.folds)
+    write_predictions(partial / "predictions.parquet", outcome.predictions, [fold["name"] for fold in outcome.folds])
     for path in sorted(partial.iterdir()):
         _sync(path)
     _sync(partial)
@@ -106,7 +105,7 @@ def metrics_document(job: Job, digest: str, outcome: Outcome) -> dict[str, Any]:
         "leaks": outcome.leaks,
         "seed": job.seed,
         "threads": job.threads,
-        "device": "cpu",
+        "device": outcome.device,
         "dataset": {"name": job.dataset_name, "digest": digest},
         "headline": headline(outcome.metrics),
     }
@@ -205,21 +204,6 @@ def _host_row(host: str, entry: Mapping[str, Any]) -> str:
 
 def _shown(value: float | None) -> str:
     return "one class only" if value is None else f"{value:.4f}"
-
-
-def _write_predictions(path: Path, predictions: Predictions, folds: list[dict[str, Any]]) -> None:
-    names = [fold["name"] for fold in folds]
-    table = pa.table(
-        {
-            "host": pa.DictionaryArray.from_arrays(predictions.host, list(predictions.hosts)),
-            "time": predictions.time,
-            "label": predictions.label,
-            "score": predictions.score,
-            "alarm": predictions.alarm,
-            "fold": pa.DictionaryArray.from_arrays(predictions.fold, names),
-        }
-    )
-    pq.write_table(table, path, compression="zstd", compression_level=9, store_schema=False)
 
 
 def _git(root: Path, *arguments: str) -> str | None:

@@ -11,7 +11,7 @@ A new model is a new module and one entry in `hyper.MODELS`; nothing else change
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -61,6 +61,13 @@ class Fitted(Protocol):
     @property
     def fit_summary(self) -> Mapping[str, float]:
         """What the fit ended with, such as rounds and best validation AUPRC; for the record."""
+
+    @property
+    def curve(self) -> Sequence[Mapping[str, float]]:
+        """How the fit went, one entry per evaluation; empty for a model that was loaded.
+
+        An entry has "step" (rounds or epochs), "validation_auprc" (0 to 1) and, where known, "train_loss" (nats).
+        """
 
 
 class ModelModule(Protocol):
