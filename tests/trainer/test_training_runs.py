@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 from synthetic import DECLARATION, job_document, synthetic_table, write_dataset
 
 from training.dataset import dataset_digest
-from training.trainer import run
+from training.trainer import provenance, run
 from training.trainer.artifact import LEAK_WARNING
 from training.trainer.faults import HostError, SpecError, TrainerError
 
@@ -213,8 +214,13 @@ def test_the_provenance_names_job_data_code_and_numeric_class(
     assert found["hyper"]["num_leaves"] == 15
     assert found["dataset"] == {"name": "synthetic", "digest": dataset_digest(synthetic)}
     assert set(found["trainer"]) == {"version", "commit", "dirty"}
-    assert set(found["libraries"]) == {"numpy", "pyarrow", "scikit-learn", "lightgbm", "safetensors"}
-    assert found["numeric_class"]["threads"] == 1
+    assert found["split"] | {"fold_digest": ""} == {"recipe": "hosts", "fold": 0, "leaks": False, "fold_digest": ""}
+    numeric = found["numeric_class"]
+    assert (numeric["threads"], numeric["device"], numeric["gpu"]) == (1, "cpu", None)
+    assert numeric["determinism"] == {"deterministic": True, "force_row_wise": True}
+    versions = {name: importlib.metadata.version(name) for name in ("numpy", "pyarrow", "scikit-learn", "lightgbm")}
+    assert numeric["libraries"] == versions | {"safetensors": None, "torch": None}
+    assert found["figures"] == {"matplotlib": importlib.metadata.version("matplotlib")}
     assert found["split"]["fold_digest"].startswith("sha256:")
     for text in content(tmp_path).values():
         assert str(tmp_path).encode() not in text
@@ -430,8 +436,6 @@ def test_both_ways_of_starting_the_program_work(
 
 
 def test_the_revision_is_clean_about_a_host_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
-    from training.trainer import artifact
-
     monkeypatch.setattr("shutil.which", lambda name: None)
-    assert artifact.revision()["commit"] is None
-    assert artifact.revision()["dirty"] is None
+    assert provenance.revision()["commit"] is None
+    assert provenance.revision()["dirty"] is None

@@ -7,17 +7,12 @@ same machine with the same threads gives the same bytes.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
 
 from training.dataset import Dataset
 from training.trainer.experiment import Outcome
@@ -25,15 +20,13 @@ from training.trainer.hyper import MODELS
 from training.trainer.job import Job
 from training.trainer.measures import headline
 from training.trainer.predictions import write_predictions
+from training.trainer.provenance import provenance
 
 FORMAT_VERSION = 1
 LEAK_WARNING = (
     "The split `random` leaks: rows of one incident stand on both sides. "
     "These numbers are no measure of detection and look far better than any honest split."
 )
-_LIBRARIES = ("numpy", "pyarrow", "scikit-learn", "lightgbm", "safetensors")
-_GIT_LIMIT_S = 10
-_TRAINER_PATHS = ("training/trainer", "training/dataset.py")
 
 
 def write_artifact(out: Path, job: Job, dataset: Dataset, digest: str, outcome: Outcome) -> None:
@@ -114,53 +107,6 @@ def metrics_document(job: Job, digest: str, outcome: Outcome) -> dict[str, Any]:
     return document | outcome.metrics | {"folds": outcome.folds}
 
 
-def provenance(job: Job, digest: str, outcome: Outcome) -> dict[str, Any]:
-    """Return where the model came from: job, data, code, libraries, numeric class and folds."""
-    return {
-        "v": FORMAT_VERSION,
-        "job_id": job.job_id,
-        "spec": dict(job.spec),
-        "hyper": dict(job.hyper),
-        "dataset": {"name": job.dataset_name, "digest": digest},
-        "trainer": revision(),
-        "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
-        "numeric_class": numeric_class(job.threads),
-        "split": {"recipe": job.split_recipe, "leaks": outcome.leaks, "fold_digest": outcome.fold_digest},
-    }
-
-
-def revision() -> dict[str, Any]:
-    """Return the trainer's version and, in a git checkout, its commit and whether its files were changed since.
-
-    The commit is the last one that touched the trainer, so that a change elsewhere does not make another artifact.
-    """
-    root = Path(__file__).resolve().parents[2]
-    commit = _git(root, "log", "-1", "--format=%H", "--", *_TRAINER_PATHS) if (root / ".git").exists() else None
-    try:
-        version = importlib.metadata.version("cis490-training-fleet")
-    except importlib.metadata.PackageNotFoundError:
-        version = None
-    changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", *_TRAINER_PATHS) if commit else None
-    return {"version": version, "commit": commit or None, "dirty": None if changed is None else bool(changed)}
-
-
-def numeric_class(threads: int) -> dict[str, Any]:
-    """Return what decides the last bits of a computation: system, processor, threads, linear algebra library."""
-    blas = {
-        (entry["internal_api"], entry.get("version"), entry.get("architecture"))
-        for entry in threadpool_info()
-        if entry["user_api"] == "blas"
-    }
-    return {
-        "system": platform.system(),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "device": "cpu",
-        "threads": threads,
-        "blas": sorted([str(part) for part in entry] for entry in blas),
-    }
-
-
 def model_card(job: Job, dataset: Dataset, digest: str, outcome: Outcome) -> str:
     """Return the model card as Markdown, for people."""
     lines = [
@@ -204,19 +150,6 @@ def _host_row(host: str, entry: Mapping[str, Any]) -> str:
 
 def _shown(value: float | None) -> str:
     return "one class only" if value is None else f"{value:.4f}"
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    git = shutil.which("git")
-    if git is None:
-        return None
-    try:
-        done = subprocess.run(  # noqa: S603  (fixed arguments, no shell)
-            [git, "-C", str(root), *arguments], capture_output=True, text=True, timeout=_GIT_LIMIT_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _sync(path: Path) -> None:
