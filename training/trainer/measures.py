@@ -116,6 +116,7 @@ def _one(label: Labels, score: Scores, alarm: Mask) -> dict[str, Any]:
         "windows": len(label),
         "anomalous": int(label.sum()),
         "alarms": int(alarm.sum()),
+        "false_alarms": int((alarm & (label == 0)).sum()),
         "auroc": float(roc_auc_score(label, score)) if both else None,
         "auprc": float(average_precision_score(label, score)) if both else None,
         "f1": f1(label, alarm),
