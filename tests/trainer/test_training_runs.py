@@ -49,7 +49,18 @@ def test_the_same_job_gives_the_same_bytes(
     first = content(tmp_path / "one")
     assert first == content(tmp_path / "two")
     assert sorted(first) == sorted(
-        [MODEL_FILES[model], "metrics.json", "model.json", "model_card.md", "predictions.parquet", "provenance.json"]
+        [
+            MODEL_FILES[model],
+            "metrics.json",
+            "model.json",
+            "model_card.md",
+            "predictions.parquet",
+            "provenance.json",
+            "curves.svg",
+            "hosts.svg",
+            "learning.svg",
+            "reliability.svg",
+        ]
     )
 
 
@@ -124,6 +135,40 @@ def test_the_stored_predictions_give_the_stored_numbers(synthetic: Path, job_fil
 
 
 @pytest.mark.parametrize("model", ["gbt", "mlp"])
+def test_every_result_names_what_it_depends_on_before_any_number(
+    synthetic: Path, job_file: JobFile, tmp_path: Path, model: str
+) -> None:
+    assert train(job_file, job_document(synthetic, model), tmp_path) == 0
+    metrics = document_of(tmp_path, "artifact/metrics.json")
+    assert list(metrics.items())[:8] == [
+        ("v", 1),
+        ("dataset", {"name": "synthetic", "digest": dataset_digest(synthetic)}),
+        ("split", "hosts"),
+        ("fold", 0),
+        ("seed", 490),
+        ("threads", 1),
+        ("device", "cpu"),
+        ("leaks", False),
+    ]
+    assert list(metrics)[8:] == [
+        "model",
+        "mode",
+        "headline",
+        "pooled",
+        "host_mean",
+        "intervals",
+        "hosts",
+        "reliability",
+        "incident_summary",
+        "incidents",
+        "folds",
+    ]
+    card = (tmp_path / "artifact/model_card.md").read_text()
+    for line in ("| fold | all |", "| seed | 490 |", "| threads | 1 |", "| device | cpu |", dataset_digest(synthetic)):
+        assert line in card
+
+
+@pytest.mark.parametrize("model", ["gbt", "mlp"])
 def test_the_evaluation_covers_hosts_incidents_calibration_and_intervals(
     synthetic: Path, job_file: JobFile, tmp_path: Path, model: str
 ) -> None:
@@ -176,6 +221,28 @@ def test_an_incident_that_began_before_the_tested_rows_is_marked_as_cut(
     # Rows from 164 on are tested, so the first full window ends at 169; only b3 has a stretch there, 165 to 169.
     found = [(item["host"], item["first_time"], item["last_time"]) for item in incidents if item["cut"]]
     assert found == [("b3", 169, 169)]
+
+
+def test_the_figures_of_a_leaking_split_are_marked(synthetic: Path, job_file: JobFile, tmp_path: Path) -> None:
+    assert train(job_file, job_document(synthetic, split="random"), tmp_path) == 0
+    for name in ("curves", "hosts", "learning", "reliability"):
+        assert "<!-- THIS SPLIT LEAKS -->" in (tmp_path / f"artifact/{name}.svg").read_text()
+
+
+def test_without_matplotlib_a_job_has_the_same_numbers_and_says_that_it_has_no_figures(
+    root: Path, synthetic: Path, job_file: JobFile, tmp_path: Path
+) -> None:
+    path = job_file(job_document(synthetic))
+    assert run.main(["--job", str(path), "--out", str(tmp_path / "with")]) == 0
+    code = "import sys; sys.modules['matplotlib'] = None; from training.trainer import run; sys.exit(run.main())"
+    command = [sys.executable, "-c", code, "--job", str(path), "--out", str(tmp_path / "without")]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    one, other = content(tmp_path / "with"), content(tmp_path / "without")
+    assert sorted(set(one) - set(other)) == ["curves.svg", "hosts.svg", "learning.svg", "reliability.svg"]
+    assert one["metrics.json"] == other["metrics.json"]
+    assert b"No figures: the machine that trained has no matplotlib" in other["model_card.md"]
+    assert b"](curves.svg)" in one["model_card.md"]
 
 
 def test_several_folds_keep_one_more_model_and_one_fold_keeps_its_own(
@@ -429,7 +496,7 @@ def test_both_ways_of_starting_the_program_work(
         capture_output=True,
         text=True,
         check=False,
-        env={"PATH": os.environ["PATH"]},
+        env={"PATH": os.environ["PATH"], "HOME": str(path / "no home below a file")},
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert document_of(tmp_path / "out", "result.json")["status"] == "done"

@@ -1,13 +1,15 @@
 """Owns the files a run leaves: the artifact folder and `result.json`, each appearing whole.
 
 The artifact holds the model files, `model.json` (what `predict` needs), `metrics.json`, `model_card.md`,
-`provenance.json` and `predictions.parquet`. It holds no time, duration, path or process number: the same job on the
-same machine with the same threads gives the same bytes.
+`provenance.json`, `predictions.parquet` and, where matplotlib is installed, figures. It holds no time, duration, path
+or process number: the same job on the same machine with the same threads gives the same bytes. What stands in the card,
+the figures and the provenance is the business of their modules.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -15,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from training.dataset import Dataset
+from training.trainer.card import Facts, model_card
 from training.trainer.experiment import Outcome
-from training.trainer.hyper import MODELS
 from training.trainer.job import Job
 from training.trainer.measures import headline
-from training.trainer.predictions import write_predictions
+from training.trainer.predictions import Predictions, write_predictions
 from training.trainer.provenance import provenance
 
 FORMAT_VERSION = 1
@@ -42,11 +44,16 @@ def write_artifact(out: Path, job: Job, dataset: Dataset, digest: str, outcome: 
     partial = out / "artifact.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
+    document = metrics_document(job, digest, outcome)
+    figures = _drawn(document, outcome.predictions)
+    facts = Facts(job, dataset, document, outcome.threshold, list(figures))
     files = outcome.model.save(partial)
     write_json(partial / "model.json", model_description(job, dataset, outcome, files))
-    write_json(partial / "metrics.json", metrics_document(job, digest, outcome))
+    write_json(partial / "metrics.json", document)
     write_json(partial / "provenance.json", provenance(job, digest, outcome))
-    write_whole(partial / "model_card.md", model_card(job, dataset, digest, outcome).encode())
+    write_whole(partial / "model_card.md", model_card(facts).encode())
+    for name, content in figures.items():
+        write_whole(partial / name, content)
     write_predictions(partial / "predictions.parquet", outcome.predictions, [fold["name"] for fold in outcome.folds])
     for path in sorted(partial.iterdir()):
         _sync(path)
@@ -89,67 +96,32 @@ def model_description(job: Job, dataset: Dataset, outcome: Outcome, files: list[
 
 
 def metrics_document(job: Job, digest: str, outcome: Outcome) -> dict[str, Any]:
-    """Return all numbers of a run with what they depend on."""
+    """Return all numbers of a run, after what they depend on."""
     document: dict[str, Any] = {
         "v": FORMAT_VERSION,
-        "model": job.model,
-        "mode": job.mode,
+        "dataset": {"name": job.dataset_name, "digest": digest},
         "split": job.split_recipe,
-        "leaks": outcome.leaks,
+        "fold": int(job.hyper.get("fold", 0)),
         "seed": job.seed,
         "threads": job.threads,
         "device": outcome.device,
-        "dataset": {"name": job.dataset_name, "digest": digest},
-        "headline": headline(outcome.metrics),
+        "leaks": outcome.leaks,
     }
     if outcome.leaks:
         document["warning"] = LEAK_WARNING
-    return document | outcome.metrics | {"folds": outcome.folds}
+    about = {"model": job.model, "mode": job.mode, "headline": headline(outcome.metrics)}
+    return document | about | outcome.metrics | {"folds": outcome.folds}
 
 
-def model_card(job: Job, dataset: Dataset, digest: str, outcome: Outcome) -> str:
-    """Return the model card as Markdown, for people."""
-    lines = [
-        f"# {job.model} {job.mode}, split {job.split_recipe}",
-        "",
-        f"{MODELS[job.model].title}. Trained on `{job.dataset_name}` ({digest}), seed {job.seed}.",
-        "",
-    ]
-    if outcome.leaks:
-        lines += [f"> **Warning: leak.** {LEAK_WARNING}", ""]
-    lines += ["## Numbers", "", _kept_line(outcome), "", "| measure | value |", "|---|---|"]
-    lines += [f"| {name} | {_shown(value)} |" for name, value in headline(outcome.metrics).items()]
-    lines += ["", "Means over hosts count hosts with both classes only.", "", "## Per host", ""]
-    lines += ["| host | windows | anomalous | AUROC | AUPRC | F1 | TPR at 1 % FPR |", "|---|---|---|---|---|---|---|"]
-    lines += [_host_row(host, entry) for host, entry in outcome.metrics["hosts"].items()]
-    lines += ["", "## Input and use", "", f"Windows of {dataset.windows.length} rows of one host. Columns:", ""]
-    lines += [f"- `{column}` ({dataset.units.get(column, 'no unit given')})" for column in _columns(job, dataset)]
-    lines += ["", f"An alarm is a score of at least {outcome.threshold!r}, chosen on validation windows for best F1."]
-    lines += ["", "## Hyper-parameters", "", *(f"- `{key}` = {json.dumps(value)}" for key, value in job.hyper.items())]
-    return "\n".join(lines) + "\n"
-
-
-def _columns(job: Job, dataset: Dataset) -> tuple[str, ...]:
-    return dataset.features.columns(job.mode)
-
-
-def _kept_line(outcome: Outcome) -> str:
-    if len(outcome.folds) == 1:
-        return "The stored model is the one that was scored."
-    count = len(outcome.folds) - 1
-    return (
-        f"Each window was scored by one of {count} fold models that did not see it. "
-        "The stored model was trained on all allowed hosts and was not scored itself."
-    )
-
-
-def _host_row(host: str, entry: Mapping[str, Any]) -> str:
-    shown = [_shown(entry[key]) for key in ("auroc", "auprc", "f1", "tpr_at_1pct_fpr")]
-    return f"| {host} | {entry['windows']} | {entry['anomalous']} | {' | '.join(shown)} |"
-
-
-def _shown(value: float | None) -> str:
-    return "one class only" if value is None else f"{value:.4f}"
+def _drawn(document: Mapping[str, Any], predictions: Predictions) -> dict[str, bytes]:
+    """Draw the figures; none where matplotlib is not installed, for no number depends on it."""
+    # It warns of a home that can't be written to, which is the rule for a service and harms nothing.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    try:
+        from training.trainer.figures import Result, drawn
+    except ImportError:
+        return {}
+    return drawn(Result(predictions, document))
 
 
 def _sync(path: Path) -> None:
