@@ -39,6 +39,7 @@ def document_of(out: Path, name: str) -> Any:
     return json.loads((out / name).read_text())
 
 
+@pytest.mark.usefixtures("figures")
 @pytest.mark.parametrize("model", ["gbt", "mlp"])
 @pytest.mark.parametrize("mode", ["realistic", "oracle"])
 def test_the_same_job_gives_the_same_bytes(
@@ -223,12 +224,14 @@ def test_an_incident_that_began_before_the_tested_rows_is_marked_as_cut(
     assert found == [("b3", 169, 169)]
 
 
+@pytest.mark.usefixtures("figures")
 def test_the_figures_of_a_leaking_split_are_marked(synthetic: Path, job_file: JobFile, tmp_path: Path) -> None:
     assert train(job_file, job_document(synthetic, split="random"), tmp_path) == 0
     for name in ("curves", "hosts", "learning", "reliability"):
         assert "<!-- THIS SPLIT LEAKS -->" in (tmp_path / f"artifact/{name}.svg").read_text()
 
 
+@pytest.mark.usefixtures("figures")
 def test_without_matplotlib_a_job_has_the_same_numbers_and_says_that_it_has_no_figures(
     root: Path, synthetic: Path, job_file: JobFile, tmp_path: Path
 ) -> None:
