@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from training.trainer.data import Telemetry
 from training.trainer.evaluation import evaluated
 from training.trainer.measures import headline
-from training.trainer.predictions import Predictions
+from training.trainer.predictions import Predictions, continuing
 
 Host = Sequence[tuple[int, float]]
 """Label and score of each row of one host."""
@@ -27,8 +28,7 @@ def scored(hosts: Mapping[str, Host], threshold: float = 0.5, untested: Sequence
     rows = [(index, at, *row) for index, name in enumerate(names) for at, row in enumerate(hosts[name])]
     host, at, label, score = (np.array(part) for part in zip(*rows, strict=True))
     keep = np.setdiff1d(np.arange(len(rows)), untested)
-    before = np.maximum(keep - 1, 0)
-    continues = (host[before] == host[keep]) & (label[before] == 1) & np.isin(keep - 1, untested)
+    telemetry = Telemetry(("m",), np.zeros((len(rows), 1), np.float32), names, host, at, label, {})
     return Predictions(
         host=host[keep].astype(np.int32),
         hosts=names,
@@ -38,7 +38,7 @@ def scored(hosts: Mapping[str, Host], threshold: float = 0.5, untested: Sequence
         score=score[keep].astype(np.float32),
         alarm=score[keep] >= threshold,
         fold=np.zeros(len(keep), np.int16),
-        continues=continues,
+        continues=continuing(telemetry, keep),
     )
 
 

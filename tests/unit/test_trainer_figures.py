@@ -71,9 +71,9 @@ def test_the_same_result_gives_the_same_bytes_whatever_the_users_settings(
     assert matplotlib.rcParams["axes.facecolor"] == "red"
 
 
-def test_every_figure_names_model_mode_split_data_fold_and_seed(plain: dict[str, bytes], odd: dict[str, bytes]) -> None:
-    whole = "gbt · oracle · split hosts   |   lab 0123456789ab · all folds · seed 490"
-    one = "gbt · oracle · split random   |   lab 0123456789ab · fold 2 · seed 490"
+def test_every_figure_names_what_its_numbers_depend_on(plain: dict[str, bytes], odd: dict[str, bytes]) -> None:
+    whole = "gbt · oracle · split hosts   |   lab 0123456789ab · all folds · seed 490 · 2 threads · cpu · no leak"
+    one = "gbt · oracle · split random   |   lab 0123456789ab · fold 2 · seed 490 · 2 threads · cpu · leaks"
     assert [whole in words(content) for content in plain.values()] == [True] * 4
     assert [one in words(content) for content in odd.values()] == [True] * 4
 

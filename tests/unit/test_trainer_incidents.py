@@ -110,4 +110,4 @@ def test_a_window_continues_an_incident_only_after_an_untested_anomalous_row_of_
     telemetry = Telemetry(("m",), np.zeros((7, 1), np.float32), ("a", "b"), host, np.arange(7), label, {})
     # Row 1 follows the untested row 0; row 3 a normal row; row 4 another host; row 6 the tested row 5.
     assert continuing(telemetry, np.array([1, 3, 4, 5, 6])).tolist() == [True, False, False, False, False]
-    assert continuing(telemetry, np.array([0, 6])).tolist() == [False, True]
+    assert continuing(telemetry, np.array([0, 4, 6])).tolist() == [False, False, True]

@@ -29,7 +29,7 @@ from training.trainer.measures import FALSE_ALARM_RATE
 from training.trainer.predictions import Predictions
 
 POOLED_POINTS = 500
-HOST_POINTS = 1200
+HOST_POINTS = 1000
 MAX_HOST_CURVES = 40
 MAX_HOST_BARS = 40
 MAX_LEARNING_POINTS = 1000
@@ -126,8 +126,9 @@ def _canvas(result: Result, what: str, height: float) -> Figure:
     fold = f"fold {document['fold']}" if document["fold"] else "all folds"
     digest = document["dataset"]["digest"].removeprefix("sha256:")[:12]
     about = f"{shown_name(document['dataset']['name'])} {digest} · {fold} · seed {document['seed']}"
+    how = f"{document['threads']} threads · {document['device']} · {'leaks' if document['leaks'] else 'no leak'}"
     figure.text(0.03, 1 - 0.14 / height, what, size=12, weight="bold", va="top")
-    figure.text(0.03, 1 - 0.40 / height, f"{title}   |   {about}", size=8, color=_QUIET, va="top")
+    figure.text(0.03, 1 - 0.40 / height, f"{title}   |   {about} · {how}", size=8, color=_QUIET, va="top")
     if document["leaks"]:
         box = {"boxstyle": "round,pad=0.4", "facecolor": _LEAK, "edgecolor": "none"}
         mark: Any = {"size": 9, "weight": "bold", "color": "white", "ha": "right", "va": "top", "bbox": box}
@@ -135,16 +136,16 @@ def _canvas(result: Result, what: str, height: float) -> Figure:
     return figure
 
 
-def _fitted(figure: Figure, height: float, *, left: float = 0.085, bottom: float = 0.55) -> Figure:
-    """Place the axes below the title; `left` is a part of the width, `bottom` is in inches."""
-    figure.subplots_adjust(left=left, right=0.97, top=1 - 0.95 / height, bottom=bottom / height, wspace=0.24)
+def _fitted(figure: Figure, height: float, *, left: float = 0.085) -> Figure:
+    """Place the axes below the title, from `left`, a part of the width."""
+    figure.subplots_adjust(left=left, right=0.97, top=1 - 0.95 / height, bottom=0.55 / height, wspace=0.24)
     return figure
 
 
-def shown_name(name: str, length: int = _NAME_LENGTH) -> str:
+def shown_name(name: str) -> str:
     """Return a name fit for a figure: printable and not too long."""
     clean = "".join(letter if letter.isprintable() else "?" for letter in name)
-    return clean if len(clean) <= length else clean[: length - 1] + "…"
+    return clean if len(clean) <= _NAME_LENGTH else clean[: _NAME_LENGTH - 1] + "…"
 
 
 # ---- precision-recall and ROC ---------------------------------------------------------------------------------------
