@@ -41,7 +41,7 @@ def plain() -> dict[str, bytes]:
 def odd() -> dict[str, bytes]:
     """Figures of one fold of a leaking split, with unlike hosts of odd names and a fold without a loss."""
     hosts: dict[str, Host] = {
-        "$x_1$": WORSE,
+        "$\\frac$": WORSE,
         "<b>&amp;": BETTER,
         "bell\x07": [(0, 0.3)],
         "n" * 60: WORSE,
@@ -66,7 +66,7 @@ def test_the_same_result_gives_the_same_bytes_whatever_the_users_settings(
 ) -> None:
     monkeypatch.setitem(matplotlib.rcParams, "axes.facecolor", "red")
     monkeypatch.setitem(matplotlib.rcParams, "svg.hashsalt", None)
-    monkeypatch.setitem(matplotlib.rcParams, "font.size", 20.0)
+    monkeypatch.setitem(matplotlib.rcParams, "axes.linewidth", 5.0)
     assert drawn(result({"a": ROWS, "b": ROWS, "c": ROWS})) == plain
     assert matplotlib.rcParams["axes.facecolor"] == "red"
 
@@ -94,7 +94,7 @@ def test_the_curves_show_the_numbers_and_what_no_skill_gives(plain: dict[str, by
 
 def test_the_bars_stand_from_best_to_worst_and_hosts_of_one_class_are_left_out(odd: dict[str, bytes]) -> None:
     found = words(odd["hosts.svg"])
-    assert found.index("$x_1$") < found.index("<b>&amp;")
+    assert found.index("$\\frac$") < found.index("<b>&amp;")
     assert [text for text in found if text.startswith("bell")] == []
     assert "mean AUPRC 0.625" in found
 
@@ -124,7 +124,7 @@ def test_a_figure_with_nothing_to_show_is_not_drawn() -> None:
 
 def test_names_from_outside_are_drawn_as_they_are(odd: dict[str, bytes]) -> None:
     ElementTree.fromstring(odd["hosts.svg"])
-    assert {"$x_1$", "<b>&amp;", "n" * 23 + "…", "日- -本"} <= set(words(odd["hosts.svg"]))
+    assert {"$\\frac$", "<b>&amp;", "n" * 23 + "…", "日- -本"} <= set(words(odd["hosts.svg"]))
     assert shown_name("bell\x07") == "bell?"
 
 

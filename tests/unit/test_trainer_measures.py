@@ -108,3 +108,8 @@ def test_the_rate_at_one_percent_false_alarms_is_the_largest_that_stays_within()
     assert tpr_at(label, score) == 0.75
     assert tpr_at(label, score, 0.0) == 0.25
     assert tpr_at(label, np.zeros(204, np.float32)) == 0.0
+
+
+def test_false_alarms_are_the_alarms_on_normal_windows() -> None:
+    pooled = measured(LABEL, SCORE, SCORE >= 0.65, np.zeros(4, np.int32), ["a"])["pooled"]
+    assert (pooled["alarms"], pooled["false_alarms"]) == (3, 1)
