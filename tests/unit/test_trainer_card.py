@@ -10,8 +10,7 @@ from scored_windows import Host, result_document, scored
 
 from training.dataset import Dataset, Features, HostsSplit, Roles, Windows
 from training.trainer.card import Facts, code, model_card
-from training.trainer.hyper import completed_hyper
-from training.trainer.job import Job
+from training.trainer.job import parsed_job
 
 ROWS: Host = [(0, 0.1), (1, 0.9), (1, 0.8), (0, 0.2), (0, 0.7), (1, 0.3), (1, 0.4), (1, 0.2), (0, 0.1), (1, 0.1)]
 HOSTS: dict[str, Host] = {"a": ROWS, "b": ROWS, "c": ROWS[:5], "quiet": [(0, 0.1), (0, 0.2)]}
@@ -27,17 +26,17 @@ def facts(
     document = result_document(scored(hosts or HOSTS), **changes)
     roles = Roles(host="host", label="label", group=None, time="t")
     dataset = Dataset(
-        Path(),
-        "lab",
-        "lab.parquet",
-        roles,
-        Features(("bytes_in",), ("cpu",), ()),
-        Windows(30),
-        {"hosts": HostsSplit((("a",), ("b",)))},
-        {"bytes_in": "bytes per second", "t": "minutes"},
+        folder=Path(),
+        name="lab",
+        file="lab.parquet",
+        roles=roles,
+        features=Features(("bytes_in",), ("cpu",), ()),
+        windows=Windows(30),
+        splits={"hosts": HostsSplit((("a",), ("b",)))},
+        units={"bytes_in": "bytes per second", "t": "minutes"},
     )
-    values, _ = completed_hyper("gbt", hyper or {})
-    job = Job("ab", {}, "gbt", "oracle", document["split"], ("*",), 490, values, "lab", Path(), None, 2, "cpu")
+    spec = {"model": "gbt", "mode": "oracle", "split_recipe": document["split"], "seed": 490, "hyper": hyper or {}}
+    job = parsed_job({"v": 1, "spec": spec, "dataset": {"name": "lab", "path": "lab"}, "threads": 2})
     return Facts(job, dataset, document, 0.25, figures)
 
 

@@ -126,7 +126,8 @@ def _canvas(result: Result, what: str, height: float) -> Figure:
     fold = f"fold {document['fold']}" if document["fold"] else "all folds"
     digest = document["dataset"]["digest"].removeprefix("sha256:")[:12]
     about = f"{shown_name(document['dataset']['name'])} {digest} · {fold} · seed {document['seed']}"
-    how = f"{document['threads']} threads · {document['device']} · {'leaks' if document['leaks'] else 'no leak'}"
+    threads = f"{document['threads']} thread{'s' if document['threads'] > 1 else ''}"
+    how = f"{threads} · {document['device']} · {'leaks' if document['leaks'] else 'no leak'}"
     figure.text(0.03, 1 - 0.14 / height, what, size=12, weight="bold", va="top")
     figure.text(0.03, 1 - 0.40 / height, f"{title}   |   {about} · {how}", size=8, color=_QUIET, va="top")
     if document["leaks"]:
@@ -189,7 +190,7 @@ def _precision_recall_words(axes: Axes, pooled: Mapping[str, Any]) -> None:
         axes.plot(*at, "o", color=_ORANGE, markersize=6, label="alarms as raised", zorder=5)
     axes.set_title(f"Precision-recall, AUPRC {pooled['auprc']:.3f}")
     axes.set(xlabel="recall (part of anomalous windows found)", ylabel="precision (part of alarms that are right)")
-    axes.legend(loc="upper right")
+    axes.legend(loc="lower left" if pooled["auprc"] > 0.5 else "upper right")
 
 
 def _roc_words(axes: Axes, pooled: Mapping[str, Any]) -> None:
