@@ -49,7 +49,6 @@ def checkpoint_key(job: Job, dataset_digest: str, numeric_class: Mapping[str, An
         "data": dataset_digest,
         "code": _code_digest(),
         "numeric_class": numeric_class,
-        "device": job.device,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -17,16 +17,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from training.dataset import Dataset
 from training.trainer.checkpoint import Checkpoints
 from training.trainer.data import Floats, Ints, Telemetry, read_telemetry
+from training.trainer.evaluation import evaluated
 from training.trainer.faults import SpecError
 from training.trainer.hyper import MODELS
 from training.trainer.job import Job
-from training.trainer.measures import best_threshold, has_both, measured
+from training.trainer.measures import best_threshold, has_both
 from training.trainer.models import Fitted, Setting, model_module
+from training.trainer.predictions import Predictions, continuing
 from training.trainer.progress import Progress
 from training.trainer.splits import LEAKING_RECIPES, Fold, final_fold, fold_digest, folds_of
 from training.trainer.windows import Samples, Sequences, WindowSet, input_names, model_inputs, window_set
@@ -37,24 +38,6 @@ _READ_PART = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Predictions:
-    """The scored test windows, in the order of the data."""
-
-    host: npt.NDArray[np.int32]
-    """(n,) index into `hosts`."""
-    hosts: tuple[str, ...]
-    time: npt.NDArray[Any]
-    """(n,) time of each window's last row, as in the data."""
-    label: npt.NDArray[np.int8]
-    score: Floats
-    """(n,) float32, 0 to 1."""
-    alarm: npt.NDArray[np.bool_]
-    """(n,) whether the score reached its fold's threshold."""
-    fold: npt.NDArray[np.int16]
-    """(n,) index of the fold whose model gave the score."""
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
     """What a job produced."""
 
@@ -62,18 +45,19 @@ class Outcome:
     """The model that is kept."""
     threshold: float
     """Score from which the kept model raises an alarm; chosen on its own validation windows."""
-    device: str
-    """"cpu" or "cuda": where the fits ran."""
     feature_names: tuple[str, ...]
     """Names of the features or channels that the model sees."""
     metrics: dict[str, Any]
-    """Pooled, host means and per host, as `measures.measured` returns them."""
+    """Every number about the tested windows, as `evaluation.evaluated` returns them."""
     folds: list[dict[str, Any]]
-    """Per fold: name, windows per side, threshold, how the fit ended, its learning curve; the kept model's own last."""
+    """Per fold: name, windows per side, threshold, how the fit ended and its learning curve; the kept model's last when
+    it has its own."""
     fold_digest: str
     predictions: Predictions
     leaks: bool
     """True when the split lets test rows leak into training by its nature."""
+    device: str
+    """What trained and scored the models: "cpu" or "cuda"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +110,7 @@ def run_experiment(job: Job, dataset: Dataset, progress: Progress, checkpoints: 
         threshold=trials[-1].record["threshold"],
         device=job.device if kind == "sequences" else "cpu",
         feature_names=names,
-        metrics=measured(*_compared(predictions), predictions.hosts),
+        metrics=evaluated(predictions, job.seed),
         folds=[trial.record for trial in trials],
         fold_digest=fold_digest(windows, [*folds, *extra]),
         predictions=predictions,
@@ -230,15 +214,11 @@ def _predictions(
     return Predictions(
         host=telemetry.host[rows],
         hosts=telemetry.hosts,
+        row=rows,
         time=telemetry.time[rows],
         label=telemetry.label[rows],
         score=score[tested],
         alarm=score[tested] >= threshold[tested],
         fold=fold_of[tested],
+        continues=continuing(telemetry, rows),
     )
-
-
-def _compared(
-    predictions: Predictions,
-) -> tuple[npt.NDArray[np.int8], Floats, npt.NDArray[np.bool_], npt.NDArray[np.int32]]:
-    return predictions.label, predictions.score, predictions.alarm, predictions.host

@@ -24,7 +24,7 @@ if not __package__:
 
 from training.dataset import Dataset, DatasetError, dataset_digest, read_dataset
 from training.trainer.faults import HostError, SpecError, TrainerError
-from training.trainer.hyper import describe, missing_libraries
+from training.trainer.hyper import MODELS, describe, missing_libraries
 from training.trainer.job import Job, read_job
 
 RESULT_VERSION = 1
@@ -104,15 +104,16 @@ def _train(job: Job, dataset: Dataset, out: Path, started: float) -> None:
     with Progress(out / "progress.jsonl") as progress:
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-        from training.trainer.artifact import LEAK_WARNING, numeric_class, write_artifact, write_json
+        from training.trainer.artifact import LEAK_WARNING, write_artifact, write_json
         from training.trainer.checkpoint import Checkpoints, checkpoint_key
         from training.trainer.experiment import run_experiment
         from training.trainer.measures import headline
+        from training.trainer.numeric_class import numeric_class
 
         digest = _checked_digest(job)
         with threadpool_limits(job.threads):
-            key = checkpoint_key(job, digest, numeric_class(job.threads))
-            checkpoints = Checkpoints(job.resume_folder, key, job.checkpoint_s)
+            machine = numeric_class(job.threads, job.device, {}, MODELS[job.model].libraries)
+            checkpoints = Checkpoints(job.resume_folder, checkpoint_key(job, digest, machine), job.checkpoint_s)
             outcome = run_experiment(job, dataset, progress, checkpoints)
             progress.phase("writing", 1.0, 1.0)
             write_artifact(out, job, dataset, digest, outcome)

@@ -70,7 +70,10 @@ class Fitted(Protocol):
 
     @property
     def curve(self) -> Sequence[Mapping[str, float]]:
-        """The way there: "step" and "validation_auprc", for some models "train_loss", after each look."""
+        """How the fit went, one entry per evaluation; empty for a model that was loaded.
+
+        An entry has "step" (rounds or epochs), "validation_auprc" (0 to 1) and, where known, "train_loss" (nats).
+        """
 
 
 class ModelModule(Protocol):

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightgbm
 import numpy as np
@@ -32,8 +32,9 @@ class Trees:
 
     booster: lightgbm.Booster
     fit_summary: Mapping[str, float] = field(default_factory=dict)
-    curve: tuple[Mapping[str, float], ...] = ()
     threads: int = 1
+    curve: tuple[Mapping[str, float], ...] = ()
+    determinism: ClassVar[Mapping[str, bool]] = {"deterministic": True, "force_row_wise": True}
 
     def score(self, features: Floats) -> Floats:
         """Score windows: (n, n_features) float32 to (n,) float32 from 0 to 1."""
@@ -54,7 +55,8 @@ def fit(train: Samples[Floats], validation: Samples[Floats], setting: Setting) -
     booster = lightgbm.Booster(_parameters(setting), data)
     rounds, best, best_round = setting.whole("max_iter"), -1.0, 0
     raw = np.zeros(len(validation), np.float64)
-    done, curve = 0, []
+    done = 0
+    curve: list[Mapping[str, float]] = []
     while done < rounds and done - best_round < setting.whole("patience"):
         step = min(EVALUATE_EVERY, rounds - done)
         stopped = any(booster.update() for _ in range(step))
@@ -63,14 +65,13 @@ def fit(train: Samples[Floats], validation: Samples[Floats], setting: Setting) -
         auprc = auprc_host_mean(validation.label, raw.astype(np.float32), validation.host)
         if auprc > best:
             best, best_round = auprc, done
-        curve.append({"step": float(done), "validation_auprc": auprc})
+        curve.append({"step": done, "validation_auprc": auprc, "train_loss": float(booster.eval_train()[0][2])})
         setting.report(done / rounds, {"validation_auprc": auprc})
         if stopped:
             break
     # Read back from text: it lets go of the training windows, and what is scored is what is stored.
     kept = lightgbm.Booster(model_str=_without_parameters(booster.model_to_string(num_iteration=best_round)))
-    summary = {"rounds": float(best_round), "validation_auprc": best}
-    return Trees(kept, summary, tuple(curve), setting.threads)
+    return Trees(kept, {"rounds": best_round, "validation_auprc": best}, setting.threads, tuple(curve))
 
 
 def load(folder: Path) -> Trees:

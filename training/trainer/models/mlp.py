@@ -72,18 +72,17 @@ def fit(train: Samples[Floats], validation: Samples[Floats], setting: Setting) -
     random = np.random.default_rng(setting.seed)
     trainer = _Adam(_initial(features.shape[1], setting, random), setting, random)
     epochs, best, best_epoch, kept = setting.whole("max_epochs"), -1.0, 0, trainer.layers
-    curve = []
+    curve: list[Mapping[str, float]] = []
     for epoch in range(1, epochs + 1):
-        trainer.epoch(features, train.label)
+        loss = trainer.epoch(features, train.label)
         auprc = auprc_host_mean(validation.label, _forward(unseen, trainer.layers)[-1][:, 0], validation.host)
         if auprc > best:
             best, best_epoch, kept = auprc, epoch, [tensor.copy() for tensor in trainer.layers]
-        curve.append({"step": float(epoch), "validation_auprc": auprc})
+        curve.append({"step": epoch, "validation_auprc": auprc, "train_loss": loss})
         setting.report(epoch / epochs, {"validation_auprc": auprc})
         if epoch - best_epoch >= setting.whole("patience"):
             break
-    summary = {"epochs": float(best_epoch), "validation_auprc": best}
-    return Perceptron(mean, spread, clip, tuple(kept), summary, tuple(curve))
+    return Perceptron(mean, spread, clip, tuple(kept), {"epochs": best_epoch, "validation_auprc": best}, tuple(curve))
 
 
 def load(folder: Path) -> Perceptron:
@@ -122,22 +121,26 @@ class _Adam:
         self.batch, self.dropout = setting.whole("batch_rows"), setting.number("dropout")
         self.positive_weight = np.float32(setting.number("positive_weight"))
 
-    def epoch(self, features: Floats, label: Labels) -> None:
-        """Take one step per batch of shuffled windows."""
+    def epoch(self, features: Floats, label: Labels) -> float:
+        """Take one step per batch of shuffled windows; return the mean loss of the batches in nats, with dropout."""
         order = self.random.permutation(len(features))
+        losses = []
         for first in range(0, len(order), self.batch):
             rows = order[first : first + self.batch]
-            self._step(features[rows], label[rows])
+            losses.append(self._step(features[rows], label[rows]))
+        return float(np.mean(losses))
 
-    def _step(self, features: Floats, label: Labels) -> None:
+    def _step(self, features: Floats, label: Labels) -> float:
         masks = self._masks(len(features))
         states = _forward(features, self.layers, masks)
         weight = np.where(label == 1, self.positive_weight, np.float32(1))
-        slope = ((_sigmoid(states[-1][:, 0]) - label) * weight / weight.sum())[:, None].astype(np.float32)
+        raw = states[-1][:, 0]
+        slope = ((_sigmoid(raw) - label) * weight / weight.sum())[:, None].astype(np.float32)
         slopes = _backward(slope, states, self.layers, masks)
         self.steps += 1
         for index, gradient in enumerate(slopes):
             self._move(index, gradient)
+        return float(np.average(np.logaddexp(0, raw) - label * raw, weights=weight))
 
     def _move(self, index: int, gradient: Floats) -> None:
         tensor, first, second = self.layers[index], self.first[index], self.second[index]
