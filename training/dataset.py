@@ -206,6 +206,10 @@ class Dataset:
         """Path of the data file."""
         return self.folder / self.file
 
+    def categories_of(self, mode: str) -> dict[str, list[str]]:
+        """Return the known values of the columns of text that a mode sees, in declared order of the columns."""
+        return {name: list(self.categories[name]) for name in self.features.columns(mode) if name in self.categories}
+
     def missing_split(self, recipe: str) -> str:
         """Say why a recipe that is not declared can't be used, naming the role it needs when that is missing."""
         has = ", ".join(self.splits) or "none"
