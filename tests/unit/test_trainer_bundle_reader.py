@@ -138,7 +138,7 @@ def test_a_missing_bundle_is_the_hosts_trouble(tmp_path: Path) -> None:
         (WHOLE | {"v": 2}, "v: found 2, expected 1"),
         (
             {"v": 1},
-            "model: found None; columns: found None; host_column: found None; time_column: found None; window_rows: foun",
+            "model: found None; columns: found None; host_column: found None; time_column: found None",
         ),
         (WHOLE | {"history": 3}, "history: found 3"),
         (WHOLE | {"categories": []}, r"categories: found \[\], expected a table of column names"),
