@@ -20,7 +20,7 @@ _CONVERSION = re.compile(
     r"In CSV column #(\d+): (?:Row #(\d+): )?CSV conversion error to ([^:]+): (?:invalid value '(.*)'|(.*))", re.DOTALL
 )
 _WIDTH = re.compile(r"CSV parse error: (?:Row #(\d+): )?Expected (\d+) columns, got (\d+)")
-_KINDS = {"double": "a number", "string": "text in UTF-8"}
+_KINDS = {"double": "a number", "float": "a number", "string": "text in UTF-8"}
 
 
 def csv_names(path: Path) -> list[str]:
@@ -36,11 +36,14 @@ def csv_names(path: Path) -> list[str]:
     except OSError as fault:
         raise unreadable(path, fault) from fault
     except pa.ArrowInvalid as fault:
-        raise csv_fault(path, [], fault) from fault
+        raise csv_fault(path.name, [], fault) from fault
 
 
 def csv_batches(
-    path: Path, types: Mapping[str, pa.DataType | None], names: Sequence[str] | None = None
+    path: Path,
+    types: Mapping[str, pa.DataType | None],
+    names: Sequence[str] | None = None,
+    shown: str | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Stream columns of a CSV file.
 
@@ -48,6 +51,7 @@ def csv_batches(
         path: The file.
         types: Column to type, in the order wanted; None lets the first block decide.
         names: All column names of a file without a header; None reads the header.
+        shown: What messages call the file; None takes its name.
 
     Yields:
         Batches of at most a few MiB of text.
@@ -66,10 +70,10 @@ def csv_batches(
     except OSError as fault:
         raise unreadable(path, fault) from fault
     except pa.ArrowInvalid as fault:
-        raise csv_fault(path, header, fault) from fault
+        raise csv_fault(shown or path.name, header, fault) from fault
 
 
-def csv_fault(path: Path, names: Sequence[str], fault: Exception) -> SpecError:
+def csv_fault(file: str, names: Sequence[str], fault: Exception) -> SpecError:
     """Turn a fault of the CSV reader into one that names file, row, column, what was found and what was expected."""
     text = str(fault)
     cell = _CONVERSION.search(text)
@@ -78,12 +82,12 @@ def csv_fault(path: Path, names: Sequence[str], fault: Exception) -> SpecError:
         name = names[int(index)] if int(index) < len(names) else f"number {int(index) + 1}"
         found = repr(value)[:200] if value is not None else reason
         where = f"row {row}, column {name!r}" if row else f"column {name!r}"
-        return SpecError(f"{path.name}: {where}: found {found}, expected {_KINDS.get(kind, kind)}")
+        return SpecError(f"{file}: {where}: found {found}, expected {_KINDS.get(kind, kind)}")
     width = _WIDTH.search(text)
     if width:
         row, wanted, got = width.groups()
-        return SpecError(f"{path.name}: row {row or '?'}: found {got} columns, expected {wanted}")
-    return SpecError(f"{path.name} is not a readable csv file: {text}; write it again")
+        return SpecError(f"{file}: row {row or '?'}: found {got} columns, expected {wanted}")
+    return SpecError(f"{file} is not a readable csv file: {text}; write it again")
 
 
 def unreadable(path: Path, fault: OSError) -> HostError:
