@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,13 +56,17 @@ def connections(random: np.random.Generator, count: int, services: list[str]) ->
 @pytest.fixture(scope="module")
 def kdd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset folder imported from files in the layout of NSL-KDD, with a service name that LightGBM would refuse."""
-    source, random = tmp_path_factory.mktemp("kdd") / "source", np.random.default_rng(3)
+    return imported("nslkdd", write_kdd(tmp_path_factory.mktemp("kdd") / "source"))
+
+
+def write_kdd(source: Path) -> Path:
+    random = np.random.default_rng(3)
     source.mkdir()
     services = ["http", 'http_443: "[x]{ü}"', "smtp"]
     for name, count, known in (("Train", 600, services), ("Test", 150, [*services, "printer"])):
         with (source / f"KDD{name}+.txt").open("w", encoding="utf-8", newline="") as stream:
             csv.writer(stream).writerows(connections(random, count, known))
-    return imported("nslkdd", source)
+    return source
 
 
 @pytest.mark.parametrize("model", ["gbt", "mlp"])
@@ -100,7 +108,11 @@ def test_a_split_that_nslkdd_cannot_have_is_refused_by_the_role_it_lacks(
 @pytest.fixture(scope="module")
 def smd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset folder imported from files in the layout of the Server Machine Dataset; one metric tells."""
-    source, random = tmp_path_factory.mktemp("smd") / "source", np.random.default_rng(4)
+    return imported("smd", write_smd(tmp_path_factory.mktemp("smd") / "source"))
+
+
+def write_smd(source: Path) -> Path:
+    random = np.random.default_rng(4)
     for part in ("test", "test_label"):
         (source / part).mkdir(parents=True)
     for machine in ("machine-1-1", "machine-1-2", "machine-2-1", "machine-2-2"):
@@ -108,7 +120,7 @@ def smd(tmp_path_factory: pytest.TempPathFactory) -> Path:
         values = np.clip(0.3 * random.random((300, 3)) + np.outer(label, [0.5, 0.0, 0.0]), 0, 1)
         np.savetxt(source / "test" / f"{machine}.txt", values, fmt="%.6f", delimiter=",")
         np.savetxt(source / "test_label" / f"{machine}.txt", label, fmt="%d")
-    return imported("smd", source)
+    return source
 
 
 @pytest.mark.parametrize(("model", "split"), [("gbt", "hosts"), ("mlp", "time")])
@@ -124,3 +136,26 @@ def test_smd_trains_and_scores_a_new_machine(
     found = scores(tmp_path / "run/artifact", tmp_path / "new.csv", tmp_path / "scores.csv")
     assert (found["host"], found["time"]) == (["new"] * 51, list(range(29, 80)))
     assert min(found["score"][-15:]) > max(found["score"][:30])
+
+
+def test_the_guide_works_as_it_is_written(root: Path, tmp_path: Path) -> None:
+    """Every shell block of the guide, in its order, beside files in the two public layouts."""
+    write_smd(tmp_path / "ServerMachineDataset")
+    write_kdd(tmp_path / "NSL-KDD")
+    guide = (root / "docs/guides/import-public-data.md").read_text()
+    blocks = re.findall(r"^```sh\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 4
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["sh", "-e"],
+        input="\n".join(blocks),
+        cwd=tmp_path,
+        env=os.environ | {"PATH": path, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = re.findall(r"^```text\n(wrote imported/flows.*?)digest", guide, re.MULTILINE | re.DOTALL)
+    assert shown[0] in done.stdout
+    assert len((tmp_path / "scores.csv").read_text().splitlines()) == 1 + 3 * 391

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from training.dataset import _KINDS, _SPLIT_KEYS
 from training.trainer import accuracy, faults, hyper
+from training.trainer.datasets import __main__ as datasets
 
 
 def test_the_page_of_models_holds_the_declared_hyper_parameters(root: Path) -> None:
@@ -37,3 +41,18 @@ def test_the_page_on_accuracy_can_be_rewritten_by_its_command(root: Path) -> Non
     page = root / "docs/explanation/accuracy.md"
     before, after = accuracy._marked(page)
     assert "python -m training.trainer.accuracy" in before + after
+
+
+def options_of(parser: argparse.ArgumentParser) -> Iterator[str]:
+    for action in parser._actions:
+        yield from (option for option in action.option_strings if option not in ("-h", "--help"))
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                yield from options_of(inner)
+
+
+def test_the_guide_on_imports_names_every_option(root: Path) -> None:
+    text = (root / "docs/guides/import-public-data.md").read_text()
+    options = set(options_of(datasets._parser()))
+    assert len(options) == 14
+    assert [option for option in sorted(options) if not re.search(rf"^\| `{option} ", text, re.MULTILINE)] == []
