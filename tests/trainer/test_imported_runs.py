@@ -159,3 +159,15 @@ def test_the_guide_works_as_it_is_written(root: Path, tmp_path: Path) -> None:
     shown = re.findall(r"^```text\n(wrote imported/flows.*?)digest", guide, re.MULTILINE | re.DOTALL)
     assert shown[0] in done.stdout
     assert len((tmp_path / "scores.csv").read_text().splitlines()) == 1 + 3 * 391
+
+
+def test_columns_may_have_any_names(job_file: JobFile, tmp_path: Path) -> None:
+    """LightGBM refuses signs of JSON and twins: `x` has a feature `x.history.last`, and so has `x.history`."""
+    random = np.random.default_rng(6)
+    with (tmp_path / "odd.csv").open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["x", "x.history", 'a,b:"c"', "[ü] {y}", "bad"])
+        writer.writerows([*random.random(3).round(3), index % 2, index % 2] for index in range(300))
+    folder = imported("csv", tmp_path / "odd.csv", "--label", "bad")
+    assert trained(job_file, folder, tmp_path / "run", "gbt", "random")["auroc"] == 1.0
+    assert len(scores(tmp_path / "run/artifact", tmp_path / "odd.csv", tmp_path / "scores.csv")["score"]) == 300

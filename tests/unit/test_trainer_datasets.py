@@ -410,6 +410,15 @@ def test_a_csv_file_with_a_label_alone_is_rows_that_stand_alone(tmp_path: Path) 
     assert read_telemetry(dataset, "oracle", "random").values[:3].tolist() == [[1.0, 2.5], [3.0, 2.5], [5.0, 6.0]]
 
 
+def test_a_csv_file_without_hosts_may_hold_text_and_a_published_split(tmp_path: Path) -> None:
+    lines = [["tcp", "train", "0"], ["udp", "train", "1"], ["gre", "test", "1"], ["tcp", "else", "0"]] * 5
+    path = table_file(tmp_path, lines, "proto,side,bad\n")
+    dataset = read_dataset(imported("csv", path, "--label", "bad", "--split", "side", "--categorical", "proto"))
+    assert dataset.categories == {"proto": ("tcp", "udp")}
+    assert list(dataset.splits) == ["random", "published"]
+    assert read_telemetry(dataset, "realistic", "published").values[:4].tolist() == [[1, 0], [0, 1], [0, 0], [1, 0]]
+
+
 @pytest.mark.parametrize(
     ("options", "features"),
     [

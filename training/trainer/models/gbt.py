@@ -82,8 +82,12 @@ def load(folder: Path) -> Trees:
 
 
 def _plain(names: Sequence[str]) -> list[str]:
-    """Encode names as in a URL: LightGBM refuses the signs of JSON and turns blanks into underscores."""
-    return [quote(name, safe="=") for name in names]
+    """Encode names as in a URL, because LightGBM refuses the signs of JSON and turns blanks into underscores.
+
+    It refuses twins as well, such as one feature each of the columns `x` and `x.history`; then names get numbers.
+    """
+    plain = [quote(name, safe="=") for name in names]
+    return plain if len(set(plain)) == len(plain) else [f"{index}.{name}" for index, name in enumerate(plain)]
 
 
 def _without_parameters(text: str) -> str:
