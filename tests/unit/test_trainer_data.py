@@ -245,6 +245,11 @@ def test_without_a_host_column_all_rows_belong_to_one_host(tmp_path: Path) -> No
         read_rows(write(tmp_path), Columns(("x",), None, "t", "label"))
 
 
+def test_the_host_column_may_be_the_group_column_too(tmp_path: Path) -> None:
+    found = read_rows(write(tmp_path), Columns(("x",), "host", "t", "label", ("host",)))
+    assert found.texts["host"].tolist() == ["a", "a", "b", "b"]
+
+
 def test_equal_rows_are_kept_where_no_time_tells_them_from_repeats(tmp_path: Path) -> None:
     path = write(tmp_path, host=["a"] * 4, x=[1.0] * 4, z=[2] * 4, label=[0] * 4)
     assert read_rows(path, Columns(("x", "z"), "host")).values.tolist() == [[1.0, 2.0]] * 4

@@ -250,7 +250,7 @@ def _hosts(file: str, column: str | None, parts: dict[str, list[Any]], rows: int
     """Return the host names, sorted, and (n_rows,) which of them each row belongs to."""
     if column is None:
         return (SINGLE_HOST,), np.zeros(rows, np.int32)
-    array = _as_text(file, column, pa.chunked_array(parts.pop(column)))
+    array = _as_text(file, column, pa.chunked_array(parts[column]))
     empty = _empty(array)
     if empty.any():
         raise SpecError(
