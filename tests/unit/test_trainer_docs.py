@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ from scored_windows import result_document, scored
 
 from training.dataset import _KINDS, _SPLIT_KEYS
 from training.trainer import accuracy, bootstrap, card, faults, hyper, incidents, measures
+from training.trainer.datasets import __main__ as datasets
 from training.trainer.numeric_class import numeric_class
 
 
@@ -61,3 +65,18 @@ def test_the_page_of_results_names_every_figure_and_every_part_of_the_numeric_cl
     text = (root / "docs/reference/results.md").read_text()
     assert [name for name in card._FIGURES if f"| `{name}` |" not in text] == []
     assert [key for key in numeric_class(1, "cpu", {}, ()) if f"`{key}`" not in text] == []
+
+
+def options_of(parser: argparse.ArgumentParser) -> Iterator[str]:
+    for action in parser._actions:
+        yield from (option for option in action.option_strings if option not in ("-h", "--help"))
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                yield from options_of(inner)
+
+
+def test_the_guide_on_imports_names_every_option(root: Path) -> None:
+    text = (root / "docs/guides/import-public-data.md").read_text()
+    options = set(options_of(datasets._parser()))
+    assert len(options) == 14
+    assert [option for option in sorted(options) if not re.search(rf"^\| `{option} ", text, re.MULTILINE)] == []

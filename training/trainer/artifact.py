@@ -76,6 +76,7 @@ def model_description(job: Job, dataset: Dataset, outcome: Outcome, files: list[
         "mode": job.mode,
         "files": files,
         "columns": list(dataset.features.columns(job.mode)),
+        "categories": dataset.categories_of(job.mode),
         "host_column": dataset.roles.host,
         "time_column": dataset.roles.time,
         "window_rows": dataset.windows.length,

@@ -86,8 +86,7 @@ def _dataset(job: Job) -> Dataset:
     """Read the declaration and check that it offers what the job asks for."""
     dataset = read_dataset(job.dataset_folder)
     if job.split_recipe not in dataset.splits:
-        has = ", ".join(dataset.splits) or "none"
-        raise SpecError(f"dataset {dataset.name!r} declares no split {job.split_recipe!r}; it has {has}")
+        raise SpecError(dataset.missing_split(job.split_recipe))
     return dataset
 
 

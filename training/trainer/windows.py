@@ -22,6 +22,7 @@ from training.trainer.data import Floats, Ints, Telemetry
 STATISTICS = ("last", "mean", "std", "difference")
 HISTORY_LIMIT = 10.0
 _FLOOR = 1e-3
+_BLOCK_COLUMNS = 8
 
 Doubles = npt.NDArray[np.float64]
 
@@ -154,25 +155,34 @@ def feature_matrix(windows: WindowSet, history: bool) -> Floats:
     """Compute the features of all windows.
 
     Args:
-        windows: The windows; memory is (8 or 4) * n_columns * n_windows * 4 bytes plus the work space of one host.
+        windows: The windows; memory is (8 or 4) * n_columns * n_windows * 4 bytes plus the work space of eight columns
+            of one host.
         history: Whether to add the features of the metrics standardised by the host's past.
 
     Returns:
         (n_windows, n_features) float32, rows in the order of `windows.ends`, columns in the order of `feature_names`.
     """
-    telemetry = windows.telemetry
-    width = len(telemetry.columns) * len(STATISTICS)
+    telemetry, columns = windows.telemetry, len(windows.telemetry.columns)
+    width = columns * len(STATISTICS)
     out = np.empty((len(windows.ends), width * (2 if history else 1)), np.float32)
     row = 0
     for _, first, end in telemetry.spans():
         count = max(0, end - first - windows.length + 1)
-        if count:
-            values = telemetry.values[first:end].astype(np.float64)
-            out[row : row + count, :width] = window_statistics(values, windows.length)
+        for left in range(0, columns if count else 0, _BLOCK_COLUMNS):
+            values = telemetry.values[first:end, left : left + _BLOCK_COLUMNS].astype(np.float64)
+            _place(out[row : row + count, :width], window_statistics(values, windows.length), left)
             if history:
-                out[row : row + count, width:] = window_statistics(standardised(values), windows.length)
+                _place(out[row : row + count, width:], window_statistics(standardised(values), windows.length), left)
         row += count
     return out
+
+
+def _place(out: Floats, statistics: Doubles, left: int) -> None:
+    """Copy the statistics of some columns, from column `left` on, to their places among those of all columns."""
+    columns, own = out.shape[1] // len(STATISTICS), statistics.shape[1] // len(STATISTICS)
+    for index in range(len(STATISTICS)):
+        place = index * columns + left
+        out[:, place : place + own] = statistics[:, index * own : (index + 1) * own]
 
 
 def window_statistics(values: Doubles, length: int) -> Doubles:

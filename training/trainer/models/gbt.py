@@ -9,10 +9,11 @@ Source: Ke et al., LightGBM: A Highly Efficient Gradient Boosting Decision Tree,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import quote
 
 import lightgbm
 import numpy as np
@@ -51,7 +52,7 @@ class Trees:
 def fit(train: Samples[Floats], validation: Samples[Floats], setting: Setting) -> Trees:
     """Train trees and stop by the validation AUPRC."""
     weight = np.where(train.label == 1, setting.number("positive_weight"), 1.0)
-    data = lightgbm.Dataset(train.inputs, train.label, weight=weight, feature_name=list(setting.feature_names))
+    data = lightgbm.Dataset(train.inputs, train.label, weight=weight, feature_name=_plain(setting.feature_names))
     booster = lightgbm.Booster(_parameters(setting), data)
     rounds, best, best_round = setting.whole("max_iter"), -1.0, 0
     raw = np.zeros(len(validation), np.float64)
@@ -82,6 +83,15 @@ def load(folder: Path) -> Trees:
     """
     booster = lightgbm.Booster(model_str=(folder / MODEL_FILE).read_text(encoding="utf-8"))
     return Trees(booster)
+
+
+def _plain(names: Sequence[str]) -> list[str]:
+    """Encode names as in a URL, because LightGBM refuses the signs of JSON and turns blanks into underscores.
+
+    It refuses twins as well, such as one feature each of the columns `x` and `x.history`; then names get numbers.
+    """
+    plain = [quote(name, safe="=") for name in names]
+    return plain if len(set(plain)) == len(plain) else [f"{index}.{name}" for index, name in enumerate(plain)]
 
 
 def _without_parameters(text: str) -> str:
