@@ -179,6 +179,7 @@ def test_on_a_terminal_the_seeds_give_way_first_and_the_metric_is_named() -> Non
     assert wide[0] == narrow[0] == "auprc_host_mean, mean ± spread over seeds"
     assert ("SEEDS" in wide[1], "SEEDS" in narrow[1]) == (True, False)
     assert max(map(len, narrow)) <= 80
+    assert narrow[2].endswith("max_epochs=20")
     assert narrow[2].split("  ")[:2] == ["transformer", "hosts"]
 
 

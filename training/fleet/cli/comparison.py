@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from training.fleet import wire
-from training.fleet.cli.text import Terminal, clean, table
+from training.fleet.cli.text import GAP, LEAST_WIDTH, Terminal, cells, clean, cut, table
 from training.fleet.cli.views import plain
 from training.fleet.errors import FleetError
 from training.fleet.jobs import MODES
@@ -25,6 +25,8 @@ COLUMNS: Final = ("MODEL", "SPLIT", "ORACLE", "REALISTIC", "DIFFERENCE", "N", "S
 _PARTLY: Final = "* over the seeds that both modes have"
 _LEAKS: Final = "these splits leak: they test on rows beside those they trained on; compare them with no other split"
 _SHORT_DIGEST: Final = 8
+_LEAST_DETAIL: Final = 12
+"""Cells that the details get before the seeds are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +184,19 @@ def _block(found: Sequence[Group], terminal: Terminal) -> list[str]:
     if not found:
         return []
     partly = [_PARTLY] if any(_is_partial(group) for group in found) else []
-    return [*table(COLUMNS, [_row(group, terminal) for group in found], terminal, ("SEEDS",)), *partly]
+    rows = [_row(group, terminal) for group in found]
+    return [*table(COLUMNS, _fitted(rows, terminal), terminal, ("SEEDS",)), *partly]
+
+
+def _fitted(rows: Sequence[list[str]], terminal: Terminal) -> list[list[str]]:
+    """Cut the details to the room the line has, so that no figure has to be cut."""
+    if terminal.width is None:
+        return list(rows)
+    widths = [max(map(cells, column)) + len(GAP) for column in zip(COLUMNS, *rows, strict=True)]
+    *figures, seeds, _ = widths
+    room = terminal.width - sum(figures)
+    room -= seeds if room - seeds >= _LEAST_DETAIL else 0
+    return [[*row[:-1], cut(clean(row[-1]), max(room, LEAST_WIDTH))] for row in rows]
 
 
 def _row(group: Group, terminal: Terminal) -> list[str]:
@@ -209,7 +223,8 @@ def _is_partial(group: Group) -> bool:
 def _text(scores: Scores, sign: str = "") -> str:
     if scores.mean is None:
         return "-"
-    return f"{scores.mean:{sign}.4g} ± {'-' if scores.spread is None else format(scores.spread, '.2g')}"
+    digits = 3 if abs(scores.mean) < 1 else 4
+    return f"{scores.mean:{sign}.{digits}g} ± {'-' if scores.spread is None else format(scores.spread, '.2g')}"
 
 
 def _once_if_equal(pair: Sequence[str], *, equal: bool) -> str:
