@@ -25,6 +25,7 @@ from training.fleet.worker.attempt import Attempt, Outcome, Place
 from training.fleet.worker.folder import RunFolder, State
 from training.fleet.worker.journal import Journal
 from training.fleet.worker.options import Options
+from training.fleet.worker.resume import ResumeFolders
 from training.fleet.worker.start import Contracts, seat
 
 WAIT_S: Final = 30
@@ -58,6 +59,7 @@ class Worker:
         self._journal = journal
         self._contracts = Contracts(capability.contract, options.rules.trainer_dir)
         self._runs = options.work_dir / "runs"
+        self._resumes = ResumeFolders(options.work_dir / "resume", options.rules.min_free_bytes, journal)
         self._free = list(range(options.slots))
         self._attempts: dict[str, Attempt] = {}
         self._outcomes: list[Outcome] = []
@@ -139,6 +141,7 @@ class Worker:
 
     def _ask(self, wait_s: float, once_until: float | None = None) -> wire.Lease | None:
         """Ask for one job; None when there is none, after whatever pause is due."""
+        self._resumes.make_room()
         capability = self._capability = refresh(self._capability, self._options.work_dir, self._options.datasets)
         if capability.free_disk_bytes < self._options.rules.min_free_bytes:
             self._journal.note_once("no job taken: the disk is full", free_bytes=capability.free_disk_bytes)
@@ -218,24 +221,26 @@ class Worker:
             self._journal.note("a job could not be given back; its lease will run out", why=error.message)
 
     def _start(self, folder: RunFolder, state: State, *, resumed: bool) -> None:
+        resume = self._resumes.take(state.lease.job_id)
         with self._change:
             slot = self._free.pop(0)
             cuda = state.lease.cuda
             offered = seat(self._capability, slot, self._options.slots, self._options.threads, cuda=cuda)
-            place = Place(offered, self._capability.datasets, self._contracts, self._leases, self._heed)
+            place = Place(offered, self._capability.datasets, self._contracts, self._leases, self._heed, resume)
             rules, client = self._options.rules, self._client
             attempt = Attempt(client, rules, place, folder, state, self._journal, resumed=resumed)
             self._attempts[state.lease.lease_id] = attempt
         if self._stop.is_set():
             attempt.release()
-        threading.Thread(target=self._run, args=(attempt, slot), name=f"run-{slot}", daemon=True).start()
+        threading.Thread(target=self._run, args=(attempt, slot, resume), name=f"run-{slot}", daemon=True).start()
 
-    def _run(self, attempt: Attempt, slot: int) -> None:
+    def _run(self, attempt: Attempt, slot: int, resume: Path | None) -> None:
         outcome: Outcome = "kept"
         try:
             outcome = attempt.run()
         except Exception as error:  # noqa: BLE001 - one broken run must not end the others
             self._journal.note("a run broke", why=f"{type(error).__name__}: {error}")
+        self._resumes.give_back(resume, done_here=attempt.done_here)
         with self._change:
             self._outcomes.append(outcome)
             del self._attempts[attempt.lease_id]
@@ -284,6 +289,7 @@ class Worker:
                 return
             self._journal.note("run taken up", job=state.lease.job_id[:12], fence=state.lease.fence, step=state.step)
             self._start(folder, state, resumed=True)
+        self._resumes.make_room()
 
     def _clean(self) -> None:
         """Delete the folders of runs that nobody waits for once their time is up, about every hour."""
