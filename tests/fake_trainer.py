@@ -72,12 +72,38 @@ def slow(out: Path) -> int:
     return 0
 
 
+def patient(out: Path) -> int:
+    """Work until somebody makes the file `go`."""
+    say("started")
+    step(out, 1, 2)
+    while not Path("go").exists():
+        time.sleep(0.02)
+    say("ended")
+    artifact(out)
+    return 0
+
+
+def patient_failure(out: Path) -> int:
+    """Do that and fail."""
+    patient(out)
+    return 1
+
+
 def stubborn(out: Path) -> int:
     """Ignore TERM and leave children that detach themselves, twice removed."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     subprocess.Popen([sys.executable, "-c", TREE])
     subprocess.Popen([sys.executable, "-c", TREE], start_new_session=True)
     say("stubborn")
+    time.sleep(600)
+    return 0
+
+
+def parricide(out: Path) -> int:
+    """Leave children that detach themselves and kill the process that watches over all of them."""
+    subprocess.Popen([sys.executable, "-c", TREE])
+    time.sleep(0.5)
+    os.kill(os.getppid(), signal.SIGKILL)
     time.sleep(600)
     return 0
 

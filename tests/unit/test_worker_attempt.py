@@ -32,7 +32,7 @@ from training.fleet.worker.start import Contracts, Seat
 
 TESTS = Path(__file__).resolve().parents[1]
 PLAIN = Capability("box")
-REPORT = {"status": 0, "asked": "", "error": "", "max_rss_bytes": 5, "duration_s": 2.5}
+REPORT = {"status": 0, "asked": "", "error": "", "max_rss_bytes": 5, "duration_s": 2.5, "rest": ""}
 
 
 @pytest.fixture
@@ -46,7 +46,6 @@ def stub() -> Iterator[StubReceiver]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("RETRY_S", 0.01), ("RETRY_CAP_S", 0.05), ("UPLOAD_DEADLINE_S", 0.0), ("TICK_S", 0.05)):
         monkeypatch.setattr(attempt_module, name, value)
-    monkeypatch.setattr(attempt_module, "DISK_LOOK_S", 0.0)
     monkeypatch.setattr(attempt_module, "LEAVING_DEADLINE_S", 0.0)
     for name in ("AWAY_S", "REFUSED_S"):
         monkeypatch.setattr(loop_module, name, 0.01)
@@ -65,18 +64,22 @@ class Bench:
 
     def attempt(self, step: str = "claimed", *, resumed: bool = False, act: str = "good", **changes: Any) -> Attempt:
         granted = wire.Lease(**lease(act, heartbeat_s=0.1))
-        if not self.folder.path.exists():
-            self.folder.make()
         state = State(step, granted, **changes)  # type: ignore[arg-type]
+        if not self.folder.path.exists():
+            self.folder.make(state)
         if resumed:
             self.folder.save(state)
         place = Place(Seat(1), {}, Contracts(None, TESTS), lambda: [granted.lease_id], self.heard.append)
         return Attempt(self.client, self.rules, place, self.folder, state, Journal(self.words), resumed=resumed)
 
+    def made(self) -> None:
+        """Make the folder as a worker that began a run has left it."""
+        if not self.folder.path.exists():
+            self.folder.make(State("claimed", wire.Lease(**lease("good"))))
+
     def packed(self) -> Attempt:
         """An attempt whose training is done, by an earlier worker."""
-        if not self.folder.path.exists():
-            self.folder.make()
+        self.made()
         self.folder.artifact.mkdir()
         (self.folder.artifact / "model.txt").write_text("model")
         self.folder.report.write_text(json.dumps(REPORT))
@@ -122,7 +125,7 @@ def test_a_heartbeat_is_answered_before_the_upload_of_an_earlier_run(bench: Benc
 
 
 def test_a_training_that_failed_while_no_worker_looked_is_reported(bench: Bench) -> None:
-    bench.folder.make()
+    bench.made()
     (bench.folder.path / "log.head").write_text("ValueError: x\n")
     bench.folder.report.write_text(json.dumps({**REPORT, "status": 1}))
     assert bench.attempt("training", resumed=True).run() == "failed"
@@ -195,7 +198,7 @@ def test_what_may_be_mended_is_waited_for(bench: Bench, stub: StubReceiver, repl
 
 
 def test_an_artifact_that_cannot_be_packed_fails_with_its_reason(bench: Bench) -> None:
-    bench.folder.make()
+    bench.made()
     bench.folder.artifact.mkdir()
     (bench.folder.artifact / "file").write_text("x")
     (bench.folder.artifact / "link").symlink_to("file")
@@ -277,7 +280,7 @@ def test_a_shim_that_cannot_be_started_is_the_hosts_fault(bench: Bench, monkeypa
     def broken(*args: object, **rest: object) -> None:
         raise OSError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(attempt_module, "Training", broken)
+    monkeypatch.setattr(attempt_module, "launch", broken)
     assert bench.attempt().run() == "released"
     assert "the trainer could not be started: [Errno 11]" in bench.reported()["error"]
 
@@ -286,8 +289,8 @@ def test_nothing_starts_when_the_state_cannot_be_saved(bench: Bench, monkeypatch
     def full(self: RunFolder, state: State) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(RunFolder, "save", full)
     attempt = bench.attempt(act="slow")
+    monkeypatch.setattr(RunFolder, "save", full)
     assert attempt.run() == "released"
     assert bench.reported()["kind"] == "host_fault"
     assert not bench.folder.progress.exists()
@@ -346,7 +349,7 @@ class Site:
     def worker(self, capability: Capability = PLAIN, **changes: Any) -> Worker:
         self.work.mkdir(exist_ok=True)
         chosen = self.options(**changes)
-        worker = Worker(chosen, capability, lambda: Client(chosen.receiver, deadline_s=0), Journal(self.words))
+        worker = Worker(chosen, lambda: capability, lambda: Client(chosen.receiver, deadline_s=0), Journal(self.words))
         self.workers.append(worker)
         return worker
 
@@ -414,7 +417,7 @@ def test_a_lease_that_makes_no_sense_is_left_alone(site: Site, stub: StubReceive
 def test_a_run_folder_that_cannot_be_made_gives_the_job_back(
     site: Site, stub: StubReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(self: RunFolder) -> None:
+    def full(self: RunFolder, state: State) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(RunFolder, "make", full)

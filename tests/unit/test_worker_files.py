@@ -159,7 +159,7 @@ def test_only_flat_finite_figures_are_kept() -> None:
 
 def test_a_state_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
-    folder.make()
+    folder.make(State("claimed", LEASE))
     failure = wire.Fail("lease-0001", "stalled", -9, "e", "tail")
     for state in (State("claimed", LEASE), State("failed", LEASE, "1:2", failure=failure, metrics={"a": 0.5})):
         folder.save(state)
@@ -190,7 +190,7 @@ def test_an_unknown_step_is_no_state(tmp_path: Path) -> None:
 
 def test_an_artifact_needs_a_file(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
-    folder.make()
+    folder.make(State("claimed", LEASE))
     assert not folder.has_artifact()
     (folder.artifact / "deep").mkdir(parents=True)
     assert not folder.has_artifact()

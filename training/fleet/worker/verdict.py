@@ -71,6 +71,8 @@ def judge(evidence: Evidence) -> Failure | None:
         return evidence.stopped
     if ending.asked == "L":
         return Failure("lost", "the worker died while the trainer ran; the trainer was stopped with it")
+    if ending.asked == "N":
+        return Failure("preempted", "the worker was restarted before the trainer ran")
     if ending.status is None:
         return _never_ran(ending)
     if ending.status == 0:
