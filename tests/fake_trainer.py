@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 DECLARATION = {
     "title": "fake",
@@ -95,15 +96,6 @@ def stubborn(out: Path) -> int:
     subprocess.Popen([sys.executable, "-c", TREE])
     subprocess.Popen([sys.executable, "-c", TREE], start_new_session=True)
     say("stubborn")
-    time.sleep(600)
-    return 0
-
-
-def parricide(out: Path) -> int:
-    """Leave children that detach themselves and kill the process that watches over all of them."""
-    subprocess.Popen([sys.executable, "-c", TREE])
-    time.sleep(0.5)
-    os.kill(os.getppid(), signal.SIGKILL)
     time.sleep(600)
     return 0
 
@@ -195,7 +187,7 @@ def dump_environment(out: Path) -> int:
     return 0
 
 
-def main() -> int:
+def main(acts: dict[str, Any]) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--describe", action="store_true")
     parser.add_argument("--job", type=Path)
@@ -205,8 +197,8 @@ def main() -> int:
         say(json.dumps(DECLARATION))
         return 0
     act = json.loads(args.job.read_text())["spec"]["hyper"]["act"]
-    return int(globals()[act](args.out))
+    return int(acts[act](args.out))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(globals()))

@@ -97,6 +97,8 @@ def _refused(folder: Path, error: OSError) -> TrainerError:
         return TrainerError(
             f"found no artifact at {folder} ({error}); the trainer must leave its files there", kind="no_artifact"
         )
+    if isinstance(error, NotADirectoryError):
+        return _odd(f"found a file at {folder}; expected a folder with the trainer's files in its place")
     if isinstance(error, PermissionError) and _lies_in(error.filename, folder):
         return _odd(f"found {error.filename!r}, which may not be read; the trainer must leave files that may")
     return TrainerError(f"cannot pack {folder}: {error}; check this host's disk and rights", kind="host_fault")

@@ -87,6 +87,7 @@ class Training:
         self._report = report
         self._log = log
         self._wake = wake
+        self._asked = ""
         self.identity = process_identity(shim.pid)
         """Name of the shim's process, by which a later worker can take it over."""
         self.ended = threading.Event()
@@ -95,32 +96,35 @@ class Training:
 
     def go(self) -> None:
         """Start the trainer."""
-        self._order(b"G")
+        self._order("G")
 
     def stop(self) -> None:
         """Ask the tree to end and kill what is left after the grace."""
-        self._order(b"T")
+        self._order("T")
 
     def abort(self) -> None:
         """Let the trainer dump its traceback, then stop it."""
-        self._order(b"A")
+        self._order("A")
 
     def kill(self) -> None:
         """Kill the tree now."""
-        self._order(b"K")
+        self._order("K")
 
     def ending(self) -> Ending:
         """Return how it ended; call it once `ended` is set."""
-        return read_ending(self._report) or Ending(error="the shim was killed before it could report")
+        unknown = Ending(asked=self._asked, error="the shim was killed before it could report")
+        return read_ending(self._report) or unknown
 
     def guarded(self) -> bool:
         """Tell whether the shim lives; without it nobody ends what the trainer started."""
         return lives(self.identity)
 
-    def _order(self, order: bytes) -> None:
+    def _order(self, order: str) -> None:
         assert self._shim.stdin is not None
+        if order != "G":
+            self._asked = self._asked or order
         with contextlib.suppress(OSError, ValueError):
-            self._shim.stdin.write(order)
+            self._shim.stdin.write(order.encode())
 
     def _drain(self) -> None:
         """Read until the last process has closed the output, then see the shim off."""

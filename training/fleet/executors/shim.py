@@ -33,6 +33,8 @@ DUMP_S = 3.0
 POLL_S = 0.02
 FREEZE_ROUNDS = 20
 REST_BYTES = 16384
+REPORT_BYTES = 2**17
+"""Room of the report: what nobody has read takes six characters a byte at most, the rest is small."""
 TRAINER_OOM_SCORE = b"500"
 
 
@@ -266,14 +268,24 @@ def send(pid: int, number: int) -> None:
         return
 
 
-def write_whole(path: str, text: str) -> None:
-    """Make a file appear whole or not at all."""
-    temporary = path + ".new"
-    with open(temporary, "w", encoding="utf-8") as stream:  # noqa: PTH123
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)  # noqa: PTH105
+class Report:
+    """The file of the report, which appears whole or not at all. Its room is taken at once, before a trainer can."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._file = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            os.posix_fallocate(self._file, 0, REPORT_BYTES)
+        except OSError:
+            return  # it may still fit when it is written
+
+    def write(self, text: str) -> None:
+        """Put the text in place."""
+        data = text.encode()
+        os.ftruncate(self._file, os.pwrite(self._file, data, 0))
+        os.fsync(self._file)
+        os.close(self._file)
+        os.replace(self._path + ".new", self._path)  # noqa: PTH105
 
 
 def main(argv: list[str]) -> int:
@@ -283,7 +295,7 @@ def main(argv: list[str]) -> int:
         argv: Grace in seconds, path of the report, the trainer's command.
     """
     started = time.monotonic()
-    shim, rest = Shim(float(argv[0])), ""
+    shim, rest, file = Shim(float(argv[0])), "", Report(argv[1])
     if os.read(0, 1) == b"G":
         shim.start(argv[2:])
         shim.run()
@@ -300,7 +312,7 @@ def main(argv: list[str]) -> int:
     }
     import json  # only now: it must not delay the trainer
 
-    write_whole(argv[1], json.dumps(report))
+    file.write(json.dumps(report))
     return 0
 
 

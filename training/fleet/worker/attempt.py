@@ -281,13 +281,13 @@ class Attempt:
         while not training.ended.is_set():
             self._wake.wait(tick_s)
             self._wake.clear()
-            now_s, free = self._elapsed_s(), self._free_bytes()
-            tick_s = NEAR_FLOOR_TICK_S if free < NEAR_FLOOR * floor else TICK_S
+            now_s = self._elapsed_s()
+            tick_s = NEAR_FLOOR_TICK_S if self._free_bytes() < NEAR_FLOOR * floor else TICK_S
             if self._progress.poll(now_s) or self._log.size_bytes != seen_bytes:
                 seen_bytes, seen_s = self._log.size_bytes, now_s
             if not training.guarded():
                 sweep(self._folder.scratch)
-            self._stop_if(training, self._wish or self._overdue(now_s, now_s - seen_s, full=free < floor))
+            self._stop_if(training, self._wish or self._overdue(now_s, now_s - seen_s, full=self._disk_is_full()))
             if self._unkillable():
                 return Ending(error="a process of the trainer cannot be killed; restart this host")
         self._progress.poll(self._elapsed_s())
@@ -318,6 +318,9 @@ class Attempt:
         if self._stopped_s is not None and (self._hurry or self._lost):
             training.kill()
 
+    def _disk_is_full(self) -> bool:
+        return self._free_bytes() < self._rules.min_free_bytes
+
     def _free_bytes(self) -> float:
         try:
             return shutil.disk_usage(self._folder.path).free
@@ -328,9 +331,13 @@ class Attempt:
         """Judge how the trainer ended and go to the next step."""
         if self._lost:
             return self._over(self._lost)
+        if not self._folder.path.is_dir():
+            return self._failed("trainer_error", "the folder of the run was deleted while the trainer ran")
         tail = self._log.tail(wire.MAX_LOG_TAIL)
         result = self._folder.trainer_result()
-        evidence = Evidence(ending, self._state.stopped, result, tail, self._folder.has_artifact(), oom_killed)
+        evidence = Evidence(
+            ending, self._state.stopped, result, tail, self._folder.has_artifact(), oom_killed, self._disk_is_full()
+        )
         failure = judge(evidence)
         if failure is not None:
             return self._failed(failure.kind, failure.error, ending.status, tail)

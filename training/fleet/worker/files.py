@@ -36,14 +36,17 @@ def has_files(folder: Path) -> bool:
 
     What cannot be looked into counts as something, because packing says what is wrong with it.
     """
-    waiting = [folder] if os.path.lexists(folder) else []
+    waiting = [folder]
     try:
+        folder.lstat()
         while waiting:
             with os.scandir(waiting.pop()) as entries:
                 for entry in entries:
                     if not entry.is_dir(follow_symlinks=False):
                         return True
                     waiting.append(Path(entry.path))
+    except FileNotFoundError:
+        return False
     except OSError:
         return True
     return False
@@ -59,22 +62,32 @@ def delete_tree(top: Path) -> None:
         progress = sum(_unlinked(entry) for entry in _entries(top, folders=False))
         for folder in list(itertools.islice(_entries(top, folders=True), _AT_ONCE)):
             progress += _emptied(Path(folder.path), top)
-    with contextlib.suppress(OSError):
-        top.rmdir()
+    _removed(top)
 
 
 def _emptied(folder: Path, top: Path) -> int:
     """Take everything out of a folder; return how much was moved or deleted."""
     done = sum(_unlinked(entry) for entry in _entries(folder, folders=False))
     for entry in _entries(folder, folders=True):
-        with contextlib.suppress(OSError):
-            Path(entry.path).chmod(0o700)
-            Path(entry.path).rename(top / f".{os.urandom(8).hex()}")
-            done += 1
-    with contextlib.suppress(OSError):
+        done += _removed(Path(entry.path)) or _moved(Path(entry.path), top)
+    return done + _removed(folder)
+
+
+def _removed(folder: Path) -> int:
+    try:
         folder.rmdir()
-        done += 1
-    return done
+    except OSError:
+        return 0
+    return 1
+
+
+def _moved(folder: Path, top: Path) -> int:
+    try:
+        folder.chmod(0o700)
+        folder.rename(top / f".{os.urandom(8).hex()}")
+    except OSError:
+        return 0
+    return 1
 
 
 def _entries(folder: Path, *, folders: bool) -> Iterator[os.DirEntry[str]]:

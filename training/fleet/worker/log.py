@@ -16,6 +16,7 @@ from training.fleet.worker.files import open_regular
 
 HEAD_BYTES: Final = 2**20
 SEGMENT_BYTES: Final = 2**20
+UNWRITTEN_BYTES: Final = 2**14
 _CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -31,20 +32,23 @@ class Log:
         self._stream: BinaryIO | None = None
         self._room = 0
         self._begun = False
+        self._unwritten = b""
         self.size_bytes = 0
         """How much was printed in all, whatever was kept."""
 
     def take(self, chunk: bytes) -> None:
-        """Add some output. What a full disk does not hold is dropped: the trainer must never wait for its log."""
+        """Add some output. Of what a full disk does not hold only the end is kept: the trainer must not wait for it."""
         self.size_bytes += len(chunk)
-        with contextlib.suppress(OSError):
+        try:
             while chunk:
                 if self._room == 0:
                     self._next_segment()
                 assert self._stream is not None
-                part, chunk = chunk[: self._room], chunk[self._room :]
-                self._room -= len(part)
-                self._stream.write(part)
+                written = self._stream.write(chunk[: self._room])
+                self._room -= written
+                chunk = chunk[written:]
+        except OSError:
+            self._unwritten = (self._unwritten + chunk)[-UNWRITTEN_BYTES:]
 
     def close(self) -> None:
         """Let go of the files."""
@@ -58,11 +62,11 @@ class Log:
         Args:
             size_bytes: How much to return at most.
         """
-        found = b""
+        found = self._unwritten
         for path in (self._tail, self._old, self._head):
             if len(found) < size_bytes:
                 found = _end(path, size_bytes - len(found)) + found
-        return plain(found.decode("utf-8", "replace"))
+        return plain(found[-size_bytes:].decode("utf-8", "replace"))
 
     def go_on(self) -> None:
         """Continue the files of an earlier worker instead of beginning new ones."""
