@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -91,9 +92,13 @@ def test_a_worker_restarted_while_the_receiver_is_away_takes_over_and_delivers_l
         fleet.start_worker("tower")
         wait_until("the trainer runs", lambda: starts(tmp_path) == 1 and fleet.by_status() == {"running": 1})
         fleet.stop("receiver", signal.SIGKILL)
+        (state,) = (tmp_path / "tower" / "runs").glob("*/state.json")
+        shim = int(json.loads(state.read_text())["shim"].partition(":")[0])
+        os.kill(shim, signal.SIGSTOP)  # so that it does not give up waiting because this machine is busy
         fleet.stop("tower", signal.SIGKILL)
         fleet.start_worker("tower")
         wait_until("it takes over", lambda: "trainer taken over" in fleet.log("tower"))
+        os.kill(shim, signal.SIGCONT)
         (tmp_path / "go").touch()
         wait_until("the artifact is packed", lambda: list((tmp_path / "tower").rglob("*.zst")))
         fleet.start_receiver()

