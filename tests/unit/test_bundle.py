@@ -144,6 +144,24 @@ def test_a_link_in_place_of_the_artifact_is_not_followed(tmp_path: Path) -> None
     assert f"found a link at {tmp_path / 'art'}" in str(refused(tmp_path / "art", tmp_path))
 
 
+def test_a_file_in_place_of_the_artifact_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "art").write_text("model")
+    assert f"found a file at {tmp_path / 'art'}" in str(refused(tmp_path / "art", tmp_path))
+
+
+@pytest.mark.parametrize(("name", "kind"), [("art/a.txt", "no_artifact"), ("art.tar.part", "host_fault")])
+def test_what_may_not_be_read_is_the_trainers_fault_and_what_may_not_be_written_the_hosts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
+) -> None:
+    folder = two_files(tmp_path / "art")
+
+    def forbidden(*args: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / name))
+
+    monkeypatch.setattr(bundle.os, "open", forbidden)
+    assert refused(folder, tmp_path).kind == kind
+
+
 def test_a_linked_folder_is_not_followed(tmp_path: Path) -> None:
     folder = two_files(tmp_path / "art")
     (folder / "elsewhere").symlink_to(tmp_path, target_is_directory=True)

@@ -299,6 +299,13 @@ def test_an_artifact_needs_a_file(tmp_path: Path) -> None:
     assert folder.has_artifact()
 
 
+def test_what_cannot_be_looked_into_counts_as_an_artifact_so_that_packing_can_say_why(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.make(State("claimed", LEASE))
+    folder.artifact.write_text("a file")
+    assert folder.has_artifact()
+
+
 def test_a_huge_result_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text(json.dumps({"a": "x" * 2**20}))
     assert read_object(tmp_path / "result.json") == {}
