@@ -8,6 +8,7 @@ the columns exist and what they hold is the trainer's business.
 
 from __future__ import annotations
 
+import collections
 import difflib
 import hashlib
 import json
@@ -23,6 +24,9 @@ DECLARATION = "dataset.toml"
 SCHEMA = 1
 MODES = ("realistic", "oracle")
 SPLIT_RECIPES = ("random", "time", "hosts", "group", "published")
+SINGLE_HOST = "all"
+MAX_CATEGORY_VALUES = 256
+MAX_CATEGORY_LENGTH = 100
 
 _KINDS = {
     "random": "random_rows",
@@ -38,7 +42,8 @@ _SPLIT_KEYS = {
     "group": ("kind", "column"),
     "published": ("kind", "column", "train", "test"),
 }
-_TABLES = ("schema", "dataset", "roles", "features", "windows", "splits", "units")
+_NEEDS = {"time": ("time",), "hosts": ("host",), "group": ("host",)}
+_TABLES = ("schema", "dataset", "roles", "features", "categories", "windows", "splits", "units")
 _CHUNK_BYTES = 1 << 20
 _DECLARATION_LIMIT_BYTES = 1 << 20
 _MAX_WINDOW_ROWS = 100_000
@@ -78,8 +83,8 @@ class DatasetError(Exception):
 class Roles:
     """Which column plays which part."""
 
-    host: str
-    """Column that names the host of a row; text."""
+    host: str | None
+    """Column that names the host of a row; text. None means that all rows belong to one host named `SINGLE_HOST`."""
     label: str
     """Column with 1 for anomalous and 0 for normal."""
     group: str | None = None
@@ -122,7 +127,7 @@ class Windows:
     """What one sample is."""
 
     length: int
-    """Rows of one host that end at the scored row; 2 to 100,000."""
+    """Rows of one host that end at the scored row; 1 to 100,000. 1 means that each row stands alone."""
     label: str = "last"
     """Which row of the window gives the label; only "last" exists."""
 
@@ -193,11 +198,78 @@ class Dataset:
     """Recipe name to recipe; a recipe that is missing is refused by name when a job asks for it."""
     units: Mapping[str, str] = field(default_factory=dict)
     """Column to unit, as text for people; empty when the publishers gave none."""
+    categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Feature column that holds text, to its known values; any other feature column holds numbers."""
 
     @property
     def data_path(self) -> Path:
         """Path of the data file."""
         return self.folder / self.file
+
+    def categories_of(self, mode: str) -> dict[str, list[str]]:
+        """Return the known values of the columns of text that a mode sees, in declared order of the columns."""
+        return {name: list(self.categories[name]) for name in self.features.columns(mode) if name in self.categories}
+
+    def missing_split(self, recipe: str) -> str:
+        """Say why a recipe that is not declared can't be used, naming the role it needs when that is missing."""
+        has = ", ".join(self.splits) or "none"
+        lacking = [f"roles.{role}" for role in _NEEDS.get(recipe, ()) if getattr(self.roles, role) is None]
+        why = f"; that split needs {', '.join(lacking)}, which this dataset does not have" if lacking else ""
+        return f"dataset {self.name!r} declares no split {recipe!r}; it has {has}{why}"
+
+
+def expanded_columns(columns: Iterable[str], categories: Mapping[str, Iterable[str]]) -> tuple[str, ...]:
+    """Return the names of the columns in memory.
+
+    A column of numbers keeps its name; a column of text becomes one 0/1 column `column=value` per known value, in its
+    place.
+    """
+    return tuple(
+        name
+        for column in columns
+        for name in ([f"{column}={value}" for value in categories[column]] if column in categories else [column])
+    )
+
+
+def category_faults(categories: object, columns: Iterable[str]) -> list[Fault]:
+    """List what is wrong with a table of categories.
+
+    Args:
+        categories: Column name to a list of values, as parsed from TOML or JSON.
+        columns: The feature columns.
+
+    Returns:
+        Faults with places such as `categories.service`; empty when all is well.
+    """
+    if not isinstance(categories, dict):
+        return [Fault("categories", repr(categories)[:200], "a table of column names and lists of values")]
+    names = list(dict.fromkeys(columns))
+    faults = []
+    for column, values in categories.items():
+        if column not in names:
+            near = difflib.get_close_matches(column, names, n=1, cutoff=0.0)
+            hint = f"; nearest is {near[0]}" if near else ""
+            faults.append(Fault(f"categories.{column}", "no such feature", f"a column of [features]{hint}"))
+        faults += _value_faults(f"categories.{column}", values)
+    if not faults:
+        counts = collections.Counter(expanded_columns(names, categories))
+        twice = [name for name, count in counts.items() if count > 1]
+        faults += [Fault("categories", repr(name), "names column=value that no other input has") for name in twice]
+    return faults
+
+
+def _value_faults(place: str, values: object) -> list[Fault]:
+    if not isinstance(values, list) or not values:
+        return [Fault(place, repr(values)[:200], "a list of at least one value")]
+    if len(values) > MAX_CATEGORY_VALUES:
+        return [Fault(place, f"{len(values)} values", f"at most {MAX_CATEGORY_VALUES} values")]
+    wrong = [value for value in values if not isinstance(value, str) or not 0 < len(value) <= MAX_CATEGORY_LENGTH]
+    if wrong:
+        text = repr(wrong[0])
+        shown = text if len(text) <= 200 else text[:197] + "..."
+        return [Fault(place, shown, f"text of 1 to {MAX_CATEGORY_LENGTH} characters")]
+    counts = collections.Counter(values)
+    return [Fault(place, repr(value), "each value once") for value, count in counts.items() if count > 1]
 
 
 def read_dataset(folder: Path) -> Dataset:
@@ -324,10 +396,13 @@ class _Reader:
         about = self._table("dataset")
         name, file = self._text(about, "dataset", "name"), self._text(about, "dataset", "file")
         self._check_file(file)
-        roles, features, windows = self._roles(), self._features(), self._windows()
-        splits = self._splits()
+        roles, features, categories = self._roles(), self._features(), self.document.get("categories", {})
+        self.faults += category_faults(categories, features.columns("oracle"))
+        windows, splits = self._windows(), self._splits()
         self._check_overlap(roles, features, splits)
-        return Dataset(folder, name, file, roles, features, windows, splits, self._units())
+        self._check_needs(roles, splits)
+        known = {column: tuple(values) for column, values in categories.items()} if not self.faults else {}
+        return Dataset(folder, name, file, roles, features, windows, splits, self._units(), known)
 
     def _check_file(self, file: str) -> None:
         path = PurePosixPath(file)
@@ -340,7 +415,7 @@ class _Reader:
         table = self._table("roles")
         self._known_keys("roles", table, ("host", "group", "time", "label"))
         return Roles(
-            host=self._text(table, "roles", "host"),
+            host=self._text(table, "roles", "host") if "host" in table else None,
             label=self._text(table, "roles", "label"),
             group=self._text(table, "roles", "group") if "group" in table else None,
             time=self._text(table, "roles", "time") if "time" in table else None,
@@ -360,9 +435,9 @@ class _Reader:
         table = self._table("windows")
         self._known_keys("windows", table, ("length", "label"))
         length = table.get("length")
-        if not isinstance(length, int) or isinstance(length, bool) or not 2 <= length <= _MAX_WINDOW_ROWS:
-            self._fault("windows.length", length, f"a whole number of rows from 2 to {_MAX_WINDOW_ROWS}")
-            length = 2
+        if not isinstance(length, int) or isinstance(length, bool) or not 1 <= length <= _MAX_WINDOW_ROWS:
+            self._fault("windows.length", length, f"a whole number of rows from 1 to {_MAX_WINDOW_ROWS}")
+            length = 1
         if table.get("label", "last") != "last":
             self._fault("windows.label", table["label"], '"last"')
         return Windows(length)
@@ -441,6 +516,14 @@ class _Reader:
         named = [column for column in roles.columns() if column]
         if len(set(named)) < len(named):
             self._fault("roles", ", ".join(named), "a column of its own for each role")
+
+    def _check_needs(self, roles: Roles, splits: Mapping[str, Split]) -> None:
+        """Refuse a split that needs a role the data do not have."""
+        for recipe in splits if isinstance(self.document.get("roles"), dict) else ():
+            for role in _NEEDS.get(recipe, ()):
+                if getattr(roles, role) is None:
+                    expected = f"roles.{role}, which this split needs; name that column or take the split out"
+                    self._fault(f"splits.{recipe}", f"a split without roles.{role}", expected, raw=True)
 
     def _table(self, name: str) -> dict[str, Any]:
         table = self.document.get(name)

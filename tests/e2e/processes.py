@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,10 +61,10 @@ class Fleet:
         self.address = wait_until("the receiver says where it listens", said)[0]
         wait_until("the receiver is ready", lambda: self.jobs("status", check=False).returncode == 0)
 
-    def start_worker(self, name: str, *flags: str) -> None:
-        """Start a worker under a host name of its own."""
+    def start_worker(self, name: str, *flags: str, python: str = sys.executable) -> None:
+        """Start a worker under a host name of its own, with the Python that its trainers get as well."""
         arguments = ["--receiver", f"http://{self.address}", "--name", name, "--work-dir", str(self.folder / name)]
-        self._start(name, "training.fleet.worker", [*arguments, *flags])
+        self._start(name, "training.fleet.worker", [*arguments, *flags], python)
 
     def stop(self, name: str, number: int = signal.SIGTERM) -> int:
         """Send a signal and return the exit status."""
@@ -101,11 +102,17 @@ class Fleet:
             counts[job["status"]] = counts.get(job["status"], 0) + 1
         return counts
 
-    def _start(self, name: str, module: str, arguments: Sequence[str]) -> None:
+    def counts(self) -> dict[str, int]:
+        """Number of jobs by status, zeros left out, without the cost of a process for each look."""
+        with urllib.request.urlopen(f"http://{self.address}/v1/health", timeout=20) as answer:
+            counts: dict[str, int] = json.load(answer)["counts"]
+        return {status: count for status, count in counts.items() if count}
+
+    def _start(self, name: str, module: str, arguments: Sequence[str], python: str = sys.executable) -> None:
         environ = {**_plain(), "CIS490_OPERATOR_TOKEN": OPERATOR, "CIS490_WORKER_TOKEN": WORKER}
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
+                [python, "-m", module, *arguments],
                 env=environ,
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,

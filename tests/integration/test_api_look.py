@@ -44,6 +44,17 @@ def test_filters_choose(receiver: LiveReceiver) -> None:
     assert receiver.call("GET", "/v1/jobs?host=nobody").json["jobs"] == []
 
 
+def test_a_list_carries_specifications_only_when_asked(receiver: LiveReceiver) -> None:
+    plain = receiver.call("GET", "/v1/jobs").json["jobs"]
+    asked = receiver.call("GET", "/v1/jobs?with=spec&limit=500").json["jobs"]
+    by_id = receiver.call("GET", f"/v1/jobs?with=spec&id_prefix={plain[2]['id']}").json["jobs"]
+    assert [job["spec"] for job in plain] == [None] * JOBS
+    assert [(job["spec"]["seed"], job["spec"]["hyper"]) for job in asked] == [(seed, {}) for seed in range(JOBS)]
+    assert [job["spec"]["seed"] for job in by_id] == [2]
+    refused = receiver.call("GET", "/v1/jobs?with=log")
+    assert (refused.status, "with is 'log'; expected of spec" in refused.json["detail"]) == (422, True)
+
+
 def test_an_unchanged_list_is_304_and_a_changed_one_is_sent(receiver: LiveReceiver) -> None:
     first = receiver.call("GET", "/v1/jobs")
     tag = first.headers["etag"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -158,6 +159,23 @@ def test_status_shows_the_progress_of_a_running_job_and_then_its_actual_error(si
     workers = site.rows("workers")
     assert workers[0][:2] == ["pi", "idle"]
     assert workers[0][5] == "8 GiB"
+
+
+def test_compare_puts_the_results_of_both_modes_side_by_side(site: Site, worker: Client) -> None:
+    bundle = site.folder / "bundle"
+    values = {"oracle": 0.75, "realistic": 0.5}
+    for _ in values:
+        lease = claim(worker)
+        worker.heartbeat(lease.job_id, wire.Heartbeat(lease.lease_id))
+        bundle.write_bytes(lease.job_id.encode())
+        sha256 = hashlib.sha256(bundle.read_bytes()).hexdigest()
+        worker.upload(lease.lease_id, sha256, bundle)
+        metrics = {"auprc_host_mean": values[lease.spec["mode"]], "auroc": None}
+        worker.complete(lease.job_id, wire.Complete(lease.lease_id, sha256, metrics))
+    assert site.rows("compare") == [
+        ["toy", "hosts", "0.75 ± -", "0.5 ± -", "+0.25 ± -", "1", "490", ""],
+    ]
+    assert "--metric takes one of auprc_host_mean, auroc\n" in site.run("compare", "--metric", "f1", status=1).stderr
 
 
 def test_cancel_and_requeue_say_where_the_job_stands(site: Site, worker: Client) -> None:

@@ -402,6 +402,19 @@ def test_a_restarted_worker_finishes_an_upload_that_was_under_way(host: Host, st
     assert host.runs() == []
 
 
+def test_a_trainer_that_was_killed_finds_its_checkpoint_when_the_job_comes_back(host: Host, stub: StubReceiver) -> None:
+    stub.offer(lease("checkpoint"))
+    assert host.once() == 1
+    assert failure(stub)["kind"] == "trainer_error"
+    assert (host.work / "resume" / ("a" * 64) / "step").read_text() == "7"
+    stub.offer(lease("checkpoint", fence=2))
+    assert host.once() == 0
+    from backports.zstd import decompress
+
+    [bundle] = stub.stored.values()
+    assert b"resumed at step 7" in decompress(bundle)
+
+
 def test_a_receiver_that_is_away_at_the_end_costs_no_training(host: Host, stub: StubReceiver) -> None:
     stub.offer(lease("good", heartbeat_s=30.0))
     reached = stub.script["upload"] = [problem(503, "unavailable")]

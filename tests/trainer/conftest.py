@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,18 @@ def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shuffled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the same dataset with labels in random order within each host."""
     return write_dataset(tmp_path_factory.mktemp("shuffled"), synthetic_table(shuffled=True))
+
+
+@pytest.fixture
+def figures() -> None:
+    """Let the runs of a test draw their figures."""
+
+
+@pytest.fixture(autouse=True)
+def no_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let other runs draw none, as on a host without matplotlib: drawing takes longer than training here."""
+    if "figures" not in request.fixturenames:
+        monkeypatch.setitem(sys.modules, "training.trainer.figures", None)  # type: ignore[arg-type]
 
 
 @pytest.fixture

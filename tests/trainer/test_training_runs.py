@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 from synthetic import DECLARATION, job_document, synthetic_table, write_dataset
 
 from training.dataset import dataset_digest
-from training.trainer import run
+from training.trainer import provenance, run
 from training.trainer.artifact import LEAK_WARNING
 from training.trainer.faults import HostError, SpecError, TrainerError
 
@@ -38,6 +39,7 @@ def document_of(out: Path, name: str) -> Any:
     return json.loads((out / name).read_text())
 
 
+@pytest.mark.usefixtures("figures")
 @pytest.mark.parametrize("model", ["gbt", "mlp"])
 @pytest.mark.parametrize("mode", ["realistic", "oracle"])
 def test_the_same_job_gives_the_same_bytes(
@@ -48,7 +50,18 @@ def test_the_same_job_gives_the_same_bytes(
     first = content(tmp_path / "one")
     assert first == content(tmp_path / "two")
     assert sorted(first) == sorted(
-        [MODEL_FILES[model], "metrics.json", "model.json", "model_card.md", "predictions.parquet", "provenance.json"]
+        [
+            MODEL_FILES[model],
+            "metrics.json",
+            "model.json",
+            "model_card.md",
+            "predictions.parquet",
+            "provenance.json",
+            "curves.svg",
+            "hosts.svg",
+            "learning.svg",
+            "reliability.svg",
+        ]
     )
 
 
@@ -76,6 +89,8 @@ def test_every_split_trains_and_finds_the_signal(
         "f1",
         "f1_host_mean",
         "tpr_at_1pct_fpr",
+        "brier",
+        "incidents_found",
     ]
     assert result["metrics"]["auroc_host_mean"] > 0.85
 
@@ -120,6 +135,119 @@ def test_the_stored_predictions_give_the_stored_numbers(synthetic: Path, job_fil
     assert table["alarm"].to_pylist() == wanted
 
 
+@pytest.mark.parametrize("model", ["gbt", "mlp"])
+def test_every_result_names_what_it_depends_on_before_any_number(
+    synthetic: Path, job_file: JobFile, tmp_path: Path, model: str
+) -> None:
+    assert train(job_file, job_document(synthetic, model), tmp_path) == 0
+    metrics = document_of(tmp_path, "artifact/metrics.json")
+    assert list(metrics.items())[:8] == [
+        ("v", 1),
+        ("dataset", {"name": "synthetic", "digest": dataset_digest(synthetic)}),
+        ("split", "hosts"),
+        ("fold", 0),
+        ("seed", 490),
+        ("threads", 1),
+        ("device", "cpu"),
+        ("leaks", False),
+    ]
+    assert list(metrics)[8:] == [
+        "model",
+        "mode",
+        "headline",
+        "pooled",
+        "host_mean",
+        "intervals",
+        "hosts",
+        "reliability",
+        "incident_summary",
+        "incidents",
+        "folds",
+    ]
+    card = (tmp_path / "artifact/model_card.md").read_text()
+    for line in ("| fold | all |", "| seed | 490 |", "| threads | 1 |", "| device | cpu |", dataset_digest(synthetic)):
+        assert line in card
+
+
+@pytest.mark.parametrize("model", ["gbt", "mlp"])
+def test_the_evaluation_covers_hosts_incidents_calibration_and_intervals(
+    synthetic: Path, job_file: JobFile, tmp_path: Path, model: str
+) -> None:
+    assert train(job_file, job_document(synthetic, model), tmp_path) == 0
+    metrics = document_of(tmp_path, "artifact/metrics.json")
+    table = pq.read_table(tmp_path / "artifact/predictions.parquet")
+    score, label = table["score"].to_numpy().astype(float), table["label"].to_numpy()
+    assert metrics["headline"]["brier"] == pytest.approx(((score - label) ** 2).mean())
+    assert set(metrics["hosts"]) == {"a1", "a2", "a3", "b1", "b2", "b3"}
+    assert all(0 <= entry["brier"] <= 1 for entry in metrics["hosts"].values())
+    assert sum(entry["windows"] for entry in metrics["reliability"]) == 6 * 255
+    summary = metrics["incident_summary"]
+    # Every host has 10 anomalous stretches of 5 rows; the first begins at row 10, after the first full window.
+    assert (summary["count"], summary["cut"], summary["listed"]) == (60, 0, 60)
+    assert metrics["headline"]["incidents_found"] == summary["found"] / 60
+    first = metrics["incidents"][0]
+    assert (first["host"], first["first_time"], first["last_time"], first["rows"]) == ("a1", 10, 14, 5)
+    rows = dict(
+        zip(zip(table["host"].to_pylist(), table["time"].to_pylist(), strict=True), table["alarm"], strict=True)
+    )
+    for item in metrics["incidents"]:
+        alarms = [rows[item["host"], item["first_time"] + row].as_py() for row in range(5)]
+        assert item["delay_rows"] == (alarms.index(True) if True in alarms else None)
+    assert metrics["intervals"]["hosts"] == 6
+    for key in ("auroc_host_mean", "auprc_host_mean", "f1_host_mean"):
+        low, high = metrics["intervals"][key]
+        assert low <= metrics["headline"][key] <= high
+
+
+@pytest.mark.parametrize(("model", "steps"), [("gbt", [10, 20]), ("mlp", [1, 2, 3, 4])])
+def test_the_learning_curve_of_every_fold_is_kept(
+    synthetic: Path, job_file: JobFile, tmp_path: Path, model: str, steps: list[int]
+) -> None:
+    assert train(job_file, job_document(synthetic, model), tmp_path) == 0
+    folds = document_of(tmp_path, "artifact/metrics.json")["folds"]
+    assert len(folds) == 4
+    for fold in folds:
+        assert [point["step"] for point in fold["curve"]] == steps
+        best = max(point["validation_auprc"] for point in fold["curve"])
+        assert best == fold["fit"]["validation_auprc"]
+        losses = [point["train_loss"] for point in fold["curve"]]
+        assert 0 < losses[-1] < losses[0] < 1.5
+
+
+def test_an_incident_that_began_before_the_tested_rows_is_marked_as_cut(
+    synthetic: Path, job_file: JobFile, tmp_path: Path
+) -> None:
+    assert train(job_file, job_document(synthetic, split="time"), tmp_path) == 0
+    incidents = document_of(tmp_path, "artifact/metrics.json")["incidents"]
+    # Rows from 164 on are tested, so the first full window ends at 169; only b3 has a stretch there, 165 to 169.
+    found = [(item["host"], item["first_time"], item["last_time"]) for item in incidents if item["cut"]]
+    assert found == [("b3", 169, 169)]
+
+
+@pytest.mark.usefixtures("figures")
+def test_the_figures_of_a_leaking_split_are_marked(synthetic: Path, job_file: JobFile, tmp_path: Path) -> None:
+    assert train(job_file, job_document(synthetic, split="random"), tmp_path) == 0
+    for name in ("curves", "hosts", "learning", "reliability"):
+        assert "<!-- THIS SPLIT LEAKS -->" in (tmp_path / f"artifact/{name}.svg").read_text()
+
+
+@pytest.mark.usefixtures("figures")
+def test_without_matplotlib_a_job_has_the_same_numbers_and_says_that_it_has_no_figures(
+    root: Path, synthetic: Path, job_file: JobFile, tmp_path: Path
+) -> None:
+    path = job_file(job_document(synthetic))
+    assert run.main(["--job", str(path), "--out", str(tmp_path / "with")]) == 0
+    code = "import sys; sys.modules['matplotlib'] = None; from training.trainer import run; sys.exit(run.main())"
+    command = [sys.executable, "-c", code, "--job", str(path), "--out", str(tmp_path / "without")]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    one, other = content(tmp_path / "with"), content(tmp_path / "without")
+    assert sorted(set(one) - set(other)) == ["curves.svg", "hosts.svg", "learning.svg", "reliability.svg"]
+    assert one["metrics.json"] == other["metrics.json"]
+    assert b"No figures: the machine that trained has no matplotlib" in other["model_card.md"]
+    assert b"](curves.svg)" in one["model_card.md"]
+
+
 def test_several_folds_keep_one_more_model_and_one_fold_keeps_its_own(
     synthetic: Path, job_file: JobFile, tmp_path: Path
 ) -> None:
@@ -156,8 +284,13 @@ def test_the_provenance_names_job_data_code_and_numeric_class(
     assert found["hyper"]["num_leaves"] == 15
     assert found["dataset"] == {"name": "synthetic", "digest": dataset_digest(synthetic)}
     assert set(found["trainer"]) == {"version", "commit", "dirty"}
-    assert set(found["libraries"]) == {"numpy", "pyarrow", "scikit-learn", "lightgbm", "safetensors"}
-    assert found["numeric_class"]["threads"] == 1
+    assert found["split"] | {"fold_digest": ""} == {"recipe": "hosts", "fold": 0, "leaks": False, "fold_digest": ""}
+    numeric = found["numeric_class"]
+    assert (numeric["threads"], numeric["device"], numeric["gpu"]) == (1, "cpu", None)
+    assert numeric["determinism"] == {"deterministic": True, "force_row_wise": True}
+    versions = {name: importlib.metadata.version(name) for name in ("numpy", "pyarrow", "scikit-learn", "lightgbm")}
+    assert numeric["libraries"] == versions | {"safetensors": None, "torch": None}
+    assert found["figures"] == {"matplotlib": importlib.metadata.version("matplotlib")}
     assert found["split"]["fold_digest"].startswith("sha256:")
     for text in content(tmp_path).values():
         assert str(tmp_path).encode() not in text
@@ -366,15 +499,13 @@ def test_both_ways_of_starting_the_program_work(
         capture_output=True,
         text=True,
         check=False,
-        env={"PATH": os.environ["PATH"]},
+        env={"PATH": os.environ["PATH"], "HOME": str(path / "no home below a file")},
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert document_of(tmp_path / "out", "result.json")["status"] == "done"
 
 
 def test_the_revision_is_clean_about_a_host_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
-    from training.trainer import artifact
-
     monkeypatch.setattr("shutil.which", lambda name: None)
-    assert artifact.revision()["commit"] is None
-    assert artifact.revision()["dirty"] is None
+    assert provenance.revision()["commit"] is None
+    assert provenance.revision()["dirty"] is None

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from training.fleet import errors
-from training.fleet.cli import commands, completion, program, views
+from training.fleet.cli import commands, comparison, completion, program, views
 
 
 @pytest.fixture
@@ -22,11 +22,12 @@ def test_the_reference_has_every_command_and_option(page: str) -> None:
             assert option == "--help" or option in page
     assert set(re.findall(r"--[a-z-]+", headings)) == {
         "--watch", "--status", "--model", "--mode", "--host", "--limit", "--exit-code", "--if-plan", "--allow-shrink",
+        "--metric", "--split", "--dataset",
     }  # fmt: skip
 
 
 def test_the_reference_has_the_columns_in_their_order(page: str) -> None:
-    for columns in (views.LIST_COLUMNS, views.WORKER_COLUMNS):
+    for columns in (views.LIST_COLUMNS, comparison.COLUMNS, views.WORKER_COLUMNS):
         assert f"Columns: `{' '.join(columns)}`" in page
 
 

@@ -319,6 +319,61 @@ def test_list_on_a_terminal_is_a_table_or_says_that_nothing_fits(stub: Stub, scr
     assert shown_on(screen, "list")[-1] == "no job fits; `reload` loads jobs"
 
 
+def compared(query: dict[str, str]) -> wire.JobPage:
+    spec = {"v": 1, "model": "gbt", "mode": "oracle", "hyper": {}, "split_recipe": "hosts", "train_hosts": ["*"]}
+    first = job(status="completed", seed=1, metrics={"auprc_host_mean": 0.5, "f1": 0.25}, spec={**spec, "seed": 1})
+    second = dataclasses.replace(first, id=SECOND, split="time", dataset="lab", spec={**spec, "split_recipe": "time"})
+    return wire.JobPage([second]) if "cursor" in query else wire.JobPage([first], "two")
+
+
+def test_compare_asks_for_every_completed_job_with_its_specification(
+    stub: Stub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub.answers["GET", "/v1/jobs"] = compared
+    assert program.main(["compare", "--model", "gbt"]) == 0
+    assert [line.split("\t")[:3] for line in capsys.readouterr().out.splitlines()] == [
+        ["gbt", "hosts", "0.5 ± -"],
+        ["gbt", "time", "0.5 ± -"],
+    ]
+    asked = {"status": "completed", "with": "spec", "model": "gbt", "limit": "500"}
+    assert [query for _, _, query, _, _ in stub.asked] == [asked, {**asked, "cursor": "two"}]
+
+
+@pytest.mark.parametrize(
+    ("flags", "splits"),
+    [(["--split", "hosts"], ["hosts"]), (["--dataset", "lab"], ["time"]), (["--dataset", "other"], [])],
+    ids=["split", "dataset", "nothing"],
+)
+def test_compare_shows_only_what_was_asked_for(
+    stub: Stub, capsys: pytest.CaptureFixture[str], flags: list[str], splits: list[str]
+) -> None:
+    stub.answers["GET", "/v1/jobs"] = compared
+    assert program.main(["compare", "--metric", "f1", "--json", *flags]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["metric"] == "f1"
+    assert [group["split"] for group in document["groups"]] == splits
+
+
+def test_compare_refuses_an_unknown_metric_with_the_names_there_are(
+    stub: Stub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub.answers["GET", "/v1/jobs"] = compared
+    assert program.main(["compare", "--metric", "auprc"]) == 1
+    assert capsys.readouterr() == (
+        "",
+        "cis490-jobs: found no metric auprc in 2 completed jobs; --metric takes one of auprc_host_mean, f1\n",
+    )
+
+
+def test_compare_on_a_terminal_names_the_metric_or_says_that_nothing_fits(stub: Stub, screen: Screen) -> None:
+    stub.answers["GET", "/v1/jobs"] = compared
+    lines = shown_on(screen, "compare")
+    assert lines[0] == "auprc_host_mean, mean ± spread over seeds"
+    assert lines[1].split() == ["MODEL", "SPLIT", "ORACLE", "REALISTIC", "DIFFERENCE", "N", "SEEDS", "DETAIL"]
+    stub.answers["GET", "/v1/jobs"] = wire.JobPage([])
+    assert shown_on(screen, "compare") == ["no completed job fits; `cis490-jobs list` shows all jobs"]
+
+
 @pytest.mark.parametrize(
     ("found", "shown"),
     [

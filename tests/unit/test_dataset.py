@@ -17,6 +17,7 @@ from training.dataset import (
     RandomSplit,
     TimeSplit,
     dataset_digest,
+    expanded_columns,
     read_dataset,
 )
 
@@ -88,14 +89,45 @@ def test_a_whole_declaration_is_read_field_by_field(folder: Path) -> None:
 def test_group_time_oracle_and_units_may_be_left_out(folder: Path) -> None:
     (folder / "dataset.toml").write_text(
         'schema = 1\n[dataset]\nname = "x"\nfile = "tiny.csv"\n[roles]\nhost = "host"\nlabel = "y"\n'
-        '[features]\nrealistic = ["a"]\n[windows]\nlength = 2\n[splits.time]\nkind = "time"\ntrain_fraction = 0.5\n'
+        '[features]\nrealistic = ["a"]\n[windows]\nlength = 2\n'
+        '[splits.random]\nkind = "random_rows"\ntest_fraction = 0.5\n'
         '[splits.published]\nkind = "column"\ncolumn = "side"\n'
     )
     dataset = read_dataset(folder)
     assert dataset.roles.columns() == ("host", "y")
     assert dataset.features.columns("oracle") == ("a",)
-    assert dataset.splits == {"time": TimeSplit(0.5, 0), "published": PublishedSplit("side", "train", "test")}
-    assert dataset.units == {}
+    assert dataset.splits == {"random": RandomSplit(0.5), "published": PublishedSplit("side", "train", "test")}
+    assert (dataset.units, dataset.categories) == ({}, {})
+
+
+def test_host_may_be_left_out_and_text_columns_be_declared(folder: Path) -> None:
+    (folder / "dataset.toml").write_text(
+        'schema = 1\n[dataset]\nname = "x"\nfile = "tiny.csv"\n[roles]\nlabel = "y"\n'
+        '[features]\nrealistic = ["a", "proto"]\noracle_extra = ["b"]\n[categories]\nproto = ["tcp", "ö, \\"x\\""]\n'
+        '[windows]\nlength = 1\n[splits.random]\nkind = "random_rows"\ntest_fraction = 0.5\n'
+    )
+    dataset = read_dataset(folder)
+    assert (dataset.roles.host, dataset.roles.columns(), dataset.windows.length) == (None, ("y",), 1)
+    assert dataset.categories == {"proto": ("tcp", 'ö, "x"')}
+    names = expanded_columns(dataset.features.columns("oracle"), dataset.categories)
+    assert names == ("a", "proto=tcp", 'proto=ö, "x"', "b")
+
+
+@pytest.mark.parametrize(("recipe", "role"), [("hosts", "roles.host"), ("group", "roles.host"), ("time", "roles.time")])
+def test_a_split_that_needs_a_missing_role_is_explained_by_that_role(folder: Path, recipe: str, role: str) -> None:
+    text = WHOLE.split("[splits.time]")[0].replace('host = "host"\n', "").replace('time = "t"\n', "")
+    (folder / "dataset.toml").write_text(text)
+    assert read_dataset(folder).missing_split(recipe) == (
+        f"dataset 'tiny' declares no split '{recipe}'; it has random; "
+        f"that split needs {role}, which this dataset does not have"
+    )
+
+
+def test_a_split_that_is_only_not_declared_is_named_with_those_that_are(folder: Path) -> None:
+    (folder / "dataset.toml").write_text(WHOLE.split("[splits.hosts]")[0])
+    assert (
+        read_dataset(folder).missing_split("hosts") == "dataset 'tiny' declares no split 'hosts'; it has random, time"
+    )
 
 
 def test_an_unknown_mode_is_refused(folder: Path) -> None:
@@ -123,7 +155,47 @@ def test_an_unknown_mode_is_refused(folder: Path) -> None:
         ('["cpu"]', '["bytes_in"]', "features: found 'bytes_in', expected each column in one tier only"),
         ('["cpu"]', "3", "features.oracle_extra: found 3, expected a list of names"),
         ('["bytes_in", "bytes_out"]', "[]", "features.realistic: found [], expected at least one column"),
-        ("length = 3", "length = 1", "windows.length: found 1, expected a whole number of rows from 2 to 100000"),
+        ("length = 3", "length = 0", "windows.length: found 0, expected a whole number of rows from 1 to 100000"),
+        (
+            'host = "host"\n',
+            "",
+            "splits.hosts: found a split without roles.host, expected roles.host, which this split needs; name that",
+        ),
+        ('host = "host"\n', "", "splits.group: found a split without roles.host, expected roles.host"),
+        ('time = "t"\n', "", "splits.time: found a split without roles.time, expected roles.time"),
+        (
+            "[units]",
+            "[categories]\ncpus = ['a']\n[units]",
+            "categories.cpus: found no such feature, expected a column of [features]; nearest is cpu",
+        ),
+        (
+            "[units]",
+            "[categories]\ncpu = []\n[units]",
+            "categories.cpu: found [], expected a list of at least one value",
+        ),
+        ("[units]", "[categories]\ncpu = 'a'\n[units]", "categories.cpu: found 'a', expected a list of at least one"),
+        (
+            "[units]",
+            "[categories]\ncpu = [1]\n[units]",
+            "categories.cpu: found 1, expected text of 1 to 100 characters",
+        ),
+        ("[units]", "[categories]\ncpu = ['']\n[units]", "categories.cpu: found '', expected text of 1 to 100 charact"),
+        ("[units]", f"[categories]\ncpu = ['{'x' * 101}']\n[units]", "xxx', expected text of 1 to 100 characters"),
+        (
+            "[units]",
+            "[categories]\ncpu = ['b', 'a', 'b']\n[units]",
+            "categories.cpu: found 'b', expected each value once",
+        ),
+        (
+            "[units]",
+            f"[categories]\ncpu = {[str(i) for i in range(257)]}\n[units]",
+            "categories.cpu: found 257 values, expected at most 256 values",
+        ),
+        (
+            '["cpu"]\nnever = ["host", "group", "t"]',
+            "['cpu', 'cpu=a']\n[categories]\ncpu = ['a']",
+            "categories: found 'cpu=a', expected names column=value that no other input has",
+        ),
         ('label = "last"', 'label = "any"', "windows.label: found 'any', expected \"last\""),
         (
             "test_fraction = 0.3",

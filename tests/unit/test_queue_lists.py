@@ -64,6 +64,18 @@ def test_pages_follow_each_other_without_gaps_or_repeats(world: World) -> None:
     assert [every(world, limit=limit) for limit in (1, 3, 7, 100)] == [[0, 1, 2, 3, 4, 5, 6]] * 4
 
 
+def test_a_page_with_specifications_is_bounded_more_tightly(world: World) -> None:
+    """A specification may take 64 KiB, and the receiver may not hold 500 of them at once."""
+    world.load([entry(number) for number in range(103)])
+    first = page(world, Filters(with_spec=True), limit=500)
+    rest = page(world, Filters(with_spec=True), first.next, limit=500)
+    assert [len(first.jobs), len(rest.jobs), rest.next] == [100, 3, None]
+    assert [view.spec["hyper"] for view in rest.jobs if view.spec] == [
+        {"max_iter": number} for number in (100, 101, 102)
+    ]
+    assert len(page(world, limit=500).jobs) == 103
+
+
 @pytest.mark.parametrize(
     ("filters", "expected"),
     [

@@ -61,6 +61,12 @@ def test_model_files_come_out_and_the_rest_stays_in(tmp_path: Path) -> None:
     assert (folder / "model.txt").read_bytes() == b"tree"
 
 
+def test_a_bundle_may_know_no_host_and_list_the_values_of_its_text_columns(tmp_path: Path) -> None:
+    text = WHOLE | {"host_column": None, "categories": {"y": ["tcp", "udp"]}}
+    found = unpacked(bundle(tmp_path, ("model.txt", b""), description=text), out(tmp_path))
+    assert (found.host_column, found.categories) == (None, {"y": ("tcp", "udp")})
+
+
 def test_an_artifact_folder_is_read_as_it_is(tmp_path: Path) -> None:
     source = tmp_path / "artifact"
     source.mkdir()
@@ -130,8 +136,15 @@ def test_a_missing_bundle_is_the_hosts_trouble(tmp_path: Path) -> None:
         (None, "holds no model.json; it is no bundle of this trainer"),
         ([], r"v: found \[\], expected 1"),
         (WHOLE | {"v": 2}, "v: found 2, expected 1"),
-        ({"v": 1}, "model: found None; columns: found None; host_column: found None; window_rows: found None"),
+        (
+            {"v": 1},
+            "model: found None; columns: found None; host_column: found None; time_column: found None",
+        ),
         (WHOLE | {"history": 3}, "history: found 3"),
+        (WHOLE | {"categories": []}, r"categories: found \[\], expected a table of column names"),
+        (WHOLE | {"categories": {"q": ["a"]}}, "categories.q: found no such feature"),
+        (WHOLE | {"categories": {"x": ["a", 3]}}, "categories.x: found 3, expected text of 1 to 100 characters"),
+        (WHOLE | {"columns": [[], {}]}, r"columns: found \[\[\], \{\}\], expected names"),
     ],
 )
 def test_a_description_of_another_format_is_refused(tmp_path: Path, description: Any, message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +103,22 @@ def test_rows_before_a_hosts_first_complete_row_are_dropped(tmp_path: Path) -> N
         ({"label": [0, 2, 0, 1]}, "column 'label' of host 'a' holds 2.0, expected 0 or 1"),
         ({"label": [0, None, 0, 1]}, "column 'label' of host 'a' holds nan, expected 0 or 1"),
         ({"label": ["no", "yes", "no", "no"]}, "column 'label' holds string, expected 0 and 1"),
-        ({"host": ["b", None, "a", "b"]}, "column 'host' is empty in 1 rows, expected a value in every row"),
-        ({"t": [1, None, 1, 0]}, "column 't' is empty in 1 rows, expected a time in every row"),
-        ({"t": [1.0, float("nan"), 1.0, 0.0]}, "column 't' holds NaN or infinity, expected a time in every row"),
+        (
+            {"host": ["b", None, "a", ""]},
+            "column 'host' is empty in 2 rows, first in row 2 of the data, expected a host",
+        ),
+        ({"host": ["b", "a" * 201, "a", "b"]}, "column 'host' holds a text of 201 characters, expected at most 200"),
+        ({"host": [["b"]] * 4}, "column 'host' holds list<element: string>, expected text"),
+        (
+            {"side": ["x", "x", None, "x"]},
+            "column 'side' of host 'a' is empty (1 rows in all), expected a value in every",
+        ),
+        ({"t": [1, None, 1, 0]}, "column 't' of host 'a' is empty (1 rows in all), expected a time in every row"),
+        (
+            {"t": [1.0, float("nan"), 1.0, 0.0]},
+            "column 't' of host 'a' is empty (1 rows in all), expected a time in ev",
+        ),
+        ({"t": [1.0, 2.0, 1.0, float("inf")]}, "column 't' of host 'b' holds infinity, expected a time in every row"),
         ({"t": ["1", "2", "3", "4"]}, "column 't' holds string, expected numbers or timestamps"),
         ({"t": [1, 1, 1, 0]}, "column 't': host 'a' has more than one row at 1 (1 repeats in all), expected one row"),
     ],
@@ -136,7 +150,7 @@ def test_a_damaged_file_is_refused_and_a_missing_one_is_the_hosts_trouble(tmp_pa
 def test_a_csv_that_breaks_in_the_middle_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("host,x\n" + "a,1\n" * 500_000 + "a,1,2\n")
-    with pytest.raises(SpecError, match=r"rows\.csv is not a readable csv file"):
+    with pytest.raises(SpecError, match=r"rows\.csv: row 500002: found 3 columns, expected 2"):
         read_rows(path, Columns(("x",), "host"))
 
 
@@ -147,3 +161,120 @@ def test_a_parquet_file_cut_short_is_refused(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises((SpecError, HostError), match=r"rows\.parquet"):
         read_rows(path, WANTED)
+
+
+CSV = "host,t,label,side,x,z\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,0,0,s,1,2\na,1,0,s,oops,2\n", "rows.csv: row 3, column 'x': found 'oops', expected a number"),
+        ("a,0,0,s,1,2\na,1,maybe,s,1,2\n", "rows.csv: row 3, column 'label': found 'maybe', expected a number"),
+        ("a,0,0,s,1,2\na,1,0,s,1\n", "rows.csv: row 3: found 5 columns, expected 6"),
+        ("a,0,0,s,1,2\n,1,0,s,1,2\n", "rows.csv: column 'host' is empty in 1 rows, first in row 2 of the data"),
+        ("a,0,0,s,1,2\na,1,0,,1,2\n", "rows.csv: column 'side' of host 'a' is empty (1 rows in all)"),
+        ("a,0,0,s,1,2\na,,0,s,1,2\n", "rows.csv: column 't' of host 'a' is empty (1 rows in all)"),
+    ],
+)
+def test_csv_that_does_not_fit_is_refused_naming_row_and_column(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(CSV + text)
+    with pytest.raises(SpecError) as caught:
+        read_rows(path, WANTED)
+    assert message in str(caught.value)
+
+
+def test_csv_text_that_is_not_utf_8_is_refused_naming_the_column(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes((CSV + "\xe4,0,0,s,1,2\n").encode("latin-1"))
+    with pytest.raises(SpecError, match="column 'host': found invalid UTF8 data, expected text in UTF-8"):
+        read_rows(path, WANTED)
+
+
+def test_a_metric_of_whole_numbers_may_turn_to_fractions_late_in_a_csv(tmp_path: Path) -> None:
+    """The type that the first block suggests must not decide."""
+    path = tmp_path / "rows.csv"
+    path.write_text("host,x\n" + "007,1\n" * 800_000 + "007,1.5\n")
+    found = read_rows(path, Columns(("x",), "host"))
+    assert (found.hosts, found.values[-1, 0]) == (("007",), 1.5)
+
+
+def test_a_column_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("host,x,x\na,1,2\n")
+    with pytest.raises(SpecError, match=r"rows\.csv holds the columns x more than once, expected each name once"):
+        read_rows(path, Columns(("x",), "host"))
+
+
+TEXTS = Columns(("x", "proto", "z"), "host", categories={"proto": ("tcp", "udp", "7"), "absent": ("a",)})
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+def test_a_column_of_text_becomes_one_column_per_known_value(tmp_path: Path, form: str) -> None:
+    path = write(tmp_path, proto=["udp", "7", "icmp", None])
+    if form == "csv":
+        path = tmp_path / "rows.csv"
+        path.write_text("host,x,proto,z\nb,10,udp,1\na,20,7,2\na,30,icmp,3\nb,40,,4\n")
+    found = read_rows(path, TEXTS)
+    assert found.columns == ("x", "proto=tcp", "proto=udp", "proto=7", "z")
+    assert found.values.tolist() == [
+        [20.0, 0.0, 0.0, 1.0, 2.0],
+        [30.0, 0.0, 0.0, 0.0, 3.0],
+        [10.0, 0.0, 1.0, 0.0, 1.0],
+        [40.0, 0.0, 0.0, 0.0, 4.0],
+    ]
+
+
+def test_numbers_may_be_categories(tmp_path: Path) -> None:
+    found = read_rows(write(tmp_path, proto=[7, 8, 7, None]), TEXTS)
+    assert found.values[:, 3].tolist() == [0.0, 1.0, 1.0, 0.0]
+
+
+def test_text_that_is_not_declared_is_refused_naming_the_table_it_needs(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"column 'proto' holds string, expected numbers; text needs an entry in \[cat"):
+        read_rows(write(tmp_path, proto=["a"] * 4), Columns(("proto",), "host"))
+
+
+def test_without_a_host_column_all_rows_belong_to_one_host(tmp_path: Path) -> None:
+    found = read_rows(write(tmp_path), Columns(("x",), None, None, "label"))
+    assert (found.hosts, found.host.tolist(), found.time.tolist()) == (("all",), [0, 0, 0, 0], [0, 1, 2, 3])
+    assert found.values[:, 0].tolist() == [10.0, 20.0, 30.0, 40.0]
+    assert found.label.tolist() == [0, 1, 0, 1]
+    with pytest.raises(SpecError, match="column 't': host 'all' has more than one row at 1"):
+        read_rows(write(tmp_path), Columns(("x",), None, "t", "label"))
+
+
+def test_the_host_column_may_be_the_group_column_too(tmp_path: Path) -> None:
+    found = read_rows(write(tmp_path), Columns(("x",), "host", "t", "label", ("host",)))
+    assert found.texts["host"].tolist() == ["a", "a", "b", "b"]
+
+
+def test_equal_rows_are_kept_where_no_time_tells_them_from_repeats(tmp_path: Path) -> None:
+    path = write(tmp_path, host=["a"] * 4, x=[1.0] * 4, z=[2] * 4, label=[0] * 4)
+    assert read_rows(path, Columns(("x", "z"), "host")).values.tolist() == [[1.0, 2.0]] * 4
+
+
+def test_a_constant_column_and_a_host_of_one_class_are_kept(tmp_path: Path) -> None:
+    found = read_rows(write(tmp_path, z=[3, 3, 3, 3], label=[0, 1, 0, 0]), WANTED)
+    assert found.values[:, 1].tolist() == [3.0] * 4
+    assert found.label.tolist() == [0, 1, 0, 0]
+
+
+def test_reading_holds_no_more_than_twice_the_columns(tmp_path: Path) -> None:
+    rows, columns = 400_000, 20
+    names = [f"c{i}" for i in range(columns)]
+    path = tmp_path / "rows.parquet"
+    values = np.arange(rows, dtype=np.float32)
+    pq.write_table(
+        pa.table(
+            {"host": pa.DictionaryArray.from_arrays(np.zeros(rows, np.int8), ["a"])} | dict.fromkeys(names, values)
+        ),
+        path,
+        row_group_size=50_000,
+    )
+    tracemalloc.start()
+    read_rows(path, Columns(tuple(names), "host"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2.5 * rows * columns * 4

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from scored_windows import result_document, scored
 
 from training.dataset import _KINDS, _SPLIT_KEYS
-from training.trainer import accuracy, faults, hyper
+from training.trainer import accuracy, bootstrap, card, faults, hyper, incidents, measures
+from training.trainer.datasets import __main__ as datasets
+from training.trainer.numeric_class import numeric_class
 
 
 def test_the_page_of_models_holds_the_declared_hyper_parameters(root: Path) -> None:
@@ -37,3 +43,40 @@ def test_the_page_on_accuracy_can_be_rewritten_by_its_command(root: Path) -> Non
     page = root / "docs/explanation/accuracy.md"
     before, after = accuracy._marked(page)
     assert "python -m training.trainer.accuracy" in before + after
+
+
+def test_the_page_of_results_defines_every_key_of_the_numbers(root: Path) -> None:
+    document = result_document(scored({"a": [(0, 0.1), (1, 0.9)]}), warning="It leaks.")
+    parts = [document["pooled"], document["host_mean"], document["intervals"], document["reliability"][0]]
+    parts += [
+        document["incident_summary"],
+        document["incidents"][0],
+        document["folds"][0],
+        document["folds"][0]["curve"][0],
+    ]
+    keys = {key for part in (document, *parts) for key in part} | set(measures.HEADLINES)
+    text = (root / "docs/reference/results.md").read_text()
+    assert sorted(key for key in keys if f"`{key}`" not in text and f"### {key}" not in text) == []
+    for number in (bootstrap.DRAWS, incidents.MAX_LISTED, card.MAX_MISSED):
+        assert f"{number:,}" in text
+
+
+def test_the_page_of_results_names_every_figure_and_every_part_of_the_numeric_class(root: Path) -> None:
+    text = (root / "docs/reference/results.md").read_text()
+    assert [name for name in card._FIGURES if f"| `{name}` |" not in text] == []
+    assert [key for key in numeric_class(1, "cpu", {}, ()) if f"`{key}`" not in text] == []
+
+
+def options_of(parser: argparse.ArgumentParser) -> Iterator[str]:
+    for action in parser._actions:
+        yield from (option for option in action.option_strings if option not in ("-h", "--help"))
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                yield from options_of(inner)
+
+
+def test_the_guide_on_imports_names_every_option(root: Path) -> None:
+    text = (root / "docs/guides/import-public-data.md").read_text()
+    options = set(options_of(datasets._parser()))
+    assert len(options) == 14
+    assert [option for option in sorted(options) if not re.search(rf"^\| `{option} ", text, re.MULTILINE)] == []

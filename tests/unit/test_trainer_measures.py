@@ -25,10 +25,12 @@ def test_pooled_numbers_match_those_worked_out_by_hand() -> None:
         "windows": 4,
         "anomalous": 2,
         "alarms": 2,
+        "false_alarms": 1,
         "auroc": 0.75,
         "auprc": pytest.approx(1 / 2 + 1 / 2 * 2 / 3),
         "f1": 0.5,
         "tpr_at_1pct_fpr": 0.5,
+        "brier": pytest.approx((0.01 + 0.64 + 0.09 + 0.01) / 4),
     }
     assert found["hosts"] == {"a": found["pooled"]}
     assert found["host_mean"]["hosts"] == 1
@@ -50,10 +52,12 @@ def test_a_host_with_one_class_takes_no_part_in_the_mean() -> None:
         "windows": 3,
         "anomalous": 0,
         "alarms": 0,
+        "false_alarms": 0,
         "auroc": None,
         "auprc": None,
         "f1": 0.0,
         "tpr_at_1pct_fpr": None,
+        "brier": 0.25,
     }
     assert auprc_host_mean(label, score, host) == pytest.approx(5 / 6)
 
@@ -66,9 +70,27 @@ def test_without_any_host_of_both_classes_the_mean_is_nothing_and_the_stopping_r
 
 
 def test_the_headline_is_flat_and_in_stated_order() -> None:
-    found = headline(measured(LABEL, SCORE, SCORE >= 0.75, np.zeros(4, np.int32), ["a"]))
+    metrics = measured(LABEL, SCORE, SCORE >= 0.75, np.zeros(4, np.int32), ["a"])
+    found = headline(metrics | {"incident_summary": {"count": 4, "found": 3}})
     assert tuple(found) == HEADLINES
+    assert HEADLINES == (
+        "auroc",
+        "auprc",
+        "auroc_host_mean",
+        "auprc_host_mean",
+        "f1",
+        "f1_host_mean",
+        "tpr_at_1pct_fpr",
+        "brier",
+        "incidents_found",
+    )
     assert (found["auroc"], found["auprc_host_mean"], found["f1"]) == (0.75, pytest.approx(5 / 6), 0.5)
+    assert (found["brier"], found["incidents_found"]) == (pytest.approx(0.1875), 0.75)
+
+
+def test_without_incidents_none_of_them_can_be_found() -> None:
+    metrics = measured(LABEL, SCORE, SCORE >= 0.75, np.zeros(4, np.int32), ["a"])
+    assert headline(metrics | {"incident_summary": {"count": 0, "found": 0}})["incidents_found"] is None
 
 
 def test_the_threshold_is_the_lowest_score_that_still_gives_the_best_f1() -> None:
@@ -86,3 +108,8 @@ def test_the_rate_at_one_percent_false_alarms_is_the_largest_that_stays_within()
     assert tpr_at(label, score) == 0.75
     assert tpr_at(label, score, 0.0) == 0.25
     assert tpr_at(label, np.zeros(204, np.float32)) == 0.0
+
+
+def test_false_alarms_are_the_alarms_on_normal_windows() -> None:
+    pooled = measured(LABEL, SCORE, SCORE >= 0.65, np.zeros(4, np.int32), ["a"])["pooled"]
+    assert (pooled["alarms"], pooled["false_alarms"]) == (3, 1)

@@ -221,6 +221,39 @@ def test_the_leak_check_refuses_what_crosses() -> None:
         check_fold(one, Fold("f", first[:20], fold.validation[one.host[fold.validation] != 1], first[-10:]), "hosts")
 
 
+def test_the_leak_check_refuses_a_window_that_crosses_hosts() -> None:
+    one = windows()
+    fold = folds_of(one, dataset(), "time", ["*"], 0)[0]
+    crossed = WindowSet(one.telemetry, LENGTH, np.append(one.ends, 61))
+    bad = Fold("f", fold.train, fold.validation, np.append(fold.test, len(one.ends)))
+    with pytest.raises(SpecError, match="f: the window of rows 57 to 61 crosses from host 'h0' to host 'h1'"):
+        check_fold(crossed, bad, "time")
+    early = WindowSet(one.telemetry, LENGTH, np.append(one.ends, 3))
+    with pytest.raises(SpecError, match="f: the window that ends at row 3 begins before the first row"):
+        check_fold(early, bad, "time")
+
+
+@pytest.mark.parametrize("recipe", ["random", "published"])
+def test_one_nameless_host_and_windows_of_one_row_can_be_split(recipe: str) -> None:
+    label = np.tile(np.array([0, 1, 0], np.int8), 40)
+    part = np.repeat(["train", "test"], [90, 30])
+    rows = Telemetry(
+        ("x",), np.zeros((120, 1), np.float32), ("all",), np.zeros(120, np.int32), np.arange(120), label, {"part": part}
+    )
+    fold = folds_of(window_set(rows, 1), dataset(), recipe, ["*"], 0)[0]
+    assert sorted(np.concatenate([fold.train, fold.validation, fold.test]).tolist()) == list(range(120))
+    if recipe == "published":
+        assert (fold.train.max(), fold.validation.tolist()) == (71, list(range(72, 90)))
+
+
+def test_a_split_that_needs_a_role_the_data_lack_is_refused_by_name() -> None:
+    bare = Dataset(
+        Path(), "d", "d.csv", Roles(None, "label"), Features(("x",)), Windows(1), {"random": RandomSplit(0.3)}
+    )
+    with pytest.raises(SpecError, match=r"no split 'hosts'; it has random; that split needs roles\.host, which this"):
+        folds_of(windows(), bare, "hosts", ["*"], 0)
+
+
 @given(
     hosts=st.integers(2, 7),
     rows=st.integers(40, 90),

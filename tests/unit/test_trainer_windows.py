@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 
 from training.trainer.data import Telemetry
@@ -88,3 +90,41 @@ def test_a_constant_metric_standardises_to_zero_and_a_jump_is_cut() -> None:
     jump = np.zeros((1000, 1))
     jump[-1] = 5.0
     assert standardised(jump)[-1, 0] == 10.0
+
+
+def test_many_columns_stand_where_their_names_stand() -> None:
+    """Columns are worked on in blocks; the matrix must look as if they were not."""
+    one = telemetry([25], columns=19)
+    values = one.values.astype(np.float64)
+    wanted = np.concatenate([window_statistics(part, 4) for part in (values, standardised(values))], axis=1)
+    np.testing.assert_array_equal(feature_matrix(window_set(one, 4), history=True), wanted.astype(np.float32))
+
+
+def test_windows_of_one_row_carry_the_row_and_nothing_else() -> None:
+    one = telemetry([6], columns=2)
+    matrix = feature_matrix(window_set(one, 1), history=False)
+    np.testing.assert_array_equal(matrix[:, :4], np.concatenate([one.values, one.values], axis=1))
+    assert not matrix[:, 4:].any()
+
+
+def peak_bytes(rows: int, columns: int, length: int) -> tuple[int, int]:
+    one = telemetry([rows], columns)
+    tracemalloc.start()
+    windows = window_set(one, length)
+    marked = tracemalloc.get_traced_memory()[1]
+    matrix = feature_matrix(windows, history=True)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert matrix.nbytes == (rows - length + 1) * columns * 8 * 4
+    return marked, peak - matrix.nbytes
+
+
+def test_windows_are_numbers_of_rows_and_never_copies() -> None:
+    """A window set costs the same whatever its length, about two numbers a window while it is made."""
+    short, long = (peak_bytes(20_000, 4, length)[0] for length in (2, 200))
+    assert long <= short < 20_000 * 8 * 2.5
+
+
+def test_features_need_the_work_space_of_a_few_columns_of_one_host() -> None:
+    few, many = (peak_bytes(20_000, columns, 5)[1] for columns in (8, 64))
+    assert many < 1.2 * few

@@ -251,6 +251,29 @@ def test_a_worker_that_leaves_keeps_its_report_for_the_next_start(bench: Bench, 
     assert bench.step()[0] == "failed"
 
 
+@pytest.mark.parametrize(
+    ("kind", "error", "done_here"),
+    [
+        ("preempted", "cancelled by the operator", True),
+        ("spec_rejected", "no such parameter", True),
+        ("preempted", "the worker was stopped", False),
+        ("stalled", "no word", False),
+        ("lost", "the worker died", False),
+    ],
+)
+def test_a_job_is_done_here_when_it_can_never_come_back(bench: Bench, kind: Any, error: str, done_here: bool) -> None:
+    attempt = bench.attempt("failed", resumed=True, failure=wire.Fail("lease-a-0001", kind, error=error))
+    attempt.run()
+    assert attempt.done_here is done_here
+
+
+def test_a_completed_job_is_done_here(bench: Bench) -> None:
+    attempt = bench.packed()
+    assert not attempt.done_here
+    attempt.run()
+    assert attempt.done_here
+
+
 def test_a_full_disk_ends_a_running_trainer(bench: Bench) -> None:
     bench.rules = dataclasses.replace(bench.rules, min_free_bytes=2**62)
     assert bench.attempt(act="slow").run() == "failed"
@@ -634,6 +657,33 @@ def test_a_full_disk_keeps_the_worker_from_asking(
     site.serve(rules=rules)
     site.says("no job taken: the disk is full")
     assert stub.calls("claim") == []
+
+
+@pytest.mark.parametrize(
+    ("act", "kept"), [("checkpoint", False), ("wrong", False), ("fail", True), ("oom_gpu", True), ("elsewhere", True)]
+)
+def test_a_checkpoint_is_kept_exactly_while_its_job_may_come_back(
+    site: Site, stub: StubReceiver, act: str, kept: bool
+) -> None:
+    for job in "ab":
+        (site.work / "resume" / (job * 64)).mkdir(parents=True)
+        (site.work / "resume" / (job * 64) / "step").write_text("5")
+    stub.offer(lease(act))
+    site.worker().serve_once(0)
+    assert sorted(path.name[0] for path in (site.work / "resume").iterdir()) == (["a", "b"] if kept else ["b"])
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_checkpoints_nobody_uses_make_room_for_a_claim(site: Site, stub: StubReceiver, full: bool) -> None:
+    checkpoint = site.work / "resume" / ("a" * 64) / "step"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_text("7")
+    site.serve(rules=dataclasses.replace(site.options().rules, min_free_bytes=2**62 if full else 0))
+    if full:
+        site.says("no job taken: the disk is full")
+    else:
+        stub.wait_for("claim")
+    assert checkpoint.exists() is not full
 
 
 def test_the_capability_of_a_claim_is_as_of_now(

@@ -75,7 +75,7 @@ HELD = {"default": "sha256:1", "lab": "sha256:1", "smd": "sha256:2"}
 
 
 def test_a_job_that_names_no_dataset_gets_the_default_under_its_proper_name() -> None:
-    found = job_document("a" * 64, SPEC, FOLDERS, HELD, Seat(2))
+    found = job_document("a" * 64, SPEC, FOLDERS, HELD, Seat(2), None)
     assert found == {
         "v": 1,
         "job_id": "a" * 64,
@@ -87,13 +87,17 @@ def test_a_job_that_names_no_dataset_gets_the_default_under_its_proper_name() ->
     }
 
 
+def test_a_resume_folder_is_given_by_its_path() -> None:
+    assert job_document("a" * 64, SPEC, {}, {}, Seat(1), Path("/state/resume/a"))["resume"] == "/state/resume/a"
+
+
 def test_a_default_that_has_no_other_name_keeps_it() -> None:
-    found = job_document("a" * 64, SPEC, {"default": Path("/d")}, {"default": "sha256:1"}, Seat(2))
+    found = job_document("a" * 64, SPEC, {"default": Path("/d")}, {"default": "sha256:1"}, Seat(2), None)
     assert found["dataset"]["name"] == "default"
 
 
 def test_a_host_without_datasets_gives_none() -> None:
-    assert job_document("a" * 64, SPEC, {}, {}, Seat(1))["dataset"] is None
+    assert job_document("a" * 64, SPEC, {}, {}, Seat(1), None)["dataset"] is None
 
 
 @pytest.mark.parametrize(
@@ -105,13 +109,13 @@ def test_a_host_without_datasets_gives_none() -> None:
 )
 def test_a_dataset_this_host_does_not_hold_is_the_hosts_fault(wanted: dict[str, str], said: str) -> None:
     with pytest.raises(TrainerError, match=said) as caught:
-        job_document("a" * 64, {**SPEC, "dataset": wanted}, FOLDERS, HELD, Seat(1))
+        job_document("a" * 64, {**SPEC, "dataset": wanted}, FOLDERS, HELD, Seat(1), None)
     assert caught.value.kind == "host_fault"
 
 
 def test_a_named_dataset_is_given(tmp_path: Path) -> None:
     spec = {**SPEC, "dataset": {"name": "smd", "digest": "sha256:2"}}
-    assert job_document("a" * 64, spec, FOLDERS, HELD, Seat(1))["dataset"]["path"] == "/data/smd"
+    assert job_document("a" * 64, spec, FOLDERS, HELD, Seat(1), None)["dataset"]["path"] == "/data/smd"
 
 
 def test_the_own_trainers_contract_is_known_without_a_child(tmp_path: Path) -> None:

@@ -280,6 +280,7 @@ class JobView:
         artifact_path: Path of the bundle below the store root, None until completed.
         metrics: Headline figures, empty until completed.
         duration_s: Seconds the trainer ran, None until completed.
+        spec: Identity document, None unless it was asked for.
     """
 
     id: str
@@ -305,6 +306,7 @@ class JobView:
     artifact_path: str | None = None
     metrics: dict[str, float | int | str | bool | None] = field(default_factory=dict)
     duration_s: float | None = None
+    spec: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

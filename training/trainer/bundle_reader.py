@@ -12,11 +12,12 @@ import json
 import re
 import sys
 import tarfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from training.dataset import category_faults
 from training.trainer.faults import HostError, SpecError
 
 MAX_MEMBERS = 64
@@ -36,13 +37,16 @@ class Description:
     """Name in `hyper.MODELS`."""
     columns: tuple[str, ...]
     """Metrics that the model needs, in order."""
-    host_column: str
+    host_column: str | None
+    """None when the training data had no host column; all rows then belong to one host."""
     time_column: str | None
     """None when the training data had no time column; rows are then scored in file order."""
     window_rows: int
     history: bool
     threshold: float
     """Score from which an alarm is raised."""
+    categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Column of text to its known values; bundles written before text columns existed have none."""
 
 
 def unpacked(bundle: Path, folder: Path) -> Description:
@@ -160,6 +164,7 @@ def _description(path: Path, name: str) -> Description:
         window_rows=found["window_rows"],
         history=found["history"],
         threshold=float(found["threshold"]),
+        categories={column: tuple(values) for column, values in found.get("categories", {}).items()},
     )
 
 
@@ -170,12 +175,17 @@ def _faults(found: Any) -> Iterator[str]:
     kinds: dict[str, type | tuple[type, ...]] = {
         "model": str,
         "columns": list,
-        "host_column": str,
+        "host_column": (str, type(None)),
         "time_column": (str, type(None)),
         "window_rows": int,
         "history": bool,
         "threshold": (int, float),
     }
     for key, kind in kinds.items():
-        if not isinstance(found.get(key), kind):
+        if key not in found or not isinstance(found[key], kind):
             yield f"{key}: found {found.get(key)!r}"
+    columns = found.get("columns")
+    if isinstance(columns, list) and not all(isinstance(name, str) for name in columns):
+        yield f"columns: found {columns!r}, expected names"
+    elif isinstance(columns, list):
+        yield from (str(fault) for fault in category_faults(found.get("categories", {}), columns))

@@ -1,4 +1,7 @@
-"""Owns one training job from data to numbers: every fold of the split, then the model that is kept.
+"""Owns one training job from data to numbers: the folds of the split, then the model that is kept.
+
+A job trains every fold or the one that it names. A fit that an earlier run of the job finished is taken from its
+checkpoint.
 
 Each window that is tested is scored by a model that saw neither it nor, for the splits that promise it, its host. A
 split with one fold keeps that fold's model: the one whose scores are reported. A split with several folds keeps one
@@ -14,39 +17,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from training.dataset import Dataset
+from training.trainer.checkpoint import Checkpoints
 from training.trainer.data import Floats, Ints, Telemetry, read_telemetry
+from training.trainer.evaluation import evaluated
 from training.trainer.faults import SpecError
+from training.trainer.hyper import MODELS
 from training.trainer.job import Job
-from training.trainer.measures import best_threshold, has_both, measured
+from training.trainer.measures import best_threshold, has_both
 from training.trainer.models import Fitted, Setting, model_module
+from training.trainer.predictions import Predictions, continuing
 from training.trainer.progress import Progress
 from training.trainer.splits import LEAKING_RECIPES, Fold, final_fold, fold_digest, folds_of
-from training.trainer.windows import Samples, WindowSet, feature_matrix, feature_names, window_set
+from training.trainer.windows import Samples, Sequences, WindowSet, input_names, model_inputs, window_set
 
 MAX_TRAIN_WINDOWS = 100_000
 SCORE_ROWS = 65_536
 _READ_PART = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class Predictions:
-    """The scored test windows, in the order of the data."""
-
-    host: npt.NDArray[np.int32]
-    """(n,) index into `hosts`."""
-    hosts: tuple[str, ...]
-    time: npt.NDArray[Any]
-    """(n,) time of each window's last row, as in the data."""
-    label: npt.NDArray[np.int8]
-    score: Floats
-    """(n,) float32, 0 to 1."""
-    alarm: npt.NDArray[np.bool_]
-    """(n,) whether the score reached its fold's threshold."""
-    fold: npt.NDArray[np.int16]
-    """(n,) index of the fold whose model gave the score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,32 +46,49 @@ class Outcome:
     threshold: float
     """Score from which the kept model raises an alarm; chosen on its own validation windows."""
     feature_names: tuple[str, ...]
+    """Names of the features or channels that the model sees."""
     metrics: dict[str, Any]
-    """Pooled, host means and per host, as `measures.measured` returns them."""
+    """Every number about the tested windows, as `evaluation.evaluated` returns them."""
     folds: list[dict[str, Any]]
-    """Per fold: name, windows per side, threshold, and how the fit ended; the kept model's last when it has its own."""
+    """Per fold: name, windows per side, threshold, how the fit ended and its learning curve; the kept model's last when
+    it has its own."""
     fold_digest: str
     predictions: Predictions
     leaks: bool
     """True when the split lets test rows leak into training by its nature."""
+    device: str
+    """What trained and scored the models: "cpu" or "cuda"."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """One fold's model, its threshold, and its line in the record."""
+    """One fold's model, its line in the record, and its scores of the windows that the fold tests."""
 
     model: Fitted
-    threshold: float
     record: dict[str, Any]
+    score: Floats
 
 
-def run_experiment(job: Job, dataset: Dataset, progress: Progress) -> Outcome:
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """What all fits of a job share."""
+
+    job: Job
+    windows: WindowSet
+    inputs: Floats | Sequences
+    names: tuple[str, ...]
+    progress: Progress
+    checkpoints: Checkpoints
+
+
+def run_experiment(job: Job, dataset: Dataset, progress: Progress, checkpoints: Checkpoints) -> Outcome:
     """Train and test a job.
 
     Args:
         job: The complete job.
         dataset: The declaration of its dataset.
         progress: Where the steps go.
+        checkpoints: What an earlier run of the job finished, and where this one leaves what it finishes.
 
     Raises:
         SpecError: The data or the split don't allow the job.
@@ -92,28 +97,36 @@ def run_experiment(job: Job, dataset: Dataset, progress: Progress) -> Outcome:
     progress.phase("reading", 0.0, _READ_PART)
     telemetry = read_telemetry(dataset, job.mode, job.split_recipe)
     windows = window_set(telemetry, dataset.windows.length)
-    folds = folds_of(windows, dataset, job.split_recipe, job.train_hosts, job.seed)
+    folds = _wanted(job, folds_of(windows, dataset, job.split_recipe, job.train_hosts, job.seed))
     extra = [final_fold(windows, job.train_hosts, job.seed)] if len(folds) > 1 else []
-    history = bool(job.hyper["history"])
-    features = feature_matrix(windows, history)
-    names = tuple(feature_names(telemetry.columns, history))
-    trials: list[_Trial] = []
-    score = np.full(len(windows.ends), np.nan, np.float32)
-    for index, fold in enumerate([*folds, *extra]):
-        trials.append(_tried(job, windows, features, names, fold, progress, _share(index, len(folds) + len(extra))))
-        score[fold.test] = _scored(trials[-1].model, features, fold.test)
-    predictions = _predictions(telemetry, windows, folds, trials, score)
-    kept = trials[-1]
+    kind, history = MODELS[job.model].inputs, bool(job.hyper["history"])
+    names = tuple(input_names(kind, telemetry.columns, history))
+    bench = _Bench(job, windows, model_inputs(kind, windows, history), names, progress, checkpoints)
+    count = len(folds) + len(extra)
+    trials = [_trial(bench, index, fold, _share(index, count)) for index, fold in enumerate([*folds, *extra])]
+    predictions = _predictions(telemetry, windows, folds, trials)
     return Outcome(
-        model=kept.model,
-        threshold=kept.threshold,
+        model=trials[-1].model,
+        threshold=trials[-1].record["threshold"],
+        device=job.device if kind == "sequences" else "cpu",
         feature_names=names,
-        metrics=measured(*_compared(predictions), predictions.hosts),
+        metrics=evaluated(predictions, job.seed),
         folds=[trial.record for trial in trials],
         fold_digest=fold_digest(windows, [*folds, *extra]),
         predictions=predictions,
         leaks=job.split_recipe in LEAKING_RECIPES,
     )
+
+
+def _wanted(job: Job, folds: list[Fold]) -> list[Fold]:
+    """Return the folds that a job trains: all, or the one it names."""
+    number = int(job.hyper["fold"])
+    if number > len(folds):
+        raise SpecError(
+            f"hyper.fold is {number}, but split {job.split_recipe} of this dataset has {len(folds)} folds; "
+            f"name one from 1 to {len(folds)}, or 0 for all"
+        )
+    return folds if number == 0 else [folds[number - 1]]
 
 
 def _share(index: int, count: int) -> tuple[float, float]:
@@ -122,77 +135,90 @@ def _share(index: int, count: int) -> tuple[float, float]:
     return _READ_PART + index * part, _READ_PART + (index + 1) * part
 
 
-def _tried(
-    job: Job,
-    windows: WindowSet,
-    features: Floats,
-    names: Sequence[str],
-    fold: Fold,
-    progress: Progress,
-    share: tuple[float, float],
-) -> _Trial:
-    """Fit one fold's model and choose its threshold on the fold's validation windows."""
-    progress.phase(f"{fold.name} (leaks)" if job.split_recipe in LEAKING_RECIPES else fold.name, *share)
-    stride = int(job.hyper["train_stride"]) or max(1, math.ceil(len(fold.train) / MAX_TRAIN_WINDOWS))
-    train, validation = (_samples(windows, features, part[::stride]) for part in (fold.train, fold.validation))
-    for side, samples in (("training", train), ("validation", validation)):
+def _trial(bench: _Bench, index: int, fold: Fold, share: tuple[float, float]) -> _Trial:
+    """Return a fit that an earlier run finished, or fit, score and keep it."""
+    leaks = bench.job.split_recipe in LEAKING_RECIPES
+    bench.progress.phase(f"{fold.name} (leaks)" if leaks else fold.name, *share)
+    found = bench.checkpoints.finished(index)
+    if found is not None:
+        folder, record, score = found
+        return _Trial(model_module(bench.job.model).load(folder), record, score)
+    trial = _tried(bench, index, fold)
+    bench.checkpoints.finish(index, trial.model.save, trial.record, trial.score)
+    return trial
+
+
+def _tried(bench: _Bench, index: int, fold: Fold) -> _Trial:
+    """Fit one fold's model, choose its threshold on the fold's validation windows, and score those it tests."""
+    job, windows = bench.job, bench.windows
+    strides = _strides(job, fold)
+    train, validation = (
+        Samples(bench.inputs[part[::stride]], windows.label[part[::stride]], windows.host[part[::stride]])
+        for part, stride in zip((fold.train, fold.validation), strides, strict=True)
+    )
+    for side, samples, stride in zip(("training", "validation"), (train, validation), strides, strict=True):
         if not has_both(samples.label):
             raise SpecError(
-                f"{fold.name}: train_stride {stride} leaves one class on the {side} side; use a smaller one"
+                f"{fold.name}: every {stride}-th window leaves one class on the {side} side; "
+                "use a smaller train_stride or more epoch_windows"
             )
-    setting = Setting(job.hyper, tuple(names), job.seed, job.threads, progress.report)
+    checkpoint, report = bench.checkpoints.fit(index), bench.progress.report
+    setting = Setting(job.hyper, bench.names, job.seed, job.threads, job.device, checkpoint, report)
     model = model_module(job.model).fit(train, validation, setting)
-    threshold = best_threshold(validation.label, model.score(validation.features))
     record = {
         "name": fold.name,
         "train_windows": len(train),
         "validation_windows": len(validation),
         "test_windows": len(fold.test),
-        "train_stride": stride,
+        "train_stride": strides[0],
+        "validation_stride": strides[1],
         "validation_hosts": _names(windows, fold.validation),
         "test_hosts": _names(windows, fold.test),
-        "threshold": threshold,
+        "threshold": best_threshold(validation.label, model.score(validation.inputs)),
         "fit": dict(model.fit_summary),
+        "curve": [dict(point) for point in model.curve],
     }
-    return _Trial(model, threshold, record)
+    return _Trial(model, record, _scored(model, bench.inputs, fold.test))
 
 
-def _samples(windows: WindowSet, features: Floats, part: Ints) -> Samples:
-    return Samples(features[part], windows.label[part], windows.host[part])
+def _strides(job: Job, fold: Fold) -> tuple[int, int]:
+    """Return which of the windows train and which are looked at while training: every n-th."""
+    if MODELS[job.model].inputs == "sequences":
+        return 1, max(1, math.ceil(len(fold.validation) / int(job.hyper["epoch_windows"])))
+    stride = int(job.hyper["train_stride"]) or max(1, math.ceil(len(fold.train) / MAX_TRAIN_WINDOWS))
+    return stride, stride
 
 
 def _names(windows: WindowSet, part: Ints) -> list[str]:
     return [windows.telemetry.hosts[index] for index in np.unique(windows.host[part])]
 
 
-def _scored(model: Fitted, features: Floats, part: Ints) -> Floats:
+def _scored(model: Fitted, inputs: Floats | Sequences, part: Ints) -> Floats:
     """Score windows in chunks, so that no second copy of a whole side is made."""
-    chunks = [model.score(features[part[first : first + SCORE_ROWS]]) for first in range(0, len(part), SCORE_ROWS)]
+    chunks = [model.score(inputs[part[first : first + SCORE_ROWS]]) for first in range(0, len(part), SCORE_ROWS)]
     return np.concatenate(chunks) if chunks else np.empty(0, np.float32)
 
 
 def _predictions(
-    telemetry: Telemetry, windows: WindowSet, folds: Sequence[Fold], trials: Sequence[_Trial], score: Floats
+    telemetry: Telemetry, windows: WindowSet, folds: Sequence[Fold], trials: Sequence[_Trial]
 ) -> Predictions:
+    score = np.full(len(windows.ends), np.nan, np.float32)
     fold_of = np.full(len(windows.ends), -1, np.int16)
     threshold = np.full(len(windows.ends), np.inf)
     for index, fold in enumerate(folds):
         fold_of[fold.test] = index
-        threshold[fold.test] = trials[index].threshold
+        score[fold.test] = trials[index].score
+        threshold[fold.test] = trials[index].record["threshold"]
     tested = np.flatnonzero(fold_of >= 0)
     rows = windows.ends[tested]
     return Predictions(
         host=telemetry.host[rows],
         hosts=telemetry.hosts,
+        row=rows,
         time=telemetry.time[rows],
         label=telemetry.label[rows],
         score=score[tested],
         alarm=score[tested] >= threshold[tested],
         fold=fold_of[tested],
+        continues=continuing(telemetry, rows),
     )
-
-
-def _compared(
-    predictions: Predictions,
-) -> tuple[npt.NDArray[np.int8], Floats, npt.NDArray[np.bool_], npt.NDArray[np.int32]]:
-    return predictions.label, predictions.score, predictions.alarm, predictions.host

@@ -30,7 +30,7 @@ class HostError(TrainerError):
     """This host lacks something: memory, a library, the data folder.
 
     Attributes:
-        kind: "host_fault", or "oom_ram" when memory ran out.
+        kind: "host_fault", "oom_ram", "oom_gpu" or "disk_full".
     """
 
     exit_status: ClassVar[int] = 75

@@ -74,26 +74,88 @@ class ModelDeclaration:
     """Name in a job's `model`; also the module under `training/trainer/models`."""
     title: str
     """What it is, in a few words."""
+    inputs: str
+    """What it sees of a window: "statistics" (numbers computed over it) or "sequences" (its rows)."""
     libraries: tuple[str, ...]
     """Import names that a host needs to train it."""
     hypers: tuple[Hyper, ...]
     """Its hyper-parameters, in the order of the docs."""
 
 
-_SHARED = (
-    Hyper(
-        "history",
-        True,
-        "Adds every metric standardised by the host's own past up to that row, beside the plain metric.",
-        "",
-    ),
+_HISTORY = Hyper(
+    "history",
+    True,
+    "Adds every metric standardised by the host's own past up to that row, beside the plain metric.",
+    "",
+)
+_FOLD = Hyper(
+    "fold",
+    0,
+    "Trains and tests this fold of the split alone, counted from 1; 0 takes every fold, and where there are several "
+    "keeps one more model, trained on all allowed hosts.",
+    "1",
+    0,
+    1000,
+)
+
+
+def _positive_weight(default: float) -> Hyper:
+    meaning = "Weight of an anomalous window in the loss; a normal one weighs 1."
+    return Hyper("positive_weight", default, meaning, "1", 0.01, 1000.0)
+
+
+_FLAT = (
+    _HISTORY,
     Hyper(
         "train_stride", 0, "Trains on every n-th window; 0 picks n so that 100,000 windows remain.", "rows", 0, 10000
     ),
-    Hyper(
-        "positive_weight", 1.0, "Weight of an anomalous window in the loss; a normal one weighs 1.", "1", 0.01, 1000.0
-    ),
+    _positive_weight(1.0),
+    _FOLD,
 )
+
+
+def _sequence(
+    name: str, title: str, own: tuple[Hyper, ...], *, learning_rate: float, dropout: float, max_epochs: int
+) -> ModelDeclaration:
+    """Return the declaration of a torch model, its own parameters first and then what the training loop takes."""
+    loop = (
+        Hyper("patch", 3, "Rows merged into one step by a learned projection; 1 keeps every row.", "rows", 1, 1000),
+        Hyper("patch_width", 32, "Channels after merging; without merging it has no effect.", "channels", 1, 4096),
+        Hyper("dropout", dropout, "Part of the hidden units switched off in each step.", "1", 0.0, 0.95),
+        Hyper("max_epochs", max_epochs, "Epochs at most; early stopping may end sooner.", "epochs", 1, 10000),
+        Hyper(
+            "epoch_windows",
+            20000,
+            "Training windows drawn at random for an epoch, and validation windows looked at after it, at most.",
+            "windows",
+            16,
+            100000000,
+        ),
+        Hyper("batch_rows", 256, "Windows per step.", "windows", 1, 65536),
+        Hyper(
+            "learning_rate",
+            learning_rate,
+            "Largest step size of AdamW; it rises over the first twentieth of the steps and falls to 0 as a cosine.",
+            "1",
+            0.000001,
+            1.0,
+        ),
+        Hyper("weight_decay", 0.01, "Decoupled weight decay per step, times the learning rate.", "1", 0.0, 10.0),
+        Hyper("gradient_clip", 1.0, "The gradient's norm is cut at this.", "1", 0.001, 1000.0),
+        Hyper("clip", 5.0, "Scaled metrics are cut at plus and minus this.", "standard deviations", 0.5, 1000.0),
+        Hyper("patience", 4, "Epochs without a better validation AUPRC before it stops.", "epochs", 1, 10000),
+        Hyper(
+            "mixed_precision", False, "Computes in 16 bits where that is safe; on CUDA alone, ignored on the CPU.", ""
+        ),
+        _HISTORY,
+        _positive_weight(1.0),
+        _FOLD,
+    )
+    libraries = ("numpy", "pyarrow", "sklearn", "safetensors", "torch")
+    return ModelDeclaration(name, title, "sequences", libraries, own + loop)
+
+
+_LAYERS = "Layers, one on the other."
 
 MODELS: dict[str, ModelDeclaration] = {
     model.name: model
@@ -101,6 +163,7 @@ MODELS: dict[str, ModelDeclaration] = {
         ModelDeclaration(
             "gbt",
             "gradient-boosted trees (LightGBM) on window statistics",
+            "statistics",
             ("numpy", "pyarrow", "sklearn", "lightgbm"),
             (
                 Hyper("max_iter", 200, "Boosting rounds at most; early stopping may end sooner.", "rounds", 1, 10000),
@@ -111,12 +174,13 @@ MODELS: dict[str, ModelDeclaration] = {
                 Hyper("feature_fraction", 0.3, "Part of the features that each tree may use.", "1", 0.01, 1.0),
                 Hyper("row_fraction", 0.5, "Part of the training windows that each tree sees.", "1", 0.01, 1.0),
                 Hyper("patience", 100, "Rounds without a better validation AUPRC before it stops.", "rounds", 1, 10000),
-                *_SHARED,
+                *_FLAT,
             ),
         ),
         ModelDeclaration(
             "mlp",
             "multi-layer perceptron (numpy, no torch) on window statistics",
+            "statistics",
             ("numpy", "pyarrow", "sklearn", "safetensors"),
             (
                 Hyper(
@@ -139,8 +203,66 @@ MODELS: dict[str, ModelDeclaration] = {
                     "clip", 5.0, "Scaled features are cut at plus and minus this.", "standard deviations", 0.5, 1000.0
                 ),
                 Hyper("patience", 4, "Epochs without a better validation AUPRC before it stops.", "epochs", 1, 1000),
-                *_SHARED,
+                *_FLAT,
             ),
+        ),
+        _sequence(
+            "cnn",
+            "1-D convolutional network (torch) on windows",
+            (
+                Hyper("hidden", 32, "Channels of each convolution.", "channels", 1, 4096),
+                Hyper("layers", 2, "Convolutions, one on the other.", "layers", 1, 12),
+                Hyper("kernel", 5, "Rows that a convolution sees at once.", "rows", 1, 255),
+            ),
+            learning_rate=0.002,
+            dropout=0.3,
+            max_epochs=10,
+        ),
+        _sequence(
+            "gru",
+            "gated recurrent units (torch) on windows",
+            (
+                Hyper("hidden", 32, "Units of each layer.", "units", 1, 4096),
+                Hyper("layers", 1, _LAYERS, "layers", 1, 12),
+            ),
+            learning_rate=0.002,
+            dropout=0.3,
+            max_epochs=10,
+        ),
+        _sequence(
+            "lstm",
+            "long short-term memory (torch) on windows",
+            (
+                Hyper("hidden", 32, "Units of each layer.", "units", 1, 4096),
+                Hyper("layers", 1, _LAYERS, "layers", 1, 12),
+            ),
+            learning_rate=0.002,
+            dropout=0.3,
+            max_epochs=10,
+        ),
+        _sequence(
+            "tcn",
+            "temporal convolutional network (torch) on windows",
+            (
+                Hyper("hidden", 32, "Channels of each block.", "channels", 1, 4096),
+                Hyper("layers", 3, "Residual blocks; each doubles the dilation of the one before.", "blocks", 1, 12),
+                Hyper("kernel", 3, "Rows that a convolution sees at once, before dilation.", "rows", 2, 255),
+            ),
+            learning_rate=0.002,
+            dropout=0.2,
+            max_epochs=10,
+        ),
+        _sequence(
+            "transformer",
+            "Transformer encoder (torch) on windows",
+            (
+                Hyper("heads", 4, "Attention heads.", "heads", 1, 64),
+                Hyper("head_width", 8, "Width of each head; that of the encoder is their sum.", "units", 1, 512),
+                Hyper("layers", 2, "Encoder layers.", "layers", 1, 24),
+            ),
+            learning_rate=0.002,
+            dropout=0.2,
+            max_epochs=10,
         ),
     )
 }
@@ -229,6 +351,7 @@ def _model_schema(model: ModelDeclaration) -> dict[str, Any]:
     return {
         "type": "object",
         "description": model.title,
+        "x-inputs": model.inputs,
         "x-libraries": list(model.libraries),
         "additionalProperties": False,
         "properties": {item.name: item.schema() for item in model.hypers},

@@ -19,6 +19,7 @@ from training.trainer.hyper import MODELS, Value, completed_hyper
 
 MAX_THREADS = 1024
 MAX_SEED = 2**53 - 1
+MAX_CHECKPOINT_S = 86400
 _LIMIT_BYTES = 1 << 20
 
 
@@ -47,6 +48,10 @@ class Job:
     """Threads to use, 1 to 1024."""
     device: str
     """"cpu" or "cuda", as offered by the worker; gbt and mlp use the CPU in any case."""
+    resume_folder: Path | None = None
+    """Folder for checkpoints, which an earlier run of the same job may have filled; None keeps none."""
+    checkpoint_s: float = 60.0
+    """Seconds between two checkpoints of a fit, 0 to a day."""
 
 
 def read_job(path: Path) -> Job:
@@ -98,6 +103,8 @@ def parsed_job(document: object) -> Job:
         dataset_folder=Path(_text(dataset, "path", faults)),
         dataset_digest=dataset.get("digest") if isinstance(dataset.get("digest"), str) else None,
         threads=_whole(document, "threads", 1, MAX_THREADS, 1, faults, ""),
+        resume_folder=_folder(document, "resume", faults),
+        checkpoint_s=_whole(document, "checkpoint_s", 0, MAX_CHECKPOINT_S, 60, faults, ""),
         **choices,
     )
     if faults:
@@ -150,6 +157,14 @@ def _text(table: Mapping[str, Any], key: str, faults: list[str]) -> str:
     if table:
         faults.append(f"dataset.{key}: found {found!r}, expected text that is not empty")
     return ""
+
+
+def _folder(document: Mapping[str, Any], key: str, faults: list[str]) -> Path | None:
+    found = document.get(key)
+    if found is None or (isinstance(found, str) and found):
+        return None if found is None else Path(found)
+    faults.append(f"{key}: found {found!r}, expected the path of a folder, or null")
+    return None
 
 
 def _whole(

@@ -4,6 +4,11 @@ Scores are compared as given: higher means more anomalous. A host with one class
 part in means over hosts and says so with null. Nothing here rounds, and no threshold is chosen on rows that are
 reported.
 
+Definitions, for a threshold: recall (true positive rate, TPR) is the part of anomalous windows whose score reaches it,
+false positive rate (FPR) the part of normal ones, precision the part of alarms that are anomalous. AUROC is the area
+below recall over FPR, 0.5 for a score without skill; AUPRC is the sum of precision times rise of recall, for a score
+without skill the part of windows that is anomalous.
+
 Source: AUROC and AUPRC (average precision) as in scikit-learn 1.8; average precision rather than trapezoids, because
 straight lines between points of a precision-recall curve are too kind (Davis and Goadrich, ICML 2006).
 """
@@ -17,8 +22,20 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
+from training.trainer.calibration import brier
+
 FALSE_ALARM_RATE = 0.01
-HEADLINES = ("auroc", "auprc", "auroc_host_mean", "auprc_host_mean", "f1", "f1_host_mean", "tpr_at_1pct_fpr")
+HEADLINES = (
+    "auroc",
+    "auprc",
+    "auroc_host_mean",
+    "auprc_host_mean",
+    "f1",
+    "f1_host_mean",
+    "tpr_at_1pct_fpr",
+    "brier",
+    "incidents_found",
+)
 
 Labels = npt.NDArray[np.int8]
 Scores = npt.NDArray[np.float32]
@@ -81,9 +98,15 @@ def measured(label: Labels, score: Scores, alarm: Mask, host: Hosts, names: Sequ
 
 
 def headline(metrics: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the flat numbers of a result, in the order of `HEADLINES`."""
-    flat = {key: metrics["pooled"][key] for key in ("auroc", "auprc", "f1", "tpr_at_1pct_fpr")}
+    """Return the flat numbers of a result, in the order of `HEADLINES`; all 0 to 1, None for one that does not exist.
+
+    Args:
+        metrics: What `evaluation.evaluated` returned.
+    """
+    flat = {key: metrics["pooled"][key] for key in ("auroc", "auprc", "f1", "tpr_at_1pct_fpr", "brier")}
     flat |= {f"{key}_host_mean": metrics["host_mean"][key] for key in ("auroc", "auprc", "f1")}
+    incidents = metrics["incident_summary"]
+    flat["incidents_found"] = incidents["found"] / incidents["count"] if incidents["count"] else None
     return {key: flat[key] for key in HEADLINES}
 
 
@@ -93,10 +116,12 @@ def _one(label: Labels, score: Scores, alarm: Mask) -> dict[str, Any]:
         "windows": len(label),
         "anomalous": int(label.sum()),
         "alarms": int(alarm.sum()),
+        "false_alarms": int((alarm & (label == 0)).sum()),
         "auroc": float(roc_auc_score(label, score)) if both else None,
         "auprc": float(average_precision_score(label, score)) if both else None,
         "f1": f1(label, alarm),
         "tpr_at_1pct_fpr": tpr_at(label, score) if both else None,
+        "brier": brier(label, score),
     }
 
 

@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 if not __package__:
     # Started as a file: the project root stands in for this folder, whose module names must not become top-level ones.
@@ -25,7 +24,7 @@ if not __package__:
 
 from training.dataset import Dataset, DatasetError, dataset_digest, read_dataset
 from training.trainer.faults import HostError, SpecError, TrainerError
-from training.trainer.hyper import describe, missing_libraries
+from training.trainer.hyper import MODELS, describe, missing_libraries
 from training.trainer.job import Job, read_job
 
 RESULT_VERSION = 1
@@ -87,8 +86,7 @@ def _dataset(job: Job) -> Dataset:
     """Read the declaration and check that it offers what the job asks for."""
     dataset = read_dataset(job.dataset_folder)
     if job.split_recipe not in dataset.splits:
-        has = ", ".join(dataset.splits) or "none"
-        raise SpecError(f"dataset {dataset.name!r} declares no split {job.split_recipe!r}; it has {has}")
+        raise SpecError(dataset.missing_split(job.split_recipe))
     return dataset
 
 
@@ -106,30 +104,35 @@ def _train(job: Job, dataset: Dataset, out: Path, started: float) -> None:
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
         from training.trainer.artifact import LEAK_WARNING, write_artifact, write_json
+        from training.trainer.checkpoint import Checkpoints, checkpoint_key
         from training.trainer.experiment import run_experiment
         from training.trainer.measures import headline
+        from training.trainer.numeric_class import numeric_class
 
         digest = _checked_digest(job)
         with threadpool_limits(job.threads):
-            outcome = run_experiment(job, dataset, progress)
+            machine = numeric_class(job.threads, job.device, {}, MODELS[job.model].libraries)
+            checkpoints = Checkpoints(job.resume_folder, checkpoint_key(job, digest, machine), job.checkpoint_s)
+            outcome = run_experiment(job, dataset, progress, checkpoints)
             progress.phase("writing", 1.0, 1.0)
             write_artifact(out, job, dataset, digest, outcome)
     if outcome.leaks:
         sys.stderr.write(f"trainer: {LEAK_WARNING}\n")
-    write_json(out / "result.json", _result(job, digest, outcome.leaks, headline(outcome.metrics), started))
-
-
-def _result(job: Job, digest: str, leaks: bool, metrics: dict[str, float | None], started: float) -> dict[str, Any]:
-    return {
+    result = {
         "v": RESULT_VERSION,
         "status": "done",
-        "metrics": metrics,
+        "metrics": headline(outcome.metrics),
         "split": job.split_recipe,
-        "leaks": leaks,
-        "device": "cpu",
+        "fold": job.hyper["fold"],
+        "seed": job.seed,
+        "leaks": outcome.leaks,
+        "threads": job.threads,
+        "device": outcome.device,
         "dataset_digest": digest,
         "duration_s": round(time.monotonic() - started, 3),
     }
+    write_json(out / "result.json", result)
+    checkpoints.clear()
 
 
 def _checked_digest(job: Job) -> str:
@@ -148,13 +151,22 @@ def _known(fault: Exception) -> TrainerError | None:
         return fault
     if isinstance(fault, DatasetError):
         return HostError(str(fault)) if fault.unreadable else SpecError(str(fault))
-    if isinstance(fault, MemoryError):
+    if isinstance(fault, MemoryError) or _is_torch_out_of_memory(fault, "DefaultCPUAllocator: can't allocate memory"):
         return HostError("memory ran out; free some, or raise the job's min_ram_gib", "oom_ram")
+    if _is_torch_out_of_memory(fault, "CUDA out of memory"):
+        return HostError(
+            "the card's memory ran out; use smaller batch_rows, or raise the job's min_vram_gib", "oom_gpu"
+        )
     if isinstance(fault, OSError) and fault.errno in (errno.ENOSPC, errno.EDQUOT):
         return HostError("the disk is full; free some space below the run folder", "disk_full")
     if isinstance(fault, (OSError, ImportError)):
         return HostError(f"{fault}; check this host's installation and the run folder's rights")
     return None
+
+
+def _is_torch_out_of_memory(fault: Exception, words: str) -> bool:
+    """Tell by its words, because torch raises RuntimeError on the CPU and a class of its own on CUDA."""
+    return isinstance(fault, RuntimeError) and words in str(fault)
 
 
 def _record_failure(out: Path | None, kind: str, error: str) -> None:

@@ -1,8 +1,9 @@
 """Owns scoring telemetry with a stored model, host by host.
 
-Rows come sorted by host name and time; the first rows of a host, which have no full window yet, get no score. Data that
-lack a column of the model are refused, naming it. Memory holds the model's columns of the file once and the windows of
-one host.
+Rows come sorted by host name and time, in the order of the file where the model knows no time. Where it knows no host,
+all rows belong to one. A text that the model does not know counts as missing. The first rows of a host, which have no
+full window yet, get no score. Data that lack a column of the model are refused, naming it. Memory holds the model's
+columns of the file once and the windows of one host.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from training.trainer.data import Columns, Telemetry, read_rows
 from training.trainer.faults import HostError, SpecError
 from training.trainer.hyper import MODELS, missing_libraries
 from training.trainer.models import Fitted, model_module
-from training.trainer.windows import feature_matrix, window_set
+from training.trainer.windows import model_inputs, window_set
 
 SCHEMA = {"host": pa.string(), "score": pa.float32(), "alarm": pa.bool_()}
 
@@ -47,7 +48,8 @@ def predict(bundle: Path, data: Path, out: Path | None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         description = unpacked(bundle, Path(folder))
         model = _loaded(description, Path(folder))
-    wanted = Columns(description.columns, description.host_column, description.time_column)
+    host, time, categories = description.host_column, description.time_column, description.categories
+    wanted = Columns(description.columns, host, time, categories=categories)
     telemetry = read_rows(data, wanted)
     batches = scored_batches(model, description, telemetry)
     return _written(batches, pa.schema(_fields(telemetry)), out)
@@ -68,7 +70,7 @@ def scored_batches(model: Fitted, description: Description, telemetry: Telemetry
             {},
         )
         windows = window_set(one, description.window_rows)
-        score = model.score(feature_matrix(windows, description.history))
+        score = model.score(model_inputs(MODELS[description.model].inputs, windows, description.history))
         names = pa.array([telemetry.hosts[index]] * len(score), pa.string())
         columns = [names, pa.array(one.time[windows.ends]), pa.array(score), pa.array(score >= description.threshold)]
         yield pa.RecordBatch.from_arrays(columns, schema=pa.schema(_fields(telemetry)))

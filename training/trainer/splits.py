@@ -3,6 +3,7 @@
 Every fold has windows to train on, windows to choose the threshold and the stopping point on (validation), and windows
 to test on. Guarantees, checked for every fold and every recipe:
 
+- no window reaches over a border between hosts;
 - no window is on two sides; for every recipe but `random` no *row* is on two sides either: a window that reaches
   over a border between sides is dropped;
 - with `hosts` and `group` no host is on both the testing side and another one;
@@ -64,8 +65,7 @@ def folds_of(windows: WindowSet, dataset: Dataset, recipe: str, train_hosts: Seq
     """
     split = dataset.splits.get(recipe)
     if split is None:
-        has = ", ".join(dataset.splits) or "none"
-        raise SpecError(f"dataset {dataset.name!r} declares no split {recipe!r}; it has {has}")
+        raise SpecError(dataset.missing_split(recipe))
     allowed = allowed_hosts(windows.telemetry.hosts, train_hosts)[windows.host]
     if isinstance(split, RandomSplit):
         folds = [_random_fold(windows, split, allowed, seed)]
@@ -108,6 +108,7 @@ def check_fold(windows: WindowSet, fold: Fold, recipe: str) -> None:
     Raises:
         SpecError: Naming the fold and what is wrong.
     """
+    _check_windows(windows, fold)
     _check_classes(windows, fold)
     if not len(fold.test):
         raise SpecError(f"{fold.name}: no window to test on; the split leaves nothing, choose another one")
@@ -245,6 +246,22 @@ def _check_classes(windows: WindowSet, fold: Fold) -> None:
                 f"{fold.name}: the {side} side has {found} ({hosts}), expected both classes; "
                 "widen train_hosts or choose another split"
             )
+
+
+def _check_windows(windows: WindowSet, fold: Fold) -> None:
+    """Refuse windows that begin before the data or reach over a border between hosts."""
+    host, names = windows.telemetry.host, windows.telemetry.hosts
+    ends = windows.ends[np.concatenate([fold.train, fold.validation, fold.test])]
+    begins = ends - windows.length + 1
+    if (begins < 0).any():
+        raise SpecError(f"{fold.name}: the window that ends at row {ends[begins < 0][0]} begins before the first row")
+    crossing = np.flatnonzero(host[begins] != host[ends])
+    if crossing.size:
+        begin, end = int(begins[crossing[0]]), int(ends[crossing[0]])
+        raise SpecError(
+            f"{fold.name}: the window of rows {begin} to {end} crosses from host {names[host[begin]]!r} "
+            f"to host {names[host[end]]!r}"
+        )
 
 
 def _rows(windows: WindowSet, part: Ints) -> Mask:

@@ -1,8 +1,8 @@
-"""Owns samples: windows of one host that end at a row, and the features the flat models see of them.
+"""Owns samples: windows of one host that end at a row, and what a model sees of them.
 
 A window is `length` consecutive rows of one host; it is named by the row it ends at, and its label is that row's. No
-window crosses a border between hosts. Raw rows are never copied per window; statistics are computed for whole hosts
-at once.
+window crosses a border between hosts. Raw rows are never copied per window: sequence models get the rows of all hosts
+once and look windows up in them, a batch at a time; statistics are computed for whole hosts at once.
 
 Per metric a window gives four features: the last value, the mean, the standard deviation (population) and the last
 value minus the first. With `history` the same four follow for the metric standardised by the host's own past.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from training.trainer.data import Floats, Ints, Telemetry
 STATISTICS = ("last", "mean", "std", "difference")
 HISTORY_LIMIT = 10.0
 _FLOOR = 1e-3
+_BLOCK_COLUMNS = 8
 
 Doubles = npt.NDArray[np.float64]
 
@@ -47,11 +49,43 @@ class WindowSet:
 
 
 @dataclass(frozen=True, slots=True)
-class Samples:
+class Sequences:
+    """Windows as rows: the rows of all hosts once, and where each window ends.
+
+    Indexing with window numbers gives those windows and copies no row.
+    """
+
+    rows: Floats
+    """(n_rows, n_channels) float32."""
+    ends: Ints
+    """(n_windows,) row at which each window ends."""
+    length: int
+    """Rows per window."""
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, part: Ints | slice) -> Sequences:
+        return Sequences(self.rows, self.ends[part], self.length)
+
+    def used_rows(self) -> npt.NDArray[np.bool_]:
+        """Return (n_rows,) which rows the windows touch."""
+        edges = np.zeros(len(self.rows) + 1, np.int32)
+        np.add.at(edges, self.ends - self.length + 1, 1)
+        np.add.at(edges, self.ends + 1, -1)
+        used: npt.NDArray[np.bool_] = np.cumsum(edges[:-1]) > 0
+        return used
+
+
+Inputs = TypeVar("Inputs", bound=Floats | Sequences)
+
+
+@dataclass(frozen=True, slots=True)
+class Samples(Generic[Inputs]):
     """The windows one model is given, with labels."""
 
-    features: Floats
-    """(n_windows, n_features) float32."""
+    inputs: Inputs
+    """Statistics: (n_windows, n_features) float32; or the windows' rows."""
     label: npt.NDArray[np.int8]
     """(n_windows,) 1 anomalous, 0 normal."""
     host: npt.NDArray[np.int32]
@@ -67,6 +101,48 @@ def window_set(telemetry: Telemetry, length: int) -> WindowSet:
     return WindowSet(telemetry, length, np.concatenate(ends))
 
 
+def model_inputs(kind: str, windows: WindowSet, history: bool) -> Floats | Sequences:
+    """Compute what a kind of model sees of all windows.
+
+    Args:
+        kind: "statistics" or "sequences", as in `hyper.ModelDeclaration.inputs`.
+        windows: The windows.
+        history: Whether to add the metrics standardised by the host's past.
+    """
+    return feature_matrix(windows, history) if kind == "statistics" else sequences(windows, history)
+
+
+def input_names(kind: str, columns: Sequence[str], history: bool) -> list[str]:
+    """Return the names of the features or channels, in the order of `model_inputs`."""
+    return feature_names(columns, history) if kind == "statistics" else channel_names(columns, history)
+
+
+def channel_names(columns: Sequence[str], history: bool) -> list[str]:
+    """Return the channel names of sequences, such as `cpu` and `cpu.history`."""
+    return [*columns, *(f"{column}.history" for column in columns)] if history else list(columns)
+
+
+def sequences(windows: WindowSet, history: bool) -> Sequences:
+    """Return the windows as rows.
+
+    Args:
+        windows: The windows; memory is 2 * n_columns * n_rows * 4 bytes with `history`, nothing without.
+        history: Whether each row also has the metrics standardised by the host's past.
+
+    Returns:
+        Windows whose channels stand in the order of `channel_names`.
+    """
+    telemetry = windows.telemetry
+    if not history:
+        return Sequences(telemetry.values, windows.ends, windows.length)
+    width = len(telemetry.columns)
+    rows = np.empty((len(telemetry.values), 2 * width), np.float32)
+    rows[:, :width] = telemetry.values
+    for _, first, end in telemetry.spans():
+        rows[first:end, width:] = standardised(telemetry.values[first:end].astype(np.float64))
+    return Sequences(rows, windows.ends, windows.length)
+
+
 def feature_names(columns: Sequence[str], history: bool) -> list[str]:
     """Return the feature names in the order of the matrix, such as `cpu.mean` and `cpu.history.mean`."""
     names = [f"{column}.{statistic}" for statistic in STATISTICS for column in columns]
@@ -79,25 +155,34 @@ def feature_matrix(windows: WindowSet, history: bool) -> Floats:
     """Compute the features of all windows.
 
     Args:
-        windows: The windows; memory is (8 or 4) * n_columns * n_windows * 4 bytes plus the work space of one host.
+        windows: The windows; memory is (8 or 4) * n_columns * n_windows * 4 bytes plus the work space of eight columns
+            of one host.
         history: Whether to add the features of the metrics standardised by the host's past.
 
     Returns:
         (n_windows, n_features) float32, rows in the order of `windows.ends`, columns in the order of `feature_names`.
     """
-    telemetry = windows.telemetry
-    width = len(telemetry.columns) * len(STATISTICS)
+    telemetry, columns = windows.telemetry, len(windows.telemetry.columns)
+    width = columns * len(STATISTICS)
     out = np.empty((len(windows.ends), width * (2 if history else 1)), np.float32)
     row = 0
     for _, first, end in telemetry.spans():
         count = max(0, end - first - windows.length + 1)
-        if count:
-            values = telemetry.values[first:end].astype(np.float64)
-            out[row : row + count, :width] = window_statistics(values, windows.length)
+        for left in range(0, columns if count else 0, _BLOCK_COLUMNS):
+            values = telemetry.values[first:end, left : left + _BLOCK_COLUMNS].astype(np.float64)
+            _place(out[row : row + count, :width], window_statistics(values, windows.length), left)
             if history:
-                out[row : row + count, width:] = window_statistics(standardised(values), windows.length)
+                _place(out[row : row + count, width:], window_statistics(standardised(values), windows.length), left)
         row += count
     return out
+
+
+def _place(out: Floats, statistics: Doubles, left: int) -> None:
+    """Copy the statistics of some columns, from column `left` on, to their places among those of all columns."""
+    columns, own = out.shape[1] // len(STATISTICS), statistics.shape[1] // len(STATISTICS)
+    for index in range(len(STATISTICS)):
+        place = index * columns + left
+        out[:, place : place + own] = statistics[:, index * own : (index + 1) * own]
 
 
 def window_statistics(values: Doubles, length: int) -> Doubles:

@@ -19,7 +19,7 @@ from training.fleet.wire import MAX_PAGE, Health
 DEFAULT_PAGE: Final = 100
 MAX_FAILURES: Final = 10
 PAGE_KEYS: Final = frozenset({"limit", "cursor"})
-JOB_KEYS: Final = PAGE_KEYS | {"status", "model", "mode", "host", "id_prefix"}
+JOB_KEYS: Final = PAGE_KEYS | {"status", "model", "mode", "host", "id_prefix", "with"}
 PREFIX: Final = re.compile(r"[0-9a-f]{1,64}")
 NO_KEYS: Final[frozenset[str]] = frozenset()
 METRICS: Final = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
@@ -32,11 +32,13 @@ async def jobs(fleet: Fleet, request: Request) -> Answer:
     limit = _limit(query)
     statuses = _words(query.get("status"), STATUSES, "status")
     _words(query.get("mode"), MODES, "mode")
+    extras = _words(query.get("with"), ("spec",), "with")
     _demand_prefix(query.get("id_prefix"))
     tag = _tag(fleet)
     if _unchanged(request, tag):
         return Answer(304, headers=[(b"etag", tag), NO_CACHE])
-    wanted = Filters(statuses, query.get("model"), query.get("mode"), query.get("host"), query.get("id_prefix", ""))
+    names = (query.get("model"), query.get("mode"), query.get("host"))
+    wanted = Filters(statuses, *names, query.get("id_prefix", ""), with_spec="spec" in extras)
     page = await fleet.run(lambda tx: fleet.queue.jobs(tx, wanted, query.get("cursor"), limit))
     return answer(page, headers=[(b"etag", tag), NO_CACHE])
 

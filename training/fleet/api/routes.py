@@ -64,6 +64,7 @@ _FILTERS = (
     ("mode", "`realistic` or `oracle`"),
     ("host", "host name"),
     ("id_prefix", "first hex digits of the id"),
+    ("with", "`spec`: each job with its specification, at most 100 on a page"),
 )
 
 ROUTES: Final[tuple[Route, ...]] = (

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 
 from training.fleet import wire
-from training.fleet.cli import completion, views
+from training.fleet.cli import comparison, completion, views
 from training.fleet.cli.answers import read
 from training.fleet.cli.remote import Remote
 from training.fleet.cli.text import Terminal, clean
@@ -148,6 +148,22 @@ def list_jobs(call: Call) -> int:
         whole = read(wire.JobPage, call.remote.collect("/v1/jobs", "jobs", filters, call.options.limit))
         shown = views.jobs(whole.jobs, call.console.terminal) if whole.jobs else ["no job fits; `reload` loads jobs"]
         call.console.lines(shown)
+    return 0
+
+
+def compare(call: Call) -> int:
+    """Show the results of completed jobs over their seeds."""
+    chosen = call.options
+    filters = {"status": "completed", "with": "spec"} | ({} if chosen.model is None else {"model": chosen.model})
+    page = read(wire.JobPage, call.remote.collect("/v1/jobs", "jobs", filters))
+    jobs = [job for job in page.jobs if chosen.split in (None, job.split) and chosen.dataset in (None, job.dataset)]
+    found = comparison.groups(jobs, chosen.metric)
+    if call.console.as_json:
+        call.console.document(comparison.document(found, chosen.metric))
+    elif found or call.console.terminal.width is None:
+        call.console.lines(comparison.lines(found, chosen.metric, call.console.terminal))
+    else:
+        call.console.lines(["no completed job fits; `cis490-jobs list` shows all jobs"])
     return 0
 
 

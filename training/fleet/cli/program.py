@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, TextIO
 
-from training.fleet.cli import commands
+from training.fleet.cli import commands, comparison
 from training.fleet.cli.completion import SHELLS
 from training.fleet.cli.remote import Remote
 from training.fleet.cli.text import Terminal, silence
@@ -156,6 +156,13 @@ def _look(groups: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     sub.add_argument("--mode", choices=MODES, help="one mode")
     sub.add_argument("--host", help="where it runs or ran last")
     sub.add_argument("--limit", type=_count, metavar="N", help="at most so many")
+    sub = _command(groups, "compare", "results over seeds, oracle beside realistic", commands.compare)
+    sub.add_argument(
+        "--metric", default=comparison.DEFAULT_METRIC, help=f"headline figure [{comparison.DEFAULT_METRIC}]"
+    )
+    sub.add_argument("--model", help="one model")
+    sub.add_argument("--split", help="one split")
+    sub.add_argument("--dataset", metavar="NAME", help="one dataset")
     sub = _command(groups, "show", "everything about one job", commands.show)
     sub.add_argument("job", type=_prefix, metavar="JOB")
     sub = _command(groups, "why", "why a job waits, and what would change that", commands.why)

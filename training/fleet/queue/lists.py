@@ -28,6 +28,8 @@ WINDOW: Final = 2000
 SCAN_S: Final = 0.005
 """How long one page may look for matching jobs, seconds."""
 MAX_EVENTS: Final = 200
+MAX_SPECS: Final = 100
+"""Jobs on a page with their specifications, each of which may take 64 KiB."""
 _BAD_ENDS: Final = frozenset({"failed", "expired", "lost_claim"})
 
 
@@ -41,6 +43,7 @@ class Filters:
         mode: Only this mode.
         host: Only jobs that run or ran last on this host.
         id_prefix: Only ids that start with this; the page is ordered by id then.
+        with_spec: Not a choice of jobs: show each one's specification as well.
     """
 
     statuses: Set[str] = frozenset()
@@ -48,6 +51,7 @@ class Filters:
     mode: str | None = None
     host: str | None = None
     id_prefix: str = ""
+    with_spec: bool = False
 
 
 class Lists(Memory):
@@ -62,13 +66,13 @@ class Lists(Memory):
             tx: The change.
             filters: Which jobs.
             cursor: `next` of the page before, None for the first.
-            limit: At most so many jobs, 1 to 500.
+            limit: At most so many jobs, 1 to 500; with specifications 100 are the most.
 
         Raises:
             InvalidMessageError: The cursor is not one of this list.
         """
         wanted = filters or Filters()
-        limit = max(1, min(limit, wire.MAX_PAGE))
+        limit = max(1, min(limit, MAX_SPECS if wanted.with_spec else wire.MAX_PAGE))
         if wanted.id_prefix:
             return self._page_by_id(tx, wanted, cursor, limit)
         return self._page_by_seq(tx, wanted, cursor, limit)
@@ -86,7 +90,8 @@ class Lists(Memory):
             limit=limit + 1,
         )
         shown = rows[:limit]
-        return wire.JobPage([self._view(row) for row in shown], f"i{shown[-1]['id']}" if len(rows) > limit else None)
+        views = [self._view(row, with_spec=filters.with_spec) for row in shown]
+        return wire.JobPage(views, f"i{shown[-1]['id']}" if len(rows) > limit else None)
 
     def _page_by_seq(self, tx: Transaction, filters: Filters, cursor: str | None, limit: int) -> wire.JobPage:
         after = int(_after(cursor, "s", "0"))
@@ -101,10 +106,10 @@ class Lists(Memory):
             after = upto
             if self._clock() > until:
                 break
-        shown = rows[:limit]
+        views = [self._view(row, with_spec=filters.with_spec) for row in rows[:limit]]
         if len(rows) > limit:
-            return wire.JobPage([self._view(row) for row in shown], f"s{shown[-1]['seq']}")
-        return wire.JobPage([self._view(row) for row in shown], f"s{after}" if after < end else None)
+            return wire.JobPage(views, f"s{rows[limit - 1]['seq']}")
+        return wire.JobPage(views, f"s{after}" if after < end else None)
 
     def _window(self, tx: Transaction, filters: Filters, after: int, upto: int, limit: int) -> list[Row]:
         values = {
@@ -258,7 +263,7 @@ class Lists(Memory):
         limits = {key: row[key] for key in ("priority", "timeout_s", "max_attempts")}
         return {**requirement, "allowed_hosts": list(requirement["allowed_hosts"]), **limits}
 
-    def _view(self, row: Row) -> wire.JobView:
+    def _view(self, row: Row, *, with_spec: bool = False) -> wire.JobView:
         spec = json.loads(row["spec"])
         live = self.leases.get(row["lease_id"])
         artifact = row["artifact"]
@@ -286,6 +291,7 @@ class Lists(Memory):
             artifact_path=artifact and BUNDLE.format(model=row["model"], mode=row["mode"], sha256=artifact),
             metrics=json.loads(row["metrics"]),
             duration_s=row["duration_s"],
+            spec=spec if with_spec else None,
         )
 
 

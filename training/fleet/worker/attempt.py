@@ -90,6 +90,7 @@ class Place:
         contracts: What trainers declare.
         leases: Returns the ids of all leases this worker holds.
         heed: Gets each answer to a heartbeat.
+        resume: Folder for the trainer's checkpoints, None without one.
     """
 
     seat: start.Seat
@@ -97,6 +98,7 @@ class Place:
     contracts: start.Contracts
     leases: Callable[[], list[str]]
     heed: Callable[[wire.Beat], object]
+    resume: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +164,14 @@ class Attempt:
     def lease_id(self) -> str:
         """The lease it holds."""
         return self._state.lease.lease_id
+
+    @property
+    def done_here(self) -> bool:
+        """Whether its job never comes back to this host: it is completed, refused for good, or cancelled."""
+        if self._outcome == "completed":
+            return True
+        failure = self._state.failure
+        return failure is not None and (failure.kind == "spec_rejected" or failure.error == _CANCEL.verdict.error)
 
     def run(self) -> Outcome:
         """Go on until nothing more can or need be done."""
@@ -234,7 +244,8 @@ class Attempt:
         """Start the trainer; its shim gets ready while the state goes to disk."""
         lease, offered = self._state.lease, self._place.seat
         self._check_contract(lease)
-        job = start.job_document(lease.job_id, lease.spec, self._rules.folders, self._place.held, offered)
+        held, resume = self._place.held, self._place.resume
+        job = start.job_document(lease.job_id, lease.spec, self._rules.folders, held, offered, resume)
         self._folder.job.write_text(json.dumps(job, ensure_ascii=False), encoding="utf-8")
         command = [*lease.trainer_command, "--job", str(self._folder.job), "--out", str(self._folder.out)]
         training = self._training = launch(

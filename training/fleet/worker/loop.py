@@ -26,6 +26,7 @@ from training.fleet.worker.attempt import Attempt, Outcome, Place
 from training.fleet.worker.folder import RunFolder, State, unfinished, write_whole
 from training.fleet.worker.journal import Journal
 from training.fleet.worker.options import Options
+from training.fleet.worker.resume import ResumeFolders
 from training.fleet.worker.start import Contracts, Seat, seat
 
 WAIT_S: Final = 30
@@ -62,6 +63,7 @@ class Worker:
         self._journal = journal
         self._contracts = Contracts(None, options.rules.trainer_dir)
         self._runs = options.work_dir / "runs"
+        self._resumes = ResumeFolders(options.work_dir / "resume", options.rules.min_free_bytes, journal)
         self._free = list(range(options.slots))
         self._attempts: dict[str, Attempt] = {}
         self._outcomes: list[Outcome] = []
@@ -170,6 +172,7 @@ class Worker:
     def _ask(self, wait_s: float, once_until: float | None = None) -> wire.Lease | None:
         """Ask for one job; None when there is none, after whatever pause is due."""
         assert self._capability is not None
+        self._resumes.make_room()
         capability = self._capability = refresh(self._capability, self._options.work_dir, self._options.datasets)
         if capability.free_disk_bytes < self._options.rules.min_free_bytes:
             self._journal.note_once("no job taken: the disk is full", free_bytes=capability.free_disk_bytes)
@@ -264,30 +267,32 @@ class Worker:
             self._journal.note("a job could not be given back; its lease will run out", why=error.message)
 
     def _start(self, folder: RunFolder, state: State, *, resumed: bool) -> None:
+        resume = self._resumes.take(state.lease.job_id)
         with self._change:
             # More may be left over than there are slots now; all of them have a lease, none can wait.
             slot = self._free.pop(0) if self._free else None
-            place = self._place(slot, cuda=state.lease.cuda)
+            place = self._place(slot, resume, cuda=state.lease.cuda)
             rules, client = self._options.rules, self._client
             attempt = Attempt(client, rules, place, folder, state, self._journal, resumed=resumed)
             self._attempts[state.lease.lease_id] = attempt
         if self._stop.is_set():
             attempt.release()
-        threading.Thread(target=self._run, args=(attempt, slot), name=f"run-{slot}", daemon=True).start()
+        threading.Thread(target=self._run, args=(attempt, slot, resume), name=f"run-{slot}", daemon=True).start()
 
-    def _place(self, slot: int | None, *, cuda: bool) -> Place:
+    def _place(self, slot: int | None, resume: Path | None, *, cuda: bool) -> Place:
         """Return where an attempt runs; one that was begun earlier has its seat already."""
         found, offered = self._capability, Seat(1)
         if found is not None and slot is not None:
             offered = seat(found, slot, self._options.slots, self._options.threads, cuda=cuda)
-        return Place(offered, found.datasets if found else {}, self._contracts, self._leases, self._heed)
+        return Place(offered, found.datasets if found else {}, self._contracts, self._leases, self._heed, resume)
 
-    def _run(self, attempt: Attempt, slot: int | None) -> None:
+    def _run(self, attempt: Attempt, slot: int | None, resume: Path | None) -> None:
         outcome: Outcome = "kept"
         try:
             outcome = attempt.run()
         except Exception as error:  # noqa: BLE001 - one broken run must not end the others
             self._journal.note("a run broke", why=f"{type(error).__name__}: {error}")
+        self._resumes.give_back(resume, done_here=attempt.done_here)
         with self._change:
             self._outcomes.append(outcome)
             del self._attempts[attempt.lease_id]
@@ -336,12 +341,12 @@ class Worker:
                 continue
             state = folder.load()
             if state is not None and state.step != "over":
-                left.append(state.claim_id)
-                self._journal.note(
-                    "run taken up", job=state.lease.job_id[:12], fence=state.lease.fence, step=state.step
-                )
-                self._start(folder, state, resumed=True)
-        self._inherit(left)
+                left.append((folder, state))
+        for folder, state in sorted(left, key=lambda run: run[1].step != "training"):  # a trainer waits least
+            self._journal.note("run taken up", job=state.lease.job_id[:12], fence=state.lease.fence, step=state.step)
+            self._start(folder, state, resumed=True)
+        self._inherit([state.claim_id for _, state in left])
+        self._resumes.make_room()
 
     def _inherit(self, answered: list[str]) -> None:
         """Go on with the question of the earlier worker, unless a run is the answer to it."""

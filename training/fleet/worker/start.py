@@ -110,7 +110,12 @@ def _argument(item: str, trainer_dir: Path) -> str:
 
 
 def job_document(
-    job_id: str, spec: Mapping[str, Any], folders: Mapping[str, Path], held: Mapping[str, str], offered: Seat
+    job_id: str,
+    spec: Mapping[str, Any],
+    folders: Mapping[str, Path],
+    held: Mapping[str, str],
+    offered: Seat,
+    resume: Path | None,
 ) -> dict[str, Any]:
     """Return the job description for the trainer.
 
@@ -120,6 +125,7 @@ def job_document(
         folders: Dataset name to folder, as this host is set up.
         held: Dataset name to digest, as this host found them.
         offered: What its slot has.
+        resume: Folder for checkpoints, None without one.
 
     Raises:
         TrainerError: The job names a dataset that this host does not hold, or holds with other content.
@@ -140,7 +146,7 @@ def job_document(
         "dataset": dataset,
         "threads": offered.threads,
         "device": offered.device,
-        "resume": None,
+        "resume": None if resume is None else str(resume),
     }
 
 

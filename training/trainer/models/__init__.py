@@ -5,20 +5,22 @@ A model module offers two functions:
 - `fit(train, validation, setting) -> Fitted` trains on samples and stops by the validation AUPRC;
 - `load(folder) -> Fitted` reads what `Fitted.save` wrote, in a format that runs no code.
 
-A new model is a new module and one entry in `hyper.MODELS`; nothing else changes.
+The torch models hold a network each and share `training.trainer.networks` for both. A new model is a new module and one
+entry in `hyper.MODELS`; nothing else changes.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from training.trainer.checkpoint import FitCheckpoint
 from training.trainer.hyper import Value
 from training.trainer.windows import Samples
 
@@ -37,6 +39,10 @@ class Setting:
     """Decides everything random in the fit."""
     threads: int
     """Threads to use."""
+    device: str
+    """"cpu" or "cuda"; models without torch use the CPU in any case."""
+    checkpoint: FitCheckpoint
+    """Where a long fit saves itself and finds what an earlier run saved."""
     report: Report
     """Called with the part done (0 to 1) and numbers worth showing."""
 
@@ -52,8 +58,8 @@ class Setting:
 class Fitted(Protocol):
     """A trained model."""
 
-    def score(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Score windows: (n, n_features) float32 to (n,) float32 from 0 to 1, higher is more anomalous."""
+    def score(self, inputs: Any) -> npt.NDArray[np.float32]:
+        """Score windows, given as `windows.model_inputs` gives them: (n,) float32, 0 to 1, higher is more anomalous."""
 
     def save(self, folder: Path) -> list[str]:
         """Write the model files, the same bytes for the same model, and return their names."""
@@ -62,11 +68,18 @@ class Fitted(Protocol):
     def fit_summary(self) -> Mapping[str, float]:
         """What the fit ended with, such as rounds and best validation AUPRC; for the record."""
 
+    @property
+    def curve(self) -> Sequence[Mapping[str, float]]:
+        """How the fit went, one entry per evaluation; empty for a model that was loaded.
+
+        An entry has "step" (rounds or epochs), "validation_auprc" (0 to 1) and, where known, "train_loss" (nats).
+        """
+
 
 class ModelModule(Protocol):
     """What a module under `models` offers."""
 
-    def fit(self, train: Samples, validation: Samples, setting: Setting) -> Fitted:
+    def fit(self, train: Samples[Any], validation: Samples[Any], setting: Setting) -> Fitted:
         """Train a model."""
 
     def load(self, folder: Path) -> Fitted:

@@ -9,10 +9,11 @@ Source: Ke et al., LightGBM: A Highly Efficient Gradient Boosting Decision Tree,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from urllib.parse import quote
 
 import lightgbm
 import numpy as np
@@ -31,8 +32,10 @@ class Trees:
     """A trained ensemble."""
 
     booster: lightgbm.Booster
-    fit_summary: Mapping[str, float]
+    fit_summary: Mapping[str, float] = field(default_factory=dict)
     threads: int = 1
+    curve: tuple[Mapping[str, float], ...] = ()
+    determinism: ClassVar[Mapping[str, bool]] = {"deterministic": True, "force_row_wise": True}
 
     def score(self, features: Floats) -> Floats:
         """Score windows: (n, n_features) float32 to (n,) float32 from 0 to 1."""
@@ -46,28 +49,30 @@ class Trees:
         return [MODEL_FILE]
 
 
-def fit(train: Samples, validation: Samples, setting: Setting) -> Trees:
+def fit(train: Samples[Floats], validation: Samples[Floats], setting: Setting) -> Trees:
     """Train trees and stop by the validation AUPRC."""
     weight = np.where(train.label == 1, setting.number("positive_weight"), 1.0)
-    data = lightgbm.Dataset(train.features, train.label, weight=weight, feature_name=list(setting.feature_names))
+    data = lightgbm.Dataset(train.inputs, train.label, weight=weight, feature_name=_plain(setting.feature_names))
     booster = lightgbm.Booster(_parameters(setting), data)
     rounds, best, best_round = setting.whole("max_iter"), -1.0, 0
     raw = np.zeros(len(validation), np.float64)
     done = 0
+    curve: list[Mapping[str, float]] = []
     while done < rounds and done - best_round < setting.whole("patience"):
         step = min(EVALUATE_EVERY, rounds - done)
         stopped = any(booster.update() for _ in range(step))
-        raw += booster.predict(validation.features, raw_score=True, start_iteration=done, num_iteration=step)
+        raw += booster.predict(validation.inputs, raw_score=True, start_iteration=done, num_iteration=step)
         done += step
         auprc = auprc_host_mean(validation.label, raw.astype(np.float32), validation.host)
         if auprc > best:
             best, best_round = auprc, done
+        curve.append({"step": done, "validation_auprc": auprc, "train_loss": float(booster.eval_train()[0][2])})
         setting.report(done / rounds, {"validation_auprc": auprc})
         if stopped:
             break
     # Read back from text: it lets go of the training windows, and what is scored is what is stored.
     kept = lightgbm.Booster(model_str=_without_parameters(booster.model_to_string(num_iteration=best_round)))
-    return Trees(kept, {"rounds": best_round, "validation_auprc": best}, setting.threads)
+    return Trees(kept, {"rounds": best_round, "validation_auprc": best}, setting.threads, tuple(curve))
 
 
 def load(folder: Path) -> Trees:
@@ -77,7 +82,16 @@ def load(folder: Path) -> Trees:
         lightgbm.basic.LightGBMError: The file is no model of this format.
     """
     booster = lightgbm.Booster(model_str=(folder / MODEL_FILE).read_text(encoding="utf-8"))
-    return Trees(booster, {})
+    return Trees(booster)
+
+
+def _plain(names: Sequence[str]) -> list[str]:
+    """Encode names as in a URL, because LightGBM refuses the signs of JSON and turns blanks into underscores.
+
+    It refuses twins as well, such as one feature each of the columns `x` and `x.history`; then names get numbers.
+    """
+    plain = [quote(name, safe="=") for name in names]
+    return plain if len(set(plain)) == len(plain) else [f"{index}.{name}" for index, name in enumerate(plain)]
 
 
 def _without_parameters(text: str) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +43,8 @@ class Perceptron:
     """Scaled features are cut at plus and minus this."""
     layers: tuple[Floats, ...]
     """Weight (n_in, n_out) and bias (n_out,) of each layer, in turn."""
-    fit_summary: Mapping[str, float]
+    fit_summary: Mapping[str, float] = field(default_factory=dict)
+    curve: tuple[Mapping[str, float], ...] = ()
 
     def score(self, features: Floats) -> Floats:
         """Score windows: (n, n_features) float32 to (n,) float32 from 0 to 1."""
@@ -63,23 +64,25 @@ class Perceptron:
         return [MODEL_FILE]
 
 
-def fit(train: Samples, validation: Samples, setting: Setting) -> Perceptron:
+def fit(train: Samples[Floats], validation: Samples[Floats], setting: Setting) -> Perceptron:
     """Train a network and stop by the validation AUPRC."""
-    mean, spread, clip = train.features.mean(axis=0), train.features.std(axis=0), setting.number("clip")
+    mean, spread, clip = train.inputs.mean(axis=0), train.inputs.std(axis=0), setting.number("clip")
     spread = np.where(spread > _SMALL * np.maximum(1.0, np.abs(mean)), spread, 1.0).astype(np.float32)
-    features, unseen = (scaled(part.features, mean, spread, clip) for part in (train, validation))
+    features, unseen = (scaled(part.inputs, mean, spread, clip) for part in (train, validation))
     random = np.random.default_rng(setting.seed)
     trainer = _Adam(_initial(features.shape[1], setting, random), setting, random)
     epochs, best, best_epoch, kept = setting.whole("max_epochs"), -1.0, 0, trainer.layers
+    curve: list[Mapping[str, float]] = []
     for epoch in range(1, epochs + 1):
-        trainer.epoch(features, train.label)
+        loss = trainer.epoch(features, train.label)
         auprc = auprc_host_mean(validation.label, _forward(unseen, trainer.layers)[-1][:, 0], validation.host)
         if auprc > best:
             best, best_epoch, kept = auprc, epoch, [tensor.copy() for tensor in trainer.layers]
+        curve.append({"step": epoch, "validation_auprc": auprc, "train_loss": loss})
         setting.report(epoch / epochs, {"validation_auprc": auprc})
         if epoch - best_epoch >= setting.whole("patience"):
             break
-    return Perceptron(mean, spread, clip, tuple(kept), {"epochs": best_epoch, "validation_auprc": best})
+    return Perceptron(mean, spread, clip, tuple(kept), {"epochs": best_epoch, "validation_auprc": best}, tuple(curve))
 
 
 def load(folder: Path) -> Perceptron:
@@ -93,7 +96,7 @@ def load(folder: Path) -> Perceptron:
     count = sum(name.endswith(".weight") for name in tensors)
     layers = [tensors[f"layer{index}.{part}"] for index in range(count) for part in ("weight", "bias")]
     clip = float(tensors["scaler.clip"][0])
-    return Perceptron(tensors["scaler.mean"], tensors["scaler.spread"], clip, tuple(layers), {})
+    return Perceptron(tensors["scaler.mean"], tensors["scaler.spread"], clip, tuple(layers))
 
 
 def scaled(features: Floats, mean: Floats, spread: Floats, clip: float) -> Floats:
@@ -118,22 +121,26 @@ class _Adam:
         self.batch, self.dropout = setting.whole("batch_rows"), setting.number("dropout")
         self.positive_weight = np.float32(setting.number("positive_weight"))
 
-    def epoch(self, features: Floats, label: Labels) -> None:
-        """Take one step per batch of shuffled windows."""
+    def epoch(self, features: Floats, label: Labels) -> float:
+        """Take one step per batch of shuffled windows; return the mean loss of the batches in nats, with dropout."""
         order = self.random.permutation(len(features))
+        losses = []
         for first in range(0, len(order), self.batch):
             rows = order[first : first + self.batch]
-            self._step(features[rows], label[rows])
+            losses.append(self._step(features[rows], label[rows]))
+        return float(np.mean(losses))
 
-    def _step(self, features: Floats, label: Labels) -> None:
+    def _step(self, features: Floats, label: Labels) -> float:
         masks = self._masks(len(features))
         states = _forward(features, self.layers, masks)
         weight = np.where(label == 1, self.positive_weight, np.float32(1))
-        slope = ((_sigmoid(states[-1][:, 0]) - label) * weight / weight.sum())[:, None].astype(np.float32)
+        raw = states[-1][:, 0]
+        slope = ((_sigmoid(raw) - label) * weight / weight.sum())[:, None].astype(np.float32)
         slopes = _backward(slope, states, self.layers, masks)
         self.steps += 1
         for index, gradient in enumerate(slopes):
             self._move(index, gradient)
+        return float(np.average(np.logaddexp(0, raw) - label * raw, weights=weight))
 
     def _move(self, index: int, gradient: Floats) -> None:
         tensor, first, second = self.layers[index], self.first[index], self.second[index]
