@@ -45,9 +45,33 @@ PRAGMA user_version;
 -- Looks for damage; answers one row "ok" when there is none.
 PRAGMA quick_check(1);
 
+-- name: checkpoint_when_told
+-- The log moves into the file only when the receiver says so, which then writes the sums of the pages down.
+PRAGMA wal_autocheckpoint = 0;
+
 -- name: checkpoint
--- Moves the log into the file and empties it.
+-- Moves the log into the file and leaves it as it is until the next change; answers how many frames it has.
+PRAGMA wal_checkpoint(PASSIVE);
+
+-- name: empty_log
+-- Empties the log, which has been moved into the file before.
 PRAGMA wal_checkpoint(TRUNCATE);
+
+-- name: ignore_references
+-- Foreign keys are not enforced while tables are made anew.
+PRAGMA foreign_keys = OFF;
+
+-- name: broken_references
+-- Rows that name a row that is not there.
+PRAGMA foreign_key_check;
+
+-- name: journal_never
+-- A copy that is cut off is thrown away.
+PRAGMA journal_mode = OFF;
+
+-- name: sync_never
+-- A copy is synced once, when it is whole.
+PRAGMA synchronous = OFF;
 
 -- name: begin
 -- Starts the transaction of a batch.
@@ -390,4 +414,3 @@ DELETE FROM requirement WHERE id = :id;
 -- name: drop_job
 -- The manifest no longer names the job; it stays until it is cancelled.
 UPDATE job SET named = 0, updated_at = :at WHERE seq = :seq;
-
