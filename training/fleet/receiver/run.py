@@ -26,7 +26,6 @@ from training.fleet.api.bridge import Bridge
 from training.fleet.api.fleet import Fleet
 from training.fleet.api.loading import Loader
 from training.fleet.api.parking import Lot
-from training.fleet.api.work import index_row
 from training.fleet.auth import Credentials, is_loopback
 from training.fleet.database import Row
 from training.fleet.database.sqlite import Sqlite
@@ -37,7 +36,7 @@ from training.fleet.receiver import options
 from training.fleet.receiver.server import KEEP_ALIVE_S, Server, connection_limit, listen, refusing_in_problems
 from training.fleet.receiver.service import Service
 from training.fleet.settings import Settings
-from training.fleet.store import Store
+from training.fleet.store import Store, index_row
 from training.fleet.wire import Reload
 
 DUE_S: Final = 0.02
@@ -76,7 +75,7 @@ async def _nothing(scope: Any, receive: Any, send: Any) -> None:
 async def _life(settings: Settings, credentials: Credentials, service: Service) -> int:
     host, port = options.address(settings["listen_addr"])
     async with contextlib.AsyncExitStack() as stack:
-        database = _open_database(settings["db"])
+        database = _open_database(settings["db"], settings["backup_root"])
         stack.callback(database.close)
         fleet = await start_fleet(settings, database)
         stack.callback(fleet.uploads.shutdown, cancel_futures=True)
@@ -86,12 +85,12 @@ async def _life(settings: Settings, credentials: Credentials, service: Service) 
         return await _serve(settings, service, database, fleet, server, link)
 
 
-def _open_database(path: Path) -> Sqlite:
+def _open_database(path: Path, copies: Path) -> Sqlite:
     try:
         path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"cannot make the folder of db {path} ({error}); give --db another place") from error
-    return Sqlite.open(path)
+    return Sqlite.open(path, copies)
 
 
 async def start_fleet(settings: Settings, database: Sqlite) -> Fleet:
