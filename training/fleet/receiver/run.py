@@ -24,12 +24,14 @@ from training.fleet.api import openapi
 from training.fleet.api.app import App
 from training.fleet.api.bridge import Bridge
 from training.fleet.api.fleet import Fleet
+from training.fleet.api.keeping import Keeper
 from training.fleet.api.loading import Loader
 from training.fleet.api.parking import Lot
 from training.fleet.auth import Credentials, is_loopback
 from training.fleet.database import Row
 from training.fleet.database.sqlite import Sqlite
 from training.fleet.errors import EX_FAILURE, ConfigurationError, FleetError
+from training.fleet.integrity.artifacts import Places
 from training.fleet.jobs import Terms
 from training.fleet.queue import Queue
 from training.fleet.receiver import options
@@ -79,6 +81,7 @@ async def _life(settings: Settings, credentials: Credentials, service: Service) 
         stack.callback(database.close)
         fleet = await start_fleet(settings, database)
         stack.callback(fleet.uploads.shutdown, cancel_futures=True)
+        stack.callback(fleet.keeper.close)
         link = listen(host, port)
         stack.callback(link.close)
         server = make_server(settings, credentials, fleet, host)
@@ -114,7 +117,15 @@ async def start_fleet(settings: Settings, database: Sqlite) -> Fleet:
     lot = Lot(queue.hosts.eligible)
     queue.on_ready(lambda ready: bridge.notify(functools.partial(lot.publish, ready)))
     await loader.start()
-    return Fleet(queue, store, loader, bridge, lot, openapi.document)
+    return Fleet(queue, store, loader, bridge, lot, _keeper(settings, database), openapi.document)
+
+
+def _keeper(settings: Settings, database: Sqlite) -> Keeper:
+    places = Places(settings["store_root"], settings["incoming_root"], settings["index_path"])
+    db: Path = settings["db"]
+    copy = db.with_name(f"{db.name}.fsck")
+    copy.unlink(missing_ok=True)
+    return Keeper(database, places, db.with_name("manifest.applied.toml"), settings["backup_root"], copy)
 
 
 def _terms(settings: Settings) -> Terms:
