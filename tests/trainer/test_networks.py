@@ -318,6 +318,37 @@ def test_attention_is_that_of_torch() -> None:
     assert layer._attention(state).detach().numpy() == pytest.approx(wanted.detach().numpy(), abs=1e-6)
 
 
+class Rows(torch.nn.Module):
+    """Stands for a network: shows what it was given."""
+
+    def forward(self, windows: Any) -> Any:
+        self.given = windows
+        return windows[:, -1, 0]
+
+
+def test_patches_end_with_the_last_row_and_begin_with_zeros() -> None:
+    inner = Rows()
+    patches = networks.Patches(1, 7, 3, 3, inner)
+    with torch.no_grad():
+        patches.merge.weight.copy_(torch.eye(3)[:, None, :])
+        patches.merge.bias.zero_()
+    patches(torch.arange(1.0, 8.0).view(1, 7, 1))
+    assert inner.given.tolist() == [[[0, 0, 1], [2, 3, 4], [5, 6, 7]]]
+
+
+def test_a_patch_of_one_row_gives_the_network_every_row() -> None:
+    seen: list[tuple[int, int]] = []
+
+    def build(channels: int, steps: int, _: Any) -> Any:
+        seen.append((channels, steps))
+        return Rows()
+
+    for patch in (1, 4):
+        shape = {"channels": 2, "steps": 10, "hyper": hyper_of("cnn", patch=patch, patch_width=5)}
+        networks.scaled_network(build, shape, torch.zeros(2), torch.ones(2))
+    assert seen == [(2, 10), (5, 3)]
+
+
 @pytest.mark.parametrize("model", SEQUENCE_MODELS)
 @pytest.mark.parametrize("steps", [1, 2, 50])
 def test_windows_of_any_length_fit(model: str, steps: int) -> None:
