@@ -11,7 +11,7 @@ import pytest
 from scored_windows import result_document, scored
 
 from training.dataset import _KINDS, _SPLIT_KEYS
-from training.trainer import accuracy, bootstrap, card, faults, hyper, incidents, measures
+from training.trainer import accuracy, bootstrap, card, faults, hyper, incidents, measures, train
 from training.trainer.datasets import __main__ as datasets
 from training.trainer.numeric_class import numeric_class
 
@@ -80,3 +80,16 @@ def test_the_guide_on_imports_names_every_option(root: Path) -> None:
     options = set(options_of(datasets._parser()))
     assert len(options) == 14
     assert [option for option in sorted(options) if not re.search(rf"^\| `{option} ", text, re.MULTILINE)] == []
+
+
+def section(root: Path, heading: str) -> str:
+    text = (root / "docs/reference/trainer-contract.md").read_text()
+    return text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+
+
+def test_the_trainer_contract_names_every_option_of_training_by_hand_and_no_other(root: Path) -> None:
+    named = re.findall(r"^\| `(--[a-z-]+)", section(root, "Training by hand"), re.MULTILINE)
+    for model, parser in train.parsers()[1].items():
+        declared = {f"--{item.name}".replace("_", "-") for item in hyper.MODELS[model].hypers}
+        yes_no = {f"--no-{item.name}".replace("_", "-") for item in hyper.MODELS[model].hypers if item.unit == ""}
+        assert sorted(named) == sorted(set(options_of(parser)) - declared - yes_no)
