@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from training.trainer import bundle_reader, run
 from training.trainer.hyper import MODELS
 
 HOSTS = ("a1", "a2", "a3", "b1", "b2", "b3")
@@ -121,3 +124,27 @@ def job_document(folder: Path, model: str = "gbt", mode: str = "oracle", split: 
         "device": "cpu",
         "resume": None,
     }
+
+
+class Artifacts(dict[str, Path]):
+    """Artifact folder of each model, trained when first asked for; the split is by time: the stored model is scored."""
+
+    def __init__(self, dataset: Path, folder: Path) -> None:
+        super().__init__()
+        self.dataset, self.folder = dataset, folder
+
+    def __missing__(self, model: str) -> Path:
+        out = self.folder / model
+        out.mkdir()
+        (out / "job.json").write_text(json.dumps(job_document(self.dataset, model, "oracle", "time")))
+        assert run.main(["--job", str(out / "job.json"), "--out", str(out)]) == 0
+        self[model] = out / "artifact"
+        return self[model]
+
+
+def packed(artifact: Path, path: Path) -> Path:
+    """Pack an artifact folder as a bundle."""
+    with bundle_reader._zstd().open(path, "wb") as stream, tarfile.open(fileobj=stream, mode="w|") as archive:
+        for file in sorted(artifact.iterdir()):
+            archive.add(file, file.name)
+    return path

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
-import json
 import os
 import site
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +15,9 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
-from synthetic import NEEDS_TORCH, job_document, synthetic_table
+from synthetic import NEEDS_TORCH, packed, synthetic_table
 
-from training.trainer import bundle_reader, predict, run
-
-
-@pytest.fixture(scope="session")
-def artifacts(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Artifact folders, trained on the split by time: the stored model is the scored one."""
-    found = {}
-    for model in ("gbt", "mlp", *(["gru"] if importlib.util.find_spec("torch") else [])):
-        folder = tmp_path_factory.mktemp(model)
-        (folder / "job.json").write_text(json.dumps(job_document(synthetic, model, "oracle", "time")))
-        assert run.main(["--job", str(folder / "job.json"), "--out", str(folder)]) == 0
-        found[model] = folder / "artifact"
-    return found
-
-
-def packed(artifact: Path, path: Path) -> Path:
-    with bundle_reader._zstd().open(path, "wb") as stream, tarfile.open(fileobj=stream, mode="w|") as archive:
-        for file in sorted(artifact.iterdir()):
-            archive.add(file, file.name)
-    return path
+from training.trainer import predict
 
 
 def scored(bundle: Path, data: Path, out: Path) -> pa.Table:

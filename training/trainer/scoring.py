@@ -25,7 +25,7 @@ from training.trainer.data import Columns, Telemetry, read_rows
 from training.trainer.faults import SpecError, lacking
 from training.trainer.hyper import MODELS, missing_libraries
 from training.trainer.models import Fitted, model_module
-from training.trainer.windows import model_inputs, window_set
+from training.trainer.windows import WindowSet, model_inputs, window_set
 
 _PARQUET_MAGIC = b"PAR1"
 """First bytes of every parquet file. Source: Apache Parquet, file format."""
@@ -100,6 +100,16 @@ def _spooled(stream: IO[bytes], folder: Path) -> Path:
 
 def scored_batches(model: Fitted, description: Description, telemetry: Telemetry) -> Iterator[pa.RecordBatch]:
     """Score one host after the other; a host with fewer rows than a window gives no batch."""
+    for host, windows in host_windows(description, telemetry):
+        score = model.score(model_inputs(MODELS[description.model].inputs, windows, description.history))
+        names = pa.array([host] * len(score), pa.string())
+        time = pa.array(windows.telemetry.time[windows.ends])
+        columns = [names, time, pa.array(score), pa.array(score >= description.threshold)]
+        yield pa.RecordBatch.from_arrays(columns, schema=pa.schema(_fields(telemetry)))
+
+
+def host_windows(description: Description, telemetry: Telemetry) -> Iterator[tuple[str, WindowSet]]:
+    """Yield the windows of one host after the other; hosts with fewer rows than a window are left out."""
     for index, first, end in telemetry.spans():
         if end - first < description.window_rows:
             continue
@@ -112,11 +122,7 @@ def scored_batches(model: Fitted, description: Description, telemetry: Telemetry
             telemetry.label[first:end],
             {},
         )
-        windows = window_set(one, description.window_rows)
-        score = model.score(model_inputs(MODELS[description.model].inputs, windows, description.history))
-        names = pa.array([telemetry.hosts[index]] * len(score), pa.string())
-        columns = [names, pa.array(one.time[windows.ends]), pa.array(score), pa.array(score >= description.threshold)]
-        yield pa.RecordBatch.from_arrays(columns, schema=pa.schema(_fields(telemetry)))
+        yield telemetry.hosts[index], window_set(one, description.window_rows)
 
 
 def _fields(telemetry: Telemetry) -> list[tuple[str, pa.DataType]]:

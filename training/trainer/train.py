@@ -228,7 +228,7 @@ def _value_of(item: Hyper) -> Callable[[str], int | float]:
         if fault is not None:
             raise argparse.ArgumentTypeError(fault)
         kind: type[int | float] = type(item.default)
-        return kind(value)  # type: ignore[arg-type]
+        return kind(value)
 
     return read
 
