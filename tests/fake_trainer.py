@@ -73,6 +73,23 @@ def slow(out: Path) -> int:
     return 0
 
 
+def patient(out: Path) -> int:
+    """Work until somebody makes the file `go`."""
+    say("started")
+    step(out, 1, 2)
+    while not Path("go").exists():
+        time.sleep(0.02)
+    say("ended")
+    artifact(out)
+    return 0
+
+
+def patient_failure(out: Path) -> int:
+    """Do that and fail."""
+    patient(out)
+    return 1
+
+
 def stubborn(out: Path) -> int:
     """Ignore TERM and leave children that detach themselves, twice removed."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -186,7 +203,7 @@ def dump_environment(out: Path) -> int:
     return 0
 
 
-def main() -> int:
+def main(acts: dict[str, Any]) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--describe", action="store_true")
     parser.add_argument("--job", type=Path)
@@ -196,8 +213,8 @@ def main() -> int:
         say(json.dumps(DECLARATION))
         return 0
     act = json.loads(args.job.read_text())["spec"]["hyper"]["act"]
-    return int(globals()[act](args.out))
+    return int(acts[act](args.out))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(globals()))

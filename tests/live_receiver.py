@@ -114,6 +114,7 @@ class LiveReceiver:
             self.port = link.getsockname()[1]
             self._ready.set()
             await self.server.serve(sockets=[link])
+            self.fleet.keeper.close()
             self.fleet.uploads.shutdown()
         finally:
             database.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -67,6 +68,50 @@ def test_a_result_made_while_the_receiver_was_away_is_taken_afterwards(tmp_path:
         assert starts(tmp_path) == 1
 
 
+def test_an_outage_beyond_the_lease_at_both_ends_costs_no_training(tmp_path: Path) -> None:
+    """The receiver is away until the training has ended, and the worker cannot reach it until the lease is over too."""
+    with slow_fleet(tmp_path, ("--heartbeat-s", "0.2", "--lease-s", "2", "--ack-s", "9", "--backoff-s", "0")) as fleet:
+        fleet.start_receiver()
+        fleet.start_worker("tower")
+        wait_until("the trainer runs", lambda: starts(tmp_path) == 1 and fleet.by_status() == {"running": 1})
+        fleet.stop("receiver", signal.SIGKILL)
+        wait_until("the worker notices", lambda: "no heartbeat" in fleet.log("tower"))
+        (tmp_path / "go").touch()
+        wait_until("the artifact is packed", lambda: list((tmp_path / "tower").rglob("*.zst")))
+        fleet.processes["tower"].send_signal(signal.SIGSTOP)
+        fleet.start_receiver()
+        wait_until("the lease has run out", lambda: fleet.by_status() == {"pending": 1})
+        fleet.processes["tower"].send_signal(signal.SIGCONT)
+        wait_until("the result is taken", lambda: fleet.by_status() == {"completed": 1})
+        assert (starts(tmp_path), _ends(fleet)) == (1, [("tower", "completed")])
+
+
+def test_a_worker_restarted_while_the_receiver_is_away_takes_over_and_delivers_later(tmp_path: Path) -> None:
+    with slow_fleet(tmp_path, ("--heartbeat-s", "0.2", "--lease-s", "60", "--ack-s", "30")) as fleet:
+        fleet.start_receiver()
+        fleet.start_worker("tower")
+        wait_until("the trainer runs", lambda: starts(tmp_path) == 1 and fleet.by_status() == {"running": 1})
+        fleet.stop("receiver", signal.SIGKILL)
+        (state,) = (tmp_path / "tower" / "runs").glob("*/state.json")
+        shim = int(json.loads(state.read_text())["shim"].partition(":")[0])
+        os.kill(shim, signal.SIGSTOP)  # so that it does not give up waiting because this machine is busy
+        fleet.stop("tower", signal.SIGKILL)
+        fleet.start_worker("tower")
+        wait_until("it takes over", lambda: "trainer taken over" in fleet.log("tower"))
+        os.kill(shim, signal.SIGCONT)
+        (tmp_path / "go").touch()
+        wait_until("the artifact is packed", lambda: list((tmp_path / "tower").rglob("*.zst")))
+        fleet.start_receiver()
+        wait_until("the result is taken", lambda: fleet.by_status() == {"completed": 1})
+        assert (starts(tmp_path), _ends(fleet)) == (1, [("tower", "completed")])
+
+
+def _ends(fleet: Fleet) -> list[tuple[str, str]]:
+    """Host and outcome of each attempt of the one job."""
+    (job,) = fleet.listed()
+    return [(attempt["host"], attempt["outcome"]) for attempt in fleet.asked("show", job["id"])["attempts"]]
+
+
 def test_a_job_whose_worker_was_killed_is_trained_by_another_one(tmp_path: Path) -> None:
     terms = ("--heartbeat-s", "0.2", "--lease-s", "2", "--ack-s", "2", "--backoff-s", "0.1")
     with slow_fleet(tmp_path, terms) as fleet:
@@ -78,12 +123,7 @@ def test_a_job_whose_worker_was_killed_is_trained_by_another_one(tmp_path: Path)
         wait_until("another host trains", lambda: starts(tmp_path) == 2)
         (tmp_path / "go").touch()
         wait_until("its result is taken", lambda: fleet.by_status() == {"completed": 1})
-        (job,) = fleet.listed()
-        detail = fleet.asked("show", job["id"])
-        assert [(attempt["host"], attempt["outcome"]) for attempt in detail["attempts"]] == [
-            ("tower", "expired"),
-            ("server", "completed"),
-        ]
+        assert _ends(fleet) == [("tower", "expired"), ("server", "completed")]
 
 
 def test_no_trainer_outlives_a_killed_worker(tmp_path: Path) -> None:

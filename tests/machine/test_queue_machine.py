@@ -32,6 +32,7 @@ from tests.machine.fleet_model import Model
 from tests.queue_world import repeated
 from training.fleet import wire
 from training.fleet.capability import GIB, Capability, Gpu
+from training.fleet.database.reading import of_receiver
 from training.fleet.database.sqlite import Sqlite
 from training.fleet.errors import (
     ArtifactMissingError,
@@ -41,6 +42,8 @@ from training.fleet.errors import (
     StaleLeaseError,
     StorageFullError,
 )
+from training.fleet.integrity.records import check_pages, check_rows, check_structure
+from training.fleet.integrity.report import Report
 from training.fleet.jobs import FAIL_KINDS, Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
 from training.fleet.manifest import Header, JobEntry
 from training.fleet.queue import Queue, reload
@@ -110,7 +113,13 @@ class FleetMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.database.close()
+        report = Report()
+        with of_receiver(self.path) as reading:
+            check_pages(reading, report)
+            assert check_structure(reading, report)
+            check_rows(reading, report)
         shutil.rmtree(self.folder)
+        assert report.findings == []
 
     # ---- the operator
 

@@ -283,4 +283,4 @@ def test_a_model_this_trainer_does_not_know_is_refused(
     text = (artifacts["gbt"] / "model.json").read_text().replace('"model": "gbt"', '"model": "oracle9"')
     (tmp_path / "model.json").write_text(text)
     status, error = refused(["--bundle", tmp_path, "--data", synthetic / "synthetic.parquet"], capsys)
-    assert (status, "knows gbt, mlp" in error) == (78, True)
+    assert (status, "knows gbt, mlp, cnn, gru, lstm, tcn, transformer" in error) == (78, True)

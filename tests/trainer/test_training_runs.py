@@ -455,9 +455,12 @@ def test_validate_checks_and_trains_nothing(
     path = job_file(job_document(synthetic))
     assert run.main(["--validate", "--job", str(path)]) == 0
     assert sorted(item.name for item in tmp_path.iterdir()) == ["job.json"]
-    path = job_file(job_document(synthetic, model="cnn"))
+    path = job_file(job_document(synthetic, model="svm"))
     assert run.main(["--validate", "--job", str(path)]) == 78
-    assert capsys.readouterr().err == ("trainer: the job is wrong: spec.model: found 'cnn', expected one of gbt, mlp\n")
+    assert capsys.readouterr().err == (
+        "trainer: the job is wrong: spec.model: found 'svm', "
+        "expected one of gbt, mlp, cnn, gru, lstm, tcn, transformer\n"
+    )
 
 
 @pytest.mark.parametrize("arguments", [[], ["--job", "x"], ["--nonsense"]])

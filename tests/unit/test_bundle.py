@@ -138,6 +138,30 @@ def test_a_link_is_refused_wherever_it_points(tmp_path: Path) -> None:
     assert "'link', a link; expected a regular file" in str(error)
 
 
+def test_a_link_in_place_of_the_artifact_is_not_followed(tmp_path: Path) -> None:
+    two_files(tmp_path / "elsewhere")
+    (tmp_path / "art").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert f"found a link at {tmp_path / 'art'}" in str(refused(tmp_path / "art", tmp_path))
+
+
+def test_a_file_in_place_of_the_artifact_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "art").write_text("model")
+    assert f"found a file at {tmp_path / 'art'}" in str(refused(tmp_path / "art", tmp_path))
+
+
+@pytest.mark.parametrize(("name", "kind"), [("art/a.txt", "no_artifact"), ("art.tar.part", "host_fault")])
+def test_what_may_not_be_read_is_the_trainers_fault_and_what_may_not_be_written_the_hosts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
+) -> None:
+    folder = two_files(tmp_path / "art")
+
+    def forbidden(*args: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / name))
+
+    monkeypatch.setattr(bundle.os, "open", forbidden)
+    assert refused(folder, tmp_path).kind == kind
+
+
 def test_a_linked_folder_is_not_followed(tmp_path: Path) -> None:
     folder = two_files(tmp_path / "art")
     (folder / "elsewhere").symlink_to(tmp_path, target_is_directory=True)
@@ -202,7 +226,7 @@ def test_folders_nested_too_deep_are_refused(tmp_path: Path) -> None:
 
 def test_too_many_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundle, "MAX_FILES", 1)
-    assert "found 2 files" in str(refused(two_files(tmp_path / "art"), tmp_path))
+    assert "found more than 1 files" in str(refused(two_files(tmp_path / "art"), tmp_path))
 
 
 def test_too_many_bytes_are_refused_before_anything_is_read(tmp_path: Path) -> None:

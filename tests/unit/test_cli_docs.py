@@ -22,7 +22,7 @@ def test_the_reference_has_every_command_and_option(page: str) -> None:
             assert option == "--help" or option in page
     assert set(re.findall(r"--[a-z-]+", headings)) == {
         "--watch", "--status", "--model", "--mode", "--host", "--limit", "--exit-code", "--if-plan", "--allow-shrink",
-        "--metric", "--split", "--dataset",
+        "--metric", "--split", "--dataset", "--artifacts", "--no-hash",
     }  # fmt: skip
 
 
@@ -50,5 +50,5 @@ def test_the_reference_has_exactly_the_exit_statuses(page: str) -> None:
 def test_the_reference_names_every_document_as_wire_does(page: str) -> None:
     from training.fleet import wire
 
-    for name in re.findall(r"\b(?:Health|JobView|JobPage|JobDetail|Why|WorkerPage|State|Plan)\b", page):
+    for name in re.findall(r"\b(?:Health|JobView|JobPage|JobDetail|Why|WorkerPage|State|Plan|Chore)\b", page):
         assert hasattr(wire, name)

@@ -522,7 +522,9 @@ def test_wrong_usage_exits_2_and_names_the_fault(argv: list[str], capsys: pytest
 
 
 @pytest.mark.parametrize(
-    "argv", [["cancel", FIRST], ["requeue", FIRST], ["reload"], ["plan"]], ids=lambda argv: argv[0]
+    "argv",
+    [["cancel", FIRST], ["requeue", FIRST], ["reload"], ["plan"], ["backup"], ["fsck"]],
+    ids=lambda argv: argv[0],
 )
 def test_an_operator_command_without_its_token_exits_77_before_it_asks(
     stub: Stub, capsys: pytest.CaptureFixture[str], argv: list[str]

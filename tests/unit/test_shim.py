@@ -17,7 +17,15 @@ import pytest
 
 from training.fleet.errors import ConfigurationError
 from training.fleet.executors import local, shim
-from training.fleet.executors.local import Ending, Training, lives, process_identity, read_ending
+from training.fleet.executors.local import (
+    Ending,
+    Training,
+    lives,
+    process_identity,
+    read_ending,
+    running_s,
+    take_over,
+)
 
 STUBBORN = """
 import os, signal, sys, time
@@ -44,7 +52,7 @@ class Started:
     def __call__(
         self, code: str, *, grace_s: float = 0.5, command: list[str] | None = None, go: bool = True
     ) -> Training:
-        training = Training(
+        training = local.launch(
             command or [sys.executable, "-I", "-S", "-c", code],
             self.folder,
             {"PATH": os.environ["PATH"]},
@@ -56,6 +64,33 @@ class Started:
         self.trainings.append(training)
         if go:
             training.go()
+        return training
+
+    def by_a_worker_that_is_killed(self, code: str, *, go: bool = True, grace_s: float = 0.5) -> str:
+        """Start a trainer from a process that is killed once it runs, and return the identity of its shim."""
+        ready = self.folder / "ready"
+
+        def work() -> None:
+            training = self(code, go=go, grace_s=grace_s)
+            end = time.monotonic() + 15
+            while go and not ready.exists() and time.monotonic() < end:
+                time.sleep(0.01)
+            (self.folder / "identity").write_text(training.identity)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        worker = os.fork()
+        if worker == 0:
+            try:
+                work()
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) == -9
+        return (self.folder / "identity").read_text()
+
+    def taken_over(self, identity: str) -> Training:
+        training = take_over(identity, self.folder / "exit.json", log=self.take, wake=self.told.set)
+        assert training is not None
+        self.trainings.append(training)
         return training
 
     def take(self, chunk: bytes) -> None:
@@ -233,15 +268,126 @@ def test_the_end_of_the_life_line_ends_the_tree(start: Started) -> None:
     start.until_it_says(b"ready")
     assert training._shim.stdin is not None
     training._shim.stdin.close()
-    training._shim.wait(10)
+    training._shim.wait()
     assert json.loads((start.folder / "exit.json").read_text())["asked"] == "L"
     assert start.processes() == []
+
+
+PATIENT = """
+import os, sys, time
+open("ready", "w").close()
+while not os.path.exists("go"):
+    time.sleep(0.01)
+sys.stdout.write("x" * 200_000 + "done"); sys.stdout.flush()
+raise SystemExit(7)
+"""
+
+
+def test_a_training_whose_worker_was_killed_is_taken_over_and_goes_on(start: Started) -> None:
+    start.taken_over(start.by_a_worker_that_is_killed(PATIENT))
+    (start.folder / "go").touch()
+    ending = start.ending()
+    assert (ending.status, ending.asked) == (7, "")
+    assert start.output == b"x" * 200_000 + b"done"
+
+
+def test_what_was_printed_while_no_worker_lived_is_not_lost(start: Started) -> None:
+    """The shim holds the output open, so the trainer waits for a reader and is not broken off."""
+    identity = start.by_a_worker_that_is_killed(PATIENT)
+    (start.folder / "go").touch()
+    start.until_its_status_says(int(identity.partition(":")[0]), "State", lambda state: state == "S")
+    start.taken_over(identity)
+    assert start.ending().status == 7
+    assert start.output == b"x" * 200_000 + b"done"
+
+
+def test_the_end_of_what_was_printed_stands_in_the_report_when_nobody_takes_over(start: Started) -> None:
+    identity = start.by_a_worker_that_is_killed(PATIENT.replace("200_000", "50_000"))
+    (start.folder / "go").touch()
+    until_gone(identity)
+    report = json.loads((start.folder / "exit.json").read_text())
+    assert (report["status"], report["rest"]) == (7, "x" * 16380 + "done")
+
+
+def test_the_report_has_its_room_before_a_trainer_can_fill_the_disk(tmp_path: Path) -> None:
+    report = shim.Report(str(tmp_path / "exit.json"))
+    assert [(path.name, path.stat().st_size) for path in tmp_path.iterdir()] == [("exit.json.new", shim.REPORT_BYTES)]
+    report.write("{}")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("exit.json", "{}")]
+
+
+def test_a_report_without_room_may_still_fit_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    shim.Report(str(tmp_path / "exit.json")).write("{}")
+    assert (tmp_path / "exit.json").read_text() == "{}"
+
+
+def test_a_training_that_was_taken_over_can_be_stopped(start: Started) -> None:
+    training = start.taken_over(start.by_a_worker_that_is_killed(PATIENT))
+    training.stop()
+    assert (start.ending().status, start.ending().asked) == (-15, "T")
+    assert start.processes() == []
+
+
+def test_a_training_is_taken_over_as_often_as_its_worker_dies(start: Started) -> None:
+    identity = start.by_a_worker_that_is_killed(PATIENT)
+    for _ in range(2):
+        worker = os.fork()
+        if worker == 0:
+            try:
+                held = take_over(identity, start.folder / "exit.json", log=start.take, wake=start.told.set)
+                os.kill(os.getpid(), signal.SIGKILL if held else signal.SIGTERM)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) == -9
+    start.taken_over(identity)
+    (start.folder / "go").touch()
+    assert start.ending().status == 7
+
+
+def test_a_training_nobody_takes_over_is_ended_whatever_its_grace(start: Started) -> None:
+    """6 s to be taken over, 2 s of grace at most, and the kill: within the 10 s that are promised."""
+    code = STUBBORN.replace("sys.stdout.write", 'open("ready", "w").close(); sys.stdout.write')
+    identity = start.by_a_worker_that_is_killed(code, grace_s=600)
+    until_gone(identity)
+    assert json.loads((start.folder / "exit.json").read_text())["asked"] == "L"
+    assert start.processes() == []
+    assert take_over(identity, start.folder / "exit.json", log=start.take, wake=start.told.set) is None
+    assert shim.ADOPT_S + shim.ORPHAN_GRACE_S <= 8
+
+
+def test_a_shim_whose_worker_died_before_the_go_says_that_nothing_ran(start: Started) -> None:
+    until_gone(start.by_a_worker_that_is_killed("open('started', 'w')", go=False))
+    report = json.loads((start.folder / "exit.json").read_text())
+    assert (report["asked"], report["status"]) == ("N", None)
+    assert not (start.folder / "started").exists()
+
+
+@pytest.mark.parametrize("identity", ["", "nobody", "0:0:x", f"{os.getpid()}:1:x", process_identity(os.getpid())])
+def test_only_a_shim_that_lives_is_taken_over(start: Started, identity: str) -> None:
+    assert take_over(identity, start.folder / "exit.json", log=start.take, wake=start.told.set) is None
+
+
+def test_a_process_knows_how_long_it_has_run() -> None:
+    began = running_s(process_identity(os.getpid()))
+    assert 0 < began < running_s(process_identity(1)) + 1
+    assert running_s("") == 0.0
+
+
+def until_gone(identity: str) -> None:
+    end = time.monotonic() + 15
+    while lives(identity):
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_a_term_to_the_shim_itself_stops_the_tree(start: Started) -> None:
     training = start(STUBBORN)
     start.until_it_says(b"ready")
-    training._shim.terminate()
+    os.kill(training._shim.pid, signal.SIGTERM)
     assert start.ending().asked == "T"
     assert start.processes() == []
 
@@ -256,7 +402,7 @@ def test_what_a_finished_trainer_leaves_behind_is_cleared(start: Started) -> Non
 def test_a_shim_that_was_killed_takes_its_trainer_along_and_is_reported(start: Started) -> None:
     training = start("import sys, time; sys.stdout.write('ready'); sys.stdout.flush(); time.sleep(600)")
     start.until_it_says(b"ready")
-    training._shim.kill()
+    os.kill(training._shim.pid, signal.SIGKILL)
     assert start.ending() == Ending(error="the shim was killed before it could report")
     assert start.processes() == []
 
@@ -341,6 +487,23 @@ def test_descendants_are_found_over_all_generations() -> None:
         return [before, len(shim.descendants())]
 
     assert in_child(work) == [2, 0]
+
+
+def test_a_fork_bomb_at_its_limit_of_processes_is_ended(start: Started) -> None:
+    """Each process that dies makes room for a newborn."""
+    bomb = (
+        "import os, resource\n"
+        "if os.getuid() == 0:\n    os.setresuid(54321, 54321, 54321)\n"
+        "resource.setrlimit(resource.RLIMIT_NPROC, (300, 300))\n"
+        "while True:\n    try:\n        os.fork()\n    except OSError:\n        pass\n"
+    )
+    training = start(bomb)
+    end = time.monotonic() + 15
+    while len(start.processes()) < 100:
+        assert time.monotonic() < end
+    training.kill()
+    assert start.ending().asked == "K"
+    assert start.processes() == []
 
 
 def test_the_shim_is_found_beside_its_module() -> None:

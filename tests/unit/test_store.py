@@ -246,7 +246,7 @@ def test_an_index_that_is_right_is_left_alone(store: Store, tmp_path: Path) -> N
 )
 def test_a_wrong_index_is_made_whole(store: Store, tmp_path: Path, found: bytes) -> None:
     index = tmp_path / "index.jsonl"
-    right = [store_module._line(row(number)) for number in range(4)]
+    right = [store_module.index_line(row(number)) for number in range(4)]
     for number, line in enumerate(right):
         found = found.replace(b"{%d}" % number, line)
     index.write_bytes(found)
@@ -257,7 +257,7 @@ def test_a_wrong_index_is_made_whole(store: Store, tmp_path: Path, found: bytes)
 
 def test_an_index_longer_than_a_chunk_is_repaired_at_its_end(store: Store, tmp_path: Path) -> None:
     count = 12_000
-    right = b"".join(store_module._line(row(number)) for number in range(count))
+    right = b"".join(store_module.index_line(row(number)) for number in range(count))
     (tmp_path / "index.jsonl").write_bytes(right[:-1])
     assert store.rebuild_index(row(number) for number in range(count)) is True
     assert (tmp_path / "index.jsonl").read_bytes() == right

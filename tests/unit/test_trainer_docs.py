@@ -23,7 +23,7 @@ def test_the_page_of_models_holds_the_declared_hyper_parameters(root: Path) -> N
 
 def test_the_page_of_models_describes_every_model(root: Path) -> None:
     text = (root / "docs/reference/models.md").read_text()
-    assert [model for model in hyper.MODELS if f"\n## {model}\n" not in text] == []
+    assert [model for model in hyper.MODELS if f"\n## {model}\n" not in text and f"| `{model}` | " not in text] == []
 
 
 def test_the_dataset_contract_names_every_split_with_its_kind_and_keys(root: Path) -> None:

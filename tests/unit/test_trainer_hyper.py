@@ -28,8 +28,8 @@ def test_the_declaration_names_modes_splits_and_the_models_that_can_run() -> Non
     assert found["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert found["properties"]["mode"] == {"enum": ["realistic", "oracle"]}
     assert found["properties"]["split_recipe"] == {"enum": ["random", "time", "hosts", "group", "published"]}
-    assert found["properties"]["model"] == {"enum": ["gbt", "mlp"]}
-    assert list(found["$defs"]) == ["gbt", "mlp"]
+    assert found["properties"]["model"] == {"enum": ["gbt", "mlp", "cnn", "gru", "lstm", "tcn", "transformer"]}
+    assert list(found["$defs"]) == ["gbt", "mlp", "cnn", "gru", "lstm", "tcn", "transformer"]
     assert found["$defs"]["gbt"]["additionalProperties"] is False
 
 

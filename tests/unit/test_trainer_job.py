@@ -67,7 +67,10 @@ def test_optional_keys_have_stated_defaults() -> None:
         (document(threads=0), "threads: found 0, expected a whole number from 1 to 1024"),
         (document(threads=True), "threads: found True, expected a whole number from 1 to 1024"),
         (document(device="tpu"), "device: found 'tpu', expected one of cpu, cuda"),
-        (spec(model="gtb"), "spec.model: found 'gtb', expected one of gbt, mlp; nearest is gbt"),
+        (
+            spec(model="gtb"),
+            "spec.model: found 'gtb', expected one of gbt, mlp, cnn, gru, lstm, tcn, transformer; nearest is gbt",
+        ),
         (spec(mode=None), "spec.mode: found None, expected one of realistic, oracle"),
         (spec(split_recipe="host"), "spec.split_recipe: found 'host', expected one of random, time, hosts, group"),
         (spec(seed=-1), "spec.seed: found -1, expected a whole number from 0 to 9007199254740991"),

@@ -8,7 +8,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from stub_receiver import Reply, Seen, StubReceiver, lease, problem
 from training.fleet import wire
 from training.fleet.capability import Capability, Datasets, Gpu
 from training.fleet.client import Client
-from training.fleet.errors import UnavailableError, UnreachableError, UpgradeRequiredError
+from training.fleet.errors import ConfigurationError, UnavailableError, UnreachableError, UpgradeRequiredError
 from training.fleet.worker import attempt as attempt_module
 from training.fleet.worker import loop as loop_module
 from training.fleet.worker.attempt import Attempt, Place, Rules
@@ -32,7 +32,7 @@ from training.fleet.worker.start import Contracts, Seat
 
 TESTS = Path(__file__).resolve().parents[1]
 PLAIN = Capability("box")
-REPORT = {"status": 0, "asked": "", "error": "", "max_rss_bytes": 5, "duration_s": 2.5}
+REPORT = {"status": 0, "asked": "", "error": "", "max_rss_bytes": 5, "duration_s": 2.5, "rest": ""}
 
 
 @pytest.fixture
@@ -46,7 +46,6 @@ def stub() -> Iterator[StubReceiver]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("RETRY_S", 0.01), ("RETRY_CAP_S", 0.05), ("UPLOAD_DEADLINE_S", 0.0), ("TICK_S", 0.05)):
         monkeypatch.setattr(attempt_module, name, value)
-    monkeypatch.setattr(attempt_module, "DISK_LOOK_S", 0.0)
     monkeypatch.setattr(attempt_module, "LEAVING_DEADLINE_S", 0.0)
     for name in ("AWAY_S", "REFUSED_S"):
         monkeypatch.setattr(loop_module, name, 0.01)
@@ -65,18 +64,22 @@ class Bench:
 
     def attempt(self, step: str = "claimed", *, resumed: bool = False, act: str = "good", **changes: Any) -> Attempt:
         granted = wire.Lease(**lease(act, heartbeat_s=0.1))
-        if not self.folder.path.exists():
-            self.folder.make()
         state = State(step, granted, **changes)  # type: ignore[arg-type]
+        if not self.folder.path.exists():
+            self.folder.make(state)
         if resumed:
             self.folder.save(state)
         place = Place(Seat(1), {}, Contracts(None, TESTS), lambda: [granted.lease_id], self.heard.append)
         return Attempt(self.client, self.rules, place, self.folder, state, Journal(self.words), resumed=resumed)
 
+    def made(self) -> None:
+        """Make the folder as a worker that began a run has left it."""
+        if not self.folder.path.exists():
+            self.folder.make(State("claimed", wire.Lease(**lease("good"))))
+
     def packed(self) -> Attempt:
         """An attempt whose training is done, by an earlier worker."""
-        if not self.folder.path.exists():
-            self.folder.make()
+        self.made()
         self.folder.artifact.mkdir()
         (self.folder.artifact / "model.txt").write_text("model")
         self.folder.report.write_text(json.dumps(REPORT))
@@ -122,12 +125,20 @@ def test_a_heartbeat_is_answered_before_the_upload_of_an_earlier_run(bench: Benc
 
 
 def test_a_training_that_failed_while_no_worker_looked_is_reported(bench: Bench) -> None:
-    bench.folder.make()
+    bench.made()
     (bench.folder.path / "log.head").write_text("ValueError: x\n")
     bench.folder.report.write_text(json.dumps({**REPORT, "status": 1}))
     assert bench.attempt("training", resumed=True).run() == "failed"
     assert (bench.reported()["kind"], bench.reported()["error"]) == ("trainer_error", "ValueError: x")
     assert bench.step() == ("over", "trainer_error: ValueError: x")
+
+
+def test_what_was_printed_while_no_worker_looked_is_reported(bench: Bench) -> None:
+    bench.made()
+    (bench.folder.path / "log.head").write_text("epoch 1\n")
+    bench.folder.report.write_text(json.dumps({**REPORT, "status": 1, "rest": "KeyError: 7\n"}))
+    assert bench.attempt("training", resumed=True).run() == "failed"
+    assert (bench.reported()["error"], bench.reported()["log_tail"]) == ("KeyError: 7", "epoch 1\nKeyError: 7\n")
 
 
 def test_a_training_nobody_saw_the_end_of_is_lost(bench: Bench) -> None:
@@ -195,7 +206,7 @@ def test_what_may_be_mended_is_waited_for(bench: Bench, stub: StubReceiver, repl
 
 
 def test_an_artifact_that_cannot_be_packed_fails_with_its_reason(bench: Bench) -> None:
-    bench.folder.make()
+    bench.made()
     bench.folder.artifact.mkdir()
     (bench.folder.artifact / "file").write_text("x")
     (bench.folder.artifact / "link").symlink_to("file")
@@ -300,7 +311,7 @@ def test_a_shim_that_cannot_be_started_is_the_hosts_fault(bench: Bench, monkeypa
     def broken(*args: object, **rest: object) -> None:
         raise OSError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(attempt_module, "Training", broken)
+    monkeypatch.setattr(attempt_module, "launch", broken)
     assert bench.attempt().run() == "released"
     assert "the trainer could not be started: [Errno 11]" in bench.reported()["error"]
 
@@ -309,14 +320,44 @@ def test_nothing_starts_when_the_state_cannot_be_saved(bench: Bench, monkeypatch
     def full(self: RunFolder, state: State) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(RunFolder, "save", full)
     attempt = bench.attempt(act="slow")
+    monkeypatch.setattr(RunFolder, "save", full)
     assert attempt.run() == "released"
     assert bench.reported()["kind"] == "host_fault"
     assert not bench.folder.progress.exists()
     assert attempt._training is not None
     assert attempt._training.ended.wait(10)
     assert "state not saved" in bench.words.getvalue()
+
+
+def test_a_fault_of_the_worker_is_reported_and_not_left_to_the_lease(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: object, elapsed_s: float) -> bool:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("training.fleet.worker.progress.Progress.poll", broken)
+    attempt = bench.attempt(act="slow")
+    assert attempt.run() == "released"
+    assert bench.reported()["error"] == "a fault of the worker, please report it: ZeroDivisionError: oops"
+    assert attempt._training is not None
+    assert attempt._training.ended.is_set()
+
+
+def test_a_fault_while_a_failure_is_reported_ends_the_run(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: object, *args: object, **rest: object) -> None:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr(Client, "fail", broken)
+    with pytest.raises(ZeroDivisionError):
+        bench.attempt("failed", resumed=True, failure=wire.Fail("lease-a-0001", "stalled")).run()
+
+
+def test_a_run_folder_that_vanished_is_the_trainers_error(bench: Bench) -> None:
+    attempt = bench.attempt("training", resumed=True)
+    bench.folder.remove()
+    assert attempt.run() == "failed"
+    assert bench.reported()["error"] == "the folder of the run was deleted while the trainer ran"
 
 
 def test_a_packing_that_runs_out_of_disk_says_so(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,10 +407,14 @@ class Site:
         flags = {"receiver": self.stub.url, "work_dir": str(self.work), "min_free_gib": "0", "grace_s": "0.3"}
         return dataclasses.replace(options({**flags, "trainer_dir": str(TESTS)}, {}), **changes)
 
-    def worker(self, capability: Capability = PLAIN, **changes: Any) -> Worker:
+    def worker(
+        self, capability: Capability = PLAIN, detect: Callable[[], Capability] | None = None, **changes: Any
+    ) -> Worker:
         self.work.mkdir(exist_ok=True)
         chosen = self.options(**changes)
-        worker = Worker(chosen, capability, lambda: Client(chosen.receiver, deadline_s=0), Journal(self.words))
+        worker = Worker(
+            chosen, detect or (lambda: capability), lambda: Client(chosen.receiver, deadline_s=0), Journal(self.words)
+        )
         self.workers.append(worker)
         return worker
 
@@ -437,7 +482,7 @@ def test_a_lease_that_makes_no_sense_is_left_alone(site: Site, stub: StubReceive
 def test_a_run_folder_that_cannot_be_made_gives_the_job_back(
     site: Site, stub: StubReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(self: RunFolder) -> None:
+    def full(self: RunFolder, state: State) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(RunFolder, "make", full)
@@ -495,6 +540,77 @@ def test_a_stopped_worker_asks_for_nothing(site: Site, stub: StubReceiver) -> No
     worker.serve()
     assert worker.serve_once(5) is None
     assert stub.seen == []
+
+
+def left_over(site: Site, *jobs: str) -> None:
+    """Leave reports of an earlier worker to deliver."""
+    (site.work / "runs").mkdir(parents=True)
+    for job in jobs:
+        granted = wire.Lease(**lease("good", job=job))
+        failure = wire.Fail(granted.lease_id, "stalled")
+        RunFolder(site.work / "runs" / job).make(State("failed", granted, failure=failure))
+
+
+def test_what_is_left_over_does_not_wait_until_the_host_is_looked_at(site: Site, stub: StubReceiver) -> None:
+    left_over(site, "a")
+    looked = threading.Event()
+
+    def slow() -> Capability:
+        assert looked.wait(20)
+        return PLAIN
+
+    site.serve(detect=slow)
+    stub.wait_for("fail")
+    assert stub.calls("claim") == []
+    looked.set()
+    stub.wait_for("claim")
+
+
+def test_more_may_be_left_over_than_there_are_slots(site: Site, stub: StubReceiver) -> None:
+    left_over(site, "a", "b", "c")
+    site.serve()
+    assert {seen.json["lease_id"] for seen in stub.wait_for("fail", 3)} == {f"lease-{job}-0001" for job in "abc"}
+    stub.offer(lease("good", job="d"))
+    stub.wait_for("complete")
+
+
+def test_a_worker_is_stopped_while_it_looks_at_the_host(site: Site, stub: StubReceiver) -> None:
+    begun, over = threading.Event(), threading.Event()
+
+    def endless() -> Capability:
+        begun.set()
+        assert over.wait(20)
+        return PLAIN
+
+    worker = site.serve(detect=endless)
+    assert begun.wait(10)
+    worker.stop()
+    site.threads[-1].join(10)
+    assert not site.threads[-1].is_alive()
+    over.set()
+
+
+def test_a_host_that_cannot_be_looked_at_ends_the_worker(site: Site) -> None:
+    def broken() -> Capability:
+        raise ConfigurationError("no host name")
+
+    with pytest.raises(ConfigurationError, match="no host name"):
+        site.worker(detect=broken).serve()
+
+
+def test_a_question_that_cannot_be_written_down_is_asked_all_the_same(site: Site, stub: StubReceiver) -> None:
+    (site.work / "claim.new").mkdir(parents=True)
+    stub.offer(lease("good"))
+    assert site.worker().serve_once(1) == "completed"
+    site.says("the next question could not be written down")
+
+
+def test_what_a_worker_was_killed_over_is_cleared(site: Site, stub: StubReceiver) -> None:
+    for name in ("x-1.new", "x-2.gone"):
+        (site.work / "runs" / name / "out").mkdir(parents=True)
+    site.serve()
+    stub.wait_for("claim")
+    assert list((site.work / "runs").iterdir()) == []
 
 
 def test_a_draining_worker_takes_no_second_job_while_it_holds_one(site: Site, stub: StubReceiver) -> None:

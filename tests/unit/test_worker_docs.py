@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from training.fleet.executors import shim
 from training.fleet.jobs import FAIL_KINDS
 from training.fleet.settings import Setting
 from training.fleet.worker.options import TABLE
@@ -41,7 +42,14 @@ def test_the_example_settings_name_only_real_settings(root: Path) -> None:
 def test_the_unit_gives_a_trainer_time_to_stop_and_heeds_exit_78(root: Path) -> None:
     unit = (root / "etc/systemd/cis490-training-worker.service").read_text().splitlines()
     assert "RestartPreventExitStatus=78" in unit
-    assert "KillMode=mixed" in unit
     assert "TimeoutStopSec=90" in unit
     stop_limit_s = next(setting.default for setting in TABLE if setting.name == "stop_limit_s")
     assert stop_limit_s <= 80
+
+
+def test_the_unit_lets_a_worker_that_died_take_over_its_trainers_in_time(root: Path) -> None:
+    unit = (root / "etc/systemd/cis490-training-worker.service").read_text().splitlines()
+    assert "KillMode=process" in unit
+    assert "Restart=always" in unit
+    assert "RestartSec=1" in unit
+    assert shim.ADOPT_S >= 5

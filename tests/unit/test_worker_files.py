@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from training.fleet import wire
 from training.fleet.worker import log as log_module
-from training.fleet.worker.folder import RunFolder, State, read_object, write_whole
+from training.fleet.worker.files import delete_tree, open_regular
+from training.fleet.worker.folder import RunFolder, State, read_object, unfinished, write_whole
 from training.fleet.worker.journal import Journal
 from training.fleet.worker.log import Log, plain
 from training.fleet.worker.progress import Progress, flat_metrics, left_s
+from training.fleet.worker.verdict import Failure
 
 LEASE = wire.Lease("a" * 64, "lease-0001", 1, 90.0, 600.0, 30.0, {"model": "x"}, 60, ["x"])
 
@@ -50,8 +53,40 @@ def test_a_log_nobody_wrote_to_is_empty(tmp_path: Path) -> None:
 
 def test_a_log_that_cannot_be_written_never_stops_the_trainer(tmp_path: Path) -> None:
     log = Log(tmp_path / "gone")
-    log.take(b"x" * 100)
-    assert log.size_bytes == 100
+    log.take(b"x" * 30_000)
+    log.take(b"y" * 100)
+    assert log.size_bytes == 30_100
+    assert log.tail(200) == "x" * 100 + "y" * 100
+    (tmp_path / "gone").mkdir()
+    log.take(b"z")
+    log.close()
+    assert (tmp_path / "gone" / "log.head").read_bytes() == b"z"
+
+
+@pytest.mark.parametrize(
+    ("before", "head", "tail"), [(3, "aaaxyz", ""), (10, "a" * 10, "xyz"), (14, "a" * 10, "aaaaxyz")]
+)
+def test_the_log_of_an_earlier_worker_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int, head: str, tail: str
+) -> None:
+    monkeypatch.setattr(log_module, "HEAD_BYTES", 10)
+    monkeypatch.setattr(log_module, "SEGMENT_BYTES", 10)
+    first, second = Log(tmp_path), Log(tmp_path)
+    first.take(b"a" * before)
+    first.close()
+    second.go_on()
+    second.take(b"xyz")
+    second.close()
+    assert (tmp_path / "log.head").read_text() == head
+    assert second.tail(100) == head + tail
+
+
+def test_a_log_that_was_never_begun_begins(tmp_path: Path) -> None:
+    log = Log(tmp_path)
+    log.go_on()
+    log.take(b"x")
+    log.close()
+    assert (tmp_path / "log.head").read_bytes() == b"x"
 
 
 @pytest.mark.parametrize(
@@ -157,11 +192,77 @@ def test_only_flat_finite_figures_are_kept() -> None:
     assert len(flat_metrics({str(number): 1 for number in range(999)})) == 256
 
 
+def test_metrics_hold_nothing_that_the_receiver_would_refuse() -> None:
+    """A heartbeat that is refused for its metrics would let the lease run out."""
+    raw = {"a\0": 1, "\ud800": 2, "n" * 201: 3, "line\nfeed": 4, "text": "\0", "fine": "ü"}
+    assert flat_metrics(raw) == {"fine": "ü"}
+    long = flat_metrics({f"{number:03}" + "ü" * 100: "ü" * 100 for number in range(256)})
+    assert 0 < len(json.dumps(long, ensure_ascii=False).encode()) < 40_000
+
+
+def test_what_is_no_regular_file_is_not_read_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/etc/hostname")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for name in ("pipe", "link", "zero", "missing"):
+        assert read_object(tmp_path / name) == {}
+        assert Progress(tmp_path / name).poll(1.0) is False
+    with pytest.raises(OSError, match="is no regular file"):
+        open_regular(Path("/dev/null"))
+
+
+def test_a_tree_is_deleted_whatever_its_depth_its_rights_and_its_links(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("x")
+    top = tmp_path / "top"
+    (top / "wide" / "inner").mkdir(parents=True)
+    (top / "wide" / "link").symlink_to(precious, target_is_directory=True)
+    os.mkfifo(top / "wide" / "inner" / "pipe")
+    (top / "wide").chmod(0)
+    here = os.open(top, os.O_RDONLY)
+    for _ in range(2000):
+        os.mkdir("deeper", dir_fd=here)
+        inner = os.open("deeper", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inner
+    os.close(here)
+    delete_tree(top)
+    delete_tree(tmp_path / "missing")
+    assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+    assert (precious / "file").exists()
+
+
+def test_what_a_worker_was_killed_over_is_known_by_its_name(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run-1")
+    (tmp_path / "run-1.new" / "out").mkdir(parents=True)
+    folder.make(State("claimed", LEASE))
+    assert [path.name for path in tmp_path.iterdir()] == ["run-1"]
+    assert (unfinished(tmp_path / "run-1.new"), unfinished(tmp_path / "run-1.gone")) == (True, True)
+    assert not unfinished(folder.path)
+    folder.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_room_is_made_without_the_log_and_the_state(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run-1")
+    folder.make(State("claimed", LEASE))
+    for path in (folder.out / "junk", folder.scratch / "junk", folder.bundle, folder.path / "log.head"):
+        path.write_text("x")
+    folder.make_room()
+    assert sorted(path.name for path in folder.path.iterdir()) == ["log.head", "state.json"]
+
+
 def test_a_state_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
-    folder.make()
+    folder.make(State("claimed", LEASE))
     failure = wire.Fail("lease-0001", "stalled", -9, "e", "tail")
-    for state in (State("claimed", LEASE), State("failed", LEASE, "1:2", failure=failure, metrics={"a": 0.5})):
+    stopped = Failure("timeout", "stopped")
+    for state in (
+        State("claimed", LEASE, "0" * 32),
+        State("training", LEASE, shim="1:2:x", stopped=stopped),
+        State("failed", LEASE, failure=failure, metrics={"a": 0.5}),
+    ):
         folder.save(state)
         assert folder.load() == state
 
@@ -190,11 +291,18 @@ def test_an_unknown_step_is_no_state(tmp_path: Path) -> None:
 
 def test_an_artifact_needs_a_file(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
-    folder.make()
+    folder.make(State("claimed", LEASE))
     assert not folder.has_artifact()
     (folder.artifact / "deep").mkdir(parents=True)
     assert not folder.has_artifact()
     (folder.artifact / "deep" / "model").write_text("x")
+    assert folder.has_artifact()
+
+
+def test_what_cannot_be_looked_into_counts_as_an_artifact_so_that_packing_can_say_why(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.make(State("claimed", LEASE))
+    folder.artifact.write_text("a file")
     assert folder.has_artifact()
 
 

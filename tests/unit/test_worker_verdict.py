@@ -47,6 +47,15 @@ def test_a_trainer_stopped_by_the_death_of_its_worker_is_lost() -> None:
     assert found.kind == "lost"
 
 
+def test_a_trainer_that_was_never_told_to_go_is_given_back() -> None:
+    found = judge(Evidence(Ending(asked="N")))
+    assert found == Failure("preempted", "the worker was restarted before the trainer ran")
+
+
+def test_a_trainer_that_was_stopped_and_whose_end_nobody_saw_ends_with_the_reason_of_the_stop() -> None:
+    assert judge(Evidence(Ending(asked="K", error="the shim was killed"), stopped=RELEASED)) == RELEASED
+
+
 def test_an_end_that_nobody_saw_is_lost() -> None:
     found = judge(Evidence(Ending()))
     assert found == Failure("lost", "the trainer is gone and nobody saw how it ended")
@@ -79,6 +88,7 @@ CASES = {
     "killed by somebody": (-9, {"oom_killed": False}, "trainer_error"),
     "another's kill is no evidence for status 1": (1, {"oom_killed": True}, "trainer_error"),
     "disk": (1, {"log_tail": "OSError: [Errno 28] No space left on device\n"}, "disk_full"),
+    "no room left, whatever it says": (1, {"log_tail": "boom\n", "disk_full": True}, "disk_full"),
     "anything else": (1, {"log_tail": "boom\n"}, "trainer_error"),
 }
 

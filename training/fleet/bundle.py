@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
@@ -68,8 +69,9 @@ def pack(folder: Path, target: Path) -> Packed:
         The digests and the length of what stands at `target` now.
 
     Raises:
-        TrainerError: The folder is missing, empty, over a limit, or holds something other than plainly named regular
-            files (kind `no_artifact`); the disk is full (`disk_full`); it cannot be read or written (`host_fault`).
+        TrainerError: The folder is missing, empty, a link, over a limit, or holds something other than plainly named
+            regular files that may be read (kind `no_artifact`); the disk is full (`disk_full`); it cannot be read or
+            written (`host_fault`).
     """
     part = target.with_name(f"{target.name}.part")
     try:
@@ -95,7 +97,15 @@ def _refused(folder: Path, error: OSError) -> TrainerError:
         return TrainerError(
             f"found no artifact at {folder} ({error}); the trainer must leave its files there", kind="no_artifact"
         )
+    if isinstance(error, NotADirectoryError):
+        return _odd(f"found a file at {folder}; expected a folder with the trainer's files in its place")
+    if isinstance(error, PermissionError) and _lies_in(error.filename, folder):
+        return _odd(f"found {error.filename!r}, which may not be read; the trainer must leave files that may")
     return TrainerError(f"cannot pack {folder}: {error}; check this host's disk and rights", kind="host_fault")
+
+
+def _lies_in(name: object, folder: Path) -> bool:
+    return name is not None and Path(str(name)).is_relative_to(folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +121,13 @@ class _Member:
 
 def _members(folder: Path) -> list[_Member]:
     """Return the files below a folder in the order of their names, or refuse the folder."""
-    members = sorted(_walk(folder, folder, 0), key=lambda member: member.name)
+    if folder.is_symlink():
+        raise _odd(f"found a link at {folder}; expected a folder with the trainer's files in its place")
+    members = sorted(islice(_walk(folder, folder, 0), MAX_FILES + 1), key=lambda member: member.name)
     if not members:
         raise _odd(f"found an empty folder {folder}; expected the trainer's files in it")
     if len(members) > MAX_FILES:
-        raise _odd(f"found {len(members)} files in {folder}; at most {MAX_FILES} may be in an artifact")
+        raise _odd(f"found more than {MAX_FILES} files in {folder}; at most that many may be in an artifact")
     seen: dict[str, str] = {}
     for member in members:
         other = seen.setdefault(member.name.casefold(), member.name)
@@ -230,7 +242,7 @@ def _content(member: _Member) -> Iterator[bytes]:
 
 
 def _opened(path: Path) -> BinaryIO:
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    flags = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
     return os.fdopen(os.open(path, flags), "rb", buffering=0)
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from training.fleet.blobs.folder import Data, Folder, Part
+from training.fleet.database import Row
 from training.fleet.errors import (
     ConfigurationError,
     DigestMismatchError,
@@ -150,7 +151,7 @@ class Store:
         Args:
             row: At least `sha256`, `model` and `mode`; the same members in the same order as `rebuild_index` gets.
         """
-        self._index.append(_line(row))
+        self._index.append(index_line(row))
 
     def rebuild_index(self, rows: Iterable[Mapping[str, object]]) -> bool:
         """Make the list say exactly what the database says. For the start, before the first upload.
@@ -164,10 +165,16 @@ class Store:
         Raises:
             ConfigurationError: The file cannot be written.
         """
-        return self._index.rebuild(_line(row) for row in rows)
+        return self._index.rebuild(index_line(row) for row in rows)
 
 
-def _line(row: Mapping[str, object]) -> bytes:
+def index_row(artifact: Mapping[str, object] | Row) -> dict[str, object]:
+    """Return what `index.jsonl` says of an artifact besides its path."""
+    return {name: artifact[name] for name in ("sha256", "model", "mode", "size_bytes")}
+
+
+def index_line(row: Mapping[str, object]) -> bytes:
+    """Return the line of `index.jsonl` that a row makes."""
     path = bundle_path(str(row["sha256"]), str(row["model"]), str(row["mode"]))
     return json.dumps({**row, "path": path}, separators=(",", ":")).encode() + b"\n"
 

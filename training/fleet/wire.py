@@ -153,6 +153,30 @@ class Reload:
     if_plan: Hex64 | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class BackupOrder:
+    """`POST /v1/backup`: make a backup below the receiver's own `backup_root`.
+
+    Attributes:
+        label: Stands behind the date in its name; None for the date alone.
+        artifacts: Whether the artifacts belong to it.
+    """
+
+    label: Annotated[str, Limit(pattern="^[a-z0-9-]{1,40}$", min_length=1, max_length=40)] | None = None
+    artifacts: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FsckOrder:
+    """`POST /v1/fsck`: check database, store and index against each other.
+
+    Attributes:
+        hashes: Whether the artifacts are read; without it only their presence and length are looked at.
+    """
+
+    hashes: bool = True
+
+
 # ---- receiver to worker ---------------------------------------------------------------------------------------------
 
 
@@ -549,3 +573,51 @@ class Plan:
     dropped: list[PlannedJob]
     stranded: list[str]
     warnings: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that a check found.
+
+    Attributes:
+        place: Where.
+        found: What is there.
+        expected: What should be.
+        hint: What to do now.
+    """
+
+    place: str
+    found: str
+    expected: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chore:
+    """`GET /v1/chore`: the newest backup or check, and how far it is.
+
+    Attributes:
+        kind: `backup`, `fsck`, or empty before the first.
+        state: `idle`, `running`, `done` or `failed`.
+        name: Of the backup; of a check when it began.
+        begun_at: When it began, RFC 3339, UTC.
+        path: Folder of a backup that is done, on the receiver's host.
+        done_bytes: Bytes of artifacts read so far.
+        total_bytes: Bytes to read, 0 while unknown.
+        findings: What is wrong.
+        notes: What is not wrong and may be looked at.
+        checked: How much a check looked at: `jobs pages artifacts bytes`.
+        error: Why it failed, for people; empty otherwise.
+    """
+
+    kind: str = ""
+    state: str = "idle"
+    name: str = ""
+    begun_at: str = ""
+    path: str = ""
+    done_bytes: int = 0
+    total_bytes: int = 0
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[Finding] = field(default_factory=list)
+    checked: dict[str, int] = field(default_factory=dict)
+    error: str = ""

@@ -1,33 +1,40 @@
 """The accuracy program: trains models, modes and splits over several seeds and writes one table.
 
-`python -m training.trainer.accuracy --data DIR --seeds 0,1,2 [--splits hosts,time,group,random] [--write FILE.md]`
+`python -m training.trainer.accuracy --data DIR --seeds 0,1,2 [--splits hosts,group,time,random] [--write FILE.md]`
 
-Every job is the one the fleet would train with default hyper-parameters, in a process of its own. A split that leaks is
-marked in its rows and in a closing line that says how much better it looks. With `--write` the text between the two
-marker lines of a Markdown file is replaced after every row, so that a run cut short keeps what it measured; otherwise
-the table goes to the standard output at the end.
+Every job is the one the fleet would train with default hyper-parameters, in a process of its own, several at a time;
+only the model that the fleet would keep beside the folds' is left out, because no number depends on it. A split that
+leaks is marked in its rows and in a closing line that says how much better it looks. With `--write` the text between
+the two marker lines of a Markdown file is replaced after every row, so that a run cut short keeps what it measured;
+otherwise the table goes to the standard output at the end.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from training.dataset import MODES, SPLIT_RECIPES, Dataset, DatasetError, read_dataset
 from training.trainer.faults import HostError, SpecError, TrainerError
 from training.trainer.hyper import MODELS
+from training.trainer.job import parsed_job
 from training.trainer.splits import LEAKING_RECIPES
 
 BEGIN = "<!-- accuracy table: begin -->"
 END = "<!-- accuracy table: end -->"
+ROOT = Path(__file__).resolve().parents[2]
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 COLUMNS = ("auroc", "auprc", "auroc_host_mean", "auprc_host_mean", "f1_host_mean")
 
 Row = dict[str, Any]
@@ -39,13 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.write is not None:
             _marked(options.write)
-        rows: list[Row] = []
+        started, rows = time.monotonic(), []
         for row in measured_rows(options):
             rows.append(row)
+            text = table(rows) + _effort(rows, options, time.monotonic() - started)
             if options.write is not None:
-                _write(options.write, table(rows))
+                _write(options.write, text)
         if options.write is None:
-            sys.stdout.write(table(rows))
+            sys.stdout.write(text)
     except (TrainerError, DatasetError, OSError) as fault:
         sys.stderr.write(f"accuracy: {fault}\n")
         return fault.exit_status if isinstance(fault, TrainerError) else HostError.exit_status
@@ -55,15 +63,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measured_rows(options: argparse.Namespace) -> Iterator[Row]:
     """Train every combination and yield one row each, with the numbers of all seeds."""
     dataset = read_dataset(options.data)
-    for split in options.splits:
-        for model in options.models:
-            for mode in options.modes:
-                started = time.monotonic()
-                found = [_numbers(dataset, model, mode, split, seed, options.threads) for seed in options.seeds]
-                duration_s = (time.monotonic() - started) / len(found)
+    wanted = list(itertools.product(options.splits, options.models, options.modes))
+    with ThreadPoolExecutor(options.parallel) as pool:
+        jobs = [
+            [pool.submit(_numbers, dataset, *names, seed, options.threads) for seed in options.seeds]
+            for names in wanted
+        ]
+        try:
+            for (split, model, mode), futures in zip(wanted, jobs, strict=True):
+                found = [future.result() for future in futures]
+                duration_s = statistics.fmean(entry["duration_s"] for entry in found)
                 auprc = _spread(found, "auprc_host_mean")
                 sys.stderr.write(f"{split} {model} {mode}: host AUPRC {auprc}, {duration_s:.0f} s per job\n")
                 yield {"split": split, "model": model, "mode": mode, "duration_s": duration_s, "numbers": found}
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -79,7 +93,7 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join([*lines, *_leak_lines(rows)]) + "\n"
 
 
-def _numbers(dataset: Dataset, model: str, mode: str, split: str, seed: int, threads: int) -> dict[str, float]:
+def _numbers(dataset: Dataset, split: str, model: str, mode: str, seed: int, threads: int) -> dict[str, float]:
     """Train one job in a process of its own and return its numbers."""
     document = {
         "v": 1,
@@ -87,19 +101,45 @@ def _numbers(dataset: Dataset, model: str, mode: str, split: str, seed: int, thr
         "dataset": {"name": dataset.name, "path": str(dataset.folder.resolve())},
         "threads": threads,
     }
-    with tempfile.TemporaryDirectory() as name:
-        out = Path(name)
-        (out / "job.json").write_text(json.dumps(document), encoding="utf-8")
-        command = [sys.executable, str(Path(__file__).with_name("run.py")), "--job", str(out / "job.json")]
-        done = subprocess.run(  # noqa: S603  (this Python and a file beside this one)
-            [*command, "--out", name], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise HostError(f"{model} {mode} {split} seed {seed} ended with {done.returncode}: {done.stderr.strip()}")
-        metrics = json.loads((out / "artifact" / "metrics.json").read_text(encoding="utf-8"))
-    found = {key: value for key, value in metrics["headline"].items() if value is not None}
-    tested = [fold for fold in metrics["folds"] if fold["test_windows"]]
-    return found | {"inner": statistics.fmean(fold["fit"]["validation_auprc"] for fold in tested)}
+    environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads)) | {"OMP_WAIT_POLICY": "passive"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-c", "from training.trainer.accuracy import _one; _one()"]
+    started = time.monotonic()
+    done = subprocess.run(  # noqa: S603  (this Python and this module)
+        command, input=json.dumps(document), capture_output=True, text=True, check=False, env=environment
+    )
+    if done.returncode:
+        raise HostError(f"{model} {mode} {split} seed {seed} ended with {done.returncode}: {done.stderr.strip()}")
+    found: dict[str, float] = json.loads(done.stdout)
+    return found | {"duration_s": time.monotonic() - started}
+
+
+def _one() -> None:
+    """Train the job on the standard input and print its numbers; what the processes of their own run."""
+    from training.trainer.checkpoint import Checkpoints
+    from training.trainer.experiment import run_experiment
+    from training.trainer.measures import headline
+    from training.trainer.progress import Progress
+
+    try:
+        job = parsed_job(json.load(sys.stdin))
+        with tempfile.TemporaryDirectory() as folder, Progress(Path(folder) / "progress.jsonl") as progress:
+            nowhere = Checkpoints(None, "", 0)
+            outcome = run_experiment(job, read_dataset(job.dataset_folder), progress, nowhere, keep=False)
+    except TrainerError as fault:
+        sys.stderr.write(f"trainer: {fault}\n")
+        sys.exit(fault.exit_status)
+    numbers = {key: value for key, value in headline(outcome.metrics).items() if value is not None}
+    inner = statistics.fmean(fold["fit"]["validation_auprc"] for fold in outcome.folds)
+    sys.stdout.write(json.dumps(numbers | {"inner": inner}))
+
+
+def _effort(rows: Sequence[Row], options: argparse.Namespace, duration_s: float) -> str:
+    jobs = sum(len(row["numbers"]) for row in rows)
+    return (
+        f"\n{jobs} jobs in {duration_s / 3600:.1f} hours, {options.parallel} at a time, "
+        f"each with {options.threads} {'thread' if options.threads == 1 else 'threads'}.\n"
+    )
 
 
 def _spread(numbers: Sequence[Mapping[str, float]], key: str) -> str:
@@ -147,7 +187,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--models", type=_chosen(list(MODELS)), default=list(MODELS), help="models, by comma")
     parser.add_argument("--modes", type=_chosen(list(MODES)), default=list(MODES), help="modes, by comma")
     parser.add_argument("--splits", type=_chosen(list(SPLIT_RECIPES)), default=["hosts"], help="splits, by comma")
-    parser.add_argument("--threads", type=int, default=2, help="threads per job")
+    parser.add_argument("--parallel", type=int, default=2, help="jobs at a time")
+    parser.add_argument("--threads", type=int, default=1, help="threads per job")
     parser.add_argument("--write", type=Path, metavar="FILE.md", help="replace the table in this file")
     return parser.parse_args(arguments)
 

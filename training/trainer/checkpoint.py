@@ -47,6 +47,7 @@ def checkpoint_key(job: Job, dataset_digest: str, numeric_class: Mapping[str, An
         "job": [job.model, job.mode, job.split_recipe, job.train_hosts, job.seed, dict(job.hyper)],
         "data": dataset_digest,
         "code": _code_digest(),
+        "device": job.device,
         "numeric_class": numeric_class,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -81,7 +81,9 @@ class _Bench:
     checkpoints: Checkpoints
 
 
-def run_experiment(job: Job, dataset: Dataset, progress: Progress, checkpoints: Checkpoints) -> Outcome:
+def run_experiment(
+    job: Job, dataset: Dataset, progress: Progress, checkpoints: Checkpoints, *, keep: bool = True
+) -> Outcome:
     """Train and test a job.
 
     Args:
@@ -89,6 +91,7 @@ def run_experiment(job: Job, dataset: Dataset, progress: Progress, checkpoints: 
         dataset: The declaration of its dataset.
         progress: Where the steps go.
         checkpoints: What an earlier run of the job finished, and where this one leaves what it finishes.
+        keep: Whether a split with several folds gets its further model; no number depends on it.
 
     Raises:
         SpecError: The data or the split don't allow the job.
@@ -98,7 +101,7 @@ def run_experiment(job: Job, dataset: Dataset, progress: Progress, checkpoints: 
     telemetry = read_telemetry(dataset, job.mode, job.split_recipe)
     windows = window_set(telemetry, dataset.windows.length)
     folds = _wanted(job, folds_of(windows, dataset, job.split_recipe, job.train_hosts, job.seed))
-    extra = [final_fold(windows, job.train_hosts, job.seed)] if len(folds) > 1 else []
+    extra = [final_fold(windows, job.train_hosts, job.seed)] if keep and len(folds) > 1 else []
     kind, history = MODELS[job.model].inputs, bool(job.hyper["history"])
     names = tuple(input_names(kind, telemetry.columns, history))
     bench = _Bench(job, windows, model_inputs(kind, windows, history), names, progress, checkpoints)

@@ -114,27 +114,25 @@ _FLAT = (
 )
 
 
-def _sequence(
-    name: str, title: str, own: tuple[Hyper, ...], *, learning_rate: float, dropout: float, max_epochs: int
-) -> ModelDeclaration:
+def _sequence(name: str, title: str, own: tuple[Hyper, ...], *, dropout: float) -> ModelDeclaration:
     """Return the declaration of a torch model, its own parameters first and then what the training loop takes."""
     loop = (
         Hyper("patch", 3, "Rows merged into one step by a learned projection; 1 keeps every row.", "rows", 1, 1000),
         Hyper("patch_width", 32, "Channels after merging; without merging it has no effect.", "channels", 1, 4096),
         Hyper("dropout", dropout, "Part of the hidden units switched off in each step.", "1", 0.0, 0.95),
-        Hyper("max_epochs", max_epochs, "Epochs at most; early stopping may end sooner.", "epochs", 1, 10000),
+        Hyper("max_epochs", 8, "Epochs at most; early stopping may end sooner.", "epochs", 1, 10000),
         Hyper(
             "epoch_windows",
-            20000,
+            16000,
             "Training windows drawn at random for an epoch, and validation windows looked at after it, at most.",
             "windows",
             16,
             100000000,
         ),
-        Hyper("batch_rows", 256, "Windows per step.", "windows", 1, 65536),
+        Hyper("batch_rows", 64, "Windows per step.", "windows", 1, 65536),
         Hyper(
             "learning_rate",
-            learning_rate,
+            0.001,
             "Largest step size of AdamW; it rises over the first twentieth of the steps and falls to 0 as a cosine.",
             "1",
             0.000001,
@@ -143,12 +141,12 @@ def _sequence(
         Hyper("weight_decay", 0.01, "Decoupled weight decay per step, times the learning rate.", "1", 0.0, 10.0),
         Hyper("gradient_clip", 1.0, "The gradient's norm is cut at this.", "1", 0.001, 1000.0),
         Hyper("clip", 5.0, "Scaled metrics are cut at plus and minus this.", "standard deviations", 0.5, 1000.0),
-        Hyper("patience", 4, "Epochs without a better validation AUPRC before it stops.", "epochs", 1, 10000),
+        Hyper("patience", 3, "Epochs without a better validation AUPRC before it stops.", "epochs", 1, 10000),
         Hyper(
             "mixed_precision", False, "Computes in 16 bits where that is safe; on CUDA alone, ignored on the CPU.", ""
         ),
         _HISTORY,
-        _positive_weight(1.0),
+        _positive_weight(3.0),
         _FOLD,
     )
     libraries = ("numpy", "pyarrow", "sklearn", "safetensors", "torch")
@@ -202,7 +200,7 @@ MODELS: dict[str, ModelDeclaration] = {
                 Hyper(
                     "clip", 5.0, "Scaled features are cut at plus and minus this.", "standard deviations", 0.5, 1000.0
                 ),
-                Hyper("patience", 4, "Epochs without a better validation AUPRC before it stops.", "epochs", 1, 1000),
+                Hyper("patience", 3, "Epochs without a better validation AUPRC before it stops.", "epochs", 1, 1000),
                 *_FLAT,
             ),
         ),
@@ -214,9 +212,7 @@ MODELS: dict[str, ModelDeclaration] = {
                 Hyper("layers", 2, "Convolutions, one on the other.", "layers", 1, 12),
                 Hyper("kernel", 5, "Rows that a convolution sees at once.", "rows", 1, 255),
             ),
-            learning_rate=0.002,
             dropout=0.3,
-            max_epochs=10,
         ),
         _sequence(
             "gru",
@@ -225,9 +221,7 @@ MODELS: dict[str, ModelDeclaration] = {
                 Hyper("hidden", 32, "Units of each layer.", "units", 1, 4096),
                 Hyper("layers", 1, _LAYERS, "layers", 1, 12),
             ),
-            learning_rate=0.002,
             dropout=0.3,
-            max_epochs=10,
         ),
         _sequence(
             "lstm",
@@ -236,21 +230,17 @@ MODELS: dict[str, ModelDeclaration] = {
                 Hyper("hidden", 32, "Units of each layer.", "units", 1, 4096),
                 Hyper("layers", 1, _LAYERS, "layers", 1, 12),
             ),
-            learning_rate=0.002,
             dropout=0.3,
-            max_epochs=10,
         ),
         _sequence(
             "tcn",
             "temporal convolutional network (torch) on windows",
             (
                 Hyper("hidden", 32, "Channels of each block.", "channels", 1, 4096),
-                Hyper("layers", 3, "Residual blocks; each doubles the dilation of the one before.", "blocks", 1, 12),
+                Hyper("layers", 2, "Residual blocks; each doubles the dilation of the one before.", "blocks", 1, 12),
                 Hyper("kernel", 3, "Rows that a convolution sees at once, before dilation.", "rows", 2, 255),
             ),
-            learning_rate=0.002,
             dropout=0.2,
-            max_epochs=10,
         ),
         _sequence(
             "transformer",
@@ -260,9 +250,7 @@ MODELS: dict[str, ModelDeclaration] = {
                 Hyper("head_width", 8, "Width of each head; that of the encoder is their sum.", "units", 1, 512),
                 Hyper("layers", 2, "Encoder layers.", "layers", 1, 24),
             ),
-            learning_rate=0.002,
             dropout=0.2,
-            max_epochs=10,
         ),
     )
 }

@@ -69,7 +69,7 @@ class Scaled(nn.Module):
 
 
 class Patches(nn.Module):
-    """Merges every few rows into one step by a learned projection, so that the network has fewer steps to take.
+    """Merges every few rows into one step by a learned projection and a ReLU, so that there are fewer steps to take.
 
     The last row stands in the last step; a window that is no multiple of a patch is lengthened by zeros at its front.
 
@@ -85,7 +85,8 @@ class Patches(nn.Module):
     def forward(self, windows: Tensor) -> Tensor:
         """Map (n, n_steps, n_channels) to (n,) logits."""
         state = nn.functional.pad(windows.transpose(1, 2), (self.front, 0))  # (n, n_channels, n_patches * rows)
-        return cast(Tensor, self.network(self.merge(state).transpose(1, 2)))  # (n, n_patches, width) to (n,)
+        merged = torch.relu(self.merge(state)).transpose(1, 2)  # (n, n_patches, width)
+        return cast(Tensor, self.network(merged))
 
 
 def scaled_network(build: Build, shape: Mapping[str, Any], mean: Tensor, spread: Tensor) -> Scaled:

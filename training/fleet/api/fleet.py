@@ -19,6 +19,7 @@ from training.fleet.api.parking import Lot
 from training.fleet.errors import UnavailableError
 
 if TYPE_CHECKING:
+    from training.fleet.api.keeping import Keeper
     from training.fleet.api.loading import Loader
     from training.fleet.queue import Queue
     from training.fleet.store import Store
@@ -37,6 +38,7 @@ class Fleet:
         loader: Reads and applies the manifest.
         bridge: The way to the writer thread.
         lot: Parked claims.
+        keeper: Backups and checks.
         idle_retry_s: What a worker that finds no job is told to wait.
         draining: The receiver shuts down: nothing new begins.
         version: Of the receiver.
@@ -50,6 +52,7 @@ class Fleet:
     loader: Loader
     bridge: Bridge
     lot: Lot
+    keeper: Keeper
     description: Callable[[], dict[str, Any]]
     idle_retry_s: float = 10.0
     draining: bool = False

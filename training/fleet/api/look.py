@@ -122,7 +122,8 @@ async def _health(fleet: Fleet) -> Health:
         lambda tx: (queue.recent_failures(tx, MAX_FAILURES), queue.artifact_totals(tx))
     )
     in_force = queue.hosts.in_force
-    problems = [*loader.problems, *([fleet.store.broken] if fleet.store.broken else [])]
+    broken = [fleet.store.broken] if fleet.store.broken else []
+    problems = [*loader.problems, *broken, *fleet.keeper.problems()]
     return Health(
         status="draining" if fleet.draining else "degraded" if problems else "ok",
         version=fleet.version,

@@ -1,4 +1,4 @@
-"""What operators ask: cancel, requeue, reload, plan."""
+"""What operators ask: cancel, requeue, reload, plan, backup, fsck."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import Final
 from training.fleet.api.exchange import Answer, Request, answer
 from training.fleet.api.fleet import Fleet
 from training.fleet.api.messages import Decoder
-from training.fleet.wire import MAX_MANIFEST_BYTES, Reload
+from training.fleet.wire import MAX_MANIFEST_BYTES, BackupOrder, FsckOrder, Reload
 
 OPERATOR: Final = "operator:token"
 """How the history names whoever holds the operator's token."""
 RELOAD: Final = Decoder(Reload)
+BACKUP: Final = Decoder(BackupOrder)
+FSCK: Final = Decoder(FsckOrder)
 
 
 async def cancel(fleet: Fleet, request: Request) -> Answer:
@@ -39,3 +41,21 @@ async def plan(fleet: Fleet, request: Request) -> Answer:
     """Tell what applying a manifest would do: the one in the body, or the receiver's file."""
     body = await request.body(MAX_MANIFEST_BYTES)
     return answer(await fleet.loader.plan(body or None))
+
+
+async def backup(fleet: Fleet, request: Request) -> Answer:
+    """Begin a backup below the receiver's backup_root; GET /v1/chore tells how far it is."""
+    body = await request.body()
+    return answer(fleet.keeper.begin_backup(BACKUP.decode(body) if body.strip() else BackupOrder()))
+
+
+async def fsck(fleet: Fleet, request: Request) -> Answer:
+    """Begin a check of database, store and index; GET /v1/chore tells how far it is."""
+    body = await request.body()
+    return answer(fleet.keeper.begin_fsck(FSCK.decode(body) if body.strip() else FsckOrder()))
+
+
+async def chore(fleet: Fleet, request: Request) -> Answer:
+    """The newest backup or check, and what it found."""
+    request.query(frozenset())
+    return answer(fleet.keeper.chore())

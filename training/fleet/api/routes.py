@@ -55,6 +55,7 @@ class Route:
 _JOB = (404, "no such job")
 _STALE = (409, "`stale_lease`: the lease is not the newest one")
 _STATE = (409, "`wrong_state`: the job's status does not allow it")
+_CHORE = (409, "`wrong_state`: a backup or a check runs already")
 _BUSY = (503, "shutting down or overloaded; see Retry-After")
 _PAGE = (("limit", "how many at most, 1 to 500; 100 without it"), ("cursor", "`next` of the page before"))
 _UNCHANGED = (304, "nothing changed since the given ETag")
@@ -153,6 +154,9 @@ ROUTES: Final[tuple[Route, ...]] = (
         wire.Plan,
         ((422, "`manifest_invalid`: the manifest has faults, all listed"),),
     ),
+    Route("POST", "/v1/backup", "operator", operate.backup, wire.BackupOrder, wire.Chore, (_CHORE,)),
+    Route("POST", "/v1/fsck", "operator", operate.fsck, wire.FsckOrder, wire.Chore, (_CHORE,)),
+    Route("GET", "/v1/chore", "operator", operate.chore, None, wire.Chore),
     Route("GET", "/openapi.json", "anyone", look.openapi),
     Route("GET", "/healthz", "anyone", look.healthz),
     Route("GET", "/readyz", "anyone", look.readyz, statuses=((503, "not ready, with the reasons"),)),

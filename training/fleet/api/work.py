@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
-from collections.abc import Mapping
 from typing import Final
 
 from training.fleet.api.exchange import Answer, ClientGoneError, Request, answer
 from training.fleet.api.fleet import Fleet
 from training.fleet.api.messages import Decoder
 from training.fleet.api.parking import Offer, Place
-from training.fleet.database import Row, Transaction
+from training.fleet.database import Transaction
 from training.fleet.errors import LengthRequiredError, RequestError, UpgradeRequiredError
-from training.fleet.store import Upload
+from training.fleet.store import Upload, index_row
 from training.fleet.wire import Claim, Complete, Fail, Heartbeat, Lease, Stored
 
 PARK_CAP_S: Final = 60.0
@@ -188,11 +187,6 @@ async def _record(fleet: Fleet, sha256: str, size_bytes: int, model: str, mode: 
     if await fleet.run(lambda tx: fleet.queue.add_artifact(tx, sha256, size_bytes, model, mode)):
         row = index_row({"sha256": sha256, "model": model, "mode": mode, "size_bytes": size_bytes})
         await asyncio.get_running_loop().run_in_executor(fleet.uploads, fleet.store.append_index, row)
-
-
-def index_row(artifact: Row | Mapping[str, object]) -> dict[str, object]:
-    """Return what `index.jsonl` says of an artifact besides its path."""
-    return {name: artifact[name] for name in ("sha256", "model", "mode", "size_bytes")}
 
 
 async def _receive(fleet: Fleet, request: Request, stored: Upload) -> None:

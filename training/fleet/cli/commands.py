@@ -31,6 +31,10 @@ EX_CHANGES: Final = 3
 """Exit status of `plan --exit-code` when a reload would change something."""
 
 
+CHORE_S: Final = 0.5
+"""How often a command asks how far a backup or a check is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Console:
     """Where a command writes and how.
@@ -55,6 +59,12 @@ class Console:
     def document(self, document: Any, *, one_line: bool = False) -> None:
         """Write JSON, in ASCII so that nothing in it can steer a terminal."""
         self.lines([json.dumps(document, indent=None if one_line else 2)])
+
+    def pass_by(self, line: str) -> None:
+        """Write a message over the one before it, on a terminal alone."""
+        if self.err.isatty():
+            self.err.write(f"\r{line}\x1b[K")
+            self.err.flush()
 
     def complain(self, fault: FleetError) -> None:
         """Write an error: one line, and one more for each single fault."""
@@ -270,6 +280,47 @@ def why(call: Call) -> int:
     else:
         call.console.lines(views.why(read(wire.Why, answer), call.console.terminal))
     return 0
+
+
+def backup(call: Call) -> int:
+    """Have the receiver make a backup and wait for it; 1 when something of it is damaged."""
+    done = _wait_for(call, call.remote.begin_backup(label=call.options.label, artifacts=call.options.artifacts))
+    return _show_chore(call, done, str(done["path"]))
+
+
+def fsck(call: Call) -> int:
+    """Have the receiver check its files and wait for it; 1 when something is wrong."""
+    done = _wait_for(call, call.remote.begin_fsck(hashes=not call.options.no_hash))
+    return _show_chore(call, done, views.checked(read(wire.Chore, done)))
+
+
+def _wait_for(call: Call, begun: dict[str, Any]) -> dict[str, Any]:
+    """Ask again and again until a chore has ended; an outage does not end it."""
+    first = read(wire.Chore, begun)
+    chore, document = first, begun
+    while chore.state == "running":
+        call.sleep(CHORE_S)
+        try:
+            document = call.remote.chore()
+        except UnavailableError:
+            continue
+        chore = read(wire.Chore, document)
+        if (chore.kind, chore.name) != (first.kind, first.name):
+            raise FleetError(f"the receiver was restarted before the {first.kind} was done; run this again")
+        call.console.pass_by(views.reading(chore))
+    call.console.pass_by("")
+    if chore.state == "failed":
+        raise FleetError(chore.error)
+    return document
+
+
+def _show_chore(call: Call, document: dict[str, Any], last: str) -> int:
+    chore = read(wire.Chore, document)
+    if call.console.as_json:
+        call.console.document(document)
+    else:
+        call.console.lines([*views.findings(chore), clean(last)])
+    return EX_FAILURE if chore.findings else 0
 
 
 def complete(call: Call) -> int:

@@ -33,7 +33,7 @@ PATIENCE_S: Final = 3.0
 EX_INTERRUPTED: Final = 130
 EX_CLOSED: Final = 141
 _NEXT: Final = "Start one with `cis490-trainer-receiver`, or name another with --receiver URL or $CIS490_RECEIVER."
-_OPERATOR_COMMANDS: Final = frozenset({"cancel", "requeue", "reload", "plan"})
+_OPERATOR_COMMANDS: Final = frozenset({"cancel", "requeue", "reload", "plan", "backup", "fsck"})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -113,13 +113,14 @@ def parser() -> argparse.ArgumentParser:
         prog="cis490-jobs",
         description="Look at the training fleet and steer it.",
         epilog="Job ids may be shortened to their first 4 or more digits. "
-        "cancel, requeue, reload and plan need $CIS490_OPERATOR_TOKEN.",
+        "cancel, requeue, reload, plan, backup and fsck need $CIS490_OPERATOR_TOKEN.",
         allow_abbrev=False,
     )
     _common(whole, None)
     groups = whole.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _look(groups)
     _steer(groups)
+    _keep(groups)
     sub = _command(groups, "completion", "print the completion script of a shell", commands.complete)
     sub.add_argument("shell", choices=SHELLS)
     sub.set_defaults(parser=whole)
@@ -180,6 +181,20 @@ def _steer(groups: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     sub = _command(groups, "reload", "read the manifest again and apply it", commands.reload)
     sub.add_argument("--if-plan", type=_digest, metavar="DIGEST", help="only if the plan is still this one")
     sub.add_argument("--allow-shrink", action="store_true", help="also when it names fewer jobs than before")
+
+
+def _keep(groups: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    sub = _command(groups, "backup", "have the receiver make a backup on its own host", commands.backup)
+    sub.add_argument("label", type=_label, nargs="?", metavar="LABEL", help="stands behind the date in its name")
+    sub.add_argument("--artifacts", action="store_true", help="the artifacts as well")
+    sub = _command(groups, "fsck", "have the receiver check database, store and index", commands.fsck)
+    sub.add_argument("--no-hash", action="store_true", help="do not read the artifacts, only look for them")
+
+
+def _label(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9-]{1,40}", text):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected 1 to 40 of a-z, 0-9 and -")
+    return text
 
 
 def _prefix(text: str) -> str:

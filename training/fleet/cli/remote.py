@@ -100,6 +100,18 @@ class Remote:
         """Return what a manifest would change (`wire.Plan`); empty bytes mean the receiver's own file."""
         return self._post("/v1/manifest/plan", manifest)
 
+    def begin_backup(self, *, label: str | None, artifacts: bool) -> dict[str, Any]:
+        """Have the receiver begin a backup; return what is known of it (`wire.Chore`)."""
+        return self._post("/v1/backup", {"label": label, "artifacts": artifacts})
+
+    def begin_fsck(self, *, hashes: bool) -> dict[str, Any]:
+        """Have the receiver begin a check; return what is known of it (`wire.Chore`)."""
+        return self._post("/v1/fsck", {"hashes": hashes})
+
+    def chore(self) -> dict[str, Any]:
+        """Return the receiver's newest backup or check (`wire.Chore`)."""
+        return self.connection.get("/v1/chore", {})
+
     def _post(self, path: str, body: dict[str, Any] | bytes) -> dict[str, Any]:
         status, document = self.connection.post(path, body, timeout_s=ANSWER_S)
         if document is None:

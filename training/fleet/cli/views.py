@@ -317,6 +317,33 @@ def _allowed(policy: Mapping[str, Any] | None) -> str:
     return " ".join([*map(str, policy.get("allow_jobs") or ()), *denied]) or "nothing"
 
 
+# ---- backup and fsck ------------------------------------------------------------------------------------------------
+
+
+def findings(chore: wire.Chore) -> list[str]:
+    """Return what a backup or a check found, one line each, damage first."""
+    return [*map(_found, chore.findings), *(f"note: {_found(item)}" for item in chore.notes)]
+
+
+def _found(item: wire.Finding) -> str:
+    return clean(f"{item.place}: found {item.found}, expected {item.expected}; {item.hint}")
+
+
+def checked(chore: wire.Chore) -> str:
+    """Return what a check looked at and how much it found, in one line."""
+    verdict = f"{len(chore.findings)} found" if chore.findings else "clean"
+    counts = (f"{chore.checked.get(name, 0)} {name}" for name in ("jobs", "pages", "artifacts"))
+    return f"{verdict}: {', '.join(counts)}, {size(chore.checked.get('bytes', 0))} hashed"
+
+
+def reading(chore: wire.Chore) -> str:
+    """Return how far a backup or a check is, in one line."""
+    if not chore.total_bytes:
+        return f"{clean(chore.kind)}: looking at the database"
+    done = f"{size(chore.done_bytes)} of {size(chore.total_bytes)}"
+    return f"{clean(chore.kind)}: {done}, {100 * chore.done_bytes // chore.total_bytes} %"
+
+
 # ---- plan and why ---------------------------------------------------------------------------------------------------
 
 

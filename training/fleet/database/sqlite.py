@@ -2,18 +2,21 @@
 
 Owns the file, the thread and the settings of SQLite. Guarantees that changes run one after the other in the order they
 came, that each is whole or undone, and that an answer is given only after the commit that holds it is on the disk: all
-changes that wait share one commit. Nothing else can open the file meanwhile. Leaves the statements to the SQL files
-and their meaning to the caller.
+changes that wait share one commit. Nothing else can open the file meanwhile. A copy is made while changes go on, and a
+file with an older schema is copied before it is brought up to date. Leaves the statements to the SQL files and their
+meaning to the caller, the sums of pages to `pages`, and checkpoints, copies and upgrades to `upkeep`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
-import os
 import queue
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -22,6 +25,7 @@ from typing import Any, Final, TypeVar, cast
 
 from training.fleet import sql
 from training.fleet.database import Row, Transaction
+from training.fleet.database.upkeep import DatabaseFile, copy_database, migrate, sync_copy
 from training.fleet.errors import ConfigurationError, FleetError, StorageFullError, UnavailableError
 
 T = TypeVar("T")
@@ -37,18 +41,31 @@ PATIENCE: Final = 0.25
 PATIENCE_CAP_S: Final = 0.004
 QUICK_CHECK_BYTES: Final = 32 * 2**20
 """Files up to this size are checked for damage at every start."""
+CHECK_PAGES: Final = 256
+"""Pages compared with their sums in one go."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class _Entry:
-    """One change that waits, or was run and waits for its commit."""
+    """One change that waits, or was run and waits for its commit.
+
+    Attributes:
+        change: What to do in the batch.
+        answer: Who gets the result.
+        posted: Answered through `deliver`.
+        repeatable: May be undone and run a second time.
+        alone: What to do between two batches instead of `change`.
+        result: What it returned.
+        error: What it ended with.
+    """
 
     change: Callable[[Transaction], Any]
     answer: Answer
     posted: bool
     repeatable: bool = False
+    alone: Callable[[], Any] | None = None
     result: Any = None
     error: BaseException | None = None
 
@@ -67,12 +84,14 @@ class Sqlite:
         broken: What the disk said then, None while all is well.
     """
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, file: DatabaseFile) -> None:
         self.deliver: Callable[[list[Callable[[], None]]], None] = _answer_all
         self.on_broken: Callable[[UnavailableError], None] = lambda _error: None
         self.broken: UnavailableError | None = None
         self._connection = connection
+        self._file = file
         self._transaction = _SqliteTransaction(connection)
+        self._later: deque[_Entry] = deque()
         self._inbox: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
         self._expected = 1
         self._patience_s = 0.0
@@ -82,31 +101,33 @@ class Sqlite:
         self._thread.start()
 
     @classmethod
-    def open(cls, path: Path) -> Sqlite:
+    def open(cls, path: Path, copies: Path | None = None) -> Sqlite:
         """Open or make the file, bring its tables up to date and start the writer.
 
         Args:
             path: The database file. Its folder must exist.
+            copies: Folder for the copy that is made before older tables are brought up to date; the folder of the
+                file when left out.
 
         Raises:
             ConfigurationError: Another process has it open, it is damaged, or it is newer than this program.
             UnavailableError: The disk refuses.
         """
-        try:
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-            connection = sqlite3.connect(
-                path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=512
-            )
-        except (OSError, sqlite3.Error) as error:
-            raise ConfigurationError(
-                f"the database {path} cannot be opened ({error}); check that its folder exists and may be written"
-            ) from error
-        try:
-            _prepare(connection, path)
-        except BaseException:
-            connection.close()
-            raise
-        return cls(connection)
+        with contextlib.ExitStack() as stack:
+            try:
+                file = DatabaseFile(path)
+                stack.callback(file.close)
+                connection = sqlite3.connect(
+                    path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=512
+                )
+            except (OSError, sqlite3.Error) as error:
+                raise ConfigurationError(
+                    f"the database {path} cannot be opened ({error}); check that its folder exists and may be written"
+                ) from error
+            stack.callback(connection.close)
+            _prepare(connection, file, copies or path.parent)
+            stack.pop_all()
+        return cls(connection, file)
 
     def submit(self, change: Callable[[Transaction], T]) -> Future[T]:
         """Hand a change over; the future holds its answer once it is durable.
@@ -140,6 +161,58 @@ class Sqlite:
         if not self._put(_Entry(change, answer, posted=True, repeatable=repeatable)):
             self.deliver([lambda: answer(None, _closed())])
 
+    def copy(self, target: Path) -> None:
+        """Write a consistent copy of the database to a new file, durably, while changes go on.
+
+        The copy holds every change that was answered before this returns. Waits; not for the event loop.
+
+        Args:
+            target: A file that is not there yet.
+
+        Raises:
+            UnavailableError: The disk refuses; no file is left.
+        """
+        self._between_batches(lambda: copy_database(self._connection, target, self._breathe))
+        try:
+            # Here and not on the writer thread: a slow disk takes seconds for a large copy.
+            sync_copy(target)
+        except OSError as error:
+            raise _no_copy(error) from error
+
+    @property
+    def damaged(self) -> list[int]:
+        """The pages that were not what they were when the file was opened."""
+        return self._file.damaged
+
+    @property
+    def pages(self) -> int:
+        """How many pages the file has, as of the last checkpoint."""
+        return self._file.sums.pages
+
+    def differing_pages(self) -> list[int]:
+        """Return the pages of the file that are not what their sums say. Changes go on; not for the event loop."""
+        sums, found = self._file.sums, list[int]()
+        first, last = 1, self._between_batches(lambda: sums.span)
+        while first <= last:
+            look = functools.partial(sums.differing, first, CHECK_PAGES)
+            found += self._between_batches(look)
+            first += CHECK_PAGES
+        return found
+
+    def _between_batches(self, work: Callable[[], T]) -> T:
+        """Have something done on the writer thread while no batch is open, and wait for it."""
+        future: Future[T] = Future()
+
+        def answer(result: Any, error: BaseException | None) -> None:
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+        if not self._put(_Entry(_nothing, answer, posted=False, alone=work)):
+            raise _closed()
+        return future.result()
+
     def close(self) -> None:
         """Run what was handed over, empty the log into the file and let go of it. Safe to repeat."""
         with self._door:
@@ -155,13 +228,44 @@ class Sqlite:
             return not self._closed
 
     def _serve(self) -> None:
-        while (entry := self._inbox.get()) is not None:
-            self._group(entry)
+        while (entry := self._next()) is not None:
+            if entry.alone is None:
+                self._group(entry)
+            else:
+                self._run_alone(entry)
+            self._file.tend(self._connection)
         try:
-            self._connection.execute(_SQL["checkpoint"].text).fetchall()
+            self._file.leave(self._connection, sound=self.broken is None)
         except sqlite3.Error as error:
             _log.warning("the log was not emptied at the end: %s", error)
         self._connection.close()
+        self._file.close()
+
+    def _next(self) -> _Entry | None:
+        return self._later.popleft() if self._later else self._inbox.get()
+
+    def _run_alone(self, entry: _Entry) -> None:
+        assert entry.alone is not None
+        try:
+            entry.result = entry.alone()
+        except (sqlite3.Error, OSError) as error:
+            entry.error = _unavailable(error) if isinstance(error, sqlite3.Error) else _no_copy(error)
+        except Exception as error:  # noqa: BLE001 - the caller gets it; the writer must live on
+            entry.error = error
+        entry.give()
+
+    def _breathe(self) -> None:
+        """Run one batch of what waits, in the middle of a copy."""
+        try:
+            entry = self._inbox.get_nowait()
+        except queue.Empty:
+            return
+        if entry is None:
+            self._inbox.put(None)
+        elif entry.alone is not None:
+            self._later.append(entry)
+        else:
+            self._group(entry)
 
     def _group(self, first: _Entry) -> None:
         """Run a batch, commit once, then answer all of it."""
@@ -200,6 +304,9 @@ class Sqlite:
                 return
             if entry is None:
                 self._inbox.put(None)
+                return
+            if entry.alone is not None:
+                self._later.append(entry)
                 return
             yield entry
 
@@ -376,20 +483,32 @@ class _SqliteTransaction:
         self._done, self._undone, self._undo = [], [], []
 
 
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+def _prepare(connection: sqlite3.Connection, file: DatabaseFile, copies: Path) -> None:
     """Set the connection up, check the file and bring its tables up to date."""
+    path = file.path
     try:
         _settle(connection)
+        file.take_up(connection)
         if path.stat().st_size <= QUICK_CHECK_BYTES:
-            _check(connection, path)
-        _migrate(connection, path)
+            _check(connection, file)
+        migrate(connection, path, copies)
     except sqlite3.Error as error:
         raise _refusal(error, path) from error
+    except OSError as error:
+        raise UnavailableError(f"the database {path} cannot be read ({error}); look at its disk") from error
     connection.row_factory = sqlite3.Row
 
 
 def _settle(connection: sqlite3.Connection) -> None:
-    for name in ("lock_exclusively", "journal_ahead", "sync_fully", "bound_journal", "bound_cache", "sort_in_memory"):
+    for name in (
+        "lock_exclusively",
+        "journal_ahead",
+        "sync_fully",
+        "bound_journal",
+        "bound_cache",
+        "sort_in_memory",
+        "checkpoint_when_told",
+    ):
         connection.execute(_SQL[name].text).fetchall()
     connection.execute(_SQL["check_references"].text)
     connection.execute(_BEGIN)
@@ -398,23 +517,17 @@ def _settle(connection: sqlite3.Connection) -> None:
     assert level == 2, f"SQLite synchronous is {level}, expected 2 (FULL)"
 
 
-def _check(connection: sqlite3.Connection, path: Path) -> None:
+def _check(connection: sqlite3.Connection, file: DatabaseFile) -> None:
     (verdict,) = connection.execute(_SQL["check_quickly"].text).fetchone()
     if verdict != "ok":
         raise ConfigurationError(
-            f"the database {path} is damaged ({verdict}); restore a backup, or move the file away to start afresh"
+            f"the database {file.path} is damaged ({verdict}); restore a backup, or move the file away to start afresh"
         )
-
-
-def _migrate(connection: sqlite3.Connection, path: Path) -> None:
-    (number,) = connection.execute(_SQL["schema_number"].text).fetchone()
-    newest = max(_MIGRATIONS)
-    if number > newest:
-        raise ConfigurationError(
-            f"the database {path} has schema {number}, this program knows up to {newest}; install the newer version"
-        )
-    for step in range(number + 1, newest + 1):
-        connection.executescript(f"BEGIN IMMEDIATE;{_MIGRATIONS[step]};PRAGMA user_version = {step};COMMIT;")
+    file.damaged = file.sums.differing()
+    if file.damaged:
+        # Whether it matters, fsck can say; a database that was mended by hand must not keep a fleet from working.
+        data = {"database": str(file.path), "pages": file.damaged[:20]}
+        _log.error("pages of the database are not what they were; stop the receiver and run fsck", extra={"data": data})
 
 
 def _refusal(error: sqlite3.Error, path: Path) -> FleetError:
@@ -450,6 +563,14 @@ def _unavailable(error: sqlite3.Error) -> UnavailableError:
     )
 
 
+def _no_copy(error: OSError) -> FleetError:
+    return UnavailableError(f"the database cannot be copied ({error}); nothing was changed, look at the disk")
+
+
+def _nothing(*_: object) -> None:
+    """Do nothing."""
+
+
 def _primary(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
 
@@ -459,6 +580,5 @@ def _closed() -> UnavailableError:
 
 
 _SQL: Final = sql.statements("sqlite")
-_MIGRATIONS: Final = sql.migrations("sqlite")
 _BEGIN, _COMMIT, _ROLLBACK = (_SQL[name].text for name in ("begin", "commit", "rollback"))
 _SAVEPOINT, _RELEASE, _ROLLBACK_TO = (_SQL[name].text for name in ("savepoint", "release", "rollback_to"))

@@ -1,7 +1,8 @@
-"""Runs a trainer as a child of this worker, under the shim.
+"""Runs a trainer under the shim.
 
-Owns the start, the orders to stop and the ending of one trainer, and the draining of its output. Guarantees that the
-output never blocks the trainer and that nothing of its tree lives once `ended` is set. This is the one place that knows
+Owns the start, the orders to stop and the ending of one trainer, and the draining of its output. A worker that is
+started again takes over a trainer whose worker died, as long as the shim waits for that. Guarantees that the output
+never blocks the trainer and that nothing of its tree lives once `ended` is set. This is the one place that knows
 platforms: the shim serves Linux, another platform gets its own way in here. Leaves judging an ending to the worker.
 """
 
@@ -10,19 +11,24 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
+import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final, Protocol
 
 from training.fleet.errors import ConfigurationError
 
 SHIM: Final = Path(__file__).with_name("shim.py")
 _CHUNK_BYTES = 65536
-_MAX_REPORT_BYTES = 65536
+_MAX_REPORT_BYTES = 2**18
+_LOOK_S = 0.05
+_SWEEPS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +37,12 @@ class Ending:
 
     Attributes:
         status: Exit status, negative for a signal; None when it never ran or nobody saw it end.
-        asked: Why it was stopped: "T" asked to, "A" asked after a dump, "K" killed, "L" its worker died; empty when it
-            ended by itself.
+        asked: Why it was stopped: "T" asked to, "A" asked after a dump, "K" killed, "L" its worker died, "N" that was
+            before it ran; empty when it ended by itself.
         error: Why it could not be started or seen, empty otherwise.
         max_rss_bytes: Largest resident memory of one of its processes, 0 when unknown.
         duration_s: Seconds it ran.
+        rest: The end of what it printed while no worker lived, one character a byte.
     """
 
     status: int | None = None
@@ -43,84 +50,81 @@ class Ending:
     error: str = ""
     max_rss_bytes: int = 0
     duration_s: float = 0.0
+    rest: str = ""
+
+
+class _Shim(Protocol):
+    """The process between worker and trainer: a child of this worker, or one that an earlier worker started."""
+
+    pid: int
+    stdin: IO[bytes] | None
+    stdout: IO[bytes] | None
+
+    def wait(self) -> object: ...
+
+
+@dataclass(slots=True)
+class _TakenOver:
+    """A shim that an earlier worker started. Nobody tells when such a process ends, so `wait` looks."""
+
+    pid: int
+    identity: str
+    stdin: IO[bytes] | None
+    stdout: IO[bytes] | None
+
+    def wait(self) -> None:
+        while lives(self.identity):
+            time.sleep(_LOOK_S)
 
 
 class Training:
-    """A trainer, ready to run once it gets its `go`.
-
-    Args:
-        command: Argument vector.
-        folder: Where it starts.
-        environ: Its whole environment.
-        report: Where the shim leaves the ending.
-        grace_s: Seconds between the wish to stop and the kill.
-        log: Gets every chunk of output, in a thread of its own.
-        wake: Called once when everything is gone.
-
-    Raises:
-        ConfigurationError: This platform has no shim.
-        OSError: The shim cannot be started.
-    """
+    """A trainer, ready to run once it gets its `go`; made by `launch` and `take_over`."""
 
     def __init__(
-        self,
-        command: Sequence[str],
-        folder: Path,
-        environ: Mapping[str, str],
-        report: Path,
-        *,
-        grace_s: float,
-        log: Callable[[bytes], object],
-        wake: Callable[[], object],
+        self, shim: _Shim, report: Path, *, log: Callable[[bytes], object], wake: Callable[[], object]
     ) -> None:
-        if not sys.platform.startswith("linux"):
-            raise ConfigurationError(f"trainers cannot be run on {sys.platform} yet; use a Linux host")
+        self._shim = shim
         self._report = report
         self._log = log
         self._wake = wake
+        self._asked = ""
+        self.identity = process_identity(shim.pid)
+        """Name of the shim's process, by which a later worker can take it over."""
         self.ended = threading.Event()
-        self._shim = subprocess.Popen(  # noqa: S603 - the command is the operator's, no shell is involved
-            [sys.executable, "-I", "-S", str(SHIM), f"{grace_s:g}", str(report), *command],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            cwd=folder,
-            env=dict(environ),
-            start_new_session=True,
-            bufsize=0,
-        )
         self._reader = threading.Thread(target=self._drain, name="trainer-output", daemon=True)
         self._reader.start()
 
-    @property
-    def identity(self) -> str:
-        """Name of the shim's process that a later worker can ask `lives` about."""
-        return process_identity(self._shim.pid)
-
     def go(self) -> None:
         """Start the trainer."""
-        self._order(b"G")
+        self._order("G")
 
     def stop(self) -> None:
         """Ask the tree to end and kill what is left after the grace."""
-        self._order(b"T")
+        self._order("T")
 
     def abort(self) -> None:
         """Let the trainer dump its traceback, then stop it."""
-        self._order(b"A")
+        self._order("A")
 
     def kill(self) -> None:
         """Kill the tree now."""
-        self._order(b"K")
+        self._order("K")
 
     def ending(self) -> Ending:
         """Return how it ended; call it once `ended` is set."""
-        return read_ending(self._report) or Ending(error="the shim was killed before it could report")
+        unknown = Ending(asked=self._asked, error="the shim was killed before it could report")
+        return read_ending(self._report) or unknown
 
-    def _order(self, order: bytes) -> None:
+    def guarded(self) -> bool:
+        """Tell whether the shim lives; without it nobody ends what the trainer started."""
+        return lives(self.identity)
+
+    def _order(self, order: str) -> None:
         assert self._shim.stdin is not None
+        if order != "G":
+            self._asked = self._asked or order
         with contextlib.suppress(OSError, ValueError):
-            self._shim.stdin.write(order)
+            self._shim.stdin.write(order.encode())
 
     def _drain(self) -> None:
         """Read until the last process has closed the output, then see the shim off."""
@@ -135,6 +139,120 @@ class Training:
         self._wake()
 
 
+def launch(
+    command: Sequence[str],
+    folder: Path,
+    environ: Mapping[str, str],
+    report: Path,
+    *,
+    grace_s: float,
+    log: Callable[[bytes], object],
+    wake: Callable[[], object],
+) -> Training:
+    """Start the shim of a trainer.
+
+    Args:
+        command: Argument vector.
+        folder: Where it starts.
+        environ: Its whole environment.
+        report: Where the shim leaves the ending.
+        grace_s: Seconds between the wish to stop and the kill.
+        log: Gets every chunk of output, in a thread of its own.
+        wake: Called once when everything is gone.
+
+    Raises:
+        ConfigurationError: This platform has no shim.
+        OSError: The shim cannot be started.
+    """
+    if not sys.platform.startswith("linux"):
+        raise ConfigurationError(f"trainers cannot be run on {sys.platform} yet; use a Linux host")
+    shim = subprocess.Popen(  # noqa: S603 - the command is the operator's, no shell is involved
+        [sys.executable, "-I", "-S", str(SHIM), f"{grace_s:g}", str(report), *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=folder,
+        env=dict(environ),
+        start_new_session=True,
+        bufsize=0,
+    )
+    return Training(shim, report, log=log, wake=wake)
+
+
+def take_over(
+    identity: str, report: Path, *, log: Callable[[bytes], object], wake: Callable[[], object]
+) -> Training | None:
+    """Hold the life-line of a trainer whose worker died, and read on what it prints.
+
+    The shim's input and output are pipes without a name; the system lets processes of the same user open them anew.
+    A shim that still waits for its `go` gets it.
+
+    Args:
+        identity: Of the shim, as the worker that died has written it down.
+        report: Where the shim leaves the ending.
+        log: Gets every chunk of output, in a thread of its own.
+        wake: Called once when everything is gone.
+
+    Returns:
+        The trainer, which may be ending already; None when its shim is gone.
+
+    Source:
+        proc_pid_fd(5); pipe(7).
+    """
+    if not lives(identity):
+        return None
+    pid = identity.partition(":")[0]
+    streams: list[IO[bytes]] = []
+    try:
+        for number, mode in ((0, os.O_WRONLY | os.O_NONBLOCK), (1, os.O_RDONLY)):
+            descriptor = os.open(f"/proc/{pid}/fd/{number}", mode)
+            streams.append(os.fdopen(descriptor, "rb" if mode == os.O_RDONLY else "wb", buffering=0))
+            if not lives(identity) or not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+                raise ProcessLookupError(identity)
+    except OSError:
+        for stream in streams:
+            stream.close()
+        return None
+    training = Training(_TakenOver(int(pid), identity, *streams), report, log=log, wake=wake)
+    training.go()
+    return training
+
+
+def sweep(scratch: Path) -> None:
+    """Kill what a trainer started and a shim that was killed left behind, known by its folder for temporary files.
+
+    Args:
+        scratch: The folder that stood as TMPDIR in the trainer's environment.
+    """
+    mark = b"TMPDIR=" + os.fsencode(scratch)
+    for _ in range(_SWEEPS):
+        found = [int(entry.name) for entry in Path("/proc").glob("[0-9]*") if mark in _environ(entry)]
+        if not found:
+            return
+        for pid in found:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _environ(process: Path) -> list[bytes]:
+    try:
+        return (process / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def running_s(identity: str) -> float:
+    """Return how long the process of an identity has run; 0 when that cannot be told.
+
+    Source: proc_pid_stat(5), starttime; clock_gettime(2), CLOCK_BOOTTIME.
+    """
+    try:
+        started_s = int(identity.split(":")[1]) / os.sysconf("SC_CLK_TCK")
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started_s)
+    except (AttributeError, IndexError, OSError, ValueError):
+        return 0.0
+
+
 def read_ending(report: Path) -> Ending | None:
     """Return what the shim reported, None when there is no report to read."""
     try:
@@ -146,13 +264,13 @@ def read_ending(report: Path) -> Ending | None:
 
 
 def process_identity(pid: int) -> str:
-    """Return "pid:start", which no other process of this boot shares; empty when there is no such process."""
+    """Return "pid:start:boot", which no other process ever shares; empty when there is no such process."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return ""
-    fields = stat.rpartition(b")")[2].split()
-    return "" if fields[0] in (b"Z", b"X") else f"{pid}:{int(fields[19])}"
+    return "" if fields[0] in (b"Z", b"X") else f"{pid}:{int(fields[19])}:{boot}"
 
 
 def lives(identity: str) -> bool:

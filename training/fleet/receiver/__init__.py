@@ -16,6 +16,7 @@ from training.fleet import __version__, settings
 from training.fleet.auth import TOKENS, Credentials, demand_wide_tokens
 from training.fleet.errors import EX_CONFIG, ConfigurationError, FleetError
 from training.fleet.receiver import logs, options
+from training.fleet.receiver.offline import run_fsck, run_restore
 from training.fleet.receiver.run import run
 from training.fleet.settings import Settings
 
@@ -31,12 +32,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 after an orderly end, 78 for a configuration that a restart cannot mend, 1 when something failed.
     """
+    words = sys.argv[1:] if argv is None else list(argv)
+    try:
+        if words[:1] == ["fsck"]:
+            return run_fsck(words[1:])
+        if words[:1] == ["restore"]:
+            return run_restore(words[1:])
+    except FleetError as error:
+        return _refuse(error)
+    return _run(words)
+
+
+def _run(words: Sequence[str]) -> int:
     table = options.table(os.environ)
-    parser = argparse.ArgumentParser(prog=PROGRAM, description="Keep the job queue of a training fleet.")
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="Keep the job queue of a training fleet.",
+        epilog=f"While it does not run: `{PROGRAM} fsck` checks its files, `{PROGRAM} restore` brings a backup back.",
+    )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     parser.add_argument("--check", action="store_true", help="print the effective settings with their source and end")
     settings.add_flags(parser, table)
-    flags = vars(parser.parse_args(argv))
+    flags = vars(parser.parse_args(words))
     try:
         chosen = settings.read(table, flags, os.environ)
         tokens = {role: settings.secret(variable, os.environ) for role, variable in TOKENS.items()}

@@ -28,6 +28,7 @@ def table(environ: Mapping[str, str]) -> tuple[Setting, ...]:
         Setting("store_root", "folder of the artifacts", Path, state / "store"),
         Setting("incoming_root", "folder of uploads under way, on the store's file system", Path, state / "incoming"),
         Setting("index_path", "list of the artifacts, one JSON object a line", Path, state / "index.jsonl"),
+        Setting("backup_root", "folder of the backups", Path, state / "backups"),
         Setting(
             "host_names",
             "names this receiver is addressed by; beyond loopback none means any, on loopback its names always work",

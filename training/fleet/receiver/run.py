@@ -24,20 +24,21 @@ from training.fleet.api import openapi
 from training.fleet.api.app import App
 from training.fleet.api.bridge import Bridge
 from training.fleet.api.fleet import Fleet
+from training.fleet.api.keeping import Keeper
 from training.fleet.api.loading import Loader
 from training.fleet.api.parking import Lot
-from training.fleet.api.work import index_row
 from training.fleet.auth import Credentials, is_loopback
 from training.fleet.database import Row
 from training.fleet.database.sqlite import Sqlite
 from training.fleet.errors import EX_FAILURE, ConfigurationError, FleetError
+from training.fleet.integrity.artifacts import Places
 from training.fleet.jobs import Terms
 from training.fleet.queue import Queue
 from training.fleet.receiver import options
 from training.fleet.receiver.server import KEEP_ALIVE_S, Server, connection_limit, listen, refusing_in_problems
 from training.fleet.receiver.service import Service
 from training.fleet.settings import Settings
-from training.fleet.store import Store
+from training.fleet.store import Store, index_row
 from training.fleet.wire import Reload
 
 DUE_S: Final = 0.02
@@ -76,22 +77,23 @@ async def _nothing(scope: Any, receive: Any, send: Any) -> None:
 async def _life(settings: Settings, credentials: Credentials, service: Service) -> int:
     host, port = options.address(settings["listen_addr"])
     async with contextlib.AsyncExitStack() as stack:
-        database = _open_database(settings["db"])
+        database = _open_database(settings["db"], settings["backup_root"])
         stack.callback(database.close)
         fleet = await start_fleet(settings, database)
         stack.callback(fleet.uploads.shutdown, cancel_futures=True)
+        stack.callback(fleet.keeper.close)
         link = listen(host, port)
         stack.callback(link.close)
         server = make_server(settings, credentials, fleet, host)
         return await _serve(settings, service, database, fleet, server, link)
 
 
-def _open_database(path: Path) -> Sqlite:
+def _open_database(path: Path, copies: Path) -> Sqlite:
     try:
         path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"cannot make the folder of db {path} ({error}); give --db another place") from error
-    return Sqlite.open(path)
+    return Sqlite.open(path, copies)
 
 
 async def start_fleet(settings: Settings, database: Sqlite) -> Fleet:
@@ -115,7 +117,15 @@ async def start_fleet(settings: Settings, database: Sqlite) -> Fleet:
     lot = Lot(queue.hosts.eligible)
     queue.on_ready(lambda ready: bridge.notify(functools.partial(lot.publish, ready)))
     await loader.start()
-    return Fleet(queue, store, loader, bridge, lot, openapi.document)
+    return Fleet(queue, store, loader, bridge, lot, _keeper(settings, database), openapi.document)
+
+
+def _keeper(settings: Settings, database: Sqlite) -> Keeper:
+    places = Places(settings["store_root"], settings["incoming_root"], settings["index_path"])
+    db: Path = settings["db"]
+    copy = db.with_name(f"{db.name}.fsck")
+    copy.unlink(missing_ok=True)
+    return Keeper(database, places, db.with_name("manifest.applied.toml"), settings["backup_root"], copy)
 
 
 def _terms(settings: Settings) -> Terms:

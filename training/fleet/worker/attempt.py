@@ -1,8 +1,9 @@
 """One lease, from the start of its trainer to the answer that nothing more is wanted of it.
 
 The steps are those of `folder.State`; each is on disk before the call that depends on it, so an attempt begun from a
-folder left by an earlier worker goes on where that one stopped. Guarantees that at its end no process of the trainer
-lives, and that a result or a failure that could not be delivered stays in the folder for the next start.
+folder left by an earlier worker goes on where that one stopped, with the trainer if that still lives. Guarantees that
+at its end no process of the trainer lives, that a result or a failure that could not be delivered stays in the folder
+for the next start, and that a fault of its own is reported and not left to the end of the lease.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from training.fleet.errors import (
     TooLargeError,
     TrainerError,
 )
-from training.fleet.executors.local import Ending, Training, lives, read_ending
+from training.fleet.executors.local import Ending, Training, launch, read_ending, running_s, sweep, take_over
 from training.fleet.jobs import FREE_KINDS, FailKind
 from training.fleet.worker import start
 from training.fleet.worker.beats import Beats, Listener
@@ -45,14 +46,15 @@ Outcome = Literal["completed", "failed", "released", "over", "kept"]
 """completed; failed and reported; given back; nobody waits for it; left in the folder for the next start."""
 
 TICK_S: Final = 1.0
-DISK_LOOK_S: Final = 5.0
+NEAR_FLOOR: Final = 2
+NEAR_FLOOR_TICK_S: Final = 0.1
 LOST_PART: Final = 0.9
 UNKILLABLE_S: Final = 30.0
 RETRY_S: Final = 2.0
 RETRY_CAP_S: Final = 300.0
 UPLOAD_DEADLINE_S: Final = 60.0
 LEAVING_DEADLINE_S: Final = 10.0
-SHIM_END_S: Final = 10.0
+KILL_S: Final = 10.0
 MAX_REPACKS: Final = 3
 _FINAL = (TooLargeError, InvalidMessageError)
 
@@ -152,8 +154,7 @@ class Attempt:
         self._leave = threading.Event()
         self._hurry = False
         self._wish: _Stop | None = None
-        self._stopped: _Stop | None = None
-        self._stopped_s = 0.0
+        self._stopped_s: float | None = None
         self._lost = ""
         self._outcome: Outcome | None = None
         listener = Listener(self._report_progress, place.leases, self._heed, self.lose, self._silence)
@@ -183,7 +184,7 @@ class Attempt:
         }
         try:
             while self._outcome is None:
-                steps[self._state.step]()
+                self._go(steps[self._state.step])
         finally:
             self._beats.stop()
             self._client.close()
@@ -191,6 +192,17 @@ class Attempt:
                 self._training.kill()
         self._note("run ended", outcome=self._outcome, why=self._state.why or None)
         return self._outcome
+
+    def _go(self, step: Callable[[], object]) -> None:
+        try:
+            step()
+        except Exception as error:
+            if self._state.step in ("failed", "over"):
+                raise
+            if self._training is not None:
+                self._training.kill()
+                self._training.ended.wait(KILL_S)
+            self._failed("host_fault", f"a fault of the worker, please report it: {type(error).__name__}: {error}")
 
     def release(self, *, hurry: bool = False) -> None:
         """Give the job back, or finish an upload that is under way.
@@ -218,22 +230,17 @@ class Attempt:
     def _train(self) -> None:
         oom_kills = _oom_kills()
         try:
-            self._launch()
+            training = self._launch()
         except TrainerError as error:
             return self._failed(error.kind, error.message)
         except (FleetError, OSError) as error:
             return self._failed("host_fault", f"the trainer could not be started: {error}")
-        assert self._training is not None
-        self._beats.start()
-        self._save(step="training", shim=self._training.identity)
         self._note(
             "trainer started", model=self._state.lease.spec.get("model"), mode=self._state.lease.spec.get("mode")
         )
-        ending = self._watch(self._training)
-        self._log.close()
-        return self._conclude(ending, oom_killed=_oom_kills() > oom_kills)
+        return self._attend(training, oom_kills)
 
-    def _launch(self) -> None:
+    def _launch(self) -> Training:
         """Start the trainer; its shim gets ready while the state goes to disk."""
         lease, offered = self._state.lease, self._place.seat
         self._check_contract(lease)
@@ -241,7 +248,7 @@ class Attempt:
         job = start.job_document(lease.job_id, lease.spec, self._rules.folders, held, offered, resume)
         self._folder.job.write_text(json.dumps(job, ensure_ascii=False), encoding="utf-8")
         command = [*lease.trainer_command, "--job", str(self._folder.job), "--out", str(self._folder.out)]
-        self._training = Training(
+        training = self._training = launch(
             start.argument_vector(command, self._rules.trainer_dir),
             self._folder.scratch,
             start.environment(offered, self._folder.scratch),
@@ -250,13 +257,22 @@ class Attempt:
             log=self._log.take,
             wake=self._wake.set,
         )
+        self._state = dataclasses.replace(self._state, step="training", shim=training.identity)
         try:
             self._folder.save(self._state)
         except OSError:
-            self._training.kill()
+            training.kill()
             raise
         self._started_s = time.monotonic()
-        self._training.go()
+        training.go()
+        return training
+
+    def _attend(self, training: Training, oom_kills: int) -> None:
+        """Stay with a trainer until it has ended, and go on with what it left."""
+        self._beats.start()
+        ending = self._watch(training)
+        self._log.close()
+        self._conclude(ending, oom_killed=_oom_kills() > oom_kills)
 
     def _check_contract(self, lease: wire.Lease) -> None:
         if lease.trainer_contract is None:
@@ -271,21 +287,26 @@ class Attempt:
 
     def _watch(self, training: Training) -> Ending:
         """Wait for the end of the trainer, and stop it when there is a reason to."""
-        seen_bytes, seen_s, looked_s = 0, self._elapsed_s(), 0.0
+        seen_bytes, seen_s, tick_s = 0, self._elapsed_s(), 0.0
+        floor = self._rules.min_free_bytes
         while not training.ended.is_set():
-            self._wake.wait(TICK_S)
+            self._wake.wait(tick_s)
             self._wake.clear()
             now_s = self._elapsed_s()
+            tick_s = NEAR_FLOOR_TICK_S if self._free_bytes() < NEAR_FLOOR * floor else TICK_S
             if self._progress.poll(now_s) or self._log.size_bytes != seen_bytes:
                 seen_bytes, seen_s = self._log.size_bytes, now_s
-            full = False
-            if now_s - looked_s >= DISK_LOOK_S:
-                looked_s, full = now_s, self._disk_is_full()
-            self._stop_if(training, self._wish or self._overdue(now_s, now_s - seen_s, full=full))
-            if self._stopped and time.monotonic() - self._stopped_s > self._rules.grace_s + UNKILLABLE_S:
+            if not training.guarded():
+                sweep(self._folder.scratch)
+            self._stop_if(training, self._wish or self._overdue(now_s, now_s - seen_s, full=self._disk_is_full()))
+            if self._unkillable():
                 return Ending(error="a process of the trainer cannot be killed; restart this host")
         self._progress.poll(self._elapsed_s())
         return training.ending()
+
+    def _unkillable(self) -> bool:
+        stopped_s = self._stopped_s
+        return stopped_s is not None and time.monotonic() - stopped_s > self._rules.grace_s + UNKILLABLE_S
 
     def _overdue(self, elapsed_s: float, quiet_s: float, *, full: bool) -> _Stop | None:
         limit_s, stall_s = self._state.lease.timeout_s, self._rules.stall_s
@@ -300,23 +321,34 @@ class Attempt:
         return None
 
     def _stop_if(self, training: Training, wish: _Stop | None) -> None:
-        if wish is not None and self._stopped is None:
-            self._stopped, self._stopped_s = wish, time.monotonic()
+        """Stop the trainer once; why stands on disk before, so that a worker started again knows it."""
+        if wish is not None and self._stopped_s is None:
+            self._stopped_s = time.monotonic()
+            self._save(stopped=wish.verdict)
             {"stop": training.stop, "abort": training.abort, "kill": training.kill}[wish.how]()
-        if self._stopped is not None and (self._hurry or self._lost):
+        if self._stopped_s is not None and (self._hurry or self._lost):
             training.kill()
 
     def _disk_is_full(self) -> bool:
-        return shutil.disk_usage(self._folder.path).free < self._rules.min_free_bytes
+        return self._free_bytes() < self._rules.min_free_bytes
+
+    def _free_bytes(self) -> float:
+        try:
+            return shutil.disk_usage(self._folder.path).free
+        except OSError:  # a trainer may have deleted the folder
+            return float("inf")
 
     def _conclude(self, ending: Ending, *, oom_killed: bool = False) -> None:
         """Judge how the trainer ended and go to the next step."""
         if self._lost:
             return self._over(self._lost)
+        if not self._folder.path.is_dir():
+            return self._failed("trainer_error", "the folder of the run was deleted while the trainer ran")
         tail = self._log.tail(wire.MAX_LOG_TAIL)
         result = self._folder.trainer_result()
-        stopped = None if self._stopped is None else self._stopped.verdict
-        evidence = Evidence(ending, stopped, result, tail, self._folder.has_artifact(), oom_killed)
+        evidence = Evidence(
+            ending, self._state.stopped, result, tail, self._folder.has_artifact(), oom_killed, self._disk_is_full()
+        )
         failure = judge(evidence)
         if failure is not None:
             return self._failed(failure.kind, failure.error, ending.status, tail)
@@ -341,11 +373,21 @@ class Attempt:
         self._failed("preempted", "the worker was restarted before the trainer ran")
 
     def _recover(self) -> None:
-        """Find out what became of a trainer whose worker died; its shim stops it within the grace."""
-        end = time.monotonic() + self._rules.grace_s + SHIM_END_S
-        while lives(self._state.shim) and time.monotonic() < end:
-            self._leave.wait(0.1)
-        self._conclude(read_ending(self._folder.report) or Ending())
+        """Take over a trainer whose worker died, or find out what became of it."""
+        self._log.go_on()
+        shim, report = self._state.shim, self._folder.report
+        training = self._training = take_over(shim, report, log=self._log.take, wake=self._wake.set)
+        if training is None:
+            sweep(self._folder.scratch)
+            ending = read_ending(report) or Ending()
+            self._log.take(ending.rest.encode("latin-1", "replace"))
+            self._log.close()
+            return self._conclude(ending)
+        self._started_s = time.monotonic() - running_s(shim)
+        if self._state.stopped is not None:
+            self._wish = _Stop("stop", self._state.stopped)
+        self._note("trainer taken over", after_s=round(self._elapsed_s()))
+        return self._attend(training, _oom_kills())
 
     # ---- packed, failed ---------------------------------------------------------------------------------------------
 
@@ -452,6 +494,8 @@ class Attempt:
         tail = log_tail.encode()[-wire.MAX_LOG_TAIL :].decode("utf-8", "ignore")
         failure = wire.Fail(self.lease_id, kind, exit_status, plain(error)[:MAX_ERROR_CHARS], tail)  # type: ignore[arg-type]
         self._note("job given back" if kind in FREE_KINDS else "attempt failed", kind=kind, error=error)
+        if kind == "disk_full":
+            self._folder.make_room()
         self._save(step="failed", failure=failure)
 
     def _over(self, why: str) -> None:

@@ -8,6 +8,9 @@ runs/<job>-<fence>/
     exit.json       how it ended, written by the shim
     log.*           what it printed, bounded
     bundle.tar.zst  the packed artifact
+
+A folder appears whole, with its first state, and is renamed before it is deleted; so a name that ends in `.new` or
+`.gone` is one that a worker was killed over.
 """
 
 from __future__ import annotations
@@ -16,17 +19,20 @@ import contextlib
 import dataclasses
 import json
 import os
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from training.fleet import wire
+from training.fleet.worker.files import delete_tree, has_files, open_regular
 from training.fleet.worker.progress import Metrics
+from training.fleet.worker.verdict import Failure
 
 Step = Literal["claimed", "training", "packed", "failed", "over"]
 STEPS: Final = ("claimed", "training", "packed", "failed", "over")
 _MAX_JSON_BYTES = 2**20
+_MAX_STATE_BYTES = 2**24
+_UNFINISHED = (".new", ".gone")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +43,9 @@ class State:
         step: `claimed` nothing started; `training` the shim was started; `packed` the bundle waits for its upload;
             `failed` the failure waits to be reported; `over` nobody waits for it, the folder is only kept for a day.
         lease: The lease, as it was granted.
+        claim_id: The question it was the answer to, empty when unknown.
         shim: Identity of the shim's process, empty before it runs.
+        stopped: Why the worker stopped the trainer, None when it did not.
         artifact: Digest of the bundle, empty before it is packed.
         content_digest: Digest of the uncompressed tar, empty before it is packed.
         metrics: Headline figures of the result.
@@ -48,7 +56,9 @@ class State:
 
     step: Step
     lease: wire.Lease
+    claim_id: str = ""
     shim: str = ""
+    stopped: Failure | None = None
     artifact: str = ""
     content_digest: str = ""
     metrics: Metrics = field(default_factory=dict)
@@ -76,10 +86,15 @@ class RunFolder:
         self.bundle = path / "bundle.tar.zst"
         self._state = path / "state.json"
 
-    def make(self) -> None:
-        """Make the folders of a new run."""
-        for folder in (self.path, self.out, self.scratch):
+    def make(self, state: State) -> None:
+        """Make the folder of a new run, whole and with its state."""
+        new = RunFolder(self.path.with_name(self.path.name + ".new"))
+        new.remove()
+        for folder in (new.path, new.out, new.scratch):
             folder.mkdir(mode=0o700, parents=True)
+        new.save(state)
+        new.path.rename(self.path)
+        sync_folder(self.path.parent)
 
     def save(self, state: State) -> None:
         """Write the state, whole and synced."""
@@ -87,12 +102,14 @@ class RunFolder:
 
     def load(self) -> State | None:
         """Return the state, None when there is none that can be read."""
-        found = read_object(self._state)
+        found = read_object(self._state, _MAX_STATE_BYTES)
         try:
             found.pop("v")
             lease = wire.Lease(**found.pop("lease"))
-            failure = found.pop("failure")
-            state = State(**found, lease=lease, failure=None if failure is None else wire.Fail(**failure))
+            failure, stopped = found.pop("failure"), found.pop("stopped", None)
+            found["failure"] = None if failure is None else wire.Fail(**failure)
+            found["stopped"] = None if stopped is None else Failure(**stopped)
+            state = State(**found, lease=lease)
         except (KeyError, TypeError):
             return None
         return state if state.step in STEPS else None
@@ -102,24 +119,42 @@ class RunFolder:
         return read_object(self.result)
 
     def has_artifact(self) -> bool:
-        """Tell whether the trainer left any file as its artifact."""
-        return self.artifact.is_dir() and any(entry.is_file() for entry in self.artifact.rglob("*"))
+        """Tell whether the trainer left anything as its artifact."""
+        return has_files(self.artifact)
 
     def shrink(self) -> None:
         """Drop what a finished run needs no longer, so that a kept folder costs little."""
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        delete_tree(self.scratch)
+
+    def make_room(self) -> None:
+        """Drop all that a trainer wrote but its log."""
+        for folder in (self.scratch, self.out):
+            delete_tree(folder)
+        for part in self.path.glob("bundle.*"):
+            with contextlib.suppress(OSError):
+                part.unlink()
 
     def remove(self) -> None:
         """Delete the folder; what cannot be deleted now is left for the next start."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        gone = self.path
+        if not unfinished(gone):
+            gone = self.path.with_name(self.path.name + ".gone")
+            with contextlib.suppress(OSError):
+                self.path.rename(gone)
+        delete_tree(gone)
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file, empty when there is none or it is over 1 MiB."""
+def unfinished(path: Path) -> bool:
+    """Tell whether a worker was killed while it made or deleted this run's folder."""
+    return path.name.endswith(_UNFINISHED)
+
+
+def read_object(path: Path, max_bytes: int = _MAX_JSON_BYTES) -> dict[str, Any]:
+    """Return the JSON object in a file, empty when there is none or it is over the limit."""
     try:
-        with path.open("rb") as stream:
-            data = stream.read(_MAX_JSON_BYTES + 1)
-        found = json.loads(data) if len(data) <= _MAX_JSON_BYTES else None
+        with open_regular(path) as stream:
+            data = stream.read(max_bytes + 1)
+        found = json.loads(data) if len(data) <= max_bytes else None
     except (OSError, ValueError, RecursionError):
         found = None
     return found if isinstance(found, dict) else {}
@@ -133,8 +168,13 @@ def write_whole(path: Path, text: str) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make what was renamed in a folder last over a power cut."""
     with contextlib.suppress(OSError):  # Windows cannot open a folder
-        folder = os.open(path.parent, os.O_RDONLY)
+        folder = os.open(path, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:

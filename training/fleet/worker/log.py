@@ -7,12 +7,16 @@ segments of `SEGMENT_BYTES` are kept, and that what people see has no control ch
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from training.fleet.worker.files import open_regular
+
 HEAD_BYTES: Final = 2**20
 SEGMENT_BYTES: Final = 2**20
+UNWRITTEN_BYTES: Final = 2**14
 _CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -27,20 +31,24 @@ class Log:
         self._head, self._tail, self._old = (folder / f"log.{name}" for name in ("head", "tail", "tail.old"))
         self._stream: BinaryIO | None = None
         self._room = 0
+        self._begun = False
+        self._unwritten = b""
         self.size_bytes = 0
         """How much was printed in all, whatever was kept."""
 
     def take(self, chunk: bytes) -> None:
-        """Add some output. What a full disk does not hold is dropped: the trainer must never wait for its log."""
+        """Add some output. Of what a full disk does not hold only the end is kept: the trainer must not wait for it."""
         self.size_bytes += len(chunk)
-        with contextlib.suppress(OSError):
+        try:
             while chunk:
                 if self._room == 0:
                     self._next_segment()
                 assert self._stream is not None
-                part, chunk = chunk[: self._room], chunk[self._room :]
-                self._room -= len(part)
-                self._stream.write(part)
+                written = self._stream.write(chunk[: self._room])
+                self._room -= written
+                chunk = chunk[written:]
+        except OSError:
+            self._unwritten = (self._unwritten + chunk)[-UNWRITTEN_BYTES:]
 
     def close(self) -> None:
         """Let go of the files."""
@@ -54,19 +62,30 @@ class Log:
         Args:
             size_bytes: How much to return at most.
         """
-        found = b""
+        found = self._unwritten
         for path in (self._tail, self._old, self._head):
             if len(found) < size_bytes:
                 found = _end(path, size_bytes - len(found)) + found
-        return plain(found.decode("utf-8", "replace"))
+        return plain(found[-size_bytes:].decode("utf-8", "replace"))
+
+    def go_on(self) -> None:
+        """Continue the files of an earlier worker instead of beginning new ones."""
+        for path, limit in ((self._tail, SEGMENT_BYTES), (self._head, HEAD_BYTES)):
+            with contextlib.suppress(OSError):
+                room = limit - path.stat().st_size
+                if room > 0:
+                    self._stream = path.open("ab", buffering=0)
+                self._room = max(0, room)
+                self._begun = True
+                return
 
     def _next_segment(self) -> None:
         self.close()
-        first = self._stream is None
-        if not first and self._tail.exists():
+        if self._begun and self._tail.exists():
             self._tail.replace(self._old)
-        self._room = HEAD_BYTES if first else SEGMENT_BYTES
-        self._stream = (self._head if first else self._tail).open("wb", buffering=0)
+        self._stream = (self._tail if self._begun else self._head).open("wb", buffering=0)
+        self._room = SEGMENT_BYTES if self._begun else HEAD_BYTES
+        self._begun = True
 
 
 def plain(text: str) -> str:
@@ -76,8 +95,8 @@ def plain(text: str) -> str:
 
 def _end(path: Path, size_bytes: int) -> bytes:
     try:
-        with path.open("rb") as stream:
-            stream.seek(max(0, path.stat().st_size - size_bytes))
+        with open_regular(path) as stream:
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - size_bytes))
             return stream.read(size_bytes)
     except OSError:
         return b""

@@ -1,8 +1,9 @@
 """The worker's loop: ask for a job, run it, and take up what an earlier worker left.
 
 Jobs are asked for one at a time by one thread; each runs in a thread of its own. While there is no job the receiver
-holds the call, so an idle worker does nothing. Guarantees that one question gets at most one job even when its answer
-is lost, and that told to stop it leaves no process and no job behind.
+holds the call, so an idle worker does nothing. What an earlier worker left is taken up first, before the slow look at
+what the host can do: its trainers and leases wait for that. Guarantees that one question gets at most one job even when
+its answer is lost or the worker dies over it, and that told to stop it leaves no process and no job behind.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from typing import Final
 from training.fleet import wire
 from training.fleet.capability import Capability, refresh
 from training.fleet.client import Client
-from training.fleet.errors import FleetError, UnavailableError, UpgradeRequiredError
+from training.fleet.errors import ConflictError, FleetError, UnavailableError, UpgradeRequiredError
 from training.fleet.worker.attempt import Attempt, Outcome, Place
-from training.fleet.worker.folder import RunFolder, State
+from training.fleet.worker.folder import RunFolder, State, unfinished, write_whole
 from training.fleet.worker.journal import Journal
 from training.fleet.worker.options import Options
 from training.fleet.worker.resume import ResumeFolders
-from training.fleet.worker.start import Contracts, seat
+from training.fleet.worker.start import Contracts, Seat, seat
 
 WAIT_S: Final = 30
 REFUSED_S: Final = 60.0
@@ -37,6 +38,7 @@ HURRY_LIMIT_S: Final = 5.0
 CLEAN_S: Final = 3600.0
 _JOB_ID = re.compile(r"[0-9a-f]{64}")
 _LEASE_ID = re.compile(r"[0-9A-Za-z_-]{8,64}")
+_CLAIM_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class Worker:
@@ -44,20 +46,22 @@ class Worker:
 
     Args:
         options: Its settings.
-        capability: What the host can do, as found at the start.
+        detect: Finds out what the host can do, once.
         client: Makes a connection to the receiver; claims and work have one each.
         journal: Where to say what happens.
     """
 
     def __init__(
-        self, options: Options, capability: Capability, client: Callable[[], Client], journal: Journal
+        self, options: Options, detect: Callable[[], Capability], client: Callable[[], Client], journal: Journal
     ) -> None:
         self._options = options
-        self._capability = capability
+        self._detect = detect
+        self._capability: Capability | None = None
+        self._undetected: BaseException | None = None
         self._client = client()
         self._claims = client()
         self._journal = journal
-        self._contracts = Contracts(capability.contract, options.rules.trainer_dir)
+        self._contracts = Contracts(None, options.rules.trainer_dir)
         self._runs = options.work_dir / "runs"
         self._resumes = ResumeFolders(options.work_dir / "resume", options.rules.min_free_bytes, journal)
         self._free = list(range(options.slots))
@@ -65,7 +69,9 @@ class Worker:
         self._outcomes: list[Outcome] = []
         self._change = threading.Condition()
         self._stop = threading.Event()
-        self._claim_id = _new_id()
+        self._question = options.work_dir / "claim"
+        self._claim_id = ""
+        self._inherited = False
         self._vain = 0
         self._drain = False
         self._cleaned_s = 0.0
@@ -78,6 +84,7 @@ class Worker:
         """
         try:
             self._resume()
+            self._get_ready()
             while not self._stop.is_set():
                 self._clean()
                 lease = self._ask(WAIT_S) if self._slot_is_free() else None
@@ -95,6 +102,7 @@ class Worker:
         """
         try:
             self._resume()
+            self._get_ready()
             self._join()
             lease = self._ask_until(time.monotonic() + wait_s)
             if lease is None or not self._begin(lease):
@@ -137,14 +145,38 @@ class Worker:
         timer.daemon = True
         timer.start()
 
+    def _get_ready(self) -> None:
+        """Find out what the host can do; without an answer when told to stop meanwhile."""
+        threading.Thread(target=self._look, name="detection", daemon=True).start()
+        with self._change:
+            while self._capability is None and self._undetected is None and not self._stop.is_set():
+                self._change.wait()
+        if self._undetected is not None:
+            raise self._undetected
+
+    def _look(self) -> None:
+        found: Capability | None = None
+        fault: BaseException | None = None
+        try:
+            found = self._detect()
+        except BaseException as error:  # noqa: BLE001 - the worker's own thread raises it
+            fault = error
+        with self._change:
+            if found is not None:
+                self._contracts = Contracts(found.contract, self._options.rules.trainer_dir)
+            self._capability, self._undetected = found, fault
+            self._change.notify_all()
+
     # ---- claims -----------------------------------------------------------------------------------------------------
 
     def _ask(self, wait_s: float, once_until: float | None = None) -> wire.Lease | None:
         """Ask for one job; None when there is none, after whatever pause is due."""
+        assert self._capability is not None
         self._resumes.make_room()
         capability = self._capability = refresh(self._capability, self._options.work_dir, self._options.datasets)
         if capability.free_disk_bytes < self._options.rules.min_free_bytes:
             self._journal.note_once("no job taken: the disk is full", free_bytes=capability.free_disk_bytes)
+            self._clean(keep_s=0.0)
             self._stop.wait(REFUSED_S)
             return None
         message = wire.Claim(self._claim_id, capability.hostname, capability, self._leases())
@@ -157,7 +189,7 @@ class Worker:
         except FleetError as error:
             self._refused(error, once_until)
             return None
-        self._claim_id, self._vain = _new_id(), 0
+        self._vain = 0
         if lease is None and time.monotonic() - asked_s < wait_s * EARLY_PART:
             self._rest((retry_after_s or AWAY_S) * (0.75 + random.random() / 2), once_until)  # noqa: S311
         return self._heard(lease)
@@ -173,6 +205,7 @@ class Worker:
         self._doubt(lease.stop)
         if not (_JOB_ID.fullmatch(lease.job_id) and _LEASE_ID.fullmatch(lease.lease_id) and lease.trainer_command):
             self._journal.note("the receiver granted a lease that makes no sense; is it older than this worker?")
+            self._ask_anew()
             self._stop.wait(REFUSED_S)
             return None
         return lease
@@ -190,7 +223,10 @@ class Worker:
             raise error
 
     def _refused(self, error: FleetError, once_until: float | None) -> None:
-        self._claim_id = _new_id()
+        inherited = self._inherited
+        self._ask_anew()
+        if inherited and isinstance(error, ConflictError):
+            return  # it was answered, and that lease is over
         if once_until is not None or isinstance(error, UpgradeRequiredError):
             raise error
         self._journal.note_once("the receiver refuses this worker", why=error.message)
@@ -199,16 +235,26 @@ class Worker:
     # ---- runs -------------------------------------------------------------------------------------------------------
 
     def _begin(self, lease: wire.Lease) -> bool:
-        """Start the run of a lease."""
-        folder = RunFolder(self._run_path(lease))
+        """Start the run of a lease. The run is on disk before the next question replaces this one there."""
+        folder, state = RunFolder(self._run_path(lease)), State("claimed", lease, self._claim_id)
         try:
-            folder.make()
+            folder.make(state)
         except OSError as error:
             self._journal.note("a run folder could not be made", path=str(folder.path), why=error.strerror)
             self._give_up(lease, f"the run folder could not be made: {error.strerror}")
             return False
-        self._start(folder, State("claimed", lease), resumed=False)
+        finally:
+            self._ask_anew()
+        self._start(folder, state, resumed=False)
         return True
+
+    def _ask_anew(self) -> None:
+        """Make the name of the next question, and put it on disk before it is asked."""
+        self._claim_id, self._inherited = _new_id(), False
+        try:
+            write_whole(self._question, self._claim_id)
+        except OSError as error:
+            self._journal.note_once("the next question could not be written down", why=error.strerror)
 
     def _run_path(self, lease: wire.Lease) -> Path:
         path = self._runs / f"{lease.job_id[:12]}-{lease.fence}"
@@ -223,10 +269,9 @@ class Worker:
     def _start(self, folder: RunFolder, state: State, *, resumed: bool) -> None:
         resume = self._resumes.take(state.lease.job_id)
         with self._change:
-            slot = self._free.pop(0)
-            cuda = state.lease.cuda
-            offered = seat(self._capability, slot, self._options.slots, self._options.threads, cuda=cuda)
-            place = Place(offered, self._capability.datasets, self._contracts, self._leases, self._heed, resume)
+            # More may be left over than there are slots now; all of them have a lease, none can wait.
+            slot = self._free.pop(0) if self._free else None
+            place = self._place(slot, resume, cuda=state.lease.cuda)
             rules, client = self._options.rules, self._client
             attempt = Attempt(client, rules, place, folder, state, self._journal, resumed=resumed)
             self._attempts[state.lease.lease_id] = attempt
@@ -234,7 +279,14 @@ class Worker:
             attempt.release()
         threading.Thread(target=self._run, args=(attempt, slot, resume), name=f"run-{slot}", daemon=True).start()
 
-    def _run(self, attempt: Attempt, slot: int, resume: Path | None) -> None:
+    def _place(self, slot: int | None, resume: Path | None, *, cuda: bool) -> Place:
+        """Return where an attempt runs; one that was begun earlier has its seat already."""
+        found, offered = self._capability, Seat(1)
+        if found is not None and slot is not None:
+            offered = seat(found, slot, self._options.slots, self._options.threads, cuda=cuda)
+        return Place(offered, found.datasets if found else {}, self._contracts, self._leases, self._heed, resume)
+
+    def _run(self, attempt: Attempt, slot: int | None, resume: Path | None) -> None:
         outcome: Outcome = "kept"
         try:
             outcome = attempt.run()
@@ -244,7 +296,8 @@ class Worker:
         with self._change:
             self._outcomes.append(outcome)
             del self._attempts[attempt.lease_id]
-            self._free.append(slot)
+            if slot is not None:
+                self._free.append(slot)
             self._drain = self._drain and bool(self._attempts)
             self._change.notify_all()
 
@@ -278,31 +331,51 @@ class Worker:
     # ---- what earlier workers left ----------------------------------------------------------------------------------
 
     def _resume(self) -> None:
-        """Take up every run that is not over."""
+        """Take up every run that is not over, and the question that may have been answered with a job."""
         self._runs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        left = []
         for path in sorted(self._runs.iterdir()):
             folder = RunFolder(path)
-            state = folder.load()
-            if state is None or state.step == "over":
+            if unfinished(path):
+                folder.remove()
                 continue
-            if not self._slot_is_free():
-                return
+            state = folder.load()
+            if state is not None and state.step != "over":
+                left.append((folder, state))
+        for folder, state in sorted(left, key=lambda run: run[1].step != "training"):  # a trainer waits least
             self._journal.note("run taken up", job=state.lease.job_id[:12], fence=state.lease.fence, step=state.step)
             self._start(folder, state, resumed=True)
+        self._inherit([state.claim_id for _, state in left])
         self._resumes.make_room()
 
-    def _clean(self) -> None:
-        """Delete the folders of runs that nobody waits for once their time is up, about every hour."""
-        if self._cleaned_s and time.monotonic() - self._cleaned_s < CLEAN_S:
+    def _inherit(self, answered: list[str]) -> None:
+        """Go on with the question of the earlier worker, unless a run is the answer to it."""
+        try:
+            asked = self._question.read_text(encoding="ascii")
+        except (OSError, ValueError):
+            asked = ""
+        if asked in answered or not _CLAIM_ID.fullmatch(asked):
+            self._ask_anew()
+        else:
+            self._claim_id, self._inherited = asked, True
+
+    def _clean(self, keep_s: float | None = None) -> None:
+        """Delete the folders of runs that nobody waits for once their time is up, about every hour.
+
+        Args:
+            keep_s: How long to keep them and to look now; None for what is set.
+        """
+        if keep_s is None and self._cleaned_s and time.monotonic() - self._cleaned_s < CLEAN_S:
             return
         self._cleaned_s = time.monotonic()
+        kept_s = self._options.keep_s if keep_s is None else keep_s
         with self._change:
             busy = bool(self._attempts)
         for path in sorted(self._runs.iterdir()):
             folder = RunFolder(path)
             state = folder.load()
             done = state.step == "over" if state is not None else not busy
-            if done and time.time() - path.stat().st_mtime > self._options.keep_s:
+            if (done or unfinished(path)) and time.time() - path.stat().st_mtime > kept_s:
                 folder.remove()
 
 

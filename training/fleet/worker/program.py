@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from training.fleet import __version__
-from training.fleet.capability import detect
+from training.fleet.capability import Capability, detect
 from training.fleet.client import Client
 from training.fleet.errors import EX_CONFIG, EX_FAILURE, ConfigurationError, FleetError, UpgradeRequiredError
 from training.fleet.settings import add_flags
@@ -116,19 +116,21 @@ def _work(chosen: Options, actions: dict[str, Any]) -> int:
     journal = Journal()
     lock = _locked(chosen.work_dir)
     try:
-        clients = _client(chosen)  # a bad address or token ends here, before the slow detection
-        capability = detect(
-            chosen.work_dir, name=chosen.name, datasets=chosen.datasets, probe_timeout_s=chosen.probe_timeout_s
-        )
-        journal.note("worker started", host=capability.hostname, receiver=clients.address.url, version=__version__)
-        for problem in capability.problems:
-            journal.note("found", problem=problem)
-        worker = Worker(chosen, capability, lambda: _client(chosen), journal)
+        clients = _client(chosen)  # a bad address or token ends here
+        worker = Worker(chosen, lambda: _detected(chosen, clients, journal), lambda: _client(chosen), journal)
         status = _Service(worker, actions).run()
         journal.note("worker ended", status=status)
     finally:
         lock.close()
     return status
+
+
+def _detected(chosen: Options, clients: Client, journal: Journal) -> Capability:
+    found = detect(chosen.work_dir, name=chosen.name, datasets=chosen.datasets, probe_timeout_s=chosen.probe_timeout_s)
+    journal.note("worker started", host=found.hostname, receiver=clients.address.url, version=__version__)
+    for problem in found.problems:
+        journal.note("found", problem=problem)
+    return found
 
 
 def _locked(work_dir: Path) -> TextIO:

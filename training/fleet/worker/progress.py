@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from training.fleet import wire
+from training.fleet.worker.files import open_regular
 from training.fleet.worker.log import plain
 
 MAX_READ_BYTES: Final = 2**20
 MAX_LINE_BYTES: Final = 65536
 MAX_METRICS: Final = 256
+MAX_METRICS_CHARS: Final = 12_000
+"""Bounds the metrics of one message: with four bytes a character they stay well below what the receiver reads."""
+_FIGURE_CHARS = 25
 _MAX_STEP = 2**53 - 1
 _MAX_TEXT = 200
 
@@ -71,8 +76,8 @@ class Progress:
 
     def _read(self) -> bytes:
         try:
-            with self._path.open("rb") as stream:
-                if self._path.stat().st_size < self._offset:
+            with open_regular(self._path) as stream:
+                if os.fstat(stream.fileno()).st_size < self._offset:
                     self._offset, self._rest = 0, b""
                 stream.seek(self._offset)
                 chunk = stream.read(MAX_READ_BYTES)
@@ -97,16 +102,24 @@ def left_s(step: int, steps: int, step_s: float, elapsed_s: float) -> float | No
 
 
 def flat_metrics(found: object) -> Metrics:
-    """Return the flat figures among a trainer's metrics; what is nested, not finite or too long is left out."""
-    if not isinstance(found, dict):
-        return {}
-    kept = {name: value for name, value in found.items() if isinstance(name, str) and _flat(value)}
-    return dict(list(kept.items())[:MAX_METRICS])
+    """Return the flat figures among a trainer's metrics; what is nested, unprintable or too long is left out."""
+    kept: Metrics = {}
+    room = MAX_METRICS_CHARS
+    for name, value in found.items() if isinstance(found, dict) else ():
+        size = len(str(name)) + (len(value) if isinstance(value, str) else _FIGURE_CHARS)
+        if _text(name) and _flat(value) and len(kept) < MAX_METRICS and size <= room:
+            kept[name] = value
+            room -= size
+    return kept
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= _MAX_TEXT and value.isprintable()
 
 
 def _flat(value: object) -> bool:
     if isinstance(value, str):
-        return len(value) <= _MAX_TEXT
+        return _text(value)
     if isinstance(value, float):
         return math.isfinite(value)
     return value is None or (isinstance(value, int) and abs(value) <= _MAX_STEP)

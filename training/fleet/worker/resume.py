@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from training.fleet.worker.files import delete_tree
 from training.fleet.worker.journal import Journal
 
 KEEP_S: Final = 7 * 86400.0
@@ -74,7 +75,7 @@ class ResumeFolders:
         with self._change:
             self._used.discard(path)
             if done_here:
-                shutil.rmtree(path, ignore_errors=True)
+                delete_tree(path)
             else:
                 with contextlib.suppress(OSError):  # it is not empty, or the trainer deleted it
                     path.rmdir()
@@ -89,7 +90,7 @@ class ResumeFolders:
                 why = self._why_drop(used_at)
                 if why:
                     self._journal.note("checkpoint dropped", job=path.name[:12], why=why)
-                    shutil.rmtree(path, ignore_errors=True)
+                    delete_tree(path)
 
     def _unused(self) -> Iterator[tuple[float, Path]]:
         """Yield when each unused folder was last used, seconds since the epoch, and where it is."""

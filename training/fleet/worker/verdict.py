@@ -51,6 +51,7 @@ class Evidence:
         log_tail: The end of its output.
         has_artifact: Whether it left an artifact.
         oom_killed: Whether the system killed a process for want of memory meanwhile.
+        disk_full: Whether less disk is free than the worker keeps free.
     """
 
     ending: Ending
@@ -59,6 +60,7 @@ class Evidence:
     log_tail: str = ""
     has_artifact: bool = False
     oom_killed: bool = False
+    disk_full: bool = False
 
 
 def judge(evidence: Evidence) -> Failure | None:
@@ -71,6 +73,8 @@ def judge(evidence: Evidence) -> Failure | None:
         return evidence.stopped
     if ending.asked == "L":
         return Failure("lost", "the worker died while the trainer ran; the trainer was stopped with it")
+    if ending.asked == "N":
+        return Failure("preempted", "the worker was restarted before the trainer ran")
     if ending.status is None:
         return _never_ran(ending)
     if ending.status == 0:
@@ -112,7 +116,7 @@ def _kind_by_traces(evidence: Evidence) -> FailKind:
     killed = evidence.ending.status in (-signal.SIGKILL, 128 + signal.SIGKILL)
     if _OOM_RAM.search(said) or (killed and evidence.oom_killed):
         return "oom_ram"
-    return "disk_full" if _DISK_FULL.search(said) else "trainer_error"
+    return "disk_full" if evidence.disk_full or _DISK_FULL.search(said) else "trainer_error"
 
 
 def _own_error(evidence: Evidence) -> str:

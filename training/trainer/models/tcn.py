@@ -1,7 +1,7 @@
 """Temporal convolutional network on windows.
 
 Residual blocks of two causal convolutions; each block doubles the dilation, so the last step of the last block sees
-1 + 2 * (kernel - 1) * (2^layers - 1) rows: 29 with the defaults. No step sees a later row.
+1 + 2 * (kernel - 1) * (2^layers - 1) steps: 13 with the defaults. No step sees a later one.
 
 Source: Bai, Kolter and Koltun, An Empirical Evaluation of Generic Convolutional and Recurrent Networks for Sequence
 Modeling, arXiv 1803.01271, 2018 (without their weight normalisation).
@@ -40,7 +40,7 @@ class Block(nn.Module):
 
 
 class Tcn(nn.Module):
-    """Residual blocks, two summaries, one logit."""
+    """Residual blocks, three summaries, one logit."""
 
     def __init__(self, channels: int, hidden: int, layers: int, kernel: int, dropout: float) -> None:
         super().__init__()
@@ -48,12 +48,12 @@ class Tcn(nn.Module):
         self.blocks = nn.Sequential(
             *(Block(sizes[index], hidden, kernel, 2**index, dropout) for index in range(layers))
         )
-        self.out = nn.Linear(2 * hidden, 1)
+        self.out = nn.Linear(3 * hidden, 1)
 
     def forward(self, windows: Tensor) -> Tensor:
         """Map (n, n_steps, n_channels) to (n,) logits."""
         states = self.blocks(windows.transpose(1, 2))  # (n, hidden, n_steps)
-        summary = torch.cat([states[:, :, -1], states.mean(dim=2)], dim=1)  # (n, 2 * hidden)
+        summary = torch.cat([states[:, :, -1], states.mean(dim=2), states.amax(dim=2)], dim=1)  # (n, 3 * hidden)
         logit: Tensor = self.out(summary)  # (n, 1)
         return logit.squeeze(1)
 

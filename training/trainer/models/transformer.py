@@ -1,8 +1,8 @@
 """Transformer encoder on windows.
 
 Rows become vectors, sinusoids say where in the window they stand, and pre-norm encoder layers let every row look at
-every other. The last row's vector and the mean over rows give the logit. Attention is written out, so that it is the
-same arithmetic on CPU and CUDA and the same every time.
+every other. The last row's vector, the mean and the maximum over rows give the logit. Attention is written out, so that
+it is the same arithmetic on CPU and CUDA and the same every time.
 
 Source: Vaswani et al., Attention Is All You Need, NeurIPS 2017 (encoder, sinusoidal positions); Xiong et al., On Layer
 Normalization in the Transformer Architecture, ICML 2020 (pre-norm).
@@ -65,7 +65,7 @@ class Layer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Rows to vectors, encoder layers, two summaries, one logit."""
+    """Rows to vectors, encoder layers, three summaries, one logit."""
 
     positions: Tensor
 
@@ -75,13 +75,13 @@ class Transformer(nn.Module):
         self.register_buffer("positions", sinusoids(steps, width), persistent=False)
         self.layers = nn.Sequential(*(Layer(width, heads, dropout) for _ in range(layers)))
         self.norm = nn.LayerNorm(width)
-        self.out = nn.Linear(2 * width, 1)
+        self.out = nn.Linear(3 * width, 1)
 
     def forward(self, windows: Tensor) -> Tensor:
         """Map (n, n_steps, n_channels) to (n,) logits."""
         state = self.rows(windows) + self.positions  # (n, n_steps, width)
         state = self.norm(self.layers(state))  # (n, n_steps, width)
-        summary = torch.cat([state[:, -1], state.mean(dim=1)], dim=1)  # (n, 2 * width)
+        summary = torch.cat([state[:, -1], state.mean(dim=1), state.amax(dim=1)], dim=1)  # (n, 3 * width)
         logit: Tensor = self.out(summary)  # (n, 1)
         return logit.squeeze(1)
 

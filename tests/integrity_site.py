@@ -1,0 +1,100 @@
+"""The files of a receiver that does not run: jobs in every status, artifacts, an index; all real."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from queue_world import World, entry
+
+from training.fleet.integrity.artifacts import Options, Places
+from training.fleet.integrity.fsck import fsck
+from training.fleet.integrity.report import Report
+from training.fleet.store import Store
+
+STATUSES = ["completed", "completed", "completed", "failed", "running", "claimed", "pending", "cancelled"]
+
+
+class Site:
+    """One receiver's folder, with three results and a job in each other status."""
+
+    def __init__(self, folder: Path, fill: bool = True) -> None:
+        self.folder = folder
+        self.db = folder / "queue.db"
+        self.places = Places(folder / "store", folder / "incoming", folder / "index.jsonl")
+        self.ids: list[str] = []
+        self.artifacts: list[str] = []
+        if fill:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._fill()
+
+    def copied(self, folder: Path) -> Site:
+        """Return a copy of it somewhere else."""
+        shutil.copytree(self.folder, folder)
+        other = Site(folder, fill=False)
+        other.ids, other.artifacts = list(self.ids), list(self.artifacts)
+        return other
+
+    def _fill(self) -> None:
+        store = Store(self.places.store, self.places.incoming, self.places.index, floor_bytes=0)
+        store.open()
+        world = World(self.db)
+        try:
+            jobs = [entry(number) for number in range(8)]
+            self.ids = [job.id for job in jobs]
+            world.load(jobs)
+            for number in range(3):
+                self._complete(world, store, b"bundle %d" % number * 100)
+            world.fail(world.running("pi"), "spec_rejected", "no such key", "a log")
+            world.running("tower")
+            world.claim("nas")
+            world.cancel(jobs[7].id)
+            assert [world.status(job) for job in self.ids] == STATUSES
+        finally:
+            world.database.close()
+
+    def _complete(self, world: World, store: Store, data: bytes) -> None:
+        sha256, lease = hashlib.sha256(data).hexdigest(), world.running("pi")
+        upload = store.begin(sha256, "gbt", "realistic", len(data))
+        upload.write(data)
+        upload.finish()
+        world.do(lambda tx: world.queue.add_artifact(tx, sha256, len(data), "gbt", "realistic"))
+        store.append_index({"sha256": sha256, "model": "gbt", "mode": "realistic", "size_bytes": len(data)})
+        world.complete(lease, sha256, store=False)
+        self.artifacts.append(sha256)
+
+    def bundle(self, number: int) -> Path:
+        return self.places.store / "gbt_realistic" / self.artifacts[number] / "bundle.tar.zst"
+
+    def fsck(self, **options: Any) -> Report:
+        return fsck(self.db, self.places, Options(**options))
+
+    def files(self) -> dict[str, bytes]:
+        """Every file by name, to show that nothing changed."""
+        return {
+            str(path.relative_to(self.folder)): path.read_bytes()
+            for path in sorted(self.folder.rglob("*"))
+            if path.is_file()
+        }
+
+    def index(self) -> list[Any]:
+        return [json.loads(line) for line in self.places.index.read_text().splitlines()]
+
+
+def killed(site: Site, root: Path) -> None:
+    """Run a receiver's database on the site and kill it, so that its log stays."""
+    code = (
+        "import os, signal, sys; from pathlib import Path; from training.fleet.database.sqlite import Sqlite\n"
+        "database = Sqlite.open(Path(sys.argv[1]))\n"
+        "for number in range(8):\n"
+        "    database.submit(lambda tx: tx.run('remember', key=str(number), value='x' * 9000)).result()\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(site.db)], cwd=root, check=False)
+    assert done.returncode == -signal.SIGKILL

@@ -1,0 +1,149 @@
+"""Long work on the receiver's own files: backups and checks.
+
+Owns the one chore that may run at a time and what is known of it. Guarantees that the receiver answers on while a
+chore runs: it has a thread of its own that rests as long as it reads, and the writer thread is held up for a few
+milliseconds at most. Leaves the work itself to `integrity`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from training.fleet import __version__
+from training.fleet.errors import ConflictError, Fault, FleetError, UnavailableError
+from training.fleet.integrity.artifacts import Options, Places
+from training.fleet.integrity.backup import Order, Source, back_up
+from training.fleet.integrity.fsck import fsck_running
+from training.fleet.integrity.report import Report
+from training.fleet.wire import BackupOrder, Chore, Finding, FsckOrder
+
+JOIN_S: Final = 5.0
+"""How long the end of the receiver waits for a chore to stop."""
+REST_S: Final = 1.0
+"""Longest rest between two pieces of reading."""
+
+_log = logging.getLogger(__name__)
+_Work = Callable[["Keeper", Report], str]
+
+
+@dataclass(slots=True)
+class Keeper:
+    """Runs one chore at a time.
+
+    Attributes:
+        database: The running database.
+        places: The receiver's files.
+        manifest: The manifest in force, as it was applied.
+        backup_root: Folder of the backups.
+        copy_path: Where a check puts its copy of the database.
+    """
+
+    database: Source
+    places: Places
+    manifest: Path
+    backup_root: Path
+    copy_path: Path
+    _chore: Chore = field(default_factory=Chore)
+    _thread: threading.Thread | None = None
+    _ending: threading.Event = field(default_factory=threading.Event)
+    _rested_at: float = 0.0
+
+    def chore(self) -> Chore:
+        """Return the newest chore and how far it is."""
+        return self._chore
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the receiver's files as far as it is known, for people."""
+        chore, found = self._chore, list[str]()
+        if self.database.damaged:
+            pages = ", ".join(map(str, self.database.damaged[:10]))
+            found.append(f"pages of the database are not what they were ({pages}); stop the receiver and run fsck")
+        if chore.kind == "fsck" and chore.findings:
+            found.append(f"the check of {chore.begun_at} found {len(chore.findings)} things; run cis490-jobs fsck")
+        return found
+
+    def begin_backup(self, order: BackupOrder) -> Chore:
+        """Begin a backup.
+
+        Raises:
+            ConflictError: Another chore runs.
+        """
+        now = time.time()
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
+        name = f"{stamp}-{order.label}" if order.label else stamp
+        made_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
+        wanted = Order(
+            self.backup_root, name, self.places, self.manifest, order.artifacts, made_at, version=__version__
+        )
+
+        def work(keeper: Keeper, report: Report) -> str:
+            return str(back_up(keeper.database, wanted, report, keeper._progress).absolute())
+
+        return self._begin(Chore("backup", "running", name, made_at), work)
+
+    def begin_fsck(self, order: FsckOrder) -> Chore:
+        """Begin a check of everything.
+
+        Raises:
+            ConflictError: Another chore runs.
+        """
+        options = Options(hashes=order.hashes, progress=self._progress)
+        made_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+        def work(keeper: Keeper, report: Report) -> str:
+            fsck_running(keeper.database, keeper.copy_path, keeper.places, options, report)
+            return ""
+
+        return self._begin(Chore("fsck", "running", made_at, made_at), work)
+
+    def _begin(self, chore: Chore, work: _Work) -> Chore:
+        """Start a chore; callers are all on the event loop, so two never start at once."""
+        if self._ending.is_set():
+            raise UnavailableError("the receiver is stopping; ask again in a moment", retry_after_s=5.0)
+        if self._chore.state == "running":
+            raise ConflictError(f"a {self._chore.kind} runs since {self._chore.begun_at}; wait for its end")
+        self._chore, self._rested_at = chore, time.monotonic()
+        self._thread = threading.Thread(target=self._run, args=(work,), name=chore.kind, daemon=True)
+        self._thread.start()
+        return chore
+
+    def _run(self, work: _Work) -> None:
+        report = Report()
+        changes: dict[str, object]
+        try:
+            path = work(self, report)
+            changes = {"state": "done", "path": path, "checked": dict(report.checked)}
+        except FleetError as error:
+            changes = {"state": "failed", "error": error.message}
+        except Exception as error:  # noqa: BLE001 - a chore must not end the receiver
+            _log.exception("a chore failed")
+            changes = {"state": "failed", "error": f"the receiver failed at this ({error}); its log says why"}
+        found, notes = ([_finding(fault) for fault in faults] for faults in (report.findings, report.notes))
+        self._chore = replace(self._chore, findings=found, notes=notes, **changes)  # type: ignore[arg-type]
+        data = {"kind": self._chore.kind, "name": self._chore.name, "found": len(found), "error": self._chore.error}
+        level = logging.ERROR if found or self._chore.error else logging.INFO
+        _log.log(level, f"{self._chore.kind} ended", extra={"data": data})
+
+    def _progress(self, done: int, todo: int) -> None:
+        """Take note of how far the chore is, then rest as long as the last piece took."""
+        self._chore = replace(self._chore, done_bytes=done, total_bytes=todo)
+        took_s = min(REST_S, max(0.0, time.monotonic() - self._rested_at))
+        if self._ending.wait(took_s):
+            raise UnavailableError("the receiver is stopping; ask again after its start")
+        self._rested_at = time.monotonic()
+
+    def close(self) -> None:
+        """Stop the chore that runs; what it has begun is left away."""
+        self._ending.set()
+        if self._thread is not None:
+            self._thread.join(JOIN_S)
+
+
+def _finding(fault: Fault) -> Finding:
+    return Finding(fault.place, fault.found, fault.expected, fault.hint)

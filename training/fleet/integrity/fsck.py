@@ -1,0 +1,120 @@
+"""One check of everything: database, store and index against each other.
+
+Owns the order: pages and structure first, because rows of a damaged database prove nothing; then rows, artifacts,
+index, leftovers.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from training.fleet.database.reading import Reading, of_copy, of_receiver
+from training.fleet.errors import ConfigurationError
+from training.fleet.integrity import records
+from training.fleet.integrity.artifacts import (
+    Options,
+    Places,
+    artifact_rows,
+    check_artifacts,
+    check_incoming,
+    check_index,
+)
+from training.fleet.integrity.backup import Source
+from training.fleet.integrity.report import Report
+from training.fleet.store import Store, index_row
+
+UPLOAD_S: Final = 60.0
+"""How long the row of an artifact may follow its last byte."""
+
+
+def fsck(database: Path, places: Places, options: Options) -> Report:
+    """Check the files of a receiver that does not run.
+
+    Args:
+        database: The database file.
+        places: The other files.
+        options: How much to do.
+
+    Returns:
+        What was found and done.
+
+    Raises:
+        ConfigurationError: A receiver runs on the database, or a file cannot be looked at at all.
+    """
+    report = Report()
+    with of_receiver(database) as reading:
+        records.check_pages(reading, report)
+        if records.check_structure(reading, report):
+            records.check_rows(reading, report)
+            _check_files(reading, places, report, options)
+        check_incoming(places.incoming, report, repair=options.repair)
+    return report
+
+
+def fsck_running(source: Source, copy: Path, places: Places, options: Options, report: Report) -> None:
+    """Check the files of a receiver that runs, without holding it up: rows are looked at in a copy.
+
+    Leftovers of uploads are left out, because uploads go on.
+
+    Args:
+        source: The running database.
+        copy: Where the copy goes; it is removed at the end.
+        places: The other files.
+        options: How much to do. Nothing is repaired.
+        report: Gets what was found.
+
+    Raises:
+        FleetError: The copy cannot be made.
+    """
+    report.checked["pages"] = source.pages
+    for page in source.differing_pages()[: records.MAX_LISTED]:
+        report.find(
+            f"the database, page {page}", "bytes that the receiver did not write", "those it wrote", records.RESTORE
+        )
+    copy.unlink(missing_ok=True)
+    before = time.time() - UPLOAD_S
+    source.copy(copy)
+    try:
+        with of_copy(copy) as reading:
+            if records.check_structure(reading, report):
+                records.check_rows(reading, report)
+                with records.readable(reading, report, "artifact"):
+                    check_artifacts(reading, places.store, report, replace(options, before=before))
+                    _check_growing_index(reading, places.index, report)
+    finally:
+        copy.unlink(missing_ok=True)
+
+
+def _check_growing_index(reading: Reading, index: Path, report: Report) -> None:
+    """Check the index while artifacts are added: a line follows its row within moments."""
+    for wait_s in (0.1, 1.0):
+        if check_index(reading, index, Report(), surplus=True):
+            return
+        time.sleep(wait_s)
+    check_index(reading, index, report, surplus=True)
+
+
+def _check_files(reading: Reading, places: Places, report: Report, options: Options) -> None:
+    sound = not report.findings
+    # A row that a flipped bit changed must not send a good file to the quarantine or into the index.
+    with records.readable(reading, report, "artifact"):
+        check_artifacts(reading, places.store, report, replace(options, repair=options.repair and sound))
+    with records.readable(reading, report, "artifact"):
+        if not check_index(reading, places.index, report) and options.repair and sound:
+            _repair_index(reading, places, report)
+    if options.repair and not sound:
+        report.note(str(reading.path), "damage", "a sound database before store or index are repaired", records.RESTORE)
+
+
+def _repair_index(reading: Reading, places: Places, report: Report) -> None:
+    store = Store(places.store, places.incoming, places.index)
+    try:
+        places.index.touch()
+        store.rebuild_index(index_row(row) for row in artifact_rows(reading))
+    except (ConfigurationError, OSError) as error:
+        report.note(str(places.index), error, "a file that can be written", "look at the disk")
+    else:
+        report.repaired.append(f"{places.index}: written anew from the database")
