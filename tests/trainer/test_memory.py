@@ -17,7 +17,7 @@ SHORTEST: dict[str, dict[str, int]] = {
     **{name: {"max_epochs": 1, "epoch_windows": 2000} for name in SEQUENCE_MODELS},
 }
 ORDINARY = ("gbt", "mlp", "tcn", "transformer")
-"""The others hold less than these two and take as long."""
+"""The others take as long as these and hold about as much."""
 EACH_MODEL = [
     pytest.param(name, marks=[NEEDS_TORCH] if name in ORDINARY else [NEEDS_TORCH, pytest.mark.slow])
     if name in SEQUENCE_MODELS
