@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic import synthetic_table, write_dataset
+from synthetic import Artifacts, synthetic_table, write_dataset
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +22,12 @@ def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shuffled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the same dataset with labels in random order within each host."""
     return write_dataset(tmp_path_factory.mktemp("shuffled"), synthetic_table(shuffled=True))
+
+
+@pytest.fixture(scope="session")
+def artifacts(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
+    """Artifact folders of all models on the synthetic dataset."""
+    return Artifacts(synthetic, tmp_path_factory.mktemp("artifacts"))
 
 
 @pytest.fixture

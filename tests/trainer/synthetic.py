@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
+
+from training.trainer import bundle_reader, run
+from training.trainer.hyper import MODELS
 
 HOSTS = ("a1", "a2", "a3", "b1", "b2", "b3")
 ROWS = 260
@@ -83,9 +90,18 @@ def write_dataset(folder: Path, table: pa.Table, declaration: str = DECLARATION)
     return folder
 
 
-QUICK = {
+SEQUENCE_MODELS = tuple(name for name, model in MODELS.items() if model.inputs == "sequences")
+NEEDS_TORCH = pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None,
+    reason="torch is not installed; scripts/environment.sh installs its CPU build",
+)
+ALL_MODELS = [pytest.param(name, marks=NEEDS_TORCH) if name in SEQUENCE_MODELS else name for name in MODELS]
+"""Every model, for `parametrize`."""
+
+QUICK: dict[str, dict[str, Any]] = {
     "gbt": {"max_iter": 20, "learning_rate": 0.2, "min_leaf_rows": 5, "feature_fraction": 1.0},
     "mlp": {"hidden": 16, "max_epochs": 4, "batch_rows": 32},
+    **{name: {"max_epochs": 1, "epoch_windows": 300, "batch_rows": 32} for name in SEQUENCE_MODELS},
 }
 
 
@@ -108,3 +124,27 @@ def job_document(folder: Path, model: str = "gbt", mode: str = "oracle", split: 
         "device": "cpu",
         "resume": None,
     }
+
+
+class Artifacts(dict[str, Path]):
+    """Artifact folder of each model, trained when first asked for; the split is by time: the stored model is scored."""
+
+    def __init__(self, dataset: Path, folder: Path) -> None:
+        super().__init__()
+        self.dataset, self.folder = dataset, folder
+
+    def __missing__(self, model: str) -> Path:
+        out = self.folder / model
+        out.mkdir()
+        (out / "job.json").write_text(json.dumps(job_document(self.dataset, model, "oracle", "time")))
+        assert run.main(["--job", str(out / "job.json"), "--out", str(out)]) == 0
+        self[model] = out / "artifact"
+        return self[model]
+
+
+def packed(artifact: Path, path: Path) -> Path:
+    """Pack an artifact folder as a bundle."""
+    with bundle_reader._zstd().open(path, "wb") as stream, tarfile.open(fileobj=stream, mode="w|") as archive:
+        for file in sorted(artifact.iterdir()):
+            archive.add(file, file.name)
+    return path

@@ -9,9 +9,21 @@ import sys
 from pathlib import Path
 
 import pytest
+from synthetic import NEEDS_TORCH, SEQUENCE_MODELS
 
-SHORTEST = {"gbt": {"max_iter": 1}, "mlp": {"max_epochs": 1}}
-SHORTEST_DEFAULT = {"max_epochs": 1}
+SHORTEST: dict[str, dict[str, int]] = {
+    "gbt": {"max_iter": 1},
+    "mlp": {"max_epochs": 1},
+    **{name: {"max_epochs": 1, "epoch_windows": 2000} for name in SEQUENCE_MODELS},
+}
+ORDINARY = ("gbt", "mlp", "tcn", "transformer")
+"""The others take as long as these and hold about as much."""
+EACH_MODEL = [
+    pytest.param(name, marks=[NEEDS_TORCH] if name in ORDINARY else [NEEDS_TORCH, pytest.mark.slow])
+    if name in SEQUENCE_MODELS
+    else name
+    for name in SHORTEST
+]
 
 
 def peak_mib(command: list[str], root: Path, log: Path) -> float:
@@ -25,13 +37,13 @@ def peak_mib(command: list[str], root: Path, log: Path) -> float:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the unit of ru_maxrss differs")
-@pytest.mark.parametrize("model", ["gbt", "mlp"])
+@pytest.mark.parametrize("model", EACH_MODEL)
 def test_training_on_the_larger_dataset_stays_below_2_gib(root: Path, smd19: Path, tmp_path: Path, model: str) -> None:
     """Oracle, 38 metrics, windows of 30 rows: every window is read, made into features and scored."""
     spec = {"model": model, "mode": "oracle", "split_recipe": "time", "seed": 0}
     document = {
         "v": 1,
-        "spec": spec | {"hyper": SHORTEST.get(model, SHORTEST_DEFAULT)},
+        "spec": spec | {"hyper": SHORTEST[model]},
         "dataset": {"name": "smd19", "path": str(smd19)},
         "threads": 1,
     }

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from synthetic import job_document, synthetic_table, write_dataset
+from synthetic import ALL_MODELS, job_document, synthetic_table, write_dataset
 
 from training.trainer import run
+from training.trainer.checkpoint import FitCheckpoint
 from training.trainer.hyper import completed_hyper
 from training.trainer.models import Setting, mlp
 from training.trainer.windows import Samples
@@ -40,7 +41,7 @@ def trained(job_file: JobFile, folder: Path, table: pa.Table, model: str, split:
     return folder / "artifact"
 
 
-@pytest.mark.parametrize("model", ["gbt", "mlp"])
+@pytest.mark.parametrize("model", ALL_MODELS)
 @pytest.mark.parametrize("history", [True, False])
 def test_rows_of_the_test_part_never_reach_model_scaler_or_threshold(
     job_file: JobFile, tmp_path: Path, model: str, history: bool
@@ -57,7 +58,7 @@ def test_rows_of_the_test_part_never_reach_model_scaler_or_threshold(
     assert (artifacts[0] / "predictions.parquet").read_bytes() != (artifacts[1] / "predictions.parquet").read_bytes()
 
 
-@pytest.mark.parametrize("model", ["gbt", "mlp"])
+@pytest.mark.parametrize("model", ALL_MODELS)
 def test_hosts_of_a_fold_never_reach_its_model_scaler_or_threshold(
     job_file: JobFile, tmp_path: Path, model: str
 ) -> None:
@@ -78,10 +79,11 @@ def test_the_scaler_is_fitted_on_training_windows_and_not_on_validation_windows(
     host = np.zeros(100, np.int32)
     train = Samples(random.random((100, 3), np.float32), label, host)
     hyper = completed_hyper("mlp", {"max_epochs": 1})[0]
-    setting = Setting(hyper, ("a", "b", "c"), 0, 1, lambda done, numbers=None: None)
+    checkpoint = FitCheckpoint(None, 0)
+    setting = Setting(hyper, ("a", "b", "c"), 0, 1, "cpu", checkpoint, lambda done, numbers=None: None)
     scalers = []
     for factor in (1, 1000):
-        model = mlp.fit(train, Samples(train.features * factor, label, host), setting)
+        model = mlp.fit(train, Samples(train.inputs * factor, label, host), setting)
         scalers.append((model.mean.tolist(), model.spread.tolist()))
     assert scalers[0] == scalers[1]
-    np.testing.assert_allclose(scalers[0][0], train.features.mean(axis=0))
+    np.testing.assert_allclose(scalers[0][0], train.inputs.mean(axis=0))

@@ -2,40 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import os
+import site
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
-from synthetic import job_document, synthetic_table
+from synthetic import NEEDS_TORCH, packed, synthetic_table
 
-from training.trainer import bundle_reader, predict, run
-
-
-@pytest.fixture(scope="session")
-def artifacts(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Artifact folders of both models, trained on the split by time: the stored model is the scored one."""
-    import json
-
-    found = {}
-    for model in ("gbt", "mlp"):
-        folder = tmp_path_factory.mktemp(model)
-        (folder / "job.json").write_text(json.dumps(job_document(synthetic, model, "oracle", "time")))
-        assert run.main(["--job", str(folder / "job.json"), "--out", str(folder)]) == 0
-        found[model] = folder / "artifact"
-    return found
-
-
-def packed(artifact: Path, path: Path) -> Path:
-    with bundle_reader._zstd().open(path, "wb") as stream, tarfile.open(fileobj=stream, mode="w|") as archive:
-        for file in sorted(artifact.iterdir()):
-            archive.add(file, file.name)
-    return path
+from training.trainer import predict
 
 
 def scored(bundle: Path, data: Path, out: Path) -> pa.Table:
@@ -43,7 +25,7 @@ def scored(bundle: Path, data: Path, out: Path) -> pa.Table:
     return pq.read_table(out) if out.suffix == ".parquet" else pacsv.read_csv(out)
 
 
-@pytest.mark.parametrize("model", ["gbt", "mlp"])
+@pytest.mark.parametrize("model", ["gbt", "mlp", pytest.param("gru", marks=NEEDS_TORCH)])
 def test_a_bundle_gives_the_scores_of_its_training_run(
     artifacts: dict[str, Path], synthetic: Path, tmp_path: Path, model: str
 ) -> None:
@@ -130,6 +112,120 @@ def test_data_whose_columns_do_not_fit_are_refused_naming_them(
     status, error = refused(["--bundle", artifacts["gbt"], "--data", tmp_path / "rows.parquet"], capsys)
     assert status == 78
     assert "rows.parquet lacks the columns t, cpu; it has host, group, part, label, bytes_in, bytes_out" in error
+
+
+def test_a_column_that_is_only_spelled_differently_is_named_beside_the_missing_one(
+    artifacts: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = synthetic_table()
+    other = {"bytes_in": "Bytes-In", "cpu": "CPU", "constant": "steady"}
+    pacsv.write_csv(table.rename_columns([other.get(name, name) for name in table.column_names]), tmp_path / "rows.csv")
+    status, error = refused(["--bundle", artifacts["gbt"], "--data", tmp_path / "rows.csv"], capsys)
+    assert status == 78
+    lacking = "bytes_in (found 'Bytes-In' instead), cpu (found 'CPU' instead), constant"
+    assert f"rows.csv lacks the columns {lacking}; it has host, group, " in error
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_text_where_a_number_is_expected_names_the_column(
+    artifacts: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
+) -> None:
+    table = synthetic_table()
+    texts = pa.array(["0.5"] * 3 + ["many"] + ["0.5"] * (table.num_rows - 4))
+    table = table.set_column(table.column_names.index("cpu"), "cpu", texts)
+    data = tmp_path / f"rows{suffix}"
+    pacsv.write_csv(table, data) if suffix == ".csv" else pq.write_table(table, data)
+    status, error = refused(["--bundle", artifacts["gbt"], "--data", data], capsys)
+    assert status == 78
+    place = "row 5, column 'cpu': found 'many', expected a number"
+    assert (place if suffix == ".csv" else "column 'cpu' holds string, expected numbers") in error
+
+
+def predicting(root: Path, data: bytes, *arguments: object, **more: Any) -> subprocess.CompletedProcess[bytes]:
+    """Run the program with telemetry on its standard input."""
+    command = [sys.executable, *more.pop("flags", []), "-m", "training.trainer.predict", *map(str, arguments)]
+    return subprocess.run(command, cwd=root, input=data, capture_output=True, check=False, **more)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_telemetry_on_the_standard_input_is_scored_like_a_file(
+    root: Path, artifacts: dict[str, Path], tmp_path: Path, suffix: str
+) -> None:
+    data = tmp_path / f"rows{suffix}"
+    pacsv.write_csv(synthetic_table(), data) if suffix == ".csv" else pq.write_table(synthetic_table(), data)
+    done = predicting(root, data.read_bytes(), "--bundle", artifacts["gbt"], "--data", "-")
+    assert (done.returncode, done.stderr) == (0, b"")
+    scored(artifacts["gbt"], data, tmp_path / "scores.csv")
+    assert done.stdout == (tmp_path / "scores.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"", b"stdin.csv is not a readable csv file"),
+        (b"host,t\na,1\n", b"stdin.csv lacks the columns bytes_in, bytes_out, cpu, constant; it has host, t"),
+        (b"PAR1 cut off", b"stdin.parquet is not a readable parquet file"),
+    ],
+)
+def test_a_standard_input_that_does_not_fit_is_refused(
+    artifacts: dict[str, Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    data: bytes,
+    expected: bytes,
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    status, error = refused(["--bundle", artifacts["gbt"], "--data", "-"], capsys)
+    assert status == 78
+    assert expected.decode() in error
+
+
+def test_a_reader_that_saw_enough_gets_no_complaint(root: Path, artifacts: dict[str, Path], synthetic: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "training.trainer.predict", "--bundle", artifacts["gbt"]]
+    done = subprocess.run(
+        [*command, "--data", synthetic / "synthetic.parquet"],
+        cwd=root,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.fixture(scope="module")
+def without_torch(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Environment of a Python that has every library of this one but torch."""
+    folder = tmp_path_factory.mktemp("libraries")
+    for path in Path(site.getsitepackages()[0]).iterdir():
+        if not path.name.startswith(("torch", "functorch", "__pycache__")) and path.suffix != ".pth":
+            (folder / path.name).symlink_to(path)
+    return {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+@pytest.mark.parametrize("model", ["gbt", "mlp"])
+def test_a_model_of_statistics_scores_where_torch_is_not_installed(
+    root: Path, artifacts: dict[str, Path], synthetic: Path, tmp_path: Path, without_torch: dict[str, str], model: str
+) -> None:
+    data = synthetic / "synthetic.parquet"
+    arguments = ["--bundle", packed(artifacts[model], tmp_path / "bundle.tar.zst"), "--data", data]
+    done = predicting(root, b"", *arguments, flags=["-S"], env=without_torch)
+    assert (done.returncode, done.stderr) == (0, b"")
+    scored(artifacts[model], data, tmp_path / "scores.csv")
+    assert done.stdout == (tmp_path / "scores.csv").read_bytes()
+
+
+@NEEDS_TORCH
+def test_a_torch_model_where_torch_is_not_installed_says_what_to_install(
+    root: Path, artifacts: dict[str, Path], synthetic: Path, without_torch: dict[str, str]
+) -> None:
+    arguments = ["--bundle", artifacts["gru"], "--data", synthetic / "synthetic.parquet"]
+    done = predicting(root, b"", *arguments, flags=["-S"], env=without_torch)
+    assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (75, b"", 1)
+    assert b"model gru needs the libraries torch, which this Python lacks" in done.stderr
+    assert b"pip install '.[trainer,torch]'" in done.stderr
 
 
 def test_each_other_trouble_is_one_line_with_its_exit_status(

@@ -56,7 +56,7 @@ def out(tmp_path: Path) -> Path:
 def test_model_files_come_out_and_the_rest_stays_in(tmp_path: Path) -> None:
     path = bundle(tmp_path, ("metrics.json", b"{}"), ("model.txt", b"tree"))
     folder = out(tmp_path)
-    assert unpacked(path, folder) == Description("gbt", ("x", "y"), "host", None, 30, True, 0.5)
+    assert unpacked(path, folder) == Description("gbt", ("x", "y"), "host", None, 30, True, 0.5, mode="oracle")
     assert sorted(item.name for item in folder.iterdir()) == ["model.json", "model.txt"]
     assert (folder / "model.txt").read_bytes() == b"tree"
 

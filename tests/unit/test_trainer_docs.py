@@ -11,7 +11,8 @@ import pytest
 from scored_windows import result_document, scored
 
 from training.dataset import _KINDS, _SPLIT_KEYS
-from training.trainer import accuracy, bootstrap, card, faults, hyper, incidents, measures
+from training.trainer import accuracy, bootstrap, card, export, faults, hyper, incidents, measures, onnx_export, train
+from training.trainer.bundle_reader import Description
 from training.trainer.datasets import __main__ as datasets
 from training.trainer.numeric_class import numeric_class
 
@@ -80,3 +81,27 @@ def test_the_guide_on_imports_names_every_option(root: Path) -> None:
     options = set(options_of(datasets._parser()))
     assert len(options) == 14
     assert [option for option in sorted(options) if not re.search(rf"^\| `{option} ", text, re.MULTILINE)] == []
+
+
+def section(root: Path, heading: str) -> str:
+    text = (root / "docs/reference/trainer-contract.md").read_text()
+    return text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+
+
+def test_the_trainer_contract_names_every_option_of_training_by_hand_and_no_other(root: Path) -> None:
+    named = re.findall(r"^\| `(--[a-z-]+)", section(root, "Training by hand"), re.MULTILINE)
+    for model, parser in train.parsers()[1].items():
+        declared = {f"--{item.name}".replace("_", "-") for item in hyper.MODELS[model].hypers}
+        yes_no = {f"--no-{item.name}".replace("_", "-") for item in hyper.MODELS[model].hypers if item.unit == ""}
+        assert sorted(named) == sorted(set(options_of(parser)) - declared - yes_no)
+
+
+def test_the_trainer_contract_names_every_option_of_the_export_and_no_other(root: Path) -> None:
+    named = re.findall(r"^\| `(--[a-z-]+)", section(root, "Export to ONNX"), re.MULTILINE)
+    assert sorted(named) == sorted(options_of(export._parser()))
+
+
+def test_the_trainer_contract_names_what_an_exported_file_says_of_itself(root: Path) -> None:
+    description = Description("gbt", ("x",), None, None, 30, True, 0.5)
+    named = re.findall(r"^\| `([a-z_]+)` \|", section(root, "Export to ONNX"), re.MULTILINE)
+    assert named == list(onnx_export.properties(description, ""))

@@ -47,6 +47,8 @@ class Description:
     """Score from which an alarm is raised."""
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Column of text to its known values; bundles written before text columns existed have none."""
+    mode: str = ""
+    """What the model was allowed to see in training: "realistic" or "oracle"; for the record."""
 
 
 def unpacked(bundle: Path, folder: Path) -> Description:
@@ -165,6 +167,7 @@ def _description(path: Path, name: str) -> Description:
         history=found["history"],
         threshold=float(found["threshold"]),
         categories={column: tuple(values) for column, values in found.get("categories", {}).items()},
+        mode=str(found.get("mode", "")),
     )
 
 

@@ -28,11 +28,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as save_tensors
 
 from training.trainer.files import sync, write_whole
-from training.trainer.job import Job
+from training.trainer.job import RESUME_KEY, Job
 
 Tensors = dict[str, npt.NDArray[Any]]
 
-_KEY = "key.json"
 _STATE = "state"
 
 
@@ -79,9 +78,9 @@ class Checkpoints:
         self._clock = clock
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            if _read(folder / _KEY) != {"key": key}:
+            if _read(folder / RESUME_KEY) != {"key": key}:
                 _empty(folder)
-                write_whole(folder / _KEY, json.dumps({"key": key}).encode())
+                write_whole(folder / RESUME_KEY, json.dumps({"key": key}).encode())
 
     def fit(self, index: int) -> FitCheckpoint:
         """Return the checkpoint of one fit that may be under way."""

@@ -165,11 +165,22 @@ def _batches(path: Path, wanted: Columns) -> Iterator[pa.RecordBatch]:
     present = column_names(path)
     absent = [name for name in wanted.all() if name not in present]
     if absent:
-        raise SpecError(f"{path.name} lacks the columns {', '.join(absent)}; it has {', '.join(present)}")
+        shown = (name + _look_alikes(name, present) for name in absent)
+        raise SpecError(f"{path.name} lacks the columns {', '.join(shown)}; it has {', '.join(present)}")
     twice = [name for name in wanted.all() if present.count(name) > 1]
     if twice:
         raise SpecError(f"{path.name} holds the columns {', '.join(twice)} more than once, expected each name once")
     return csv_batches(path, wanted.types()) if path.suffix == ".csv" else _parquet_batches(path, wanted.all())
+
+
+def _look_alikes(name: str, present: Sequence[str]) -> str:
+    """Name the columns that differ from a missing one in case, dashes, blanks and the like alone."""
+    found = [other for other in present if _letters(other) == _letters(name)]
+    return f" (found {', '.join(repr(other) for other in found)} instead)" if found else ""
+
+
+def _letters(name: str) -> str:
+    return "".join(sign for sign in name.casefold() if sign.isalnum())
 
 
 def _parquet_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:

@@ -9,6 +9,7 @@ Every message says what was found, what was expected and what to do next.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -39,3 +40,12 @@ class HostError(TrainerError):
     def __init__(self, message: str, kind: str = "host_fault") -> None:
         super().__init__(message)
         self.kind = kind
+
+
+def lacking(model: str, libraries: Sequence[str]) -> HostError:
+    """Return the fault of a host that lacks libraries of a model, with the command that installs them."""
+    extras = "trainer,torch" if "torch" in libraries else "trainer"
+    return HostError(
+        f"model {model} needs the libraries {', '.join(libraries)}, which this Python lacks; "
+        f"install the project with its {extras.replace(',', ' and ')} extra: pip install '.[{extras}]'"
+    )

@@ -20,6 +20,8 @@ from training.trainer.hyper import MODELS, Value, completed_hyper
 MAX_THREADS = 1024
 MAX_SEED = 2**53 - 1
 MAX_CHECKPOINT_S = 86400
+RESUME_KEY = "key.json"
+"""File that marks a folder of checkpoints and says whose they are."""
 _LIMIT_BYTES = 1 << 20
 
 

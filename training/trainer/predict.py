@@ -1,13 +1,15 @@
-"""The scoring program: `predict.py --bundle bundle.tar.zst --data FILE [--out scores.parquet|scores.csv]`.
+"""The scoring program: `predict.py --bundle bundle.tar.zst --data FILE|- [--out scores.parquet|scores.csv]`.
 
 Reads a stored model and telemetry in parquet or CSV, and writes one row per full window: host, time, score, alarm.
 
-Exit status 0: done. 75: something is missing on this host. 78: bundle or data are wrong. 2: wrong usage.
+Exit status 0: done. 75: something is missing on this host. 78: bundle or data are wrong. 2: wrong usage. 141: the
+reader of the standard output stopped early.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +20,9 @@ if not __package__:
 
 from training.trainer.faults import HostError, TrainerError
 
+EXIT_CLOSED = 141
+"""The standard output was closed before all scores were written, as by `head`."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status."""
@@ -25,11 +30,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from training.trainer.scoring import predict
 
-        predict(options.bundle, options.data, options.out)
+        predict(options.bundle, None if str(options.data) == "-" else options.data, options.out)
     except TrainerError as fault:
         return _refused(str(fault), fault.exit_status)
     except ImportError as fault:
         return _refused(f"{fault}; install the project with its trainer extra", HostError.exit_status)
+    except BrokenPipeError:
+        # Who reads the scores has seen enough; without this Python complains when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_CLOSED
     except MemoryError:
         return _refused("memory ran out; score fewer hosts at a time", HostError.exit_status)
     except OSError as fault:
@@ -47,7 +56,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="training.trainer.predict", description="Score telemetry with a stored model."
     )
     parser.add_argument("--bundle", type=Path, required=True, help="bundle.tar.zst or an artifact folder")
-    parser.add_argument("--data", type=Path, required=True, help="telemetry, .parquet or .csv")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="telemetry, .parquet or .csv; - reads the standard input"
+    )
     parser.add_argument("--out", type=Path, help="scores, .parquet or .csv; without it CSV on the standard output")
     return parser.parse_args(arguments)
 

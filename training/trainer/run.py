@@ -23,7 +23,7 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from training.dataset import Dataset, DatasetError, dataset_digest, read_dataset
-from training.trainer.faults import HostError, SpecError, TrainerError
+from training.trainer.faults import HostError, SpecError, TrainerError, lacking
 from training.trainer.hyper import MODELS, describe, missing_libraries
 from training.trainer.job import Job, read_job
 
@@ -76,10 +76,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _check_libraries(job: Job) -> None:
     missing = missing_libraries(job.model)
     if missing:
-        raise HostError(
-            f"model {job.model} needs the libraries {', '.join(missing)}, which this Python lacks; "
-            "install the project with its trainer extra"
-        )
+        raise lacking(job.model, missing)
 
 
 def _dataset(job: Job) -> Dataset:

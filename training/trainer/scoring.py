@@ -2,16 +2,18 @@
 
 Rows come sorted by host name and time, in the order of the file where the model knows no time. Where it knows no host,
 all rows belong to one. A text that the model does not know counts as missing. The first rows of a host, which have no
-full window yet, get no score. Data that lack a column of the model are refused, naming it. Memory holds the model's
-columns of the file once and the windows of one host.
+full window yet, get no score. Data that lack columns of the model are refused, naming all of them. Memory holds the
+model's columns of the file once, twice where rows are not in order, and the windows of one host.
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -20,20 +22,24 @@ import pyarrow.parquet as pq
 
 from training.trainer.bundle_reader import Description, unpacked
 from training.trainer.data import Columns, Telemetry, read_rows
-from training.trainer.faults import HostError, SpecError
+from training.trainer.faults import SpecError, lacking
 from training.trainer.hyper import MODELS, missing_libraries
 from training.trainer.models import Fitted, model_module
-from training.trainer.windows import model_inputs, window_set
+from training.trainer.windows import WindowSet, model_inputs, window_set
 
+_PARQUET_MAGIC = b"PAR1"
+"""First bytes of every parquet file. Source: Apache Parquet, file format."""
+_CHUNK_BYTES = 1 << 20
 SCHEMA = {"host": pa.string(), "score": pa.float32(), "alarm": pa.bool_()}
 
 
-def predict(bundle: Path, data: Path, out: Path | None) -> int:
-    """Score a file of telemetry with a stored model.
+def predict(bundle: Path, data: Path | None, out: Path | None) -> int:
+    """Score telemetry with a stored model.
 
     Args:
         bundle: A `bundle.tar.zst` or an artifact folder.
-        data: Telemetry in parquet or CSV, with the model's columns, its host column and its time column.
+        data: Telemetry in parquet or CSV, with the model's columns, its host column and its time column; None reads
+            the standard input, which goes to a temporary file first.
         out: Where the scores go, .parquet or .csv; None writes CSV to the standard output.
 
     Returns:
@@ -46,17 +52,64 @@ def predict(bundle: Path, data: Path, out: Path | None) -> int:
     if out is not None and out.suffix not in (".parquet", ".csv"):
         raise SpecError(f"{out.name}: found the suffix {out.suffix!r}, expected .parquet or .csv")
     with tempfile.TemporaryDirectory() as folder:
-        description = unpacked(bundle, Path(folder))
-        model = _loaded(description, Path(folder))
-    host, time, categories = description.host_column, description.time_column, description.categories
-    wanted = Columns(description.columns, host, time, categories=categories)
-    telemetry = read_rows(data, wanted)
+        model, description = load_bundle(bundle, Path(folder))
+    telemetry = read_for(description, data)
     batches = scored_batches(model, description, telemetry)
     return _written(batches, pa.schema(_fields(telemetry)), out)
 
 
+def load_bundle(bundle: Path, folder: Path) -> tuple[Fitted, Description]:
+    """Read a stored model.
+
+    Args:
+        bundle: A `bundle.tar.zst` or an artifact folder.
+        folder: An empty folder, where the model's files go; they are needed no longer than this call.
+
+    Raises:
+        SpecError: The bundle is damaged or of a model that this trainer does not know.
+        HostError: The bundle or a library is missing here.
+    """
+    description = unpacked(bundle, folder)
+    return _loaded(description, folder), description
+
+
+def read_for(description: Description, data: Path | None) -> Telemetry:
+    """Read the telemetry that a model needs from a file, or from the standard input when there is none.
+
+    Raises:
+        SpecError: The data don't fit; columns are named.
+        HostError: They can't be read here.
+    """
+    host, time, categories = description.host_column, description.time_column, description.categories
+    wanted = Columns(description.columns, host, time, categories=categories)
+    if data is not None:
+        return read_rows(data, wanted)
+    with tempfile.TemporaryDirectory() as folder:
+        return read_rows(_spooled(sys.stdin.buffer, Path(folder)), wanted)
+
+
+def _spooled(stream: IO[bytes], folder: Path) -> Path:
+    """Write a stream to a file, because parquet is read from its end and the header of CSV twice."""
+    begin = stream.read(len(_PARQUET_MAGIC))
+    path = folder / ("stdin.parquet" if begin == _PARQUET_MAGIC else "stdin.csv")
+    with path.open("wb") as file:
+        file.write(begin)
+        shutil.copyfileobj(stream, file, _CHUNK_BYTES)
+    return path
+
+
 def scored_batches(model: Fitted, description: Description, telemetry: Telemetry) -> Iterator[pa.RecordBatch]:
     """Score one host after the other; a host with fewer rows than a window gives no batch."""
+    for host, windows in host_windows(description, telemetry):
+        score = model.score(model_inputs(MODELS[description.model].inputs, windows, description.history))
+        names = pa.array([host] * len(score), pa.string())
+        time = pa.array(windows.telemetry.time[windows.ends])
+        columns = [names, time, pa.array(score), pa.array(score >= description.threshold)]
+        yield pa.RecordBatch.from_arrays(columns, schema=pa.schema(_fields(telemetry)))
+
+
+def host_windows(description: Description, telemetry: Telemetry) -> Iterator[tuple[str, WindowSet]]:
+    """Yield the windows of one host after the other; hosts with fewer rows than a window are left out."""
     for index, first, end in telemetry.spans():
         if end - first < description.window_rows:
             continue
@@ -69,11 +122,7 @@ def scored_batches(model: Fitted, description: Description, telemetry: Telemetry
             telemetry.label[first:end],
             {},
         )
-        windows = window_set(one, description.window_rows)
-        score = model.score(model_inputs(MODELS[description.model].inputs, windows, description.history))
-        names = pa.array([telemetry.hosts[index]] * len(score), pa.string())
-        columns = [names, pa.array(one.time[windows.ends]), pa.array(score), pa.array(score >= description.threshold)]
-        yield pa.RecordBatch.from_arrays(columns, schema=pa.schema(_fields(telemetry)))
+        yield telemetry.hosts[index], window_set(one, description.window_rows)
 
 
 def _fields(telemetry: Telemetry) -> list[tuple[str, pa.DataType]]:
@@ -85,7 +134,7 @@ def _loaded(description: Description, folder: Path) -> Fitted:
         raise SpecError(f"the bundle holds the model {description.model!r}, this trainer knows {', '.join(MODELS)}")
     missing = missing_libraries(description.model)
     if missing:
-        raise HostError(f"model {description.model} needs {', '.join(missing)}; install the trainer extra")
+        raise lacking(description.model, missing)
     try:
         return model_module(description.model).load(folder)
     except Exception as fault:

@@ -1,0 +1,59 @@
+"""The export program: `export.py --bundle bundle.tar.zst --out model.onnx [--data FILE]`.
+
+Writes a stored model as ONNX and says how close its scores are to the original's. A file whose scores differ by more
+than 1e-5 is not written.
+
+Exit status 0: done. 1: the scores differ. 75: something is missing on this host. 78: bundle or data are wrong. 2: wrong
+usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if not __package__:
+    # Started as a file: the project root stands in for this folder, whose module names must not become top-level ones.
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from training.trainer.faults import HostError, TrainerError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        from training.trainer.onnx_export import export
+
+        largest, count = export(options.bundle, options.out, options.data)
+    except TrainerError as fault:
+        return _refused(str(fault), fault.exit_status)
+    except ImportError as fault:
+        return _refused(
+            f"{fault}; install the project with its extras: pip install '.[trainer,onnx]'", HostError.exit_status
+        )
+    except MemoryError:
+        return _refused("memory ran out; compare on fewer hosts", HostError.exit_status)
+    except OSError as fault:
+        return _refused(f"{fault}; check the paths and the free space", HostError.exit_status)
+    sys.stdout.write(f"{options.out}: differs by at most {largest:.1e} on {count} windows\n")
+    return 0
+
+
+def _refused(message: str, status: int) -> int:
+    sys.stderr.write(f"export: {message}\n")
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="training.trainer.export", description="Write a stored model as ONNX.")
+    parser.add_argument("--bundle", type=Path, required=True, help="bundle.tar.zst or an artifact folder")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file to write, .onnx")
+    parser.add_argument("--data", type=Path, metavar="FILE", help="telemetry to compare on as well, .parquet or .csv")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
