@@ -131,9 +131,9 @@ class Gather:
     """
 
     def __init__(self, windows: Sequences, device: torch.device, rows: Tensor | None = None) -> None:
-        self.rows = torch.from_numpy(windows.rows).to(device) if rows is None else rows
+        self.rows = torch.from_numpy(windows.rows).contiguous().to(device) if rows is None else rows
         self.ends = torch.from_numpy(windows.ends).to(device)
-        self.steps = torch.arange(1 - windows.length, 1, device=device)
+        self.length = windows.length
         self._scaled: Tensor | None = None
 
     def __len__(self) -> int:
@@ -157,8 +157,10 @@ class Gather:
         return self._windows(self._scaled, part)
 
     def _windows(self, rows: Tensor, part: Tensor | slice) -> Tensor:
-        wanted = (self.ends[part, None] + self.steps).flatten()
-        return rows.index_select(0, wanted).view(-1, len(self.steps), rows.shape[1])
+        # Rows of a window stand side by side, so each window is one piece to copy and not one per row.
+        length, channels = self.length, rows.shape[1]
+        windows = rows.as_strided((len(rows) - length + 1, length * channels), (channels, 1))
+        return windows.index_select(0, self.ends[part] + (1 - length)).view(-1, length, channels)
 
 
 def fit(build: Build, train: Samples[Sequences], validation: Samples[Sequences], setting: Setting) -> Network:
