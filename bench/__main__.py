@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import depth, idling, loading, throughput, uploads, waking
+from bench import depth, idling, loading, throughput, training, uploads, waking
 from bench.figures import Figure, machine, save, table
 from bench.stage import fsync_p50_ms
 
@@ -25,6 +25,10 @@ ROWS: dict[str, Callable[[Path, bool], list[Figure]]] = {
     "beats": idling.beats,
     "memory": idling.memory,
     "idle-worker": idling.idle_worker,
+    "windows": training.windows,
+    "gbt": training.gbt,
+    "step": training.step,
+    "describe": training.describe,
 }
 
 

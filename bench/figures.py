@@ -83,3 +83,8 @@ def save(figures: list[Figure], path: Path) -> None:
         "figures": [{**asdict(figure), "verdict": figure.verdict} for figure in figures],
     }
     path.write_text(json.dumps(body, indent=1) + "\n")
+
+
+def emit(figures: list[Figure]) -> None:
+    """Print the figures for the process that asked for them."""
+    print(json.dumps([asdict(figure) for figure in figures]))

@@ -9,16 +9,26 @@ from pathlib import Path
 
 import pytest
 
-from bench.figures import Figure, table
+from bench.figures import Figure, emit, table
 from bench.load import spread
+from bench.material import dataset_folder
+from bench.sides import Sides, Took, in_turns
 from bench.stage import manifest
+from bench.training import figures_from
 from training.fleet.manifest import parse
 from training.trainer import hyper
+from training.trainer.windows import feature_matrix
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-@pytest.mark.parametrize("row", ["packing", "pairs", "parked", "upload"])
+@pytest.mark.parametrize(
+    "row",
+    [
+        *("packing", "pairs", "parked", "upload", "describe"),
+        *(pytest.param(row, marks=pytest.mark.slow) for row in ("windows", "gbt", "step")),
+    ],
+)
 def test_a_row_runs_to_its_end(tmp_path: Path, row: str) -> None:
     command = [sys.executable, "-m", "bench", row, "--quick", "--json", str(tmp_path / "out.json")]
     done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=120)
@@ -62,3 +72,49 @@ def test_the_manifest_of_the_bench_is_sound_and_its_jobs_differ() -> None:
     found = parse(manifest(3, first=5).encode(), hyper.describe())
     assert len({job.id for job in found.jobs}) == 3
     assert [job.spec.seed for job in found.jobs] == [5, 6, 7]
+
+
+def test_a_ratio_is_the_middle_of_the_pairs_and_leaves_the_waiting_out() -> None:
+    ours = [Took(wall_s=9.0, cpu_s=1.0), Took(wall_s=1.0, cpu_s=3.0), Took(wall_s=1.0, cpu_s=40.0)]
+    sides = Sides(ours, [Took(wall_s=1.0, cpu_s=cpu_s) for cpu_s in (2.0, 2.0, 4.0)])
+    assert sides.ratio == 1.5
+    assert sides.beside() == "3 against 2 s of processor time, 1 against 1 s by the clock"
+    assert sides.beside(10, "ms") == "300 against 200 ms of processor time, 100 against 100 ms by the clock"
+
+
+def test_the_sides_take_turns_and_the_first_does_not_count() -> None:
+    seen: list[str] = []
+    sides = in_turns(lambda: seen.append("ours"), lambda: seen.append("reference"), 2)
+    assert seen == ["ours", "reference"] * 3
+    assert (len(sides.ours), len(sides.reference)) == (2, 2)
+
+
+def test_figures_come_back_from_another_process_as_they_were(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = [
+        Figure("step", "gru", 1.1, "x", 1.15, note="beside"),
+        Figure("windows", "loop", 7.0, "x", 5, larger=True),
+    ]
+    emit(figures)
+    assert figures_from(b"a library's own line\n" + capsys.readouterr().out.encode()) == figures
+
+
+def test_the_loop_of_the_bench_computes_what_the_trainer_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch", reason="torch is not installed; scripts/environment.sh installs its CPU build")
+    from bench import material, preparing
+
+    monkeypatch.setenv("CIS490_DATA", str(ROOT / "data" / "lab"))
+    found = material.windows()
+    sample = found.ends[::997]
+    wanted = feature_matrix(found, history=True)[::997]
+    assert preparing.looped_features(found, preparing.past_of(found), sample) == pytest.approx(
+        wanted, rel=1e-5, abs=1e-5
+    )
+
+
+def test_a_dataset_that_is_not_there_is_replaced_by_the_shipped_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CIS490_DATA", str(tmp_path))
+    assert dataset_folder() == ROOT / "data" / "lab"
+    (tmp_path / "dataset.toml").touch()
+    assert dataset_folder() == tmp_path

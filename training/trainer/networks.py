@@ -132,17 +132,36 @@ class Gather:
     """
 
     def __init__(self, windows: Sequences, device: torch.device, rows: Tensor | None = None) -> None:
-        self.rows = torch.from_numpy(windows.rows).to(device) if rows is None else rows
+        self.rows = torch.from_numpy(windows.rows).contiguous().to(device) if rows is None else rows
         self.ends = torch.from_numpy(windows.ends).to(device)
-        self.steps = torch.arange(1 - windows.length, 1, device=device)
+        self.length = windows.length
+        self._scaled: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ends)
 
     def batch(self, part: Tensor | slice) -> Tensor:
         """Return (n, n_steps, n_channels) float32: the windows with these numbers."""
-        wanted = (self.ends[part, None] + self.steps).flatten()
-        return self.rows.index_select(0, wanted).view(-1, len(self.steps), self.rows.shape[1])
+        return self._windows(self.rows, part)
+
+    def scaled_batch(self, part: Tensor, module: Scaled) -> Tensor:
+        """Return the same windows as the network behind a scaler sees them.
+
+        A row stands in many windows, so all rows are scaled once, by the first module that asks; this takes as much
+        memory as the rows.
+        """
+        if self._scaled is None:
+            scale = Scaled(nn.Identity(), module.mean, module.spread, module.clip)
+            self._scaled = torch.empty_like(self.rows)
+            for first in range(0, len(self.rows), SCORE_ROWS):
+                self._scaled[first : first + SCORE_ROWS] = scale(self.rows[first : first + SCORE_ROWS])
+        return self._windows(self._scaled, part)
+
+    def _windows(self, rows: Tensor, part: Tensor | slice) -> Tensor:
+        # Rows of a window stand side by side, so each window is one piece to copy and not one per row.
+        length, channels = self.length, rows.shape[1]
+        windows = rows.as_strided((len(rows) - length + 1, length * channels), (channels, 1))
+        return windows.index_select(0, self.ends[part] + (1 - length)).view(-1, length, channels)
 
 
 def fit(build: Build, train: Samples[Sequences], validation: Samples[Sequences], setting: Setting) -> Network:
@@ -311,7 +330,7 @@ class _Loop:
         self._set_rate()
         self.optimiser.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.float16, enabled=self.half):
-            logit = self.module(self.gather.batch(batch))
+            logit = self.module.network(self.gather.scaled_batch(batch, self.module))
         loss = nn.functional.binary_cross_entropy_with_logits(logit.float(), self.label[batch], self.weight[batch])
         self.loss_scale.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.loss_scale.unscale_(self.optimiser)
