@@ -70,7 +70,13 @@ def test_an_unknown_name_is_a_usage_error(capsys: pytest.CaptureFixture[str]) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("model", "mode", "floor"), [("gbt", "oracle", 0.35), ("gbt", "realistic", 0.23), ("mlp", "oracle", 0.37)]
+    ("model", "mode", "floor"),
+    [
+        ("gbt", "oracle", 0.35),
+        ("gbt", "realistic", 0.23),
+        ("mlp", "oracle", 0.37),
+        *((model, "oracle", 0.34) for model in ("cnn", "gru", "lstm", "tcn", "transformer")),
+    ],
 )
 def test_the_floors_hold_on_hosts_never_seen(smd19: Path, model: str, mode: str, floor: float) -> None:
     arguments = ["--data", str(smd19), "--models", model, "--modes", mode]

@@ -55,16 +55,16 @@ def test_training_on_the_larger_dataset_stays_below_2_gib(root: Path, smd19: Pat
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the unit of ru_maxrss differs")
 def test_importing_holds_batches_and_not_the_file(root: Path, tmp_path: Path) -> None:
-    """Ten times the rows with 200 characters of text each are no more memory than a few batches."""
+    """A file of 300 MiB with 2,000 characters of text in a row takes some batches and their buffers, not itself."""
     peaks = []
-    for count in (40_000, 400_000):
+    for count in (4_000, 160_000):
         path = tmp_path / f"rows{count}.csv"
         with path.open("w") as stream:
             stream.write("x,note,label\n")
-            stream.writelines(f"{index},{index:0200d},{index % 2}\n" for index in range(count))
+            stream.writelines(f"{index},{index:02000d},{index % 2}\n" for index in range(count))
         options = [str(path), str(tmp_path / str(count)), "--label", "label", "--never", "note"]
         command = ["-m", "training.trainer.datasets", "import", "csv", *options]
         peaks.append(peak_mib(command, root, tmp_path / "log.txt"))
         size_mib = path.stat().st_size / 2**20
-    assert size_mib > 80
-    assert peaks[1] - peaks[0] < 0.75 * size_mib
+    assert size_mib > 300
+    assert peaks[1] - peaks[0] < 0.7 * size_mib

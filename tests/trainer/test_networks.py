@@ -213,11 +213,20 @@ def test_mixed_precision_is_ignored_on_the_cpu() -> None:
     assert weights(trained("gru", mixed_precision=True)) == weights(trained("gru"))
 
 
-def test_a_fit_that_left_the_numbers_says_so() -> None:
-    train = samples()
-    train.inputs.rows[50, 1] = np.inf
+@pytest.mark.parametrize(("loss", "score"), [(float("nan"), 0.5), (0.5, float("nan"))])
+def test_a_fit_that_left_the_numbers_says_so(loss: float, score: float) -> None:
+    train, setting = samples(), setting_of("cnn")
+    shape = {"channels": CHANNELS, "steps": STEPS, "hyper": setting.hyper}
+    module = networks.scaled_network(
+        model_module("cnn").build,  # type: ignore[attr-defined]
+        shape,
+        torch.zeros(CHANNELS),
+        torch.ones(CHANNELS),
+    )
+    loop = networks._Loop(module, train, setting, torch.device("cpu"))
+    loop.loss_sum.fill_(loss)
     with pytest.raises(TrainerError, match=r"left the numbers in epoch 1 .*; use a smaller learning_rate"):
-        model_module("cnn").fit(train, samples(), setting_of("cnn"))
+        loop.judge(train, np.full(len(train), score, np.float32))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a card; the claim is about one without")
@@ -254,7 +263,7 @@ def test_the_cards_memory_running_out_is_reported_as_such(
         run.main(["--job", str(job_file(job_document(synthetic, "gru", split="time"))), "--out", str(tmp_path)]) == 75
     )
     result = json.loads((tmp_path / "result.json").read_text())
-    assert (result["kind"], "fewer batch_rows" in result["error"]) == ("oom_gpu", True)
+    assert (result["kind"], "smaller batch_rows" in result["error"]) == ("oom_gpu", True)
 
 
 def test_one_fold_of_a_split_trains_and_tests_alone(synthetic: Path, job_file: JobFile, tmp_path: Path) -> None:

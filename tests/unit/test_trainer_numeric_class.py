@@ -96,7 +96,7 @@ def test_it_does_not_import_torch(root: Path) -> None:
 def test_a_loaded_torch_tells_card_versions_and_switches(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in for torch, because the machine that tests has no card."""
     torch = SimpleNamespace(
-        cuda=SimpleNamespace(get_device_name=lambda: "NVIDIA H100"),
+        cuda=SimpleNamespace(is_available=lambda: True, get_device_name=lambda: "NVIDIA H100"),
         version=SimpleNamespace(cuda="12.8"),
         backends=SimpleNamespace(
             cudnn=SimpleNamespace(version=lambda: 91002, deterministic=True, benchmark=False, allow_tf32=False)

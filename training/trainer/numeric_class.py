@@ -132,7 +132,7 @@ def _blas() -> list[list[str]]:
 
 def _gpu(torch: Any) -> dict[str, Any]:
     """Return name, driver, CUDA and cuDNN of the card that torch computes on; None for what can't be known."""
-    if torch is None:
+    if torch is None or not torch.cuda.is_available():
         return {"name": None, "driver": _driver(), "cuda": None, "cudnn": None}
     return {
         "name": torch.cuda.get_device_name(),
