@@ -366,7 +366,11 @@ def test_a_shim_whose_worker_died_before_the_go_says_that_nothing_ran(start: Sta
     assert not (start.folder / "started").exists()
 
 
-@pytest.mark.parametrize("identity", ["", "nobody", "0:0:x", f"{os.getpid()}:1:x", process_identity(os.getpid())])
+@pytest.mark.parametrize(
+    "identity",
+    ["", "nobody", "0:0:x", f"{os.getpid()}:1:x", process_identity(os.getpid())],
+    ids=["none", "no identity", "no process", "another start", "no shim"],
+)
 def test_only_a_shim_that_lives_is_taken_over(start: Started, identity: str) -> None:
     assert take_over(identity, start.folder / "exit.json", log=start.take, wake=start.told.set) is None
 
