@@ -29,7 +29,7 @@ import numpy.typing as npt
 from training.dataset import Dataset, GroupSplit, HostsSplit, PublishedSplit, RandomSplit, TimeSplit
 from training.trainer.data import Ints
 from training.trainer.faults import SpecError
-from training.trainer.windows import WindowSet
+from training.trainer.windows import WindowSet, touched_rows
 
 LEAKING_RECIPES = frozenset({"random"})
 VALIDATION_FRACTION = 0.2
@@ -266,7 +266,4 @@ def _check_windows(windows: WindowSet, fold: Fold) -> None:
 
 def _rows(windows: WindowSet, part: Ints) -> Mask:
     """Return (n_rows,) which rows the windows of a part touch."""
-    edges = np.zeros(len(windows.telemetry.host) + 1, np.int32)
-    np.add.at(edges, windows.ends[part] - windows.length + 1, 1)
-    np.add.at(edges, windows.ends[part] + 1, -1)
-    return np.cumsum(edges[:-1]) > 0
+    return touched_rows(len(windows.telemetry.host), windows.ends[part], windows.length)

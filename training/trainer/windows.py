@@ -71,11 +71,7 @@ class Sequences:
 
     def used_rows(self) -> npt.NDArray[np.bool_]:
         """Return (n_rows,) which rows the windows touch."""
-        edges = np.zeros(len(self.rows) + 1, np.int32)
-        np.add.at(edges, self.ends - self.length + 1, 1)
-        np.add.at(edges, self.ends + 1, -1)
-        used: npt.NDArray[np.bool_] = np.cumsum(edges[:-1]) > 0
-        return used
+        return touched_rows(len(self.rows), self.ends, self.length)
 
 
 Inputs = TypeVar("Inputs", bound=Floats | Sequences)
@@ -94,6 +90,15 @@ class Samples(Generic[Inputs]):
 
     def __len__(self) -> int:
         return len(self.label)
+
+
+def touched_rows(count: int, ends: Ints, length: int) -> npt.NDArray[np.bool_]:
+    """Return (count,) which rows windows touch, given the row each ends at and its length in rows."""
+    edges = np.zeros(count + 1, np.int32)
+    np.add.at(edges, ends - length + 1, 1)
+    np.add.at(edges, ends + 1, -1)
+    touched: npt.NDArray[np.bool_] = np.cumsum(edges[:-1]) > 0
+    return touched
 
 
 def window_set(telemetry: Telemetry, length: int) -> WindowSet:
