@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import socket
@@ -43,6 +44,13 @@ def libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     sys.modules.update(known)
 
 
+@pytest.fixture
+def no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Python in which torch is not installed."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "torch" else find(name, *rest))
+
+
 def script(folder: Path, name: str, text: str) -> None:
     (folder / name).write_text(f"#!/bin/sh\n{text}\n")
     (folder / name).chmod(0o755)
@@ -63,6 +71,7 @@ def ones(n, device): return Two()
 """
 
 
+@pytest.mark.usefixtures("no_torch")
 def test_a_host_without_anything_gets_a_clean_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     found = detect(tmp_path)
@@ -84,6 +93,7 @@ def test_cards_are_read_from_the_drivers_tool(tmp_path: Path, tools: Path) -> No
     assert "--format=csv,noheader,nounits" in (tmp_path / "asked").read_text()
 
 
+@pytest.mark.usefixtures("no_torch")
 def test_a_card_without_torch_is_present_but_not_usable(tmp_path: Path, tools: Path) -> None:
     script(tools, "nvidia-smi", f'echo "{CARD}"')
     found = detect(tmp_path)
