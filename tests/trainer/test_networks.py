@@ -154,6 +154,26 @@ def test_a_fit_goes_on_exactly_from_any_step(tmp_path: Path, model: str, after: 
     assert (gone_on.curve, gone_on.fit_summary) == (whole.curve, whole.fit_summary)
 
 
+def test_a_best_epoch_before_the_cut_is_not_forgotten(tmp_path: Path) -> None:
+    """Validation labels are turned round, so every epoch makes it worse and the first stays the best."""
+    unseen = samples(seed=4)
+    worse = Samples(unseen.inputs, (1 - unseen.label).astype(np.int8), unseen.host)
+
+    def fitted(checkpoint: FitCheckpoint) -> networks.Network:
+        setting = setting_of("cnn", checkpoint, learning_rate=0.01)
+        found = model_module("cnn").fit(samples(), worse, setting)
+        assert isinstance(found, networks.Network)
+        return found
+
+    path = tmp_path / "fit.safetensors"
+    with pytest.raises(CutError):
+        fitted(CutCheckpoint(path, 22))
+    gone_on, whole = fitted(FitCheckpoint(path, 3600)), fitted(FitCheckpoint(None, 0))
+    assert whole.fit_summary["epochs"] == 1
+    assert gone_on.fit_summary == whole.fit_summary
+    assert weights(gone_on) == weights(whole)
+
+
 @pytest.mark.parametrize("model", SEQUENCE_MODELS)
 def test_a_stored_network_scores_like_the_trained_one(tmp_path: Path, model: str) -> None:
     network = trained(model)
