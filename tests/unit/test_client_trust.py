@@ -194,6 +194,18 @@ def test_a_renewed_certificate_is_shown_from_the_next_request_on(servers: Server
     assert second == hashlib.sha256(ssl.PEM_cert_to_DER_cert(own[0].read_text())).hexdigest()
 
 
+def test_half_a_renewal_changes_nothing(servers: Servers, site: Site) -> None:
+    own = site.worker("half", URI)
+    client = Client(servers.start(site.server(), site.ca), ca_file=site.ca, certificate=own)
+    first = client.get("/", deadline_s=0)["shown"]
+    own[0].write_bytes(site.worker("other half", URI)[0].read_bytes())
+    assert client.get("/", deadline_s=0)["shown"] == first
+    own[0].unlink()
+    client.close()
+    assert client.get("/", deadline_s=0)["shown"] == first
+    client.close()
+
+
 def test_plain_http_behind_an_https_address_is_told_apart(site: Site) -> None:
     server = Quiet(("127.0.0.1", 0), Answering)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))

@@ -60,7 +60,7 @@ class Identity:
             Something that differs when another certificate is shown.
 
         Raises:
-            ConfigurationError: Certificate and key are no pair in PEM.
+            ConfigurationError: The first time: certificate and key are no pair in PEM.
         """
         if self._certificate is None:
             return ()
@@ -69,7 +69,7 @@ class Identity:
         except OSError:
             return self._stamp  # while they are replaced, what was read before still serves
         stamp = tuple(number for item in found for number in (item.st_ino, item.st_mtime_ns, item.st_size))
-        if stamp != self._stamp:
+        if stamp != self._stamp and (not self._stamp or self._is_pair()):
             try:
                 self.context.load_cert_chain(*self._certificate)
             except OSError as cause:  # ssl.SSLError is one
@@ -79,6 +79,17 @@ class Identity:
                 ) from cause
             self._stamp = stamp
         return self._stamp
+
+    def _is_pair(self) -> bool:
+        """Return whether the files fit together: between two writes they may not, and then the old pair serves."""
+        import ssl
+
+        assert self._certificate is not None
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(*self._certificate)
+        except OSError:
+            return False
+        return True
 
 
 def _context(ca_file: Path | None) -> ssl.SSLContext:
