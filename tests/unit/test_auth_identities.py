@@ -259,6 +259,20 @@ def test_who_says_nothing_of_its_session_is_let_pass(sessions: Sessions, session
     meet(sessions, session)
 
 
+def test_a_restart_of_the_receiver_gives_an_identity_to_nobody_else(sessions: Sessions, clock: Clock) -> None:
+    assert sessions.place("w1") == ""
+    sessions.remember("w1", HOME)
+    assert sessions.place("w1") == HOME
+    with pytest.raises(IdentityInUseError):
+        meet(sessions, at(COPY, 1))
+    meet(sessions, at(HOME, 7))
+    meet(sessions, at(HOME, 8))
+    sessions.remember("w1", HOME)
+    clock.now += 91
+    meet(sessions, at(COPY, 1))
+    assert sessions.place("w1") == COPY
+
+
 def test_a_new_identity_begins_anew(sessions: Sessions) -> None:
     meet(sessions, at(HOME, 1))
     with pytest.raises(IdentityInUseError):

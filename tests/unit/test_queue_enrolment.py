@@ -216,6 +216,15 @@ def test_the_fingerprint_of_a_certificate_is_kept(world: World) -> None:
     assert world.queue.registry.living("pi").fingerprint == ONE
 
 
+def test_where_an_identity_is_used_outlives_a_restart(world: World) -> None:
+    identity = enrolled(world)
+    for place in ("here", "here", "there"):
+        world.do(lambda tx, place=place: world.queue.keep_place(tx, identity.id, place))
+    world.do(lambda tx: world.queue.keep_place(tx, "nobody", "nowhere"))
+    world.restart()
+    assert world.queue.registry.living("pi").place == "there"
+
+
 def test_identities_are_listed_page_by_page(world: World) -> None:
     for number, worker in enumerate(["b", "a", "c", "a"]):
         world.wall = f"2026-01-01T00:00:0{number}.000Z"

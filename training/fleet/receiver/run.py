@@ -132,6 +132,9 @@ async def start_fleet(settings: Settings, database: Sqlite) -> Fleet:
     await loader.start()
     fleet = Fleet(queue, store, loader, bridge, lot, _keeper(settings, database), openapi.document)
     fleet.sessions = Sessions(time.monotonic, _silent_s(queue.terms))
+    for identity in queue.registry:
+        if identity.revoked_at is None and identity.place is not None:
+            fleet.sessions.remember(identity.worker, identity.place)
     return fleet
 
 
