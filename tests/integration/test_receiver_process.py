@@ -200,6 +200,33 @@ def test_hup_reads_the_manifest_again(tmp_path: Path) -> None:
         assert running.end(signal.SIGINT) == 0
 
 
+def test_a_reload_reads_the_operators_again_and_keeps_those_before_when_they_are_faulty(tmp_path: Path) -> None:
+    path, token = tmp_path / "operators.toml", "the-token-of-alice"
+    lines = f'token_sha256 = "{hashlib.sha256(token.encode()).hexdigest()}"\nroles = ["operate"]\n'
+    path.write_text(f"[operators.bob]\n{lines}")
+    path.chmod(0o600)
+    with started(tmp_path, "--operators", str(path), text=manifest(1)) as running:
+
+        def refusal() -> str | None:
+            answer = running.post("/v1/manifest/reload", {}, **{"X-Operator-Token": token})
+            return answer.get("code")  # type: ignore[no-any-return]
+
+        assert refusal() is None
+        path.write_text("[operators.alice]\nroles = []\n")
+        running.process.send_signal(signal.SIGHUP)
+        assert "operators.alice.token_sha256" in running.wait_for("operators refused")["reason"]
+        assert refusal() is None
+        health = running.get("/v1/health")
+        assert health["status"] == "degraded"
+        assert any("the operators before stay in force" in problem for problem in health["problems"])
+        path.write_text(f"[operators.alice]\n{lines.replace('operate', 'read')}")
+        running.process.send_signal(signal.SIGHUP)
+        assert running.wait_for("operators read")["operators"] == ["operator", "alice"]
+        assert refusal() == "forbidden"
+        assert running.get("/v1/health")["status"] == "ok"
+        assert running.end() == 0
+
+
 def test_a_bad_manifest_at_a_later_start_keeps_the_one_in_force(tmp_path: Path) -> None:
     with started(tmp_path, text=manifest(2)) as running:
         running.end()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from live_receiver import HEAD, TOKEN, LiveReceiver
 
+from training.fleet import wire
 from training.fleet.auth import Credentials
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -52,11 +54,12 @@ class Machine:
         self.folder.mkdir(exist_ok=True)
         self.environ = {"PATH": os.environ["PATH"], "HOME": str(folder), "STATE_DIRECTORY": str(folder)}
         self.secret = folder / "worker.secret"
+        self.url = f"http://127.0.0.1:{live.port}"
         self.workers: list[subprocess.Popen[bytes]] = []
 
-    def enrol(self, code: str = "", host: str = "box", **environ: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "training.fleet.worker", "enrol", "--host", host]
-        command += ["--receiver", f"http://127.0.0.1:{self.live.port}"]
+    def enrol(self, code: str = "", host: str = "box", *flags: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "training.fleet.worker", "enrol", "--host", host, "--receiver", self.url]
+        command += flags
         return subprocess.run(
             command, cwd=self.root, env=self.environ | environ, input=code, capture_output=True, text=True, timeout=60,
             check=False,
@@ -299,3 +302,54 @@ def test_a_change_of_the_key_killed_at_any_step_leaves_a_secret_that_the_receive
 
 def bearer(secret: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {secret}"}
+
+
+# ---- over https
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("tls")
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    command += ["-keyout", str(key), "-out", str(certificate), "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost"]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("the openssl command is not installed")
+    return certificate, key
+
+
+def test_the_authority_of_the_invite_is_fetched_and_trusted_and_no_other(
+    tmp_path: Path, root: Path, authority: tuple[Path, Path]
+) -> None:
+    certificate, key = authority
+    pem = certificate.read_text()
+    seen = subprocess.run(
+        ["openssl", "x509", "-in", str(certificate), "-noout", "-fingerprint", "-sha256"],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    colons = seen.stdout.strip().partition("=")[2]
+    folder = tmp_path / "receiver"
+    folder.mkdir()
+    flags = {**TERMS, "tls_certificate": str(certificate), "tls_key": str(key)}
+    with LiveReceiver(folder, text(0), credentials=Credentials.of(CREDENTIALS, enrolled_only=True), **flags) as live:
+        live.fleet.ca_pem = pem
+        order = wire.InviteOrder("box")
+        invited = asyncio.run_coroutine_threadsafe(_later(live, order), live.loop).result(10)
+        with machine(live, tmp_path / "box", root) as box:
+            box.url = f"https://localhost:{live.port}"
+            wrong = box.enrol(invited.code, "box", "--ca-sha256", "0" * 64)
+            assert wrong.returncode == 78
+            assert f"expected {'0' * 64}; ask the operator for a new invite" in wrong.stderr
+            assert not (box.folder / "ca.pem").exists()
+            done = box.enrol(invited.code, "box", "--ca-sha256", colons)
+            assert done.returncode == 0, done.stderr
+            assert (box.folder / "ca.pem").read_text() == pem
+            again = box.enrol("", "box", "--ca-sha256", colons)
+            assert (again.returncode, again.stdout[:16]) == (0, "already enrolled")
+
+
+async def _later(live: LiveReceiver, order: wire.InviteOrder) -> wire.Invite:
+    return await live.fleet.run(lambda tx: live.fleet.queue.invite(tx, order, "operator:test"))

@@ -12,7 +12,7 @@ from typing import Final
 
 from training.fleet.api.exchange import Answer, Message, Request
 from training.fleet.api.fleet import Fleet
-from training.fleet.auth import Peer, Right, Role
+from training.fleet.auth import Caller, Peer, Right, Role
 from training.fleet.auth.sessions import HEADER
 from training.fleet.errors import CertificateMismatchError, ForbiddenError, IdentityInUseError, StaleLeaseError
 
@@ -61,6 +61,7 @@ async def as_worker(fleet: Fleet, request: Request, handler: Callable[[Fleet, Re
     given = request.headers.get(SESSION, b"").decode("latin-1")
     try:
         with fleet.sessions.present(caller.name, given):
+            await _keep_place(fleet, caller)
             answer = await handler(fleet, request)
     except IdentityInUseError:
         await note(fleet, request, caller.name, "clash", f"another machine shows identity {caller.identity} as well")
@@ -69,6 +70,12 @@ async def as_worker(fleet: Fleet, request: Request, handler: Callable[[Fleet, Re
     if identity is not None and identity.rotate and request.scope["path"] != "/v1/secret":
         answer.headers.append(ROTATE)
     return answer
+
+
+async def _keep_place(fleet: Fleet, caller: Caller) -> None:
+    identity, place = fleet.queue.registry.get(caller.identity), fleet.sessions.place(caller.name)
+    if place and identity is not None and identity.place != place:
+        await fleet.run(lambda tx: fleet.queue.keep_place(tx, caller.identity, place))
 
 
 def address(request: Request) -> str:

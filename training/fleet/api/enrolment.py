@@ -40,13 +40,17 @@ async def enrol(fleet: Fleet, request: Request) -> Answer:
     """Exchange a one-time code for the identity of a worker."""
     message = ENROL.decode(await request.body())
     caller = address(request)
-    fleet.limiter.demand(caller)
+    fleet.limiter.enter(caller)
     try:
         identity = await fleet.run(lambda tx: fleet.queue.enrol(tx, message))
     except (InviteRefusedError, ForbiddenError) as error:
-        if fleet.limiter.wrong(caller):
+        if fleet.limiter.is_news():
             await note(fleet, request, message.worker, "refuse", f"enrolment: {error.message.partition(';')[0]}")
         raise
+    except BaseException:
+        fleet.limiter.forgive(caller)
+        raise
+    fleet.limiter.forgive(caller)
     fleet.sessions.forget(identity.worker)
     fleet.lot.ring(identity.worker)
     material = await _issued(fleet, identity.id, identity.worker)

@@ -3,7 +3,7 @@
 A code cannot be guessed: it holds 192 random bits. The limit keeps somebody who tries from filling the audit trail and
 from holding others up. Guarantees that an address which has shown no wrong code lately is always looked at, whatever
 others do, so that the right host can still enrol; that what is remembered stays bounded; and that a refused address is
-told when to come back.
+told when to come back. Lives on the event loop.
 """
 
 from __future__ import annotations
@@ -34,30 +34,38 @@ class Limiter:
         self._clock = clock
         self._wrong: dict[str, list[float]] = {}
 
-    def demand(self, address: str) -> None:
-        """Refuse an address with too many wrong codes.
+    def enter(self, address: str) -> None:
+        """Let an address show a code, which counts as wrong until it is forgiven.
 
         Raises:
             TooManyTriesError: It has to wait.
         """
         self._forget()
-        mine = self._wrong.get(neighbourhood(address), [])
-        busy = sum(map(len, self._wrong.values())) >= ALL
-        if len(mine) >= EACH or (busy and mine):
-            left_s = math.ceil(mine[0] + WINDOW_S - self._clock())
+        caller, now = neighbourhood(address), self._clock()
+        mine = self._wrong.get(caller, [])
+        if len(mine) >= EACH or (mine and self._total() >= ALL):
+            left_s = math.ceil(mine[0] + WINDOW_S - now)
             raise TooManyTriesError(
                 f"too many wrong codes came from this address; look at the code again and try in {left_s} s",
                 retry_after_s=left_s,
             )
-
-    def wrong(self, address: str) -> bool:
-        """Count a wrong code; False when there are so many that they are no news."""
-        self._forget()
-        seen = self._wrong.setdefault(neighbourhood(address), [])
-        seen.append(self._clock())
-        while len(self._wrong) > MAX_ADDRESSES:
+        self._wrong[caller] = [*mine, now]
+        if len(self._wrong) > MAX_ADDRESSES:
             del self._wrong[next(iter(self._wrong))]
-        return sum(map(len, self._wrong.values())) <= ALL
+
+    def forgive(self, address: str) -> None:
+        """Take back what an address was charged with last, because its code was not wrong."""
+        caller = neighbourhood(address)
+        left = self._wrong.pop(caller, [])[:-1]
+        if left:
+            self._wrong[caller] = left
+
+    def is_news(self) -> bool:
+        """Say whether wrong codes are few enough to be told of each."""
+        return self._total() <= ALL
+
+    def _total(self) -> int:
+        return sum(map(len, self._wrong.values()))
 
     def _forget(self) -> None:
         since = self._clock() - WINDOW_S

@@ -57,6 +57,7 @@ class Route:
 _JOB = (404, "no such job")
 _NAMED = (404, "no such worker ever enrolled")
 _STALE = (409, "`stale_lease`: the lease is not the newest one")
+_CLASH = (409, "`identity_in_use`: another machine uses the identity")
 _STATE = (409, "`wrong_state`: the job's status does not allow it")
 _CHORE = (409, "`wrong_state`: a backup or a check runs already")
 _BUSY = (503, "shutting down or overloaded; see Retry-After")
@@ -169,6 +170,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         wire.Enrol,
         wire.Enrolled,
         (
+            (400, "the request cannot be read"),
             (401, "`invite_refused`: the code is unknown, used up or too old"),
             (403, "the code is good for another host"),
             (413, "the body is too large"),
@@ -176,7 +178,7 @@ ROUTES: Final[tuple[Route, ...]] = (
             (429, "`too_many_tries`: too many wrong codes from this address; see Retry-After"),
         ),
     ),
-    Route("POST", "/v1/secret", "worker", enrolment.secret, wire.NewSecret, wire.SecretTaken),
+    Route("POST", "/v1/secret", "worker", enrolment.secret, wire.NewSecret, wire.SecretTaken, (_CLASH,)),
     Route(
         "POST",
         "/v1/worker/certificate",

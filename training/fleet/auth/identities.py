@@ -37,6 +37,7 @@ class Identity:
         created_at: When it enrolled, RFC 3339, UTC.
         revoked_at: When it was revoked or replaced, None while it lives.
         fingerprint: SHA-256 of its client certificate, hex; None without one.
+        place: Where it was used last, as its session says; None before.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Identity:
     created_at: str = ""
     revoked_at: str | None = None
     fingerprint: str | None = None
+    place: str | None = None
 
     @property
     def state(self) -> str:

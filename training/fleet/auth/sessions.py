@@ -116,6 +116,15 @@ class Sessions:
             old.start = start
         return old
 
+    def remember(self, worker: str, place: str) -> None:
+        """Take in where an identity was used before the receiver started, as if it had been heard just now."""
+        self._live[worker] = _Session(place, "", self._clock())
+
+    def place(self, worker: str) -> str:
+        """Return where an identity is used, empty when that is not known."""
+        session = self._live.get(worker)
+        return "" if session is None else session.place
+
     def forget(self, worker: str) -> None:
         """Let anybody begin anew under a name, because its identity has changed."""
         with self._lock:

@@ -120,6 +120,11 @@ class Enrolment(Lifecycle):
         if (identity := self.registry.get(public_id)) is not None:
             self._change(tx, replace(identity, fingerprint=fingerprint))
 
+    def keep_place(self, tx: Transaction, public_id: str, place: str) -> None:
+        """Note where an identity is used, so that a restart of the receiver gives it to nobody else."""
+        if (identity := self.registry.get(public_id)) is not None and identity.place != place:
+            self._change(tx, replace(identity, place=place))
+
     # ---- secrets
 
     def revoke(self, tx: Transaction, worker: str, actor: str) -> wire.IdentityView:
@@ -302,7 +307,7 @@ def _before(cursor: str | None) -> int:
 
 
 def _identity(row: Row) -> Identity:
-    names = ("id", "worker", "digest", "next_digest", "created_at", "revoked_at", "fingerprint")
+    names = ("id", "worker", "digest", "next_digest", "created_at", "revoked_at", "fingerprint", "place")
     return Identity(**{name: row[name] for name in names}, rotate=bool(row["rotate"]))
 
 

@@ -152,6 +152,9 @@ async def start_fleet(settings: Settings, database: Sqlite) -> Fleet:
     fleet.sessions = Sessions(time.monotonic, _silent_s(queue.terms))
     fleet.issuer = tls.issuer(settings)
     fleet.ca_pem, fleet.ca_sha256 = tls.shown_authority(settings)
+    for identity in queue.registry:
+        if identity.revoked_at is None and identity.place is not None:
+            fleet.sessions.remember(identity.worker, identity.place)
     return fleet
 
 

@@ -12,7 +12,7 @@ import functools
 import resource
 import socket
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -107,18 +107,16 @@ class Server(uvicorn.Server):
         """Begin to listen, with a limit on how long a client may take to agree on TLS."""
         await super().startup(sockets=[])
         config = self.config
-        protocol = functools.partial(
-            config.http_protocol_class,
-            config=config,
-            server_state=self.server_state,
-            app_state=self.lifespan.state,
-        )
-        limits = (
-            {} if config.ssl is None else {"ssl_handshake_timeout": HANDSHAKE_S, "ssl_shutdown_timeout": SHUTDOWN_S}
-        )
+        made: Callable[..., asyncio.Protocol] = config.http_protocol_class
+        protocol = functools.partial(made, config=config, server_state=self.server_state, app_state=self.lifespan.state)
         for link in sockets or ():
             server = await asyncio.get_running_loop().create_server(
-                protocol, sock=link, ssl=config.ssl, backlog=BACKLOG, **limits
+                protocol,
+                sock=link,
+                ssl=config.ssl,
+                backlog=BACKLOG,
+                ssl_handshake_timeout=None if config.ssl is None else HANDSHAKE_S,
+                ssl_shutdown_timeout=None if config.ssl is None else SHUTDOWN_S,
             )
             self.servers.append(server)
 

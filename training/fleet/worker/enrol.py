@@ -45,8 +45,8 @@ from training.fleet.worker.options import SECRET, settings_path
 PROGRAM: Final = "cis490-training-worker enrol"
 CODE: Final = "CIS490_INVITE"
 """The variable that may hold the one-time code."""
-PATIENCE_S: Final = 90.0
-"""How long the receiver is asked again when it does not answer or wants to be left alone for a while."""
+PATIENCE_S: Final = 10.0
+"""How long a receiver that does not answer is asked again."""
 MAX_CA_BYTES: Final = 2**16
 _KEY: Final = re.compile(r"[0-9A-Za-z_-]{32,128}")
 _HOST: Final = re.compile(r"[0-9a-z][0-9a-z._-]{0,62}")

@@ -171,7 +171,8 @@ INSERT INTO event (at, actor, worker, action, why) VALUES (:at, :actor, :worker,
 
 -- name: identities
 -- Every identity there ever was.
-SELECT id, worker, digest, next_digest, rotate, created_at, revoked_at, fingerprint FROM identity ORDER BY worker, id;
+SELECT id, worker, digest, next_digest, rotate, created_at, revoked_at, fingerprint, place
+FROM identity ORDER BY worker, id;
 
 -- name: add_identity
 -- A worker has enrolled.
@@ -180,7 +181,8 @@ INSERT INTO identity (id, worker, digest, created_at) VALUES (:id, :worker, :dig
 -- name: change_identity
 -- What became of an identity.
 UPDATE identity SET
-    digest = :digest, next_digest = :next_digest, rotate = :rotate, revoked_at = :revoked_at, fingerprint = :fingerprint
+    digest = :digest, next_digest = :next_digest, rotate = :rotate, revoked_at = :revoked_at,
+    fingerprint = :fingerprint, place = :place
 WHERE id = :id;
 
 -- name: add_invite

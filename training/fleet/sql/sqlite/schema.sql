@@ -177,8 +177,8 @@ END;
 -- migration: 2
 
 -- One enrolment of a worker. `digest` is that of its key, `next_digest` that of the key which takes over at its first
--- use; the keys themselves never reach the receiver. `rotate` asks the worker to make a new key. A worker has one
--- identity that lives; enrolling anew revokes the one before.
+-- use; the keys themselves never reach the receiver. `rotate` asks the worker to make a new key. `place` is where it was
+-- used last. A worker has one identity that lives; enrolling anew revokes the one before.
 CREATE TABLE identity (
     id TEXT PRIMARY KEY,
     worker TEXT NOT NULL,
@@ -187,7 +187,8 @@ CREATE TABLE identity (
     rotate INTEGER NOT NULL DEFAULT 0 CHECK (rotate IN (0, 1)),
     created_at TEXT NOT NULL,
     revoked_at TEXT,
-    fingerprint TEXT
+    fingerprint TEXT,
+    place TEXT
 ) STRICT, WITHOUT ROWID;
 
 CREATE UNIQUE INDEX identity_living ON identity (worker) WHERE revoked_at IS NULL;
