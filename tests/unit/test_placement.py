@@ -305,8 +305,8 @@ def test_a_silent_declaration_means_enough_memory_and_no_cuda() -> None:
             Requirement("gbt", require_cuda=True),
             GAMED,
             ANY,
-            "no change of the manifest is enough for gpu-tower: end what uses the card of gpu-tower (3.0 of 12.0 GiB free on Card); "
-            "nvidia-smi lists it",
+            "no change of the manifest is enough for gpu-tower: end what uses the card of gpu-tower "
+            "(3.0 of 12.0 GiB free on Card); nvidia-smi lists it",
         ),
         (Requirement("gbt", min_ram_gib=16), PI, ANY, "runs on pi if min_ram_gib 16 becomes 8"),
         (
