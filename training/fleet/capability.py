@@ -166,7 +166,7 @@ def detect(
     """
     problems: list[str] = []
     gpus = _gpus(problems)
-    torch_version, cuda_usable = _torch(problems, probe_timeout_s)
+    torch_version, cuda_usable = _torch(problems, probe_timeout_s) if gpus else (_torch_version(), False)
     if gpus and torch_version is None:
         problems.append("a CUDA card is there but torch is not, so CUDA counts as not usable")
     revision, dirty = _revision(CHECKOUT, problems)
@@ -371,6 +371,16 @@ def _tool_gpu(line: str, problems: list[str]) -> Gpu | None:
     if not sizes[0]:
         problems.append(f"GPU memory of {cells[0]} is unknown ({cells[2][:40]!r}); declare vram_gib in the manifest")
     return Gpu(cells[0], cells[1], sizes[0], sizes[1], cells[4])
+
+
+def _torch_version() -> str | None:
+    """Return the version of torch by its papers: loading it takes seconds, and only a card is worth them."""
+    from importlib.metadata import PackageNotFoundError, version  # an idle worker does not carry it
+
+    try:
+        return version("torch")
+    except PackageNotFoundError:
+        return None
 
 
 def _torch(problems: list[str], timeout_s: float) -> tuple[str | None, bool]:
