@@ -145,6 +145,11 @@ def test_a_missing_bundle_is_the_hosts_trouble(tmp_path: Path) -> None:
             "model: found None; columns: found None; host_column: found None; time_column: found None",
         ),
         (WHOLE | {"history": 3}, "history: found 3"),
+        (WHOLE | {"window_rows": True}, "window_rows: found True"),
+        (WHOLE | {"window_rows": 0}, "window_rows: found 0"),
+        (WHOLE | {"window_rows": 10**9}, "window_rows: found 1000000000"),
+        (WHOLE | {"threshold": True}, "threshold: found True"),
+        (WHOLE | {"threshold": 10**400}, "threshold: found 1000"),
         (WHOLE | {"categories": []}, r"categories: found \[\], expected a table of column names"),
         (WHOLE | {"categories": {"q": ["a"]}}, "categories.q: found no such feature"),
         (WHOLE | {"categories": {"x": ["a", 3]}}, "categories.x: found 3, expected text of 1 to 100 characters"),
@@ -156,9 +161,19 @@ def test_a_description_of_another_format_is_refused(tmp_path: Path, description:
         unpacked(bundle(tmp_path, ("model.txt", b""), description=description), out(tmp_path))
 
 
-def test_a_description_that_is_not_json_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [b"{", b"", b"\xff", b'{"v": NaN}', b'{"v": -Infinity}', b"[" * 100_000, b'{"v": ' + b"9" * 5000 + b"}"],
+    ids=["cut", "empty", "no UTF-8", "NaN", "infinity", "100,000 brackets", "5000 digits"],
+)
+def test_a_description_that_is_not_json_is_refused(tmp_path: Path, text: bytes) -> None:
     with pytest.raises(SpecError, match=r"model\.json is not JSON"):
-        unpacked(bundle(tmp_path, ("model.json", b"{"), description=None), out(tmp_path))
+        unpacked(bundle(tmp_path, ("model.json", text), description=None), out(tmp_path))
+
+
+def test_a_description_of_megabytes_is_refused_unread(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"model\.json is larger than 4 MiB"):
+        unpacked(bundle(tmp_path, ("model.json", b" " * (4 << 20) + b"{}"), description=None), out(tmp_path))
 
 
 def test_without_a_zstd_library_the_host_is_told_what_to_install(

@@ -7,18 +7,20 @@ written, into a folder the caller gives. Nothing from a bundle is run.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from training.dataset import category_faults
+from training.dataset import MAX_WINDOW_ROWS, category_faults
 from training.trainer.archive import Limits, extract
 from training.trainer.faults import HostError, SpecError
 
 MAX_MEMBERS = 64
 MAX_FILE_BYTES = 512 << 20
 MAX_TOTAL_BYTES = 1 << 30
+MAX_DESCRIPTION_BYTES = 4 << 20
 DESCRIPTION = "model.json"
 _MODEL_FILES = frozenset({DESCRIPTION, "model.txt", "model.safetensors"})
 
@@ -80,10 +82,12 @@ def _extract(bundle: Path, folder: Path) -> None:
 
 def _description(path: Path, name: str) -> Description:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > MAX_DESCRIPTION_BYTES:
+            raise SpecError(f"{name}: {DESCRIPTION} is larger than {MAX_DESCRIPTION_BYTES >> 20} MiB")
+        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except FileNotFoundError as fault:
         raise SpecError(f"{name} holds no {DESCRIPTION}; it is no bundle of this trainer") from fault
-    except ValueError as fault:
+    except (ValueError, RecursionError) as fault:
         raise SpecError(f"{name}: {DESCRIPTION} is not JSON: {fault}") from fault
     faults = list(_faults(found))
     if faults:
@@ -101,22 +105,26 @@ def _description(path: Path, name: str) -> Description:
     )
 
 
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"{text} is no number of JSON")
+
+
 def _faults(found: Any) -> Iterator[str]:
     if not isinstance(found, dict) or found.get("v") != 1:
         yield f"v: found {found.get('v') if isinstance(found, dict) else found!r}, expected 1"
         return
-    kinds: dict[str, type | tuple[type, ...]] = {
-        "model": str,
-        "columns": list,
-        "host_column": (str, type(None)),
-        "time_column": (str, type(None)),
-        "window_rows": int,
-        "history": bool,
-        "threshold": (int, float),
+    rules: dict[str, Callable[[Any], bool]] = {
+        "model": lambda value: isinstance(value, str),
+        "columns": lambda value: isinstance(value, list),
+        "host_column": lambda value: isinstance(value, str | None),
+        "time_column": lambda value: isinstance(value, str | None),
+        "window_rows": lambda value: type(value) is int and 1 <= value <= MAX_WINDOW_ROWS,
+        "history": lambda value: isinstance(value, bool),
+        "threshold": lambda value: type(value) in (int, float) and abs(value) <= sys.float_info.max,
     }
-    for key, kind in kinds.items():
-        if key not in found or not isinstance(found[key], kind):
-            yield f"{key}: found {found.get(key)!r}"
+    for key, holds in rules.items():
+        if key not in found or not holds(found[key]):
+            yield f"{key}: found {repr(found.get(key))[:80]}"
     columns = found.get("columns")
     if isinstance(columns, list) and not all(isinstance(name, str) for name in columns):
         yield f"columns: found {columns!r}, expected names"
