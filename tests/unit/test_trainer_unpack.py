@@ -97,6 +97,19 @@ def test_what_is_missing_here_is_the_hosts_trouble(tmp_path: Path, capsys: pytes
     assert "check the paths" in capsys.readouterr().err
 
 
+def test_a_reader_without_zstd_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, _ = packed(tmp_path)
+    for name in ("backports", "compression"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise ImportError")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert unpack.main([str(path), str(tmp_path / "new")]) == 75
+    assert "needs backports.zstd; install the project with its trainer extra" in capsys.readouterr().err
+    assert left_over(tmp_path) == []
+
+
 def test_a_reader_that_is_ended_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
