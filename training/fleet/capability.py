@@ -30,7 +30,9 @@ CHECKOUT: Final = Path(__file__).resolve().parents[2]
 """Folder that holds the `training` package: the checkout, or where it is installed."""
 MAX_PROBLEMS: Final = 16
 BUSY_PART: Final = 0.5
-"""Part of a card's memory below which it counts as in use by something else."""
+"""Part of a card's memory that must be free, or it counts as in use by something else."""
+CROWDED_PART: Final = 0.25
+"""Part of a card's memory that others hold when running out of it is no word on the training's size."""
 _TOOL_TIMEOUT_S = 10.0
 _HOST_NAME = re.compile(r"[0-9a-z][0-9a-z._-]{0,62}")
 _CGROUP = Path("/sys/fs/cgroup")
@@ -65,6 +67,11 @@ class Gpu:
     vram_bytes: int
     free_vram_bytes: int
     driver: str
+
+    @property
+    def busy(self) -> bool:
+        """Whether other programs hold so much of its memory that a training should not begin on it."""
+        return self.free_vram_bytes < self.vram_bytes * BUSY_PART
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +216,26 @@ def refresh(capability: Capability, work_dir: Path, datasets: Datasets) -> Capab
     )
 
 
+def with_free_cards(capability: Capability) -> Capability:
+    """Return what a host has once nothing else uses its cards."""
+    return replace(capability, gpus=tuple(replace(gpu, free_vram_bytes=gpu.vram_bytes) for gpu in capability.gpus))
+
+
+def taken_by_others(uuid: str) -> str:
+    """Return how much of a card is taken, for people; empty when less than a quarter of it is or nobody can tell.
+
+    Asked after a training ended on the card, so that what is taken is no longer the training's.
+
+    Args:
+        uuid: The driver's name of the card.
+    """
+    for gpu in _gpus([]):
+        taken_bytes = gpu.vram_bytes - gpu.free_vram_bytes
+        if gpu.uuid == uuid and taken_bytes > gpu.vram_bytes * CROWDED_PART:
+            return f"other programs hold {taken_bytes / GIB:.1f} of the card's {gpu.vram_bytes / GIB:.1f} GiB"
+    return ""
+
+
 def usable_cores() -> int:
     """Return how many cores this process may use: affinity and control group, not what the machine has."""
     try:
@@ -313,7 +340,7 @@ def _nvml_gpu(nvml: Any, handle: Any, driver: str) -> Gpu:
 def _note_busy(gpus: Sequence[Gpu], problems: list[str]) -> None:
     """Say which cards are mostly taken: an orphan of an earlier training looks like this."""
     for gpu in gpus:
-        if gpu.free_vram_bytes < gpu.vram_bytes * BUSY_PART:
+        if gpu.busy:
             free_gib, all_gib = gpu.free_vram_bytes / GIB, gpu.vram_bytes / GIB
             problems.append(f"GPU {gpu.name} is in use: {free_gib:.1f} of {all_gib:.1f} GiB free; see nvidia-smi")
 
