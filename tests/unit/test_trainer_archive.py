@@ -224,7 +224,7 @@ def test_a_thousand_made_archives_are_refused_or_come_out_as_another_reader_says
 @pytest.mark.slow
 def test_a_hundred_thousand_made_archives_are_refused_or_come_out_as_another_reader_says(tmp_path: Path) -> None:
     tally = fuzz(100_000, tmp_path)
-    assert tally.accepted > 5000
+    assert tally.accepted > 3000
     assert tally.refused > 50_000
 
 
