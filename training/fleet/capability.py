@@ -122,13 +122,13 @@ class Capability:
 
     @property
     def ram_gib(self) -> int:
-        """Memory as people name it: the nearest whole GiB, so 15.5 is 16."""
-        return round(self.ram_bytes / GIB)
+        """Memory as people name it: the nearest whole GiB, so 15.5 is 16. Less than nothing counts as nothing."""
+        return max(0, round(self.ram_bytes / GIB))
 
     @property
     def vram_gib(self) -> int:
         """Memory of the largest card as people name it, 0 without one."""
-        return max((round(gpu.vram_bytes / GIB) for gpu in self.gpus), default=0)
+        return max((0, *(round(gpu.vram_bytes / GIB) for gpu in self.gpus)))
 
 
 @dataclass(frozen=True, slots=True)
