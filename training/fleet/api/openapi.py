@@ -8,9 +8,11 @@ from typing import Any, Final
 import msgspec
 
 from training.fleet import __version__
+from training.fleet.api.enrolment import WORKER as WORKER_NAME
 from training.fleet.api.messages import strict
 from training.fleet.api.routes import ROUTES, Route
 from training.fleet.auth import TOKENS
+from training.fleet.wire import InviteOrder
 
 REFERENCE: Final = "#/components/schemas/{name}"
 COMMON: Final = ((400, "the request cannot be read"), (401, "no token, or a wrong one"), (403, "not permitted"))
@@ -102,6 +104,9 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
         for name in ("id", "sha256")
         if "{" + name + "}" in route.path
     ]
+    if "{name}" in route.path:
+        worker = {"type": "string", "pattern": f"^{WORKER_NAME.pattern}$"}
+        found.append({"name": "name", "in": "path", "required": True, "schema": worker})
     for name, note, schema in route.query:
         found.append({"name": name, "in": "query", "description": note, "schema": schema, "explode": False})
     for name, note, pattern in route.headers:
@@ -115,7 +120,8 @@ def _request_body(route: Route) -> dict[str, Any]:
     if isinstance(route.request, type):
         # Only a reload means something without a body: its fields all have defaults.
         schema = {"$ref": REFERENCE.format(name=route.request.__name__)}
-        return {"required": route.role == "worker", "content": {"application/json": {"schema": schema}}}
+        demanded = route.role in ("worker", "anyone") or route.request is InviteOrder
+        return {"required": demanded, "content": {"application/json": {"schema": schema}}}
     media = {"bundle": "application/zstd", "manifest": "application/toml"}[str(route.request)]
     return {"required": route.request == "bundle", "content": {media: {}}}
 
@@ -145,6 +151,8 @@ def _caps(route: Route) -> tuple[tuple[int, str], ...]:
 def _content(route: Route) -> dict[str, Any]:
     if isinstance(route.response, type):
         return {"application/json": {"schema": {"$ref": REFERENCE.format(name=route.response.__name__)}}}
+    if route.path == "/v1/ca":
+        return {"application/x-pem-file": {"schema": {"type": "string"}}}
     if route.path == "/metrics":
         return {"text/plain": {"schema": {"type": "string"}}}
     return {"application/json": {"schema": {"type": "object"}}}

@@ -40,12 +40,14 @@ class Client:
 
     Args:
         base_url: The receiver's address.
-        token: Bearer token of a worker or reader, None without one.
+        token: Bearer token of a worker or reader, None without one; what returns it where it may change.
         operator_token: Sent as `X-Operator-Token`, None without one.
         timeout_s: Longest wait for a connection or for the next bytes of an answer.
         deadline_s: Longest time spent on repeats of one request unless the call says otherwise.
         ca_file: PEM file with the authorities to trust instead of the system's.
         proxy: "http://host:port" through which https goes (CONNECT); the environment's proxies are never used.
+        session: Where and since when this worker runs, sent with every request; None for all others.
+        heed: Gets the header fields of every answer, from whatever thread asked.
         sleep: Waits between repeats; gets seconds.
         random: Returns a number from 0 to 1, for the jitter.
 
@@ -56,20 +58,29 @@ class Client:
     def __init__(
         self,
         base_url: str = DEFAULT_RECEIVER,
-        token: str | None = None,
+        token: str | Callable[[], str | None] | None = None,
         operator_token: str | None = None,
         *,
         timeout_s: float = 30.0,
         deadline_s: float = 15.0,
         ca_file: Path | None = None,
         proxy: str | None = None,
+        session: str | None = None,
+        heed: Callable[[Mapping[str, str]], object] | None = None,
         sleep: Callable[[float], object] = time.sleep,
         random: Callable[[], float] = _random.random,
     ) -> None:
         self.address = address(base_url)
         self.timeout_s = timeout_s
         self.deadline_s = deadline_s
-        self._headers = _identity(token, operator_token)
+        self._token: Callable[[], str | None] = token if callable(token) else lambda: token
+        self._headers = {"User-Agent": f"cis490/{__version__}", "Accept": "application/json"}
+        if operator_token is not None:
+            self._headers["X-Operator-Token"] = _printable(operator_token)
+        if session is not None:
+            self._headers["X-Worker-Session"] = session
+        self._fields()  # a token that cannot be used ends here
+        self._heed = heed
         self._tls = _tls_context(ca_file) if self.address.secure else None
         self._proxy = proxy_address(proxy, secure=self.address.secure)
         self._sleep = sleep
@@ -232,13 +243,18 @@ class Client:
         Raises:
             FleetError: What the receiver refused with, or `UnreachableError`.
         """
-        fields = self._headers | dict(headers or {})
+        more = dict(headers or {})
 
         def exchange(connection: http.client.HTTPConnection) -> Answer:
-            connection.request(method, self.address.prefix + target, body=body, headers=fields)
+            connection.request(method, self.address.prefix + target, body=body, headers=self._fields() | more)
             return _received(connection)
 
         return self._repeated(exchange, deadline_s, timeout_s)
+
+    def _fields(self) -> dict[str, str]:
+        """Return the header fields that every request carries, with the token as it is now."""
+        token = self._token()
+        return self._headers if token is None else {**self._headers, "Authorization": f"Bearer {_printable(token)}"}
 
     def _tell(self, kind: type[T], job_id: str, verb: str, message: Any, deadline_s: float | None) -> T:
         path = f"/v1/job/{quote(job_id, safe='')}/{verb}"
@@ -288,6 +304,8 @@ class Client:
             # Its frames would keep the answer's socket open until the garbage collector comes by.
             error.__cause__ = cause.with_traceback(None)
             return error
+        if self._heed is not None:
+            self._heed(answer.headers)
         return answer if answer.status < 300 or answer.status == 304 else refusal(answer, self.address.url)
 
     def _once(self, exchange: Callable[[http.client.HTTPConnection], Answer], timeout_s: float) -> Answer:
@@ -333,7 +351,7 @@ class Client:
     ) -> Answer:
         """Stream a file, but stop and read as soon as the receiver answers or hangs up early."""
         connection.putrequest("PUT", target, skip_accept_encoding=True)
-        fields = self._headers | dict(headers) | {"Content-Length": str(os.fstat(stream.fileno()).st_size)}
+        fields = self._fields() | dict(headers) | {"Content-Length": str(os.fstat(stream.fileno()).st_size)}
         for name, value in fields.items():
             connection.putheader(name, value)
         connection.endheaders()
@@ -355,17 +373,17 @@ class Client:
         return f"no answer from {self.address.url} ({_reason(cause)}); is the receiver running, is the address right?"
 
 
-def _identity(token: str | None, operator_token: str | None) -> dict[str, str]:
-    fields = {"User-Agent": f"cis490/{__version__}", "Accept": "application/json"}
-    for name, prefix, secret in (("Authorization", "Bearer ", token), ("X-Operator-Token", "", operator_token)):
-        if secret is None:
-            continue
-        if not re.fullmatch(r"[\x21-\x7e]{1,4096}", secret):
-            raise ConfigurationError(
-                "the token has characters that a header cannot carry; expected printable ASCII without spaces"
-            )
-        fields[name] = prefix + secret
-    return fields
+def _printable(secret: str) -> str:
+    """Return a token that a header can carry.
+
+    Raises:
+        ConfigurationError: It cannot be carried.
+    """
+    if not re.fullmatch(r"[\x21-\x7e]{1,4096}", secret):
+        raise ConfigurationError(
+            "the token has characters that a header cannot carry; expected printable ASCII without spaces"
+        )
+    return secret
 
 
 def _tls_context(ca_file: Path | None) -> ssl.SSLContext:

@@ -17,6 +17,7 @@ from training.fleet.auth import TOKENS, Credentials, demand_wide_tokens
 from training.fleet.errors import EX_CONFIG, ConfigurationError, FleetError
 from training.fleet.receiver import logs, options
 from training.fleet.receiver.offline import run_fsck, run_restore
+from training.fleet.receiver.operators import credentials_of, run_operator
 from training.fleet.receiver.run import run
 from training.fleet.settings import Settings
 
@@ -38,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return run_fsck(words[1:])
         if words[:1] == ["restore"]:
             return run_restore(words[1:])
+        if words[:1] == ["operator"]:
+            return run_operator(words[1:])
     except FleetError as error:
         return _refuse(error)
     return _run(words)
@@ -48,7 +51,8 @@ def _run(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description="Keep the job queue of a training fleet.",
-        epilog=f"While it does not run: `{PROGRAM} fsck` checks its files, `{PROGRAM} restore` brings a backup back.",
+        epilog=f"While it does not run: `{PROGRAM} fsck` checks its files, `{PROGRAM} restore` brings a backup back. "
+        f"`{PROGRAM} operator NAME` makes a token for an operator.",
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     parser.add_argument("--check", action="store_true", help="print the effective settings with their source and end")
@@ -57,27 +61,28 @@ def _run(words: Sequence[str]) -> int:
     try:
         chosen = settings.read(table, flags, os.environ)
         tokens = {role: settings.secret(variable, os.environ) for role, variable in TOKENS.items()}
-        _judge(chosen, tokens)
+        credentials = _judged(chosen, tokens)
         if flags["check"]:
             sys.stdout.write("\n".join([*chosen.lines(), *_secret_lines(tokens)]) + "\n")
             return 0
         logs.start(chosen["log_level"])
-        return run(chosen, Credentials.of(tokens), os.environ)
+        return run(chosen, credentials, os.environ, lambda: credentials_of(chosen, tokens))
     except FleetError as error:
         return _refuse(error)
 
 
-def _judge(chosen: Settings, tokens: Mapping[str, str | None]) -> None:
-    """Refuse settings that cannot be served together."""
+def _judged(chosen: Settings, tokens: Mapping[str, str | None]) -> Credentials:
+    """Return the credentials; refuse settings that cannot be served together."""
     host, _ = options.address(chosen["listen_addr"])
-    demand_wide_tokens(host, tokens)
-    Credentials.of(tokens)
+    demand_wide_tokens(host, tokens, operators=chosen["operators"] is not None)
+    credentials = credentials_of(chosen, tokens)
     if "://" in str(chosen["db"]) or ":/" in str(chosen["db"]):
         raise ConfigurationError(
             f"db is {str(chosen['db'])!r}; expected the path of a file; other databases come later"
         )
     if (chosen["tls_certificate"] is None) != (chosen["tls_key"] is None):
         raise ConfigurationError("only one of tls_certificate and tls_key is set; expected both or neither")
+    return credentials
 
 
 def _secret_lines(tokens: Mapping[str, str | None]) -> list[str]:

@@ -36,6 +36,8 @@ def table(environ: Mapping[str, str]) -> tuple[Setting, ...]:
             (),
             many=True,
         ),
+        Setting("operators", "TOML file with further operators and their rights; read again at a reload", Path),
+        Setting("enrolled_only", "workers must be enrolled, on loopback as well as beyond", bool, False),
         Setting("tls_certificate", "PEM file with the certificate chain; with it the receiver speaks https", Path),
         Setting("tls_key", "PEM file with the certificate's key", Path),
         Setting("lease_s", "seconds a lease lives after a heartbeat", float, _TERMS.lease_s, ge=1, le=86400),

@@ -14,7 +14,8 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -27,7 +28,8 @@ from training.fleet.api.fleet import Fleet
 from training.fleet.api.keeping import Keeper
 from training.fleet.api.loading import Loader
 from training.fleet.api.parking import Lot
-from training.fleet.auth import Credentials, is_loopback
+from training.fleet.auth import Credentials, Sessions, is_loopback
+from training.fleet.auth.sessions import SILENT_S
 from training.fleet.database import Row
 from training.fleet.database.sqlite import Sqlite
 from training.fleet.errors import EX_FAILURE, ConfigurationError, FleetError
@@ -46,18 +48,26 @@ DUE_S: Final = 0.02
 HEADER_BYTES: Final = 16384
 GC_ALLOCATIONS: Final = 20_000
 INDEX_PAGE: Final = 5000
+SILENT_BEATS: Final = 3
+"""Heartbeats that a machine must have left out before another one may use its identity."""
 SIGNAL_ACTOR: Final = "operator:signal"
 
 _log = logging.getLogger(__name__)
 
 
-def run(settings: Settings, credentials: Credentials, environ: Mapping[str, str]) -> int:
+def run(
+    settings: Settings,
+    credentials: Credentials,
+    environ: Mapping[str, str],
+    reread: Callable[[], Credentials],
+) -> int:
     """Serve until asked to end.
 
     Args:
         settings: The effective settings.
         credentials: Who may do what.
         environ: Environment variables, for the service manager.
+        reread: Returns the credentials anew, at a reload.
 
     Returns:
         The exit status.
@@ -67,14 +77,16 @@ def run(settings: Settings, credentials: Credentials, environ: Mapping[str, str]
     """
     factory = uvicorn.Config(_nothing, loop="auto", log_config=None).get_loop_factory()
     with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(_life(settings, credentials, Service(environ)))
+        return runner.run(_life(settings, credentials, Service(environ), reread))
 
 
 async def _nothing(scope: Any, receive: Any, send: Any) -> None:
     """Stand in for an application where uvicorn only chooses its event loop."""
 
 
-async def _life(settings: Settings, credentials: Credentials, service: Service) -> int:
+async def _life(
+    settings: Settings, credentials: Credentials, service: Service, reread: Callable[[], Credentials]
+) -> int:
     host, port = options.address(settings["listen_addr"])
     async with contextlib.AsyncExitStack() as stack:
         database = _open_database(settings["db"], settings["backup_root"])
@@ -85,6 +97,7 @@ async def _life(settings: Settings, credentials: Credentials, service: Service) 
         link = listen(host, port)
         stack.callback(link.close)
         server = make_server(settings, credentials, fleet, host)
+        fleet.reread = reread
         return await _serve(settings, service, database, fleet, server, link)
 
 
@@ -117,7 +130,17 @@ async def start_fleet(settings: Settings, database: Sqlite) -> Fleet:
     lot = Lot(queue.hosts.eligible)
     queue.on_ready(lambda ready: bridge.notify(functools.partial(lot.publish, ready)))
     await loader.start()
-    return Fleet(queue, store, loader, bridge, lot, _keeper(settings, database), openapi.document)
+    fleet = Fleet(queue, store, loader, bridge, lot, _keeper(settings, database), openapi.document)
+    fleet.sessions = Sessions(time.monotonic, _silent_s(queue.terms))
+    for identity in queue.registry:
+        if identity.revoked_at is None and identity.place is not None:
+            fleet.sessions.remember(identity.worker, identity.place)
+    return fleet
+
+
+def _silent_s(terms: Terms) -> float:
+    """Return how long a machine must be silent before another one may use its identity."""
+    return min(terms.lease_s, max(SILENT_S, SILENT_BEATS * terms.heartbeat_s))
 
 
 def _keeper(settings: Settings, database: Sqlite) -> Keeper:
@@ -162,7 +185,8 @@ def make_server(
         ConfigurationError: Certificate and key cannot be used.
     """
     names = frozenset(name.lower() for name in settings["host_names"])
-    app = App(fleet, credentials, names, any_host=not is_loopback(host) and not names)
+    fleet.credentials = replace(credentials, registry=fleet.queue.registry)
+    app = App(fleet, names, any_host=not is_loopback(host) and not names)
     config = uvicorn.Config(
         app,
         http=http,
@@ -273,6 +297,7 @@ def _listen_to_signals(fleet: Fleet, service: Service, ending: _Ending) -> None:
 async def _reload(fleet: Fleet, service: Service) -> None:
     """Read the manifest again because of a signal. What is wrong with it is logged and stands in the health."""
     service.reloading()
+    _reread_operators(fleet)
     try:
         plan = await fleet.loader.reload(Reload(), SIGNAL_ACTOR)
         _log.info("manifest applied", extra={"data": {"manifest": plan.manifest, **plan.counts}})
@@ -282,6 +307,19 @@ async def _reload(fleet: Fleet, service: Service) -> None:
     except Exception:  # noqa: BLE001 - a fault here must not end the receiver
         _log.exception("the manifest could not be loaded")
     service.ready("manifest read")
+
+
+def _reread_operators(fleet: Fleet) -> None:
+    """Read the operators file again; with a fault in it those before stay in force."""
+    if fleet.reread is None:
+        return
+    try:
+        fleet.credentials = replace(fleet.reread(), registry=fleet.queue.registry)
+        fleet.problems.clear()
+        _log.info("operators read", extra={"data": {"operators": [one.name for one in fleet.credentials.operators]}})
+    except FleetError as error:
+        fleet.problems[:] = [f"the operators before stay in force: {error.message}"]
+        _log.error("operators refused", extra={"data": {"reason": error.message}})
 
 
 async def _sweep_forever(fleet: Fleet) -> None:
