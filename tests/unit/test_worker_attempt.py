@@ -16,7 +16,7 @@ import pytest
 from backports.zstd import decompress
 from stub_receiver import Reply, Seen, StubReceiver, lease, problem
 
-from training.fleet import wire
+from training.fleet import capability, wire
 from training.fleet.capability import Capability, Datasets, Gpu
 from training.fleet.client import Client
 from training.fleet.errors import ConfigurationError, UnavailableError, UnreachableError, UpgradeRequiredError
@@ -462,6 +462,21 @@ def test_a_trainer_gets_the_card_only_where_the_lease_says_so(
     text = decompress(next(iter(stub.stored.values()))).decode("utf-8", "replace")
     assert f'"CUDA_VISIBLE_DEVICES": "{card}"' in text
     assert f'"device": "{device}"' in text
+
+
+@pytest.mark.parametrize(
+    ("free_bytes", "kind", "outcome"), [(2**32, "host_fault", "released"), (2**33 - 2**30, "oom_gpu", "failed")]
+)
+def test_a_card_that_others_fill_is_no_word_on_what_the_job_needs(
+    site: Site, stub: StubReceiver, monkeypatch: pytest.MonkeyPatch, free_bytes: int, kind: str, outcome: str
+) -> None:
+    idle = Gpu("card", "GPU-7", 2**33, 2**33, "550")
+    monkeypatch.setattr(capability, "_gpus", lambda _: (dataclasses.replace(idle, free_vram_bytes=free_bytes),))
+    stub.offer(lease("oom_gpu", cuda=True))
+    assert site.worker(Capability("box", gpus=(idle,), cuda_usable=True)).serve_once(1) == outcome
+    told = stub.wait_for("fail", 1)[0].json
+    assert told["kind"] == kind
+    assert ("other programs hold 4.0 of the card's 8.0 GiB" in told["error"]) is (kind == "host_fault")
 
 
 def test_an_early_answer_without_a_job_is_not_asked_again_at_once(site: Site, stub: StubReceiver) -> None:
