@@ -21,7 +21,7 @@ import pytest
 from live_receiver import manifest, read_answer
 
 from training.fleet import receiver
-from training.fleet.receiver.service import Service
+from training.fleet.service import Service
 
 SECRET = "an-operator-secret-nobody-may-see"
 

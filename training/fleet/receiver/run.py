@@ -46,7 +46,7 @@ from training.fleet.receiver.server import (
     listen,
     refusing_in_problems,
 )
-from training.fleet.receiver.service import Service
+from training.fleet.service import Service
 from training.fleet.receiver.tls import Tls
 from training.fleet.settings import Settings
 from training.fleet.store import Store, index_row

@@ -49,10 +49,16 @@ class Worker:
         detect: Finds out what the host can do, once.
         client: Makes a connection to the receiver; claims and work have one each.
         journal: Where to say what happens.
+        listed: Called once, when the receiver has taken the first question and so lists this host.
     """
 
     def __init__(
-        self, options: Options, detect: Callable[[], Capability], client: Callable[[], Client], journal: Journal
+        self,
+        options: Options,
+        detect: Callable[[], Capability],
+        client: Callable[[], Client],
+        journal: Journal,
+        listed: Callable[[], object] = lambda: None,
     ) -> None:
         self._options = options
         self._detect = detect
@@ -61,6 +67,8 @@ class Worker:
         self._client = client()
         self._claims = client()
         self._journal = journal
+        self._listed = listed
+        self._is_listed = False
         self._contracts = Contracts(None, options.rules.trainer_dir)
         self._runs = options.work_dir / "runs"
         self._resumes = ResumeFolders(options.work_dir / "resume", options.rules.min_free_bytes, journal)
@@ -87,7 +95,9 @@ class Worker:
             self._get_ready()
             while not self._stop.is_set():
                 self._clean()
-                lease = self._ask(WAIT_S) if self._slot_is_free() else None
+                # The first question is not parked, so that it is soon known whether the receiver takes this host.
+                wait_s = WAIT_S if self._is_listed else 0
+                lease = self._ask(wait_s) if self._slot_is_free() else None
                 if lease is not None:
                     self._begin(lease)
             self._join()
@@ -190,6 +200,9 @@ class Worker:
             self._refused(error, once_until)
             return None
         self._vain = 0
+        if not self._is_listed:
+            self._is_listed = True
+            self._listed()
         if lease is None and time.monotonic() - asked_s < wait_s * EARLY_PART:
             self._rest((retry_after_s or AWAY_S) * (0.75 + random.random() / 2), once_until)  # noqa: S311
         return self._heard(lease)

@@ -18,6 +18,7 @@ from training.fleet import __version__
 from training.fleet.capability import Capability, detect
 from training.fleet.client import Client
 from training.fleet.errors import EX_CONFIG, EX_FAILURE, ConfigurationError, FleetError, UpgradeRequiredError
+from training.fleet.service import Service
 from training.fleet.settings import add_flags
 from training.fleet.worker import selftest
 from training.fleet.worker.certificate import OwnCertificate
@@ -30,6 +31,8 @@ from training.fleet.worker.options import TABLE, TOKEN, Options, options
 PROGRAM = "cis490-training-worker"
 _ACTIONS = ("self_test", "json", "once", "wait")
 _DONE = b"\0"
+_PATS = 4
+"""Pats within the watchdog's patience, so that a busy machine may miss some."""
 _STOPPING = ("SIGTERM", "SIGINT", "SIGBREAK")
 
 
@@ -141,9 +144,17 @@ def _work(chosen: Options, actions: dict[str, Any]) -> int:
 
         own.connect_with(connect)
         clients = connect()  # a bad address or token ends here
-        worker = Worker(chosen, lambda: _detected(chosen, clients, journal), connect, journal)
+        service, url = Service(os.environ), clients.address.url
+        worker = Worker(
+            chosen,
+            lambda: _detected(chosen, clients, journal),
+            connect,
+            journal,
+            lambda: service.ready(f"listed at {url}"),
+        )
         with _renewing(chosen, connect, journal):
-            status = _Service(worker, actions).run()
+            service.ready(f"looking at this host; {url} has not answered yet")
+            status = _Signals(worker, actions, service).run()
         journal.note("worker ended", status=status)
     finally:
         lock.close()
@@ -194,12 +205,13 @@ def _locked(work_dir: Path) -> TextIO:
     return lock
 
 
-class _Service:
-    """Runs a worker in a thread while the main thread waits for signals."""
+class _Signals:
+    """Runs a worker in a thread while the main thread waits for signals and pats the watchdog."""
 
-    def __init__(self, worker: Worker, actions: dict[str, Any]) -> None:
+    def __init__(self, worker: Worker, actions: dict[str, Any], service: Service) -> None:
         self._worker = worker
         self._actions = actions
+        self._service = service
         self._status = EX_FAILURE
         self._error: BaseException | None = None
         self._news, self._notes = socket.socketpair()
@@ -212,7 +224,8 @@ class _Service:
         signal.set_wakeup_fd(self._notes.fileno(), warn_on_full_buffer=False)
         thread = threading.Thread(target=self._serve, name="worker", daemon=True)
         thread.start()
-        while self._news.recv(1) != _DONE:
+        while self._next() != _DONE:
+            self._service.stopping()
             self._worker.stop()
         thread.join()
         signal.set_wakeup_fd(-1)
@@ -223,6 +236,15 @@ class _Service:
         if self._error is not None:
             raise self._error
         return self._status
+
+    def _next(self) -> bytes:
+        """Wait for a signal or the end."""
+        self._news.settimeout(self._service.watchdog_s / _PATS or None)
+        while True:
+            try:
+                return self._news.recv(1)
+            except TimeoutError:
+                self._service.alive()
 
     def _serve(self) -> None:
         try:

@@ -1,6 +1,6 @@
 """The talk with the service manager.
 
-Owns the notification socket. Does nothing where there is none, so the receiver runs the same in a terminal.
+Owns the notification socket. Does nothing where there is none, so receiver and worker run the same in a terminal.
 
 Source: sd_notify(3), sd_watchdog_enabled(3).
 """
@@ -15,13 +15,13 @@ from collections.abc import Mapping
 
 
 class Service:
-    """The service manager as the receiver sees it.
+    """The service manager as a program sees it.
 
     Args:
         environ: Environment variables; `NOTIFY_SOCKET` names the socket, `WATCHDOG_USEC` the watchdog's patience.
 
     Attributes:
-        watchdog_s: Seconds after which the service manager takes a silent receiver for dead, 0 when it does not watch.
+        watchdog_s: Seconds after which the service manager takes a silent program for dead, 0 when it does not watch.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
@@ -32,7 +32,7 @@ class Service:
         self.watchdog_s = int(micros) / 1e6 if micros.isdecimal() and mine else 0.0
 
     def ready(self, status: str) -> None:
-        """Say that requests are answered."""
+        """Say that work is taken, and how it stands; may be said again."""
         self._tell("READY=1", f"STATUS={status}")
 
     def reloading(self) -> None:
@@ -50,7 +50,7 @@ class Service:
     def _tell(self, *lines: str) -> None:
         if not self._address:
             return
-        # A service manager that does not listen must not stop the receiver.
+        # A service manager that does not listen must not stop the program.
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as link:
             link.connect(self._address)
             link.send("\n".join(lines).encode())
