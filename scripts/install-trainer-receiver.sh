@@ -69,11 +69,20 @@ refuse() {
     exit 2
 }
 
+# No job yet: what the example trains is not what this fleet shall train.
+FIRST_MANIFEST='# What the fleet trains; training_manifest.toml.example shows the whole form.
+
+[manifest]
+schema = 1
+
+[hosts.default]               # any enrolled host may take any job
+'
+
 install_receiver() {
     local before
+    demand_systemd "python3 -m training.fleet.receiver --help"
     choose_python
     choose_release
-    demand_systemd "python3 -m training.fleet.receiver --help"
     want_account
     want_folder "$STATE" 0750 "$ACCOUNT:$ACCOUNT"
     want_folder "$CONFIG" 0750 "root:$ACCOUNT"
@@ -102,8 +111,13 @@ want_keys() {
     fi
     STEP="the keys in $STATE/tls"
     KEYS=$(as_account "$RELEASE/venv/bin/python" -P -m training.fleet.receiver init "${flags[@]}")
-    case $KEYS in *"# made "*) change "make keys and tokens in $STATE/tls" true ;; esac
-    grep -F "# the certificate does not name" <<<"$KEYS" || true
+    case $KEYS in
+        *"# made "*) change "make keys and tokens in $STATE/tls" true ;;
+        *"# the certificate does not name "*)
+            change "issue the certificate anew for $HOST_NAMES" true
+            KEYS=$(as_account "$RELEASE/venv/bin/python" -P -m training.fleet.receiver init --renew "${flags[@]}")
+            ;;
+    esac
 }
 
 want_settings() {
@@ -114,7 +128,8 @@ want_settings() {
     elif [ "$MODE" = user ]; then
         text+="CIS490_MANIFEST=$CONFIG/training_manifest.toml"$'\n'
     fi
-    if [ ! -e "$ENVIRONMENT" ] || [ -n "$LISTEN" ]; then
+    if [ ! -e "$ENVIRONMENT" ] || [ -n "$LISTEN$HOST_NAMES" ]; then
+        LISTEN=${LISTEN:-$(setting_of CIS490_LISTEN_ADDR)}
         while IFS= read -r line; do
             if belongs "$line"; then text=$(with_setting "$text" "${line%%=*}" "${line#*=}")$'\n'; fi
         done <<<"$KEYS"
@@ -137,9 +152,8 @@ want_manifest() {
     local manifest
     manifest=$(setting_of CIS490_MANIFEST)
     manifest=${manifest:-$CONFIG/training_manifest.toml}
-    if [ ! -e "$manifest" ]; then
-        want_file "$manifest" 0640 "root:$ACCOUNT" "$(cat "$SOURCE/etc/training_manifest.toml.example")"$'\n'
-    fi
+    want_file "$manifest.example" 0640 "root:$ACCOUNT" "$(cat "$SOURCE/etc/training_manifest.toml.example")"$'\n'
+    if [ ! -e "$manifest" ]; then want_file "$manifest" 0640 "root:$ACCOUNT" "$FIRST_MANIFEST"; fi
     MANIFEST=$manifest
 }
 
@@ -185,7 +199,7 @@ uninstall_receiver() {
     drop "$BIN/cis490-trainer-receiver" "$BIN/cis490-jobs" "$PREFIX"
     if [ "$PURGE" = yes ]; then
         drop "$STATE"/queue.db{,-wal,-shm} "$STATE"/{store,incoming,index.jsonl,backups,tls}
-        drop "$ENVIRONMENT" "$CONFIG/training_manifest.toml"
+        drop "$ENVIRONMENT" "$CONFIG"/training_manifest.toml{,.example}
         if [ "$MODE" = system ]; then drop "$STATE"; fi
         drop_account
     fi

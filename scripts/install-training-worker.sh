@@ -108,9 +108,9 @@ judge() {
 
 install_worker() {
     local before
+    demand_systemd "python3 -m training.fleet.worker enrol --help, then python3 -m training.fleet.worker"
     choose_python
     choose_release
-    demand_systemd "python3 -m training.fleet.worker enrol --help, then python3 -m training.fleet.worker"
     judge
     want_account
     want_folder "$STATE" 0700 "$ACCOUNT:$ACCOUNT"

@@ -254,6 +254,11 @@ choose_python() {
     if [ -n "$PYTHON" ] && ! command -v "$PYTHON" >/dev/null; then
         fail 78 "found no program $PYTHON; give --python a Python 3.11 or newer"
     fi
+    # A service of the machine needs a Python of the machine; the first one of root's PATH may lie in a home folder.
+    if [ "$MODE" = system ] && [ -z "$PYTHON" ]; then
+        PYTHON=$(PATH=/usr/local/bin:/usr/bin:/bin find_python 2>/dev/null) || PYTHON=""
+        if [ -n "$PYTHON" ]; then PYTHON=$(PATH=/usr/local/bin:/usr/bin:/bin command -v "$PYTHON"); fi
+    fi
     PYTHON=$(find_python) || fail 69 "this needs Python 3.11 or newer"
     PYTHON=$(command -v "$PYTHON")
     case $MODE:$PYTHON in

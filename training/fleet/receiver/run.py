@@ -46,8 +46,8 @@ from training.fleet.receiver.server import (
     listen,
     refusing_in_problems,
 )
-from training.fleet.service import Service
 from training.fleet.receiver.tls import Tls
+from training.fleet.service import Service
 from training.fleet.settings import Settings
 from training.fleet.store import Store, index_row
 from training.fleet.wire import Reload

@@ -1,0 +1,131 @@
+"""A Debian that systemd has booted, in a container without a network, for tests of what is installed.
+
+The root is made once by debootstrap and kept in the user's cache folder, named by what it holds; each test gets a copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PACKAGES = "systemd,systemd-sysv,dbus,libpam-systemd,procps,python3,python3-venv,ca-certificates"
+SUITE = "bookworm"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PROGRAMS = {"debootstrap": "debootstrap", "systemd-nspawn": "systemd-container", "nsenter": "util-linux"}
+_MIRROR = """apt-get indextargets --format '$(REPO_URI) $(RELEASE)' | awk '$2=="bookworm" {print $1; exit}'"""
+
+
+def missing() -> list[str]:
+    """Return the packages that this machine lacks for a container."""
+    return [package for program, package in PROGRAMS.items() if shutil.which(program) is None]
+
+
+def cached(name: str, content: str, make: Callable[[Path], object]) -> Path:
+    """Return a folder of the cache, named by its content; it is made when it is not there, and appears whole."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cis490-tests"
+    folder = cache / f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+    if not folder.is_dir():
+        part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+        part.mkdir(parents=True)
+        make(part)
+        part.rename(folder)
+    return folder
+
+
+def debian() -> Path:
+    """Return the root of a small Debian."""
+
+    def make(folder: Path) -> None:
+        mirror = subprocess.run(["sh", "-c", _MIRROR], check=True, capture_output=True, text=True).stdout.strip()
+        command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(folder), mirror]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        shutil.rmtree(folder / "var/cache/apt")
+
+    return cached("debian", f"{SUITE} {PACKAGES}", make)
+
+
+def wheels(requirements: Path) -> Path:
+    """Return a folder with the packages of a requirements file."""
+
+    def make(folder: Path) -> None:
+        pip = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-deps"]
+        pip += ["--require-hashes", "--only-binary", ":all:", "-d", str(folder), "-r", str(requirements)]
+        subprocess.run(pip, check=True)
+
+    return cached("wheels", f"{sys.version} {requirements.read_text()}", make)
+
+
+class Container:
+    """One booted Debian.
+
+    Args:
+        folder: Where its root is made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "root"
+        subprocess.run(["cp", "-a", "--reflink=auto", str(debian()), str(self.root)], check=True)
+        self._log = folder / "boot.log"
+        self._nspawn: subprocess.Popen[bytes] | None = None
+        self._init = ""
+
+    def boot(self) -> None:
+        """Start it and wait until it is up."""
+        command = ["systemd-nspawn", "-q", "-D", str(self.root), "--register=no", "--keep-unit", "--private-network"]
+        with self._log.open("ab") as log:
+            self._nspawn = subprocess.Popen([*command, "-b"], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self.until("init is there", self._has_init)
+        self.until("it is up", lambda: self.run("systemctl is-system-running", check=False) in ("running", "degraded"))
+
+    def power_off(self) -> None:
+        """End it in order."""
+        assert self._nspawn is not None
+        self.run("systemctl poweroff", check=False)
+        self._nspawn.wait(timeout=150)
+        self._nspawn = None
+
+    def end(self) -> None:
+        """End it, whatever state it is in."""
+        if self._nspawn is not None:
+            self._nspawn.terminate()
+            try:
+                self._nspawn.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                self._nspawn.kill()
+                self._nspawn.wait()
+
+    def run(self, command: str, *, check: bool = True, **environ: str) -> str:
+        """Return what a shell's command in it prints, both streams."""
+        clean = ["env", "-i", f"PATH={PATH}", "HOME=/root", "LANG=C.UTF-8", *(f"{k}={v}" for k, v in environ.items())]
+        inside = ["nsenter", "-t", self._init, "-a", *clean, "bash", "-c", f"cd /; {command}"]
+        done = subprocess.run(
+            inside, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert done.returncode == 0 or not check, f"{command}: status {done.returncode}\n{done.stdout}"
+        return done.stdout.strip()
+
+    def until(self, what: str, met: Callable[[], Any], timeout_s: float = 60.0) -> Any:
+        """Wait until something holds, and return it."""
+        end = time.monotonic() + timeout_s
+        while not (found := met()):
+            assert time.monotonic() < end, f"it did not happen in time that {what}\n{self._said()}"
+            time.sleep(0.2)
+        return found
+
+    def _has_init(self) -> bool:
+        assert self._nspawn is not None
+        found = subprocess.run(["pgrep", "-P", str(self._nspawn.pid)], check=False, capture_output=True, text=True)
+        self._init = found.stdout.partition("\n")[0]
+        return bool(self._init)
+
+    def _said(self) -> str:
+        if not self._init:
+            return self._log.read_text(errors="replace")[-2000:]
+        return self.run("journalctl -n 60 --no-pager", check=False)

@@ -1,0 +1,296 @@
+"""What the installers of Linux install, in a booted Debian: from nothing to a trained job, through trouble, to the end.
+
+It takes a minute or two, and a few more the first time, when the Debian is made.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from container import Container, missing, wheels
+
+pytestmark = pytest.mark.slow
+
+WORKER, RECEIVER = "cis490-training-worker", "cis490-trainer-receiver"
+OPERATOR = (
+    "runuser -u cis490 -- env CIS490_OPERATOR_TOKEN_FILE=/var/lib/cis490/tls/operator.token "
+    "CIS490_READ_TOKEN_FILE=/var/lib/cis490/tls/read.token CIS490_CA_FILE=/var/lib/cis490/tls/ca.pem "
+    "CIS490_RECEIVER=https://pi.lab:8445 cis490-jobs "
+)
+TRAINER = """
+import argparse, json, pathlib, sys, time
+asked = argparse.ArgumentParser()
+for flag in ("--job", "--out"):
+    asked.add_argument(flag, type=pathlib.Path)
+asked.add_argument("--describe", action="store_true")
+args = asked.parse_args()
+if args.describe:
+    names = {"model": ["forest"], "mode": ["realistic", "oracle"], "split_recipe": ["hosts"]}
+    print(json.dumps({"properties": {key: {"enum": value} for key, value in names.items()},
+                      "$defs": {"forest": {"type": "object", "additionalProperties": False,
+                                           "properties": {"tree": {"type": "string"}}}}}))
+    sys.exit()
+tree = json.loads(args.job.read_text())["spec"]["hyper"]["tree"]
+while pathlib.Path("/opt/trainer", "hold-" + tree).exists():
+    time.sleep(0.05)
+(args.out / "artifact").mkdir(parents=True)
+(args.out / "artifact" / "forest.txt").write_text(tree)
+(args.out / "result.json").write_text(json.dumps({"v": 1, "status": "done", "metrics": {"auroc": 0.75}}))
+"""
+MANIFEST = """
+[manifest]
+schema = 1
+[trainer]
+command = ["{python}", "/opt/trainer/forest.py"]
+[defaults]
+max_attempts = 2
+[hosts.default]
+"""
+JOB = '[[jobs]]\nmodel = "forest"\nmode = "oracle"\nhyper = {{ tree = "{tree}" }}\n'
+SNAPSHOT = (
+    (
+        "find / -xdev ( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /tmp -o -path /var/log ) -prune "
+        "-o -printf %p\\ %s\\ %m\\ %u\\ %T@\\n"
+    )
+    .replace("(", "\\(")
+    .replace(")", "\\)")
+)
+
+
+class Fleet:
+    """A receiver and a worker that the installers put into one container."""
+
+    def __init__(self, container: Container, root: Path) -> None:
+        self.container = container
+        self.run = container.run
+        self._trees: list[str] = []
+        files = container.root
+        tracked = subprocess.run(["git", "ls-files", "-z"], cwd=root, check=True, capture_output=True).stdout.decode()
+        for name in filter(None, tracked.split("\0")):
+            if name.split("/")[0] in ("training", "scripts", "etc", "requirements", "LICENSE"):
+                (files / "root/checkout" / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(root / name, files / "root/checkout" / name)
+        shutil.copytree(wheels(root / "requirements/core.txt"), files / "root/wheels")
+        (files / "opt/trainer").mkdir()
+        (files / "opt/trainer/forest.py").write_text(TRAINER)
+        with (files / "etc/hosts").open("a") as hosts:
+            hosts.write("127.0.0.1 localhost pi.lab\n")
+
+    def install_receiver(self, *flags: str) -> str:
+        script = "/root/checkout/scripts/install-trainer-receiver.sh --wheels /root/wheels"
+        return self.run(" ".join([script, *flags]))
+
+    def install_worker(self, *flags: str) -> str:
+        return self.run(" ".join(["/root/checkout/scripts/install-training-worker.sh --without-trainer", *flags]))
+
+    def invited(self, host: str) -> str:
+        """Return the flags of an invite's command."""
+        printed = self.run(f"{OPERATOR} invite {host}").splitlines()
+        (line,) = [line for line in printed if line.startswith("scripts/install-training-worker.sh ")]
+        return line.partition(" ")[2]
+
+    def hold(self, tree: str) -> None:
+        (self.container.root / "opt/trainer" / f"hold-{tree}").touch()
+
+    def let_go(self, tree: str) -> None:
+        (self.container.root / "opt/trainer" / f"hold-{tree}").unlink()
+
+    def want(self, tree: str) -> None:
+        """Have one more job in the manifest."""
+        self._trees.append(tree)
+        text = MANIFEST + "".join(JOB.format(tree=name) for name in self._trees)
+        (self.container.root / "etc/cis490/training_manifest.toml").write_text(text)
+        self.run(f"systemctl reload {RECEIVER}")
+
+    def job(self, tree: str) -> dict[str, Any]:
+        jobs = json.loads(self.run(f"{OPERATOR} list --json"))["jobs"]
+        return next((job for job in jobs if job["hyper"] == {"tree": tree}), {"status": "unknown"})
+
+    def await_job(self, tree: str, status: str) -> dict[str, Any]:
+        self.container.until(f"the job {tree} is {status}", lambda: self.job(tree)["status"] == status, 120)
+        return self.job(tree)
+
+    def fact(self, unit: str, name: str) -> str:
+        return self.run(f"systemctl show {unit} -p {name} --value")
+
+    def trainer(self) -> str:
+        """Return the process of the trainer."""
+        return str(self.container.until("a trainer runs", lambda: self.run("pgrep -nf forest.py", check=False)))
+
+    def of_worker(self) -> str:
+        """Return the processes of the worker's account."""
+        return self.run("ps -o pid= -u cis490-worker || true", check=False)
+
+
+@pytest.fixture
+def fleet(root: Path, tmp_path: Path) -> Iterator[Fleet]:
+    if lacking := missing():
+        pytest.skip(f"a container needs {', '.join(lacking)}; apt-get install -y --no-install-recommends them")
+    if os.geteuid() != 0:
+        pytest.skip("only root may boot a container")
+    container = Container(tmp_path)
+    fleet = Fleet(container, root)
+    try:
+        container.boot()
+        yield fleet
+    finally:
+        container.end()
+        shutil.rmtree(container.root)
+
+
+def test_a_fleet_is_installed_survives_and_is_removed(fleet: Fleet) -> None:
+    _install(fleet)
+    secrets = _train_with_secrets_kept(fleet)
+    _worker_is_killed(fleet)
+    _service_is_stopped(fleet)
+    _machine_is_booted_anew(fleet)
+    _new_version(fleet)
+    _no_secret_was_said(fleet, secrets)
+    _uninstall(fleet)
+
+
+def _install(fleet: Fleet) -> None:
+    before = fleet.run(SNAPSHOT)
+    assert "changes named, none made" in fleet.install_receiver("--dry-run", "--listen 0.0.0.0:8445")
+    assert fleet.run(SNAPSHOT) == before
+
+    said = fleet.install_receiver("--listen 0.0.0.0:8445", "--host-names pi.lab")
+    assert "The receiver is listening on https://0.0.0.0:8445." in said
+    assert "cis490-jobs invite HOST" in said
+    assert "nothing to change" in fleet.install_receiver("--listen 0.0.0.0:8445", "--host-names pi.lab")
+
+    flags = fleet.invited("gpu-tower")
+    before = fleet.run(SNAPSHOT)
+    assert "changes named, none made" in fleet.install_worker(flags, "--dry-run")
+    assert fleet.run(SNAPSHOT) == before
+    said = fleet.install_worker(flags)
+    assert "enrolled as gpu-tower at https://pi.lab:8445" in said
+    assert "This host works for the fleet: listed at https://pi.lab:8445 as gpu-tower." in said
+    assert fleet.run(f"{OPERATOR} workers").split()[:2] == ["gpu-tower", "idle"]
+    again = fleet.install_worker(flags)
+    assert "already enrolled as gpu-tower" in again
+    assert "nothing to change" in again
+    assert fleet.run("stat -c '%a %U' /var/lib/cis490-worker/worker.secret") == "600 cis490-worker"
+    for unit, most in ((RECEIVER, 20), (WORKER, 30)):
+        fleet.run(f"systemd-analyze security --threshold={most} {unit}")
+        assert fleet.run(f"systemd-analyze verify /etc/systemd/system/{unit}.service") == ""
+
+
+def _train_with_secrets_kept(fleet: Fleet) -> list[str]:
+    """Train one job; return the secrets, which no process shows meanwhile."""
+    files = ("/var/lib/cis490-worker/worker.secret", "/var/lib/cis490/tls/operator.token")
+    secrets = [fleet.run(f"cat {path}") for path in (*files, "/var/lib/cis490/tls/read.token")]
+    assert all(len(secret) > 20 for secret in secrets)
+    fleet.hold("first")
+    fleet.want("first")
+    fleet.trainer()
+    shown = fleet.run("cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n'", check=False)
+    assert "forest.py" in shown
+    assert "CUDA_DEVICE_ORDER=PCI_BUS_ID" in shown
+    assert not [secret for secret in secrets if secret in shown]
+    fleet.let_go("first")
+    assert fleet.await_job("first", "completed")["metrics"] == {"auroc": 0.75}
+    return secrets
+
+
+def _worker_is_killed(fleet: Fleet) -> None:
+    """A worker that dies is started again and takes over its trainer: the training is not lost."""
+    fleet.hold("killed")
+    fleet.want("killed")
+    trainer, worker = fleet.trainer(), fleet.fact(WORKER, "MainPID")
+    fleet.await_job("killed", "running")
+    fleet.run(f"systemctl kill -s KILL --kill-whom=main {WORKER}")
+    fleet.container.until("it is started again", lambda: fleet.fact(WORKER, "NRestarts") == "1")
+    listed = "listed at https://pi.lab:8445"
+    fleet.container.until("it took over", lambda: "run taken up" in fleet.run(f"journalctl -u {WORKER}"))
+    assert fleet.fact(WORKER, "MainPID") not in ("0", worker)
+    fleet.let_go("killed")
+    job = fleet.await_job("killed", "completed")
+    assert job["attempts"] == 1
+    fleet.container.until("it is listed", lambda: fleet.fact(WORKER, "StatusText") == listed)
+    assert fleet.run(f"ps -p {trainer} -o pid= || true") == ""
+
+
+def _service_is_stopped(fleet: Fleet) -> None:
+    """Nothing outlives the service, not even where the worker cannot stop its trainer any more."""
+    fleet.hold("stopped")
+    fleet.want("stopped")
+    fleet.trainer()
+    fleet.run(f"systemctl stop {WORKER}")
+    assert fleet.of_worker() == ""
+    assert fleet.job("stopped")["status"] == "pending"
+
+    drop_in = f"/run/systemd/system/{WORKER}.service.d"
+    fleet.run(f"mkdir {drop_in}; printf '[Service]\\nTimeoutStopSec=1\\n' > {drop_in}/hurry.conf")
+    fleet.run(f"systemctl daemon-reload; systemctl start {WORKER}")
+    fleet.trainer()
+    fleet.run(f"systemctl kill -s STOP --kill-whom=main {WORKER}; systemctl stop {WORKER}")
+    assert fleet.of_worker() == ""
+    fleet.let_go("stopped")
+    fleet.run(f"rm -r {drop_in}; systemctl daemon-reload; systemctl reset-failed; systemctl start {WORKER}")
+    fleet.await_job("stopped", "completed")
+
+
+def _machine_is_booted_anew(fleet: Fleet) -> None:
+    fleet.container.power_off()
+    fleet.container.boot()
+    fleet.container.until("the receiver is back", lambda: fleet.fact(RECEIVER, "ActiveState") == "active")
+    fleet.want("booted")
+    fleet.await_job("booted", "completed")
+
+
+def _new_version(fleet: Fleet) -> None:
+    """An upgrade drains first: the job under way is given back and trained by the new version."""
+    fleet.hold("upgraded")
+    fleet.want("upgraded")
+    fleet.trainer()
+    fleet.await_job("upgraded", "running")
+    package = fleet.container.root / "root/checkout/training/fleet/__init__.py"
+    package.write_text(package.read_text().replace('__version__ = "', '__version__ = "9.'))
+    said = fleet.install_receiver()
+    assert f"stop {RECEIVER} in order" in said
+    assert fleet.run(f"{RECEIVER} --version").startswith(f"{RECEIVER} 9.")
+    assert fleet.job("killed")["status"] == "completed"
+    said = fleet.install_worker()
+    assert f"stop {WORKER} in order" in said
+    assert "enrolled" not in said
+    assert fleet.run(f"{WORKER} --version").startswith("9.")
+    assert len(list((fleet.container.root / "opt/cis490/worker/releases").iterdir())) == 1
+    fleet.let_go("upgraded")
+    assert fleet.await_job("upgraded", "completed")["attempts"] <= 2
+    assert "nothing to change" in fleet.install_worker()
+
+
+def _no_secret_was_said(fleet: Fleet, secrets: list[str]) -> None:
+    journal = fleet.run("journalctl --no-pager -o cat")
+    assert "run taken up" in journal
+    assert not [secret for secret in secrets if secret in journal]
+
+
+def _uninstall(fleet: Fleet) -> None:
+    said = fleet.install_worker("--uninstall")
+    assert "left: /var/lib/cis490-worker" in said
+    said = fleet.install_receiver("--uninstall")
+    assert "left: /var/lib/cis490" in said
+    left = fleet.run(
+        "ls /opt/cis490/* /usr/local/bin /var/lib/cis490 /var/lib/cis490-worker; systemctl list-unit-files"
+    )
+    assert "queue.db" in left
+    assert "worker.toml" in left
+    assert "worker.secret" not in left
+    assert "releases" not in left
+    assert "cis490-t" not in left
+    assert fleet.of_worker() == ""
+    assert fleet.run("pgrep -u cis490 || true") == ""
+    fleet.install_worker("--uninstall", "--purge")
+    fleet.install_receiver("--uninstall", "--purge")
+    assert fleet.run("ls -d /var/lib/cis490* /etc/cis490/* 2>/dev/null || true") == ""
+    assert fleet.run("getent passwd cis490 cis490-worker || true") == ""
+    assert "nothing to change" in fleet.install_worker("--uninstall")
