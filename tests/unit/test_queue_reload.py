@@ -41,6 +41,27 @@ def test_a_plan_changes_nothing(world: World) -> None:
     assert world.queue.hosts.in_force.digest == ""
 
 
+def test_a_job_is_never_claimable_before_its_manifests_trainer_is_in_force(world: World) -> None:
+    """A worker that waits gets a new job while the rest of the manifest is still being written."""
+    seen: list[tuple[str, ...]] = []
+    world.queue.on_ready(lambda _ready: seen.append(world.queue.hosts.in_force.trainer.command))
+    world.load([entry(1)], trainer=Trainer(command=("forest",)))
+    assert set(seen) == {("forest",)}
+
+
+def test_a_manifest_that_could_not_be_written_leaves_the_rules_of_the_one_before(world: World) -> None:
+    world.load([entry(1)])
+    before = world.queue.hosts.in_force
+    world.queue.write_jobs = _broken  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="the disk is gone"):
+        world.load([entry(1), entry(2)], trainer=Trainer(command=("forest",)))
+    assert world.queue.hosts.in_force == before
+
+
+def _broken(*_args: Any, **_more: Any) -> None:
+    raise RuntimeError("the disk is gone")
+
+
 def test_a_plan_and_the_reload_after_it_agree(world: World) -> None:
     world.load([entry(1), entry(2), entry(3)])
     wanted = [entry(1), entry(2, priority=4), entry(4)]

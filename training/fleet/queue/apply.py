@@ -7,6 +7,7 @@ operator's conditions hold. Meant for a thread of its own: each step waits for t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Final, TypeVar
@@ -116,14 +117,25 @@ def _apply(
 ) -> wire.Plan:
     found = change.plan()
     _check(found, allow_shrink, if_plan)
+    before = queue.hosts.in_force
+    # First, because a job can be claimed as soon as it is written: its trainer and hosts are those of this manifest.
+    _step(database, partial(queue.rule, in_force=replace(change.in_force, digest=before.digest, count=before.count)))
+    try:
+        _write(database, queue, change)
+    except BaseException:
+        _step(database, partial(queue.rule, in_force=before))
+        raise
+    for numbers in _chunks(iter(queue.hosts.requirement_ids())):
+        _step(database, partial(queue.drop_requirements, numbers=numbers))
+    return found
+
+
+def _write(database: Database, queue: Load, change: ManifestChange) -> None:
     for writes in _chunks(change.writes()):
         _step(database, partial(queue.write_jobs, change=change, writes=writes))
     for gone in _chunks(iter(change.gone)):
         _step(database, partial(queue.drop_jobs, change=change, seqs=gone))
     _step(database, lambda tx: queue.finish_manifest(tx, change))
-    for numbers in _chunks(iter(queue.hosts.requirement_ids())):
-        _step(database, partial(queue.drop_requirements, numbers=numbers))
-    return found
 
 
 def _compared(

@@ -18,7 +18,7 @@ from training.fleet.database import Row, Transaction
 from training.fleet.jobs import Requirement
 from training.fleet.manifest import Edit, Header, JobEntry
 from training.fleet.queue.change import SPACING, ManifestChange, Write, fields_changed
-from training.fleet.queue.hosts import in_force_json
+from training.fleet.queue.hosts import InForce, in_force_json
 from training.fleet.queue.memory import HALF_KEY, MANIFEST_KEY, Memory
 
 MANY: Final = 64
@@ -181,6 +181,10 @@ class Load(Memory):
         events = [_event(seq, change.actor, "drop", row["status"], row["status"], at) for seq, row in rows.items()]
         tx.many("record", events)
         tx.after_commit(self._touch)
+
+    def rule(self, tx: Transaction, in_force: InForce) -> None:
+        """Let a manifest's word on hosts and trainer count, before it is in force as a whole."""
+        tx.after_commit(lambda: self.hosts.rule(in_force))
 
     def finish_manifest(self, tx: Transaction, change: ManifestChange) -> None:
         """Bring the manifest in force: from now on its word on hosts and trainer counts."""
