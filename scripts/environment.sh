@@ -99,6 +99,17 @@ want_test_packages() {
     fi
 }
 
+# What boots a container for the long tests of the installers.
+want_container_packages() {
+    local missing=() pair
+    for pair in systemd-nspawn:systemd-container debootstrap:debootstrap; do
+        command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
+    done
+    if [ ${#missing[@]} -gt 0 ] && ! install_packages "${missing[@]}"; then
+        complain "the tests of the installers will be skipped, because the system lacks ${missing[*]}"
+    fi
+}
+
 install_packages() {
     local root=()
     if [ "$(id -u)" -ne 0 ]; then

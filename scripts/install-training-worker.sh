@@ -98,7 +98,7 @@ judge() {
             fail 78 "found --dataset $item; expected NAME=DIR, and the file dataset.toml in DIR"
         fi
         case $MODE:$(cd "$folder" && pwd -P)/ in
-            system:/home/* | system:/root/* | system:/run/user/* | system:/tmp/*)
+            system:/home/* | system:"/root"/* | system:/run/user/* | system:/tmp/*)
                 fail 78 "the service cannot see $folder, because it runs without home and temporary folders; move the" \
                     "dataset to /srv, say, or give --user"
                 ;;

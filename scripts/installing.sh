@@ -262,7 +262,7 @@ choose_python() {
     PYTHON=$(find_python) || fail 69 "this needs Python 3.11 or newer"
     PYTHON=$(command -v "$PYTHON")
     case $MODE:$PYTHON in
-        system:/home/* | system:/root/*) fail 78 "the service cannot read $PYTHON in a home folder; give --python another" ;;
+        system:/home/* | system:"/root"/*) fail 78 "the service cannot read $PYTHON in a home folder; give --python another" ;;
     esac
 }
 

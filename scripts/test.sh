@@ -25,6 +25,7 @@ main() {
     # shellcheck source=scripts/environment.sh
     . scripts/environment.sh
     make_environment dev
+    case " $* " in *" --long "*) want_container_packages ;; esac
 
     if [ "${1:-}" = "--" ]; then
         shift

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -556,3 +557,21 @@ def test_bad_settings_are_all_named_and_end_with_78(host: Host, stub: StubReceiv
     assert "flag --slots: found '0', expected at least 1" in host.errors
     assert "flag --stall-s: found 'soon', expected a number" in host.errors
     assert "Traceback" not in host.errors
+
+
+def test_the_service_manager_hears_when_the_receiver_lists_the_host(
+    host: Host, stub: StubReceiver, tmp_path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(20)
+        more = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "400000"}
+        worker = host.start(environ={**ENVIRON, **more})
+        said = [manager.recv(4096).decode()]
+        while not {f"READY=1\nSTATUS=listed at {stub.url}", "WATCHDOG=1"} <= set(said):
+            said.append(manager.recv(4096).decode())
+        worker.terminate()
+        while not said[-1].startswith("STOPPING=1"):
+            said.append(manager.recv(4096).decode())
+        assert worker.wait(20) == 0
+    assert said[0] == f"READY=1\nSTATUS=looking at this host; {stub.url} has not answered yet"

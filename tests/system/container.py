@@ -123,7 +123,8 @@ class Container:
         assert self._nspawn is not None
         found = subprocess.run(["pgrep", "-P", str(self._nspawn.pid)], check=False, capture_output=True, text=True)
         self._init = found.stdout.partition("\n")[0]
-        return bool(self._init)
+        # Until it is systemd it is a part of the container's making, in namespaces of its own.
+        return bool(self._init) and Path("/proc", self._init, "comm").read_text().strip() == "systemd"
 
     def _said(self) -> str:
         if not self._init:
