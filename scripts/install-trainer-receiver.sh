@@ -79,13 +79,14 @@ schema = 1
 '
 
 install_receiver() {
-    local before
+    local before mode=0750
     demand_systemd "python3 -m training.fleet.receiver --help"
     choose_python
-    choose_release
+    choose_release core
     want_account
-    want_folder "$STATE" 0750 "$ACCOUNT:$ACCOUNT"
-    want_folder "$CONFIG" 0750 "root:$ACCOUNT"
+    if [ "$MODE" = user ]; then mode=0700; fi
+    want_folder "$STATE" "$mode" "$ACCOUNT:$ACCOUNT"
+    want_folder "$CONFIG" "$mode" "root:$ACCOUNT"
     before=$CHANGES
     want_release
     want_keys
@@ -198,7 +199,7 @@ uninstall_receiver() {
     drop_service
     drop "$BIN/cis490-trainer-receiver" "$BIN/cis490-jobs" "$PREFIX"
     if [ "$PURGE" = yes ]; then
-        drop "$STATE"/queue.db{,-wal,-shm} "$STATE"/{store,incoming,index.jsonl,backups,tls}
+        drop "$STATE"/queue.db* "$STATE"/{manifest.applied.toml,store,incoming,index.jsonl,backups,tls}
         drop "$ENVIRONMENT" "$CONFIG"/training_manifest.toml{,.example}
         if [ "$MODE" = system ]; then drop "$STATE"; fi
         drop_account

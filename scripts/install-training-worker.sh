@@ -16,7 +16,9 @@ An operator's `cis490-jobs invite HOST` prints the first form. It may be run aga
   --code CODE          one-time code; left out, it comes from $CIS490_INVITE or is asked for
   --ca-sha256 HEX      fingerprint of the receiver's certificate authority
   --dataset NAME=DIR   a dataset of this host; repeat it for more, the first is also the default
-  --without-trainer    leave out the packages of the project's own trainer (for trainers of another kind)
+  --without-trainer    leave out the packages of the project's own trainer (for trainers of another kind);
+                       later runs leave them out as well, until --with-trainer
+  --with-trainer       install them [the default at first]
   --python PROGRAM     the Python to use, 3.11 or newer [the first one found]
   --wheels DIR         take packages from this folder, for a host without a package index
   --user               install for the account that runs this, without root
@@ -29,7 +31,7 @@ TEXT
 choose() {
     PART=worker UNIT=cis490-training-worker ACCOUNT=cis490-worker
     STOPS="a running job is finished or given back"
-    MODE=system DRY_RUN=no UNINSTALL=no PURGE=no PYTHON=${PYTHON:-} WHEELS="" REQUIREMENTS=trainer
+    MODE=system DRY_RUN=no UNINSTALL=no PURGE=no PYTHON=${PYTHON:-} WHEELS="" REQUIREMENTS=keep
     RECEIVER="" NAME="" CODE=${CIS490_INVITE:-} FINGERPRINT="" DATASETS=""
     unset CIS490_INVITE
     while [ $# -gt 0 ]; do
@@ -63,6 +65,7 @@ choose() {
                 shift
                 ;;
             --without-trainer) REQUIREMENTS="" ;;
+            --with-trainer) REQUIREMENTS=trainer ;;
             --user) MODE=user ;;
             --dry-run) DRY_RUN=yes ;;
             --uninstall) UNINSTALL=yes ;;
@@ -110,11 +113,11 @@ install_worker() {
     local before
     demand_systemd "python3 -m training.fleet.worker enrol --help, then python3 -m training.fleet.worker"
     choose_python
-    choose_release
+    choose_release trainer
     judge
     want_account
     want_folder "$STATE" 0700 "$ACCOUNT:$ACCOUNT"
-    if [ ! -d "$CONFIG" ]; then want_folder "$CONFIG" 0750 root:root; fi
+    if [ ! -d "$CONFIG" ]; then want_folder "$CONFIG" "$([ "$MODE" = system ] && printf 0750 || printf 0700)" root:root; fi
     before=$CHANGES
     want_settings
     want_release

@@ -112,7 +112,11 @@ want_folder() {
     if [ -d "$1" ] && [ "$(stat -c %a "$1")" = "${2#0}" ] && owner_is "$1" "$3"; then
         return
     fi
-    change "make the folder $1 ($2 $3)" make_folder "$@"
+    if [ "$MODE" = system ]; then
+        change "make the folder $1 ($2 $3)" make_folder "$@"
+    else
+        change "make the folder $1 ($2)" make_folder "$@"
+    fi
 }
 
 make_folder() {
@@ -186,9 +190,15 @@ drop_account() {
 
 # ---- code ----------------------------------------------------------------------------------------------------------
 
+# choose_release PACKAGES: what to install unless a flag or an earlier installation says otherwise.
+#
 # The service runs from a copy: it may not read a checkout in a home folder, and a pull must not change what runs.
 choose_release() {
     local digest
+    if [ "$REQUIREMENTS" = keep ]; then
+        REQUIREMENTS=$1
+        if [ -r "$PREFIX/current/packages" ]; then REQUIREMENTS=$(cat "$PREFIX/current/packages"); fi
+    fi
     if [ -n "$WHEELS" ]; then
         if [ ! -d "$WHEELS" ]; then fail 78 "found --wheels $WHEELS; expected a folder with the packages"; fi
         WHEELS=$(cd "$WHEELS" && pwd)
@@ -223,6 +233,7 @@ import pathlib, sys, sysconfig
 pathlib.Path(sysconfig.get_path("purelib"), "cis490.pth").write_text(sys.argv[1] + "\n")
 PYTHON
     "$RELEASE/venv/bin/python" -m compileall -q "$RELEASE/app"
+    printf '%s\n' "$REQUIREMENTS" >"$RELEASE/packages"
     touch "$RELEASE/complete"
 }
 

@@ -168,7 +168,6 @@ def _install(fleet: Fleet) -> None:
     assert "cis490-jobs invite HOST" in said
     assert "nothing to change" in fleet.install_receiver("--listen 0.0.0.0:8445", "--host-names pi.lab")
 
-    fleet.want()  # no job yet, but the trainer
     flags = fleet.invited("gpu-tower")
     before = fleet.run(SNAPSHOT)
     assert "changes named, none made" in fleet.install_worker(flags, "--dry-run")
@@ -261,7 +260,7 @@ def _new_version(fleet: Fleet) -> None:
     assert f"stop {RECEIVER} in order" in said
     assert fleet.run(f"{RECEIVER} --version").startswith(f"{RECEIVER} 9.")
     assert fleet.job("killed")["status"] == "completed"
-    said = fleet.install_worker()
+    said = fleet.run(f"{HOME}/checkout/scripts/install-training-worker.sh")  # it knows what was left out before
     assert f"stop {WORKER} in order" in said
     assert "enrolled" not in said
     assert fleet.run(f"{WORKER} --version").startswith("9.")
@@ -297,3 +296,30 @@ def _uninstall(fleet: Fleet) -> None:
     assert fleet.run("ls -d /var/lib/cis490* /etc/cis490/* 2>/dev/null || true") == ""
     assert fleet.run("getent passwd cis490 cis490-worker || true") == ""
     assert "nothing to change" in fleet.install_worker("--uninstall")
+
+
+def test_a_person_without_root_installs_for_themselves(fleet: Fleet) -> None:
+    run = fleet.run
+    run(f"useradd -m student; cp -r {HOME}/checkout {HOME}/wheels ~student; chown -R student ~student")
+    run("loginctl enable-linger student")
+    fleet.container.until(
+        "the account has a session", lambda: run("systemctl is-active user@1000", check=False) == "active"
+    )
+
+    def student(command: str) -> str:
+        return run(
+            f"runuser -u student -- env HOME=$(echo ~student) XDG_RUNTIME_DIR=/run/user/1000 bash -c 'cd; {command}'"
+        )
+
+    receiver = "checkout/scripts/install-trainer-receiver.sh --user"
+    worker = "checkout/scripts/install-training-worker.sh --user"
+    assert "The receiver is listening on http://127.0.0.1:8445." in student(f"{receiver} --wheels wheels")
+    operator = "env CIS490_OPERATOR_TOKEN_FILE=.local/state/cis490/tls/operator.token .local/bin/cis490-jobs"
+    said = student(f"{worker} --without-trainer $({operator} invite tower 2>/dev/null | sed -n s/.*worker.sh//p)")
+    assert "This host works for the fleet: listed at http://127.0.0.1:8445 as tower." in said
+    assert "nothing to change" in student(worker)
+    assert "nothing to change" in student(f"{receiver} --wheels wheels")
+    assert "left: " in student(f"{worker} --uninstall")
+    student(f"{receiver} --uninstall --purge; {worker} --uninstall --purge")
+    assert student("find .local .config -type f") == ""
+    assert run("ls -d /opt/cis490 /etc/cis490 /var/lib/cis490 2>/dev/null || true") == ""
