@@ -124,7 +124,11 @@ class Fleet:
 
     def trainer(self) -> str:
         """Return the process of the trainer."""
-        return str(self.container.until("a trainer runs", lambda: self.run("pgrep -nf forest.py", check=False)))
+        return str(
+            self.container.until(
+                "a trainer runs", lambda: self.run("pgrep -u cis490-worker -nf 'forest.py --job'", check=False)
+            )
+        )
 
     def of_worker(self) -> str:
         """Return the processes of the worker's account."""
