@@ -15,9 +15,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
+
 from tests.machine.fleet import EVENTS, Fleet, forget_template
 
 Step = tuple[str, int]
+WRONG = (Exception, pytest.fail.Exception)
+"""Whatever it is, the history is the finding."""
 TRIES = 400
 """Histories tried at most to make one shorter."""
 
@@ -85,7 +89,7 @@ def history(seed: int, length: int, count: Count | None = None) -> Violation | N
             run_step(fleet, steps[-1])
         fleet.choose = chooser(seed)
         fleet.finish()
-    except Exception:  # noqa: BLE001 - whatever it is, the history is the finding
+    except WRONG:
         return Violation(seed, steps, traceback.format_exc())
     finally:
         fleet.close()
@@ -105,7 +109,7 @@ def replay(seed: int, steps: Iterable[Step]) -> str:
                 run_step(fleet, step)
         fleet.choose = chooser(seed)
         fleet.finish()
-    except Exception:  # noqa: BLE001 - whatever it is, the history is the finding
+    except WRONG:
         return traceback.format_exc()
     finally:
         fleet.close()

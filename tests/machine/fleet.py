@@ -22,6 +22,7 @@ Where the invariants of docs/explanation/reliability.md are checked:
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import json
@@ -123,6 +124,7 @@ def template() -> Path:
         path = Path(tempfile.mkdtemp(prefix="template-", dir=ROOM)) / "queue.db"
         InlineSqlite.open(path).close()
         _templates["made"] = path
+        atexit.register(forget_template)
     return _templates["made"]
 
 
@@ -639,6 +641,7 @@ class Fleet:
         for lease_id, contact in self.model.contacts.items():  # I7
             live = self.queue.leases.get(lease_id)
             assert live is not None
+            assert live.cancel == self.model.jobs[live.job_id].cancel
             assert abs(live.deadline - (contact.at + contact.term + contact.unwatched)) < 1e-6
 
     def check_history(self, rows: list[Any]) -> None:
