@@ -197,6 +197,10 @@ def test_who_goes_past_the_proxy_is_not_taken_for_it(way: str, tmp_path: Path) -
         assert door.receiver.raw(head).startswith(b"HTTP/1.1 400")
         # What is forged here is what only the proxy can say; so this is what it may say.
         assert past(dict(forged(tower, "lower case", PROXY)))[0] == 200
+        other = door.enrol("other")
+        told = dict(forged(other, "lower case", PROXY)) | {"X-Forwarded-For": "198.51.100.1, 203.0.113.9"}
+        assert past(told) == (403, "certificate_mismatch")
+        assert "refuse: its secret came with the certificate of other (from 203.0.113.9)" in door.events("tower")
 
 
 def test_a_connection_that_outlives_its_certificate_ends_with_it(tmp_path: Path) -> None:

@@ -20,9 +20,11 @@ from test_receiver_process import refused, started
 from tls_doors import direct
 from tls_site import Site
 
-from training.fleet import receiver
+from training.fleet import receiver, settings
 from training.fleet.certificates import DAY_S, facts
 from training.fleet.client import Client
+from training.fleet.receiver import options
+from training.fleet.receiver.operators import credentials_of
 from training.fleet.receiver.tls import Files, Tls
 
 TOKENS = {"CIS490_READ_TOKEN": "r" * 16}
@@ -163,6 +165,17 @@ def test_settings_that_do_not_go_together_are_refused(
     words = ["--listen-addr", "127.0.0.1:0", "--manifest", str(tmp_path / "manifest.toml"), *flags]
     assert receiver.main(words) == 78
     assert said in capsys.readouterr().err
+
+
+def test_behind_a_proxy_workers_are_enrolled_ones_although_the_receiver_listens_on_loopback() -> None:
+    def of(**flags: str) -> tuple[bool, bool]:
+        found = credentials_of(settings.read(options.table({}), flags, {}), {"operator": "o" * 16, "read": "r" * 16})
+        return found.enrolled_only, found.certificate_wanted
+
+    assert of() == (False, False)
+    assert of(trusted_proxies="127.0.0.1") == (True, False)
+    assert of(trusted_proxies="127.0.0.1", tls_clients="required") == (True, True)
+    assert of(tls_clients="optional") == (False, False)
 
 
 # ---- the handshake
