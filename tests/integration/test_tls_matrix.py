@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.client
 import ssl
@@ -146,6 +147,14 @@ def test_a_renewed_certificate_and_the_one_before_are_both_good(door: Door) -> N
     assert door.ask("POST", "/v1/worker/certificate", headers=worker.headers).status == 401
 
 
+def test_a_flood_of_headers_is_refused(door: Door) -> None:
+    with contextlib.suppress(*CUT):
+        assert door.ask("GET", "/healthz", more=(("X-Long", "a" * 40_000),)).status in (400, 431)
+    with contextlib.suppress(*CUT):
+        assert door.ask("GET", "/healthz", more=tuple((f"X-{i}", "a") for i in range(100))).status in (400, 431)
+    assert door.ask("GET", "/healthz").status == 200
+
+
 URI, FINGERPRINT, TOKEN = "X-Client-Cert-Uri", "X-Client-Cert-Fingerprint", "X-Cis490-Proxy"
 SPELLINGS = {
     "as Caddy writes them": (URI, FINGERPRINT, TOKEN),
@@ -201,6 +210,9 @@ def test_who_goes_past_the_proxy_is_not_taken_for_it(way: str, tmp_path: Path) -
         told = dict(forged(other, "lower case", PROXY)) | {"X-Forwarded-For": "198.51.100.1, 203.0.113.9"}
         assert past(told) == (403, "certificate_mismatch")
         assert "refuse: its secret came with the certificate of other (from 203.0.113.9)" in door.events("tower")
+        log = (tmp_path / "caddy.log").read_text()
+        for secret in (PROXY, READ, tower.headers["Authorization"].partition(" ")[2]):
+            assert secret not in log
 
 
 def test_a_connection_that_outlives_its_certificate_ends_with_it(tmp_path: Path) -> None:

@@ -370,7 +370,10 @@ async def _sweep_forever(fleet: Fleet) -> None:
 async def _keep_certificate(secure: Tls) -> None:
     """Look at the certificate now and then: it is issued anew before it ends, and taken up when it changed."""
     while True:
-        secure.refresh(time.time())
+        try:
+            secure.refresh(time.time())
+        except Exception:  # noqa: BLE001 - who looks must live on
+            _log.exception("the certificate could not be looked at")
         await asyncio.sleep(CERTIFICATE_S)
 
 
