@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from training.fleet import sql
-from training.fleet.database.pages import PageSums, log_path, sums_path, sync_folder
+from training.fleet.database.pages import PageSums, log_path, make_folder, sums_path, sync_folder
 from training.fleet.errors import ConfigurationError
 
 CHECKPOINT_CHANGES: Final = 4000
@@ -152,7 +152,7 @@ def _copy_before(connection: sqlite3.Connection, path: Path, copies: Path, numbe
     target = copies / f"{path.name}.schema-{number}.{stamp}"
     part = target.with_name(f"{target.name}.part")
     try:
-        copies.mkdir(mode=0o750, parents=True, exist_ok=True)
+        make_folder(copies)
         part.unlink(missing_ok=True)
         copy_database(connection, part, _nothing)
         sync_copy(part)

@@ -29,6 +29,7 @@ from training.fleet.api.loading import Loader
 from training.fleet.api.parking import Lot
 from training.fleet.auth import Credentials, is_loopback
 from training.fleet.database import Row
+from training.fleet.database.pages import make_folder
 from training.fleet.database.sqlite import Sqlite
 from training.fleet.errors import EX_FAILURE, ConfigurationError, FleetError
 from training.fleet.integrity.artifacts import Places
@@ -90,7 +91,7 @@ async def _life(settings: Settings, credentials: Credentials, service: Service) 
 
 def _open_database(path: Path, copies: Path) -> Sqlite:
     try:
-        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        make_folder(path.parent)
     except OSError as error:
         raise ConfigurationError(f"cannot make the folder of db {path} ({error}); give --db another place") from error
     return Sqlite.open(path, copies)
