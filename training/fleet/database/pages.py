@@ -239,6 +239,20 @@ def make_folder(folder: Path) -> None:
         sync_folder(folder.parent)
 
 
+def unused(path: Path, *endings: str) -> Path:
+    """Return a path that is free, together with those that end in `endings`: two moments may bear the same time.
+
+    Args:
+        path: The wanted one; a number is put behind it as long as something is there.
+        endings: What follows the name of further files.
+    """
+    free, number = path, 1
+    while any(free.with_name(free.name + ending).exists() for ending in ("", *endings)):
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
+
+
 def sync_folder(folder: Path) -> None:
     """Return when the names in a folder are on the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
