@@ -16,8 +16,12 @@ from processes import Fleet, wait_until
 from test_kill_moments import HEAD, JOB, SCRIPT
 
 YEAR_S = 365 * 86400
-SHORT = ("--heartbeat-s", "0.2", "--lease-s", "2", "--ack-s", "2", "--backoff-s", "0.1", "--backoff-cap-s", "0.1")
-LONG = ("--heartbeat-s", "0.2", "--lease-s", "20", "--ack-s", "20", "--backoff-s", "0.1", "--backoff-cap-s", "0.1")
+
+
+def terms(lease_s: int) -> tuple[str, ...]:
+    """The receiver's limits, with leases so long."""
+    lease = ("--lease-s", str(lease_s), "--ack-s", str(lease_s))
+    return ("--heartbeat-s", "0.2", *lease, "--backoff-s", "0.1", "--backoff-cap-s", "0.1")
 
 
 class WallClock:
@@ -71,7 +75,7 @@ def serve(fleet: Fleet) -> None:
 
 def test_a_fleet_that_starts_in_1970_and_jumps_ten_years_trains_each_job_once(tmp_path: Path, wall: WallClock) -> None:
     wall.set(540)
-    with Fleet(tmp_path, manifest(tmp_path, 4), (*LONG, "--backup-root", str(tmp_path / "backups"))) as fleet:
+    with Fleet(tmp_path, manifest(tmp_path, 4), (*terms(20), "--backup-root", str(tmp_path / "backups"))) as fleet:
         serve(fleet)
         fleet.jobs("backup", "--artifacts")
         now = time.time()
@@ -99,10 +103,10 @@ def test_a_fleet_that_starts_in_1970_and_jumps_ten_years_trains_each_job_once(tm
     assert kept == ["1970", time.strftime("%Y", time.gmtime(now - 10 * YEAR_S))]
 
 
-@pytest.mark.parametrize("sleeper", ["receiver", "tower"])
-def test_a_program_that_sleeps_for_longer_than_a_lease_loses_no_job(sleeper: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("sleeper", "lease_s"), [("receiver", 8), ("tower", 2)], ids=["receiver", "worker"])
+def test_a_program_that_sleeps_for_longer_than_a_lease_loses_no_job(sleeper: str, lease_s: int, tmp_path: Path) -> None:
     """A stopped program finds the time gone by all at once, as after a suspend."""
-    with Fleet(tmp_path, manifest(tmp_path, 1), SHORT) as fleet:
+    with Fleet(tmp_path, manifest(tmp_path, 1), terms(lease_s)) as fleet:
         serve(fleet)
         wait_until("the trainer runs", lambda: starts(tmp_path) == 1)
         wait_until("the lease is acknowledged", lambda: "running" in fleet.counts())
@@ -110,7 +114,7 @@ def test_a_program_that_sleeps_for_longer_than_a_lease_loses_no_job(sleeper: str
         if sleeper == "tower":
             wait_until("the lease is over", lambda: "running" not in fleet.counts())
         else:
-            asleep_until = time.monotonic() + 3
+            asleep_until = time.monotonic() + lease_s + 1
             wait_until("the lease would be over", lambda: time.monotonic() > asleep_until)
         fleet.processes[sleeper].send_signal(signal.SIGCONT)
         wait_until("the job is completed", lambda: fleet.counts() == {"completed": 1})
