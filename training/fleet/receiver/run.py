@@ -31,6 +31,7 @@ from training.fleet.api.parking import Lot
 from training.fleet.auth import Credentials, Sessions, is_loopback
 from training.fleet.auth.sessions import SILENT_S
 from training.fleet.database import Row
+from training.fleet.database.pages import make_folder
 from training.fleet.database.sqlite import Sqlite
 from training.fleet.errors import EX_FAILURE, ConfigurationError, FleetError
 from training.fleet.integrity.artifacts import Places
@@ -103,7 +104,7 @@ async def _life(
 
 def _open_database(path: Path, copies: Path) -> Sqlite:
     try:
-        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        make_folder(path.parent)
     except OSError as error:
         raise ConfigurationError(f"cannot make the folder of db {path} ({error}); give --db another place") from error
     return Sqlite.open(path, copies)

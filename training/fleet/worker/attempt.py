@@ -430,6 +430,10 @@ class Attempt:
         return self._pause(vain, "the bundle arrived damaged and is packed again", None)
 
     def _hand_in(self) -> None:
+        # After a gap the job may be somebody else's: a large upload would be in vain.
+        self._beats.ask_after_gap()
+        if self._lost:
+            return
         state, lease = self._state, self._state.lease
         deadline_s = LEAVING_DEADLINE_S if self._leave.is_set() else UPLOAD_DEADLINE_S
         self._client.upload(lease.lease_id, state.artifact, self._folder.bundle, deadline_s=deadline_s, retry_full=True)
