@@ -45,6 +45,7 @@ class Fleet:
         started_at: On the monotonic clock.
         description: Makes the OpenAPI document.
         uploads: Threads that hash and write uploads.
+        indexing: Held while a line of the index is written; who waits for it gets it in turn.
     """
 
     queue: Queue
@@ -59,6 +60,7 @@ class Fleet:
     version: str = __version__
     started_at: float = field(default_factory=time.monotonic)
     uploads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, thread_name_prefix="upload"))
+    indexing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def run(self, change: Callable[[Any], T], *, repeatable: bool = False) -> asyncio.Future[T]:
         """Return a future of a change made on the writer thread; see `Bridge.run`."""
