@@ -38,7 +38,8 @@ from training.fleet.integrity.artifacts import Places
 from training.fleet.jobs import Terms
 from training.fleet.queue import Queue
 from training.fleet.receiver import options
-from training.fleet.receiver.server import KEEP_ALIVE_S, Server, connection_limit, listen, refusing_in_problems
+from training.fleet.receiver.connections import guarded
+from training.fleet.receiver.server import KEEP_ALIVE_S, Server, connection_limit, listen
 from training.fleet.receiver.service import Service
 from training.fleet.settings import Settings
 from training.fleet.store import Store, index_row
@@ -198,7 +199,6 @@ def make_server(
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        limit_concurrency=connection_limit(settings["max_connections"]),
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(settings["drain_s"])),
         h11_max_incomplete_event_size=HEADER_BYTES,
@@ -209,7 +209,8 @@ def make_server(
         config.load()
     except OSError as error:  # ssl.SSLError is one
         raise ConfigurationError(f"cannot use tls_certificate and tls_key ({error}); check both files") from error
-    config.http_protocol_class = refusing_in_problems(config.http_protocol_class)
+    limit = connection_limit(settings["max_connections"])
+    config.http_protocol_class = guarded(config.http_protocol_class, limit)
     return Server(config)
 
 
