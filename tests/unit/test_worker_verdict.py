@@ -80,6 +80,8 @@ CASES = {
     "a kind it may not name": (1, {"result": {"kind": "preempted"}}, "trainer_error"),
     "a kind that is none": (1, {"result": {"kind": ["x"]}}, "trainer_error"),
     "cuda memory in the log": (1, {"log_tail": "RuntimeError: CUDA out of memory.\n"}, "oom_gpu"),
+    "cuda memory that the driver lacks": (1, {"log_tail": "AcceleratorError: CUDA error: out of memory\n"}, "oom_gpu"),
+    "cuda memory that a library lacks": (1, {"log_tail": "CUDNN_STATUS_ALLOC_FAILED\n"}, "oom_gpu"),
     "cuda memory by code": (1, {"log_tail": "CUDA_ERROR_OUT_OF_MEMORY\n"}, "oom_gpu"),
     "numpy's memory text": (1, {"log_tail": "Unable to allocate 7.5 GiB for an array\n"}, "oom_ram"),
     "c++ memory": (-6, {"log_tail": "terminate called: std::bad_alloc\n"}, "oom_ram"),

@@ -33,7 +33,7 @@ MAX_TAR_BYTES: Final = 8 * 2**30 - 1
 _CHUNK_BYTES: Final = 2**20
 _BEHIND: Final = 2
 _NAME: Final = re.compile(r"[0-9A-Za-z_.+=@,~ -]{1,100}")
-_RESERVED: Final = re.compile(r"(?i:con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")
+_RESERVED: Final = re.compile(r"(?i:con|prn|aux|nul|com[0-9]|lpt[0-9]) *(\..*)?")
 _LEVEL: Final = 1
 
 
@@ -129,14 +129,20 @@ def _members(folder: Path) -> list[_Member]:
     if len(members) > MAX_FILES:
         raise _odd(f"found more than {MAX_FILES} files in {folder}; at most that many may be in an artifact")
     seen: dict[str, str] = {}
-    for member in members:
-        other = seen.setdefault(member.name.casefold(), member.name)
-        if other != member.name:
-            raise _odd(f"found {other!r} and {member.name!r}, which are one file on Windows; rename one of them")
+    for path in (path for member in members for path in _steps(member.name)):
+        other = seen.setdefault(path.casefold(), path)
+        if other != path:
+            raise _odd(f"found {other!r} and {path!r}, which are one file on Windows; rename one of them")
     size = _tar_bytes(members)
     if size > MAX_TAR_BYTES:
         raise _odd(f"found {size} bytes in {folder}; at most {MAX_TAR_BYTES} may be in an artifact")
     return members
+
+
+def _steps(name: str) -> Iterator[str]:
+    """Yield a name and the folders above it."""
+    parts = name.split("/")
+    return ("/".join(parts[:end]) for end in range(1, len(parts) + 1))
 
 
 def _walk(folder: Path, top: Path, depth: int) -> Iterator[_Member]:

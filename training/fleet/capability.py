@@ -30,7 +30,9 @@ CHECKOUT: Final = Path(__file__).resolve().parents[2]
 """Folder that holds the `training` package: the checkout, or where it is installed."""
 MAX_PROBLEMS: Final = 16
 BUSY_PART: Final = 0.5
-"""Part of a card's memory below which it counts as in use by something else."""
+"""Part of a card's memory that must be free, or it counts as in use by something else."""
+CROWDED_PART: Final = 0.25
+"""Part of a card's memory that others hold when running out of it is no word on the training's size."""
 _TOOL_TIMEOUT_S = 10.0
 _HOST_NAME = re.compile(r"[0-9a-z][0-9a-z._-]{0,62}")
 _CGROUP = Path("/sys/fs/cgroup")
@@ -65,6 +67,11 @@ class Gpu:
     vram_bytes: int
     free_vram_bytes: int
     driver: str
+
+    @property
+    def busy(self) -> bool:
+        """Whether other programs hold so much of its memory that a training should not begin on it."""
+        return self.free_vram_bytes < self.vram_bytes * BUSY_PART
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +122,13 @@ class Capability:
 
     @property
     def ram_gib(self) -> int:
-        """Memory as people name it: the nearest whole GiB, so 15.5 is 16."""
-        return round(self.ram_bytes / GIB)
+        """Memory as people name it: the nearest whole GiB, so 15.5 is 16. Less than nothing counts as nothing."""
+        return max(0, round(self.ram_bytes / GIB))
 
     @property
     def vram_gib(self) -> int:
         """Memory of the largest card as people name it, 0 without one."""
-        return max((round(gpu.vram_bytes / GIB) for gpu in self.gpus), default=0)
+        return max((0, *(round(gpu.vram_bytes / GIB) for gpu in self.gpus)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +166,7 @@ def detect(
     """
     problems: list[str] = []
     gpus = _gpus(problems)
-    torch_version, cuda_usable = _torch(problems, probe_timeout_s)
+    torch_version, cuda_usable = _torch(problems, probe_timeout_s) if gpus else (_torch_version(), False)
     if gpus and torch_version is None:
         problems.append("a CUDA card is there but torch is not, so CUDA counts as not usable")
     revision, dirty = _revision(CHECKOUT, problems)
@@ -207,6 +214,26 @@ def refresh(capability: Capability, work_dir: Path, datasets: Datasets) -> Capab
         datasets=held,
         problems=tuple((lasting + problems)[:MAX_PROBLEMS]),
     )
+
+
+def with_free_cards(capability: Capability) -> Capability:
+    """Return what a host has once nothing else uses its cards."""
+    return replace(capability, gpus=tuple(replace(gpu, free_vram_bytes=gpu.vram_bytes) for gpu in capability.gpus))
+
+
+def taken_by_others(uuid: str) -> str:
+    """Return how much of a card is taken, for people; empty when less than a quarter of it is or nobody can tell.
+
+    Asked after a training ended on the card, so that what is taken is no longer the training's.
+
+    Args:
+        uuid: The driver's name of the card.
+    """
+    for gpu in _gpus([]):
+        taken_bytes = gpu.vram_bytes - gpu.free_vram_bytes
+        if gpu.uuid == uuid and taken_bytes > gpu.vram_bytes * CROWDED_PART:
+            return f"other programs hold {taken_bytes / GIB:.1f} of the card's {gpu.vram_bytes / GIB:.1f} GiB"
+    return ""
 
 
 def usable_cores() -> int:
@@ -313,7 +340,7 @@ def _nvml_gpu(nvml: Any, handle: Any, driver: str) -> Gpu:
 def _note_busy(gpus: Sequence[Gpu], problems: list[str]) -> None:
     """Say which cards are mostly taken: an orphan of an earlier training looks like this."""
     for gpu in gpus:
-        if gpu.free_vram_bytes < gpu.vram_bytes * BUSY_PART:
+        if gpu.busy:
             free_gib, all_gib = gpu.free_vram_bytes / GIB, gpu.vram_bytes / GIB
             problems.append(f"GPU {gpu.name} is in use: {free_gib:.1f} of {all_gib:.1f} GiB free; see nvidia-smi")
 
@@ -344,6 +371,16 @@ def _tool_gpu(line: str, problems: list[str]) -> Gpu | None:
     if not sizes[0]:
         problems.append(f"GPU memory of {cells[0]} is unknown ({cells[2][:40]!r}); declare vram_gib in the manifest")
     return Gpu(cells[0], cells[1], sizes[0], sizes[1], cells[4])
+
+
+def _torch_version() -> str | None:
+    """Return the version of torch by its papers: loading it takes seconds, and only a card is worth them."""
+    from importlib.metadata import PackageNotFoundError, version  # an idle worker does not carry it
+
+    try:
+        return version("torch")
+    except PackageNotFoundError:
+        return None
 
 
 def _torch(problems: list[str], timeout_s: float) -> tuple[str | None, bool]:

@@ -32,7 +32,7 @@ async def jobs(fleet: Fleet, request: Request) -> Answer:
     query = request.query(JOB_KEYS)
     limit = limit_of(query)
     statuses = _words(query.get("status"), STATUSES, "status")
-    _words(query.get("mode"), MODES, "mode")
+    _demand_mode(query.get("mode"))
     extras = _words(query.get("with"), ("spec",), "with")
     _demand_prefix(query.get("id_prefix"))
     tag = _tag(fleet)
@@ -174,6 +174,11 @@ def _words(text: str | None, allowed: tuple[str, ...], name: str) -> frozenset[s
     if wrong:
         raise InvalidMessageError(f"{name} is {ascii(wrong[0])[:40]}; expected of {', '.join(allowed)}")
     return words
+
+
+def _demand_mode(text: str | None) -> None:
+    if text is not None and text not in MODES:
+        raise InvalidMessageError(f"mode is {ascii(text)[:40]}; expected one of {', '.join(MODES)}")
 
 
 def _demand_prefix(text: str | None) -> None:

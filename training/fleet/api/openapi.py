@@ -17,6 +17,7 @@ from training.fleet.wire import InviteOrder
 REFERENCE: Final = "#/components/schemas/{name}"
 COMMON: Final = ((400, "the request cannot be read"), (401, "no token, or a wrong one"), (403, "not permitted"))
 WITH_BODY: Final = ((413, "the body is too large"), (422, "the content breaks the contract, see `errors`"))
+WITH_QUERY: Final = ((422, "the query names something unknown, or a value breaks its schema"),)
 PROBLEM: Final[dict[str, Any]] = {
     "type": "object",
     "description": "An error (RFC 9457).",
@@ -93,7 +94,7 @@ def _operation(route: Route) -> dict[str, Any]:
 
 
 def _parameters(route: Route) -> list[dict[str, Any]]:
-    found = [
+    found: list[dict[str, Any]] = [
         {
             "name": name,
             "in": "path",
@@ -104,11 +105,14 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
         if "{" + name + "}" in route.path
     ]
     if "{name}" in route.path:
-        name = {"type": "string", "pattern": f"^{WORKER_NAME.pattern}$"}
-        found.append({"name": "name", "in": "path", "required": True, "schema": name})
-    text = {"type": "string"}
-    found += [{"name": name, "in": "query", "description": note, "schema": text} for name, note in route.query]
-    found += [{"name": name, "in": "header", "description": note, "schema": text} for name, note in route.headers]
+        worker = {"type": "string", "pattern": f"^{WORKER_NAME.pattern}$"}
+        found.append({"name": "name", "in": "path", "required": True, "schema": worker})
+    for name, note, schema in route.query:
+        found.append({"name": name, "in": "query", "description": note, "schema": schema, "explode": False})
+    for name, note, pattern in route.headers:
+        text = {"type": "string"} if pattern is None else {"type": "string", "pattern": pattern}
+        required = pattern is not None
+        found.append({"name": name, "in": "header", "description": note, "required": required, "schema": text})
     return found
 
 
@@ -125,7 +129,7 @@ def _request_body(route: Route) -> dict[str, Any]:
 def _responses(route: Route) -> dict[str, Any]:
     good = {"description": "done", "content": _content(route)}
     found: dict[str, Any] = {"200": good}
-    common = (*COMMON, *(WITH_BODY if route.request is not None else ())) if route.role != "anyone" else ()
+    common = (*COMMON, *_caps(route)) if route.role != "anyone" else ()
     for status, note in (*common, *route.statuses):
         before = found.get(str(status), {}).get("description")
         found[str(status)] = {"description": note if before is None or before == note else f"{before}; {note}"}
@@ -135,6 +139,13 @@ def _responses(route: Route) -> dict[str, Any]:
             schema = {"$ref": REFERENCE.format(name="Problem")}
             found[str(status)]["content"] = {"application/problem+json": {"schema": schema}}
     return found
+
+
+def _caps(route: Route) -> tuple[tuple[int, str], ...]:
+    if route.method == "GET":
+        return WITH_QUERY
+    # A body is read and counted where none is asked for as well.
+    return WITH_BODY if route.request is not None else WITH_BODY[:1]
 
 
 def _content(route: Route) -> dict[str, Any]:

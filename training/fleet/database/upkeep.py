@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from training.fleet import sql
-from training.fleet.database.pages import PageSums, log_path, sums_path, sync_folder
+from training.fleet.database.pages import PageSums, log_path, make_folder, sums_path, sync_folder, unused
 from training.fleet.errors import ConfigurationError
 
 CHECKPOINT_CHANGES: Final = 4000
@@ -149,10 +149,10 @@ def migrate(connection: sqlite3.Connection, path: Path, copies: Path) -> None:
 
 def _copy_before(connection: sqlite3.Connection, path: Path, copies: Path, number: int) -> None:
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    target = copies / f"{path.name}.schema-{number}.{stamp}"
+    target = unused(copies / f"{path.name}.schema-{number}.{stamp}")
     part = target.with_name(f"{target.name}.part")
     try:
-        copies.mkdir(mode=0o750, parents=True, exist_ok=True)
+        make_folder(copies)
         part.unlink(missing_ok=True)
         copy_database(connection, part, _nothing)
         sync_copy(part)

@@ -32,20 +32,15 @@ from training.fleet.api.parking import Lot
 from training.fleet.auth import Credentials, Sessions, is_loopback
 from training.fleet.auth.sessions import SILENT_S
 from training.fleet.database import Row
+from training.fleet.database.pages import make_folder
 from training.fleet.database.sqlite import Sqlite
 from training.fleet.errors import EX_FAILURE, ConfigurationError, FleetError
 from training.fleet.integrity.artifacts import Places
 from training.fleet.jobs import Terms
 from training.fleet.queue import Queue
 from training.fleet.receiver import options, tls
-from training.fleet.receiver.server import (
-    KEEP_ALIVE_S,
-    Server,
-    connection_limit,
-    knowing_clients,
-    listen,
-    refusing_in_problems,
-)
+from training.fleet.receiver.connections import guarded
+from training.fleet.receiver.server import KEEP_ALIVE_S, Server, connection_limit, knowing_clients, listen
 from training.fleet.receiver.service import Service
 from training.fleet.receiver.tls import Tls
 from training.fleet.settings import Settings
@@ -121,7 +116,7 @@ async def _life(
 
 def _open_database(path: Path, copies: Path) -> Sqlite:
     try:
-        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        make_folder(path.parent)
     except OSError as error:
         raise ConfigurationError(f"cannot make the folder of db {path} ({error}); give --db another place") from error
     return Sqlite.open(path, copies)
@@ -219,14 +214,14 @@ def make_server(
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        limit_concurrency=connection_limit(settings["max_connections"]),
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(settings["drain_s"])),
         h11_max_incomplete_event_size=HEADER_BYTES,
         ssl_context_factory=None if secure is None else lambda _config, _default: secure.context,
     )
     config.load()
-    config.http_protocol_class = knowing_clients(refusing_in_problems(config.http_protocol_class))
+    limit = connection_limit(settings["max_connections"])
+    config.http_protocol_class = knowing_clients(guarded(config.http_protocol_class, limit))
     return Server(config)
 
 

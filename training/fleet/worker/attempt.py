@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from training.fleet import wire
-from training.fleet.capability import CHECKOUT
+from training.fleet.capability import CHECKOUT, taken_by_others
 from training.fleet.client import Client
 from training.fleet.errors import (
     ConflictError,
@@ -350,11 +350,19 @@ class Attempt:
         evidence = Evidence(
             ending, self._state.stopped, result, tail, self._folder.has_artifact(), oom_killed, self._disk_is_full()
         )
-        failure = judge(evidence)
+        failure = self._blamed(judge(evidence))
         if failure is not None:
             return self._failed(failure.kind, failure.error, ending.status, tail)
         self._save(metrics=flat_metrics(result.get("metrics")), duration_s=ending.duration_s)
         return self._pack()
+
+    def _blamed(self, failure: Failure | None) -> Failure | None:
+        """Blame the host where others hold the card, or the fleet would learn that the job needs a larger one."""
+        card = self._place.seat.gpu
+        if failure is None or failure.kind != "oom_gpu" or card is None:
+            return failure
+        taken = taken_by_others(card.uuid)
+        return Failure("host_fault", f"{taken}; {failure.error}") if taken else failure
 
     def _pack(self) -> None:
         from training.fleet.bundle import pack  # an idle worker does not carry it
@@ -422,6 +430,10 @@ class Attempt:
         return self._pause(vain, "the bundle arrived damaged and is packed again", None)
 
     def _hand_in(self) -> None:
+        # After a gap the job may be somebody else's: a large upload would be in vain.
+        self._beats.ask_after_gap()
+        if self._lost:
+            return
         state, lease = self._state, self._state.lease
         deadline_s = LEAVING_DEADLINE_S if self._leave.is_set() else UPLOAD_DEADLINE_S
         self._client.upload(lease.lease_id, state.artifact, self._folder.bundle, deadline_s=deadline_s, retry_full=True)

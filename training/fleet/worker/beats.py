@@ -19,6 +19,8 @@ from training.fleet.errors import ConflictError, FleetError, NotFoundError, Revo
 
 FIRST_RETRY_S: Final = 1.0
 LEAST_PAUSE_S: Final = 0.05
+GAP_PART: Final = 0.5
+"""Part of the lease without contact after which it may be somebody else's."""
 
 
 def clock_s() -> float:
@@ -75,6 +77,11 @@ class Beats:
     def hasten(self) -> None:
         """Send the next heartbeat now."""
         self._wake.set()
+
+    def ask_after_gap(self) -> None:
+        """Send a heartbeat if there was no contact for long, as after the machine has slept."""
+        if clock_s() - self._contact_s > self._lease_s * GAP_PART:
+            self.beat()
 
     def beat(self) -> bool:
         """Send one heartbeat from the calling thread and heed the answer; False when none came."""

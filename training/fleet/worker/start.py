@@ -51,7 +51,7 @@ class Seat:
 
 
 def seat(capability: Capability, slot: int, slots: int, threads: int = 0, *, cuda: bool) -> Seat:
-    """Return what a slot offers: an even part of the cores, and one of the usable cards in turn.
+    """Return what a slot offers: an even part of the cores, and one of the cards that are usable and free, in turn.
 
     Args:
         capability: Of the host.
@@ -61,9 +61,10 @@ def seat(capability: Capability, slot: int, slots: int, threads: int = 0, *, cud
         cuda: Whether the lease lets the trainer use a card.
     """
     share = threads or max(1, capability.cpu_count // slots)
-    if not (cuda and capability.cuda_usable and capability.gpus):
+    cards = [gpu for gpu in capability.gpus if not gpu.busy]
+    if not (cuda and capability.cuda_usable and cards):
         return Seat(share)
-    cards = sorted(capability.gpus, key=lambda gpu: (-gpu.vram_bytes, gpu.uuid))
+    cards.sort(key=lambda gpu: (-gpu.vram_bytes, gpu.uuid))
     return Seat(share, cards[slot % len(cards)])
 
 

@@ -23,7 +23,8 @@ SHORT_RUN_S: Final = 1.0
 OWN_KINDS: Final = frozenset({"oom_gpu", "oom_ram", "disk_full", "host_fault", "trainer_error"})
 """Kinds a trainer may name in its result."""
 _OOM_GPU = re.compile(
-    r"CUDA out of memory|CUDA_ERROR_OUT_OF_MEMORY|cudaErrorMemoryAllocation|CUBLAS_STATUS_ALLOC_FAILED"
+    r"CUDA out of memory|CUDA error: out of memory|CUDA_ERROR_OUT_OF_MEMORY|cudaErrorMemoryAllocation"
+    r"|CU(BLAS|DNN)_STATUS_ALLOC_FAILED"
 )
 _OOM_RAM = re.compile(r"\bMemoryError\b|std::bad_alloc|Cannot allocate memory|Unable to allocate .*iB")
 _DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded")
