@@ -161,6 +161,23 @@ def secret(name: str, environ: Mapping[str, str]) -> str | None:
     return None
 
 
+def demand_private(name: str, path: Path) -> None:
+    """Refuse a secret's file that everybody on the host can use; one that is not there is left to who reads it.
+
+    Args:
+        name: The setting or variable that names it.
+        path: The file.
+
+    Raises:
+        ConfigurationError: Others can read or write it.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return
+    _demand_private(name, path, mode)
+
+
 def state_folder(environ: Mapping[str, str]) -> Path:
     """Return where a program keeps its state: the service manager's folder, or the user's.
 
@@ -266,10 +283,7 @@ def _number(kind: type, raw: Any) -> Any:
 def _secret_file(name: str, path: Path) -> str:
     try:
         with path.open("rb") as file:
-            if os.name != "nt" and stat.S_IMODE(os.fstat(file.fileno()).st_mode) & stat.S_IRWXO:
-                raise ConfigurationError(
-                    f"{name}: everybody on this host can use {path}; expected a private file; run chmod o= {path}"
-                )
+            _demand_private(name, path, os.fstat(file.fileno()).st_mode)
             data = file.read(MAX_SECRET_BYTES + 1)
     except OSError as error:
         raise ConfigurationError(
@@ -278,6 +292,13 @@ def _secret_file(name: str, path: Path) -> str:
         ) from error
     text = data.decode("latin-1")
     return text.removesuffix("\n").removesuffix("\r")
+
+
+def _demand_private(name: str, path: Path, mode: int) -> None:
+    if os.name != "nt" and stat.S_IMODE(mode) & stat.S_IRWXO:
+        raise ConfigurationError(
+            f"{name}: everybody on this host can use {path}; expected a private file; run chmod o= {path}"
+        )
 
 
 def _checked_secret(place: str, value: str) -> str:

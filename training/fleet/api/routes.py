@@ -195,6 +195,15 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("POST", "/v1/secret", "worker", enrolment.secret, wire.NewSecret, wire.SecretTaken, (_CLASH,)),
     Route(
         "POST",
+        "/v1/worker/certificate",
+        "worker",
+        enrolment.certificate,
+        None,
+        wire.Material,
+        ((404, "this receiver issues no certificates"),),
+    ),
+    Route(
+        "POST",
         "/v1/worker/{name}/revoke",
         "operator",
         enrolment.revoke,
