@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from training.fleet.executors.local import Ending
+from training.fleet.executors.ending import Ending
 from training.fleet.jobs import FailKind
 from training.fleet.worker.log import plain
 
@@ -28,6 +28,7 @@ _OOM_GPU = re.compile(
 _OOM_RAM = re.compile(r"\bMemoryError\b|std::bad_alloc|Cannot allocate memory|Unable to allocate .*iB")
 _DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded")
 _ERROR_LINE = re.compile(r"[\w.]*(Error|Exception|Fault|Exit|Interrupt|Killed)\b")
+_SIGKILL = 9
 _LOOKED_AT_LINES = 30
 _QUOTED_LINES = 5
 
@@ -113,7 +114,7 @@ def _kind_by_traces(evidence: Evidence) -> FailKind:
     said = evidence.log_tail[-8192:] + str(evidence.result.get("error", ""))
     if _OOM_GPU.search(said):
         return "oom_gpu"
-    killed = evidence.ending.status in (-signal.SIGKILL, 128 + signal.SIGKILL)
+    killed = evidence.ending.status in (-_SIGKILL, 128 + _SIGKILL)
     if _OOM_RAM.search(said) or (killed and evidence.oom_killed):
         return "oom_ram"
     return "disk_full" if evidence.disk_full or _DISK_FULL.search(said) else "trainer_error"
@@ -136,7 +137,7 @@ def _signal_text(status: int, oom_killed: bool) -> str:
         name = signal.Signals(-status).name
     except ValueError:
         name = "unknown"
-    why = " because the system ran out of memory" if oom_killed and -status == signal.SIGKILL else ""
+    why = " because the system ran out of memory" if oom_killed and -status == _SIGKILL else ""
     return f"the trainer was killed by signal {-status} ({name}){why}"
 
 
