@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,6 +132,18 @@ def test_the_openapi_document_shows_bounds_and_problems(receiver: LiveReceiver) 
     problem = claim["responses"]["403"]["content"]["application/problem+json"]["schema"]
     assert problem == {"$ref": "#/components/schemas/Problem"}
     assert document["components"]["securitySchemes"]["operator"]["name"] == "X-Operator-Token"
+
+
+def test_the_workers_single_file_is_offered_with_its_digest_as_etag(receiver: LiveReceiver) -> None:
+    reply = receiver.call("GET", "/v1/worker.pyz")
+    assert (reply.status, reply.headers["content-type"]) == (200, "application/zip")
+    assert reply.headers["etag"] == f'"{hashlib.sha256(reply.body).hexdigest()}"'
+    assert reply.body.startswith(b"#!/usr/bin/env python3\nPK")
+    head = receiver.call("HEAD", "/v1/worker.pyz")
+    assert (head.status, head.body) == (200, b"")
+    assert (head.headers["etag"], head.headers["content-length"]) == (reply.headers["etag"], str(len(reply.body)))
+    again = receiver.call("GET", "/v1/worker.pyz", None, {"If-None-Match": reply.headers["etag"]})
+    assert (again.status, again.body) == (304, b"")
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")

@@ -134,6 +134,8 @@ def _responses(route: Route) -> dict[str, Any]:
 def _content(route: Route) -> dict[str, Any]:
     if isinstance(route.response, type):
         return {"application/json": {"schema": {"$ref": REFERENCE.format(name=route.response.__name__)}}}
+    if route.path == "/v1/worker.pyz":
+        return {"application/zip": {"schema": {"type": "string", "format": "binary"}}}
     if route.path == "/metrics":
         return {"text/plain": {"schema": {"type": "string"}}}
     return {"application/json": {"schema": {"type": "object"}}}

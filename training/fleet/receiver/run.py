@@ -38,6 +38,7 @@ from training.fleet.receiver import options
 from training.fleet.receiver.server import KEEP_ALIVE_S, Server, connection_limit, listen, refusing_in_problems
 from training.fleet.receiver.service import Service
 from training.fleet.settings import Settings
+from training.fleet.single_file import own_single_file
 from training.fleet.store import Store, index_row
 from training.fleet.wire import Reload
 
@@ -117,6 +118,7 @@ async def start_fleet(settings: Settings, database: Sqlite) -> Fleet:
     lot = Lot(queue.hosts.eligible)
     queue.on_ready(lambda ready: bridge.notify(functools.partial(lot.publish, ready)))
     await loader.start()
+    await asyncio.to_thread(own_single_file)  # before an upgrade changes the code on disk
     return Fleet(queue, store, loader, bridge, lot, _keeper(settings, database), openapi.document)
 
 
