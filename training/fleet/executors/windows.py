@@ -225,8 +225,8 @@ class JobTraining:
         if self._process.poll() is not None:
             return
         borrowed = _kernel.AttachConsole(self._process.pid)  # fails where this worker has a console; they share it
-        with contextlib.suppress(OSError):
-            os.kill(self._process.pid, signal.CTRL_BREAK_EVENT)
+        # Not os.kill: where the event cannot be sent, that terminates the process at once.
+        _kernel.GenerateConsoleCtrlEvent(int(signal.CTRL_BREAK_EVENT), self._process.pid)
         if borrowed:
             _kernel.FreeConsole()
 
