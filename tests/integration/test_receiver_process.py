@@ -243,8 +243,10 @@ REFUSALS: dict[str, tuple[tuple[str, ...], str, dict[str, str], str]] = {
     "an address without port": (("--listen-addr", "localhost"), manifest(1), {}, "expected HOST:PORT"),
     "a port that is none": (("--listen-addr", "127.0.0.1:99999"), manifest(1), {}, "expected HOST:PORT"),
     "a name that does not resolve": (("--listen-addr", "no.such.invalid:1"), manifest(1), {
-        "CIS490_WORKER_TOKEN": "w" * 16, "CIS490_READ_TOKEN": "r" * 16}, "cannot listen"),
-    "beyond loopback without tokens": (("--listen-addr", "0.0.0.0:0"), manifest(1), {}, "CIS490_WORKER_TOKEN"),
+        "CIS490_READ_TOKEN": "r" * 16}, "cannot listen"),
+    "beyond loopback without tokens": (("--listen-addr", "0.0.0.0:0"), manifest(1), {}, "CIS490_READ_TOKEN"),
+    "beyond loopback with a token that workers share": (("--listen-addr", "0.0.0.0:0"), manifest(1), {
+        "CIS490_WORKER_TOKEN": "w" * 16, "CIS490_READ_TOKEN": "r" * 16}, "enrol each worker: cis490-jobs invite HOST"),
     "all addresses of version 6 without tokens": (("--listen-addr", "[::]:0"), manifest(1), {}, "CIS490_READ_TOKEN"),
     "two roles with one token": ((), manifest(1), {"CIS490_WORKER_TOKEN": SECRET}, "same token"),
     "an unknown database": (("--db", "postgresql://host/fleet"), manifest(1), {}, "path of a file"),
@@ -337,7 +339,7 @@ def test_without_a_service_manager_nothing_is_said() -> None:
 
 
 def test_a_receiver_listens_beyond_loopback_with_all_tokens(tmp_path: Path) -> None:
-    tokens = {"CIS490_WORKER_TOKEN": "w" * 16, "CIS490_READ_TOKEN": "r" * 16}
+    tokens = {"CIS490_READ_TOKEN": "r" * 16}
     with started(tmp_path, "--listen-addr", "0.0.0.0:0", text=manifest(1), **tokens) as running:
         connection = http.client.HTTPConnection("127.0.0.1", running.port)
         connection.request("GET", "/v1/jobs", headers={"Host": "any.name.example"})

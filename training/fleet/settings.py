@@ -160,6 +160,27 @@ def secret(name: str, environ: Mapping[str, str]) -> str | None:
     return None
 
 
+def demand_private(name: str, path: Path) -> None:
+    """Refuse a secret's file that everybody on the host can use; one that is not there is left to who reads it.
+
+    Args:
+        name: The setting or variable that names it.
+        path: The file.
+
+    Raises:
+        ConfigurationError: Others can read or write it.
+    """
+    try:
+        shared = system.everybody_can_read(path)
+    except OSError:
+        return
+    if shared:
+        raise ConfigurationError(
+            f"{name}: everybody on this host can use {path}; expected a private file; "
+            f"run {system.private_command(path)}"
+        )
+
+
 def state_folder(environ: Mapping[str, str]) -> Path:
     """Return where a program keeps its state: the service manager's folder, or the user's."""
     return system.state_folder(environ)
@@ -258,11 +279,7 @@ def _number(kind: type, raw: Any) -> Any:
 def _secret_file(name: str, path: Path) -> str:
     try:
         with path.open("rb") as file:
-            if system.everybody_can_read(path):
-                raise ConfigurationError(
-                    f"{name}: everybody on this host can use {path}; expected a private file; "
-                    f"run {system.private_command(path)}"
-                )
+            demand_private(name, path)
             data = file.read(MAX_SECRET_BYTES + 1)
     except OSError as error:
         raise ConfigurationError(

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from training.fleet.auth import Caller
 from training.fleet.errors import FleetError, InvalidMessageError, RequestError, ShortBodyError, TooLargeError
 from training.fleet.wire import MAX_BODY_BYTES
 
@@ -43,18 +44,20 @@ class Request:
     Attributes:
         scope: The ASGI scope.
         headers: Header name, lower case, to value; singular headers are known to stand there once.
-        target: The id in the path, empty for routes without one.
+        target: The id or the name in the path, empty for routes without one.
+        caller: Who asks.
         receive: The ASGI channel.
         consumed: The body has been read to its end.
     """
 
-    __slots__ = ("consumed", "headers", "receive", "scope", "target")
+    __slots__ = ("caller", "consumed", "headers", "receive", "scope", "target")
 
     def __init__(self, scope: Message, headers: dict[bytes, bytes], receive: Receive) -> None:
         self.scope = scope
         self.headers = headers
         self.receive = receive
         self.target = ""
+        self.caller = Caller("anyone")
         self.consumed = False
 
     async def body(self, limit: int = MAX_BODY_BYTES) -> bytes:

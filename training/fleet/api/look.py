@@ -7,6 +7,7 @@ import hashlib
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from training.fleet.api.exchange import Answer, Request, answer
@@ -15,7 +16,7 @@ from training.fleet.errors import InvalidMessageError
 from training.fleet.jobs import MODES, STATUSES
 from training.fleet.queue import Filters
 from training.fleet.single_file import NAME, own_single_file
-from training.fleet.wire import MAX_PAGE, Health
+from training.fleet.wire import MAX_PAGE, Health, WorkerView
 
 DEFAULT_PAGE: Final = 100
 MAX_FAILURES: Final = 10
@@ -32,7 +33,7 @@ SAVE_AS: Final = (b"content-disposition", f'attachment; filename="{NAME}"'.encod
 async def jobs(fleet: Fleet, request: Request) -> Answer:
     """One page of jobs."""
     query = request.query(JOB_KEYS)
-    limit = _limit(query)
+    limit = limit_of(query)
     statuses = _words(query.get("status"), STATUSES, "status")
     _words(query.get("mode"), MODES, "mode")
     extras = _words(query.get("with"), ("spec",), "with")
@@ -63,13 +64,22 @@ async def why(fleet: Fleet, request: Request) -> Answer:
 async def workers(fleet: Fleet, request: Request) -> Answer:
     """One page of workers."""
     query = request.query(PAGE_KEYS)
-    limit = _limit(query)
-    found = answer(fleet.queue.workers(cursor=query.get("cursor"), limit=limit))
+    limit = limit_of(query)
+    page = fleet.queue.workers(cursor=query.get("cursor"), limit=limit)
+    found = answer(replace(page, workers=[_with_alerts(fleet, worker) for worker in page.workers]))
     tag = b'"' + hashlib.sha256(found.body).hexdigest()[:32].encode() + b'"'
     if _unchanged(request, tag):
         return Answer(304, headers=[(b"etag", tag), NO_CACHE])
     found.headers += [(b"etag", tag), NO_CACHE]
     return found
+
+
+def _with_alerts(fleet: Fleet, worker: WorkerView) -> WorkerView:
+    since_s = fleet.sessions.clashed_s(worker.name)
+    if since_s is None:
+        return worker
+    alert = "another machine shows the identity of this worker; `cis490-jobs events` has where from"
+    return replace(worker, alerts=[alert])
 
 
 async def health(fleet: Fleet, request: Request) -> Answer:
@@ -136,7 +146,7 @@ async def _health(fleet: Fleet) -> Health:
     )
     in_force = queue.hosts.in_force
     broken = [fleet.store.broken] if fleet.store.broken else []
-    problems = [*loader.problems, *broken, *fleet.keeper.problems()]
+    problems = [*loader.problems, *broken, *fleet.keeper.problems(), *fleet.problems]
     return Health(
         status="draining" if fleet.draining else "degraded" if problems else "ok",
         version=fleet.version,
@@ -155,7 +165,12 @@ async def _health(fleet: Fleet) -> Health:
     )
 
 
-def _limit(query: Mapping[str, str]) -> int:
+def limit_of(query: Mapping[str, str]) -> int:
+    """Return how many items a page may hold.
+
+    Raises:
+        InvalidMessageError: It is no such number.
+    """
     text = query.get("limit")
     if text is None:
         return DEFAULT_PAGE

@@ -8,9 +8,11 @@ from typing import Any, Final
 import msgspec
 
 from training.fleet import __version__
+from training.fleet.api.enrolment import WORKER as WORKER_NAME
 from training.fleet.api.messages import strict
 from training.fleet.api.routes import ROUTES, Route
 from training.fleet.auth import TOKENS
+from training.fleet.wire import InviteOrder
 
 REFERENCE: Final = "#/components/schemas/{name}"
 COMMON: Final = ((400, "the request cannot be read"), (401, "no token, or a wrong one"), (403, "not permitted"))
@@ -101,6 +103,9 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
         for name in ("id", "sha256")
         if "{" + name + "}" in route.path
     ]
+    if "{name}" in route.path:
+        name = {"type": "string", "pattern": f"^{WORKER_NAME.pattern}$"}
+        found.append({"name": "name", "in": "path", "required": True, "schema": name})
     text = {"type": "string"}
     found += [{"name": name, "in": "query", "description": note, "schema": text} for name, note in route.query]
     found += [{"name": name, "in": "header", "description": note, "schema": text} for name, note in route.headers]
@@ -111,7 +116,8 @@ def _request_body(route: Route) -> dict[str, Any]:
     if isinstance(route.request, type):
         # Only a reload means something without a body: its fields all have defaults.
         schema = {"$ref": REFERENCE.format(name=route.request.__name__)}
-        return {"required": route.role == "worker", "content": {"application/json": {"schema": schema}}}
+        demanded = route.role in ("worker", "anyone") or route.request is InviteOrder
+        return {"required": demanded, "content": {"application/json": {"schema": schema}}}
     media = {"bundle": "application/zstd", "manifest": "application/toml"}[str(route.request)]
     return {"required": route.request == "bundle", "content": {media: {}}}
 
@@ -136,6 +142,8 @@ def _content(route: Route) -> dict[str, Any]:
         return {"application/json": {"schema": {"$ref": REFERENCE.format(name=route.response.__name__)}}}
     if route.path == "/v1/worker.pyz":
         return {"application/zip": {"schema": {"type": "string", "format": "binary"}}}
+    if route.path == "/v1/ca":
+        return {"application/x-pem-file": {"schema": {"type": "string"}}}
     if route.path == "/metrics":
         return {"text/plain": {"schema": {"type": "string"}}}
     return {"application/json": {"schema": {"type": "object"}}}

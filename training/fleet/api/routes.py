@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from training.fleet import wire
-from training.fleet.api import look, operate, work
+from training.fleet.api import enrolment, look, operate, work
 from training.fleet.api.exchange import Answer, Request
 from training.fleet.api.fleet import Fleet
-from training.fleet.auth import Role
+from training.fleet.auth import Right, Role
 
 Handler = Callable[[Fleet, Request], Awaitable[Answer]]
 Body = type[Any] | Literal["bundle", "manifest"] | None
@@ -26,7 +26,7 @@ class Route:
 
     Attributes:
         method: HTTP method.
-        path: Path; `{id}` or `{sha256}` stands for 64 hex digits.
+        path: Path; `{id}` or `{sha256}` stands for 64 hex digits, `{name}` for the name of a worker.
         role: Who may ask.
         handler: What answers; the first line of its docstring is the summary.
         request: Message in the body, "bundle" or "manifest" for bytes, None for an empty body.
@@ -34,6 +34,7 @@ class Route:
         statuses: The statuses besides 200 that belong to this route, with what they mean.
         query: Query parameters, with what they mean.
         headers: Request headers, with what they mean.
+        right: What an operator must be allowed to do, where the route asks for one.
     """
 
     method: str
@@ -45,6 +46,7 @@ class Route:
     statuses: tuple[tuple[int, str], ...] = ()
     query: tuple[tuple[str, str], ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
+    right: Right = "operate"
 
     @property
     def summary(self) -> str:
@@ -53,6 +55,7 @@ class Route:
 
 
 _JOB = (404, "no such job")
+_NAMED = (404, "no such worker ever enrolled")
 _STALE = (409, "`stale_lease`: the lease is not the newest one")
 _STATE = (409, "`wrong_state`: the job's status does not allow it")
 _CHORE = (409, "`wrong_state`: a backup or a check runs already")
@@ -158,6 +161,64 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("POST", "/v1/backup", "operator", operate.backup, wire.BackupOrder, wire.Chore, (_CHORE,)),
     Route("POST", "/v1/fsck", "operator", operate.fsck, wire.FsckOrder, wire.Chore, (_CHORE,)),
     Route("GET", "/v1/chore", "operator", operate.chore, None, wire.Chore),
+    Route("POST", "/v1/invite", "operator", enrolment.invite, wire.InviteOrder, wire.Invite, right="enrol"),
+    Route(
+        "POST",
+        "/v1/enrol",
+        "anyone",
+        enrolment.enrol,
+        wire.Enrol,
+        wire.Enrolled,
+        (
+            (401, "`invite_refused`: the code is unknown, used up or too old"),
+            (403, "the code is good for another host"),
+            (413, "the body is too large"),
+            (422, "the content breaks the contract, see `errors`"),
+            (429, "`too_many_tries`: too many wrong codes from this address; see Retry-After"),
+        ),
+    ),
+    Route("POST", "/v1/secret", "worker", enrolment.secret, wire.NewSecret, wire.SecretTaken),
+    Route(
+        "POST",
+        "/v1/worker/certificate",
+        "worker",
+        enrolment.certificate,
+        None,
+        wire.Material,
+        ((404, "this receiver issues no certificates"),),
+    ),
+    Route(
+        "POST",
+        "/v1/worker/{name}/revoke",
+        "operator",
+        enrolment.revoke,
+        None,
+        wire.IdentityView,
+        (_NAMED,),
+        right="enrol",
+    ),
+    Route(
+        "POST",
+        "/v1/worker/{name}/rotate",
+        "operator",
+        enrolment.rotate,
+        None,
+        wire.IdentityView,
+        (_NAMED, (409, "`wrong_state`: it is revoked")),
+        right="enrol",
+    ),
+    Route("GET", "/v1/identities", "read", enrolment.identities, None, wire.IdentityPage, query=_PAGE),
+    Route(
+        "GET",
+        "/v1/events",
+        "read",
+        enrolment.events,
+        None,
+        wire.EventPage,
+        (_JOB,),
+        query=(("job", "only of this job: its whole id"), ("worker", "only about or by this worker"), *_PAGE),
+    ),
+    Route("GET", "/v1/ca", "anyone", enrolment.authority, statuses=((404, "this receiver has none of its own"),)),
     Route("GET", "/openapi.json", "anyone", look.openapi),
     Route("GET", "/healthz", "anyone", look.healthz),
     Route("GET", "/readyz", "anyone", look.readyz, statuses=((503, "not ready, with the reasons"),)),

@@ -189,7 +189,7 @@ class Lists(Memory):
 
     def _worker(self, name: str) -> wire.WorkerView:
         known, policy = self.hosts.known(name), self.hosts.policy(name)
-        held = self.leases.held_by(name)
+        held, enrolled = self.leases.held_by(name), self.registry.newest(name)
         seen = None if known is None or known.seen_at is None else max(0.0, self._clock() - known.seen_at)
         drift: list[str] = []
         if known is not None and policy is not None:
@@ -204,6 +204,7 @@ class Lists(Memory):
             capability=None if known is None else known.capability,
             policy=None if policy is None else asdict(policy),
             drift=drift,
+            identity="none" if enrolled is None else enrolled.state,
         )
 
     # ---- why

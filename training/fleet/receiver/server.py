@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import resource
 import socket
 import time
@@ -19,6 +20,7 @@ import uvicorn
 
 from training.fleet.api.exchange import problem
 from training.fleet.errors import ConfigurationError, RequestError
+from training.fleet.receiver.tls import HANDSHAKE_S, SHUTDOWN_S, peer_of
 
 KEEP_ALIVE_S: Final = 75
 SLOW_S: Final = 30.0
@@ -75,6 +77,17 @@ def refusing_in_problems(protocol: type[asyncio.Protocol]) -> type[asyncio.Proto
     return type(protocol.__name__, (protocol,), {"send_400_response": _refuse})
 
 
+def knowing_clients(protocol: type[asyncio.Protocol]) -> type[asyncio.Protocol]:
+    """Return a protocol whose requests carry, as `state["peer"]`, what the client's certificate says."""
+
+    def connection_made(self: Any, transport: asyncio.Transport) -> None:
+        protocol.connection_made(self, transport)
+        if (peer := peer_of(transport)) is not None:
+            self.app_state = {**self.app_state, "peer": peer}
+
+    return type(protocol.__name__, (protocol,), {"connection_made": connection_made})
+
+
 def _refuse(connection: Any, _message: str) -> None:
     cycle = connection.cycle
     if cycle is None or cycle.response_complete or not cycle.response_started:
@@ -89,6 +102,25 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._end = asyncio.Event()
         self._slow: WeakKeyDictionary[Any, tuple[object, float]] = WeakKeyDictionary()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen, with a limit on how long a client may take to agree on TLS."""
+        await super().startup(sockets=[])
+        config = self.config
+        protocol = functools.partial(
+            config.http_protocol_class,
+            config=config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        limits = (
+            {} if config.ssl is None else {"ssl_handshake_timeout": HANDSHAKE_S, "ssl_shutdown_timeout": SHUTDOWN_S}
+        )
+        for link in sockets or ():
+            server = await asyncio.get_running_loop().create_server(
+                protocol, sock=link, ssl=config.ssl, backlog=BACKLOG, **limits
+            )
+            self.servers.append(server)
 
     def stop(self) -> None:
         """Ask for the end: no new connections, requests under way may finish."""

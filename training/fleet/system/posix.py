@@ -76,6 +76,15 @@ def everybody_can_read(path: Path) -> bool:
     return bool(path.stat().st_mode & stat.S_IRWXO)
 
 
+def private(path: Path) -> None:
+    """Keep everybody but its owner out of a file that this process has made.
+
+    Raises:
+        OSError: It cannot be done.
+    """
+    path.chmod(0o600)
+
+
 def private_command(path: Path) -> str:
     """Return the command with which a person keeps others out of a file."""
     return f"chmod o= {path}"

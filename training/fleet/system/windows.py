@@ -31,6 +31,9 @@ _ES_SYSTEM_REQUIRED: Final = 0x00000001
 _LONG: Final = "\\\\?\\"
 _SE_FILE_OBJECT: Final = 1
 _DACL_INFORMATION: Final = 4
+_PROTECTED: Final = 0x80000000
+_SDDL_REVISION: Final = 1
+_OWNER_ALONE: Final = "D:P(A;;FA;;;OW)(A;;FA;;;SY)(A;;FA;;;BA)"
 _ACCESS_ALLOWED: Final = 0
 _FILE_READ_DATA: Final = 1
 _GENERIC_READ_OR_ALL: Final = 0x90000000
@@ -143,6 +146,24 @@ def _lets_everybody_read(acl: ctypes._Pointer[_AclHeader], number: int) -> bool:
         return text.value in _EVERYBODY
     finally:
         _kernel.LocalFree(text)
+
+
+def private(path: Path) -> None:
+    """See `posix`; the system and the administrators keep their rights.
+
+    Source: Microsoft, Security Descriptor Definition Language; SetFileSecurityW.
+    """
+    descriptor = wintypes.LPVOID()
+    made = _security.ConvertStringSecurityDescriptorToSecurityDescriptorW(
+        _OWNER_ALONE, _SDDL_REVISION, ctypes.byref(descriptor), None
+    )
+    if not made:
+        raise ctypes.WinError(ctypes.get_last_error())
+    try:
+        if not _security.SetFileSecurityW(str(path), _DACL_INFORMATION | _PROTECTED, descriptor):
+            raise ctypes.WinError(ctypes.get_last_error())
+    finally:
+        _kernel.LocalFree(descriptor)
 
 
 def private_command(path: Path) -> str:

@@ -29,6 +29,7 @@ from training.fleet.errors import (
     FleetError,
     InvalidMessageError,
     NotFoundError,
+    RevokedError,
     TooLargeError,
     TrainerError,
 )
@@ -403,7 +404,7 @@ class Attempt:
                 return self._over(self._lost)
             try:
                 self._hand_in()
-            except (ConflictError, NotFoundError) as error:
+            except (ConflictError, NotFoundError, RevokedError) as error:
                 self._over(error.message)
             except DigestMismatchError:
                 vain = self._pack_again(vain)
@@ -442,7 +443,7 @@ class Attempt:
             deadline_s = LEAVING_DEADLINE_S if self._leave.is_set() else UPLOAD_DEADLINE_S
             try:
                 self._client.fail(self._state.lease.job_id, failure, deadline_s=deadline_s)
-            except (ConflictError, NotFoundError) as error:
+            except (ConflictError, NotFoundError, RevokedError) as error:
                 self._over(f"{failure.kind}: {failure.error} (not taken: {error.message})")
             except _FINAL as error:
                 if not failure.log_tail:

@@ -16,7 +16,7 @@ from typing import Final
 
 from training.fleet import wire
 from training.fleet.client import Client
-from training.fleet.errors import ConflictError, FleetError, NotFoundError
+from training.fleet.errors import ConflictError, FleetError, NotFoundError, RevokedError
 
 FIRST_RETRY_S: Final = 1.0
 LEAST_PAUSE_S: Final = 0.05
@@ -84,7 +84,7 @@ class Beats:
         message = wire.Heartbeat(self._lease.lease_id, self._listener.progress(), self._listener.held())
         try:
             answer = self._client.heartbeat(self._lease.job_id, message, deadline_s=0)
-        except (ConflictError, NotFoundError) as error:
+        except (ConflictError, NotFoundError, RevokedError) as error:
             self._over.set()
             self._listener.lose(error.message)
             return False

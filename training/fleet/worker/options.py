@@ -30,10 +30,12 @@ TABLE: Final = (
     Setting("stop_when_lost", "stop a trainer when the receiver is out of reach for most of the lease", bool, False),
     Setting("probe_timeout_s", "seconds for the child that tries torch and CUDA", float, 20.0, ge=1, le=600),
     Setting("trainer_dir", "folder that relative paths in a manifest's trainer command start from", Path, CHECKOUT),
+    Setting("worker_secret_file", "file of this worker's own secret, as `enrol` writes it", Path),
     Setting("ca_file", "PEM file with the authorities to trust for https", Path),
     Setting("proxy", "http://host:port through which https goes"),
 )  # fmt: skip
 TOKEN: Final = "CIS490_WORKER_TOKEN"  # noqa: S105 - the name of the variable
+SECRET: Final = "CIS490_WORKER_SECRET"  # noqa: S105 - the name of the credential
 _MAX_DATASETS = 64
 
 
@@ -44,7 +46,8 @@ class Options:
     Attributes:
         receiver: Address of the receiver.
         receiver_is_set: Whether somebody set it.
-        token: Bearer token, None without one.
+        token: The worker's own secret, else the token that workers on one machine share; None without one.
+        secret_file: File of the worker's own secret, None where it has none there.
         name: Host name to report, None for the machine's own.
         work_dir: Folder for runs and state.
         datasets: Dataset folders; "default" is always among them when there is any.
@@ -61,6 +64,7 @@ class Options:
     receiver: str
     receiver_is_set: bool
     token: str | None
+    secret_file: Path | None
     name: str | None
     work_dir: Path
     datasets: Datasets
@@ -84,13 +88,15 @@ def options(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -
     Raises:
         ConfigurationError: Something is wrong; all of it is listed.
     """
-    found = read(TABLE, flags, environ)
+    found = read(TABLE, {**flags, "config": flags.get("config") or _enrolled_settings(environ)}, environ)
     work_dir = (found["work_dir"] or state_folder(environ) / "worker").expanduser().absolute()
     folders = _folders(found)
+    secret_file = _secret_file(found)
     return Options(
         receiver=found["receiver"],
         receiver_is_set=found.source("receiver") != "default",
-        token=secret(TOKEN, environ),
+        token=_own_secret(secret_file, environ) or secret(TOKEN, environ),
+        secret_file=secret_file,
         name=found["name"],
         work_dir=work_dir,
         datasets=Datasets(folders, work_dir / "datasets.json"),
@@ -110,6 +116,28 @@ def options(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -
             folders=folders,
         ),
     )
+
+
+def settings_path(environ: Mapping[str, str]) -> Path:
+    """Return the settings file that `enrol` writes and that a worker takes where none is named."""
+    return state_folder(environ) / "worker.toml"
+
+
+def _enrolled_settings(environ: Mapping[str, str]) -> str | None:
+    path = settings_path(environ)
+    return str(path) if not environ.get("CIS490_CONFIG") and path.is_file() else None
+
+
+def _secret_file(found: Settings) -> Path | None:
+    """Return the file of the worker's own secret; one that the service manager holds cannot be written to."""
+    given: Path | None = found["worker_secret_file"]
+    return given.expanduser().absolute() if given is not None else None
+
+
+def _own_secret(path: Path | None, environ: Mapping[str, str]) -> str | None:
+    if path is not None:
+        return secret(SECRET, {f"{SECRET}_FILE": str(path)})
+    return secret(SECRET, {"CREDENTIALS_DIRECTORY": environ.get("CREDENTIALS_DIRECTORY", "")})
 
 
 def _folders(found: Settings) -> dict[str, Path]:

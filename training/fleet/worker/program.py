@@ -22,6 +22,8 @@ from training.fleet.client import Client
 from training.fleet.errors import EX_CONFIG, EX_FAILURE, ConfigurationError, FleetError, UpgradeRequiredError
 from training.fleet.settings import add_flags
 from training.fleet.worker import selftest
+from training.fleet.worker.enrol import enrol_host
+from training.fleet.worker.identity import OwnSecret, session
 from training.fleet.worker.journal import Journal
 from training.fleet.worker.loop import Worker
 from training.fleet.worker.options import TABLE, TOKEN, Options, options
@@ -48,7 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         flag; 69 without a receiver, 77 when it refuses this host, 78 for settings that a restart cannot mend.
     """
     _open_streams()
-    parsed = _parsed(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] == ["enrol"]:
+        return enrol_host(words[1:])
+    parsed = _parsed(words)
     actions = {name: parsed.pop(name) for name in _ACTIONS}
     try:
         chosen = options(parsed, os.environ)
@@ -68,7 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description="Asks a receiver for training jobs and runs them on this host.",
-        epilog=f"The worker's token comes from ${TOKEN} or the file ${TOKEN}_FILE, never from a flag.",
+        epilog="The worker's own secret comes from the file that --worker-secret-file names; "
+        f"`{PROGRAM} enrol` makes it. On the receiver's own machine ${TOKEN} or ${TOKEN}_FILE may stand in for it.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("--self-test", action="store_true", help="print what this host can do and whether it can train")
@@ -120,8 +126,11 @@ def _make(work_dir: Path) -> None:
     work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
-def _client(chosen: Options) -> Client:
-    return Client(chosen.receiver, chosen.token, ca_file=chosen.ca_file, proxy=chosen.proxy)
+def _client(chosen: Options, own: OwnSecret | None = None, here: str | None = None) -> Client:
+    """Return a connection; with the worker's own secret it follows what becomes of it and says where it runs."""
+    more = {} if own is None else {"session": here, "heed": own.heed}
+    token = chosen.token if own is None else own.token
+    return Client(chosen.receiver, token, ca_file=chosen.ca_file, proxy=chosen.proxy, **more)  # type: ignore[arg-type]
 
 
 # ---- self-test ------------------------------------------------------------------------------------------------------
@@ -143,8 +152,14 @@ def _work(chosen: Options, actions: dict[str, Any]) -> int:
     journal = Journal()
     lock = _locked(chosen.work_dir)
     try:
-        clients = _client(chosen)  # a bad address or token ends here
-        worker = Worker(chosen, lambda: _detected(chosen, clients, journal), lambda: _client(chosen), journal)
+        own, here = OwnSecret(chosen.token, chosen.secret_file, journal), session(lock)
+
+        def connect() -> Client:
+            return _client(chosen, own, here)
+
+        own.connect_with(connect)
+        clients = connect()  # a bad address or token ends here
+        worker = Worker(chosen, lambda: _detected(chosen, clients, journal), connect, journal)
         status = _Service(worker, actions, chosen.work_dir / STOP_FILE).run()
         journal.note("worker ended", status=status)
     finally:
