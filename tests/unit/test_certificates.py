@@ -108,7 +108,7 @@ def test_the_fingerprint_is_the_one_openssl_shows(authority: Authority) -> None:
     assert facts(pair.certificate_pem).fingerprint == pair.fingerprint
 
 
-@pytest.mark.parametrize("names", [[], ["a b\N{SNOWMAN}" * 30], [""]], ids=["none", "too long", "empty"])
+@pytest.mark.parametrize("names", [[], ["a" * 64], [""], ["a b"], ["*.lab"], ["a/b"]], ids=ascii)
 def test_names_that_no_certificate_can_hold_are_refused(authority: Authority, names: list[str]) -> None:
     with pytest.raises(FleetError):
         authority.server(names, NOW)

@@ -15,6 +15,7 @@ import datetime
 import hashlib
 import ipaddress
 import os
+import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -35,6 +36,9 @@ SERVER_S: Final = 397 * DAY_S
 WORKER_S: Final = 90 * DAY_S
 MAX_COMMON_NAME: Final = 64
 MAX_NAMES: Final = 64
+_HOST_NAME: Final = re.compile(
+    r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?)*"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,14 +175,11 @@ def _subject_name(name: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(text))
     except ValueError:
         pass
-    try:
-        return x509.DNSName(text.encode("idna").decode("ascii")) if text else _no_name(name)
-    except (UnicodeError, ValueError):
-        return _no_name(name)
-
-
-def _no_name(name: str) -> x509.GeneralName:
-    raise FleetError(f"{ascii(name)[:80]} is no host name or address that a certificate can hold; leave it out")
+    with contextlib.suppress(UnicodeError):
+        text = text.encode("idna").decode("ascii")
+    if not _HOST_NAME.fullmatch(text):
+        raise FleetError(f"{ascii(name)[:80]} is no host name or address that a certificate can hold; leave it out")
+    return x509.DNSName(text)
 
 
 def _key(pem: bytes | None) -> ec.EllipticCurvePrivateKey:

@@ -83,10 +83,10 @@ async def certificate(fleet: Fleet, request: Request) -> Answer:
     """Issue a worker's next certificate; the one before stays good until it ends."""
     await request.body()
     caller = request.caller
-    if not caller.identity:
-        raise ForbiddenError("only an enrolled worker has a certificate of its own to renew; enrol this host first")
     if fleet.issuer is None:
         raise NotFoundError("this receiver issues no certificates; renew this host's where it was made")
+    if not caller.identity:
+        raise ForbiddenError("only an enrolled worker has a certificate of its own to renew; enrol this host first")
     return answer(await _issued(fleet, caller.identity, caller.name), headers=[NO_STORE])
 
 

@@ -105,6 +105,19 @@ def _context(ca_file: Path | None) -> ssl.SSLContext:
     return context
 
 
+def certificate_files(certificate: Path | None, key: Path | None) -> tuple[Path, Path] | None:
+    """Return the files of a certificate and its key, which may be one; None without a certificate.
+
+    Raises:
+        ConfigurationError: There is a key alone.
+    """
+    if certificate is None:
+        if key is not None:
+            raise ConfigurationError("client_key is set and client_certificate is not; set both, or neither")
+        return None
+    return certificate.expanduser(), (key or certificate).expanduser()
+
+
 def of_tls(cause: BaseException) -> bool:
     """Return whether it was TLS that failed, not the network."""
     return type(cause).__module__ == "ssl"  # without loading it where only plain HTTP is spoken

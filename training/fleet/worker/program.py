@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -22,6 +22,7 @@ from training.fleet.client import Client
 from training.fleet.errors import EX_CONFIG, EX_FAILURE, ConfigurationError, FleetError, UpgradeRequiredError
 from training.fleet.settings import add_flags
 from training.fleet.worker import selftest
+from training.fleet.worker.certificate import OwnCertificate
 from training.fleet.worker.enrol import enrol_host
 from training.fleet.worker.identity import OwnSecret, session
 from training.fleet.worker.journal import Journal
@@ -130,7 +131,14 @@ def _client(chosen: Options, own: OwnSecret | None = None, here: str | None = No
     """Return a connection; with the worker's own secret it follows what becomes of it and says where it runs."""
     more = {} if own is None else {"session": here, "heed": own.heed}
     token = chosen.token if own is None else own.token
-    return Client(chosen.receiver, token, ca_file=chosen.ca_file, proxy=chosen.proxy, **more)  # type: ignore[arg-type]
+    return Client(
+        chosen.receiver,
+        token,
+        ca_file=chosen.ca_file,
+        certificate=chosen.certificate,
+        proxy=chosen.proxy,
+        **more,  # type: ignore[arg-type]
+    )
 
 
 # ---- self-test ------------------------------------------------------------------------------------------------------
@@ -160,11 +168,27 @@ def _work(chosen: Options, actions: dict[str, Any]) -> int:
         own.connect_with(connect)
         clients = connect()  # a bad address or token ends here
         worker = Worker(chosen, lambda: _detected(chosen, clients, journal), connect, journal)
-        status = _Service(worker, actions, chosen.work_dir / STOP_FILE).run()
+        with _renewing(chosen, connect, journal):
+            status = _Service(worker, actions, chosen.work_dir / STOP_FILE).run()
         journal.note("worker ended", status=status)
     finally:
         lock.close()
     return status
+
+
+@contextlib.contextmanager
+def _renewing(chosen: Options, connect: Callable[[], Client], journal: Journal) -> Iterator[None]:
+    """Renew this host's certificate meanwhile, where it is one file that the receiver made."""
+    files = chosen.certificate
+    if files is None or files[0] != files[1]:
+        yield
+        return
+    own = OwnCertificate(files[0], connect, journal)
+    own.follow()
+    try:
+        yield
+    finally:
+        own.stop()
 
 
 def _detected(chosen: Options, clients: Client, journal: Journal) -> Capability:
