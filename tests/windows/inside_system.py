@@ -103,6 +103,15 @@ def test_a_work_folder_with_a_long_path_is_refused_with_what_to_do(tmp_path: Pat
         program._make(tmp_path / ("w" * 130))
 
 
+def test_a_file_made_private_is_read_by_its_owner_and_no_longer_by_everybody(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.write_text("s")
+    assert system.everybody_can_read(path)  # Wine's own folders are open
+    system.private(path)
+    assert not system.everybody_can_read(path)
+    assert path.read_text() == "s"
+
+
 # ---- the host
 
 

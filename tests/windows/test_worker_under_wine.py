@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,14 +15,18 @@ from typing import Any
 
 import pytest
 from processes import WORKER, Fleet
+from tls_doors import READ, direct
 from trainer import DECLARATION
 from wine import PYTHON, Program, environment, processes_with, until, windows_path
 
 from training.dataset import dataset_digest
 from training.fleet.bundle import pack
+from training.fleet.single_file import own_single_file
+from training.fleet.worker.enrol import fingerprint
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+FILES = ("ca-file", "secret-file", "settings-file")
 MANIFEST = """
 [manifest]
 schema = 1
@@ -60,7 +65,7 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.work = folder, folder / "work"
-        self.fleet: Fleet
+        self.fleet: Fleet = None  # type: ignore[assignment]  # until `serve`
         self.programs: list[Program] = []
         self.token = folder / "token"
         self.token.write_text(WORKER)
@@ -93,7 +98,8 @@ class Site:
     def end(self) -> None:
         for program in self.programs:
             program.kill()
-        self.fleet.__exit__()
+        if self.fleet is not None:
+            self.fleet.__exit__()
 
 
 @pytest.fixture
@@ -200,6 +206,31 @@ def test_the_self_test_tells_what_the_host_can_and_finds_the_same_dataset(site: 
     assert checks["work folder"]["ok"], checks
 
 
+def test_one_command_enrols_the_host_and_its_job_goes_through_with_mutual_tls(site: Site) -> None:
+    (site.folder / "trainer.schema.json").write_text(json.dumps(DECLARATION))
+    site.pyz.write_bytes(own_single_file().data)
+    own = site.folder / "own"
+    files = [flag for name in FILES for flag in (f"--{name}", own / name)]
+    with direct(site.folder, MANIFEST % ("good", "")) as door:
+        code = door.operate("/v1/invite", {"worker": "pc"}).json["code"]
+        trust = ["--receiver", door.url, "--host", "pc", "--ca-sha256", fingerprint(door.site.ca.read_text())]
+        enrolled = Program(site.pyz, "enrol", *trust, *files, environ={"CIS490_INVITE": code})
+        assert enrolled.wait() == 0, enrolled.output
+        flags = ["--work-dir", site.work, "--trainer-dir", HERE, "--min-free-gib", "0", "--once"]
+        worker = Program(site.pyz, "--config", own / "settings-file", *flags)
+        assert worker.wait() == 0, worker.output
+        [job] = door.ask("GET", "/v1/jobs", headers={"Authorization": f"Bearer {READ}"}).json["jobs"]
+        settings = tomllib.loads((own / "settings-file").read_text())
+        bare = own / "bare.toml"
+        bare.write_text("".join(f"{name} = {json.dumps(settings[name])}\n" for name in ("receiver", "ca_file", "name")))
+        secret = {"CIS490_WORKER_SECRET_FILE": settings["worker_secret_file"]}
+        shown_nothing = Program(site.pyz, "--config", bare, *flags, environ=secret)
+        assert shown_nothing.wait() == 77, shown_nothing.output
+    assert (job["status"], job["metrics"]["auroc"]) == ("completed", 0.75)
+    assert door.url.startswith("https://")
+    assert "client certificate" in shown_nothing.output
+
+
 def test_a_token_that_everybody_can_read_is_refused_with_the_command_that_mends_it(site: Site) -> None:
     site.serve("good")
     site.token.chmod(0o644)
@@ -233,7 +264,7 @@ def inside(tmp_path: Path, *arguments: str) -> str:
 
 def test_what_windows_does_differently_holds(tmp_path: Path) -> None:
     said = inside(tmp_path, "tests/windows/inside_system.py")
-    assert "19 passed" in said
+    assert "20 passed" in said
 
 
 def test_the_workers_own_unit_tests_hold_on_windows(tmp_path: Path) -> None:
