@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from processes import WORKER, Fleet
 from tls_doors import READ, direct
-from trainer import DECLARATION
+from windows_trainer import DECLARATION
 from wine import PYTHON, Program, environment, processes_with, until, windows_path
 
 from training.dataset import dataset_digest
@@ -31,7 +31,7 @@ MANIFEST = """
 [manifest]
 schema = 1
 [trainer]
-command = ["{python}", "trainer.py"]
+command = ["{python}", "windows_trainer.py"]
 schema = "trainer.schema.json"
 [defaults]
 split_recipe = "hosts"
