@@ -255,5 +255,6 @@ def test_no_answer_repeats_a_token(guarded: LiveReceiver, caplog: pytest.LogCapt
         reply = guarded.call(route.method, route.path.split("{")[0], b"", headers)
         assert b"a-secret-that-is-wrong" not in reply.body
         assert b"another-secret" not in reply.body
-    assert "secret" not in caplog.text
+    assert "a-secret-that-is-wrong" not in caplog.text  # a path may hold the word itself
+    assert "another-secret" not in caplog.text
     assert json.dumps(headers) not in caplog.text

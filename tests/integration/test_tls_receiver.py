@@ -237,6 +237,24 @@ def test_a_certificate_is_issued_anew_when_two_thirds_of_its_life_have_passed(tm
     assert not kept.refresh(begun + 42 * DAY_S)
 
 
+def test_a_certificate_that_was_issued_while_the_clock_was_ahead_is_issued_anew(tmp_path: Path) -> None:
+    kept = made(Site(tmp_path), begins_s=3600, ends_s=90 * DAY_S)
+    assert kept.refresh(time.time())
+    assert facts((tmp_path / "receiver.pem").read_bytes()).not_before < time.time()
+
+
+def test_without_the_authoritys_key_changed_files_are_taken_up_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = Site(tmp_path)
+    kept = made(site, ends_s=60)
+    site.ca_key.unlink()
+    assert not kept.refresh(time.time() + 3600)
+    assert caplog.messages == ["the certificate could not be renewed"]
+    site.server()
+    assert kept.refresh(time.time())
+
+
 def test_a_certificate_of_another_authority_is_left_to_who_made_it(tmp_path: Path) -> None:
     site, other = Site(tmp_path / "site"), Site(tmp_path / "other")
     certificate, key = other.server(ends_s=60)
@@ -272,7 +290,7 @@ def test_files_that_do_not_fit_together_change_nothing(
         (door.site.folder / name).write_bytes(other[half == "key"].read_bytes())
         assert door.receiver.secure is not None
         assert not door.receiver.secure.refresh(time.time())
-        assert "the certificate could not be renewed" in caplog.messages
+        assert "the changed certificate cannot be used" in caplog.messages
         assert shown(door.port) == before
         assert door.ask("GET", "/healthz").status == 200
 

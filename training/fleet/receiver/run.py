@@ -223,7 +223,7 @@ def make_server(
     )
     config.load()
     limit = connection_limit(settings["max_connections"])
-    config.http_protocol_class = guarded(knowing_clients(config.http_protocol_class), limit)
+    config.http_protocol_class = knowing_clients(guarded(config.http_protocol_class, limit))
     return Server(config)
 
 
