@@ -17,9 +17,10 @@ from typing import Any, Literal
 
 from training.fleet import settings
 from training.fleet.api.fleet import Fleet
+from training.fleet.api.front import Front
 from training.fleet.auth import Credentials
 from training.fleet.database.sqlite import Sqlite
-from training.fleet.receiver import options
+from training.fleet.receiver import options, tls
 from training.fleet.receiver.run import make_server, start_fleet
 from training.fleet.receiver.server import Server, listen
 
@@ -62,6 +63,7 @@ class LiveReceiver:
         tokens: Mapping[str, str | None] | None = None,
         http_parser: Literal["auto", "h11", "httptools"] = "auto",
         credentials: Credentials | None = None,
+        front: Front | None = None,
         **flags: Any,
     ) -> None:
         self.folder = folder
@@ -69,6 +71,7 @@ class LiveReceiver:
         self.manifest.write_text(text)
         self.tokens = {"operator": TOKEN} if tokens is None else dict(tokens)
         self.parser = http_parser
+        self.front = front
         self.credentials = Credentials.of(self.tokens) if credentials is None else credentials
         defaults = {"manifest": str(self.manifest), "floor_bytes": "0", "drain_s": "1"}
         table = options.table({"STATE_DIRECTORY": str(folder)})
@@ -111,7 +114,10 @@ class LiveReceiver:
         database = Sqlite.open(self.settings["db"])
         try:
             self.fleet = await start_fleet(self.settings, database)
-            self.server = make_server(self.settings, self.credentials, self.fleet, "127.0.0.1", self.parser)
+            self.secure = tls.make(self.settings)
+            self.server = make_server(
+                self.settings, self.credentials, self.fleet, "127.0.0.1", self.parser, self.secure, self.front
+            )
             link = listen("127.0.0.1", 0)
             self.port = link.getsockname()[1]
             self._ready.set()

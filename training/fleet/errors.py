@@ -17,7 +17,8 @@ expected and what to do now, and that the client raises the same class the recei
     |  |- RevokedError         401 a secret that was taken back
     |  '- InviteRefusedError   401 an invite that is unknown, used up or too old
     |- ForbiddenError          403 a known caller without the right
-    |  '- HostRefusedError     403 a host the manifest does not admit
+    |  |- HostRefusedError     403 a host the manifest does not admit
+    |  '- CertificateMismatchError 403 the certificate of one worker with the secret of another
     |- NotFoundError           404 no such job, worker or artifact
     |- MethodError             405 the path exists, the method does not
     |- IdentityInUseError      409 another machine uses the identity
@@ -187,6 +188,25 @@ class HostRefusedError(ForbiddenError):
     """A host that the manifest does not admit."""
 
     code = "host_refused"
+
+
+class CertificateMismatchError(ForbiddenError):
+    """A certificate that was issued to another worker than the secret shown with it.
+
+    Args:
+        message: Whose is which, for people.
+        worker: Whose secret was shown; empty on the client's side.
+        faults: As for every error.
+        retry_after_s: As for every error.
+    """
+
+    code = "certificate_mismatch"
+
+    def __init__(
+        self, message: str, *, worker: str = "", faults: tuple[Fault, ...] = (), retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message, faults=faults, retry_after_s=retry_after_s)
+        self.worker = worker
 
 
 class NotFoundError(FleetError):

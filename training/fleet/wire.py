@@ -8,7 +8,7 @@ unknown ones are ignored, so an older worker and a newer receiver can talk.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from training.fleet.capability import Capability
 from training.fleet.jobs import FailKind, Status
@@ -289,13 +289,17 @@ class Stored:
     new: bool
 
 
+RENEW_AT: Final = "renew-at: "
+"""Begin of the line in front of a worker's certificate that says when to ask for the next one, RFC 3339."""
+
+
 @dataclass(frozen=True, slots=True)
 class Material:
     """What a worker needs for mutual TLS, in PEM; empty where the receiver issues none.
 
     Attributes:
         ca_pem: The authority to trust.
-        certificate_pem: The worker's certificate.
+        certificate_pem: The worker's certificate, with a line in front that says when to renew it.
         key_pem: Its key.
         fingerprint: SHA-256 of the certificate, hex.
     """
@@ -506,7 +510,8 @@ class WorkerView:
         capability: As last reported, None for a host that the manifest names and that never called.
         policy: As the manifest in force says, None when the manifest does not admit the host.
         drift: What the manifest declares and detection does not bear out, and a trainer that declares other
-            parameters than the manifest was checked against; for people.
+            parameters than the manifest was checked against, and a worker of another version than the receiver; for
+            people.
         identity: `none`, `enrolled`, `rotating` or `revoked`.
         alerts: What an operator should look into now, such as a second machine with its identity; for people.
     """

@@ -27,6 +27,7 @@ from training.fleet.api.exchange import (
     problem,
 )
 from training.fleet.api.fleet import Fleet
+from training.fleet.api.front import MARKS, Front
 from training.fleet.api.routes import ROUTES, Route
 from training.fleet.auth import host_name, is_loopback
 from training.fleet.errors import (
@@ -49,6 +50,7 @@ SINGULAR: Final = (
     b"x-lease-id",
     b"x-worker-session",
     b"sec-fetch-site",
+    *MARKS,
 )
 SPOKEN: Final = ("1.1", "1.0")
 LINGER_S: Final = 2.0
@@ -66,6 +68,7 @@ class App:
         fleet: What the handlers work on, and who may do what.
         host_names: Names under which the receiver may be addressed besides loopback ones; empty with `any_host`.
         any_host: Answer under every name, because the receiver listens beyond loopback without a list of names.
+        front: What stands between clients and the application; None for nothing.
     """
 
     def __init__(
@@ -74,8 +77,10 @@ class App:
         host_names: frozenset[str] = frozenset(),
         *,
         any_host: bool = False,
+        front: Front | None = None,
     ) -> None:
         self._fleet = fleet
+        self._front = front or Front()
         self._host_names = host_names
         self._any_host = any_host
         self._known_hosts: set[bytes] = set()
@@ -124,7 +129,8 @@ class App:
             raise MethodError(f"{method!a} does not work here; use {allow}", allow=allow)
         if method not in ("GET", "HEAD") and headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
             raise ForbiddenError("a page of another site sent this request; use the command line or the same origin")
-        callers.demand(self._fleet, request, route.role, route.right if route.role == "operator" else None)
+        self._front.look(request)
+        await callers.demand(self._fleet, request, route.role, route.right if route.role == "operator" else None)
         if request.caller.identity:
             return await callers.as_worker(self._fleet, request, route.handler)
         return await route.handler(self._fleet, request)

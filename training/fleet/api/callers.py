@@ -14,16 +14,16 @@ from training.fleet.api.exchange import Answer, Message, Request
 from training.fleet.api.fleet import Fleet
 from training.fleet.auth import Caller, Peer, Right, Role
 from training.fleet.auth.sessions import HEADER
-from training.fleet.errors import ForbiddenError, IdentityInUseError, StaleLeaseError
+from training.fleet.errors import CertificateMismatchError, ForbiddenError, IdentityInUseError, StaleLeaseError
 
 SESSION: Final = HEADER.lower().encode()
 ROTATE: Final = (b"x-rotate-secret", b"1")
 """Tells a worker to make a new key."""
 PEER_KEY: Final = "cis490.peer"
-"""Where the server puts an `auth.Peer` into the ASGI scope when it has verified a client certificate."""
+"""Where an `auth.Peer` stands in the ASGI scope when a client certificate was verified."""
 
 
-def demand(fleet: Fleet, request: Request, role: Role, right: Right | None) -> None:
+async def demand(fleet: Fleet, request: Request, role: Role, right: Right | None) -> None:
     """Find out who asks and whether it may.
 
     Raises:
@@ -31,9 +31,17 @@ def demand(fleet: Fleet, request: Request, role: Role, right: Right | None) -> N
         ForbiddenError: The caller may not do this.
     """
     headers = request.headers
-    request.caller = fleet.credentials.demand(
-        role, headers.get(b"authorization"), headers.get(b"x-operator-token"), _peer(request.scope), right
-    )
+    peer = _peer(request.scope)
+    try:
+        request.caller = fleet.credentials.demand(
+            role, headers.get(b"authorization"), headers.get(b"x-operator-token"), peer, right
+        )
+    except CertificateMismatchError as error:
+        shown = peer.worker if peer is not None else ""
+        await note(
+            fleet, request, error.worker, "refuse", f"its secret came with the certificate of {shown or 'nobody'}"
+        )
+        raise
 
 
 def _peer(scope: Message) -> Peer | None:

@@ -70,7 +70,7 @@ async def _issued(fleet: Fleet, public_id: str, worker: str) -> wire.Material:
     """Return what the worker needs for mutual TLS; who asks again gets it anew."""
     if fleet.issuer is None:
         return wire.Material()
-    material = await asyncio.to_thread(fleet.issuer, worker)
+    material = await asyncio.to_thread(fleet.issuer, worker, public_id)
     await fleet.run(lambda tx: fleet.queue.keep_fingerprint(tx, public_id, material.fingerprint))
     return material
 
@@ -81,6 +81,17 @@ async def secret(fleet: Fleet, request: Request) -> Answer:
     if not identity:
         raise ForbiddenError("only an enrolled worker has a key of its own to change; enrol this host first")
     return answer(await fleet.run(lambda tx: fleet.queue.take_secret(tx, identity, message.secret_sha256)))
+
+
+async def certificate(fleet: Fleet, request: Request) -> Answer:
+    """Issue a worker's next certificate; the one before stays good until it ends."""
+    await request.body()
+    caller = request.caller
+    if fleet.issuer is None:
+        raise NotFoundError("this receiver issues no certificates; renew this host's where it was made")
+    if not caller.identity:
+        raise ForbiddenError("only an enrolled worker has a certificate of its own to renew; enrol this host first")
+    return answer(await _issued(fleet, caller.identity, caller.name), headers=[NO_STORE])
 
 
 async def revoke(fleet: Fleet, request: Request) -> Answer:

@@ -51,7 +51,7 @@ class Fleet:
         credentials: Who may do what; another value after the operators file was read again.
         sessions: Which machine uses which identity.
         limiter: Counts wrong one-time codes.
-        issuer: Makes what a worker needs for mutual TLS, for its name; may take a while. None where there is none.
+        issuer: Makes what a worker needs for mutual TLS, for its name and enrolment; None where there is none.
         ca_pem: The receiver's certificate authority in PEM, for hosts that enrol; empty without one.
         ca_sha256: SHA-256 of that certificate (DER), hex; None without one.
         reread: Returns the credentials anew, at a reload; None where they are fixed.
@@ -74,7 +74,7 @@ class Fleet:
     credentials: Credentials = field(default_factory=Credentials)
     sessions: Sessions = field(default_factory=lambda: Sessions(time.monotonic))
     limiter: Limiter = field(default_factory=lambda: Limiter(time.monotonic))
-    issuer: Callable[[str], Material] | None = None
+    issuer: Callable[[str, str], Material] | None = None
     ca_pem: str = ""
     ca_sha256: str | None = None
     reread: Callable[[], Credentials] | None = None

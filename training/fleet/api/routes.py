@@ -143,6 +143,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         ),
         headers=(("X-Lease-Id", "the lease the artifact was made under", "^[0-9A-Za-z_-]{8,64}$"),),
     ),
+    Route("GET", "/v1/worker.pyz", "worker", look.single_file, statuses=(_UNCHANGED,)),
     Route("GET", "/v1/jobs", "read", look.jobs, None, wire.JobPage, (_UNCHANGED,), query=(*_FILTERS, *_PAGE)),
     Route("GET", "/v1/job/{id}", "read", look.job, None, wire.JobDetail, (_JOB,)),
     Route("GET", "/v1/job/{id}/why", "read", look.why, None, wire.Why, (_JOB,)),
@@ -193,6 +194,15 @@ ROUTES: Final[tuple[Route, ...]] = (
         ),
     ),
     Route("POST", "/v1/secret", "worker", enrolment.secret, wire.NewSecret, wire.SecretTaken, (_CLASH,)),
+    Route(
+        "POST",
+        "/v1/worker/certificate",
+        "worker",
+        enrolment.certificate,
+        None,
+        wire.Material,
+        ((404, "this receiver issues no certificates"),),
+    ),
     Route(
         "POST",
         "/v1/worker/{name}/revoke",

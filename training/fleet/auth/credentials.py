@@ -12,8 +12,10 @@ is enrolled.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import hmac
+import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -21,8 +23,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
 from training.fleet.auth.addresses import is_loopback
-from training.fleet.auth.identities import START, Registry
-from training.fleet.errors import AuthenticationError, ConfigurationError, Fault, ForbiddenError
+from training.fleet.auth.identities import START, Registry, demand_living
+from training.fleet.errors import (
+    AuthenticationError,
+    CertificateMismatchError,
+    ConfigurationError,
+    Fault,
+    ForbiddenError,
+)
 
 Role = Literal["operator", "worker", "read", "anyone"]
 Right = Literal["read", "operate", "enrol"]
@@ -79,12 +87,16 @@ class Peer:
     """What a verified client certificate says.
 
     Attributes:
-        worker: The worker it was issued to.
+        worker: The worker it was issued to; empty for a certificate that names none.
         fingerprint: SHA-256 of the certificate, hex.
+        identity: Public id of the enrolment it was issued for; empty where it names none.
+        ends_at: End of its life, seconds since the epoch.
     """
 
     worker: str
     fingerprint: str
+    identity: str = ""
+    ends_at: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,19 +230,30 @@ class Credentials:
             if self.worker is not None:
                 _demand_bearer(self.worker, authorization, TOKENS["worker"])
             caller = Caller("worker")
-        self._demand_certificate(caller, peer)
-        return caller
-
-    def _demand_certificate(self, caller: Caller, peer: Peer | None) -> None:
-        if peer is None and self.certificate_wanted:
+        if peer is not None:
+            return self._certified(caller, peer)
+        if self.certificate_wanted:
             raise AuthenticationError(
                 "workers must show a client certificate here and none came; enrol this host anew, which gives it one"
             )
-        if peer is not None and caller.name and peer.worker != caller.name:
-            raise ForbiddenError(
-                f"the certificate is that of worker {peer.worker!r} and the secret that of {caller.name!r}; "
-                "expected both of one worker; enrol this host anew"
+        return caller
+
+    def _certified(self, caller: Caller, peer: Peer) -> Caller:
+        """Return the caller, held to what its certificate says."""
+        identity = self.registry.get(peer.identity) if peer.identity else self.registry.living(peer.worker)
+        if identity is not None:
+            demand_living(identity)
+        if caller.name and (peer.worker != caller.name or peer.identity not in ("", caller.identity)):
+            raise CertificateMismatchError(
+                f"the certificate is that of worker {peer.worker or 'nobody'} and the secret that of {caller.name}; "
+                "expected both from one enrolment; enrol this host anew",
+                worker=caller.name,
             )
+        if identity is None or identity.worker != peer.worker:
+            raise AuthenticationError(
+                f"the certificate is that of {peer.worker or 'nobody'}, who is not enrolled here; enrol this host"
+            )
+        return caller if caller.name else dataclasses.replace(caller, name=peer.worker)
 
 
 def _demand_right(operator: Operator, right: Right) -> Caller:
@@ -271,18 +294,21 @@ def _demand_distinct(operators: list[Operator], others: list[bytes | None]) -> N
         )
 
 
-def demand_wide_tokens(address: str, tokens: Mapping[str, str | None], *, operators: bool = False) -> None:
+def demand_wide_tokens(
+    address: str, tokens: Mapping[str, str | None], *, operators: bool = False, fronted: bool = False
+) -> None:
     """Refuse to serve beyond loopback without every credential, or with a token that workers share.
 
     Args:
         address: Host part of the address to listen on.
         tokens: Tokens by role, None where unset.
         operators: Whether an operators file names any.
+        fronted: A proxy passes on what comes from other hosts.
 
     Raises:
         ConfigurationError: Something is missing, shorter than 16 characters or shared; all of it is named.
     """
-    if is_loopback(address):
+    if is_loopback(address) and not fronted:
         return
     wanted = [role for role in ("operator", "read") if not (role == "operator" and operators and not tokens.get(role))]
     faults = [
@@ -296,8 +322,8 @@ def demand_wide_tokens(address: str, tokens: Mapping[str, str | None], *, operat
     if faults:
         lines = "; ".join(map(str, faults))
         raise ConfigurationError(
-            f"{address} can be reached from other hosts, and that cannot be served so: {lines}; mend it, or listen on "
-            "127.0.0.1",
+            f"{address} can be reached from other hosts{' through a proxy' if fronted else ''}, and that cannot be "
+            f"served so: {lines}; mend it, or listen on 127.0.0.1 without trusted_proxies",
             faults=tuple(faults),
         )
 

@@ -23,7 +23,7 @@ from training.fleet.cli import commands, comparison
 from training.fleet.cli.completion import SHELLS
 from training.fleet.cli.remote import Remote
 from training.fleet.cli.text import Terminal, silence
-from training.fleet.client import DEFAULT_RECEIVER, Client
+from training.fleet.client import DEFAULT_RECEIVER, Client, certificate_files
 from training.fleet.errors import EX_FAILURE, AuthenticationError, FleetError, UnreachableError
 from training.fleet.jobs import MODES, STATUSES
 from training.fleet.settings import secret
@@ -88,10 +88,18 @@ def _remote(options: argparse.Namespace, environ: Mapping[str, str]) -> Remote:
         options.receiver or environ.get("CIS490_RECEIVER") or DEFAULT_RECEIVER,
         token=None if options.command == "completion" else secret("CIS490_READ_TOKEN", environ),
         operator_token=_operator_token(options, environ),
-        ca_file=options.ca_file,
+        ca_file=options.ca_file or _file(environ, "CIS490_CA_FILE"),
+        certificate=certificate_files(
+            options.client_certificate or _file(environ, "CIS490_CLIENT_CERTIFICATE"),
+            options.client_key or _file(environ, "CIS490_CLIENT_KEY"),
+        ),
         deadline_s=PATIENCE_S,
     )
     return Remote(client, client.address.url)
+
+
+def _file(environ: Mapping[str, str], name: str) -> Path | None:
+    return Path(environ[name]).expanduser() if environ.get(name) else None
 
 
 def _operator_token(options: argparse.Namespace, environ: Mapping[str, str]) -> str | None:
@@ -138,7 +146,12 @@ def _common(target: argparse.ArgumentParser, default: object) -> None:
     target.add_argument(
         "--receiver", metavar="URL", default=missing, help=f"address ($CIS490_RECEIVER, else {DEFAULT_RECEIVER})"
     )
-    target.add_argument("--ca-file", type=Path, metavar="FILE", default=missing, help="certificates to trust for https")
+    for flag, note in (
+        ("--ca-file", "certificates to trust for https ($CIS490_CA_FILE)"),
+        ("--client-certificate", "your own certificate, and its key unless --client-key names it"),
+        ("--client-key", "the key of your own certificate"),
+    ):
+        target.add_argument(flag, type=Path, metavar="FILE", default=missing, help=note)
     target.add_argument("--json", action="store_true", default=missing or False, help="print the receiver's answer")
 
 

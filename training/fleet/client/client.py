@@ -15,16 +15,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
+from typing import Any, BinaryIO, Final, TypeVar
 from urllib.parse import quote, urlencode
 
 from training.fleet import __version__, wire
 from training.fleet.client.addresses import DEFAULT_RECEIVER, address, proxy_address
 from training.fleet.client.answer import Answer, document, read, refusal
+from training.fleet.client.trust import CUT, Identity, of_tls, reason
 from training.fleet.errors import ConfigurationError, FleetError, StorageFullError, UnavailableError, UnreachableError
-
-if TYPE_CHECKING:
-    import ssl
 
 T = TypeVar("T")
 
@@ -45,6 +43,8 @@ class Client:
         timeout_s: Longest wait for a connection or for the next bytes of an answer.
         deadline_s: Longest time spent on repeats of one request unless the call says otherwise.
         ca_file: PEM file with the authorities to trust instead of the system's.
+        certificate: PEM files with this host's own certificate and its key, None to show none. They are read again
+            for the next request after they changed.
         proxy: "http://host:port" through which https goes (CONNECT); the environment's proxies are never used.
         session: Where and since when this worker runs, sent with every request; None for all others.
         heed: Gets the header fields of every answer, from whatever thread asked.
@@ -64,6 +64,7 @@ class Client:
         timeout_s: float = 30.0,
         deadline_s: float = 15.0,
         ca_file: Path | None = None,
+        certificate: tuple[Path, Path] | None = None,
         proxy: str | None = None,
         session: str | None = None,
         heed: Callable[[Mapping[str, str]], object] | None = None,
@@ -81,11 +82,12 @@ class Client:
             self._headers["X-Worker-Session"] = session
         self._fields()  # a token that cannot be used ends here
         self._heed = heed
-        self._tls = _tls_context(ca_file) if self.address.secure else None
+        self._tls = Identity(ca_file, certificate) if self.address.secure else None
         self._proxy = proxy_address(proxy, secure=self.address.secure)
         self._sleep = sleep
         self._random = random
         self._connections: dict[int, http.client.HTTPConnection] = {}
+        self._shown: dict[int, object] = {}
         self._guard = threading.Lock()
         self._hung_up = False
 
@@ -214,6 +216,7 @@ class Client:
         """Close the calling thread's connection. The client stays usable."""
         with self._guard:
             connection = self._connections.pop(threading.get_ident(), None)
+            self._shown.pop(threading.get_ident(), None)
         if connection is not None:
             connection.close()
 
@@ -326,11 +329,12 @@ class Client:
                 raise ConnectionAbortedError("the call was given up")
             connection = self._connections.setdefault(me, self._new_connection())
         connection.timeout = timeout_s
+        before, self._shown[me] = self._shown.get(me), None if self._tls is None else self._tls.refresh()
         if connection.sock is None:
             connection.connect()
             return connection, False
         connection.sock.settimeout(timeout_s)
-        if _readable(connection.sock):
+        if _readable(connection.sock) or before != self._shown[me]:
             connection.close()
             connection.connect()
             return connection, False
@@ -341,8 +345,8 @@ class Client:
         if self._tls is None:
             return http.client.HTTPConnection(*where)
         if self._proxy is None:
-            return http.client.HTTPSConnection(*where, context=self._tls)
-        connection = http.client.HTTPSConnection(*self._proxy, context=self._tls)
+            return http.client.HTTPSConnection(*where, context=self._tls.context)
+        connection = http.client.HTTPSConnection(*self._proxy, context=self._tls.context)
         connection.set_tunnel(*where)
         return connection
 
@@ -370,7 +374,11 @@ class Client:
         return (error.retry_after_s or 0.0) + jitter
 
     def _nobody(self, cause: Exception) -> str:
-        return f"no answer from {self.address.url} ({_reason(cause)}); is the receiver running, is the address right?"
+        if of_tls(cause):
+            return f"no safe connection to {self.address.url}: {reason(cause)}"
+        if self._tls is not None and self._tls.shows_one and isinstance(cause, ConnectionError):
+            return f"no safe connection to {self.address.url}: {CUT}"
+        return f"no answer from {self.address.url} ({reason(cause)}); is the receiver running, is the address right?"
 
 
 def _printable(secret: str) -> str:
@@ -384,19 +392,6 @@ def _printable(secret: str) -> str:
             "the token has characters that a header cannot carry; expected printable ASCII without spaces"
         )
     return secret
-
-
-def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
-    import ssl  # an idle worker on loopback does not pay for it
-
-    try:
-        context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
-    except (OSError, ssl.SSLError) as cause:
-        raise ConfigurationError(
-            f"the authorities' file {ca_file} cannot be used ({_reason(cause)}); expected certificates in PEM"
-        ) from cause
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
 
 
 def _readable(sock: socket.socket) -> bool:
@@ -453,16 +448,3 @@ def _worth_repeating(error: FleetError, retry_full: bool) -> bool:
     if isinstance(error, StorageFullError):
         return retry_full
     return isinstance(error, UnavailableError) or type(error) is FleetError
-
-
-def _reason(cause: BaseException) -> str:
-    """Return why, in a few words for people."""
-    if isinstance(cause, TimeoutError):
-        return "timed out"
-    verdict = getattr(cause, "verify_message", "")
-    if verdict:
-        return f"its certificate is not accepted: {verdict}; check this host's clock and the authorities' file"
-    if isinstance(cause, socket.gaierror):
-        return "the host name is not known"
-    text = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
-    return (text or type(cause).__name__).lower()

@@ -12,6 +12,7 @@ import secrets
 import stat
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -32,8 +33,9 @@ def credentials_of(chosen: Settings, tokens: Mapping[str, str | None]) -> Creden
     """
     path: Path | None = chosen["operators"]
     host, _ = options.address(chosen["listen_addr"])
-    enrolled_only = chosen["enrolled_only"] or not is_loopback(host)
-    return Credentials.of(tokens, () if path is None else _read(path), enrolled_only=enrolled_only)
+    enrolled_only = chosen["enrolled_only"] or bool(chosen["trusted_proxies"]) or not is_loopback(host)
+    found = Credentials.of(tokens, () if path is None else _read(path), enrolled_only=enrolled_only)
+    return replace(found, certificate_wanted=chosen["tls_clients"] == "required")
 
 
 def _read(path: Path) -> tuple[Operator, ...]:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import resource
 import socket
 import time
-from collections.abc import Generator
-from typing import Final, cast
+from collections.abc import Callable, Generator
+from typing import Any, Final, cast
 
 import uvicorn
 
 from training.fleet.errors import ConfigurationError
 from training.fleet.receiver.connections import Guarded
+from training.fleet.receiver.tls import HANDSHAKE_S, SHUTDOWN_S, peer_of
 
 KEEP_ALIVE_S: Final = 75
 SPARE_FILES: Final = 64
@@ -57,12 +59,40 @@ def connection_limit(wanted: int) -> int:
     return min(wanted, room) if wanted else room
 
 
+def knowing_clients(protocol: type[asyncio.Protocol]) -> type[asyncio.Protocol]:
+    """Return a protocol whose requests carry, as `state["peer"]`, what the client's certificate says."""
+
+    def connection_made(self: Any, transport: asyncio.Transport) -> None:
+        protocol.connection_made(self, transport)
+        if (peer := peer_of(transport)) is not None:
+            self.app_state = {**self.app_state, "peer": peer}
+
+    return type(protocol.__name__, (protocol,), {"connection_made": connection_made})
+
+
 class Server(uvicorn.Server):
     """uvicorn without its own signals and with an end that can be asked for."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self._end = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen, with a limit on how long a client may take to agree on TLS."""
+        await super().startup(sockets=[])
+        config = self.config
+        made: Callable[..., asyncio.Protocol] = config.http_protocol_class
+        protocol = functools.partial(made, config=config, server_state=self.server_state, app_state=self.lifespan.state)
+        for link in sockets or ():
+            server = await asyncio.get_running_loop().create_server(
+                protocol,
+                sock=link,
+                ssl=config.ssl,
+                backlog=BACKLOG,
+                ssl_handshake_timeout=None if config.ssl is None else HANDSHAKE_S,
+                ssl_shutdown_timeout=None if config.ssl is None else SHUTDOWN_S,
+            )
+            self.servers.append(server)
 
     def stop(self) -> None:
         """Ask for the end: no new connections, requests under way may finish."""

@@ -25,18 +25,20 @@ from typing import Any, Final, TextIO
 
 from training.fleet import __version__
 from training.fleet.auth.identities import digest_of, new_key, secret_of
-from training.fleet.client import Address, Client, address
+from training.fleet.client import Address, Client, address, certificate_files
 from training.fleet.errors import (
     EX_CONFIG,
     AuthenticationError,
     ConfigurationError,
     FleetError,
+    ForbiddenError,
     NotFoundError,
     UnavailableError,
     UnreachableError,
 )
 from training.fleet.settings import secret, state_folder
 from training.fleet.wire import Heartbeat
+from training.fleet.worker.certificate import together
 from training.fleet.worker.identity import FORM, write_private
 from training.fleet.worker.options import SECRET, settings_path
 
@@ -141,7 +143,7 @@ def _enrolled(order: Order, environ: Mapping[str, str], stdin: TextIO) -> list[s
     waiting = order.secret_file.with_name(order.secret_file.name + ".new")
     key = _key(waiting)
     answer = _exchange(order, ca_file, code, key)
-    _keep(order, secret_of(str(answer["id"]), key), ca_file)
+    _keep(order, secret_of(str(answer["id"]), key), ca_file, together(answer) if answer.get("certificate_pem") else "")
     waiting.unlink(missing_ok=True)
     return [
         f"enrolled as {order.host} at {order.receiver}",
@@ -164,15 +166,23 @@ def _is_enrolled(order: Order, ca_file: Path | None) -> bool:
     token = secret(SECRET, {f"{SECRET}_FILE": str(order.secret_file)})
     if token is None or not FORM.fullmatch(token):
         return False
-    client = Client(order.receiver, token, ca_file=ca_file, deadline_s=PATIENCE_S)
+    try:
+        shown = certificate_files(*(_path(settings.get(name)) for name in ("client_certificate", "client_key")))
+        client = Client(order.receiver, token, ca_file=ca_file, certificate=shown, deadline_s=PATIENCE_S)
+    except ConfigurationError:
+        return False  # the certificate is lost; a new enrolment brings another
     try:
         with contextlib.suppress(NotFoundError):
             client.heartbeat("0" * 64, Heartbeat("enrolment"))
-    except AuthenticationError:
+    except (AuthenticationError, ForbiddenError):
         return False
     finally:
         client.close()
     return True
+
+
+def _path(value: object) -> Path | None:
+    return Path(value) if isinstance(value, str) and value else None
 
 
 def _settings(path: Path) -> dict[str, Any]:
@@ -225,14 +235,20 @@ def _exchange(order: Order, ca_file: Path | None, code: str, key: str) -> dict[s
     return answer
 
 
-def _keep(order: Order, own: str, ca_file: Path | None) -> None:
-    """Write the secret, then the settings that name it."""
+def _keep(order: Order, own: str, ca_file: Path | None, certificate: str) -> None:
+    """Write the secret and the certificate, then the settings that name them."""
     write_private(order.secret_file, f"{own}\n")
     kept = {"receiver": order.receiver, "name": order.host, "worker_secret_file": str(order.secret_file)}
     if ca_file is not None:
         kept["ca_file"] = str(ca_file)
     # What JSON writes of texts, numbers and lists of them is TOML as well.
     whole = _settings(order.settings_file) | kept
+    for name in ("client_certificate", "client_key"):
+        whole.pop(name, None)
+    if certificate:
+        path = order.secret_file.with_name("worker.pem")
+        write_private(path, certificate)
+        whole["client_certificate"] = str(path)
     lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in whole.items()]
     write_private(order.settings_file, "\n".join(["# Written by `cis490-training-worker enrol`.", *lines, ""]))
 

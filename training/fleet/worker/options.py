@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from training.fleet.capability import CHECKOUT, Datasets
-from training.fleet.client import DEFAULT_RECEIVER
+from training.fleet.client import DEFAULT_RECEIVER, certificate_files
 from training.fleet.errors import ConfigurationError, Fault
 from training.fleet.jobs import DEFAULT_DATASET
 from training.fleet.settings import Setting, Settings, read, secret, state_folder
@@ -32,6 +32,8 @@ TABLE: Final = (
     Setting("trainer_dir", "folder that relative paths in a manifest's trainer command start from", Path, CHECKOUT),
     Setting("worker_secret_file", "file of this worker's own secret, as `enrol` writes it", Path),
     Setting("ca_file", "PEM file with the authorities to trust for https", Path),
+    Setting("client_certificate", "PEM file with this host's certificate, and its key unless client_key is set", Path),
+    Setting("client_key", "PEM file with that certificate's key", Path),
     Setting("proxy", "http://host:port through which https goes"),
 )  # fmt: skip
 TOKEN: Final = "CIS490_WORKER_TOKEN"  # noqa: S105 - the name of the variable
@@ -57,6 +59,7 @@ class Options:
         keep_s: Seconds a failed or lost run's folder is kept.
         probe_timeout_s: Seconds for the probe of torch.
         ca_file: Authorities to trust, None for the system's.
+        certificate: Files of this host's certificate and its key, None without one.
         proxy: Proxy for https, None without one.
         rules: What trainers are kept to.
     """
@@ -74,6 +77,7 @@ class Options:
     keep_s: float
     probe_timeout_s: float
     ca_file: Path | None
+    certificate: tuple[Path, Path] | None
     proxy: str | None
     rules: Rules
 
@@ -106,6 +110,7 @@ def options(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -
         keep_s=found["keep_s"],
         probe_timeout_s=found["probe_timeout_s"],
         ca_file=found["ca_file"],
+        certificate=certificate_files(found["client_certificate"], found["client_key"]),
         proxy=found["proxy"],
         rules=Rules(
             grace_s=found["grace_s"],
