@@ -152,7 +152,7 @@ def test_an_issuer_gives_what_mutual_tls_needs_and_its_certificate_is_noted(rece
     assert receiver.enrol("plain", receiver.invited("plain"), "key").json["ca_pem"] == "the receiver's authority"
     assert receiver.call("GET", "/v1/ca").body == b"the receiver's authority"
     receiver.fleet.ca_sha256 = "c" * 64
-    receiver.fleet.issuer = lambda worker: wire.Material("ca", f"certificate of {worker}", "its key", "f" * 64)
+    receiver.fleet.issuer = lambda worker, _id: wire.Material("ca", f"certificate of {worker}", "its key", "f" * 64)
     invited = receiver.call("POST", "/v1/invite", {"worker": "w1"}, operator=True).json
     assert invited["ca_sha256"] == "c" * 64
     reply = receiver.enrol("w1", invited["code"], "key")
