@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -144,6 +145,18 @@ def test_the_openapi_document_shows_what_a_query_and_a_header_may_hold(receiver:
     (lease,) = (item for item in upload["parameters"] if item["name"] == "X-Lease-Id")
     assert lease["required"]
     assert "404" in upload["responses"]
+
+
+def test_the_workers_single_file_is_offered_with_its_digest_as_etag(receiver: LiveReceiver) -> None:
+    reply = receiver.call("GET", "/v1/worker.pyz")
+    assert (reply.status, reply.headers["content-type"]) == (200, "application/zip")
+    assert reply.headers["etag"] == f'"{hashlib.sha256(reply.body).hexdigest()}"'
+    assert reply.body.startswith(b"#!/usr/bin/env python3\nPK")
+    head = receiver.call("HEAD", "/v1/worker.pyz")
+    assert (head.status, head.body) == (200, b"")
+    assert (head.headers["etag"], head.headers["content-length"]) == (reply.headers["etag"], str(len(reply.body)))
+    again = receiver.call("GET", "/v1/worker.pyz", None, {"If-None-Match": reply.headers["etag"]})
+    assert (again.status, again.body) == (304, b"")
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")

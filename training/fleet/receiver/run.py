@@ -44,6 +44,7 @@ from training.fleet.receiver.server import KEEP_ALIVE_S, Server, connection_limi
 from training.fleet.receiver.service import Service
 from training.fleet.receiver.tls import Tls
 from training.fleet.settings import Settings
+from training.fleet.single_file import own_single_file
 from training.fleet.store import Store, index_row
 from training.fleet.wire import Reload
 
@@ -143,6 +144,7 @@ async def start_fleet(settings: Settings, database: Sqlite) -> Fleet:
     lot = Lot(queue.hosts.eligible)
     queue.on_ready(lambda ready: bridge.notify(functools.partial(lot.publish, ready)))
     await loader.start()
+    await asyncio.to_thread(own_single_file)  # before an upgrade changes the code on disk
     fleet = Fleet(queue, store, loader, bridge, lot, _keeper(settings, database), openapi.document)
     fleet.sessions = Sessions(time.monotonic, _silent_s(queue.terms))
     fleet.issuer = tls.issuer(settings)

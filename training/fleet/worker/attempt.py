@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from training.fleet import wire
+from training.fleet import system, wire
 from training.fleet.capability import CHECKOUT, taken_by_others
 from training.fleet.client import Client
 from training.fleet.errors import (
@@ -33,7 +33,8 @@ from training.fleet.errors import (
     TooLargeError,
     TrainerError,
 )
-from training.fleet.executors.local import Ending, Training, launch, read_ending, running_s, sweep, take_over
+from training.fleet.executors.ending import Ending, read_ending
+from training.fleet.executors.local import Training, launch, running_s, sweep, take_over
 from training.fleet.jobs import FREE_KINDS, FailKind
 from training.fleet.worker import start
 from training.fleet.worker.beats import Beats, Listener
@@ -252,7 +253,7 @@ class Attempt:
         training = self._training = launch(
             start.argument_vector(command, self._rules.trainer_dir),
             self._folder.scratch,
-            start.environment(offered, self._folder.scratch),
+            start.environment(offered, self._folder.scratch, trainer_dir=self._rules.trainer_dir),
             self._folder.report,
             grace_s=self._rules.grace_s,
             log=self._log.take,
@@ -271,7 +272,8 @@ class Attempt:
     def _attend(self, training: Training, oom_kills: int) -> None:
         """Stay with a trainer until it has ended, and go on with what it left."""
         self._beats.start()
-        ending = self._watch(training)
+        with system.awake():
+            ending = self._watch(training)
         self._log.close()
         self._conclude(ending, oom_killed=_oom_kills() > oom_kills)
 

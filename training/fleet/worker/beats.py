@@ -7,6 +7,7 @@ jitter while the receiver is away. Time since the last contact counts the machin
 from __future__ import annotations
 
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -29,7 +30,9 @@ def clock_s() -> float:
     Source: clock_gettime(2), CLOCK_BOOTTIME.
     """
     which = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if which is None else time.clock_gettime(which)
+    if sys.platform == "win32" or which is None:
+        return time.monotonic()
+    return time.clock_gettime(which)
 
 
 @dataclass(frozen=True, slots=True)
