@@ -30,7 +30,7 @@ from training.fleet.api.parking import Lot
 from training.fleet.auth import Credentials, is_loopback
 from training.fleet.database import Row
 from training.fleet.database.sqlite import Sqlite
-from training.fleet.errors import EX_FAILURE, ConfigurationError, FleetError
+from training.fleet.errors import EX_FAILURE, ConfigurationError, FleetError, passing
 from training.fleet.integrity.artifacts import Places
 from training.fleet.jobs import Terms
 from training.fleet.queue import Queue
@@ -92,7 +92,9 @@ def _open_database(path: Path, copies: Path) -> Sqlite:
     try:
         path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigurationError(f"cannot make the folder of db {path} ({error}); give --db another place") from error
+        words = f"cannot make the folder of db {path} ({error})"
+        refusal = passing(error, f"{words}; look at its disk")
+        raise refusal or ConfigurationError(f"{words}; give --db another place") from error
     return Sqlite.open(path, copies)
 
 
@@ -124,7 +126,8 @@ def _keeper(settings: Settings, database: Sqlite) -> Keeper:
     places = Places(settings["store_root"], settings["incoming_root"], settings["index_path"])
     db: Path = settings["db"]
     copy = db.with_name(f"{db.name}.fsck")
-    copy.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # the next check removes it, or says why it cannot
+        copy.unlink(missing_ok=True)
     return Keeper(database, places, db.with_name("manifest.applied.toml"), settings["backup_root"], copy)
 
 
