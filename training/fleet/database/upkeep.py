@@ -170,7 +170,8 @@ def _copy_before(connection: sqlite3.Connection, path: Path, copies: Path, numbe
     part = target.with_name(f"{target.name}.part")
     try:
         copies.mkdir(mode=0o750, parents=True, exist_ok=True)
-        part.unlink(missing_ok=True)
+        for left in copies.glob(f"{path.name}.schema-*.part"):  # by a start that was killed over it
+            left.unlink()
         copy_database(connection, part, _nothing)
         sync_copy(part)
         part.replace(target)
