@@ -34,7 +34,7 @@ from training.fleet.auth.sessions import SILENT_S
 from training.fleet.database import Row
 from training.fleet.database.pages import make_folder
 from training.fleet.database.sqlite import Sqlite
-from training.fleet.errors import EX_FAILURE, ConfigurationError, FleetError
+from training.fleet.errors import EX_FAILURE, ConfigurationError, FleetError, passing
 from training.fleet.integrity.artifacts import Places
 from training.fleet.jobs import Terms
 from training.fleet.queue import Queue
@@ -119,7 +119,9 @@ def _open_database(path: Path, copies: Path) -> Sqlite:
     try:
         make_folder(path.parent)
     except OSError as error:
-        raise ConfigurationError(f"cannot make the folder of db {path} ({error}); give --db another place") from error
+        words = f"cannot make the folder of db {path} ({error})"
+        refusal = passing(error, f"{words}; look at its disk")
+        raise refusal or ConfigurationError(f"{words}; give --db another place") from error
     return Sqlite.open(path, copies)
 
 
@@ -164,7 +166,8 @@ def _keeper(settings: Settings, database: Sqlite) -> Keeper:
     places = Places(settings["store_root"], settings["incoming_root"], settings["index_path"])
     db: Path = settings["db"]
     copy = db.with_name(f"{db.name}.fsck")
-    copy.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # the next check removes it, or says why it cannot
+        copy.unlink(missing_ok=True)
     return Keeper(database, places, db.with_name("manifest.applied.toml"), settings["backup_root"], copy)
 
 
