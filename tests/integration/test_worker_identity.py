@@ -63,9 +63,10 @@ class Machine:
     def enrol(self, code: str = "", host: str = "box", *flags: str, **environ: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "training.fleet.worker", "enrol", "--host", host, "--receiver", self.url]
         command += flags
+        traced = {name: value for name, value in os.environ.items() if name.startswith("COV")}
         return subprocess.run(
-            command, cwd=self.root, env=self.environ | environ, input=code, capture_output=True, text=True, timeout=60,
-            check=False,
+            command, cwd=self.root, env=self.environ | traced | environ, input=code, capture_output=True, text=True,
+            timeout=60, check=False,
         )  # fmt: skip
 
     def start(self) -> subprocess.Popen[bytes]:
