@@ -218,9 +218,9 @@ def test_who_goes_past_the_proxy_is_not_taken_for_it(way: str, tmp_path: Path) -
 def test_a_connection_that_outlives_its_certificate_ends_with_it(tmp_path: Path) -> None:
     with direct(tmp_path, manifest(3)) as door:
         tower = door.enrol("tower")
-        short = door.site.worker("tower", worker_uri("tower", tower.id), "short", ends_s=3)
+        short = door.site.worker("tower", worker_uri("tower", tower.id), "short", ends_s=5)
         connection = door.connect(short)
-        statuses, until = [], time.monotonic() + 15
+        statuses, until = [], time.monotonic() + 30
         while 401 not in statuses and time.monotonic() < until:
             connection.request("POST", f"/v1/job/{'0' * 64}/heartbeat", b'{"lease_id": "lease-0001"}', tower.headers)
             answer = connection.getresponse()

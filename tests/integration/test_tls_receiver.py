@@ -21,8 +21,9 @@ from tls_doors import direct
 from tls_site import Site
 
 from training.fleet import receiver, settings
-from training.fleet.certificates import DAY_S, facts
+from training.fleet.certificates import DAY_S, facts, write_new
 from training.fleet.client import Client
+from training.fleet.errors import AuthenticationError
 from training.fleet.receiver import options
 from training.fleet.receiver.operators import credentials_of
 from training.fleet.receiver.tls import Files, Tls
@@ -57,10 +58,30 @@ def test_init_makes_private_files_and_the_lines_that_serve_with_them(
     environ |= {"CIS490_LISTEN_ADDR": "127.0.0.1:0", "CIS490_OPERATOR_TOKEN": ""}
     with started(tmp_path, text=manifest(1), **environ) as running:
         port = int(running.wait_for("listening")["address"].removeprefix("https://127.0.0.1:"))
-        client = Client(f"https://localhost:{port}", ca_file=tmp_path / "tls/ca.pem")
-        assert client.get("/healthz") == {"status": "ok"}
-        client.close()
+        work_with(f"https://localhost:{port}", tmp_path / "tls")
         assert running.end() == 0
+
+
+def work_with(url: str, folder: Path) -> None:
+    """Enrol and ask for a job, at a receiver that runs on the event loop of its choice."""
+    operator = Client(url, operator_token=(folder / "operator.token").read_text().strip(), ca_file=folder / "ca.pem")
+    invite = operator.post("/v1/invite", {"worker": "tower"})[1] or {}
+    message = {"code": invite["code"], "worker": "tower", "secret_sha256": hashlib.sha256(b"k" * 43).hexdigest()}
+    found = operator.post("/v1/enrol", message)[1] or {}
+    operator.close()
+    own = folder / "worker.pem"
+    write_new(own, (found["certificate_pem"] + found["key_pem"]).encode())
+    secret = f"cis490w.{found['id']}.{'k' * 43}"
+    for certificate in (None, (own, own)):
+        worker = Client(url, secret, ca_file=folder / "ca.pem", certificate=certificate)
+        body = {"claim_id": "claim-0001", "worker": "tower", "held_leases": []}
+        capability = {"hostname": "tower", "ram_bytes": 2**34, "version": "0.1.0"}
+        if certificate is None:
+            with pytest.raises(AuthenticationError, match="none came"):
+                worker.post("/v1/job/claim", {**body, "capability": capability})
+        else:
+            assert worker.post("/v1/job/claim", {**body, "capability": capability})[0] == 200
+        worker.close()
 
 
 def test_init_again_keeps_every_file_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,7 +205,7 @@ def test_behind_a_proxy_workers_are_enrolled_ones_although_the_receiver_listens_
 def test_who_does_not_finish_the_handshake_stops_nobody_and_is_cut_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.fleet.receiver.server.HANDSHAKE_S", 0.3)
+    monkeypatch.setattr("training.fleet.receiver.server.HANDSHAKE_S", 2.0)
     with direct(tmp_path, manifest(1)) as door:
         silent = [socket.create_connection(("127.0.0.1", door.port), timeout=20) for _ in range(20)]
         silent[0].sendall(b"\x16\x03\x01\x02\x00\x01")
