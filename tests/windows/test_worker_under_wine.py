@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +68,15 @@ class Site:
         self.folder, self.work = folder, folder / "work"
         self.fleet: Fleet = None  # type: ignore[assignment]  # until `serve`
         self.programs: list[Program] = []
+        self.mark = f"mark-{os.urandom(8).hex()}"
         self.token = folder / "token"
         self.token.write_text(WORKER)
         self.token.chmod(0o600)
         self.pyz = folder / "worker.pyz"
 
-    def serve(self, act: str, mark: str = "") -> None:
+    def serve(self, act: str) -> None:
         (self.folder / "trainer.schema.json").write_text(json.dumps(DECLARATION))
-        self.fleet = Fleet(self.folder, MANIFEST % (act, mark))
+        self.fleet = Fleet(self.folder, MANIFEST % (act, self.mark))
         self.fleet.start_receiver()
         asked = urllib.request.Request(f"http://{self.fleet.address}/v1/worker.pyz")
         asked.add_header("Authorization", f"Bearer {WORKER}")
@@ -88,6 +90,13 @@ class Site:
         self.programs.append(Program(self.pyz, *own, *flags, environ=secret))
         return self.programs[-1]
 
+    def until(self, what: str, met: Callable[[], Any]) -> None:
+        """Wait for something, and show what the workers said when it does not come."""
+        try:
+            until(what, met)
+        except AssertionError as late:
+            raise AssertionError(f"{late}; {[program.output for program in self.programs]}") from None
+
     def job(self) -> dict[str, Any]:
         [job] = self.fleet.listed()
         return job
@@ -98,6 +107,8 @@ class Site:
     def end(self) -> None:
         for program in self.programs:
             program.kill()
+        for pid in processes_with(self.mark):
+            os.kill(pid, signal.SIGKILL)
         if self.fleet is not None:
             self.fleet.__exit__()
 
@@ -132,33 +143,33 @@ def test_a_trainer_that_fails_is_reported_with_its_own_words(site: Site) -> None
 
 
 def test_a_cancelled_trainer_heeds_the_stop_file_and_its_helpers_go_with_it(site: Site) -> None:
-    site.serve("heed", "mark-of-cancel")
+    site.serve("heed")
     worker = site.worker("--once")
-    until("the trainer works", lambda: processes_with("mark-of-cancel"))
+    site.until("the trainer works", lambda: processes_with(site.mark))
     site.fleet.jobs("cancel", site.job()["id"])
     assert worker.wait() == 1, worker.output
     assert site.job()["status"] == "cancelled"
-    assert processes_with("mark-of-cancel") == []
+    assert processes_with(site.mark) == []
 
 
 def test_a_trainer_that_heeds_nothing_is_killed_with_its_helpers(site: Site) -> None:
-    site.serve("ignore", "mark-of-kill")
+    site.serve("ignore")
     worker = site.worker("--once", "--grace-s", "1")
-    until("the trainer works", lambda: processes_with("mark-of-kill"))
+    site.until("the trainer works", lambda: processes_with(site.mark))
     site.fleet.jobs("cancel", site.job()["id"])
     assert worker.wait() == 1, worker.output
     assert site.job()["status"] == "cancelled"
-    assert processes_with("mark-of-kill") == []
+    assert processes_with(site.mark) == []
 
 
 def test_a_stop_file_in_the_work_folder_gives_the_job_back_with_its_checkpoint(site: Site) -> None:
-    site.serve("heed", "mark-of-stop")
+    site.serve("heed")
     worker = site.worker()
-    until("the trainer works", lambda: processes_with("mark-of-stop"))
+    site.until("the trainer works", lambda: processes_with(site.mark))
     (site.work / "stop").touch()
     assert worker.wait() == 0, worker.output
     assert site.job()["status"] == "pending"
-    assert processes_with("mark-of-stop") == []
+    assert processes_with(site.mark) == []
     again = site.worker("--once", "--wait", "20")
     assert again.wait() == 0, again.output
     assert site.job()["metrics"]["resumed"] is True
@@ -168,21 +179,21 @@ def test_an_idle_worker_ends_soon_after_its_stop_file_appears(site: Site) -> Non
     site.serve("good")
     assert site.worker("--once").wait() == 0
     worker = site.worker()
-    until("the worker is up", lambda: "worker started" in worker.output)
+    site.until("the worker is up", lambda: "worker started" in worker.output)
     (site.work / "stop").touch()
     assert worker.wait(20) == 0, worker.output
     assert not (site.work / "stop").exists()
 
 
 def test_the_tree_dies_with_its_worker_and_the_next_one_says_lost_and_goes_on(site: Site) -> None:
-    site.serve("ignore", "mark-of-death")
+    site.serve("ignore")
     worker = site.worker()
-    until("the trainer works", lambda: processes_with("mark-of-death"))
-    until("its checkpoint is there", lambda: list((site.work / "resume").glob("*/saved")))
+    site.until("the trainer works", lambda: processes_with(site.mark))
+    site.until("its checkpoint is there", lambda: list((site.work / "resume").glob("*/saved")))
     worker.kill()
-    until("nothing of the tree is left", lambda: not processes_with("mark-of-death"), 10)
+    until("nothing of the tree is left", lambda: not processes_with(site.mark), 10)
     again = site.worker()
-    until("the job is done", lambda: site.job()["status"] == "completed")
+    site.until("the job is done", lambda: site.job()["status"] == "completed")
     (site.work / "stop").touch()
     assert again.wait() == 0, again.output
     first, second = site.attempts()
