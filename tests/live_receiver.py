@@ -17,9 +17,10 @@ from typing import Any, Literal
 
 from training.fleet import settings
 from training.fleet.api.fleet import Fleet
+from training.fleet.api.front import Front
 from training.fleet.auth import Credentials
 from training.fleet.database.sqlite import Sqlite
-from training.fleet.receiver import options
+from training.fleet.receiver import options, tls
 from training.fleet.receiver.run import make_server, start_fleet
 from training.fleet.receiver.server import Server, listen
 
@@ -61,6 +62,8 @@ class LiveReceiver:
         text: str,
         tokens: Mapping[str, str | None] | None = None,
         http_parser: Literal["auto", "h11", "httptools"] = "auto",
+        credentials: Credentials | None = None,
+        front: Front | None = None,
         **flags: Any,
     ) -> None:
         self.folder = folder
@@ -68,6 +71,8 @@ class LiveReceiver:
         self.manifest.write_text(text)
         self.tokens = {"operator": TOKEN} if tokens is None else dict(tokens)
         self.parser = http_parser
+        self.front = front
+        self.credentials = Credentials.of(self.tokens) if credentials is None else credentials
         defaults = {"manifest": str(self.manifest), "floor_bytes": "0", "drain_s": "1"}
         table = options.table({"STATE_DIRECTORY": str(folder)})
         self.settings = settings.read(table, {**defaults, **flags}, {})
@@ -109,7 +114,10 @@ class LiveReceiver:
         database = Sqlite.open(self.settings["db"])
         try:
             self.fleet = await start_fleet(self.settings, database)
-            self.server = make_server(self.settings, Credentials.of(self.tokens), self.fleet, "127.0.0.1", self.parser)
+            self.secure = tls.make(self.settings)
+            self.server = make_server(
+                self.settings, self.credentials, self.fleet, "127.0.0.1", self.parser, self.secure, self.front
+            )
             link = listen("127.0.0.1", 0)
             self.port = link.getsockname()[1]
             self._ready.set()
@@ -153,6 +161,26 @@ class LiveReceiver:
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+
+    # ---- identities
+
+    def invited(self, worker: str, **more: Any) -> str:
+        """Return a one-time code for a host."""
+        reply = self.call("POST", "/v1/invite", {"worker": worker, **more}, operator=True)
+        assert reply.status == 200, reply.body
+        code: str = reply.json["code"]
+        return code
+
+    def enrol(self, worker: str, code: str, key: str) -> Reply:
+        digest = hashlib.sha256(key.encode()).hexdigest()
+        return self.call("POST", "/v1/enrol", {"code": code, "worker": worker, "secret_sha256": digest})
+
+    def enrolled(self, worker: str, key: str = "") -> dict[str, str]:
+        """Enrol a host and return the header that it shows from then on."""
+        key = key or f"the-key-of-{worker}-for-this-test"
+        reply = self.enrol(worker, self.invited(worker), key)
+        assert reply.status == 200, reply.body
+        return {"Authorization": f"Bearer cis490w.{reply.json['id']}.{key}"}
 
     # ---- what workers do
 

@@ -46,7 +46,7 @@ _NEEDS = {"time": ("time",), "hosts": ("host",), "group": ("host",)}
 _TABLES = ("schema", "dataset", "roles", "features", "categories", "windows", "splits", "units")
 _CHUNK_BYTES = 1 << 20
 _DECLARATION_LIMIT_BYTES = 1 << 20
-_MAX_WINDOW_ROWS = 100_000
+MAX_WINDOW_ROWS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,8 +435,8 @@ class _Reader:
         table = self._table("windows")
         self._known_keys("windows", table, ("length", "label"))
         length = table.get("length")
-        if not isinstance(length, int) or isinstance(length, bool) or not 1 <= length <= _MAX_WINDOW_ROWS:
-            self._fault("windows.length", length, f"a whole number of rows from 1 to {_MAX_WINDOW_ROWS}")
+        if not isinstance(length, int) or isinstance(length, bool) or not 1 <= length <= MAX_WINDOW_ROWS:
+            self._fault("windows.length", length, f"a whole number of rows from 1 to {MAX_WINDOW_ROWS}")
             length = 1
         if table.get("label", "last") != "last":
             self._fault("windows.label", table["label"], '"last"')

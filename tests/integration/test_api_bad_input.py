@@ -107,6 +107,7 @@ HEADS = {
     "limit in other digits": (get("/v1/jobs?limit=%D9%A1"), 422, "invalid_message"),
     "unknown status": (get("/v1/jobs?status=running,done"), 422, "invalid_message"),
     "unknown mode": (get("/v1/jobs?mode=both"), 422, "invalid_message"),
+    "two modes": (get("/v1/jobs?mode=realistic,oracle"), 422, "invalid_message"),
     "odd prefix": (get("/v1/jobs?id_prefix=xyz"), 422, "invalid_message"),
     "odd cursor": (get("/v1/jobs?cursor=%27%20OR%201"), 422, "invalid_message"),
     "query where none is known": (get(f"/v1/job/{ID}?x=1"), 422, "invalid_message"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,6 +134,31 @@ def test_the_openapi_document_shows_bounds_and_problems(receiver: LiveReceiver) 
     assert document["components"]["securitySchemes"]["operator"]["name"] == "X-Operator-Token"
 
 
+def test_the_openapi_document_shows_what_a_query_and_a_header_may_hold(receiver: LiveReceiver) -> None:
+    paths = receiver.call("GET", "/openapi.json").json["paths"]
+    query = {item["name"]: item["schema"] for item in paths["/v1/jobs"]["get"]["parameters"]}
+    assert query["limit"] == {"type": "integer", "minimum": 1, "maximum": 500}
+    assert query["mode"] == {"enum": ["realistic", "oracle"]}
+    assert query["id_prefix"]["pattern"] == "^[0-9a-f]{1,64}$"
+    assert "422" in paths["/v1/jobs"]["get"]["responses"]
+    upload = paths["/v1/model/{sha256}"]["put"]
+    (lease,) = (item for item in upload["parameters"] if item["name"] == "X-Lease-Id")
+    assert lease["required"]
+    assert "404" in upload["responses"]
+
+
+def test_the_workers_single_file_is_offered_with_its_digest_as_etag(receiver: LiveReceiver) -> None:
+    reply = receiver.call("GET", "/v1/worker.pyz")
+    assert (reply.status, reply.headers["content-type"]) == (200, "application/zip")
+    assert reply.headers["etag"] == f'"{hashlib.sha256(reply.body).hexdigest()}"'
+    assert reply.body.startswith(b"#!/usr/bin/env python3\nPK")
+    head = receiver.call("HEAD", "/v1/worker.pyz")
+    assert (head.status, head.body) == (200, b"")
+    assert (head.headers["etag"], head.headers["content-length"]) == (reply.headers["etag"], str(len(reply.body)))
+    again = receiver.call("GET", "/v1/worker.pyz", None, {"If-None-Match": reply.headers["etag"]})
+    assert (again.status, again.body) == (304, b"")
+
+
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
 def test_the_reference_names_every_route(root: Path, route: object) -> None:
     text = (root / "docs" / "reference" / "http-api.md").read_text()
@@ -144,7 +170,7 @@ def test_the_reference_names_every_route(root: Path, route: object) -> None:
 
 
 def paths(role: str) -> list[tuple[str, str]]:
-    fill = {"{id}": "0" * 64, "{sha256}": "0" * 64}
+    fill = {"{id}": "0" * 64, "{sha256}": "0" * 64, "{name}": "w1"}
     found = []
     for route in ROUTES:
         if route.role == role:
@@ -199,8 +225,14 @@ def test_with_the_right_token_no_route_is_401(guarded: LiveReceiver, role: str, 
 
 
 def test_liveness_needs_no_token(guarded: LiveReceiver) -> None:
-    for method, path in paths("anyone"):
-        assert guarded.call(method, path).status == 200
+    found = {(method, path): guarded.call(method, path).status for method, path in paths("anyone")}
+    assert found == {
+        ("GET", "/openapi.json"): 200,
+        ("GET", "/healthz"): 200,
+        ("GET", "/readyz"): 200,
+        ("GET", "/v1/ca"): 404,
+        ("POST", "/v1/enrol"): 400,
+    }
 
 
 def test_an_unset_operator_token_closes_the_operators_routes_and_says_how_to_open_them(tmp_path: Path) -> None:
@@ -221,6 +253,8 @@ def test_no_answer_repeats_a_token(guarded: LiveReceiver, caplog: pytest.LogCapt
     headers = {"X-Operator-Token": "a-secret-that-is-wrong", "Authorization": "Bearer another-secret"}
     for route in ROUTES:
         reply = guarded.call(route.method, route.path.split("{")[0], b"", headers)
-        assert b"secret" not in reply.body
-    assert "secret" not in caplog.text
+        assert b"a-secret-that-is-wrong" not in reply.body
+        assert b"another-secret" not in reply.body
+    assert "a-secret-that-is-wrong" not in caplog.text  # a path may hold the word itself
+    assert "another-secret" not in caplog.text
     assert json.dumps(headers) not in caplog.text

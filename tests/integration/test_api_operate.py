@@ -24,7 +24,7 @@ def test_cancel_and_requeue_answer_the_new_state(tmp_path: Path) -> None:
         assert beat.json["cancel"] is True
         assert receiver.call("GET", f"{path}/why").json["status"] == "running"
         events = receiver.call("GET", path).json["events"]
-        assert {"operator:token", "worker:w1"} < {event["actor"] for event in events}
+        assert {"operator:operator", "worker:w1"} < {event["actor"] for event in events}
 
 
 def test_a_reload_adds_says_so_and_repeats_without_effect(tmp_path: Path) -> None:

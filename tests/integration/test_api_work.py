@@ -45,6 +45,15 @@ def test_a_job_goes_from_claim_to_artifact(receiver: LiveReceiver) -> None:
     assert [line["sha256"] for line in lines] == [SHA]
 
 
+def test_a_host_that_reports_less_than_no_memory_breaks_no_look_at_a_job(receiver: LiveReceiver) -> None:
+    """A division by zero before; found by Schemathesis."""
+    card = {"name": "x", "uuid": "GPU-x", "vram_bytes": -(2**34), "free_vram_bytes": 0, "driver": "1"}
+    body = receiver.claim_body("odd", ram_bytes=-(2**34), cuda_present=True, cuda_usable=True, gpus=[card])
+    assert receiver.call("POST", "/v1/job/claim", body).status in (200, 204)
+    job = receiver.call("GET", "/v1/jobs?limit=1").json["jobs"][0]
+    assert receiver.call("GET", f"/v1/job/{job['id']}/why").status == 200
+
+
 def test_the_same_claim_id_gets_the_same_lease(receiver: LiveReceiver) -> None:
     body = receiver.claim_body("repeater")
     first, second = (receiver.call("POST", "/v1/job/claim", body).json for _ in range(2))

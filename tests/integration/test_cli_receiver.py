@@ -161,6 +161,27 @@ def test_status_shows_the_progress_of_a_running_job_and_then_its_actual_error(si
     assert workers[0][5] == "8 GiB"
 
 
+def test_a_worker_is_invited_listed_and_revoked_and_the_trail_says_by_whom(site: Site, worker: Client) -> None:
+    invited = site.run("invite", "pi", "--ttl", "5m")
+    code = re.search(r"--code (\S+)", invited.stdout)
+    assert code is not None
+    assert f"--receiver {site.address} --host pi" in invited.stdout
+    worker.post("/v1/enrol", {"code": code[1], "worker": "pi", "secret_sha256": "1" * 64})
+    assert [row[:2] for row in site.rows("worker", "list")] == [["pi", "enrolled"]]
+    assert site.rows("worker", "rotate", "pi")[0][1] == "rotating"
+    assert site.rows("worker", "revoke", "pi")[0][1] == "revoked"
+    assert "cis490-jobs invite pi" in site.run("worker", "rotate", "pi", status=1).stderr
+    assert "CIS490_OPERATOR_TOKEN" in site.run("invite", "pi", token=None, status=77).stderr
+    trail = [row[1:4] for row in site.rows("events", "--worker", "pi")]
+    assert trail == [
+        ["operator:operator", "revoke", "pi"],
+        ["operator:operator", "rotate", "pi"],
+        ["worker:pi", "enrol", "pi"],
+        ["operator:operator", "invite", "pi"],
+    ]
+    assert code[1] not in site.run("events", "--json").stdout
+
+
 def test_compare_puts_the_results_of_both_modes_side_by_side(site: Site, worker: Client) -> None:
     bundle = site.folder / "bundle"
     values = {"oracle": 0.75, "realistic": 0.5}

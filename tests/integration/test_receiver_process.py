@@ -200,6 +200,33 @@ def test_hup_reads_the_manifest_again(tmp_path: Path) -> None:
         assert running.end(signal.SIGINT) == 0
 
 
+def test_a_reload_reads_the_operators_again_and_keeps_those_before_when_they_are_faulty(tmp_path: Path) -> None:
+    path, token = tmp_path / "operators.toml", "the-token-of-alice"
+    lines = f'token_sha256 = "{hashlib.sha256(token.encode()).hexdigest()}"\nroles = ["operate"]\n'
+    path.write_text(f"[operators.bob]\n{lines}")
+    path.chmod(0o600)
+    with started(tmp_path, "--operators", str(path), text=manifest(1)) as running:
+
+        def refusal() -> str | None:
+            answer = running.post("/v1/manifest/reload", {}, **{"X-Operator-Token": token})
+            return answer.get("code")  # type: ignore[no-any-return]
+
+        assert refusal() is None
+        path.write_text("[operators.alice]\nroles = []\n")
+        running.process.send_signal(signal.SIGHUP)
+        assert "operators.alice.token_sha256" in running.wait_for("operators refused")["reason"]
+        assert refusal() is None
+        health = running.get("/v1/health")
+        assert health["status"] == "degraded"
+        assert any("the operators before stay in force" in problem for problem in health["problems"])
+        path.write_text(f"[operators.alice]\n{lines.replace('operate', 'read')}")
+        running.process.send_signal(signal.SIGHUP)
+        assert running.wait_for("operators read")["operators"] == ["operator", "alice"]
+        assert refusal() == "forbidden"
+        assert running.get("/v1/health")["status"] == "ok"
+        assert running.end() == 0
+
+
 def test_a_bad_manifest_at_a_later_start_keeps_the_one_in_force(tmp_path: Path) -> None:
     with started(tmp_path, text=manifest(2)) as running:
         running.end()
@@ -243,8 +270,10 @@ REFUSALS: dict[str, tuple[tuple[str, ...], str, dict[str, str], str]] = {
     "an address without port": (("--listen-addr", "localhost"), manifest(1), {}, "expected HOST:PORT"),
     "a port that is none": (("--listen-addr", "127.0.0.1:99999"), manifest(1), {}, "expected HOST:PORT"),
     "a name that does not resolve": (("--listen-addr", "no.such.invalid:1"), manifest(1), {
-        "CIS490_WORKER_TOKEN": "w" * 16, "CIS490_READ_TOKEN": "r" * 16}, "cannot listen"),
-    "beyond loopback without tokens": (("--listen-addr", "0.0.0.0:0"), manifest(1), {}, "CIS490_WORKER_TOKEN"),
+        "CIS490_READ_TOKEN": "r" * 16}, "cannot listen"),
+    "beyond loopback without tokens": (("--listen-addr", "0.0.0.0:0"), manifest(1), {}, "CIS490_READ_TOKEN"),
+    "beyond loopback with a token that workers share": (("--listen-addr", "0.0.0.0:0"), manifest(1), {
+        "CIS490_WORKER_TOKEN": "w" * 16, "CIS490_READ_TOKEN": "r" * 16}, "enrol each worker: cis490-jobs invite HOST"),
     "all addresses of version 6 without tokens": (("--listen-addr", "[::]:0"), manifest(1), {}, "CIS490_READ_TOKEN"),
     "two roles with one token": ((), manifest(1), {"CIS490_WORKER_TOKEN": SECRET}, "same token"),
     "an unknown database": (("--db", "postgresql://host/fleet"), manifest(1), {}, "path of a file"),
@@ -337,7 +366,7 @@ def test_without_a_service_manager_nothing_is_said() -> None:
 
 
 def test_a_receiver_listens_beyond_loopback_with_all_tokens(tmp_path: Path) -> None:
-    tokens = {"CIS490_WORKER_TOKEN": "w" * 16, "CIS490_READ_TOKEN": "r" * 16}
+    tokens = {"CIS490_READ_TOKEN": "r" * 16}
     with started(tmp_path, "--listen-addr", "0.0.0.0:0", text=manifest(1), **tokens) as running:
         connection = http.client.HTTPConnection("127.0.0.1", running.port)
         connection.request("GET", "/v1/jobs", headers={"Host": "any.name.example"})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from training.trainer import bundle_reader, run
+from training.fleet import bundle
+from training.trainer import run
 from training.trainer.hyper import MODELS
 
 HOSTS = ("a1", "a2", "a3", "b1", "b2", "b3")
@@ -144,7 +144,5 @@ class Artifacts(dict[str, Path]):
 
 def packed(artifact: Path, path: Path) -> Path:
     """Pack an artifact folder as a bundle."""
-    with bundle_reader._zstd().open(path, "wb") as stream, tarfile.open(fileobj=stream, mode="w|") as archive:
-        for file in sorted(artifact.iterdir()):
-            archive.add(file, file.name)
+    bundle.pack(artifact, path)
     return path

@@ -272,11 +272,20 @@ def test_a_network_too_large_for_memory_is_out_of_memory(
     assert json.loads((tmp_path / "result.json").read_text())["kind"] == "oom_ram"
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
 def test_the_cards_memory_running_out_is_reported_as_such(
-    synthetic: Path, job_file: JobFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    synthetic: Path, job_file: JobFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: RuntimeError
 ) -> None:
     def full(*_: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        raise fault
 
     monkeypatch.setattr(networks, "scaler", full)
     assert (

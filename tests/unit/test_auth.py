@@ -91,11 +91,20 @@ def test_what_others_can_reach_is_not_loopback(address: str) -> None:
 def test_beyond_loopback_every_missing_or_short_token_is_named() -> None:
     with pytest.raises(ConfigurationError) as caught:
         demand_wide_tokens("0.0.0.0", {"operator": "a-long-enough-token", "worker": "short", "read": None})
-    assert [fault.place for fault in caught.value.faults] == ["CIS490_WORKER_TOKEN", "CIS490_READ_TOKEN"]
+    assert [(fault.place, fault.found) for fault in caught.value.faults] == [
+        ("CIS490_READ_TOKEN", "not set"),
+        ("CIS490_WORKER_TOKEN", "a token that workers share"),
+    ]
 
 
-def test_beyond_loopback_three_long_tokens_suffice() -> None:
-    demand_wide_tokens("0.0.0.0", {"operator": "a" * 16, "worker": "b" * 16, "read": "c" * 16})
+def test_beyond_loopback_an_operator_and_a_read_token_suffice() -> None:
+    demand_wide_tokens("0.0.0.0", {"operator": "a" * 16, "worker": None, "read": "c" * 16})
+
+
+def test_beyond_loopback_named_operators_stand_in_for_the_operator_token() -> None:
+    demand_wide_tokens("0.0.0.0", {"operator": None, "read": "c" * 16}, operators=True)
+    with pytest.raises(ConfigurationError, match="CIS490_OPERATOR_TOKEN: found a short token"):
+        demand_wide_tokens("0.0.0.0", {"operator": "short", "read": "c" * 16}, operators=True)
 
 
 def test_on_loopback_no_token_is_needed() -> None:

@@ -194,7 +194,7 @@ def test_a_windows_link_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(
     "name",
-    ["a\nb", "a:b", "a\\b", "tail.", "tail ", " head", "-rf", "CON", "nul.txt", "é", "x" * 101, "\x1b[31m"],
+    ["a\nb", "a:b", "a\\b", "tail.", "tail ", " head", "-rf", "CON", "nul.txt", "nul .txt", "é", "x" * 101, "\x1b[31m"],
 )
 def test_an_odd_name_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "art").mkdir()
@@ -209,6 +209,13 @@ def test_two_names_that_differ_only_in_case_are_refused(tmp_path: Path) -> None:
     for name in ("Model", "model"):
         (tmp_path / "art" / name).write_bytes(b"x")
     assert "'Model' and 'model'" in str(refused(tmp_path / "art", tmp_path))
+
+
+def test_two_folders_whose_names_differ_only_in_case_are_refused(tmp_path: Path) -> None:
+    for name in ("Fold/a", "fold/b"):
+        (tmp_path / "art" / name).parent.mkdir(parents=True)
+        (tmp_path / "art" / name).write_bytes(b"x")
+    assert "'Fold' and 'fold'" in str(refused(tmp_path / "art", tmp_path))
 
 
 def test_a_path_too_long_for_a_tar_is_refused(tmp_path: Path) -> None:
@@ -271,8 +278,3 @@ def test_a_failing_write_ends_the_packing(tmp_path: Path) -> None:
     (tmp_path / "art" / "noise").write_bytes(os.urandom(8 * 2**20))
     with Path("/dev/full").open("wb", buffering=0) as full, pytest.raises(OSError, match="No space left"):
         bundle._write(bundle._members(tmp_path / "art"), full)
-
-
-def test_a_folder_sync_is_left_out_where_the_system_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundle.os, "name", "nt")
-    bundle._sync_folder(tmp_path / "not-even-there")

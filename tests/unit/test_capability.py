@@ -48,6 +48,7 @@ def libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 def no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Python in which torch is not installed."""
     find = importlib.util.find_spec
+    monkeypatch.setattr(capability, "_torch_version", lambda: None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "torch" else find(name, *rest))
 
 
@@ -181,12 +182,25 @@ def test_cuda_counts_as_usable_when_torch_computes_on_it(tmp_path: Path, librari
     ],
 )
 def test_a_torch_that_crashes_hangs_or_prints_rubbish_is_a_problem(
-    tmp_path: Path, libraries: Path, body: str, version: str | None, problem: str
+    tmp_path: Path, libraries: Path, tools: Path, body: str, version: str | None, problem: str
 ) -> None:
     fake_torch(libraries, body)
+    script(tools, "nvidia-smi", f'echo "{CARD}"')
     found = detect(tmp_path, probe_timeout_s=0.5 if "sleep" in body else 20)
     assert (found.torch_version, found.cuda_usable) == (version, False)
     assert any(problem in text for text in found.problems), found.problems
+
+
+def test_without_a_card_torch_is_not_loaded_and_its_papers_tell_its_version(
+    tmp_path: Path, libraries: Path, tools: Path
+) -> None:
+    fake_torch(libraries, f"open({str(tmp_path / 'loaded')!r}, 'w')")
+    papers = libraries / "torch-8.7.6.dist-info"
+    papers.mkdir()
+    (papers / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 8.7.6\n")
+    found = detect(tmp_path)
+    assert (found.torch_version, found.cuda_usable, found.problems) == ("8.7.6", False, ())
+    assert not (tmp_path / "loaded").exists()
 
 
 def test_the_revision_of_a_checkout_and_its_changes_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

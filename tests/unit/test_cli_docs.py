@@ -22,12 +22,18 @@ def test_the_reference_has_every_command_and_option(page: str) -> None:
             assert option == "--help" or option in page
     assert set(re.findall(r"--[a-z-]+", headings)) == {
         "--watch", "--status", "--model", "--mode", "--host", "--limit", "--exit-code", "--if-plan", "--allow-shrink",
-        "--metric", "--split", "--dataset", "--artifacts", "--no-hash",
+        "--metric", "--split", "--dataset", "--artifacts", "--no-hash", "--job", "--worker", "--ttl",
     }  # fmt: skip
 
 
 def test_the_reference_has_the_columns_in_their_order(page: str) -> None:
-    for columns in (views.LIST_COLUMNS, comparison.COLUMNS, views.WORKER_COLUMNS):
+    for columns in (
+        views.LIST_COLUMNS,
+        comparison.COLUMNS,
+        views.WORKER_COLUMNS,
+        views.TRAIL_COLUMNS,
+        views.IDENTITY_COLUMNS,
+    ):
         assert f"Columns: `{' '.join(columns)}`" in page
 
 

@@ -12,7 +12,7 @@ import pytest
 from integrity_site import Site, killed
 
 from training.fleet.database import pages
-from training.fleet.errors import ConfigurationError
+from training.fleet.errors import ConfigurationError, FleetError
 from training.fleet.integrity import fsck as fsck_module
 
 
@@ -361,13 +361,13 @@ def test_an_artifact_that_cannot_be_read_is_found(site: Site) -> None:
 
 def test_a_newer_database_is_refused_with_both_numbers(site: Site) -> None:
     change(site.db, "PRAGMA user_version = 99")
-    with pytest.raises(ConfigurationError, match="has schema 99, this program knows up to 1"):
+    with pytest.raises(ConfigurationError, match="has schema 99, this program knows up to 2"):
         site.fsck()
 
 
 def test_an_older_database_is_refused_with_what_to_do(site: Site) -> None:
     change(site.db, "PRAGMA user_version = 0")
-    with pytest.raises(ConfigurationError, match="has schema 0, this program checks 1; start the receiver"):
+    with pytest.raises(ConfigurationError, match="has schema 0, this program checks 2; start the receiver"):
         site.fsck()
 
 
@@ -437,3 +437,10 @@ def test_a_last_commit_that_a_power_cut_tore_is_a_note(site: Site, root: Path) -
     report = site.fsck()
     assert report.findings == []
     assert [note.found for note in report.notes] == ["a last commit that cannot be read"]
+
+
+def test_a_folder_that_cannot_be_listed_is_named(site: Site) -> None:
+    site.places.incoming.rename(site.folder / "incoming-elsewhere")
+    site.places.incoming.write_text("a file where the folder should be")
+    with pytest.raises(FleetError, match=r"cannot look into .*incoming \(Not a directory\)"):
+        site.fsck()

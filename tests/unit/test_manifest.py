@@ -481,6 +481,13 @@ def test_a_faulty_default_is_one_fault_not_one_per_job() -> None:
     ]
 
 
+def test_jobs_that_use_a_faulty_default_dataset_do_not_hide_the_fault() -> None:
+    """A key error before; found by flipping bits of the example."""
+    assert faults(HEAD + '[defaults]\ndataset = "lib"\n[datasets.lab]\n' + JOB + JOB + "seed = 1\n") == [
+        "defaults.dataset (line 5): found 'lib', expected one of lab; did you mean lab?"
+    ]
+
+
 def test_all_faults_come_at_once() -> None:
     text = HEAD + "slots = 0\n" + JOB + "seed = -1\nhyper = { x = 1, max_iter = 0 }\n" + '[[jobs]]\nmodel = "gbt"\n'
     assert [fault.partition(":")[0] for fault in faults(text)] == [

@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -112,6 +113,22 @@ def test_a_database_is_copied_before_its_tables_change(
     assert "copied before its tables" in caplog.text
 
 
+def test_two_copies_made_in_one_second_are_both_kept(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host without a battery clock lives through the same seconds of 1970 at every start."""
+    monkeypatch.setattr(upkeep, "MIGRATIONS", LATER)
+    monkeypatch.setattr(upkeep.time, "gmtime", lambda: time.struct_time((1970, 1, 1, 0, 0, 9, 3, 1, 0)))
+    for _ in range(2):
+        path.unlink(missing_ok=True)
+        old_database(OLD[0], path)
+        Sqlite.open(path, tmp_path / "backups").close()
+    assert sorted(copy.name for copy in (tmp_path / "backups").iterdir()) == [
+        "queue.db.schema-1.19700101T000009Z",
+        "queue.db.schema-1.19700101T000009Z-2",
+    ]
+
+
 @pytest.mark.parametrize("made", [False, True], ids=["a-new-database", "one-that-is-up-to-date"])
 def test_nothing_is_copied_without_need(path: Path, made: bool) -> None:
     if made:
@@ -136,7 +153,7 @@ def test_a_step_that_fails_undoes_those_before_it(path: Path, monkeypatch: pytes
     old_database(OLD[0], path)
     before = tables(path)
     monkeypatch.setattr(upkeep, "MIGRATIONS", {**LATER, NEWEST + 3: "INSERT INTO nowhere VALUES (1)"})
-    with pytest.raises(ConfigurationError, match=r"from schema 1 to 4 \(no such table: nowhere\); nothing was changed"):
+    with pytest.raises(ConfigurationError, match=r"from schema 1 to 5 \(no such table: nowhere\); nothing was changed"):
         Sqlite.open(path)
     assert (tables(path), number(path)) == (before, 1)
 
@@ -146,7 +163,7 @@ def test_a_step_that_leaves_rows_without_their_job_is_undone(path: Path, monkeyp
     monkeypatch.setattr(
         upkeep, "MIGRATIONS", {**LATER, NEWEST + 3: "DROP TRIGGER job_is_never_deleted; DELETE FROM job WHERE seq = 1"}
     )
-    with pytest.raises(ConfigurationError, match=r"from schema 1 to 4 \(\d+ rows of \w+ name rows"):
+    with pytest.raises(ConfigurationError, match=r"from schema 1 to 5 \(\d+ rows of \w+ name rows"):
         Sqlite.open(path)
     assert number(path) == 1
 

@@ -41,6 +41,7 @@ def host(name: str = "gpu-tower", ram_gib: float = 32, vram_gib: float | None = 
 
 TOWER = host()
 PI = host("pi", ram_gib=8, vram_gib=None)
+GAMED = replace(TOWER, gpus=tuple(replace(gpu, free_vram_bytes=3 * GIB) for gpu in TOWER.gpus))
 ANY = Policy()
 
 
@@ -83,6 +84,24 @@ def test_a_job_without_constraints_runs_anywhere() -> None:
             TOWER,
             Policy(cuda=False),
             Reason("require_cuda", "usable CUDA", "switched off by the manifest (cuda = false)"),
+        ),
+        (
+            Requirement("gbt", require_cuda=True),
+            GAMED,
+            ANY,
+            Reason("gpu_busy", "a card that nothing else uses", "3.0 of 12.0 GiB free on Card"),
+        ),
+        (
+            Requirement("gbt", prefer_cuda=True),
+            GAMED,
+            ANY,
+            Reason("gpu_busy", "a card that nothing else uses", "3.0 of 12.0 GiB free on Card"),
+        ),
+        (
+            Requirement("gbt", min_vram_gib=8),
+            GAMED,
+            ANY,
+            Reason("gpu_busy", "a card that nothing else uses", "3.0 of 12.0 GiB free on Card"),
         ),
         (Requirement("gbt", min_vram_gib=16), TOWER, ANY, Reason("min_vram_gib", "16", "12")),
         (Requirement("gbt", min_vram_gib=1), PI, ANY, Reason("min_vram_gib", "1", "no CUDA")),
@@ -150,6 +169,8 @@ def test_each_constraint_is_refused_by_name_with_wanted_and_found(
         (Requirement("gbt"), PI, Policy(allow_jobs=("g?t",), deny_jobs=("mlp",))),
         (Requirement("gbt", allowed_hosts=("lab", "p*")), PI, ANY),
         (Requirement("gbt", require_cuda=True), TOWER, Policy(cuda=True)),
+        (Requirement("gbt", require_cuda=True), replace(GAMED, gpus=(*GAMED.gpus, *TOWER.gpus)), ANY),
+        (Requirement("gbt"), GAMED, ANY),
         (Requirement("gbt", min_vram_gib=12), host(vram_gib=11.6), ANY),
         (Requirement("gbt", min_ram_gib=16), host(ram_gib=15.5), ANY),
         (Requirement("gbt", min_ram_gib=8, min_vram_gib=12), host(ram_gib=8), Policy(vram_gib=99, ram_gib=99)),
@@ -279,6 +300,13 @@ def test_a_silent_declaration_means_enough_memory_and_no_cuda() -> None:
             PI,
             ANY,
             "runs on pi if require_cuda true becomes false and min_vram_gib 8 becomes 0",
+        ),
+        (
+            Requirement("gbt", require_cuda=True),
+            GAMED,
+            ANY,
+            "no change of the manifest is enough for gpu-tower: end what uses the card of gpu-tower "
+            "(3.0 of 12.0 GiB free on Card); nvidia-smi lists it",
         ),
         (Requirement("gbt", min_ram_gib=16), PI, ANY, "runs on pi if min_ram_gib 16 becomes 8"),
         (

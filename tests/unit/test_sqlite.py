@@ -120,7 +120,7 @@ def test_a_newer_database_is_refused(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
-    with pytest.raises(ConfigurationError, match="has schema 99, this program knows up to 1"):
+    with pytest.raises(ConfigurationError, match="has schema 99, this program knows up to 2"):
         Sqlite.open(path)
 
 
@@ -534,7 +534,7 @@ def raw(path: Path) -> Iterator[sqlite3.Connection]:
         "INSERT INTO attempt (job, fence, lease_id, worker, claim_id, claimed_at, outcome, ended_at)"
         " VALUES (2, 5, 'lease', 'pi', 'claim', '', 'completed', '')"
     )
-    connection.execute("INSERT INTO event VALUES (1, '', '', 1, 'add', NULL, 'pending', '')")
+    connection.execute("INSERT INTO event VALUES (1, '', '', 1, NULL, 'add', NULL, 'pending', '')")
     yield connection
     connection.close()
 
@@ -571,7 +571,7 @@ def raw(path: Path) -> Iterator[sqlite3.Connection]:
         " VALUES (1, 1, 'l', 'pi', 'claim', '')",
         "INSERT INTO attempt (job, fence, lease_id, worker, claim_id, claimed_at) VALUES (1, 1, 'lease', 'b', 'c', '')",
         "UPDATE event SET why = 'other'",
-        "INSERT INTO event VALUES (2, '', '', 1, 'explode', NULL, 'pending', '')",
+        "INSERT INTO event VALUES (2, '', '', 1, NULL, 'explode', NULL, 'pending', '')",
         "INSERT INTO artifact VALUES (1, 'short', 'gbt', 'oracle', 1, '')",
         "INSERT INTO job (seq, id, spec, model, mode, requirement, priority, position, timeout_s, max_attempts,"
         " updated_at) VALUES (9, 'NOTHEX', '{}', 'gbt', 'oracle', 1, 0, 1, 60, 3, '')",

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from training.trainer import bundle_reader
+from training.trainer import archive, bundle_reader
 from training.trainer.bundle_reader import Description, unpacked
 from training.trainer.faults import HostError, SpecError
 
-zstd = bundle_reader._zstd()
+zstd = archive.zstd_module()
 
 WHOLE: dict[str, Any] = {
     "v": 1,
@@ -90,8 +90,6 @@ def link(name: str) -> tarfile.TarInfo:
         ([link("model.txt")], "the bundle's member 'model.txt' is no regular file"),
         ([("../model.txt", b"")], "the bundle's member '../model.txt' is no plain file name"),
         ([("/etc/x", b"")], "is no plain file name"),
-        ([(".hidden", b"")], "is no plain file name"),
-        ([("a/model.txt", b"")], "is no plain file name"),
         ([("model.txt", b""), ("model.txt", b"")], "the bundle holds 'model.txt' twice"),
         ([(f"f{i}", b"") for i in range(65)], "the bundle holds more than 64 files"),
     ],
@@ -100,6 +98,12 @@ def test_a_bundle_that_breaks_a_rule_is_refused(tmp_path: Path, members: Any, me
     with pytest.raises(SpecError) as caught:
         unpacked(bundle(tmp_path, *members), out(tmp_path))
     assert message in str(caught.value)
+
+
+def test_files_in_folders_and_hidden_ones_stay_in(tmp_path: Path) -> None:
+    folder = out(tmp_path)
+    unpacked(bundle(tmp_path, (".hidden", b""), ("a/model.txt", b"other"), ("model.txt", b"tree")), folder)
+    assert sorted(str(item.relative_to(folder)) for item in folder.rglob("*")) == ["model.json", "model.txt"]
 
 
 def test_a_member_over_its_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,6 +145,11 @@ def test_a_missing_bundle_is_the_hosts_trouble(tmp_path: Path) -> None:
             "model: found None; columns: found None; host_column: found None; time_column: found None",
         ),
         (WHOLE | {"history": 3}, "history: found 3"),
+        (WHOLE | {"window_rows": True}, "window_rows: found True"),
+        (WHOLE | {"window_rows": 0}, "window_rows: found 0"),
+        (WHOLE | {"window_rows": 10**9}, "window_rows: found 1000000000"),
+        (WHOLE | {"threshold": True}, "threshold: found True"),
+        (WHOLE | {"threshold": 10**400}, "threshold: found 1000"),
         (WHOLE | {"categories": []}, r"categories: found \[\], expected a table of column names"),
         (WHOLE | {"categories": {"q": ["a"]}}, "categories.q: found no such feature"),
         (WHOLE | {"categories": {"x": ["a", 3]}}, "categories.x: found 3, expected text of 1 to 100 characters"),
@@ -152,9 +161,19 @@ def test_a_description_of_another_format_is_refused(tmp_path: Path, description:
         unpacked(bundle(tmp_path, ("model.txt", b""), description=description), out(tmp_path))
 
 
-def test_a_description_that_is_not_json_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [b"{", b"", b"\xff", b'{"v": NaN}', b'{"v": -Infinity}', b"[" * 100_000, b'{"v": ' + b"9" * 5000 + b"}"],
+    ids=["cut", "empty", "no UTF-8", "NaN", "infinity", "100,000 brackets", "5000 digits"],
+)
+def test_a_description_that_is_not_json_is_refused(tmp_path: Path, text: bytes) -> None:
     with pytest.raises(SpecError, match=r"model\.json is not JSON"):
-        unpacked(bundle(tmp_path, ("model.json", b"{"), description=None), out(tmp_path))
+        unpacked(bundle(tmp_path, ("model.json", text), description=None), out(tmp_path))
+
+
+def test_a_description_of_megabytes_is_refused_unread(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"model\.json is larger than 4 MiB"):
+        unpacked(bundle(tmp_path, ("model.json", b" " * (4 << 20) + b"{}"), description=None), out(tmp_path))
 
 
 def test_without_a_zstd_library_the_host_is_told_what_to_install(
@@ -162,5 +181,6 @@ def test_without_a_zstd_library_the_host_is_told_what_to_install(
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "backports", None)
     monkeypatch.setitem(__import__("sys").modules, "compression", None)
+    (tmp_path / "bundle.tar.zst").write_bytes(b"")
     with pytest.raises(HostError, match=r"needs backports\.zstd"):
         unpacked(tmp_path / "bundle.tar.zst", tmp_path)

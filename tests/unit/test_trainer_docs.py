@@ -11,7 +11,20 @@ import pytest
 from scored_windows import result_document, scored
 
 from training.dataset import _KINDS, _SPLIT_KEYS
-from training.trainer import accuracy, bootstrap, card, export, faults, hyper, incidents, measures, onnx_export, train
+from training.trainer import (
+    accuracy,
+    archive,
+    bootstrap,
+    card,
+    export,
+    faults,
+    hyper,
+    incidents,
+    measures,
+    onnx_export,
+    train,
+    unpack,
+)
 from training.trainer.bundle_reader import Description
 from training.trainer.datasets import __main__ as datasets
 from training.trainer.numeric_class import numeric_class
@@ -105,3 +118,14 @@ def test_the_trainer_contract_names_what_an_exported_file_says_of_itself(root: P
     description = Description("gbt", ("x",), None, None, 30, True, 0.5)
     named = re.findall(r"^\| `([a-z_]+)` \|", section(root, "Export to ONNX"), re.MULTILINE)
     assert named == list(onnx_export.properties(description, ""))
+
+
+def test_the_page_of_the_store_names_what_unpacking_takes_and_its_limits(root: Path) -> None:
+    text = (root / "docs/reference/store.md").read_text().split("\n## Unpacking a bundle\n")[1]
+    names = [(action.option_strings or [action.dest.upper()])[0] for action in unpack._parser()._actions[1:]]
+    assert [name for name in names if f"| `{name}` | " not in text] == []
+    assert f"more than {archive.MAX_RATIO} times" in text
+    assert f"once {archive.RATIO_FROM_BYTES >> 20} MiB have come out" in text
+    assert f"a zstd window over {1 << archive.MAX_WINDOW_LOG - 20} MiB" in text
+    assert f"{unpack.MEMORY_BYTES >> 20} MiB beyond an idle Python, and {unpack.CPU_S} s of CPU time" in text
+    assert f"one more for each {unpack.BYTES_PER_CPU_S >> 20} MiB" in text

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 from backports.zstd import decompress
-from stub_receiver import Reply, Seen, StubReceiver, lease, problem
+from stub_receiver import Reply, Seen, StubReceiver, lease, problem, route
 
-from training.fleet import wire
+from training.fleet import capability, wire
 from training.fleet.capability import Capability, Datasets, Gpu
 from training.fleet.client import Client
 from training.fleet.errors import ConfigurationError, UnavailableError, UnreachableError, UpgradeRequiredError
@@ -122,6 +122,39 @@ def test_a_heartbeat_is_answered_before_the_upload_of_an_earlier_run(bench: Benc
     stub.script["upload"] = [upload]
     bench.packed().run()
     assert order == ["heartbeat answered", "upload"]
+
+
+def test_the_first_act_after_a_sleep_is_a_heartbeat(
+    bench: Bench, stub: StubReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+
+    def sleep(_seen: Seen) -> Reply:
+        now[0] += 8 * 3600
+        return problem(503, "unavailable")
+
+    monkeypatch.setattr("training.fleet.worker.beats.clock_s", lambda: now[0])
+    monkeypatch.setattr(Beats, "start", lambda _self: None)
+    stub.script["upload"] = [sleep]
+    assert bench.packed().run() == "completed"
+    assert [route(seen) for seen in stub.seen] == ["heartbeat", "upload", "heartbeat", "upload", "complete"]
+
+
+def test_a_lease_lost_over_a_sleep_is_not_uploaded_for(
+    bench: Bench, stub: StubReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+
+    def sleep(_seen: Seen) -> Reply:
+        now[0] += 8 * 3600
+        stub.script["heartbeat"] = [problem(409, "stale_lease")]
+        return problem(503, "unavailable")
+
+    monkeypatch.setattr("training.fleet.worker.beats.clock_s", lambda: now[0])
+    monkeypatch.setattr(Beats, "start", lambda _self: None)
+    stub.script["upload"] = [sleep]
+    assert bench.packed().run() == "over"
+    assert [route(seen) for seen in stub.seen] == ["heartbeat", "upload", "heartbeat"]
 
 
 def test_a_training_that_failed_while_no_worker_looked_is_reported(bench: Bench) -> None:
@@ -464,6 +497,21 @@ def test_a_trainer_gets_the_card_only_where_the_lease_says_so(
     assert f'"device": "{device}"' in text
 
 
+@pytest.mark.parametrize(
+    ("free_bytes", "kind", "outcome"), [(2**32, "host_fault", "released"), (2**33 - 2**30, "oom_gpu", "failed")]
+)
+def test_a_card_that_others_fill_is_no_word_on_what_the_job_needs(
+    site: Site, stub: StubReceiver, monkeypatch: pytest.MonkeyPatch, free_bytes: int, kind: str, outcome: str
+) -> None:
+    idle = Gpu("card", "GPU-7", 2**33, 2**33, "550")
+    monkeypatch.setattr(capability, "_gpus", lambda _: (dataclasses.replace(idle, free_vram_bytes=free_bytes),))
+    stub.offer(lease("oom_gpu", cuda=True))
+    assert site.worker(Capability("box", gpus=(idle,), cuda_usable=True)).serve_once(1) == outcome
+    told = stub.wait_for("fail", 1)[0].json
+    assert told["kind"] == kind
+    assert ("other programs hold 4.0 of the card's 8.0 GiB" in told["error"]) is (kind == "host_fault")
+
+
 def test_an_early_answer_without_a_job_is_not_asked_again_at_once(site: Site, stub: StubReceiver) -> None:
     stub.script["claim"] = [(204, {"Retry-After": "0.3"}, b"")]
     began = time.monotonic()
@@ -631,7 +679,7 @@ def test_folders_nobody_needs_are_deleted_after_their_time(site: Site, stub: Stu
     for name in ("old", "new"):
         RunFolder(runs / name).save(State("over", wire.Lease(**lease("good"))))
     for name in ("old", "broken"):
-        os.utime(runs / name, (1, 1))
+        os.utime(runs / name, (1_710_000_000, 1_710_000_000))
     site.serve(keep_s=1000.0)
     stub.wait_for("claim")
     assert [path.name for path in runs.iterdir()] == ["new"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ from training.fleet.worker import start
 from training.fleet.worker.options import options
 from training.fleet.worker.start import Contracts, Seat, argument_vector, environment, job_document, seat
 
-SMALL = Gpu("small", "GPU-1", 8 * 2**30, 0, "1")
-LARGE = Gpu("large", "GPU-2", 24 * 2**30, 0, "1")
+SMALL = Gpu("small", "GPU-1", 8 * 2**30, 7 * 2**30, "1")
+LARGE = Gpu("large", "GPU-2", 24 * 2**30, 23 * 2**30, "1")
 SPEC = {"v": 1, "model": "gbt", "mode": "oracle", "hyper": {}, "split_recipe": "hosts", "train_hosts": ["*"], "seed": 1}
 
 
@@ -44,6 +45,12 @@ def test_a_card_that_is_not_usable_is_not_offered() -> None:
 
 def test_a_card_that_the_lease_keeps_free_is_not_offered() -> None:
     assert seat(Capability("box", gpus=(SMALL,), cuda_usable=True), 0, 1, cuda=False) == Seat(1)
+
+
+def test_a_card_that_something_else_uses_is_not_offered() -> None:
+    gamed = replace(LARGE, free_vram_bytes=11 * 2**30)
+    assert seat(Capability("box", gpus=(SMALL, gamed), cuda_usable=True), 0, 1, cuda=True).gpu == SMALL
+    assert seat(Capability("box", gpus=(gamed,), cuda_usable=True), 0, 1, cuda=True).device == "cpu"
 
 
 def test_the_environment_is_an_allow_list() -> None:

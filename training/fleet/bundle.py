@@ -23,6 +23,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
+from training.fleet import system
 from training.fleet.errors import TrainerError
 
 MAX_FILES: Final = 10_000
@@ -33,7 +34,7 @@ MAX_TAR_BYTES: Final = 8 * 2**30 - 1
 _CHUNK_BYTES: Final = 2**20
 _BEHIND: Final = 2
 _NAME: Final = re.compile(r"[0-9A-Za-z_.+=@,~ -]{1,100}")
-_RESERVED: Final = re.compile(r"(?i:con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")
+_RESERVED: Final = re.compile(r"(?i:con|prn|aux|nul|com[0-9]|lpt[0-9]) *(\..*)?")
 _LEVEL: Final = 1
 
 
@@ -73,14 +74,15 @@ def pack(folder: Path, target: Path) -> Packed:
             regular files that may be read (kind `no_artifact`); the disk is full (`disk_full`); it cannot be read or
             written (`host_fault`).
     """
+    folder = system.long_path(folder)
     part = target.with_name(f"{target.name}.part")
     try:
         members = _members(folder)
         with part.open("wb", buffering=0) as out:
             packed = _write(members, out)
             os.fsync(out.fileno())
-        part.replace(target)
-        _sync_folder(target.parent)
+        system.replace(part, target)
+        system.sync_folder(target.parent)
     except OSError as error:
         part.unlink(missing_ok=True)
         raise _refused(folder, error) from error
@@ -129,14 +131,20 @@ def _members(folder: Path) -> list[_Member]:
     if len(members) > MAX_FILES:
         raise _odd(f"found more than {MAX_FILES} files in {folder}; at most that many may be in an artifact")
     seen: dict[str, str] = {}
-    for member in members:
-        other = seen.setdefault(member.name.casefold(), member.name)
-        if other != member.name:
-            raise _odd(f"found {other!r} and {member.name!r}, which are one file on Windows; rename one of them")
+    for path in (path for member in members for path in _steps(member.name)):
+        other = seen.setdefault(path.casefold(), path)
+        if other != path:
+            raise _odd(f"found {other!r} and {path!r}, which are one file on Windows; rename one of them")
     size = _tar_bytes(members)
     if size > MAX_TAR_BYTES:
         raise _odd(f"found {size} bytes in {folder}; at most {MAX_TAR_BYTES} may be in an artifact")
     return members
+
+
+def _steps(name: str) -> Iterator[str]:
+    """Yield a name and the folders above it."""
+    parts = name.split("/")
+    return ("/".join(parts[:end]) for end in range(1, len(parts) + 1))
 
 
 def _walk(folder: Path, top: Path, depth: int) -> Iterator[_Member]:
@@ -326,14 +334,3 @@ class _RawFrame:
     def flush(self) -> bytes:
         """Return nothing: the last block was marked when it was written."""
         return b""
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in a folder durable. Windows has no such call; there the file's own sync must do."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

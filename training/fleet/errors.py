@@ -14,10 +14,14 @@ expected and what to do now, and that the client raises the same class the recei
     |  |- DigestMismatchError  422 bytes that do not hash to their name
     |  '- UpgradeRequiredError 426 a worker too old for this receiver
     |- AuthenticationError     401 no credential, or an unknown one
+    |  |- RevokedError         401 a secret that was taken back
+    |  '- InviteRefusedError   401 an invite that is unknown, used up or too old
     |- ForbiddenError          403 a known caller without the right
-    |  '- HostRefusedError     403 a host the manifest does not admit
+    |  |- HostRefusedError     403 a host the manifest does not admit
+    |  '- CertificateMismatchError 403 the certificate of one worker with the secret of another
     |- NotFoundError           404 no such job, worker or artifact
     |- MethodError             405 the path exists, the method does not
+    |- IdentityInUseError      409 another machine uses the identity
     |- ConflictError           409 the state does not allow it
     |  |- StaleLeaseError      409 the lease is no longer the newest one
     |  |- OtherResultError     409 the job already has another artifact
@@ -25,6 +29,7 @@ expected and what to do now, and that the client raises the same class the recei
     |- PreconditionError       412 what the caller relied on has moved
     |  '- ArtifactMissingError 412 a completion without a stored artifact
     |- UnavailableError        503 the receiver cannot serve now; try again
+    |  |- TooManyTriesError    429 too many wrong tries from this address
     |  |- StorageFullError     507 no room for the bytes
     |  '- UnreachableError     69  nobody answers at the address
     '- TrainerError            a trainer that broke its contract
@@ -32,6 +37,7 @@ expected and what to do now, and that the client raises the same class the recei
 
 from __future__ import annotations
 
+import errno
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -161,6 +167,18 @@ class AuthenticationError(FleetError):
     code, status, exit_status = "unauthenticated", 401, EX_NOPERM
 
 
+class RevokedError(AuthenticationError):
+    """A secret that an operator has taken back, or that a newer enrolment has replaced."""
+
+    code = "revoked"
+
+
+class InviteRefusedError(AuthenticationError):
+    """An invite that nobody gave, that is used up, or whose time is over."""
+
+    code = "invite_refused"
+
+
 class ForbiddenError(FleetError):
     """A known caller without the right to do this."""
 
@@ -171,6 +189,25 @@ class HostRefusedError(ForbiddenError):
     """A host that the manifest does not admit."""
 
     code = "host_refused"
+
+
+class CertificateMismatchError(ForbiddenError):
+    """A certificate that was issued to another worker than the secret shown with it.
+
+    Args:
+        message: Whose is which, for people.
+        worker: Whose secret was shown; empty on the client's side.
+        faults: As for every error.
+        retry_after_s: As for every error.
+    """
+
+    code = "certificate_mismatch"
+
+    def __init__(
+        self, message: str, *, worker: str = "", faults: tuple[Fault, ...] = (), retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message, faults=faults, retry_after_s=retry_after_s)
+        self.worker = worker
 
 
 class NotFoundError(FleetError):
@@ -196,6 +233,12 @@ class MethodError(FleetError):
     ) -> None:
         super().__init__(message, faults=faults, retry_after_s=retry_after_s)
         self.allow = allow
+
+
+class IdentityInUseError(FleetError):
+    """Another machine uses the identity now. The same request may succeed once that one is silent."""
+
+    code, status, exit_status = "identity_in_use", 409, EX_NOPERM
 
 
 class ConflictError(FleetError):
@@ -240,6 +283,12 @@ class UnavailableError(FleetError):
     code, status, exit_status = "unavailable", 503, EX_TEMPFAIL
 
 
+class TooManyTriesError(UnavailableError):
+    """Too many wrong tries from one address; the next one is looked at after `Retry-After`."""
+
+    code, status = "too_many_tries", 429
+
+
 class StorageFullError(UnavailableError):
     """There is no room for the bytes."""
 
@@ -274,6 +323,26 @@ class TrainerError(FleetError):
     ) -> None:
         super().__init__(message, faults=faults, retry_after_s=retry_after_s)
         self.kind = kind
+
+
+PASSING = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE})
+"""What the system refuses a file with and later grants, although nobody has changed a setting."""
+
+
+def passing(error: OSError, message: str) -> UnavailableError | None:
+    """Return the error for a trouble that ends by itself or with the disk's, so that a restart may mend it.
+
+    Args:
+        error: What the system said.
+        message: The same for people, with what to do.
+
+    Returns:
+        None when settings or rights are wrong instead.
+    """
+    if error.errno not in PASSING:
+        return None
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return StorageFullError(message) if full else UnavailableError(message)
 
 
 def _tree(root: type[FleetError]) -> list[type[FleetError]]:

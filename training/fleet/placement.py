@@ -124,6 +124,7 @@ def judge(requirement: Requirement, capability: Capability, policy: Policy | Non
         _named(requirement, capability),
         _cuda(requirement, capability, offer),
         _vram(requirement, capability, offer),
+        _free_card(requirement, offer),
         _ram(requirement, capability, offer),
         _more_vram(requirement, offer),
         _more_ram(requirement, offer),
@@ -340,6 +341,16 @@ def _vram(requirement: Requirement, capability: Capability, offer: Capability) -
     return Reason("min_vram_gib", f"{requirement.min_vram_gib:g}", found)
 
 
+def _free_card(requirement: Requirement, offer: Capability) -> Reason | None:
+    """Judge whether a job that is to have a card would find one that nothing else uses, such as a game."""
+    wants = requirement.require_cuda or requirement.prefer_cuda or requirement.min_vram_gib > 0
+    if not (wants and offer.cuda_usable and offer.gpus) or not all(gpu.busy for gpu in offer.gpus):
+        return None
+    card = max(offer.gpus, key=lambda gpu: gpu.free_vram_bytes)
+    found = f"{card.free_vram_bytes / GIB:.1f} of {card.vram_bytes / GIB:.1f} GiB free on {card.name}"
+    return Reason("gpu_busy", "a card that nothing else uses", found)
+
+
 def _ram(requirement: Requirement, capability: Capability, offer: Capability) -> Reason | None:
     if offer.ram_gib >= requirement.min_ram_gib:
         return None
@@ -432,6 +443,7 @@ _ACTIONS = {
     "dataset": "put the dataset {wanted} on {host} (found: {found})",
     "contract": "bring the trainer of {host} to the version the manifest was checked against",
     "model": "install on {host} what the model {wanted} needs",
+    "gpu_busy": "end what uses the card of {host} ({found}); nvidia-smi lists it",
     "over_vram_gib": "the job needs a host with {wanted}; {host} has {found} GiB",
     "over_ram_gib": "the job needs a host with {wanted}; {host} has {found} GiB",
 }

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import os
-import stat
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from training.fleet import system
 from training.fleet.errors import ConfigurationError, Fault
 
 PREFIX: Final = "CIS490_"
@@ -161,16 +160,30 @@ def secret(name: str, environ: Mapping[str, str]) -> str | None:
     return None
 
 
-def state_folder(environ: Mapping[str, str]) -> Path:
-    """Return where a program keeps its state: the service manager's folder, or the user's.
+def demand_private(name: str, path: Path) -> None:
+    """Refuse a secret's file that everybody on the host can use; one that is not there is left to who reads it.
 
-    Source: systemd.exec(5), StateDirectory; XDG Base Directory Specification.
+    Args:
+        name: The setting or variable that names it.
+        path: The file.
+
+    Raises:
+        ConfigurationError: Others can read or write it.
     """
-    given = environ.get("STATE_DIRECTORY", "").partition(":")[0]
-    if given:
-        return Path(given)
-    base = environ.get("XDG_STATE_HOME") or str(Path(environ.get("HOME") or "~").expanduser() / ".local" / "state")
-    return Path(base) / "cis490"
+    try:
+        shared = system.everybody_can_read(path)
+    except OSError:
+        return
+    if shared:
+        raise ConfigurationError(
+            f"{name}: everybody on this host can use {path}; expected a private file; "
+            f"run {system.private_command(path)}"
+        )
+
+
+def state_folder(environ: Mapping[str, str]) -> Path:
+    """Return where a program keeps its state: the service manager's folder, or the user's."""
+    return system.state_folder(environ)
 
 
 def _effective(
@@ -266,10 +279,7 @@ def _number(kind: type, raw: Any) -> Any:
 def _secret_file(name: str, path: Path) -> str:
     try:
         with path.open("rb") as file:
-            if os.name != "nt" and stat.S_IMODE(os.fstat(file.fileno()).st_mode) & stat.S_IRWXO:
-                raise ConfigurationError(
-                    f"{name}: everybody on this host can use {path}; expected a private file; run chmod o= {path}"
-                )
+            demand_private(name, path)
             data = file.read(MAX_SECRET_BYTES + 1)
     except OSError as error:
         raise ConfigurationError(

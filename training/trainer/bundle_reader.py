@@ -1,32 +1,28 @@
 """Owns reading a stored bundle without trusting it: `bundle.tar.zst` in, the few files a model needs out.
 
-Limits: 64 members, plain names, regular files only, no name twice, 512 MiB per file and 1 GiB in all, whatever the
-archive claims. Only `model.json` and model files are written, into a folder the caller gives. Nothing from a bundle is
-run.
+Limits: those of `archive`, and 64 files, 512 MiB per file and 1 GiB in all. Only `model.json` and model files are
+written, into a folder the caller gives. Nothing from a bundle is run.
 """
 
 from __future__ import annotations
 
-import io
 import json
-import re
 import sys
-import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from training.dataset import category_faults
+from training.dataset import MAX_WINDOW_ROWS, category_faults
+from training.trainer.archive import Limits, extract
 from training.trainer.faults import HostError, SpecError
 
 MAX_MEMBERS = 64
 MAX_FILE_BYTES = 512 << 20
 MAX_TOTAL_BYTES = 1 << 30
+MAX_DESCRIPTION_BYTES = 4 << 20
 DESCRIPTION = "model.json"
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _MODEL_FILES = frozenset({DESCRIPTION, "model.txt", "model.safetensors"})
-_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +65,6 @@ def unpacked(bundle: Path, folder: Path) -> Description:
             _extract(bundle, folder)
     except FileNotFoundError as fault:
         raise HostError(f"{bundle} does not exist; give a bundle.tar.zst or an artifact folder") from fault
-    except (tarfile.TarError, EOFError, _zstd_error()) as fault:
-        raise SpecError(f"{bundle.name} is not a whole bundle.tar.zst: {fault}; fetch it again") from fault
     return _description(folder / DESCRIPTION, bundle.name)
 
 
@@ -81,79 +75,19 @@ def _copy_folder(source: Path, folder: Path) -> None:
 
 
 def _extract(bundle: Path, folder: Path) -> None:
-    seen: set[str] = set()
-    with _decompressed(bundle) as stream, tarfile.open(fileobj=_Limited(stream), mode="r|") as archive:
-        for member in archive:
-            _check_member(member, seen)
-            content = archive.extractfile(member) if member.name in _MODEL_FILES else None
-            if content is not None:
-                _write(content, folder / member.name)
-
-
-def _check_member(member: tarfile.TarInfo, seen: set[str]) -> None:
-    if not member.isreg():
-        raise SpecError(f"the bundle's member {member.name!r} is no regular file")
-    if not _NAME.fullmatch(member.name):
-        raise SpecError(f"the bundle's member {member.name!r} is no plain file name")
-    if member.name in seen:
-        raise SpecError(f"the bundle holds {member.name!r} twice")
-    if member.size > MAX_FILE_BYTES:
-        raise SpecError(f"the bundle's member {member.name!r} is larger than {MAX_FILE_BYTES >> 20} MiB")
-    seen.add(member.name)
-    if len(seen) > MAX_MEMBERS:
-        raise SpecError(f"the bundle holds more than {MAX_MEMBERS} files")
-
-
-class _Limited(io.RawIOBase):
-    """Passes a stream on until the limit, so that a small file can't unfold without end."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        self._left = MAX_TOTAL_BYTES
-
-    def read(self, size: int = -1) -> bytes:
-        """Read on, or refuse when more than the limit was unfolded."""
-        found = self._stream.read(size)
-        self._left -= len(found)
-        if self._left < 0:
-            raise SpecError(f"the bundle unfolds to more than {MAX_TOTAL_BYTES >> 20} MiB")
-        return found
-
-
-def _write(content: IO[bytes], path: Path) -> None:
-    with path.open("wb") as stream:
-        while chunk := content.read(_CHUNK_BYTES):
-            stream.write(chunk)
-
-
-def _zstd() -> Any:
-    """Return the zstd module: Python's own from 3.14 on, `backports.zstd` before."""
-    try:
-        if sys.version_info >= (3, 14):
-            from compression import zstd
-        else:
-            from backports import zstd
-    except ImportError as fault:
-        raise HostError("reading a bundle needs backports.zstd; install the project with its trainer extra") from fault
-    return zstd
-
-
-def _zstd_error() -> type[Exception]:
-    error: type[Exception] = _zstd().ZstdError
-    return error
-
-
-def _decompressed(bundle: Path) -> IO[bytes]:
-    stream: IO[bytes] = _zstd().open(bundle, "rb")
-    return stream
+    limits = Limits(MAX_MEMBERS, MAX_FILE_BYTES, MAX_TOTAL_BYTES)
+    with bundle.open("rb") as stream:
+        extract(stream, folder, bundle.name, limits, _MODEL_FILES.__contains__)
 
 
 def _description(path: Path, name: str) -> Description:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > MAX_DESCRIPTION_BYTES:
+            raise SpecError(f"{name}: {DESCRIPTION} is larger than {MAX_DESCRIPTION_BYTES >> 20} MiB")
+        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except FileNotFoundError as fault:
         raise SpecError(f"{name} holds no {DESCRIPTION}; it is no bundle of this trainer") from fault
-    except ValueError as fault:
+    except (ValueError, RecursionError) as fault:
         raise SpecError(f"{name}: {DESCRIPTION} is not JSON: {fault}") from fault
     faults = list(_faults(found))
     if faults:
@@ -171,22 +105,26 @@ def _description(path: Path, name: str) -> Description:
     )
 
 
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"{text} is no number of JSON")
+
+
 def _faults(found: Any) -> Iterator[str]:
     if not isinstance(found, dict) or found.get("v") != 1:
         yield f"v: found {found.get('v') if isinstance(found, dict) else found!r}, expected 1"
         return
-    kinds: dict[str, type | tuple[type, ...]] = {
-        "model": str,
-        "columns": list,
-        "host_column": (str, type(None)),
-        "time_column": (str, type(None)),
-        "window_rows": int,
-        "history": bool,
-        "threshold": (int, float),
+    rules: dict[str, Callable[[Any], bool]] = {
+        "model": lambda value: isinstance(value, str),
+        "columns": lambda value: isinstance(value, list),
+        "host_column": lambda value: isinstance(value, str | None),
+        "time_column": lambda value: isinstance(value, str | None),
+        "window_rows": lambda value: type(value) is int and 1 <= value <= MAX_WINDOW_ROWS,
+        "history": lambda value: isinstance(value, bool),
+        "threshold": lambda value: type(value) in (int, float) and abs(value) <= sys.float_info.max,
     }
-    for key, kind in kinds.items():
-        if key not in found or not isinstance(found[key], kind):
-            yield f"{key}: found {found.get(key)!r}"
+    for key, holds in rules.items():
+        if key not in found or not holds(found[key]):
+            yield f"{key}: found {repr(found.get(key))[:80]}"
     columns = found.get("columns")
     if isinstance(columns, list) and not all(isinstance(name, str) for name in columns):
         yield f"columns: found {columns!r}, expected names"

@@ -29,6 +29,13 @@ from training.trainer.job import Job, read_job
 
 RESULT_VERSION = 1
 EXIT_INTERRUPTED = 130
+_OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory",)
+_CARD_OUT_OF_MEMORY = (
+    "CUDA out of memory",  # torch's own allocator
+    "CUDA error: out of memory",  # the driver, when not even a context fits
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -148,9 +155,9 @@ def _known(fault: Exception) -> TrainerError | None:
         return fault
     if isinstance(fault, DatasetError):
         return HostError(str(fault)) if fault.unreadable else SpecError(str(fault))
-    if isinstance(fault, MemoryError) or _is_torch_out_of_memory(fault, "DefaultCPUAllocator: can't allocate memory"):
+    if isinstance(fault, MemoryError) or _is_torch_out_of_memory(fault, _OUT_OF_MEMORY):
         return HostError("memory ran out; free some, or raise the job's min_ram_gib", "oom_ram")
-    if _is_torch_out_of_memory(fault, "CUDA out of memory"):
+    if _is_torch_out_of_memory(fault, _CARD_OUT_OF_MEMORY):
         return HostError(
             "the card's memory ran out; use smaller batch_rows, or raise the job's min_vram_gib", "oom_gpu"
         )
@@ -161,9 +168,9 @@ def _known(fault: Exception) -> TrainerError | None:
     return None
 
 
-def _is_torch_out_of_memory(fault: Exception, words: str) -> bool:
-    """Tell by its words, because torch raises RuntimeError on the CPU and a class of its own on CUDA."""
-    return isinstance(fault, RuntimeError) and words in str(fault)
+def _is_torch_out_of_memory(fault: Exception, words: Sequence[str]) -> bool:
+    """Tell by its words, because torch raises RuntimeError on the CPU and classes of its own on CUDA."""
+    return isinstance(fault, RuntimeError) and any(word in str(fault) for word in words)
 
 
 def _record_failure(out: Path | None, kind: str, error: str) -> None:

@@ -13,6 +13,8 @@ import logging
 import re
 from typing import Final
 
+from training.fleet.api import callers
+from training.fleet.api.enrolment import WORKER
 from training.fleet.api.exchange import (
     MAX_HEADER_BYTES,
     MAX_HEADERS,
@@ -25,8 +27,9 @@ from training.fleet.api.exchange import (
     problem,
 )
 from training.fleet.api.fleet import Fleet
+from training.fleet.api.front import MARKS, Front
 from training.fleet.api.routes import ROUTES, Route
-from training.fleet.auth import Credentials, host_name, is_loopback
+from training.fleet.auth import host_name, is_loopback
 from training.fleet.errors import (
     FleetError,
     ForbiddenError,
@@ -45,8 +48,11 @@ SINGULAR: Final = (
     b"authorization",
     b"x-operator-token",
     b"x-lease-id",
+    b"x-worker-session",
     b"sec-fetch-site",
+    *MARKS,
 )
+SPOKEN: Final = ("1.1", "1.0")
 LINGER_S: Final = 2.0
 LINGER_BYTES: Final = 64 * 2**20
 DRAIN_S: Final = 5.0
@@ -59,34 +65,36 @@ class App:
     """The receiver's HTTP interface.
 
     Args:
-        fleet: What the handlers work on.
-        credentials: Who may do what.
+        fleet: What the handlers work on, and who may do what.
         host_names: Names under which the receiver may be addressed besides loopback ones; empty with `any_host`.
         any_host: Answer under every name, because the receiver listens beyond loopback without a list of names.
+        front: What stands between clients and the application; None for nothing.
     """
 
     def __init__(
         self,
         fleet: Fleet,
-        credentials: Credentials,
         host_names: frozenset[str] = frozenset(),
         *,
         any_host: bool = False,
+        front: Front | None = None,
     ) -> None:
         self._fleet = fleet
-        self._credentials = credentials
+        self._front = front or Front()
         self._host_names = host_names
         self._any_host = any_host
         self._known_hosts: set[bytes] = set()
         self._fixed: dict[str, _Methods] = {}
         self._by_id: dict[tuple[str, str], _Methods] = {}
+        self._by_name: dict[tuple[str, str], _Methods] = {}
         for route in ROUTES:
             self._add(route)
 
     def _add(self, route: Route) -> None:
         if "{" in route.path:
             _, _, noun, _, *verb = route.path.split("/")
-            methods = self._by_id.setdefault((noun, "".join(verb)), {})
+            table = self._by_name if "{name}" in route.path else self._by_id
+            methods = table.setdefault((noun, "".join(verb)), {})
         else:
             methods = self._fixed.setdefault(route.path, {})
         methods[route.method] = route
@@ -113,14 +121,18 @@ class App:
         scope, headers = request.scope, request.headers
         self._demand_sane(scope, headers)
         method: str = scope["method"]
-        methods, request.target = self._find(scope["path"])
+        # As it was sent: what an encoded slash hides from a proxy's rules must not be found here either.
+        methods, request.target = self._find(scope["raw_path"].decode("latin-1"))
         route = methods.get(method)
         if route is None:
             allow = ", ".join(sorted(methods))
             raise MethodError(f"{method!a} does not work here; use {allow}", allow=allow)
         if method not in ("GET", "HEAD") and headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
             raise ForbiddenError("a page of another site sent this request; use the command line or the same origin")
-        self._credentials.demand(route.role, headers.get(b"authorization"), headers.get(b"x-operator-token"))
+        self._front.look(request)
+        await callers.demand(self._fleet, request, route.role, route.right if route.role == "operator" else None)
+        if request.caller.identity:
+            return await callers.as_worker(self._fleet, request, route.handler)
         return await route.handler(self._fleet, request)
 
     def _find(self, path: str) -> tuple[_Methods, str]:
@@ -129,10 +141,16 @@ class App:
             return methods, ""
         parts = path.split("/")
         if 4 <= len(parts) <= 5 and parts[1] == "v1" and (len(parts) == 4 or parts[4]):
-            methods = self._by_id.get((parts[2], parts[4] if len(parts) == 5 else ""))
+            key = (parts[2], parts[4] if len(parts) == 5 else "")
+            methods = self._by_id.get(key)
             if methods is not None:
                 if not ID.fullmatch(parts[3]):
                     raise NotFoundError(f"{ascii(parts[3])[:80]} is no id; expected 64 lower-case hex digits")
+                return methods, parts[3]
+            methods = self._by_name.get(key)
+            if methods is not None:
+                if not WORKER.fullmatch(parts[3]):
+                    raise NotFoundError(f"{ascii(parts[3])[:80]} is no name of a worker; expected a host name")
                 return methods, parts[3]
         raise NotFoundError(f"nothing is at {ascii(path)[:120]}; GET /openapi.json lists what is")
 
@@ -145,8 +163,12 @@ class App:
             size_bytes = sum(len(name) + len(value) for name, value in pairs)
         if len(pairs) > MAX_HEADERS or size_bytes > MAX_HEADER_BYTES:
             raise RequestError(f"more than {MAX_HEADERS} headers or {MAX_HEADER_BYTES} bytes of them; send fewer")
-        if b"transfer-encoding" in headers and b"content-length" in headers:
-            raise RequestError("both Content-Length and Transfer-Encoding are there; send one of them")
+        if b"transfer-encoding" in headers:
+            _demand_chunked(headers)
+        if b"upgrade" in headers and _has_body(headers):
+            raise RequestError("no upgrade is offered, and what follows the head would be unclear; send no Upgrade")
+        if scope["http_version"] not in SPOKEN:
+            raise RequestError(f"HTTP/{scope['http_version']} is not spoken here; send HTTP/1.1")
         host = headers.get(b"host")
         if host not in self._known_hosts:
             self._demand_host(host)
@@ -166,12 +188,20 @@ class App:
     async def _refusal(self, request: Request, error: FleetError) -> Answer:
         """Return an error as an answer; a small body that is still under way is read away first."""
         answer = problem(error, [(b"allow", error.allow.encode())] if isinstance(error, MethodError) else None)
-        if not request.consumed and _has_body(request):
+        if not request.consumed and _has_body(request.headers):
             length = request.headers.get(b"content-length", b"")
-            small = length.isdigit() and len(length) < 8 and int(length) <= MAX_BODY_BYTES
+            plain = not request.headers.keys() & {b"transfer-encoding", b"upgrade"}
+            small = plain and length.isdigit() and len(length) < 8 and int(length) <= MAX_BODY_BYTES
             waits = isinstance(error, ShortBodyError)
             answer.close = waits or not (small and await _drained(request))
         return answer
+
+
+def _demand_chunked(headers: dict[bytes, bytes]) -> None:
+    if b"content-length" in headers:
+        raise RequestError("both Content-Length and Transfer-Encoding are there; send one of them")
+    if headers[b"transfer-encoding"].lower() != b"chunked":
+        raise RequestError("the Transfer-Encoding is not read here; expected chunked alone, or a Content-Length")
 
 
 def _demand_singular(names: list[bytes]) -> None:
@@ -180,8 +210,7 @@ def _demand_singular(names: list[bytes]) -> None:
             raise RequestError(f"the header {name.decode()} stands there twice; send it once")
 
 
-def _has_body(request: Request) -> bool:
-    headers = request.headers
+def _has_body(headers: dict[bytes, bytes]) -> bool:
     return b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
 
 

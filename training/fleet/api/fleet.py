@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from training.fleet import __version__
 from training.fleet.api.bridge import Bridge
+from training.fleet.api.limiter import Limiter
 from training.fleet.api.parking import Lot
+from training.fleet.auth import Credentials, Sessions
 from training.fleet.errors import UnavailableError
+from training.fleet.wire import Material
 
 if TYPE_CHECKING:
     from training.fleet.api.keeping import Keeper
@@ -45,6 +48,15 @@ class Fleet:
         started_at: On the monotonic clock.
         description: Makes the OpenAPI document.
         uploads: Threads that hash and write uploads.
+        credentials: Who may do what; another value after the operators file was read again.
+        sessions: Which machine uses which identity.
+        limiter: Counts wrong one-time codes.
+        issuer: Makes what a worker needs for mutual TLS, for its name and enrolment; None where there is none.
+        ca_pem: The receiver's certificate authority in PEM, for hosts that enrol; empty without one.
+        ca_sha256: SHA-256 of that certificate (DER), hex; None without one.
+        reread: Returns the credentials anew, at a reload; None where they are fixed.
+        problems: What is wrong with what was read again, for people.
+        indexing: Held while a line of the index is written; who waits for it gets it in turn.
     """
 
     queue: Queue
@@ -59,6 +71,15 @@ class Fleet:
     version: str = __version__
     started_at: float = field(default_factory=time.monotonic)
     uploads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, thread_name_prefix="upload"))
+    credentials: Credentials = field(default_factory=Credentials)
+    sessions: Sessions = field(default_factory=lambda: Sessions(time.monotonic))
+    limiter: Limiter = field(default_factory=lambda: Limiter(time.monotonic))
+    issuer: Callable[[str, str], Material] | None = None
+    ca_pem: str = ""
+    ca_sha256: str | None = None
+    reread: Callable[[], Credentials] | None = None
+    problems: list[str] = field(default_factory=list)
+    indexing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def run(self, change: Callable[[Any], T], *, repeatable: bool = False) -> asyncio.Future[T]:
         """Return a future of a change made on the writer thread; see `Bridge.run`."""

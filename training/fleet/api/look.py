@@ -1,4 +1,4 @@
-"""What anyone may look at: jobs, workers, health, metrics, the description of the API."""
+"""What is only read: jobs, workers, health, metrics, the description of the API, the worker's single file."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from training.fleet.api.exchange import Answer, Request, answer
@@ -14,7 +15,8 @@ from training.fleet.api.fleet import Fleet
 from training.fleet.errors import InvalidMessageError
 from training.fleet.jobs import MODES, STATUSES
 from training.fleet.queue import Filters
-from training.fleet.wire import MAX_PAGE, Health
+from training.fleet.single_file import NAME, own_single_file
+from training.fleet.wire import MAX_PAGE, Health, WorkerView
 
 DEFAULT_PAGE: Final = 100
 MAX_FAILURES: Final = 10
@@ -24,14 +26,16 @@ PREFIX: Final = re.compile(r"[0-9a-f]{1,64}")
 NO_KEYS: Final[frozenset[str]] = frozenset()
 METRICS: Final = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
 NO_CACHE: Final = (b"cache-control", b"no-cache")
+ZIP: Final = (b"content-type", b"application/zip")
+SAVE_AS: Final = (b"content-disposition", f'attachment; filename="{NAME}"'.encode())
 
 
 async def jobs(fleet: Fleet, request: Request) -> Answer:
     """One page of jobs."""
     query = request.query(JOB_KEYS)
-    limit = _limit(query)
+    limit = limit_of(query)
     statuses = _words(query.get("status"), STATUSES, "status")
-    _words(query.get("mode"), MODES, "mode")
+    _demand_mode(query.get("mode"))
     extras = _words(query.get("with"), ("spec",), "with")
     _demand_prefix(query.get("id_prefix"))
     tag = _tag(fleet)
@@ -60,13 +64,22 @@ async def why(fleet: Fleet, request: Request) -> Answer:
 async def workers(fleet: Fleet, request: Request) -> Answer:
     """One page of workers."""
     query = request.query(PAGE_KEYS)
-    limit = _limit(query)
-    found = answer(fleet.queue.workers(cursor=query.get("cursor"), limit=limit))
+    limit = limit_of(query)
+    page = fleet.queue.workers(cursor=query.get("cursor"), limit=limit)
+    found = answer(replace(page, workers=[_with_alerts(fleet, worker) for worker in page.workers]))
     tag = b'"' + hashlib.sha256(found.body).hexdigest()[:32].encode() + b'"'
     if _unchanged(request, tag):
         return Answer(304, headers=[(b"etag", tag), NO_CACHE])
     found.headers += [(b"etag", tag), NO_CACHE]
     return found
+
+
+def _with_alerts(fleet: Fleet, worker: WorkerView) -> WorkerView:
+    since_s = fleet.sessions.clashed_s(worker.name)
+    if since_s is None:
+        return worker
+    alert = "another machine shows the identity of this worker; `cis490-jobs events` has where from"
+    return replace(worker, alerts=[alert])
 
 
 async def health(fleet: Fleet, request: Request) -> Answer:
@@ -90,6 +103,16 @@ async def readyz(fleet: Fleet, _request: Request) -> Answer:
 async def openapi(fleet: Fleet, _request: Request) -> Answer:
     """This interface as an OpenAPI 3.1 document."""
     return answer(fleet.description())
+
+
+async def single_file(_fleet: Fleet, request: Request) -> Answer:
+    """The worker of this receiver's version as one file; its ETag is the SHA-256 of the bytes."""
+    request.query(NO_KEYS)
+    found = await asyncio.to_thread(own_single_file)
+    tag = b'"' + found.sha256.encode() + b'"'
+    if _unchanged(request, tag):
+        return Answer(304, headers=[(b"etag", tag), NO_CACHE])
+    return Answer(200, found.data, [ZIP, SAVE_AS, (b"etag", tag), NO_CACHE])
 
 
 async def metrics(fleet: Fleet, _request: Request) -> Answer:
@@ -123,7 +146,7 @@ async def _health(fleet: Fleet) -> Health:
     )
     in_force = queue.hosts.in_force
     broken = [fleet.store.broken] if fleet.store.broken else []
-    problems = [*loader.problems, *broken, *fleet.keeper.problems()]
+    problems = [*loader.problems, *broken, *fleet.keeper.problems(), *fleet.problems]
     return Health(
         status="draining" if fleet.draining else "degraded" if problems else "ok",
         version=fleet.version,
@@ -142,7 +165,12 @@ async def _health(fleet: Fleet) -> Health:
     )
 
 
-def _limit(query: Mapping[str, str]) -> int:
+def limit_of(query: Mapping[str, str]) -> int:
+    """Return how many items a page may hold.
+
+    Raises:
+        InvalidMessageError: It is no such number.
+    """
     text = query.get("limit")
     if text is None:
         return DEFAULT_PAGE
@@ -159,6 +187,11 @@ def _words(text: str | None, allowed: tuple[str, ...], name: str) -> frozenset[s
     if wrong:
         raise InvalidMessageError(f"{name} is {ascii(wrong[0])[:40]}; expected of {', '.join(allowed)}")
     return words
+
+
+def _demand_mode(text: str | None) -> None:
+    if text is not None and text not in MODES:
+        raise InvalidMessageError(f"mode is {ascii(text)[:40]}; expected one of {', '.join(MODES)}")
 
 
 def _demand_prefix(text: str | None) -> None:

@@ -8,13 +8,16 @@ from typing import Any, Final
 import msgspec
 
 from training.fleet import __version__
+from training.fleet.api.enrolment import WORKER as WORKER_NAME
 from training.fleet.api.messages import strict
 from training.fleet.api.routes import ROUTES, Route
 from training.fleet.auth import TOKENS
+from training.fleet.wire import InviteOrder
 
 REFERENCE: Final = "#/components/schemas/{name}"
 COMMON: Final = ((400, "the request cannot be read"), (401, "no token, or a wrong one"), (403, "not permitted"))
 WITH_BODY: Final = ((413, "the body is too large"), (422, "the content breaks the contract, see `errors`"))
+WITH_QUERY: Final = ((422, "the query names something unknown, or a value breaks its schema"),)
 PROBLEM: Final[dict[str, Any]] = {
     "type": "object",
     "description": "An error (RFC 9457).",
@@ -91,7 +94,7 @@ def _operation(route: Route) -> dict[str, Any]:
 
 
 def _parameters(route: Route) -> list[dict[str, Any]]:
-    found = [
+    found: list[dict[str, Any]] = [
         {
             "name": name,
             "in": "path",
@@ -101,9 +104,15 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
         for name in ("id", "sha256")
         if "{" + name + "}" in route.path
     ]
-    text = {"type": "string"}
-    found += [{"name": name, "in": "query", "description": note, "schema": text} for name, note in route.query]
-    found += [{"name": name, "in": "header", "description": note, "schema": text} for name, note in route.headers]
+    if "{name}" in route.path:
+        worker = {"type": "string", "pattern": f"^{WORKER_NAME.pattern}$"}
+        found.append({"name": "name", "in": "path", "required": True, "schema": worker})
+    for name, note, schema in route.query:
+        found.append({"name": name, "in": "query", "description": note, "schema": schema, "explode": False})
+    for name, note, pattern in route.headers:
+        text = {"type": "string"} if pattern is None else {"type": "string", "pattern": pattern}
+        required = pattern is not None
+        found.append({"name": name, "in": "header", "description": note, "required": required, "schema": text})
     return found
 
 
@@ -111,7 +120,8 @@ def _request_body(route: Route) -> dict[str, Any]:
     if isinstance(route.request, type):
         # Only a reload means something without a body: its fields all have defaults.
         schema = {"$ref": REFERENCE.format(name=route.request.__name__)}
-        return {"required": route.role == "worker", "content": {"application/json": {"schema": schema}}}
+        demanded = route.role in ("worker", "anyone") or route.request is InviteOrder
+        return {"required": demanded, "content": {"application/json": {"schema": schema}}}
     media = {"bundle": "application/zstd", "manifest": "application/toml"}[str(route.request)]
     return {"required": route.request == "bundle", "content": {media: {}}}
 
@@ -119,7 +129,7 @@ def _request_body(route: Route) -> dict[str, Any]:
 def _responses(route: Route) -> dict[str, Any]:
     good = {"description": "done", "content": _content(route)}
     found: dict[str, Any] = {"200": good}
-    common = (*COMMON, *(WITH_BODY if route.request is not None else ())) if route.role != "anyone" else ()
+    common = (*COMMON, *_caps(route)) if route.role != "anyone" else ()
     for status, note in (*common, *route.statuses):
         before = found.get(str(status), {}).get("description")
         found[str(status)] = {"description": note if before is None or before == note else f"{before}; {note}"}
@@ -131,9 +141,20 @@ def _responses(route: Route) -> dict[str, Any]:
     return found
 
 
+def _caps(route: Route) -> tuple[tuple[int, str], ...]:
+    if route.method == "GET":
+        return WITH_QUERY
+    # A body is read and counted where none is asked for as well.
+    return WITH_BODY if route.request is not None else WITH_BODY[:1]
+
+
 def _content(route: Route) -> dict[str, Any]:
     if isinstance(route.response, type):
         return {"application/json": {"schema": {"$ref": REFERENCE.format(name=route.response.__name__)}}}
+    if route.path == "/v1/worker.pyz":
+        return {"application/zip": {"schema": {"type": "string", "format": "binary"}}}
+    if route.path == "/v1/ca":
+        return {"application/x-pem-file": {"schema": {"type": "string"}}}
     if route.path == "/metrics":
         return {"text/plain": {"schema": {"type": "string"}}}
     return {"application/json": {"schema": {"type": "object"}}}

@@ -9,8 +9,6 @@ from training.fleet.api.fleet import Fleet
 from training.fleet.api.messages import Decoder
 from training.fleet.wire import MAX_MANIFEST_BYTES, BackupOrder, FsckOrder, Reload
 
-OPERATOR: Final = "operator:token"
-"""How the history names whoever holds the operator's token."""
 RELOAD: Final = Decoder(Reload)
 BACKUP: Final = Decoder(BackupOrder)
 FSCK: Final = Decoder(FsckOrder)
@@ -19,22 +17,22 @@ FSCK: Final = Decoder(FsckOrder)
 async def cancel(fleet: Fleet, request: Request) -> Answer:
     """Cancel a job, or ask the worker that runs it to stop."""
     await request.body()
-    job_id = request.target
-    return answer(await fleet.run(lambda tx: fleet.queue.cancel(tx, job_id, OPERATOR)))
+    job_id, who = request.target, request.caller.who
+    return answer(await fleet.run(lambda tx: fleet.queue.cancel(tx, job_id, who)))
 
 
 async def requeue(fleet: Fleet, request: Request) -> Answer:
     """Make a failed or cancelled job claimable again with a new budget."""
     await request.body()
-    job_id = request.target
-    return answer(await fleet.run(lambda tx: fleet.queue.requeue(tx, job_id, OPERATOR)))
+    job_id, who = request.target, request.caller.who
+    return answer(await fleet.run(lambda tx: fleet.queue.requeue(tx, job_id, who)))
 
 
 async def reload(fleet: Fleet, request: Request) -> Answer:
     """Read the manifest file again and apply it."""
     body = await request.body()
     message = RELOAD.decode(body) if body.strip() else Reload()
-    return answer(await fleet.loader.reload(message, OPERATOR))
+    return answer(await fleet.loader.reload(message, request.caller.who))
 
 
 async def plan(fleet: Fleet, request: Request) -> Answer:

@@ -101,6 +101,12 @@ class Lot:
         for place in self._places:
             place.bell.set()
 
+    def ring(self, worker: str) -> None:
+        """Have the callers of one worker look up, because it may no longer be one."""
+        for place in self._places:
+            if place.worker == worker:
+                place.bell.set()
+
     def _hand_out(self, offers: list[Offer]) -> None:
         for place in self._places:
             if not offers:

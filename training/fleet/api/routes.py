@@ -6,15 +6,16 @@ made of it, so the two cannot disagree.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from training.fleet import wire
-from training.fleet.api import look, operate, work
+from training.fleet.api import enrolment, look, operate, work
 from training.fleet.api.exchange import Answer, Request
 from training.fleet.api.fleet import Fleet
-from training.fleet.auth import Role
+from training.fleet.auth import Right, Role
+from training.fleet.jobs import MODES, STATUSES
 
 Handler = Callable[[Fleet, Request], Awaitable[Answer]]
 Body = type[Any] | Literal["bundle", "manifest"] | None
@@ -26,14 +27,15 @@ class Route:
 
     Attributes:
         method: HTTP method.
-        path: Path; `{id}` or `{sha256}` stands for 64 hex digits.
+        path: Path; `{id}` or `{sha256}` stands for 64 hex digits, `{name}` for the name of a worker.
         role: Who may ask.
         handler: What answers; the first line of its docstring is the summary.
         request: Message in the body, "bundle" or "manifest" for bytes, None for an empty body.
         response: Message in a 200 answer.
         statuses: The statuses besides 200 that belong to this route, with what they mean.
-        query: Query parameters, with what they mean.
-        headers: Request headers, with what they mean.
+        query: Query parameters, with what they mean and the schema of their values.
+        headers: Request headers, with what they mean, and the pattern of those that must be there.
+        right: What an operator must be allowed to do, where the route asks for one.
     """
 
     method: str
@@ -43,8 +45,9 @@ class Route:
     request: Body = None
     response: Any = None
     statuses: tuple[tuple[int, str], ...] = ()
-    query: tuple[tuple[str, str], ...] = ()
-    headers: tuple[tuple[str, str], ...] = ()
+    query: tuple[tuple[str, str, Mapping[str, Any]], ...] = ()
+    headers: tuple[tuple[str, str, str | None], ...] = ()
+    right: Right = "operate"
 
     @property
     def summary(self) -> str:
@@ -52,20 +55,34 @@ class Route:
         return (self.handler.__doc__ or "").partition("\n")[0]
 
 
+def _words(allowed: tuple[str, ...]) -> Mapping[str, Any]:
+    return {"type": "array", "minItems": 1, "items": {"enum": list(allowed)}}
+
+
 _JOB = (404, "no such job")
+_NAMED = (404, "no such worker ever enrolled")
 _STALE = (409, "`stale_lease`: the lease is not the newest one")
+_CLASH = (409, "`identity_in_use`: another machine uses the identity")
 _STATE = (409, "`wrong_state`: the job's status does not allow it")
 _CHORE = (409, "`wrong_state`: a backup or a check runs already")
 _BUSY = (503, "shutting down or overloaded; see Retry-After")
-_PAGE = (("limit", "how many at most, 1 to 500; 100 without it"), ("cursor", "`next` of the page before"))
+_TEXT = {"type": "string"}
+_PAGE = (
+    (
+        "limit",
+        "how many at most, 1 to 500; 100 without it",
+        {"type": "integer", "minimum": 1, "maximum": wire.MAX_PAGE},
+    ),
+    ("cursor", "`next` of the page before", _TEXT),
+)
 _UNCHANGED = (304, "nothing changed since the given ETag")
 _FILTERS = (
-    ("status", "statuses with commas between them"),
-    ("model", "model name"),
-    ("mode", "`realistic` or `oracle`"),
-    ("host", "host name"),
-    ("id_prefix", "first hex digits of the id"),
-    ("with", "`spec`: each job with its specification, at most 100 on a page"),
+    ("status", "statuses with commas between them", _words(STATUSES)),
+    ("model", "model name", _TEXT),
+    ("mode", "`realistic` or `oracle`", {"enum": list(MODES)}),
+    ("host", "host name", _TEXT),
+    ("id_prefix", "first hex digits of the id", {"type": "string", "pattern": "^[0-9a-f]{1,64}$"}),
+    ("with", "`spec`: each job with its specification, at most 100 on a page", _words(("spec",))),
 )
 
 ROUTES: Final[tuple[Route, ...]] = (
@@ -83,7 +100,7 @@ ROUTES: Final[tuple[Route, ...]] = (
             (426, "the worker is too old"),
             _BUSY,
         ),
-        headers=(("Prefer", "`wait=N`: park the call until a job appears, N seconds at most (cap 60)"),),
+        headers=(("Prefer", "`wait=N`: park the call until a job appears, N seconds at most (cap 60)", None),),
     ),
     Route(
         "POST",
@@ -117,14 +134,16 @@ ROUTES: Final[tuple[Route, ...]] = (
         wire.Stored,
         (
             (201, "stored"),
+            (404, "the name is no digest"),
             (409, "`stale_lease`: the lease does not live"),
             (411, "`Content-Length` is missing"),
             (422, "`digest_mismatch`: the bytes do not hash to the name"),
             (507, "no room; see Retry-After"),
             _BUSY,
         ),
-        headers=(("X-Lease-Id", "the lease the artifact was made under"),),
+        headers=(("X-Lease-Id", "the lease the artifact was made under", "^[0-9A-Za-z_-]{8,64}$"),),
     ),
+    Route("GET", "/v1/worker.pyz", "worker", look.single_file, statuses=(_UNCHANGED,)),
     Route("GET", "/v1/jobs", "read", look.jobs, None, wire.JobPage, (_UNCHANGED,), query=(*_FILTERS, *_PAGE)),
     Route("GET", "/v1/job/{id}", "read", look.job, None, wire.JobDetail, (_JOB,)),
     Route("GET", "/v1/job/{id}/why", "read", look.why, None, wire.Why, (_JOB,)),
@@ -157,6 +176,73 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("POST", "/v1/backup", "operator", operate.backup, wire.BackupOrder, wire.Chore, (_CHORE,)),
     Route("POST", "/v1/fsck", "operator", operate.fsck, wire.FsckOrder, wire.Chore, (_CHORE,)),
     Route("GET", "/v1/chore", "operator", operate.chore, None, wire.Chore),
+    Route("POST", "/v1/invite", "operator", enrolment.invite, wire.InviteOrder, wire.Invite, right="enrol"),
+    Route(
+        "POST",
+        "/v1/enrol",
+        "anyone",
+        enrolment.enrol,
+        wire.Enrol,
+        wire.Enrolled,
+        (
+            (400, "the request cannot be read"),
+            (401, "`invite_refused`: the code is unknown, used up or too old"),
+            (403, "the code is good for another host"),
+            (413, "the body is too large"),
+            (422, "the content breaks the contract, see `errors`"),
+            (429, "`too_many_tries`: too many wrong codes from this address; see Retry-After"),
+        ),
+    ),
+    Route("POST", "/v1/secret", "worker", enrolment.secret, wire.NewSecret, wire.SecretTaken, (_CLASH,)),
+    Route(
+        "POST",
+        "/v1/worker/certificate",
+        "worker",
+        enrolment.certificate,
+        None,
+        wire.Material,
+        ((404, "this receiver issues no certificates"),),
+    ),
+    Route(
+        "POST",
+        "/v1/worker/{name}/revoke",
+        "operator",
+        enrolment.revoke,
+        None,
+        wire.IdentityView,
+        (_NAMED,),
+        right="enrol",
+    ),
+    Route(
+        "POST",
+        "/v1/worker/{name}/rotate",
+        "operator",
+        enrolment.rotate,
+        None,
+        wire.IdentityView,
+        (_NAMED, (409, "`wrong_state`: it is revoked")),
+        right="enrol",
+    ),
+    Route("GET", "/v1/identities", "read", enrolment.identities, None, wire.IdentityPage, query=_PAGE),
+    Route(
+        "GET",
+        "/v1/events",
+        "read",
+        enrolment.events,
+        None,
+        wire.EventPage,
+        (_JOB,),
+        query=(
+            ("job", "only of this job: its whole id", {"type": "string", "pattern": "^[0-9a-f]{64}$"}),
+            (
+                "worker",
+                "only about or by this worker",
+                {"type": "string", "pattern": f"^{enrolment.WORKER.pattern}$"},
+            ),
+            *_PAGE,
+        ),
+    ),
+    Route("GET", "/v1/ca", "anyone", enrolment.authority, statuses=((404, "this receiver has none of its own"),)),
     Route("GET", "/openapi.json", "anyone", look.openapi),
     Route("GET", "/healthz", "anyone", look.healthz),
     Route("GET", "/readyz", "anyone", look.readyz, statuses=((503, "not ready, with the reasons"),)),

@@ -7,10 +7,11 @@ import functools
 import re
 from typing import Final
 
+from training.fleet.api.callers import demand_holder, demand_own_name
 from training.fleet.api.exchange import Answer, ClientGoneError, Request, answer
 from training.fleet.api.fleet import Fleet
 from training.fleet.api.messages import Decoder
-from training.fleet.api.parking import Offer, Place
+from training.fleet.api.parking import Place
 from training.fleet.database import Transaction
 from training.fleet.errors import LengthRequiredError, RequestError, UpgradeRequiredError
 from training.fleet.store import Upload, index_row
@@ -33,6 +34,7 @@ FAIL: Final = Decoder(Fail)
 async def claim(fleet: Fleet, request: Request) -> Answer:
     """Give the caller a job, now or when one appears while it waits."""
     message = CLAIM.decode(await request.body())
+    demand_own_name(request, message.worker)
     fleet.demand_open()
     if not _speakable(message.capability.version):
         oldest = ".".join(map(str, OLDEST_WORKER))
@@ -43,7 +45,7 @@ async def claim(fleet: Fleet, request: Request) -> Answer:
     if wait_s:
         lease = await _parked(fleet, request, message, wait_s)
     else:
-        lease = await fleet.run(lambda tx: fleet.queue.claim(tx, message), repeatable=True)
+        lease = await fleet.run(lambda tx: _claimed(fleet, request, tx, message), repeatable=True)
     headers = [PREFERENCE_APPLIED] if wait_s else []
     if lease is None:
         retry_s = 1.0 if wait_s else fleet.idle_retry_s
@@ -58,7 +60,7 @@ async def _parked(fleet: Fleet, request: Request, message: Claim, wait_s: float)
     """
     place = fleet.lot.enter(message.worker)
     try:
-        lease = await fleet.run(lambda tx: fleet.queue.claim(tx, message))
+        lease = await fleet.run(lambda tx: _claimed(fleet, request, tx, message))
         return lease or await _wait_for_job(fleet, request, place, message, wait_s)
     finally:
         fleet.lot.leave(place)
@@ -78,7 +80,8 @@ async def _wait_for_job(fleet: Fleet, request: Request, place: Place, message: C
             if gone.done():
                 raise ClientGoneError
             fleet.demand_open()
-            if place.offer is not None and (lease := await _take_offered(fleet, place, place.offer, message)):
+            fleet.queue.registry.demand_living(request.caller.identity)
+            if place.offer is not None and (lease := await _take_offered(fleet, request, place, message)):
                 return lease
         return None
     finally:
@@ -86,14 +89,23 @@ async def _wait_for_job(fleet: Fleet, request: Request, place: Place, message: C
         gone.cancel()
 
 
-async def _take_offered(fleet: Fleet, place: Place, offer: Offer, message: Claim) -> Lease | None:
+async def _take_offered(fleet: Fleet, request: Request, place: Place, message: Claim) -> Lease | None:
+    offer = place.offer
+    assert offer is not None
+
     def take(tx: Transaction) -> tuple[Lease | None, int]:
-        lease = fleet.queue.claim(tx, message)
+        lease = _claimed(fleet, request, tx, message)
         return lease, fleet.queue.claimable(tx, offer.requirement)
 
     lease, left = await fleet.run(take)
     fleet.lot.answered(place, left)
     return lease
+
+
+def _claimed(fleet: Fleet, request: Request, tx: Transaction, message: Claim) -> Lease | None:
+    """Claim on the writer thread, unless the worker was revoked since it was let in."""
+    fleet.queue.registry.demand_living(request.caller.identity)
+    return fleet.queue.claim(tx, message)
 
 
 async def _hang_up(request: Request) -> None:
@@ -122,6 +134,7 @@ def _speakable(version: str) -> bool:
 async def heartbeat(fleet: Fleet, request: Request) -> Answer:
     """Keep a lease alive. Mostly answered from memory."""
     message = HEARTBEAT.decode(await request.body())
+    await demand_holder(fleet, request, message.lease_id)
     job_id = request.target
     beat = fleet.queue.beat(job_id, message)
     if beat is None:
@@ -132,6 +145,7 @@ async def heartbeat(fleet: Fleet, request: Request) -> Answer:
 async def complete(fleet: Fleet, request: Request) -> Answer:
     """Take the result of a job."""
     message = COMPLETE.decode(await request.body())
+    await demand_holder(fleet, request, message.lease_id)
     job_id = request.target
     return answer(await fleet.run(lambda tx: fleet.queue.complete(tx, job_id, message), repeatable=True))
 
@@ -139,6 +153,7 @@ async def complete(fleet: Fleet, request: Request) -> Answer:
 async def fail(fleet: Fleet, request: Request) -> Answer:
     """Take note that an attempt ended without a result."""
     message = FAIL.decode(await request.body())
+    await demand_holder(fleet, request, message.lease_id)
     job_id = request.target
     return answer(await fleet.run(lambda tx: fleet.queue.fail(tx, job_id, message)))
 
@@ -147,6 +162,7 @@ async def upload(fleet: Fleet, request: Request) -> Answer:
     """Store an artifact while it arrives."""
     size_bytes, lease_id = _upload_headers(request)
     fleet.demand_open()
+    await demand_holder(fleet, request, lease_id)
     sha256 = request.target
     _, model, mode = await fleet.run(lambda tx: fleet.queue.lease_for_upload(tx, lease_id))
 
@@ -186,7 +202,9 @@ async def _record(fleet: Fleet, sha256: str, size_bytes: int, model: str, mode: 
     """Note a durable file: first the row, then the line of the derived index."""
     if await fleet.run(lambda tx: fleet.queue.add_artifact(tx, sha256, size_bytes, model, mode)):
         row = index_row({"sha256": sha256, "model": model, "mode": mode, "size_bytes": size_bytes})
-        await asyncio.get_running_loop().run_in_executor(fleet.uploads, fleet.store.append_index, row)
+        # Rows become known here in the order of the database, and so do the lines have to.
+        async with fleet.indexing:
+            await asyncio.get_running_loop().run_in_executor(fleet.uploads, fleet.store.append_index, row)
 
 
 async def _receive(fleet: Fleet, request: Request, stored: Upload) -> None:

@@ -21,6 +21,7 @@ from training.fleet.cli.remote import Remote
 from training.fleet.cli.text import Terminal, clean
 from training.fleet.errors import (
     EX_FAILURE,
+    ConfigurationError,
     FleetError,
     ManifestError,
     TooLargeError,
@@ -230,6 +231,52 @@ def workers(call: Call) -> int:
         call.console.lines(views.workers(hosts, call.console.terminal))
     else:
         call.console.lines(["no worker has called yet; start one with `cis490-training-worker`"])
+    return 0
+
+
+def events(call: Call) -> int:
+    """Show the audit trail, newest first."""
+    given = call.options
+    job = None if given.job is None else call.remote.resolve(given.job)
+    filters = {name: value for name, value in (("job", job), ("worker", given.worker)) if value is not None}
+    answer = call.remote.collect("/v1/events", "events", filters, given.limit)
+    if call.console.as_json:
+        call.console.document(answer)
+    else:
+        call.console.lines(views.events(read(wire.EventPage, answer).events, call.console.terminal))
+    return 0
+
+
+def invite(call: Call) -> int:
+    """Print the commands with which a host can enrol, once."""
+    answer = call.remote.invite(call.options.host, call.options.ttl)
+    if call.console.as_json:
+        call.console.document(answer)
+        return 0
+    made = read(wire.Invite, answer)
+    call.console.err.write("".join(f"{line}\n" for line in views.invite_notes(made, call.remote.address)))
+    call.console.err.flush()
+    call.console.lines(views.invite(made, call.remote.address))
+    return 0
+
+
+def worker(call: Call) -> int:
+    """List enrolled workers, take a secret back, or have it changed."""
+    action, name = call.options.action, call.options.name
+    if action == "list":
+        answer = call.remote.collect("/v1/identities", "identities", {})
+        found = [one for one in read(wire.IdentityPage, answer).identities if name in (None, one.worker)]
+    elif name is None:
+        raise ConfigurationError(f"`worker {action}` needs the name of a worker; `cis490-jobs worker list` shows all")
+    else:
+        answer = call.remote.change_worker(name, action)
+        found = [read(wire.IdentityView, answer)]
+    if call.console.as_json:
+        call.console.document(answer)
+    elif found or call.console.terminal.width is None:
+        call.console.lines(views.identities(found, call.console.terminal))
+    else:
+        call.console.lines(["no worker is enrolled; `cis490-jobs invite HOST` prints how one enrols"])
     return 0
 
 

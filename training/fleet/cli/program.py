@@ -23,7 +23,7 @@ from training.fleet.cli import commands, comparison
 from training.fleet.cli.completion import SHELLS
 from training.fleet.cli.remote import Remote
 from training.fleet.cli.text import Terminal, silence
-from training.fleet.client import DEFAULT_RECEIVER, Client
+from training.fleet.client import DEFAULT_RECEIVER, Client, certificate_files
 from training.fleet.errors import EX_FAILURE, AuthenticationError, FleetError, UnreachableError
 from training.fleet.jobs import MODES, STATUSES
 from training.fleet.settings import secret
@@ -33,7 +33,7 @@ PATIENCE_S: Final = 3.0
 EX_INTERRUPTED: Final = 130
 EX_CLOSED: Final = 141
 _NEXT: Final = "Start one with `cis490-trainer-receiver`, or name another with --receiver URL or $CIS490_RECEIVER."
-_OPERATOR_COMMANDS: Final = frozenset({"cancel", "requeue", "reload", "plan", "backup", "fsck"})
+_OPERATOR_COMMANDS: Final = frozenset({"cancel", "requeue", "reload", "plan", "backup", "fsck", "invite", "worker"})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,16 +87,28 @@ def _remote(options: argparse.Namespace, environ: Mapping[str, str]) -> Remote:
     client = Client(
         options.receiver or environ.get("CIS490_RECEIVER") or DEFAULT_RECEIVER,
         token=None if options.command == "completion" else secret("CIS490_READ_TOKEN", environ),
-        operator_token=_operator_token(environ) if options.command in _OPERATOR_COMMANDS else None,
-        ca_file=options.ca_file,
+        operator_token=_operator_token(options, environ),
+        ca_file=options.ca_file or _file(environ, "CIS490_CA_FILE"),
+        certificate=certificate_files(
+            options.client_certificate or _file(environ, "CIS490_CLIENT_CERTIFICATE"),
+            options.client_key or _file(environ, "CIS490_CLIENT_KEY"),
+        ),
         deadline_s=PATIENCE_S,
     )
     return Remote(client, client.address.url)
 
 
-def _operator_token(environ: Mapping[str, str]) -> str:
+def _file(environ: Mapping[str, str], name: str) -> Path | None:
+    return Path(environ[name]).expanduser() if environ.get(name) else None
+
+
+def _operator_token(options: argparse.Namespace, environ: Mapping[str, str]) -> str | None:
+    """Return the operator token for a command that needs it, or that may look with it."""
+    looks = options.command == "events" or getattr(options, "action", "") == "list"
+    if not looks and options.command not in _OPERATOR_COMMANDS:
+        return None
     token = secret("CIS490_OPERATOR_TOKEN", environ)
-    if token is None:
+    if token is None and not looks:
         raise AuthenticationError(
             "this command needs the operator token and found none; "
             "set CIS490_OPERATOR_TOKEN, or CIS490_OPERATOR_TOKEN_FILE to a file that only you can read"
@@ -113,7 +125,7 @@ def parser() -> argparse.ArgumentParser:
         prog="cis490-jobs",
         description="Look at the training fleet and steer it.",
         epilog="Job ids may be shortened to their first 4 or more digits. "
-        "cancel, requeue, reload, plan, backup and fsck need $CIS490_OPERATOR_TOKEN.",
+        "cancel, requeue, reload, plan, backup, fsck, invite and worker need $CIS490_OPERATOR_TOKEN.",
         allow_abbrev=False,
     )
     _common(whole, None)
@@ -121,6 +133,7 @@ def parser() -> argparse.ArgumentParser:
     _look(groups)
     _steer(groups)
     _keep(groups)
+    _admit(groups)
     sub = _command(groups, "completion", "print the completion script of a shell", commands.complete)
     sub.add_argument("shell", choices=SHELLS)
     sub.set_defaults(parser=whole)
@@ -133,7 +146,12 @@ def _common(target: argparse.ArgumentParser, default: object) -> None:
     target.add_argument(
         "--receiver", metavar="URL", default=missing, help=f"address ($CIS490_RECEIVER, else {DEFAULT_RECEIVER})"
     )
-    target.add_argument("--ca-file", type=Path, metavar="FILE", default=missing, help="certificates to trust for https")
+    for flag, note in (
+        ("--ca-file", "certificates to trust for https ($CIS490_CA_FILE)"),
+        ("--client-certificate", "your own certificate, and its key unless --client-key names it"),
+        ("--client-key", "the key of your own certificate"),
+    ):
+        target.add_argument(flag, type=Path, metavar="FILE", default=missing, help=note)
     target.add_argument("--json", action="store_true", default=missing or False, help="print the receiver's answer")
 
 
@@ -169,6 +187,10 @@ def _look(groups: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     sub = _command(groups, "why", "why a job waits, and what would change that", commands.why)
     sub.add_argument("job", type=_prefix, metavar="JOB")
     _command(groups, "workers", "hosts, what they can do and may do", commands.workers)
+    sub = _command(groups, "events", "the audit trail: who did what, newest first", commands.events)
+    sub.add_argument("--job", type=_prefix, metavar="JOB", help="of one job")
+    sub.add_argument("--worker", type=_host, metavar="NAME", help="about one worker or by it")
+    sub.add_argument("--limit", type=_count, default=50, metavar="N", help="at most so many [50]")
 
 
 def _steer(groups: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -189,6 +211,31 @@ def _keep(groups: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     sub.add_argument("--artifacts", action="store_true", help="the artifacts as well")
     sub = _command(groups, "fsck", "have the receiver check database, store and index", commands.fsck)
     sub.add_argument("--no-hash", action="store_true", help="do not read the artifacts, only look for them")
+
+
+def _admit(groups: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    sub = _command(groups, "invite", "print the commands with which a host can enrol", commands.invite)
+    sub.add_argument("host", type=_host, metavar="HOST", help="the name the manifest knows it by")
+    sub.add_argument(
+        "--ttl", type=_ttl, default=900, metavar="TIME", help="how long the code lives: 90s, 15m, 2h [15m]"
+    )
+    sub = _command(groups, "worker", "list enrolled workers, take a secret back or have it changed", commands.worker)
+    sub.add_argument("action", choices=("list", "revoke", "rotate"))
+    sub.add_argument("name", type=_host, nargs="?", metavar="NAME")
+
+
+def _host(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-z][0-9a-z._-]{0,62}", text):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a host name: a-z, 0-9, dots, dashes, underscores")
+    return text
+
+
+def _ttl(text: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,6})([smh]?)", text)
+    value = int(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else 0
+    if not 60 <= value <= 86400:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected from 60s to 24h, such as 15m")
+    return value
 
 
 def _label(text: str) -> str:

@@ -57,7 +57,7 @@ class Remote:
         """Yield the pages of a list until it or the limit ends.
 
         Args:
-            path: "/v1/jobs" or "/v1/workers".
+            path: "/v1/jobs", "/v1/workers", "/v1/identities" or "/v1/events".
             filters: Query of the list, without `limit` and `cursor`.
             limit: Most items in all, None for every one.
         """
@@ -70,7 +70,7 @@ class Remote:
             if cursor is None:
                 return
             if limit is not None:
-                limit -= len(page.get("jobs") or page.get("workers") or ())
+                limit -= sum(len(items) for items in page.values() if isinstance(items, list))
 
     def collect(self, path: str, key: str, filters: Mapping[str, str], limit: int | None = None) -> dict[str, Any]:
         """Return a list as one page; `next` is the cursor where a limit ended it."""
@@ -111,6 +111,14 @@ class Remote:
     def chore(self) -> dict[str, Any]:
         """Return the receiver's newest backup or check (`wire.Chore`)."""
         return self.connection.get("/v1/chore", {})
+
+    def invite(self, worker: str, ttl_s: int) -> dict[str, Any]:
+        """Make a one-time code for a host (`wire.Invite`)."""
+        return self._post("/v1/invite", {"worker": worker, "ttl_s": ttl_s})
+
+    def change_worker(self, worker: str, verb: str) -> dict[str, Any]:
+        """Revoke or rotate a worker's secret; return what became of its identity (`wire.IdentityView`)."""
+        return self._post(f"/v1/worker/{worker}/{verb}", {})
 
     def _post(self, path: str, body: dict[str, Any] | bytes) -> dict[str, Any]:
         status, document = self.connection.post(path, body, timeout_s=ANSWER_S)

@@ -28,7 +28,9 @@ from training.fleet.jobs import STATUSES
 SHORT_ID: Final = 12
 """Digits of a job id in a table on a terminal."""
 LIST_COLUMNS: Final = ("ID", "MODEL", "MODE", "SPLIT", "SEED", "STATUS", "HOST", "TRIES", "UPDATED", "DETAIL")
-WORKER_COLUMNS: Final = ("HOST", "STATE", "SEEN", "JOBS", "CORES", "RAM", "GPU", "VRAM", "CUDA", "TORCH", "ALLOWED")
+WORKER_COLUMNS: Final = (
+    "HOST", "STATE", "SEEN", "JOBS", "CORES", "RAM", "GPU", "VRAM", "CUDA", "TORCH", "ALLOWED", "VERSION",
+)  # fmt: skip
 _RUNNING_COLUMNS: Final = (
     "ID", "MODEL", "MODE", "SPLIT", "HOST", "STATUS", "DONE", "STEP", "PHASE", "METRIC", "LEFT",
 )  # fmt: skip
@@ -283,7 +285,7 @@ def workers(hosts: Sequence[wire.WorkerView], terminal: Terminal) -> list[str]:
         return table(
             WORKER_COLUMNS, [[*row, "; ".join(amiss(host))] for row, host in zip(rows, hosts, strict=True)], terminal
         )
-    return table(WORKER_COLUMNS, rows, terminal, ("TORCH", "CORES", "JOBS", "GPU")) + [
+    return table(WORKER_COLUMNS, rows, terminal, ("VERSION", "TORCH", "CORES", "JOBS", "GPU")) + [
         f"{clean(host.name)}: {clean(text)}" for host in hosts for text in amiss(host)
     ]
 
@@ -291,14 +293,16 @@ def workers(hosts: Sequence[wire.WorkerView], terminal: Terminal) -> list[str]:
 def amiss(host: wire.WorkerView) -> list[str]:
     """Return what an operator should know of a host: drift and what detection found broken."""
     found = () if host.capability is None else host.capability.problems
+    alerts = list(host.alerts)
     refused = [] if host.policy is not None else ["the manifest does not admit this host: add [hosts.NAME] to it"]
-    return [*refused, *host.drift, *found]
+    return [*alerts, *refused, *host.drift, *found]
 
 
 def _worker_row(host: wire.WorkerView, terminal: Terminal) -> list[str]:
     seen = "-" if host.last_seen_s is None else f"{duration(host.last_seen_s)} ago"
     held = ",".join(identity(job, terminal) for job in host.jobs) or "-"
-    return [host.name, host.state, seen, held, *_offer(host.capability), _allowed(host.policy)]
+    version = "-" if host.capability is None else host.capability.version or "-"
+    return [host.name, host.state, seen, held, *_offer(host.capability), _allowed(host.policy), version]
 
 
 def _offer(found: Any) -> list[str]:
@@ -315,6 +319,63 @@ def _allowed(policy: Mapping[str, Any] | None) -> str:
         return "refused"
     denied = [f"!{name}" for name in policy.get("deny_jobs") or ()]
     return " ".join([*map(str, policy.get("allow_jobs") or ()), *denied]) or "nothing"
+
+
+# ---- identities and the audit trail ---------------------------------------------------------------------------------
+
+IDENTITY_COLUMNS: Final = ("NAME", "STATE", "ENROLLED", "REVOKED", "ID", "CERTIFICATE")
+TRAIL_COLUMNS: Final = ("TIME", "WHO", "WHAT", "ABOUT", "TO", "WHY")
+
+
+def invite(made: wire.Invite, receiver: str) -> list[str]:
+    """Return the commands with which a host enrols: for Linux, then for Windows."""
+    pinned = clean(made.ca_sha256) if made.ca_sha256 else ""
+    host, code, url = clean(made.worker), clean(made.code), clean(receiver)
+    linux = f"scripts/install-training-worker.sh --receiver {url} --host {host} --code {code}"
+    windows = (
+        "powershell -ExecutionPolicy Bypass -File scripts\\install-training-worker-windows.ps1 "
+        f"-Receiver {url} -HostName {host} -Code {code}"
+    )
+    if pinned:
+        return [f"{linux} --ca-sha256 {pinned}", f"{windows} -CaSha256 {pinned}"]
+    return [linux, windows]
+
+
+def invite_notes(made: wire.Invite, receiver: str) -> list[str]:
+    """Return what an operator should know of an invite."""
+    notes = [
+        f"One of these, run on {clean(made.worker)}, enrols it; the code is good once, until {moment(made.expires_at)}:"
+    ]
+    if made.replaces:
+        notes.append(f"{clean(made.worker)} is enrolled already; enrolling anew takes its present secret back.")
+    if receiver.startswith("http://"):
+        notes.append("The address is good on this machine alone; from elsewhere name the receiver's https address.")
+    return notes
+
+
+def identities(found: Sequence[wire.IdentityView], terminal: Terminal) -> list[str]:
+    """Return identities as a table."""
+    rows = [
+        [one.worker, one.state, moment(one.created_at), moment(one.revoked_at), one.id, (one.fingerprint or "-")[:16]]
+        for one in found
+    ]
+    return table(IDENTITY_COLUMNS, rows, terminal, ("CERTIFICATE", "ID"))
+
+
+def events(found: Sequence[wire.FleetEvent], terminal: Terminal) -> list[str]:
+    """Return the audit trail as a table."""
+    rows = [
+        [
+            moment(event.at),
+            event.actor,
+            event.action,
+            identity(event.job, terminal) if event.job else event.worker or "-",
+            event.to_status or "-",
+            event.why,
+        ]
+        for event in found
+    ]
+    return table(TRAIL_COLUMNS, rows, terminal)
 
 
 # ---- backup and fsck ------------------------------------------------------------------------------------------------

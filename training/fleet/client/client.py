@@ -15,16 +15,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
+from typing import Any, BinaryIO, Final, TypeVar
 from urllib.parse import quote, urlencode
 
 from training.fleet import __version__, wire
 from training.fleet.client.addresses import DEFAULT_RECEIVER, address, proxy_address
 from training.fleet.client.answer import Answer, document, read, refusal
+from training.fleet.client.trust import CUT, Identity, of_tls, reason
 from training.fleet.errors import ConfigurationError, FleetError, StorageFullError, UnavailableError, UnreachableError
-
-if TYPE_CHECKING:
-    import ssl
 
 T = TypeVar("T")
 
@@ -40,12 +38,16 @@ class Client:
 
     Args:
         base_url: The receiver's address.
-        token: Bearer token of a worker or reader, None without one.
+        token: Bearer token of a worker or reader, None without one; what returns it where it may change.
         operator_token: Sent as `X-Operator-Token`, None without one.
         timeout_s: Longest wait for a connection or for the next bytes of an answer.
         deadline_s: Longest time spent on repeats of one request unless the call says otherwise.
         ca_file: PEM file with the authorities to trust instead of the system's.
+        certificate: PEM files with this host's own certificate and its key, None to show none. They are read again
+            for the next request after they changed.
         proxy: "http://host:port" through which https goes (CONNECT); the environment's proxies are never used.
+        session: Where and since when this worker runs, sent with every request; None for all others.
+        heed: Gets the header fields of every answer, from whatever thread asked.
         sleep: Waits between repeats; gets seconds.
         random: Returns a number from 0 to 1, for the jitter.
 
@@ -56,25 +58,36 @@ class Client:
     def __init__(
         self,
         base_url: str = DEFAULT_RECEIVER,
-        token: str | None = None,
+        token: str | Callable[[], str | None] | None = None,
         operator_token: str | None = None,
         *,
         timeout_s: float = 30.0,
         deadline_s: float = 15.0,
         ca_file: Path | None = None,
+        certificate: tuple[Path, Path] | None = None,
         proxy: str | None = None,
+        session: str | None = None,
+        heed: Callable[[Mapping[str, str]], object] | None = None,
         sleep: Callable[[float], object] = time.sleep,
         random: Callable[[], float] = _random.random,
     ) -> None:
         self.address = address(base_url)
         self.timeout_s = timeout_s
         self.deadline_s = deadline_s
-        self._headers = _identity(token, operator_token)
-        self._tls = _tls_context(ca_file) if self.address.secure else None
+        self._token: Callable[[], str | None] = token if callable(token) else lambda: token
+        self._headers = {"User-Agent": f"cis490/{__version__}", "Accept": "application/json"}
+        if operator_token is not None:
+            self._headers["X-Operator-Token"] = _printable(operator_token)
+        if session is not None:
+            self._headers["X-Worker-Session"] = session
+        self._fields()  # a token that cannot be used ends here
+        self._heed = heed
+        self._tls = Identity(ca_file, certificate) if self.address.secure else None
         self._proxy = proxy_address(proxy, secure=self.address.secure)
         self._sleep = sleep
         self._random = random
         self._connections: dict[int, http.client.HTTPConnection] = {}
+        self._shown: dict[int, object] = {}
         self._guard = threading.Lock()
         self._hung_up = False
 
@@ -203,6 +216,7 @@ class Client:
         """Close the calling thread's connection. The client stays usable."""
         with self._guard:
             connection = self._connections.pop(threading.get_ident(), None)
+            self._shown.pop(threading.get_ident(), None)
         if connection is not None:
             connection.close()
 
@@ -232,13 +246,18 @@ class Client:
         Raises:
             FleetError: What the receiver refused with, or `UnreachableError`.
         """
-        fields = self._headers | dict(headers or {})
+        more = dict(headers or {})
 
         def exchange(connection: http.client.HTTPConnection) -> Answer:
-            connection.request(method, self.address.prefix + target, body=body, headers=fields)
+            connection.request(method, self.address.prefix + target, body=body, headers=self._fields() | more)
             return _received(connection)
 
         return self._repeated(exchange, deadline_s, timeout_s)
+
+    def _fields(self) -> dict[str, str]:
+        """Return the header fields that every request carries, with the token as it is now."""
+        token = self._token()
+        return self._headers if token is None else {**self._headers, "Authorization": f"Bearer {_printable(token)}"}
 
     def _tell(self, kind: type[T], job_id: str, verb: str, message: Any, deadline_s: float | None) -> T:
         path = f"/v1/job/{quote(job_id, safe='')}/{verb}"
@@ -288,6 +307,8 @@ class Client:
             # Its frames would keep the answer's socket open until the garbage collector comes by.
             error.__cause__ = cause.with_traceback(None)
             return error
+        if self._heed is not None:
+            self._heed(answer.headers)
         return answer if answer.status < 300 or answer.status == 304 else refusal(answer, self.address.url)
 
     def _once(self, exchange: Callable[[http.client.HTTPConnection], Answer], timeout_s: float) -> Answer:
@@ -308,11 +329,12 @@ class Client:
                 raise ConnectionAbortedError("the call was given up")
             connection = self._connections.setdefault(me, self._new_connection())
         connection.timeout = timeout_s
+        before, self._shown[me] = self._shown.get(me), None if self._tls is None else self._tls.refresh()
         if connection.sock is None:
             connection.connect()
             return connection, False
         connection.sock.settimeout(timeout_s)
-        if _readable(connection.sock):
+        if _readable(connection.sock) or before != self._shown[me]:
             connection.close()
             connection.connect()
             return connection, False
@@ -323,8 +345,8 @@ class Client:
         if self._tls is None:
             return http.client.HTTPConnection(*where)
         if self._proxy is None:
-            return http.client.HTTPSConnection(*where, context=self._tls)
-        connection = http.client.HTTPSConnection(*self._proxy, context=self._tls)
+            return http.client.HTTPSConnection(*where, context=self._tls.context)
+        connection = http.client.HTTPSConnection(*self._proxy, context=self._tls.context)
         connection.set_tunnel(*where)
         return connection
 
@@ -333,7 +355,7 @@ class Client:
     ) -> Answer:
         """Stream a file, but stop and read as soon as the receiver answers or hangs up early."""
         connection.putrequest("PUT", target, skip_accept_encoding=True)
-        fields = self._headers | dict(headers) | {"Content-Length": str(os.fstat(stream.fileno()).st_size)}
+        fields = self._fields() | dict(headers) | {"Content-Length": str(os.fstat(stream.fileno()).st_size)}
         for name, value in fields.items():
             connection.putheader(name, value)
         connection.endheaders()
@@ -352,33 +374,24 @@ class Client:
         return (error.retry_after_s or 0.0) + jitter
 
     def _nobody(self, cause: Exception) -> str:
-        return f"no answer from {self.address.url} ({_reason(cause)}); is the receiver running, is the address right?"
+        if of_tls(cause):
+            return f"no safe connection to {self.address.url}: {reason(cause)}"
+        if self._tls is not None and self._tls.shows_one and isinstance(cause, ConnectionError):
+            return f"no safe connection to {self.address.url}: {CUT}"
+        return f"no answer from {self.address.url} ({reason(cause)}); is the receiver running, is the address right?"
 
 
-def _identity(token: str | None, operator_token: str | None) -> dict[str, str]:
-    fields = {"User-Agent": f"cis490/{__version__}", "Accept": "application/json"}
-    for name, prefix, secret in (("Authorization", "Bearer ", token), ("X-Operator-Token", "", operator_token)):
-        if secret is None:
-            continue
-        if not re.fullmatch(r"[\x21-\x7e]{1,4096}", secret):
-            raise ConfigurationError(
-                "the token has characters that a header cannot carry; expected printable ASCII without spaces"
-            )
-        fields[name] = prefix + secret
-    return fields
+def _printable(secret: str) -> str:
+    """Return a token that a header can carry.
 
-
-def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
-    import ssl  # an idle worker on loopback does not pay for it
-
-    try:
-        context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
-    except (OSError, ssl.SSLError) as cause:
+    Raises:
+        ConfigurationError: It cannot be carried.
+    """
+    if not re.fullmatch(r"[\x21-\x7e]{1,4096}", secret):
         raise ConfigurationError(
-            f"the authorities' file {ca_file} cannot be used ({_reason(cause)}); expected certificates in PEM"
-        ) from cause
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
+            "the token has characters that a header cannot carry; expected printable ASCII without spaces"
+        )
+    return secret
 
 
 def _readable(sock: socket.socket) -> bool:
@@ -435,16 +448,3 @@ def _worth_repeating(error: FleetError, retry_full: bool) -> bool:
     if isinstance(error, StorageFullError):
         return retry_full
     return isinstance(error, UnavailableError) or type(error) is FleetError
-
-
-def _reason(cause: BaseException) -> str:
-    """Return why, in a few words for people."""
-    if isinstance(cause, TimeoutError):
-        return "timed out"
-    verdict = getattr(cause, "verify_message", "")
-    if verdict:
-        return f"its certificate is not accepted: {verdict}; check this host's clock and the authorities' file"
-    if isinstance(cause, socket.gaierror):
-        return "the host name is not known"
-    text = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
-    return (text or type(cause).__name__).lower()

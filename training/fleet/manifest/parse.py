@@ -247,7 +247,10 @@ class Tables:
             self._findings.warn(f"{place}: the host {glob} has no table of its own, [hosts.default] holds for it")
 
     def _entry(self, position: int, values: dict[str, Any], hyper: str) -> JobEntry | None:
-        dataset = self.datasets[values["dataset"]] if values["dataset"] is not None else None
+        dataset = self.datasets.get(values["dataset"])
+        if dataset is None and values["dataset"] is not None:
+            # The defaults name a dataset that is not declared, which is a fault at its own place.
+            return None
         document = self._document_text(values, dataset, hyper)
         data = document.encode()
         if len(data) > MAX_SPEC_BYTES:

@@ -9,6 +9,7 @@ and that what it answered is durable. Methods that take a transaction run on the
 from __future__ import annotations
 
 from training.fleet.queue.apply import plan, reload, reload_edit
+from training.fleet.queue.enrolment import Enrolment
 from training.fleet.queue.lists import Filters, Lists
 from training.fleet.queue.load import Load
 from training.fleet.queue.sweep import Sweep
@@ -16,5 +17,5 @@ from training.fleet.queue.sweep import Sweep
 __all__ = ["Filters", "Queue", "plan", "reload", "reload_edit"]
 
 
-class Queue(Sweep, Lists, Load):
+class Queue(Sweep, Enrolment, Lists, Load):
     """The queue. Run `start` once before anything else."""

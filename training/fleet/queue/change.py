@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from training.fleet import placement, wire
-from training.fleet.capability import Capability
+from training.fleet.capability import Capability, with_free_cards
 from training.fleet.database import Row
 from training.fleet.jobs import Limits, Policy, Requirement
 from training.fleet.manifest import Header, JobEntry
@@ -101,8 +101,11 @@ class ManifestChange:
     # ---- what was found
 
     def know(self, hosts: Iterable[tuple[str, Capability, Policy | None]]) -> None:
-        """Take in every host known under the manifest: name, capability, policy."""
-        self._hosts = list(hosts)
+        """Take in every host known under the manifest: name, capability, policy.
+
+        A card that something else uses now is none that the manifest lacks.
+        """
+        self._hosts = [(name, with_free_cards(capability), policy) for name, capability, policy in hosts]
 
     def add(self, entry: JobEntry, position: int) -> None:
         """Note a job that the queue does not have."""

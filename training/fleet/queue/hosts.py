@@ -311,6 +311,7 @@ def _kind(capability: Capability) -> tuple[Any, ...]:
     return (
         capability.cuda_usable,
         capability.vram_gib,
+        tuple(gpu.busy for gpu in capability.gpus),
         capability.ram_gib,
         capability.contract,
         capability.models,
@@ -319,8 +320,8 @@ def _kind(capability: Capability) -> tuple[Any, ...]:
 
 
 def _steady(capability: Capability) -> Iterator[Gpu]:
-    """Yield the cards without what changes from claim to claim."""
-    return (replace(gpu, free_vram_bytes=0) for gpu in capability.gpus)
+    """Yield the cards without what changes from claim to claim, but for whether they are busy."""
+    return (replace(gpu, free_vram_bytes=0 if gpu.busy else gpu.vram_bytes) for gpu in capability.gpus)
 
 
 def requirement_json(requirement: Requirement) -> str:

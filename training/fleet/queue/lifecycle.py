@@ -373,6 +373,15 @@ class Lifecycle(Memory):
         outcome = "lost_claim" if lost else "expired"
         self._settle(tx, row, _Ending(to, outcome, "expire", RECEIVER, why, given_back=refunded, refunded=refunded))
 
+    def _take_back(self, tx: Transaction, lease_id: str, actor: str, why: str) -> None:
+        """End a live lease of a worker that may work no more; the attempt costs the job nothing."""
+        row = tx.one("lease", lease_id=lease_id)
+        assert row is not None
+        if row["cancel_requested"]:
+            self._settle(tx, row, _Ending("cancelled", "cancelled", "cancel", actor, why))
+        else:
+            self._settle(tx, row, _Ending("pending", "released", "release", actor, why, given_back=True))
+
     def _settle(self, tx: Transaction, row: Row, ending: _Ending) -> None:
         """Take the lease from a job and write down everything about it."""
         seq, before = row["seq"], row["status"]

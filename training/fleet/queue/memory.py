@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from training.fleet import wire
+from training.fleet.auth.identities import Registry
 from training.fleet.database import Row, Transaction
 from training.fleet.errors import NotFoundError
 from training.fleet.jobs import STATUSES, Requirement, Terms, requirement_digest
@@ -56,6 +57,7 @@ class Memory:
         revision: Another number after every change that a list can show, progress included; starts anywhere.
         hosts: Workers, policies and requirements.
         leases: The live leases.
+        registry: The identities of enrolled workers.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Memory:
         self.revision = next(self._revisions)
         self.hosts = Hosts(clock, self.terms)
         self.leases = Leases(clock, self.terms)
+        self.registry = Registry()
         self._clock = clock
         self._now = now
         self._jitter = jitter

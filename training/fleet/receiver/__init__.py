@@ -13,13 +13,16 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from training.fleet import __version__, settings
+from training.fleet.api.front import Front
 from training.fleet.auth import TOKENS, Credentials, demand_wide_tokens
 from training.fleet.errors import EX_CONFIG, ConfigurationError, FleetError
-from training.fleet.receiver import logs, options
+from training.fleet.receiver import logs, options, tls
 from training.fleet.receiver.offline import run_fsck, run_restore
+from training.fleet.receiver.operators import credentials_of, run_operator
 from training.fleet.receiver.run import run
 from training.fleet.settings import Settings
 
+PROXY_TOKEN = "CIS490_PROXY_TOKEN"  # noqa: S105 - the name of the variable
 PROGRAM = "cis490-trainer-receiver"
 
 
@@ -38,9 +41,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             return run_fsck(words[1:])
         if words[:1] == ["restore"]:
             return run_restore(words[1:])
+        if words[:1] == ["operator"]:
+            return run_operator(words[1:])
+        if words[:1] == ["init"]:
+            return _init(words[1:])
     except FleetError as error:
         return _refuse(error)
     return _run(words)
+
+
+def _init(words: Sequence[str]) -> int:
+    """Make keys and tokens. Only this needs the package `cryptography`, so only this loads it."""
+    try:
+        from training.fleet.receiver.init import run_init
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"init needs the package {error.name}, which is not installed; run: pip install cryptography"
+        ) from None
+    return run_init(words)
 
 
 def _run(words: Sequence[str]) -> int:
@@ -48,7 +66,8 @@ def _run(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description="Keep the job queue of a training fleet.",
-        epilog=f"While it does not run: `{PROGRAM} fsck` checks its files, `{PROGRAM} restore` brings a backup back.",
+        epilog=f"`{PROGRAM} init` makes keys and tokens, `{PROGRAM} operator NAME` a token for an operator. "
+        f"While it does not run: `{PROGRAM} fsck` checks its files, `{PROGRAM} restore` brings a backup back.",
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     parser.add_argument("--check", action="store_true", help="print the effective settings with their source and end")
@@ -57,27 +76,28 @@ def _run(words: Sequence[str]) -> int:
     try:
         chosen = settings.read(table, flags, os.environ)
         tokens = {role: settings.secret(variable, os.environ) for role, variable in TOKENS.items()}
-        _judge(chosen, tokens)
+        credentials = _judged(chosen, tokens)
+        front = Front(chosen["trusted_proxies"], settings.secret(PROXY_TOKEN, os.environ))
         if flags["check"]:
             sys.stdout.write("\n".join([*chosen.lines(), *_secret_lines(tokens)]) + "\n")
             return 0
         logs.start(chosen["log_level"])
-        return run(chosen, Credentials.of(tokens), os.environ)
+        return run(chosen, credentials, os.environ, lambda: credentials_of(chosen, tokens), front)
     except FleetError as error:
         return _refuse(error)
 
 
-def _judge(chosen: Settings, tokens: Mapping[str, str | None]) -> None:
-    """Refuse settings that cannot be served together."""
+def _judged(chosen: Settings, tokens: Mapping[str, str | None]) -> Credentials:
+    """Return the credentials; refuse settings that cannot be served together."""
     host, _ = options.address(chosen["listen_addr"])
-    demand_wide_tokens(host, tokens)
-    Credentials.of(tokens)
+    demand_wide_tokens(host, tokens, operators=chosen["operators"] is not None, fronted=bool(chosen["trusted_proxies"]))
+    credentials = credentials_of(chosen, tokens)
     if "://" in str(chosen["db"]) or ":/" in str(chosen["db"]):
         raise ConfigurationError(
             f"db is {str(chosen['db'])!r}; expected the path of a file; other databases come later"
         )
-    if (chosen["tls_certificate"] is None) != (chosen["tls_key"] is None):
-        raise ConfigurationError("only one of tls_certificate and tls_key is set; expected both or neither")
+    tls.judge(chosen)
+    return credentials
 
 
 def _secret_lines(tokens: Mapping[str, str | None]) -> list[str]:

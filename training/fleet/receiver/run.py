@@ -14,7 +14,8 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -24,40 +25,58 @@ from training.fleet.api import openapi
 from training.fleet.api.app import App
 from training.fleet.api.bridge import Bridge
 from training.fleet.api.fleet import Fleet
+from training.fleet.api.front import Front
 from training.fleet.api.keeping import Keeper
 from training.fleet.api.loading import Loader
 from training.fleet.api.parking import Lot
-from training.fleet.auth import Credentials, is_loopback
+from training.fleet.auth import Credentials, Sessions, is_loopback
+from training.fleet.auth.sessions import SILENT_S
 from training.fleet.database import Row
+from training.fleet.database.pages import make_folder
 from training.fleet.database.sqlite import Sqlite
-from training.fleet.errors import EX_FAILURE, ConfigurationError, FleetError
+from training.fleet.errors import EX_FAILURE, ConfigurationError, FleetError, passing
 from training.fleet.integrity.artifacts import Places
 from training.fleet.jobs import Terms
 from training.fleet.queue import Queue
-from training.fleet.receiver import options
-from training.fleet.receiver.server import KEEP_ALIVE_S, Server, connection_limit, listen, refusing_in_problems
+from training.fleet.receiver import options, tls
+from training.fleet.receiver.connections import guarded
+from training.fleet.receiver.server import KEEP_ALIVE_S, Server, connection_limit, knowing_clients, listen
 from training.fleet.receiver.service import Service
+from training.fleet.receiver.tls import Tls
 from training.fleet.settings import Settings
+from training.fleet.single_file import own_single_file
 from training.fleet.store import Store, index_row
 from training.fleet.wire import Reload
 
 DUE_S: Final = 0.02
 """Shortest time between two sweeps."""
+CERTIFICATE_S: Final = 60.0
+"""Seconds between two looks at the certificate's files."""
 HEADER_BYTES: Final = 16384
 GC_ALLOCATIONS: Final = 20_000
 INDEX_PAGE: Final = 5000
+SILENT_BEATS: Final = 3
+"""Heartbeats that a machine must have left out before another one may use its identity."""
 SIGNAL_ACTOR: Final = "operator:signal"
 
 _log = logging.getLogger(__name__)
 
 
-def run(settings: Settings, credentials: Credentials, environ: Mapping[str, str]) -> int:
+def run(
+    settings: Settings,
+    credentials: Credentials,
+    environ: Mapping[str, str],
+    reread: Callable[[], Credentials],
+    front: Front | None = None,
+) -> int:
     """Serve until asked to end.
 
     Args:
         settings: The effective settings.
         credentials: Who may do what.
         environ: Environment variables, for the service manager.
+        reread: Returns the credentials anew, at a reload.
+        front: What stands in front of the receiver; None for nothing.
 
     Returns:
         The exit status.
@@ -67,15 +86,22 @@ def run(settings: Settings, credentials: Credentials, environ: Mapping[str, str]
     """
     factory = uvicorn.Config(_nothing, loop="auto", log_config=None).get_loop_factory()
     with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(_life(settings, credentials, Service(environ)))
+        return runner.run(_life(settings, credentials, Service(environ), reread, front))
 
 
 async def _nothing(scope: Any, receive: Any, send: Any) -> None:
     """Stand in for an application where uvicorn only chooses its event loop."""
 
 
-async def _life(settings: Settings, credentials: Credentials, service: Service) -> int:
+async def _life(
+    settings: Settings,
+    credentials: Credentials,
+    service: Service,
+    reread: Callable[[], Credentials],
+    front: Front | None,
+) -> int:
     host, port = options.address(settings["listen_addr"])
+    secure = tls.make(settings)
     async with contextlib.AsyncExitStack() as stack:
         database = _open_database(settings["db"], settings["backup_root"])
         stack.callback(database.close)
@@ -84,15 +110,18 @@ async def _life(settings: Settings, credentials: Credentials, service: Service) 
         stack.callback(fleet.keeper.close)
         link = listen(host, port)
         stack.callback(link.close)
-        server = make_server(settings, credentials, fleet, host)
-        return await _serve(settings, service, database, fleet, server, link)
+        server = make_server(settings, credentials, fleet, host, secure=secure, front=front)
+        fleet.reread = reread
+        return await _serve(settings, service, database, fleet, server, link, secure)
 
 
 def _open_database(path: Path, copies: Path) -> Sqlite:
     try:
-        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        make_folder(path.parent)
     except OSError as error:
-        raise ConfigurationError(f"cannot make the folder of db {path} ({error}); give --db another place") from error
+        words = f"cannot make the folder of db {path} ({error})"
+        refusal = passing(error, f"{words}; look at its disk")
+        raise refusal or ConfigurationError(f"{words}; give --db another place") from error
     return Sqlite.open(path, copies)
 
 
@@ -117,14 +146,28 @@ async def start_fleet(settings: Settings, database: Sqlite) -> Fleet:
     lot = Lot(queue.hosts.eligible)
     queue.on_ready(lambda ready: bridge.notify(functools.partial(lot.publish, ready)))
     await loader.start()
-    return Fleet(queue, store, loader, bridge, lot, _keeper(settings, database), openapi.document)
+    await asyncio.to_thread(own_single_file)  # before an upgrade changes the code on disk
+    fleet = Fleet(queue, store, loader, bridge, lot, _keeper(settings, database), openapi.document)
+    fleet.sessions = Sessions(time.monotonic, _silent_s(queue.terms))
+    fleet.issuer = tls.issuer(settings)
+    fleet.ca_pem, fleet.ca_sha256 = tls.shown_authority(settings)
+    for identity in queue.registry:
+        if identity.revoked_at is None and identity.place is not None:
+            fleet.sessions.remember(identity.worker, identity.place)
+    return fleet
+
+
+def _silent_s(terms: Terms) -> float:
+    """Return how long a machine must be silent before another one may use its identity."""
+    return min(terms.lease_s, max(SILENT_S, SILENT_BEATS * terms.heartbeat_s))
 
 
 def _keeper(settings: Settings, database: Sqlite) -> Keeper:
     places = Places(settings["store_root"], settings["incoming_root"], settings["index_path"])
     db: Path = settings["db"]
     copy = db.with_name(f"{db.name}.fsck")
-    copy.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # the next check removes it, or says why it cannot
+        copy.unlink(missing_ok=True)
     return Keeper(database, places, db.with_name("manifest.applied.toml"), settings["backup_root"], copy)
 
 
@@ -148,6 +191,8 @@ def make_server(
     fleet: Fleet,
     host: str,
     http: Literal["auto", "h11", "httptools"] = "auto",
+    secure: Tls | None = None,
+    front: Front | None = None,
 ) -> Server:
     """Return the server, not yet listening.
 
@@ -157,12 +202,13 @@ def make_server(
         fleet: What it serves.
         host: Address it will listen on.
         http: Parser; "auto" takes httptools when it is installed.
-
-    Raises:
-        ConfigurationError: Certificate and key cannot be used.
+        secure: TLS, None to speak plain HTTP.
+        front: What stands in front of it; None for nothing.
     """
     names = frozenset(name.lower() for name in settings["host_names"])
-    app = App(fleet, credentials, names, any_host=not is_loopback(host) and not names)
+    fleet.credentials = replace(credentials, registry=fleet.queue.registry)
+    wide = not is_loopback(host) or bool(settings["trusted_proxies"])
+    app = App(fleet, names, any_host=wide and not names, front=front)
     config = uvicorn.Config(
         app,
         http=http,
@@ -173,18 +219,14 @@ def make_server(
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        limit_concurrency=connection_limit(settings["max_connections"]),
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(settings["drain_s"])),
         h11_max_incomplete_event_size=HEADER_BYTES,
-        ssl_certfile=settings["tls_certificate"],
-        ssl_keyfile=settings["tls_key"],
+        ssl_context_factory=None if secure is None else lambda _config, _default: secure.context,
     )
-    try:
-        config.load()
-    except OSError as error:  # ssl.SSLError is one
-        raise ConfigurationError(f"cannot use tls_certificate and tls_key ({error}); check both files") from error
-    config.http_protocol_class = refusing_in_problems(config.http_protocol_class)
+    config.load()
+    limit = connection_limit(settings["max_connections"])
+    config.http_protocol_class = knowing_clients(guarded(config.http_protocol_class, limit))
     return Server(config)
 
 
@@ -200,14 +242,22 @@ def _artifact_rows(database: Sqlite, queue: Queue) -> Iterator[dict[str, object]
 
 
 async def _serve(
-    settings: Settings, service: Service, database: Sqlite, fleet: Fleet, server: Server, link: socket.socket
+    settings: Settings,
+    service: Service,
+    database: Sqlite,
+    fleet: Fleet,
+    server: Server,
+    link: socket.socket,
+    secure: Tls | None,
 ) -> int:
     """Answer requests until the end is asked for; return the exit status."""
     ending = _Ending(fleet, server, service)
     database.on_broken = lambda error: fleet.bridge.notify(functools.partial(ending.fail, error.message))
     fleet.store.watch(lambda why: fleet.bridge.notify(functools.partial(ending.fail, why)))
-    _listen_to_signals(fleet, service, ending)
+    _listen_to_signals(fleet, service, ending, secure)
     chores = [asyncio.create_task(_sweep_forever(fleet))]
+    if secure is not None:
+        chores.append(asyncio.create_task(_keep_certificate(secure)))
     if service.watchdog_s:
         chores.append(asyncio.create_task(_pat_watchdog(fleet, service)))
     # What lives now lives to the end, and requests leave few cycles behind: looking for them often would only hold
@@ -256,11 +306,13 @@ class _Ending:
         self.begin()
 
 
-def _listen_to_signals(fleet: Fleet, service: Service, ending: _Ending) -> None:
+def _listen_to_signals(fleet: Fleet, service: Service, ending: _Ending, secure: Tls | None) -> None:
     loop = asyncio.get_running_loop()
     reloads: set[asyncio.Task[None]] = set()
 
     def reload() -> None:
+        if secure is not None:
+            secure.refresh(time.time())
         task = loop.create_task(_reload(fleet, service))
         reloads.add(task)
         task.add_done_callback(reloads.discard)
@@ -273,6 +325,7 @@ def _listen_to_signals(fleet: Fleet, service: Service, ending: _Ending) -> None:
 async def _reload(fleet: Fleet, service: Service) -> None:
     """Read the manifest again because of a signal. What is wrong with it is logged and stands in the health."""
     service.reloading()
+    _reread_operators(fleet)
     try:
         plan = await fleet.loader.reload(Reload(), SIGNAL_ACTOR)
         _log.info("manifest applied", extra={"data": {"manifest": plan.manifest, **plan.counts}})
@@ -282,6 +335,19 @@ async def _reload(fleet: Fleet, service: Service) -> None:
     except Exception:  # noqa: BLE001 - a fault here must not end the receiver
         _log.exception("the manifest could not be loaded")
     service.ready("manifest read")
+
+
+def _reread_operators(fleet: Fleet) -> None:
+    """Read the operators file again; with a fault in it those before stay in force."""
+    if fleet.reread is None:
+        return
+    try:
+        fleet.credentials = replace(fleet.reread(), registry=fleet.queue.registry)
+        fleet.problems.clear()
+        _log.info("operators read", extra={"data": {"operators": [one.name for one in fleet.credentials.operators]}})
+    except FleetError as error:
+        fleet.problems[:] = [f"the operators before stay in force: {error.message}"]
+        _log.error("operators refused", extra={"data": {"reason": error.message}})
 
 
 async def _sweep_forever(fleet: Fleet) -> None:
@@ -299,6 +365,16 @@ async def _sweep_forever(fleet: Fleet) -> None:
         except Exception:  # noqa: BLE001 - the sweeper must live on
             _log.exception("sweep failed")
             await asyncio.sleep(1)
+
+
+async def _keep_certificate(secure: Tls) -> None:
+    """Look at the certificate now and then: it is issued anew before it ends, and taken up when it changed."""
+    while True:
+        try:
+            secure.refresh(time.time())
+        except Exception:  # noqa: BLE001 - who looks must live on
+            _log.exception("the certificate could not be looked at")
+        await asyncio.sleep(CERTIFICATE_S)
 
 
 async def _pat_watchdog(fleet: Fleet, service: Service) -> None:

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from training.fleet import wire
-from training.fleet.capability import CHECKOUT
+from training.fleet import system, wire
+from training.fleet.capability import CHECKOUT, taken_by_others
 from training.fleet.client import Client
 from training.fleet.errors import (
     ConflictError,
@@ -29,10 +29,12 @@ from training.fleet.errors import (
     FleetError,
     InvalidMessageError,
     NotFoundError,
+    RevokedError,
     TooLargeError,
     TrainerError,
 )
-from training.fleet.executors.local import Ending, Training, launch, read_ending, running_s, sweep, take_over
+from training.fleet.executors.ending import Ending, read_ending
+from training.fleet.executors.local import Training, launch, running_s, sweep, take_over
 from training.fleet.jobs import FREE_KINDS, FailKind
 from training.fleet.worker import start
 from training.fleet.worker.beats import Beats, Listener
@@ -251,7 +253,7 @@ class Attempt:
         training = self._training = launch(
             start.argument_vector(command, self._rules.trainer_dir),
             self._folder.scratch,
-            start.environment(offered, self._folder.scratch),
+            start.environment(offered, self._folder.scratch, trainer_dir=self._rules.trainer_dir),
             self._folder.report,
             grace_s=self._rules.grace_s,
             log=self._log.take,
@@ -270,7 +272,8 @@ class Attempt:
     def _attend(self, training: Training, oom_kills: int) -> None:
         """Stay with a trainer until it has ended, and go on with what it left."""
         self._beats.start()
-        ending = self._watch(training)
+        with system.awake():
+            ending = self._watch(training)
         self._log.close()
         self._conclude(ending, oom_killed=_oom_kills() > oom_kills)
 
@@ -349,11 +352,19 @@ class Attempt:
         evidence = Evidence(
             ending, self._state.stopped, result, tail, self._folder.has_artifact(), oom_killed, self._disk_is_full()
         )
-        failure = judge(evidence)
+        failure = self._blamed(judge(evidence))
         if failure is not None:
             return self._failed(failure.kind, failure.error, ending.status, tail)
         self._save(metrics=flat_metrics(result.get("metrics")), duration_s=ending.duration_s)
         return self._pack()
+
+    def _blamed(self, failure: Failure | None) -> Failure | None:
+        """Blame the host where others hold the card, or the fleet would learn that the job needs a larger one."""
+        card = self._place.seat.gpu
+        if failure is None or failure.kind != "oom_gpu" or card is None:
+            return failure
+        taken = taken_by_others(card.uuid)
+        return Failure("host_fault", f"{taken}; {failure.error}") if taken else failure
 
     def _pack(self) -> None:
         from training.fleet.bundle import pack  # an idle worker does not carry it
@@ -401,7 +412,7 @@ class Attempt:
                 return self._over(self._lost)
             try:
                 self._hand_in()
-            except (ConflictError, NotFoundError) as error:
+            except (ConflictError, NotFoundError, RevokedError) as error:
                 self._over(error.message)
             except DigestMismatchError:
                 vain = self._pack_again(vain)
@@ -421,6 +432,10 @@ class Attempt:
         return self._pause(vain, "the bundle arrived damaged and is packed again", None)
 
     def _hand_in(self) -> None:
+        # After a gap the job may be somebody else's: a large upload would be in vain.
+        self._beats.ask_after_gap()
+        if self._lost:
+            return
         state, lease = self._state, self._state.lease
         deadline_s = LEAVING_DEADLINE_S if self._leave.is_set() else UPLOAD_DEADLINE_S
         self._client.upload(lease.lease_id, state.artifact, self._folder.bundle, deadline_s=deadline_s, retry_full=True)
@@ -440,7 +455,7 @@ class Attempt:
             deadline_s = LEAVING_DEADLINE_S if self._leave.is_set() else UPLOAD_DEADLINE_S
             try:
                 self._client.fail(self._state.lease.job_id, failure, deadline_s=deadline_s)
-            except (ConflictError, NotFoundError) as error:
+            except (ConflictError, NotFoundError, RevokedError) as error:
                 self._over(f"{failure.kind}: {failure.error} (not taken: {error.message})")
             except _FINAL as error:
                 if not failure.log_tail:

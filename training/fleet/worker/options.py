@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from training.fleet.capability import CHECKOUT, Datasets
-from training.fleet.client import DEFAULT_RECEIVER
+from training.fleet.client import DEFAULT_RECEIVER, address, certificate_files
 from training.fleet.errors import ConfigurationError, Fault
 from training.fleet.jobs import DEFAULT_DATASET
 from training.fleet.settings import Setting, Settings, read, secret, state_folder
@@ -30,10 +31,14 @@ TABLE: Final = (
     Setting("stop_when_lost", "stop a trainer when the receiver is out of reach for most of the lease", bool, False),
     Setting("probe_timeout_s", "seconds for the child that tries torch and CUDA", float, 20.0, ge=1, le=600),
     Setting("trainer_dir", "folder that relative paths in a manifest's trainer command start from", Path, CHECKOUT),
+    Setting("worker_secret_file", "file of this worker's own secret, as `enrol` writes it", Path),
     Setting("ca_file", "PEM file with the authorities to trust for https", Path),
+    Setting("client_certificate", "PEM file with this host's certificate, and its key unless client_key is set", Path),
+    Setting("client_key", "PEM file with that certificate's key", Path),
     Setting("proxy", "http://host:port through which https goes"),
 )  # fmt: skip
 TOKEN: Final = "CIS490_WORKER_TOKEN"  # noqa: S105 - the name of the variable
+SECRET: Final = "CIS490_WORKER_SECRET"  # noqa: S105 - the name of the credential
 _MAX_DATASETS = 64
 
 
@@ -44,7 +49,8 @@ class Options:
     Attributes:
         receiver: Address of the receiver.
         receiver_is_set: Whether somebody set it.
-        token: Bearer token, None without one.
+        token: The worker's own secret, else the token that workers on one machine share; None without one.
+        secret_file: File of the worker's own secret, None where it has none there.
         name: Host name to report, None for the machine's own.
         work_dir: Folder for runs and state.
         datasets: Dataset folders; "default" is always among them when there is any.
@@ -54,6 +60,7 @@ class Options:
         keep_s: Seconds a failed or lost run's folder is kept.
         probe_timeout_s: Seconds for the probe of torch.
         ca_file: Authorities to trust, None for the system's.
+        certificate: Files of this host's certificate and its key, None without one.
         proxy: Proxy for https, None without one.
         rules: What trainers are kept to.
     """
@@ -61,6 +68,7 @@ class Options:
     receiver: str
     receiver_is_set: bool
     token: str | None
+    secret_file: Path | None
     name: str | None
     work_dir: Path
     datasets: Datasets
@@ -70,6 +78,7 @@ class Options:
     keep_s: float
     probe_timeout_s: float
     ca_file: Path | None
+    certificate: tuple[Path, Path] | None
     proxy: str | None
     rules: Rules
 
@@ -84,13 +93,15 @@ def options(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -
     Raises:
         ConfigurationError: Something is wrong; all of it is listed.
     """
-    found = read(TABLE, flags, environ)
+    found = read(TABLE, {**flags, "config": flags.get("config") or _enrolled_settings(flags, environ)}, environ)
     work_dir = (found["work_dir"] or state_folder(environ) / "worker").expanduser().absolute()
     folders = _folders(found)
+    secret_file = _secret_file(found)
     return Options(
         receiver=found["receiver"],
         receiver_is_set=found.source("receiver") != "default",
-        token=secret(TOKEN, environ),
+        token=_own_secret(secret_file, environ) or secret(TOKEN, environ),
+        secret_file=secret_file,
         name=found["name"],
         work_dir=work_dir,
         datasets=Datasets(folders, work_dir / "datasets.json"),
@@ -100,6 +111,7 @@ def options(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -
         keep_s=found["keep_s"],
         probe_timeout_s=found["probe_timeout_s"],
         ca_file=found["ca_file"],
+        certificate=certificate_files(found["client_certificate"], found["client_key"]),
         proxy=found["proxy"],
         rules=Rules(
             grace_s=found["grace_s"],
@@ -110,6 +122,47 @@ def options(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -
             folders=folders,
         ),
     )
+
+
+def settings_path(environ: Mapping[str, str]) -> Path:
+    """Return the settings file that `enrol` writes and that a worker takes where none is named."""
+    return state_folder(environ) / "worker.toml"
+
+
+def _enrolled_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> str | None:
+    """Return the file that `enrol` wrote, None where another one or another receiver is named.
+
+    The secret it names is shown to the receiver it was made for and to no other.
+    """
+    path = settings_path(environ)
+    if environ.get("CIS490_CONFIG") or not path.is_file():
+        return None
+    named = flags.get("receiver") or environ.get("CIS490_RECEIVER")
+    return str(path) if named is None or _is_of(path, named) else None
+
+
+def _is_of(path: Path, receiver: str) -> bool:
+    """Say whether settings are of a receiver; those that cannot be read are, so that they are told as a fault."""
+    try:
+        own = str(tomllib.loads(path.read_text(encoding="utf-8")).get("receiver", ""))
+    except (OSError, ValueError, RecursionError):
+        return True
+    try:
+        return address(receiver).url == address(own).url
+    except ConfigurationError:
+        return False
+
+
+def _secret_file(found: Settings) -> Path | None:
+    """Return the file of the worker's own secret; one that the service manager holds cannot be written to."""
+    given: Path | None = found["worker_secret_file"]
+    return given.expanduser().absolute() if given is not None else None
+
+
+def _own_secret(path: Path | None, environ: Mapping[str, str]) -> str | None:
+    if path is not None:
+        return secret(SECRET, {f"{SECRET}_FILE": str(path)})
+    return secret(SECRET, {"CREDENTIALS_DIRECTORY": environ.get("CREDENTIALS_DIRECTORY", "")})
 
 
 def _folders(found: Settings) -> dict[str, Path]:

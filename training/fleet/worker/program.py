@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
+import io
 import os
 import signal
 import socket
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
-from training.fleet import __version__
-from training.fleet.capability import Capability, detect
+from training.fleet import __version__, system
+from training.fleet.capability import PACKED, Capability, detect
 from training.fleet.client import Client
 from training.fleet.errors import EX_CONFIG, EX_FAILURE, ConfigurationError, FleetError, UpgradeRequiredError
 from training.fleet.settings import add_flags
 from training.fleet.worker import selftest
+from training.fleet.worker.certificate import OwnCertificate
+from training.fleet.worker.enrol import enrol_host
+from training.fleet.worker.identity import OwnSecret, session
 from training.fleet.worker.journal import Journal
 from training.fleet.worker.loop import Worker
 from training.fleet.worker.options import TABLE, TOKEN, Options, options
@@ -26,6 +32,11 @@ from training.fleet.worker.options import TABLE, TOKEN, Options, options
 PROGRAM = "cis490-training-worker"
 _ACTIONS = ("self_test", "json", "once", "wait")
 _DONE = b"\0"
+_STOP = b"\1"
+STOP_FILE: Final = "stop"
+"""Name of the file in the work folder that stops a worker on systems where no signal can."""
+_LATE = ("training.dataset", "training.fleet.bundle", "training.trainer.hyper")
+"""Modules that are otherwise loaded when first needed."""
 _STOPPING = ("SIGTERM", "SIGINT", "SIGBREAK")
 
 
@@ -39,7 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 when it was told to stop, or when `--once` or `--self-test` went well; 1 when those did not; 2 for a wrong
         flag; 69 without a receiver, 77 when it refuses this host, 78 for settings that a restart cannot mend.
     """
-    parsed = _parsed(argv)
+    _open_streams()
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] == ["enrol"]:
+        return enrol_host(words[1:])
+    parsed = _parsed(words)
     actions = {name: parsed.pop(name) for name in _ACTIONS}
     try:
         chosen = options(parsed, os.environ)
@@ -59,7 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description="Asks a receiver for training jobs and runs them on this host.",
-        epilog=f"The worker's token comes from ${TOKEN} or the file ${TOKEN}_FILE, never from a flag.",
+        epilog="The worker's own secret comes from the file that --worker-secret-file names; "
+        f"`{PROGRAM} enrol` makes it. On the receiver's own machine ${TOKEN} or ${TOKEN}_FILE may stand in for it.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("--self-test", action="store_true", help="print what this host can do and whether it can train")
@@ -82,6 +98,16 @@ def _parsed(argv: Sequence[str] | None) -> dict[str, Any]:
     return parsed
 
 
+def _open_streams() -> None:
+    """Let no character stop a line, and let lines go nowhere where there is no console (pythonw)."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - for as long as the process lives
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _said(message: str, status: int) -> int:
     sys.stderr.write(f"{PROGRAM}: {message}\n")
     return status
@@ -93,11 +119,26 @@ def _where(error: BaseException) -> str:
 
 
 def _make(work_dir: Path) -> None:
+    if system.LONGEST_ROOT is not None and len(str(work_dir)) > system.LONGEST_ROOT:
+        raise ConfigurationError(
+            f"the path of the work folder {work_dir} has {len(str(work_dir))} characters; expected at most "
+            f"{system.LONGEST_ROOT}, because trainers' files lie deep in it; give a shorter one with --work-dir"
+        )
     work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
-def _client(chosen: Options) -> Client:
-    return Client(chosen.receiver, chosen.token, ca_file=chosen.ca_file, proxy=chosen.proxy)
+def _client(chosen: Options, own: OwnSecret | None = None, here: str | None = None) -> Client:
+    """Return a connection; with the worker's own secret it follows what becomes of it and says where it runs."""
+    more = {} if own is None else {"session": here, "heed": own.heed}
+    token = chosen.token if own is None else own.token
+    return Client(
+        chosen.receiver,
+        token,
+        ca_file=chosen.ca_file,
+        certificate=chosen.certificate,
+        proxy=chosen.proxy,
+        **more,  # type: ignore[arg-type]
+    )
 
 
 # ---- self-test ------------------------------------------------------------------------------------------------------
@@ -113,20 +154,51 @@ def _self_test(chosen: Options, actions: dict[str, Any]) -> int:
 
 
 def _work(chosen: Options, actions: dict[str, Any]) -> int:
+    if PACKED:
+        for name in _LATE:  # a newer file may take this one's place while the worker runs
+            importlib.import_module(name)
     journal = Journal()
     lock = _locked(chosen.work_dir)
     try:
-        clients = _client(chosen)  # a bad address or token ends here
-        worker = Worker(chosen, lambda: _detected(chosen, clients, journal), lambda: _client(chosen), journal)
-        status = _Service(worker, actions).run()
+        own, here = OwnSecret(chosen.token, chosen.secret_file, journal), session(lock)
+
+        def connect() -> Client:
+            return _client(chosen, own, here)
+
+        own.connect_with(connect)
+        clients = connect()  # a bad address or token ends here
+        worker = Worker(chosen, lambda: _detected(chosen, clients, journal), connect, journal)
+        with _renewing(chosen, connect, journal):
+            status = _Service(worker, actions, chosen.work_dir / STOP_FILE).run()
         journal.note("worker ended", status=status)
     finally:
         lock.close()
     return status
 
 
+@contextlib.contextmanager
+def _renewing(chosen: Options, connect: Callable[[], Client], journal: Journal) -> Iterator[None]:
+    """Renew this host's certificate meanwhile, where it is one file that the receiver made."""
+    files = chosen.certificate
+    if files is None or files[0] != files[1]:
+        yield
+        return
+    own = OwnCertificate(files[0], connect, journal)
+    own.follow()
+    try:
+        yield
+    finally:
+        own.stop()
+
+
 def _detected(chosen: Options, clients: Client, journal: Journal) -> Capability:
-    found = detect(chosen.work_dir, name=chosen.name, datasets=chosen.datasets, probe_timeout_s=chosen.probe_timeout_s)
+    found = detect(
+        chosen.work_dir,
+        name=chosen.name,
+        datasets=chosen.datasets,
+        probe_timeout_s=chosen.probe_timeout_s,
+        trainer_dir=chosen.rules.trainer_dir,
+    )
     journal.note("worker started", host=found.hostname, receiver=clients.address.url, version=__version__)
     for problem in found.problems:
         journal.note("found", problem=problem)
@@ -141,11 +213,7 @@ def _locked(work_dir: Path) -> TextIO:
     """
     lock = (work_dir / "lock").open("a", encoding="ascii")
     try:
-        import fcntl
-    except ImportError:  # Windows: the service manager starts one
-        return lock
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        system.lock(lock)
     except OSError:
         lock.close()
         raise ConfigurationError(
@@ -157,9 +225,11 @@ def _locked(work_dir: Path) -> TextIO:
 class _Service:
     """Runs a worker in a thread while the main thread waits for signals."""
 
-    def __init__(self, worker: Worker, actions: dict[str, Any]) -> None:
+    def __init__(self, worker: Worker, actions: dict[str, Any], stop_file: Path) -> None:
         self._worker = worker
         self._actions = actions
+        self._stop_file = stop_file
+        stop_file.unlink(missing_ok=True)  # meant for an earlier worker
         self._status = EX_FAILURE
         self._error: BaseException | None = None
         self._news, self._notes = socket.socketpair()
@@ -167,13 +237,15 @@ class _Service:
     def run(self) -> int:
         """Return the exit status once the worker has ended."""
         self._notes.setblocking(False)
+        self._news.settimeout(system.STOP_LOOK_S)
         numbers = [getattr(signal, name) for name in _STOPPING if hasattr(signal, name)]
         before = [signal.signal(number, _noted) for number in numbers]
         signal.set_wakeup_fd(self._notes.fileno(), warn_on_full_buffer=False)
         thread = threading.Thread(target=self._serve, name="worker", daemon=True)
         thread.start()
-        while self._news.recv(1) != _DONE:
-            self._worker.stop()
+        while (news := self._heard()) != _DONE:
+            if news:
+                self._worker.stop()
         thread.join()
         signal.set_wakeup_fd(-1)
         for number, handler in zip(numbers, before, strict=True):
@@ -183,6 +255,16 @@ class _Service:
         if self._error is not None:
             raise self._error
         return self._status
+
+    def _heard(self) -> bytes:
+        """Wait for a signal, a stop file or the worker's end; empty when there was none of them for a while."""
+        with contextlib.suppress(TimeoutError):
+            return self._news.recv(1)
+        try:
+            self._stop_file.unlink()
+        except OSError:
+            return b""
+        return _STOP
 
     def _serve(self) -> None:
         try:

@@ -163,6 +163,49 @@ VALUES (:at, :actor, :job, :action, :from_status, :to_status, :why);
 -- The number of the newest change.
 SELECT max(id) AS id FROM event;
 
+-- name: record_of_worker
+-- Appends one event of a worker's identity.
+INSERT INTO event (at, actor, worker, action, why) VALUES (:at, :actor, :worker, :action, :why);
+
+---- identities ------------------------------------------------------------------------------------------------------
+
+-- name: identities
+-- Every identity there ever was.
+SELECT id, worker, digest, next_digest, rotate, created_at, revoked_at, fingerprint, place
+FROM identity ORDER BY worker, id;
+
+-- name: add_identity
+-- A worker has enrolled.
+INSERT INTO identity (id, worker, digest, created_at) VALUES (:id, :worker, :digest, :at);
+
+-- name: change_identity
+-- What became of an identity.
+UPDATE identity SET
+    digest = :digest, next_digest = :next_digest, rotate = :rotate, revoked_at = :revoked_at,
+    fingerprint = :fingerprint, place = :place
+WHERE id = :id;
+
+-- name: add_invite
+-- An operator lets a host enrol.
+INSERT INTO invite (digest, worker, created_at, expires_at, expires_tick)
+VALUES (:digest, :worker, :at, :expires_at, :expires_tick);
+
+-- name: invite
+-- An invite by the digest of its code.
+SELECT worker, expires_at, expires_tick, identity FROM invite WHERE digest = :digest;
+
+-- name: use_invite
+-- The code was exchanged; only once.
+UPDATE invite SET identity = :identity WHERE digest = :digest AND identity IS NULL;
+
+-- name: withdraw_invites
+-- Codes of a worker that nobody has used are void.
+DELETE FROM invite WHERE worker = :worker AND identity IS NULL;
+
+-- name: forget_invites
+-- Codes of long ago.
+DELETE FROM invite WHERE expires_tick < :tick;
+
 ---- the life of a job ------------------------------------------------------------------------------------------------
 
 -- name: attempt_of_claim
@@ -358,6 +401,23 @@ FROM attempt WHERE job = :job ORDER BY fence;
 -- name: events
 -- The newest changes of a job, newest first.
 SELECT id, at, actor, action, from_status, to_status, why FROM event WHERE job = :job ORDER BY id DESC LIMIT :limit;
+
+-- name: events_between
+-- A window of all events, newest first, filtered.
+-- dialects: an absent filter is NULL.
+SELECT e.id, e.at, e.actor, e.action, j.id AS job, e.worker, e.from_status, e.to_status, e.why
+FROM event AS e LEFT JOIN job AS j ON j.seq = e.job
+WHERE e.id < :before AND e.id >= :from_id
+AND (:worker IS NULL OR e.worker = :worker OR e.actor = 'worker:' || :worker)
+ORDER BY e.id DESC LIMIT :limit;
+
+-- name: events_of_job
+-- A window of the events of one job, newest first.
+SELECT e.id, e.at, e.actor, e.action, :id AS job, e.worker, e.from_status, e.to_status, e.why
+FROM event AS e
+WHERE e.job = :job AND e.id < :before
+AND (:worker IS NULL OR e.actor = 'worker:' || :worker)
+ORDER BY e.id DESC LIMIT :limit;
 
 -- name: log
 -- The end of the log of a job's newest failed attempt.

@@ -1,0 +1,315 @@
+"""Whose secret it is, and which machine may use it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from training.fleet.auth import Credentials, Identity, Operator, Peer, Registry, Sessions, neighbourhood, operators_of
+from training.fleet.auth.identities import digest_of, id_of, key_of, secret_of
+from training.fleet.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    ForbiddenError,
+    IdentityInUseError,
+    RevokedError,
+)
+
+DIGEST = "a" * 64
+ID = "0123456789abcdef01"
+
+
+def identity(**more: str | bool | None) -> Identity:
+    whole = Identity(ID, "w1", digest_of("key"), created_at="2026-01-01T00:00:00.000Z")
+    return dataclasses.replace(whole, **more)
+
+
+def registry(*identities: Identity) -> Registry:
+    found = Registry()
+    for one in identities or (identity(),):
+        found.put(one)
+    return found
+
+
+# ---- secrets
+
+
+def test_a_secret_is_put_together_and_taken_apart() -> None:
+    secret = secret_of(ID, "key")
+    assert secret == f"cis490w.{ID}.key"
+    assert (id_of(secret), key_of(secret)) == (ID, "key")
+    assert (id_of("something-else"), key_of("something-else")) == ("", "")
+
+
+def test_the_right_key_gives_the_worker() -> None:
+    assert registry().authenticate(secret_of(ID, "key").encode()) == (identity(), False)
+
+
+def test_the_next_key_is_told_apart() -> None:
+    rotating = identity(next_digest=digest_of("next"))
+    assert registry(rotating).authenticate(secret_of(ID, "next").encode()) == (rotating, True)
+    assert registry(rotating).authenticate(secret_of(ID, "key").encode()) == (rotating, False)
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        pytest.param(b"cis490w.unknown.key", id="an unknown id"),
+        pytest.param(f"cis490w.{ID}.kez".encode(), id="a wrong key"),
+        pytest.param(f"cis490w.{ID}.".encode(), id="no key"),
+        pytest.param(f"cis490w.{ID}".encode(), id="no dot"),
+        pytest.param(f"cis490w.{ID}.{digest_of('key')}".encode(), id="the digest as the key"),
+        pytest.param(b"cis490w.\xff\xfe.\xff", id="bytes that are no text"),
+        pytest.param(b"cis490w.nobody.nobody's key", id="the key of the dummy comparison"),
+    ],
+)
+def test_any_other_secret_is_nobodys(token: bytes) -> None:
+    with pytest.raises(AuthenticationError) as caught:
+        registry().authenticate(token)
+    assert type(caught.value) is AuthenticationError
+
+
+def test_a_revoked_identity_is_told_to_its_holder_alone() -> None:
+    gone = registry(identity(revoked_at="2026-01-02T00:00:00.000Z"))
+    with pytest.raises(RevokedError, match=r"worker w1 was revoked at 2026-01-02"):
+        gone.authenticate(secret_of(ID, "key").encode())
+    with pytest.raises(AuthenticationError) as caught:
+        gone.authenticate(secret_of(ID, "wrong").encode())
+    assert not isinstance(caught.value, RevokedError)
+
+
+def test_an_unknown_id_costs_the_same_comparisons_as_a_known_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    import hmac
+
+    seen: list[int] = []
+    real = hmac.compare_digest
+    monkeypatch.setattr(hmac, "compare_digest", lambda one, two: seen.append(len(two)) or real(one, two))
+    for token in (secret_of(ID, "wrong"), secret_of("unknown", "wrong")):
+        with pytest.raises(AuthenticationError):
+            registry().authenticate(token.encode())
+    assert seen == [64, 64, 64, 64]
+
+
+def test_the_living_identity_of_a_worker_is_the_one_that_was_not_revoked() -> None:
+    first = identity(id="first", revoked_at="2026-01-02T00:00:00.000Z")
+    second = identity(id="second", created_at="2026-01-02T00:00:00.000Z")
+    for order in ([first, second], [second, first]):
+        found = registry(*order)
+        assert found.living("w1") == second
+        found.put(dataclasses.replace(second, revoked_at="2026-01-03T00:00:00.000Z"))
+        assert found.living("w1") is None
+        assert found.newest("w1") is not None
+        assert found.newest("w1").id == "second"  # type: ignore[union-attr]
+    assert registry().newest("nobody") is None
+
+
+def test_an_identity_shows_no_digest() -> None:
+    assert digest_of("key") not in repr(identity(next_digest=digest_of("next")))
+    assert "digest" not in repr(identity())
+
+
+# ---- certificates
+
+
+def worker(peer: Peer | None, *, wanted: bool = False) -> object:
+    credentials = dataclasses.replace(Credentials.of({}), registry=registry(), certificate_wanted=wanted)
+    return credentials.demand("worker", f"Bearer {secret_of(ID, 'key')}".encode(), None, peer)
+
+
+def test_a_certificate_must_be_that_of_the_worker_whose_secret_is_shown() -> None:
+    assert worker(Peer("w1", DIGEST)) is not None
+    with pytest.raises(ForbiddenError, match="certificate is that of worker 'w2' and the secret that of 'w1'"):
+        worker(Peer("w2", DIGEST))
+
+
+def test_a_certificate_can_be_demanded() -> None:
+    assert worker(None) is not None
+    assert worker(Peer("w1", DIGEST), wanted=True) is not None
+    with pytest.raises(AuthenticationError, match="must show a client certificate"):
+        worker(None, wanted=True)
+
+
+# ---- operators
+
+FILE = f"""
+[operators.alice]
+token_sha256 = "{digest_of("token-of-alice")}"
+roles = ["read", "operate"]
+[operators.bob-2]
+token_sha256 = "{digest_of("token-of-bob")}"
+roles = ["enrol"]
+"""
+
+
+def test_a_file_names_operators_with_their_rights() -> None:
+    alice, bob = operators_of(FILE, "here")
+    assert (alice.name, alice.digest.hex(), alice.rights) == (
+        "alice",
+        digest_of("token-of-alice"),
+        {"read", "operate"},
+    )
+    assert (bob.name, bob.rights) == ("bob-2", {"enrol"})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[operators", "is no TOML"),
+        ("", "expected one table [operators.NAME] at least"),
+        ("operators = 3", "expected one table [operators.NAME] at least"),
+        ("[operators.Alice]\n", "operators.Alice: found 'Alice'"),
+        ("[operators.a]\nroles = ['read']", "operators.a.token_sha256: found no digest"),
+        ("[operators.a]\ntoken_sha256 = 'token'\nroles = ['read']", "operators.a.token_sha256: found no digest"),
+        (f"[operators.a]\ntoken_sha256 = '{DIGEST}'\nroles = ['root']", "operators.a.roles: found ['root']"),
+        (f"[operators.a]\ntoken_sha256 = '{DIGEST}'\nroles = []", "operators.a.roles: found []"),
+        (f"[operators.a]\ntoken_sha256 = '{DIGEST}'\nroles = 'read'", "operators.a.roles: found 'read'"),
+        (f"[operators.a]\ntoken_sha256 = '{DIGEST}'\nroles = ['read']\ntoken = 'x'", "operators.a.token: found an unk"),
+        ("[operators]\na = 3", "operators.a.token_sha256"),
+        (f"{FILE}\n[others]", "others: found an unknown key"),
+    ],
+)
+def test_a_faulty_file_is_refused_with_its_place(text: str, said: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        operators_of(text, "here")
+    assert said in caught.value.message
+    assert "operators file here" in caught.value.message
+
+
+def test_two_operators_may_not_share_a_token_or_a_name() -> None:
+    one = Operator("one", b"1" * 32)
+    with pytest.raises(ConfigurationError, match="same token"):
+        Credentials.of({}, [one, dataclasses.replace(one, name="two")])
+    with pytest.raises(ConfigurationError, match="names an operator 'operator'"):
+        Credentials.of({"operator": "token"}, [dataclasses.replace(one, name="operator")])
+
+
+# ---- sessions
+
+HOME, COPY = "a" * 32, "b" * 32
+
+
+def at(place: str, start: int) -> str:
+    return f"{place}.{start:032x}"
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def sessions(clock: Clock) -> Sessions:
+    return Sessions(clock, 90)
+
+
+def meet(sessions: Sessions, session: str | None) -> None:
+    with sessions.present("w1", session):
+        pass
+
+
+def test_another_place_waits_until_the_first_was_silent(sessions: Sessions, clock: Clock) -> None:
+    meet(sessions, at(HOME, 1))
+    clock.now += 90
+    with pytest.raises(IdentityInUseError, match="another machine uses the identity of worker w1"):
+        meet(sessions, at(COPY, 1))
+    clock.now += 0.1
+    meet(sessions, at(COPY, 1))
+    with pytest.raises(IdentityInUseError):
+        meet(sessions, at(HOME, 1))
+
+
+def test_a_session_lives_as_long_as_a_call_of_it_waits(sessions: Sessions, clock: Clock) -> None:
+    with sessions.present("w1", at(HOME, 1)):
+        clock.now += 1000
+        with pytest.raises(IdentityInUseError):
+            meet(sessions, at(COPY, 1))
+    clock.now += 91
+    meet(sessions, at(COPY, 1))
+
+
+def test_a_start_anew_in_the_same_place_takes_over_at_once_and_for_good(sessions: Sessions) -> None:
+    for start in range(1, 4):
+        meet(sessions, at(HOME, start))
+    for start in (1, 2):
+        with pytest.raises(IdentityInUseError):
+            meet(sessions, at(HOME, start))
+    meet(sessions, at(HOME, 3))
+
+
+def test_the_call_of_a_start_that_was_taken_over_does_not_keep_others_out_for_ever(
+    sessions: Sessions, clock: Clock
+) -> None:
+    with sessions.present("w1", at(HOME, 1)):
+        meet(sessions, at(HOME, 2))
+    clock.now += 91
+    meet(sessions, at(COPY, 1))
+
+
+@pytest.mark.parametrize("session", [None, "", "here", at(HOME, 1).upper(), at(HOME, 1) + "0", at(HOME, 1) + "\n"])
+def test_who_says_nothing_of_its_session_is_let_pass(sessions: Sessions, session: str | None) -> None:
+    meet(sessions, at(COPY, 1))
+    meet(sessions, session)
+
+
+def test_a_restart_of_the_receiver_gives_an_identity_to_nobody_else(sessions: Sessions, clock: Clock) -> None:
+    assert sessions.place("w1") == ""
+    sessions.remember("w1", HOME)
+    assert sessions.place("w1") == HOME
+    with pytest.raises(IdentityInUseError):
+        meet(sessions, at(COPY, 1))
+    meet(sessions, at(HOME, 7))
+    meet(sessions, at(HOME, 8))
+    sessions.remember("w1", HOME)
+    clock.now += 91
+    meet(sessions, at(COPY, 1))
+    assert sessions.place("w1") == COPY
+
+
+def test_a_new_identity_begins_anew(sessions: Sessions) -> None:
+    meet(sessions, at(HOME, 1))
+    with pytest.raises(IdentityInUseError):
+        meet(sessions, at(COPY, 1))
+    assert sessions.clashed_s("w1") == 0
+    sessions.forget("w1")
+    assert sessions.clashed_s("w1") is None
+    meet(sessions, at(COPY, 1))
+
+
+def test_a_clash_is_shown_for_a_while_and_told_once_in_a_while(sessions: Sessions, clock: Clock) -> None:
+    assert sessions.clashed_s("w1") is None
+    meet(sessions, at(HOME, 1))
+    with pytest.raises(IdentityInUseError):
+        meet(sessions, at(COPY, 1))
+    clock.now += 299
+    assert sessions.clashed_s("w1") == 299
+    clock.now += 1
+    assert sessions.clashed_s("w1") is None
+    assert [sessions.is_news("a"), sessions.is_news("a"), sessions.is_news("b")] == [True, False, True]
+    clock.now += 300
+    assert sessions.is_news("a")
+
+
+# ---- addresses
+
+
+@pytest.mark.parametrize(
+    ("address", "found"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::9%eth0", "2001:db8:1:2::/64"),
+        ("", ""),
+        ("a-socket", "a-socket"),
+    ],
+)
+def test_a_caller_is_told_by_its_address_or_its_network(address: str, found: str) -> None:
+    assert neighbourhood(address) == found

@@ -1,0 +1,121 @@
+"""Who asks, from the first look at a request to the last word of its answer.
+
+Owns what is done around the handlers for an enrolled worker: its next key takes over at first use, its session holds
+the identity while it is answered, and it is told when it should make a new key. Guarantees that a worker touches only
+leases that were given to it. Leaves the judgement of secrets and sessions to `auth`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from training.fleet.api.exchange import Answer, Message, Request
+from training.fleet.api.fleet import Fleet
+from training.fleet.auth import Caller, Peer, Right, Role
+from training.fleet.auth.sessions import HEADER
+from training.fleet.errors import CertificateMismatchError, ForbiddenError, IdentityInUseError, StaleLeaseError
+
+SESSION: Final = HEADER.lower().encode()
+ROTATE: Final = (b"x-rotate-secret", b"1")
+"""Tells a worker to make a new key."""
+PEER_KEY: Final = "cis490.peer"
+"""Where an `auth.Peer` stands in the ASGI scope when a client certificate was verified."""
+
+
+async def demand(fleet: Fleet, request: Request, role: Role, right: Right | None) -> None:
+    """Find out who asks and whether it may.
+
+    Raises:
+        AuthenticationError: The credential is missing, wrong or revoked.
+        ForbiddenError: The caller may not do this.
+    """
+    headers = request.headers
+    peer = _peer(request.scope)
+    try:
+        request.caller = fleet.credentials.demand(
+            role, headers.get(b"authorization"), headers.get(b"x-operator-token"), peer, right
+        )
+    except CertificateMismatchError as error:
+        shown = peer.worker if peer is not None else ""
+        await note(
+            fleet, request, error.worker, "refuse", f"its secret came with the certificate of {shown or 'nobody'}"
+        )
+        raise
+
+
+def _peer(scope: Message) -> Peer | None:
+    found = scope.get(PEER_KEY)
+    return found if isinstance(found, Peer) else None
+
+
+async def as_worker(fleet: Fleet, request: Request, handler: Callable[[Fleet, Request], Awaitable[Answer]]) -> Answer:
+    """Answer an enrolled worker.
+
+    Raises:
+        IdentityInUseError: Another machine uses its identity.
+    """
+    caller, queue = request.caller, fleet.queue
+    if caller.fresh:
+        await fleet.run(lambda tx: queue.renew(tx, caller.identity))
+    given = request.headers.get(SESSION, b"").decode("latin-1")
+    try:
+        with fleet.sessions.present(caller.name, given):
+            await _keep_place(fleet, caller)
+            answer = await handler(fleet, request)
+    except IdentityInUseError:
+        await note(fleet, request, caller.name, "clash", f"another machine shows identity {caller.identity} as well")
+        raise
+    identity = queue.registry.get(caller.identity)
+    if identity is not None and identity.rotate and request.scope["path"] != "/v1/secret":
+        answer.headers.append(ROTATE)
+    return answer
+
+
+async def _keep_place(fleet: Fleet, caller: Caller) -> None:
+    identity, place = fleet.queue.registry.get(caller.identity), fleet.sessions.place(caller.name)
+    if place and identity is not None and identity.place != place:
+        await fleet.run(lambda tx: fleet.queue.keep_place(tx, caller.identity, place))
+
+
+def address(request: Request) -> str:
+    """Return where a request came from."""
+    client = request.scope.get("client")
+    return str(client[0]) if client else ""
+
+
+async def note(fleet: Fleet, request: Request, worker: str, action: str, why: str) -> None:
+    """Append an event that a request brings again and again; it is told once in some minutes."""
+    if fleet.sessions.is_news(f"{action} {worker} {request.caller.identity}"):
+        told, who = f"{why} (from {address(request)})", request.caller.who
+        await fleet.run(lambda tx: fleet.queue.note(tx, who, worker, action, told))
+
+
+def demand_own_name(request: Request, worker: str) -> None:
+    """Refuse a claim for another host than the one that enrolled.
+
+    Raises:
+        ForbiddenError: The names differ.
+    """
+    name = request.caller.name
+    if name and name != worker:
+        raise ForbiddenError(
+            f"the claim is for {worker} and the secret that of {name}; expected one name; start the worker with "
+            f"--name {name}, or enrol it as {worker}: cis490-jobs invite {worker}"
+        )
+
+
+async def demand_holder(fleet: Fleet, request: Request, lease_id: str) -> None:
+    """Refuse a lease that was given to another worker, live or over.
+
+    Raises:
+        StaleLeaseError: It was; whoever believes in it must stop its trainer.
+    """
+    name = request.caller.name
+    if not name:
+        return
+    live = fleet.queue.leases.get(lease_id)
+    holder = live.worker if live is not None else await fleet.run(lambda tx: fleet.queue.holder(tx, lease_id))
+    if holder is not None and holder != name:
+        await note(fleet, request, name, "refuse", "it showed a lease of another worker")
+        raise StaleLeaseError(f"the lease was not given to {name}; stop its trainer and claim again")

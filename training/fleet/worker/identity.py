@@ -1,0 +1,148 @@
+"""Who this worker is: its secret, how it changes, and where it runs.
+
+Owns the file of the secret. Guarantees that the file appears whole, for its user alone; that at every moment of a
+change, killed or not, the secret in the file is one that the receiver takes; and that the key itself never leaves this
+host: the receiver gets its digest.
+
+A change goes so: the new secret is written beside the old one (`.next`), its digest is sent, the file is renamed over
+the old one, and the new secret is used. The receiver takes the old one until then. A worker killed in between is asked
+again, finds what it had written, and goes on from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final, TextIO
+
+from training.fleet import system
+from training.fleet.auth.identities import digest_of, id_of, key_of, new_key, secret_of
+from training.fleet.client import Client
+from training.fleet.errors import FleetError
+from training.fleet.worker.journal import Journal
+
+ASKED: Final = "x-rotate-secret"
+"""Header field of an answer that asks for a new key."""
+FORM: Final = re.compile(r"cis490w\.[0-9a-f]{8,64}\.[0-9A-Za-z_-]{32,128}")
+REST_S: Final = 30.0
+"""How long an answer that asks for a new key again is taken for one that was under way."""
+_BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+class OwnSecret:
+    """The secret of this worker. Any thread may call any method.
+
+    Args:
+        token: The secret as it is now, None for a worker without one.
+        path: Its file, None where it cannot be changed from here.
+        journal: Where to say what happens.
+    """
+
+    def __init__(self, token: str | None, path: Path | None, journal: Journal) -> None:
+        self._token = token
+        self._path = path
+        self._journal = journal
+        self._connect: Callable[[], Client] | None = None
+        self._guard = threading.Lock()
+        self._busy = False
+        self._renewed_s = 0.0
+
+    def token(self) -> str | None:
+        """Return the secret to show now."""
+        return self._token
+
+    def connect_with(self, connect: Callable[[], Client]) -> None:
+        """Say how to reach the receiver when a new key is asked for."""
+        self._connect = connect
+
+    def heed(self, headers: Mapping[str, str]) -> None:
+        """Make a new key in a thread of its own when the receiver asks for one."""
+        if ASKED not in headers or self._connect is None:
+            return
+        with self._guard:
+            just_done = self._renewed_s and time.monotonic() - self._renewed_s < REST_S
+            if self._busy or just_done:
+                return
+            self._busy = True
+        threading.Thread(target=self._change, args=(self._connect,), name="secret", daemon=True).start()
+
+    def _change(self, connect: Callable[[], Client]) -> None:
+        try:
+            self._renew(connect())
+        except (FleetError, OSError) as error:
+            self._journal.note_once("the secret was not changed", why=str(error))
+        finally:
+            with self._guard:
+                self._busy = False
+
+    def _renew(self, client: Client) -> None:
+        """Change the secret; safe to begin anew after whatever it was cut off by."""
+        path, old = self._path, self._token
+        if path is None or old is None:
+            self._journal.note_once("the receiver asks for a new secret, and this one is not in a file of the worker")
+            return
+        following = path.with_name(path.name + ".next")
+        new = _written(following, id_of(old))
+        message = {"secret_sha256": digest_of(key_of(new))}
+        try:
+            client.post("/v1/secret", message)
+            system.replace(following, path)
+            system.sync_folder(path.parent)
+            self._token, self._renewed_s = new, time.monotonic()
+            client.post("/v1/secret", message)  # the first use: from now on the old one is worth nothing
+        finally:
+            client.close()
+        self._journal.note("secret changed", file=str(path))
+
+
+def _written(path: Path, public_id: str) -> str:
+    """Return the next secret from its file, which is made when it is not there or not whole."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        found = path.read_text(encoding="ascii").strip()
+        if FORM.fullmatch(found) and id_of(found) == public_id:
+            return found
+    new = secret_of(public_id, new_key())
+    write_private(path, f"{new}\n")
+    return new
+
+
+def write_private(path: Path, text: str) -> None:
+    """Make a file appear whole or not at all, for its user alone, and last over a power cut."""
+    part = path.with_name(path.name + ".part")
+    part.unlink(missing_ok=True)
+    descriptor = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o600)
+    with os.fdopen(descriptor, "wb") as stream:
+        system.private(part)
+        stream.write(text.encode())
+        stream.flush()
+        os.fsync(stream.fileno())
+    system.replace(part, path)
+    system.sync_folder(path.parent)
+
+
+def session(lock: TextIO) -> str:
+    """Return where this worker runs and which start it is, for the receiver to tell two machines apart.
+
+    The place is the same for every worker that is started in this folder until the machine is booted anew, and differs
+    in a copy of the folder or of the whole disk. The lock of the folder lets one worker in at a time.
+
+    Args:
+        lock: The open lock of the work folder.
+
+    Source: Linux, random(4), boot_id.
+    """
+    try:
+        machine = _BOOT.read_text(encoding="ascii").strip()
+    except OSError:
+        machine = f"{uuid.getnode():012x}"
+    found = os.fstat(lock.fileno())
+    place = hashlib.sha256(f"{machine} {found.st_dev} {found.st_ino}".encode()).hexdigest()[:32]
+    return f"{place}.{secrets.token_hex(16)}"
