@@ -18,9 +18,6 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 
 from tests.machine.driver import Count, Violation, histories, shortest
 
-CHUNK = 100
-"""Histories that a process runs before it asks for more."""
-
 
 def run_chunk(first: int, number: int, steps: int) -> tuple[Count, Violation | None]:
     gc.freeze()
@@ -28,12 +25,14 @@ def run_chunk(first: int, number: int, steps: int) -> tuple[Count, Violation | N
     return count, histories(range(first, first + number), steps, count)
 
 
-def run_all(first: int, number: int, steps: int, processes: int) -> tuple[Count, Violation | None]:
+def run_all(first: int, number: int, steps: int, processes: int, chunk_size: int) -> tuple[Count, Violation | None]:
     """Run histories in processes of their own, in the order of their numbers."""
     total = Count()
-    chunks = iter([(at, min(CHUNK, first + number - at), steps) for at in range(first, first + number, CHUNK)])
+    chunks = iter(
+        [(at, min(chunk_size, first + number - at), steps) for at in range(first, first + number, chunk_size)]
+    )
     with ProcessPoolExecutor(processes) as pool:
-        waiting = {pool.submit(run_chunk, *chunk) for chunk, _ in zip(chunks, range(processes), strict=False)}
+        waiting = {pool.submit(run_chunk, *chunk) for _, chunk in zip(range(processes), chunks, strict=False)}
         while waiting:
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             for future in done:
@@ -67,6 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=60, help="steps of each (60)")
     parser.add_argument("--seed", type=int, default=1, help="number of the first; the others follow (1)")
     parser.add_argument("--processes", type=int, default=1, help="how many run at once (1)")
+    parser.add_argument("--chunk", type=int, default=100, help="how many a process runs before it takes more (100)")
     parser.add_argument("--short", action="store_true", help="do not look for the shortest form of what is found")
     asked = parser.parse_args(arguments)
     begun = time.monotonic()
@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
         total = Count()
         violation = histories(range(asked.seed, asked.seed + asked.histories), asked.steps, total)
     else:
-        total, violation = run_all(asked.seed, asked.histories, asked.steps, asked.processes)
+        total, violation = run_all(asked.seed, asked.histories, asked.steps, asked.processes, asked.chunk)
     say(f"{total.line()}, {time.monotonic() - begun:.1f} s of waiting")
     if violation is None:
         return 0

@@ -10,6 +10,7 @@ import contextlib
 import sqlite3
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 from training.fleet.database.sqlite import Sqlite
 
@@ -45,13 +46,10 @@ class FaultyCursor:
 class InlineSqlite(Sqlite):
     def __init__(self, *values: Any) -> None:
         self.held = False
-        super().__init__(*values)
-        self._thread.join()
+        with mock.patch("training.fleet.database.sqlite.threading.Thread"):
+            super().__init__(*values)
         self.faults = FaultyCursor(self._transaction._cursor)
         self._transaction._cursor = self.faults  # type: ignore[assignment]
-
-    def _serve(self) -> None:
-        """Leave the work to whoever asks."""
 
     def _put(self, entry: Any) -> bool:
         accepted = super()._put(entry)
@@ -83,7 +81,7 @@ class InlineSqlite(Sqlite):
         if not self._closed:
             self._closed = True
             self._inbox.put(None)
-            super()._serve()
+            self._serve()
 
     def look(self, text: str, *values: Any) -> list[Any]:
         """Read with a statement of the test's own."""

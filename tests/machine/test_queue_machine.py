@@ -105,6 +105,11 @@ def test_every_event_happens_within_twenty_histories() -> None:
     assert set(count.events) == set(fleet.EVENTS)
 
 
+def test_every_history_that_was_asked_for_is_run_by_one_of_the_processes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--histories", "5", "--steps", "3", "--processes", "3", "--chunk", "1"]) == 0
+    assert capsys.readouterr().out.startswith("5 histories, 15 steps, ")
+
+
 def test_a_history_is_the_same_again_and_what_it_breaks_is_told_in_its_shortest_form(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
