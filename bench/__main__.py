@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import depth, idling, loading, throughput, training, uploads, waking
+from bench import crowd, depth, idling, loading, throughput, training, uploads, waking
 from bench.figures import Figure, machine, save, table
 from bench.stage import fsync_p50_ms
 
@@ -22,6 +22,7 @@ ROWS: dict[str, Callable[[Path, bool], list[Figure]]] = {
     "first-line": waking.first_line,
     "upload": uploads.upload,
     "manifest": loading.reload,
+    "crowd": crowd.crowd,
     "beats": idling.beats,
     "memory": idling.memory,
     "idle-worker": idling.idle_worker,

@@ -6,6 +6,7 @@ Prints `ready` when the measured part begins, and one JSON object at the end. Sp
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import resource
@@ -21,6 +22,8 @@ from typing import Any
 from bench.line import HOST, Line, post, run
 
 MODEL, MODE = "gbt", "oracle"
+TRAINING_PART = 0.6
+"""Part of a worker's turn in which it trains."""
 
 
 def capability(worker: str) -> dict[str, Any]:
@@ -219,6 +222,66 @@ async def parked(o: dict[str, Any]) -> dict[str, Any]:
     return {"extra": extra, **spread(latencies)}
 
 
+def put(lease: dict[str, Any], headers: dict[str, str]) -> tuple[str, bytes]:
+    """Return a small artifact's digest and the request that uploads it; no two jobs have the same."""
+    data = lease["job_id"].encode() * 32
+    sha256 = hashlib.sha256(data).hexdigest()
+    lines = [f"PUT /v1/model/{sha256} HTTP/1.1", f"host: {HOST}", f"content-length: {len(data)}"]
+    lines += [f"{name}: {value}" for name, value in {**headers, "x-lease-id": lease["lease_id"]}.items()]
+    return sha256, "\r\n".join(lines).encode() + b"\r\n\r\n" + data
+
+
+async def crowd(o: dict[str, Any]) -> dict[str, Any]:
+    """Let many workers claim, beat, upload and complete at a steady rate until a number of jobs is done."""
+    headers, count = o["headers"], o["workers"]
+    period_s = o["seconds"] * count / o["jobs"]
+    claims: list[float] = []
+    others: list[float] = []
+    statuses: dict[str, int] = {}
+    lines = [await Line.open(o["port"]) for _ in range(count)]
+
+    async def ask(what: str, line: Line, request: bytes, latencies_s: list[float]) -> dict[str, Any] | None:
+        status, body = await timed(line, request, latencies_s)
+        name = f"{what} {status}"
+        statuses[name] = statuses.get(name, 0) + 1
+        return json.loads(body) if body and status < 300 else None
+
+    async def one(line: Line, worker: str) -> bool:
+        lease = await ask("claim", line, post("/v1/job/claim", claim_body(worker), headers), claims)
+        if lease is None:
+            return False
+        path, beat = f"/v1/job/{lease['job_id']}", {"lease_id": lease["lease_id"], "held_leases": [lease["lease_id"]]}
+        for _ in range(2):
+            await ask("heartbeat", line, post(f"{path}/heartbeat", beat, headers), others)
+            await asyncio.sleep(period_s * TRAINING_PART / 2)
+        sha256, upload = put(lease, headers)
+        await ask("upload", line, upload, others)
+        result = {"lease_id": lease["lease_id"], "artifact": sha256, "metrics": {"auroc": 0.9}}
+        await ask("complete", line, post(f"{path}/complete", result, headers), others)
+        return True
+
+    async def work(number: int) -> None:
+        turn = number / count
+        while True:
+            await asyncio.sleep(max(0.0, begun + turn * period_s - time.perf_counter()))
+            if not await one(lines[number], f"{o['prefix']}-{number}"):
+                return
+            turn += 1
+
+    ready()
+    begun = time.perf_counter()
+    await asyncio.gather(*(work(number) for number in range(count)))
+    took_s = time.perf_counter() - begun
+    asked = sum(statuses.values())
+    return {
+        "seconds": took_s,
+        "per_s": asked / took_s,
+        "statuses": statuses,
+        "claims": spread(claims),
+        **spread(others),
+    }
+
+
 def put_file(o: dict[str, Any]) -> dict[str, Any]:
     """Send one file with one PUT and time it to the answer."""
     path = Path(o["file"])
@@ -246,7 +309,7 @@ def put_file(o: dict[str, Any]) -> dict[str, Any]:
 async def _main(scenario: str, options: dict[str, Any]) -> dict[str, Any]:
     if scenario == "put":
         return await asyncio.to_thread(put_file, options)
-    scenarios = {"pairs": pairs, "beats": beats, "parked": parked}
+    scenarios = {"pairs": pairs, "beats": beats, "parked": parked, "crowd": crowd}
     return await scenarios[scenario](options)
 
 

@@ -2,7 +2,7 @@
 # Check the project from nothing: environment, style, types, layers, scripts, tests.
 #
 #   scripts/test.sh            what every change must pass
-#   scripts/test.sh --long     the long versions of the tests as well
+#   scripts/test.sh --long     the long versions of the tests as well, and those of the worker on Windows
 #   scripts/test.sh -- ARGS    hand ARGS to pytest (and skip the static checks)
 set -euo pipefail
 
@@ -14,6 +14,7 @@ static_checks() {
     .venv/bin/ruff format --check .
     step "types"
     .venv/bin/mypy
+    .venv/bin/mypy --platform win32 --cache-dir .mypy_cache/windows training/fleet/{system,executors,client,worker}
     step "layers"
     .venv/bin/lint-imports --no-cache
     step "scripts"
@@ -44,6 +45,10 @@ main() {
     step "tests"
     .venv/bin/python -m pytest -n 2 --dist loadgroup --cov --cov-report= "${long[@]}"
     .venv/bin/coverage report --fail-under=95
+    if [ ${#long[@]} -gt 0 ]; then
+        step "the worker on Windows"
+        scripts/test-windows.sh
+    fi
 }
 
 main "$@"

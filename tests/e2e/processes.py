@@ -108,6 +108,12 @@ class Fleet:
             counts: dict[str, int] = json.load(answer)["counts"]
         return {status: count for status, count in counts.items() if count}
 
+    def job(self, job_id: str) -> dict[str, Any]:
+        """All about one job, at the same low cost."""
+        with urllib.request.urlopen(f"http://{self.address}/v1/job/{job_id}", timeout=20) as answer:
+            found: dict[str, Any] = json.load(answer)
+        return found
+
     def _start(self, name: str, module: str, arguments: Sequence[str], python: str = sys.executable) -> None:
         environ = {**_plain(), "CIS490_OPERATOR_TOKEN": OPERATOR, "CIS490_WORKER_TOKEN": WORKER}
         with (self.folder / f"{name}.log").open("ab") as log:

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from live_receiver import LiveReceiver, Reply, manifest
 
+from training.fleet import wire
 from training.fleet.auth import Credentials
+from training.fleet.errors import UnavailableError
 
 TOKENS = {"operator": "an-operator-token-for-tests", "read": "a-read-token-for-tests"}
 READ = {"Authorization": "Bearer a-read-token-for-tests"}
@@ -122,6 +124,55 @@ def test_wrong_codes_are_limited_and_the_right_one_is_good_afterwards(
         ("anyone", "refuse", "w1"),
         ("worker:w1", "enrol", "w1"),
     ]
+
+
+def test_a_code_that_could_not_be_looked_at_is_not_counted_as_wrong(
+    receiver: LiveReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, real, failures = receiver.invited("w1"), receiver.fleet.queue.enrol, iter(range(9))
+
+    def enrol(tx: Any, message: wire.Enrol) -> Any:
+        if next(failures) < 8:
+            raise UnavailableError("the disk does not answer")
+        return real(tx, message)
+
+    monkeypatch.setattr(receiver.fleet.queue, "enrol", enrol)
+    assert [receiver.enrol("w1", code, "key").status for _ in range(9)] == [503] * 8 + [200]
+
+
+def test_wrong_codes_from_everywhere_are_no_news_after_a_while(receiver: LiveReceiver) -> None:
+    for number in range(60):
+        receiver.fleet.limiter.enter(f"192.0.2.{number}")
+    assert receiver.enrol("w1", "x" * 32, "key").status == 401
+    assert trail(receiver) == []
+
+
+def test_an_issuer_gives_what_mutual_tls_needs_and_its_certificate_is_noted(receiver: LiveReceiver) -> None:
+    receiver.fleet.ca_pem = "the receiver's authority"
+    assert receiver.enrol("plain", receiver.invited("plain"), "key").json["ca_pem"] == "the receiver's authority"
+    assert receiver.call("GET", "/v1/ca").body == b"the receiver's authority"
+    receiver.fleet.ca_sha256 = "c" * 64
+    receiver.fleet.issuer = lambda worker, _id: wire.Material("ca", f"certificate of {worker}", "its key", "f" * 64)
+    invited = receiver.call("POST", "/v1/invite", {"worker": "w1"}, operator=True).json
+    assert invited["ca_sha256"] == "c" * 64
+    reply = receiver.enrol("w1", invited["code"], "key")
+    found = [reply.json[name] for name in ("ca_pem", "certificate_pem", "key_pem")]
+    assert found == ["ca", "certificate of w1", "its key"]
+    assert reply.headers["cache-control"] == "no-store"
+    identities = receiver.call("GET", "/v1/identities", headers=READ).json["identities"]
+    assert [(one["worker"], one["fingerprint"]) for one in identities] == [("plain", None), ("w1", "f" * 64)]
+
+
+@pytest.mark.parametrize("query", ["job=12", "worker=Not%20A%20Host", "who=me", "limit=0", "cursor=s1"])
+def test_a_question_about_the_trail_that_makes_no_sense_is_422(receiver: LiveReceiver, query: str) -> None:
+    reply = receiver.call("GET", f"/v1/events?{query}", headers=READ)
+    assert (reply.status, reply.json["code"]) == (422, "invalid_message")
+
+
+def test_a_worker_is_named_by_a_host_name(receiver: LiveReceiver) -> None:
+    reply = receiver.call("POST", "/v1/worker/Not-A-Host/revoke", operator=True)
+    assert (reply.status, reply.json["code"]) == (404, "not_found")
+    assert "is no name of a worker" in reply.json["detail"]
 
 
 # ---- what an enrolled worker may touch

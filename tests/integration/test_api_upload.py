@@ -7,7 +7,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -227,3 +227,28 @@ def test_memory_stays_flat_while_a_slow_disk_takes_the_upload(
     assert receiver.upload(lease, data).status == 201
     assert sum(held) == LIMIT
     assert max(held) < 2 * work.UPLOAD_BATCH_BYTES
+
+
+def test_the_index_keeps_the_order_of_the_database_when_uploads_end_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with LiveReceiver(tmp_path, manifest(2)) as live:
+        leases = [live.claim(), live.claim()]
+        writes, first, second = live.fleet.store.append_index, threading.Event(), threading.Event()
+
+        def slow_at_first(row: Mapping[str, object]) -> None:
+            if not first.is_set():
+                first.set()
+                second.wait(0.5)
+            else:
+                second.set()
+            writes(row)
+
+        monkeypatch.setattr(live.fleet.store, "append_index", slow_at_first)
+        early = threading.Thread(target=live.upload, args=(leases[0], b"first"))
+        early.start()
+        assert first.wait(10)
+        assert live.upload(leases[1], b"second").status == 201
+        early.join()
+    names = [json.loads(line)["sha256"] for line in (tmp_path / "index.jsonl").read_text().splitlines()]
+    assert names == [hashlib.sha256(data).hexdigest() for data in (b"first", b"second")]

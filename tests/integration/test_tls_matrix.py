@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.client
 import ssl
@@ -146,6 +147,14 @@ def test_a_renewed_certificate_and_the_one_before_are_both_good(door: Door) -> N
     assert door.ask("POST", "/v1/worker/certificate", headers=worker.headers).status == 401
 
 
+def test_a_flood_of_headers_is_refused(door: Door) -> None:
+    with contextlib.suppress(*CUT):
+        assert door.ask("GET", "/healthz", more=(("X-Long", "a" * 40_000),)).status in (400, 431)
+    with contextlib.suppress(*CUT):
+        assert door.ask("GET", "/healthz", more=tuple((f"X-{i}", "a") for i in range(100))).status in (400, 431)
+    assert door.ask("GET", "/healthz").status == 200
+
+
 URI, FINGERPRINT, TOKEN = "X-Client-Cert-Uri", "X-Client-Cert-Fingerprint", "X-Cis490-Proxy"
 SPELLINGS = {
     "as Caddy writes them": (URI, FINGERPRINT, TOKEN),
@@ -197,14 +206,21 @@ def test_who_goes_past_the_proxy_is_not_taken_for_it(way: str, tmp_path: Path) -
         assert door.receiver.raw(head).startswith(b"HTTP/1.1 400")
         # What is forged here is what only the proxy can say; so this is what it may say.
         assert past(dict(forged(tower, "lower case", PROXY)))[0] == 200
+        other = door.enrol("other")
+        told = dict(forged(other, "lower case", PROXY)) | {"X-Forwarded-For": "198.51.100.1, 203.0.113.9"}
+        assert past(told) == (403, "certificate_mismatch")
+        assert "refuse: its secret came with the certificate of other (from 203.0.113.9)" in door.events("tower")
+        log = (tmp_path / "caddy.log").read_text()
+        for secret in (PROXY, READ, tower.headers["Authorization"].partition(" ")[2]):
+            assert secret not in log
 
 
 def test_a_connection_that_outlives_its_certificate_ends_with_it(tmp_path: Path) -> None:
     with direct(tmp_path, manifest(3)) as door:
         tower = door.enrol("tower")
-        short = door.site.worker("tower", worker_uri("tower", tower.id), "short", ends_s=3)
+        short = door.site.worker("tower", worker_uri("tower", tower.id), "short", ends_s=5)
         connection = door.connect(short)
-        statuses, until = [], time.monotonic() + 15
+        statuses, until = [], time.monotonic() + 30
         while 401 not in statuses and time.monotonic() < until:
             connection.request("POST", f"/v1/job/{'0' * 64}/heartbeat", b'{"lease_id": "lease-0001"}', tower.headers)
             answer = connection.getresponse()

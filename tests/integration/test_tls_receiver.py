@@ -20,9 +20,12 @@ from test_receiver_process import refused, started
 from tls_doors import direct
 from tls_site import Site
 
-from training.fleet import receiver
-from training.fleet.certificates import DAY_S, facts
+from training.fleet import receiver, settings
+from training.fleet.certificates import DAY_S, facts, write_new
 from training.fleet.client import Client
+from training.fleet.errors import AuthenticationError
+from training.fleet.receiver import options
+from training.fleet.receiver.operators import credentials_of
 from training.fleet.receiver.tls import Files, Tls
 
 TOKENS = {"CIS490_READ_TOKEN": "r" * 16}
@@ -55,10 +58,30 @@ def test_init_makes_private_files_and_the_lines_that_serve_with_them(
     environ |= {"CIS490_LISTEN_ADDR": "127.0.0.1:0", "CIS490_OPERATOR_TOKEN": ""}
     with started(tmp_path, text=manifest(1), **environ) as running:
         port = int(running.wait_for("listening")["address"].removeprefix("https://127.0.0.1:"))
-        client = Client(f"https://localhost:{port}", ca_file=tmp_path / "tls/ca.pem")
-        assert client.get("/healthz") == {"status": "ok"}
-        client.close()
+        work_with(f"https://localhost:{port}", tmp_path / "tls")
         assert running.end() == 0
+
+
+def work_with(url: str, folder: Path) -> None:
+    """Enrol and ask for a job, at a receiver that runs on the event loop of its choice."""
+    operator = Client(url, operator_token=(folder / "operator.token").read_text().strip(), ca_file=folder / "ca.pem")
+    invite = operator.post("/v1/invite", {"worker": "tower"})[1] or {}
+    message = {"code": invite["code"], "worker": "tower", "secret_sha256": hashlib.sha256(b"k" * 43).hexdigest()}
+    found = operator.post("/v1/enrol", message)[1] or {}
+    operator.close()
+    own = folder / "worker.pem"
+    write_new(own, (found["certificate_pem"] + found["key_pem"]).encode())
+    secret = f"cis490w.{found['id']}.{'k' * 43}"
+    for certificate in (None, (own, own)):
+        worker = Client(url, secret, ca_file=folder / "ca.pem", certificate=certificate)
+        body = {"claim_id": "claim-0001", "worker": "tower", "held_leases": []}
+        capability = {"hostname": "tower", "ram_bytes": 2**34, "version": "0.1.0"}
+        if certificate is None:
+            with pytest.raises(AuthenticationError, match="none came"):
+                worker.post("/v1/job/claim", {**body, "capability": capability})
+        else:
+            assert worker.post("/v1/job/claim", {**body, "capability": capability})[0] == 200
+        worker.close()
 
 
 def test_init_again_keeps_every_file_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,9 +183,20 @@ def test_settings_that_do_not_go_together_are_refused(
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
     for name, value in {"CIS490_OPERATOR_TOKEN": "o" * 16, **more}.items():
         monkeypatch.setenv(name, value)
-    words = ["--listen-addr", "127.0.0.1:0", "--manifest", str(tmp_path / "manifest.toml"), *flags]
+    words = ["--check", "--listen-addr", "127.0.0.1:0", "--manifest", str(tmp_path / "manifest.toml"), *flags]
     assert receiver.main(words) == 78
     assert said in capsys.readouterr().err
+
+
+def test_behind_a_proxy_workers_are_enrolled_ones_although_the_receiver_listens_on_loopback() -> None:
+    def of(**flags: str) -> tuple[bool, bool]:
+        found = credentials_of(settings.read(options.table({}), flags, {}), {"operator": "o" * 16, "read": "r" * 16})
+        return found.enrolled_only, found.certificate_wanted
+
+    assert of() == (False, False)
+    assert of(trusted_proxies="127.0.0.1") == (True, False)
+    assert of(trusted_proxies="127.0.0.1", tls_clients="required") == (True, True)
+    assert of(tls_clients="optional") == (False, False)
 
 
 # ---- the handshake
@@ -171,7 +205,7 @@ def test_settings_that_do_not_go_together_are_refused(
 def test_who_does_not_finish_the_handshake_stops_nobody_and_is_cut_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.fleet.receiver.server.HANDSHAKE_S", 0.3)
+    monkeypatch.setattr("training.fleet.receiver.server.HANDSHAKE_S", 2.0)
     with direct(tmp_path, manifest(1)) as door:
         silent = [socket.create_connection(("127.0.0.1", door.port), timeout=20) for _ in range(20)]
         silent[0].sendall(b"\x16\x03\x01\x02\x00\x01")
@@ -224,6 +258,24 @@ def test_a_certificate_is_issued_anew_when_two_thirds_of_its_life_have_passed(tm
     assert not kept.refresh(begun + 42 * DAY_S)
 
 
+def test_a_certificate_that_was_issued_while_the_clock_was_ahead_is_issued_anew(tmp_path: Path) -> None:
+    kept = made(Site(tmp_path), begins_s=3600, ends_s=90 * DAY_S)
+    assert kept.refresh(time.time())
+    assert facts((tmp_path / "receiver.pem").read_bytes()).not_before < time.time()
+
+
+def test_without_the_authoritys_key_changed_files_are_taken_up_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = Site(tmp_path)
+    kept = made(site, ends_s=60)
+    site.ca_key.unlink()
+    assert not kept.refresh(time.time() + 3600)
+    assert caplog.messages == ["the certificate could not be renewed"]
+    site.server()
+    assert kept.refresh(time.time())
+
+
 def test_a_certificate_of_another_authority_is_left_to_who_made_it(tmp_path: Path) -> None:
     site, other = Site(tmp_path / "site"), Site(tmp_path / "other")
     certificate, key = other.server(ends_s=60)
@@ -259,7 +311,7 @@ def test_files_that_do_not_fit_together_change_nothing(
         (door.site.folder / name).write_bytes(other[half == "key"].read_bytes())
         assert door.receiver.secure is not None
         assert not door.receiver.secure.refresh(time.time())
-        assert "the certificate could not be renewed" in caplog.messages
+        assert "the changed certificate cannot be used" in caplog.messages
         assert shown(door.port) == before
         assert door.ask("GET", "/healthz").status == 200
 

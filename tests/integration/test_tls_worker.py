@@ -86,32 +86,37 @@ def completed(door: Door) -> int:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_host_enrols_and_does_a_whole_job_over_mutual_tls(
-    tmp_path: Path, root: Path, way: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_host_enrols_and_does_a_whole_job_over_mutual_tls(tmp_path: Path, root: Path, way: str) -> None:
     with WAYS[way](tmp_path, text(1)) as door:
         host = Host(door, tmp_path / "host", root)
-        code, digest = invited(door)
-        done = host.enrol(code, digest)
+        done = host.enrol(*invited(door))
         assert done.returncode == 0, done.stderr
         assert stat.S_IMODE(host.certificate.stat().st_mode) == 0o600
-        again = host.enrol("", digest)
-        assert (again.returncode, "already enrolled" in again.stdout) == (0, True), again.stderr
         worked = host.work_once()
         assert worked.returncode == 0, worked.stderr
+        assert completed(door) == 1
+
+
+def test_an_enrolled_host_says_so_and_one_that_lost_its_certificate_does_not(
+    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with direct(tmp_path, text(1)) as door:
+        host = Host(door, tmp_path / "host", root)
+        code, digest = invited(door)
+        assert host.enrol(code, digest).returncode == 0
+        again = host.enrol("", digest)
+        assert (again.returncode, "already enrolled" in again.stdout) == (0, True), again.stderr
+        host.certificate.unlink()
+        lost = host.enrol("", digest)
+        assert (lost.returncode, "no code came" in lost.stderr) == (77, True), lost.stderr
         monkeypatch.setenv("CIS490_RECEIVER", door.url)
         monkeypatch.setenv("CIS490_CA_FILE", str(host.folder / "ca.pem"))
         monkeypatch.setenv("CIS490_READ_TOKEN", READ)
-        assert jobs_command(["list", "--status", "completed"]) == 0
-        assert "box" in capsys.readouterr().out
-        # Without its certificate the worker would be out: it is what let it in.
-        host.certificate.write_text(host.certificate.read_text())
-        (host.folder / "worker.toml").write_text(
-            "".join(
-                line + "\n" for line in (host.folder / "worker.toml").read_text().splitlines() if "client" not in line
-            )
-        )
-        assert host.work_once().returncode == 77
+        assert jobs_command(["list"]) == 0
+        assert "fake" in capsys.readouterr().out
+        monkeypatch.setenv("CIS490_CLIENT_CERTIFICATE", str(host.certificate))
+        assert jobs_command(["list"]) == 78
+        assert "cannot be read; enrol this host anew" in capsys.readouterr().err
 
 
 def test_an_authority_with_another_fingerprint_gets_no_code(tmp_path: Path, root: Path) -> None:
@@ -131,7 +136,7 @@ def test_a_worker_renews_its_certificate_in_time_and_works_on(tmp_path: Path, ro
         assert host.enrol(*invited(door)).returncode == 0
         identity = door.receiver.fleet.queue.registry.living("box")
         assert identity is not None
-        brief = Issuer(door.site.authority, life_s=9)("box", identity.id)
+        brief = Issuer(door.site.authority, life_s=12)("box", identity.id)
         host.certificate.write_text(brief.certificate_pem + brief.key_pem)
         renew_and_work_on(door, host)
 
@@ -139,7 +144,7 @@ def test_a_worker_renews_its_certificate_in_time_and_works_on(tmp_path: Path, ro
 def renew_and_work_on(door: Door, host: Host) -> None:
     first = facts(host.certificate.read_bytes())
     due = renew_at(host.certificate)
-    assert due is not None and 2.5 <= first.not_after - due <= 4
+    assert due is not None and 3.5 <= first.not_after - due <= 5
     worker = host.start()
     try:
         until(lambda: completed(door) == 1)

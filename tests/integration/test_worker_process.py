@@ -19,6 +19,8 @@ from fake_trainer import DECLARATION
 from stub_receiver import StubReceiver, lease, problem
 
 from training.fleet.executors.local import running_s
+from training.fleet.single_file import own_single_file
+from training.trainer.hyper import MODELS, contract_digest, describe, missing_libraries
 
 TESTS = Path(__file__).resolve().parents[1]
 ENVIRON = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "CIS490_WORKER_TOKEN": "sesame-worker"}
@@ -36,10 +38,11 @@ class Host:
 
     def __init__(self, stub: StubReceiver, work: Path, root: Path) -> None:
         self.stub, self.work, self.root = stub, work, root
+        self.program = ["-m", "training.fleet.worker"]
         self.workers: list[subprocess.Popen[bytes]] = []
 
     def start(self, *flags: str, environ: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "training.fleet.worker", "--receiver", self.stub.url]
+        command = [sys.executable, *self.program, "--receiver", self.stub.url]
         command += ["--work-dir", str(self.work), "--trainer-dir", str(TESTS), "--grace-s", "1", "--name", "box"]
         command += ["--min-free-gib", "0", *flags]
         errors = (self.work.parent / "errors").open("ab")
@@ -110,6 +113,50 @@ def test_a_job_is_trained_uploaded_and_completed(host: Host, stub: StubReceiver)
     assert done.json["content_digest"].startswith("sha256:")
     assert done.json["duration_s"] > 0
     assert host.runs() == []
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("packed") / "worker.pyz"
+    path.write_bytes(own_single_file().data)
+    return path
+
+
+def test_the_single_file_trains_a_job_and_leaves_no_process(host: Host, stub: StubReceiver, packed: Path) -> None:
+    host.program = [str(packed)]
+    stub.offer(lease("leftovers"))
+    assert host.once() == 0
+    assert len(stub.calls("complete")) == 1
+    assert processes_of(host.work) == []
+
+
+def test_the_single_file_asks_the_trainer_that_lies_in_the_trainer_dir(
+    packed: Path, root: Path, tmp_path: Path
+) -> None:
+    def capability(folder: Path) -> Any:
+        flags = ["--self-test", "--json", "--work-dir", str(tmp_path / "work"), "--trainer-dir", str(folder)]
+        told = subprocess.run([sys.executable, packed, *flags], capture_output=True, env=ENVIRON, check=False)
+        return json.loads(told.stdout)["capability"]
+
+    found = capability(root)
+    assert found["contract"] == contract_digest(describe())
+    assert found["models"] == [model for model in MODELS if not missing_libraries(model)]
+    lacking = capability(tmp_path)
+    assert (lacking["contract"], lacking["models"]) == (None, None)
+    assert "give the checkout's folder with --trainer-dir" in lacking["problems"][0]
+
+
+def test_a_single_file_that_is_replaced_while_it_runs_goes_on(host: Host, stub: StubReceiver, packed: Path) -> None:
+    own = host.work.parent / "own.pyz"
+    own.write_bytes(packed.read_bytes())
+    host.program = [str(own)]
+    host.start()
+    stub.wait_for("claim")
+    newer = own.with_suffix(".new")
+    newer.write_bytes(b"#!/usr/bin/env python3\n# newer\n" + own.read_bytes())
+    newer.replace(own)
+    stub.offer(lease("good"))
+    assert stub.wait_for("complete")
 
 
 def test_the_first_heartbeat_comes_before_anything_else_is_said_about_a_job(host: Host, stub: StubReceiver) -> None:

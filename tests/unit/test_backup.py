@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -269,6 +270,22 @@ def test_with_leave_it_moves_aside_with_its_log_and_its_sums(backup: Path, site:
     assert statuses(site.folder) == STATUSES
 
 
+def test_two_databases_moved_aside_in_one_second_are_both_kept(
+    backup: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host without a battery clock lives through the same seconds of 1970 at every start."""
+    monkeypatch.setattr(restore_module.time, "gmtime", lambda: time.struct_time((1970, 1, 1, 0, 0, 9, 3, 1, 0)))
+    first = site.db.read_bytes()
+    brought(backup, site.folder, replace=True)
+    second = site.db.read_bytes()
+    pages.log_path(site.db).write_bytes(b"what a kill has left")
+    brought(backup, site.folder, replace=True)
+    aside = site.folder / "queue.db.replaced-19700101T000009Z"
+    assert aside.read_bytes() == first
+    assert aside.with_name(f"{aside.name}-2").read_bytes() == second
+    assert aside.with_name(f"{aside.name}-2-wal").read_bytes() == b"what a kill has left"
+
+
 def test_a_damaged_artifact_that_is_there_is_replaced_and_kept(backup: Path, site: Site) -> None:
     flip(site.bundle(1), 3)
     done = brought(backup, site.folder, replace=True)
@@ -341,6 +358,7 @@ def test_a_folder_that_is_no_backup_is_refused(tmp_path: Path) -> None:
 
 HOLD = """
 import sys
+import time
 from pathlib import Path
 from training.fleet.database.sqlite import Sqlite
 database = Sqlite.open(Path(sys.argv[1]))

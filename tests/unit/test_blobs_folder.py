@@ -251,3 +251,31 @@ def test_a_root_that_is_a_file_is_refused_at_the_start(tmp_path: Path) -> None:
 def test_a_start_leaves_no_probe_behind(blobs: Folder) -> None:
     assert list(blobs.root.iterdir()) == []
     assert incoming(blobs) == []
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EROFS, errno.EMFILE], ids=errno.errorcode.get)
+def test_a_disk_that_refuses_at_the_start_asks_for_another_start(tmp_path: Path, number: int) -> None:
+    system = Faulty()
+    system.fault = ("create", number)
+    folder = Folder(tmp_path / "store", tmp_path / "incoming", system=system)
+    with pytest.raises(UnavailableError, match="cannot use the folders") as caught:
+        folder.open()
+    assert caught.value.exit_status == 75
+
+
+def test_leftovers_that_cannot_be_listed_are_a_clear_error(blobs: Folder) -> None:
+    blobs.incoming.rmdir()
+    with pytest.raises(FleetError, match="remove the leftovers of uploads: No such file"):
+        blobs.sweep()
+
+
+def test_too_many_open_files_do_not_end_the_store(tmp_path: Path) -> None:
+    system = Faulty()
+    folder = Folder(tmp_path / "store", tmp_path / "incoming", system=system)
+    folder.open()
+    part = folder.begin(1)
+    part.write(b"x")
+    system.fault = ("sync", errno.EMFILE)
+    with pytest.raises(UnavailableError, match="too many uploads at once"):
+        part.place("a/b/c")
+    assert folder.broken == ""

@@ -278,8 +278,3 @@ def test_a_failing_write_ends_the_packing(tmp_path: Path) -> None:
     (tmp_path / "art" / "noise").write_bytes(os.urandom(8 * 2**20))
     with Path("/dev/full").open("wb", buffering=0) as full, pytest.raises(OSError, match="No space left"):
         bundle._write(bundle._members(tmp_path / "art"), full)
-
-
-def test_a_folder_sync_is_left_out_where_the_system_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundle.os, "name", "nt")
-    bundle._sync_folder(tmp_path / "not-even-there")

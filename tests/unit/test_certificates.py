@@ -101,6 +101,16 @@ def test_a_renewed_certificate_can_keep_its_key(authority: Authority) -> None:
     assert second.serial != first.serial
 
 
+def test_a_key_that_cannot_be_gone_on_with_is_refused(authority: Authority) -> None:
+    rsa = openssl("genpkey", "-algorithm", "RSA", "-quiet").encode()
+    with pytest.raises(FleetError, match="of another kind"):
+        authority.server(["a.lab"], NOW, key_pem=rsa)
+    with pytest.raises(FleetError, match="cannot be read"):
+        authority.server(["a.lab"], NOW, key_pem=b"nothing")
+    with pytest.raises(ConfigurationError, match="no certificate in PEM"):
+        facts(b"nothing")
+
+
 def test_the_fingerprint_is_the_one_openssl_shows(authority: Authority) -> None:
     pair = authority.worker("a", URI, NOW)
     shown = openssl("x509", "-noout", "-fingerprint", "-sha256", text=pair.certificate_pem)

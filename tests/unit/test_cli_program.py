@@ -661,6 +661,7 @@ WORKERS = wire.WorkerPage(
                 cuda_present=True,
                 cuda_usable=True,
                 torch_version="2.13",
+                version="0.0.9",
                 problems=("no git",),
             ),
             {"allow_jobs": ["*"], "deny_jobs": ["gbt"]},
@@ -676,10 +677,10 @@ def test_workers_shows_what_each_host_can_and_may_do(stub: Stub, capsys: pytest.
     stub.answers["GET", "/v1/workers"] = WORKERS
     assert program.main(["workers"]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        f"tower\tworking\t3.2 s ago\t{FIRST}\t8\t32 GiB\tCard\t12 GiB\tyes\t2.13\t* !gbt"
+        f"tower\tworking\t3.2 s ago\t{FIRST}\t8\t32 GiB\tCard\t12 GiB\tyes\t2.13\t* !gbt\t0.0.9"
         "\tdeclares 24 GiB of GPU memory, found 12; no git",
-        "pi\taway\t-\t-\t-\t-\t-\t-\t-\t-\tnothing\t",
-        "guest\tidle\t1.0 s ago\t-\t1\t0 GiB\t-\t-\tbroken\t-\trefused"
+        "pi\taway\t-\t-\t-\t-\t-\t-\t-\t-\tnothing\t-\t",
+        "guest\tidle\t1.0 s ago\t-\t1\t0 GiB\t-\t-\tbroken\t-\trefused\t-"
         "\tthe manifest does not admit this host: add [hosts.NAME] to it",
     ]
 

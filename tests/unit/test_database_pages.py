@@ -400,3 +400,42 @@ def test_a_closed_database_makes_no_copy(path: Path, tmp_path: Path) -> None:
     database.close()
     with pytest.raises(UnavailableError, match="is stopping"):
         database.copy(tmp_path / "copy.db")
+
+
+def test_a_log_that_cannot_be_moved_at_the_end_takes_the_sums_with_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Sqlite.open(path)
+    fill(database, 200)
+
+    def refuse(_file: upkeep.DatabaseFile, _connection: sqlite3.Connection) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(upkeep.DatabaseFile, "checkpoint", refuse)
+        database.close()
+    assert not pages.sums_path(path).exists()
+    database = Sqlite.open(path)
+    assert database.damaged == []
+    database.close()
+
+
+def test_a_log_that_the_disk_fails_at_later_ends_the_writing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = Sqlite.open(path)
+    heard: list[UnavailableError] = []
+    database.on_broken = heard.append
+    monkeypatch.setattr(upkeep, "CHECKPOINT_CHANGES", 1)
+
+    def refuse(_file: upkeep.DatabaseFile, _connection: sqlite3.Connection) -> None:
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR | 4 << 8
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(upkeep.DatabaseFile, "checkpoint", refuse)
+        assert database.submit(remember("a")).result() == 1
+        with pytest.raises(UnavailableError, match="cannot be written"):
+            database.submit(remember("b")).result()
+    database.close()
+    assert len(heard) == 1
+    assert keys(path) == {"a"}

@@ -12,7 +12,7 @@ import pytest
 from integrity_site import Site, killed
 
 from training.fleet.database import pages
-from training.fleet.errors import ConfigurationError
+from training.fleet.errors import ConfigurationError, FleetError
 from training.fleet.integrity import fsck as fsck_module
 
 
@@ -437,3 +437,10 @@ def test_a_last_commit_that_a_power_cut_tore_is_a_note(site: Site, root: Path) -
     report = site.fsck()
     assert report.findings == []
     assert [note.found for note in report.notes] == ["a last commit that cannot be read"]
+
+
+def test_a_folder_that_cannot_be_listed_is_named(site: Site) -> None:
+    site.places.incoming.rename(site.folder / "incoming-elsewhere")
+    site.places.incoming.write_text("a file where the folder should be")
+    with pytest.raises(FleetError, match=r"cannot look into .*incoming \(Not a directory\)"):
+        site.fsck()

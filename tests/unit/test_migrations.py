@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -110,6 +111,22 @@ def test_a_database_is_copied_before_its_tables_change(
     assert (tables(copy), jobs(copy)) == before
     assert number(copy) == 1
     assert "copied before its tables" in caplog.text
+
+
+def test_two_copies_made_in_one_second_are_both_kept(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host without a battery clock lives through the same seconds of 1970 at every start."""
+    monkeypatch.setattr(upkeep, "MIGRATIONS", LATER)
+    monkeypatch.setattr(upkeep.time, "gmtime", lambda: time.struct_time((1970, 1, 1, 0, 0, 9, 3, 1, 0)))
+    for _ in range(2):
+        path.unlink(missing_ok=True)
+        old_database(OLD[0], path)
+        Sqlite.open(path, tmp_path / "backups").close()
+    assert sorted(copy.name for copy in (tmp_path / "backups").iterdir()) == [
+        "queue.db.schema-1.19700101T000009Z",
+        "queue.db.schema-1.19700101T000009Z-2",
+    ]
 
 
 @pytest.mark.parametrize("made", [False, True], ids=["a-new-database", "one-that-is-up-to-date"])

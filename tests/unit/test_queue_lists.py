@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.queue_world import ARTIFACT, World, entry, host, open_world
-from training.fleet import wire
+from training.fleet import __version__, wire
 from training.fleet.errors import InvalidMessageError, NotFoundError
 from training.fleet.jobs import DatasetRef, Policy, Requirement, Terms, Trainer
 from training.fleet.queue import Filters, lists
@@ -244,6 +244,18 @@ def test_hosts_are_listed_with_what_they_are_and_do(world: World) -> None:
     assert world.queue.worker_counts() == {"working": 1, "idle": 0, "away": 2}
     world.claim("pi")
     assert world.queue.worker_counts() == {"working": 1, "idle": 1, "away": 1}
+
+
+def test_a_worker_of_another_version_is_marked(world: World) -> None:
+    world.load([entry(1)])
+    world.claim(host("new", version=__version__))
+    world.claim(host("old", version="0.0.9"))
+    world.claim(host("odd", version=""))
+    new, odd, old = world.queue.workers().workers
+    assert (new.drift, odd.drift) == ([], [])
+    assert old.drift == [
+        f"the worker is version 0.0.9, the receiver {__version__}; give the host the receiver's worker.pyz"
+    ]
 
 
 def test_a_foreign_trainer_makes_no_host_drift(world: World) -> None:

@@ -439,7 +439,7 @@ def test_the_system_kills_a_trainer_before_its_worker_when_memory_runs_out(start
 
 def test_another_platform_is_refused_with_what_to_do(start: Started, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "sunos5")
-    with pytest.raises(ConfigurationError, match="cannot be run on sunos5 yet; use a Linux host"):
+    with pytest.raises(ConfigurationError, match="cannot be run on sunos5 yet; use a Linux or Windows host"):
         start("pass")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from backports.zstd import decompress
-from stub_receiver import Reply, Seen, StubReceiver, lease, problem
+from stub_receiver import Reply, Seen, StubReceiver, lease, problem, route
 
 from training.fleet import capability, wire
 from training.fleet.capability import Capability, Datasets, Gpu
@@ -122,6 +122,39 @@ def test_a_heartbeat_is_answered_before_the_upload_of_an_earlier_run(bench: Benc
     stub.script["upload"] = [upload]
     bench.packed().run()
     assert order == ["heartbeat answered", "upload"]
+
+
+def test_the_first_act_after_a_sleep_is_a_heartbeat(
+    bench: Bench, stub: StubReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+
+    def sleep(_seen: Seen) -> Reply:
+        now[0] += 8 * 3600
+        return problem(503, "unavailable")
+
+    monkeypatch.setattr("training.fleet.worker.beats.clock_s", lambda: now[0])
+    monkeypatch.setattr(Beats, "start", lambda _self: None)
+    stub.script["upload"] = [sleep]
+    assert bench.packed().run() == "completed"
+    assert [route(seen) for seen in stub.seen] == ["heartbeat", "upload", "heartbeat", "upload", "complete"]
+
+
+def test_a_lease_lost_over_a_sleep_is_not_uploaded_for(
+    bench: Bench, stub: StubReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+
+    def sleep(_seen: Seen) -> Reply:
+        now[0] += 8 * 3600
+        stub.script["heartbeat"] = [problem(409, "stale_lease")]
+        return problem(503, "unavailable")
+
+    monkeypatch.setattr("training.fleet.worker.beats.clock_s", lambda: now[0])
+    monkeypatch.setattr(Beats, "start", lambda _self: None)
+    stub.script["upload"] = [sleep]
+    assert bench.packed().run() == "over"
+    assert [route(seen) for seen in stub.seen] == ["heartbeat", "upload", "heartbeat"]
 
 
 def test_a_training_that_failed_while_no_worker_looked_is_reported(bench: Bench) -> None:
@@ -646,7 +679,7 @@ def test_folders_nobody_needs_are_deleted_after_their_time(site: Site, stub: Stu
     for name in ("old", "new"):
         RunFolder(runs / name).save(State("over", wire.Lease(**lease("good"))))
     for name in ("old", "broken"):
-        os.utime(runs / name, (1, 1))
+        os.utime(runs / name, (1_710_000_000, 1_710_000_000))
     site.serve(keep_s=1000.0)
     stub.wait_for("claim")
     assert [path.name for path in runs.iterdir()] == ["new"]

@@ -14,6 +14,7 @@ from stub_receiver import StubReceiver, problem
 
 from training.fleet.auth.identities import digest_of, key_of
 from training.fleet.client import Client
+from training.fleet.errors import ConfigurationError
 from training.fleet.worker import identity, options
 from training.fleet.worker.enrol import enrol_host, fingerprint
 from training.fleet.worker.identity import OwnSecret, session, write_private
@@ -173,6 +174,35 @@ def test_a_worker_takes_the_settings_that_enrol_wrote_and_its_own_secret_before_
     other.write_text("")
     chosen = options.options({}, {**environ, "CIS490_CONFIG": str(other)})
     assert (chosen.name, chosen.token, chosen.secret_file) == (None, "shared-token", None)
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "taken"),
+    [
+        ({}, {}, True),
+        ({"receiver": "http://127.0.0.1:9/"}, {}, True),
+        ({}, {"CIS490_RECEIVER": "http://127.0.0.1:9"}, True),
+        ({"receiver": "http://127.0.0.1:8"}, {}, False),
+        ({}, {"CIS490_RECEIVER": "http://127.0.0.1:8"}, False),
+        ({"receiver": "http://127.0.0.1:8"}, {"CIS490_RECEIVER": "http://127.0.0.1:9"}, False),
+        ({"receiver": "no address"}, {}, False),
+    ],
+)
+def test_no_other_receiver_is_shown_the_secret_that_enrol_wrote(
+    tmp_path: Path, flags: dict[str, str], environ: dict[str, str], taken: bool
+) -> None:
+    secret = tmp_path / "worker.secret"
+    write_private(secret, f"{OLD}\n")
+    (tmp_path / "worker.toml").write_text(f'receiver = "http://127.0.0.1:9"\nworker_secret_file = "{secret}"\n')
+    chosen = options.options(flags, {"STATE_DIRECTORY": str(tmp_path), **environ})
+    assert chosen.token == (OLD if taken else None)
+
+
+def test_settings_of_enrol_that_cannot_be_read_are_a_fault(tmp_path: Path) -> None:
+    (tmp_path / "worker.toml").write_text("[[[")
+    for flags in ({}, {"receiver": "http://127.0.0.1:9"}):
+        with pytest.raises(ConfigurationError, match=r"worker\.toml"):
+            options.options(flags, {"STATE_DIRECTORY": str(tmp_path)})
 
 
 def test_the_service_manager_may_hold_the_secret(tmp_path: Path) -> None:

@@ -87,6 +87,8 @@ CASES = {
     "c++ memory": (-6, {"log_tail": "terminate called: std::bad_alloc\n"}, "oom_ram"),
     "killed by the system": (-9, {"oom_killed": True}, "oom_ram"),
     "killed by the system in a shell": (137, {"oom_killed": True}, "oom_ram"),
+    "no memory left on windows": (0xC0000017, {}, "oom_ram"),
+    "no memory to be promised on windows": (0xC000012D, {}, "oom_ram"),
     "killed by somebody": (-9, {"oom_killed": False}, "trainer_error"),
     "another's kill is no evidence for status 1": (1, {"oom_killed": True}, "trainer_error"),
     "disk": (1, {"log_tail": "OSError: [Errno 28] No space left on device\n"}, "disk_full"),
@@ -121,6 +123,21 @@ ERRORS = {
     "the last line else": (1, {"log_tail": "one\ntwo\n"}, "two"),
     "nothing printed": (3, {}, "the trainer ended with status 3 and printed nothing"),
     "a signal": (-11, {"log_tail": "epoch 3\n"}, "the trainer was killed by signal 11 (SIGSEGV); it said: epoch 3"),
+    "an end by Windows": (
+        0xC0000005,
+        {"log_tail": "epoch 3\n"},
+        "the trainer ended with status 0xC0000005 (access violation); it said: epoch 3",
+    ),
+    "an unknown end by Windows": (
+        0xC0000999,
+        {},
+        "the trainer ended with status 0xC0000999 (ended by Windows) and printed nothing",
+    ),
+    "a status of 32 bits of its own": (
+        0xFFFFFFFF,
+        {},
+        "the trainer ended with status 4294967295 and printed nothing",
+    ),
     "an unknown signal": (-63, {}, "the trainer was killed by signal 63 (unknown) and printed nothing"),
     "memory": (
         -9,

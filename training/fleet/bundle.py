@@ -23,6 +23,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
+from training.fleet import system
 from training.fleet.errors import TrainerError
 
 MAX_FILES: Final = 10_000
@@ -73,14 +74,15 @@ def pack(folder: Path, target: Path) -> Packed:
             regular files that may be read (kind `no_artifact`); the disk is full (`disk_full`); it cannot be read or
             written (`host_fault`).
     """
+    folder = system.long_path(folder)
     part = target.with_name(f"{target.name}.part")
     try:
         members = _members(folder)
         with part.open("wb", buffering=0) as out:
             packed = _write(members, out)
             os.fsync(out.fileno())
-        part.replace(target)
-        _sync_folder(target.parent)
+        system.replace(part, target)
+        system.sync_folder(target.parent)
     except OSError as error:
         part.unlink(missing_ok=True)
         raise _refused(folder, error) from error
@@ -332,14 +334,3 @@ class _RawFrame:
     def flush(self) -> bytes:
         """Return nothing: the last block was marked when it was written."""
         return b""
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in a folder durable. Windows has no such call; there the file's own sync must do."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

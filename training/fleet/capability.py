@@ -22,12 +22,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from training.fleet import __version__
+from training.fleet import __version__, system
 from training.fleet.errors import ConfigurationError
 
 GIB = 2**30
-CHECKOUT: Final = Path(__file__).resolve().parents[2]
-"""Folder that holds the `training` package: the checkout, or where it is installed."""
+_HOME = Path(__file__).resolve().parents[2]
+PACKED: Final = _HOME.is_file()
+"""Whether the worker runs out of its single file, which holds no trainer."""
+CHECKOUT: Final = _HOME.parent if PACKED else _HOME
+"""Folder that holds the `training` package: the checkout, or where it is installed; or that of the single file."""
 MAX_PROBLEMS: Final = 16
 BUSY_PART: Final = 0.5
 """Part of a card's memory that must be free, or it counts as in use by something else."""
@@ -150,6 +153,7 @@ def detect(
     name: str | None = None,
     datasets: Datasets | None = None,
     probe_timeout_s: float = 20.0,
+    trainer_dir: Path | None = None,
 ) -> Capability:
     """Find out what this host can do.
 
@@ -160,6 +164,7 @@ def detect(
         name: Host name to report instead of the machine's own.
         datasets: Folders to digest and offer.
         probe_timeout_s: Longest time for the child that tries torch and CUDA.
+        trainer_dir: Where the trainer of a worker in a single file lies; any other worker brings its own.
 
     Raises:
         ConfigurationError: `name` is no host name.
@@ -169,8 +174,9 @@ def detect(
     torch_version, cuda_usable = _torch(problems, probe_timeout_s) if gpus else (_torch_version(), False)
     if gpus and torch_version is None:
         problems.append("a CUDA card is there but torch is not, so CUDA counts as not usable")
-    revision, dirty = _revision(CHECKOUT, problems)
-    contract, models = _own_trainer(problems)
+    home = trainer_dir if PACKED and trainer_dir is not None else CHECKOUT
+    revision, dirty = _revision(home, problems)
+    contract, models = _asked_trainer(home, problems) if PACKED else _own_trainer(problems)
     held = _digests(datasets or Datasets(), problems)
     _note_busy(gpus, problems)
     return Capability(
@@ -238,10 +244,7 @@ def taken_by_others(uuid: str) -> str:
 
 def usable_cores() -> int:
     """Return how many cores this process may use: affinity and control group, not what the machine has."""
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except (AttributeError, OSError):
-        cores = os.cpu_count() or 1
+    cores = system.cores()
     quota = _cgroup_quota()
     return max(1, min(cores, quota)) if quota else cores
 
@@ -260,10 +263,7 @@ def _cgroup_quota() -> int:
 
 
 def _ram_bytes(problems: list[str]) -> int:
-    try:
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        total = _psutil_ram_bytes()
+    total = system.ram_bytes() or _psutil_ram_bytes()
     if total <= 0:
         problems.append("the amount of memory is unknown; install psutil on this host")
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
@@ -350,7 +350,7 @@ def _decoded(text: Any) -> str:
 
 
 def _tool_gpus(problems: list[str]) -> tuple[Gpu, ...]:
-    tool = shutil.which("nvidia-smi")
+    tool = system.gpu_tool()
     if tool is None:
         return ()
     command = [tool, f"--query-gpu={_GPU_FIELDS}", "--format=csv,noheader,nounits"]
@@ -428,6 +428,26 @@ def _own_trainer(problems: list[str]) -> tuple[str | None, tuple[str, ...] | Non
     return hyper.contract_digest(hyper.describe()), models
 
 
+def _asked_trainer(home: Path, problems: list[str]) -> tuple[str | None, tuple[str, ...] | None]:
+    """Return the same for the trainer that lies in a folder or is installed beside Python; it is asked in a child."""
+    from training.trainer.hyper import contract_digest
+
+    command = [sys.executable, "-m", "training.trainer.run", "--describe"]
+    status, out = _child(command, _TOOL_TIMEOUT_S, home)
+    try:
+        found = json.loads(out)
+        libraries = {model: found["$defs"][model]["x-libraries"] for model in found["properties"]["model"]["enum"]}
+        models = tuple(model for model in libraries if all(map(importlib.util.find_spec, libraries[model])))
+        return contract_digest(found), models
+    except (ValueError, KeyError, TypeError):
+        why = _last_line(out)
+        problems.append(
+            f"no trainer was found in {home} (it {_ending(status, _TOOL_TIMEOUT_S)}: {why}); give the checkout's "
+            "folder with --trainer-dir, or only manifests with another trainer run here"
+        )
+        return None, None
+
+
 def _digests(datasets: Datasets, problems: list[str]) -> dict[str, str]:
     if not datasets.folders:
         return {}
@@ -445,13 +465,15 @@ def _digests(datasets: Datasets, problems: list[str]) -> dict[str, str]:
 # ---- children -------------------------------------------------------------------------------------------------------
 
 
-def _child(command: Sequence[str], timeout_s: float) -> tuple[int | None, str]:
+def _child(command: Sequence[str], timeout_s: float, home: Path | None = None) -> tuple[int | None, str]:
     """Run a short-lived program; the status is None when it had to be killed, -1000 when it could not start."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("CIS490_", "GIT_"))}
+    if home is not None:
+        environ["PYTHONPATH"] = str(home)  # not what happens to lie where the worker was started
     try:
         done = subprocess.run(  # noqa: S603 - fixed programs with fixed arguments
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            timeout=timeout_s, env=environ, check=False,
+            timeout=timeout_s, env=environ, cwd=home, check=False, creationflags=system.HIDDEN,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return None, ""

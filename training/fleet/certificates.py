@@ -185,7 +185,10 @@ def _subject_name(name: str) -> x509.GeneralName:
 def _key(pem: bytes | None) -> ec.EllipticCurvePrivateKey:
     if pem is None:
         return ec.generate_private_key(ec.SECP256R1())
-    found = serialization.load_pem_private_key(pem, password=None)
+    try:
+        found = serialization.load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError) as error:
+        raise FleetError(f"the key cannot be read ({error}); bring it back, or make a new pair") from None
     if not isinstance(found, ec.EllipticCurvePrivateKey):
         raise FleetError("the key is of another kind than the fleet's own; renew the certificate where it was made")
     return found

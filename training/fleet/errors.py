@@ -37,6 +37,7 @@ expected and what to do now, and that the client raises the same class the recei
 
 from __future__ import annotations
 
+import errno
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -322,6 +323,26 @@ class TrainerError(FleetError):
     ) -> None:
         super().__init__(message, faults=faults, retry_after_s=retry_after_s)
         self.kind = kind
+
+
+PASSING = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE})
+"""What the system refuses a file with and later grants, although nobody has changed a setting."""
+
+
+def passing(error: OSError, message: str) -> UnavailableError | None:
+    """Return the error for a trouble that ends by itself or with the disk's, so that a restart may mend it.
+
+    Args:
+        error: What the system said.
+        message: The same for people, with what to do.
+
+    Returns:
+        None when settings or rights are wrong instead.
+    """
+    if error.errno not in PASSING:
+        return None
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return StorageFullError(message) if full else UnavailableError(message)
 
 
 def _tree(root: type[FleetError]) -> list[type[FleetError]]:

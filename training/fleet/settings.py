@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import os
-import stat
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from training.fleet import system
 from training.fleet.errors import ConfigurationError, Fault
 
 PREFIX: Final = "CIS490_"
@@ -172,22 +171,19 @@ def demand_private(name: str, path: Path) -> None:
         ConfigurationError: Others can read or write it.
     """
     try:
-        mode = path.stat().st_mode
+        shared = system.everybody_can_read(path)
     except OSError:
         return
-    _demand_private(name, path, mode)
+    if shared:
+        raise ConfigurationError(
+            f"{name}: everybody on this host can use {path}; expected a private file; "
+            f"run {system.private_command(path)}"
+        )
 
 
 def state_folder(environ: Mapping[str, str]) -> Path:
-    """Return where a program keeps its state: the service manager's folder, or the user's.
-
-    Source: systemd.exec(5), StateDirectory; XDG Base Directory Specification.
-    """
-    given = environ.get("STATE_DIRECTORY", "").partition(":")[0]
-    if given:
-        return Path(given)
-    base = environ.get("XDG_STATE_HOME") or str(Path(environ.get("HOME") or "~").expanduser() / ".local" / "state")
-    return Path(base) / "cis490"
+    """Return where a program keeps its state: the service manager's folder, or the user's."""
+    return system.state_folder(environ)
 
 
 def _effective(
@@ -283,7 +279,7 @@ def _number(kind: type, raw: Any) -> Any:
 def _secret_file(name: str, path: Path) -> str:
     try:
         with path.open("rb") as file:
-            _demand_private(name, path, os.fstat(file.fileno()).st_mode)
+            demand_private(name, path)
             data = file.read(MAX_SECRET_BYTES + 1)
     except OSError as error:
         raise ConfigurationError(
@@ -292,13 +288,6 @@ def _secret_file(name: str, path: Path) -> str:
         ) from error
     text = data.decode("latin-1")
     return text.removesuffix("\n").removesuffix("\r")
-
-
-def _demand_private(name: str, path: Path, mode: int) -> None:
-    if os.name != "nt" and stat.S_IMODE(mode) & stat.S_IRWXO:
-        raise ConfigurationError(
-            f"{name}: everybody on this host can use {path}; expected a private file; run chmod o= {path}"
-        )
 
 
 def _checked_secret(place: str, value: str) -> str:

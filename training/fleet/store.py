@@ -25,9 +25,11 @@ from training.fleet.database import Row
 from training.fleet.errors import (
     ConfigurationError,
     DigestMismatchError,
+    FleetError,
     InvalidMessageError,
     ShortBodyError,
     TooLargeError,
+    passing,
 )
 from training.fleet.jobs import MODES
 
@@ -90,6 +92,7 @@ class Store:
 
         Raises:
             ConfigurationError: A folder or the index cannot be used as it is configured.
+            FleetError: The disk refuses for now.
         """
         self._blobs.open()
         self._index.open()
@@ -164,6 +167,7 @@ class Store:
 
         Raises:
             ConfigurationError: The file cannot be written.
+            UnavailableError: Its disk refuses for now.
         """
         return self._index.rebuild(index_line(row) for row in rows)
 
@@ -258,10 +262,12 @@ class _Index:
         except OSError as error:
             raise self._unusable(error) from error
 
-    def _unusable(self, error: OSError) -> ConfigurationError:
-        return ConfigurationError(
-            f"cannot write the index: {error}; expected {self._path} to be a file this user may write; correct"
-            " --index-path"
+    def _unusable(self, error: OSError) -> FleetError:
+        return passing(error, f"cannot write the index {self._path}: {error.strerror}; look at its disk") or (
+            ConfigurationError(
+                f"cannot write the index: {error}; expected {self._path} to be a file this user may write; correct"
+                " --index-path"
+            )
         )
 
     def append(self, line: bytes) -> None:

@@ -510,7 +510,8 @@ class WorkerView:
         capability: As last reported, None for a host that the manifest names and that never called.
         policy: As the manifest in force says, None when the manifest does not admit the host.
         drift: What the manifest declares and detection does not bear out, and a trainer that declares other
-            parameters than the manifest was checked against; for people.
+            parameters than the manifest was checked against, and a worker of another version than the receiver; for
+            people.
         identity: `none`, `enrolled`, `rotating` or `revoked`.
         alerts: What an operator should look into now, such as a second machine with its identity; for people.
     """

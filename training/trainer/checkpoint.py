@@ -29,6 +29,7 @@ from safetensors.numpy import save as save_tensors
 
 from training.trainer.files import sync, write_whole
 from training.trainer.job import RESUME_KEY, Job
+from training.trainer.stop import stop_asked, stopped
 
 Tensors = dict[str, npt.NDArray[Any]]
 
@@ -141,17 +142,31 @@ class FitCheckpoint:
     _saved_s: float | None = None
 
     def due(self) -> bool:
-        """Say whether it is time to save; the first time is one interval after the first question."""
+        """Say whether it is time to save: one interval after the first question, and when the run is asked to stop.
+
+        Raises:
+            HostError: It is asked to stop and keeps nothing.
+        """
+        if stop_asked():
+            if self.path is None:
+                raise stopped()
+            return True
         now_s = self.clock()
         if self._saved_s is None:
             self._saved_s = now_s
         return self.path is not None and now_s - self._saved_s >= self.every_s
 
     def save(self, tensors: Tensors, state: Mapping[str, Any]) -> None:
-        """Replace the checkpoint; a power cut leaves the old one or the new one."""
+        """Replace the checkpoint; a power cut leaves the old one or the new one.
+
+        Raises:
+            HostError: The run is asked to stop; the checkpoint is whole.
+        """
         if self.path is not None:
             write_whole(self.path, save_tensors(tensors, {_STATE: json.dumps(state)}))
             self._saved_s = self.clock()
+            if stop_asked():
+                raise stopped()
 
     def load(self) -> tuple[Tensors, dict[str, Any]] | None:
         """Return what was saved last, None when there is nothing or it is damaged."""

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from training.trainer.stop import stop_asked, stopped
+
 STEPS = 1000
 
 
@@ -42,9 +44,14 @@ class Progress:
         Args:
             done: Part of the current phase that is done, 0 to 1.
             metrics: Numbers worth showing now, such as the validation AUPRC.
+
+        Raises:
+            HostError: The run is asked to stop.
         """
         step = self._low + int((self._high - self._low) * min(1.0, max(0.0, done)))
         self._step = max(self._step, step)
         line = {"step": self._step, "steps": STEPS, "phase": self._phase, "metrics": dict(metrics or {})}
         self._stream.write(json.dumps(line) + "\n")
         self._stream.flush()
+        if stop_asked():
+            raise stopped()

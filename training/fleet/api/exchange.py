@@ -26,7 +26,8 @@ MAX_HEADERS: Final = 64
 MAX_HEADER_BYTES: Final = 16384
 MAX_QUERY_BYTES: Final = 4096
 BODY_WAIT_S: Final = 30.0
-"""How long the whole of a small body may take, and each piece of a large one."""
+"""How long a body may keep the receiver waiting until another `PACE_BYTES` of it, or its end, have come."""
+PACE_BYTES: Final = 32768
 
 JSON: Final = (b"content-type", b"application/json")
 PROBLEM: Final = (b"content-type", b"application/problem+json")
@@ -50,7 +51,7 @@ class Request:
         consumed: The body has been read to its end.
     """
 
-    __slots__ = ("caller", "consumed", "headers", "receive", "scope", "target")
+    __slots__ = ("_due_bytes", "_patience_s", "caller", "consumed", "headers", "receive", "scope", "target")
 
     def __init__(self, scope: Message, headers: dict[bytes, bytes], receive: Receive) -> None:
         self.scope = scope
@@ -59,6 +60,8 @@ class Request:
         self.target = ""
         self.caller = Caller("anyone")
         self.consumed = False
+        self._due_bytes = PACE_BYTES
+        self._patience_s = BODY_WAIT_S
 
     async def body(self, limit: int = MAX_BODY_BYTES) -> bytes:
         """Return the body.
@@ -86,6 +89,7 @@ class Request:
     async def _rest(self, first: bytes, limit: int) -> bytes:
         if self.declared_length() > limit:
             raise TooLargeError(f"the body is declared as larger than {limit} bytes; send less")
+        self.scope["paced"] = limit > MAX_BODY_BYTES
         data = bytearray(first)
         more = True
         while more:
@@ -100,22 +104,32 @@ class Request:
         return bytes(data)
 
     async def _next(self) -> Message:
+        """Return the next message, counting only the time in which the client is waited for."""
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
         try:
-            async with asyncio.timeout(BODY_WAIT_S):
+            async with asyncio.timeout(self._patience_s):
                 message = await self.receive()
         except TimeoutError:
-            raise ShortBodyError(f"the body stopped for {BODY_WAIT_S:g} s; send it again") from None
+            raise ShortBodyError(
+                f"less than {PACE_BYTES} bytes of the body came in {BODY_WAIT_S:g} s; send it again, faster"
+            ) from None
         if message["type"] == "http.disconnect":
             raise ClientGoneError
+        self._patience_s -= loop.time() - begun
+        self._due_bytes -= len(message["body"])
+        if self._due_bytes <= 0:
+            self._due_bytes, self._patience_s = PACE_BYTES, BODY_WAIT_S
         return message
 
     async def piece(self) -> tuple[bytes, bool]:
         """Return the next piece of a large body and whether more follows.
 
         Raises:
-            ShortBodyError: No piece came in time.
+            ShortBodyError: Too little came in time.
             ClientGoneError: The client hung up.
         """
+        self.scope["paced"] = True
         message = await self._next()
         more: bool = message.get("more_body", False)
         self.consumed = not more

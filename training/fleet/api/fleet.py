@@ -56,6 +56,7 @@ class Fleet:
         ca_sha256: SHA-256 of that certificate (DER), hex; None without one.
         reread: Returns the credentials anew, at a reload; None where they are fixed.
         problems: What is wrong with what was read again, for people.
+        indexing: Held while a line of the index is written; who waits for it gets it in turn.
     """
 
     queue: Queue
@@ -78,6 +79,7 @@ class Fleet:
     ca_sha256: str | None = None
     reread: Callable[[], Credentials] | None = None
     problems: list[str] = field(default_factory=list)
+    indexing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def run(self, change: Callable[[Any], T], *, repeatable: bool = False) -> asyncio.Future[T]:
         """Return a future of a change made on the writer thread; see `Bridge.run`."""

@@ -1,4 +1,4 @@
-"""What anyone may look at: jobs, workers, health, metrics, the description of the API."""
+"""What is only read: jobs, workers, health, metrics, the description of the API, the worker's single file."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from training.fleet.api.fleet import Fleet
 from training.fleet.errors import InvalidMessageError
 from training.fleet.jobs import MODES, STATUSES
 from training.fleet.queue import Filters
+from training.fleet.single_file import NAME, own_single_file
 from training.fleet.wire import MAX_PAGE, Health, WorkerView
 
 DEFAULT_PAGE: Final = 100
@@ -25,6 +26,8 @@ PREFIX: Final = re.compile(r"[0-9a-f]{1,64}")
 NO_KEYS: Final[frozenset[str]] = frozenset()
 METRICS: Final = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
 NO_CACHE: Final = (b"cache-control", b"no-cache")
+ZIP: Final = (b"content-type", b"application/zip")
+SAVE_AS: Final = (b"content-disposition", f'attachment; filename="{NAME}"'.encode())
 
 
 async def jobs(fleet: Fleet, request: Request) -> Answer:
@@ -100,6 +103,16 @@ async def readyz(fleet: Fleet, _request: Request) -> Answer:
 async def openapi(fleet: Fleet, _request: Request) -> Answer:
     """This interface as an OpenAPI 3.1 document."""
     return answer(fleet.description())
+
+
+async def single_file(_fleet: Fleet, request: Request) -> Answer:
+    """The worker of this receiver's version as one file; its ETag is the SHA-256 of the bytes."""
+    request.query(NO_KEYS)
+    found = await asyncio.to_thread(own_single_file)
+    tag = b'"' + found.sha256.encode() + b'"'
+    if _unchanged(request, tag):
+        return Answer(304, headers=[(b"etag", tag), NO_CACHE])
+    return Answer(200, found.data, [ZIP, SAVE_AS, (b"etag", tag), NO_CACHE])
 
 
 async def metrics(fleet: Fleet, _request: Request) -> Answer:

@@ -151,6 +151,8 @@ def _caps(route: Route) -> tuple[tuple[int, str], ...]:
 def _content(route: Route) -> dict[str, Any]:
     if isinstance(route.response, type):
         return {"application/json": {"schema": {"$ref": REFERENCE.format(name=route.response.__name__)}}}
+    if route.path == "/v1/worker.pyz":
+        return {"application/zip": {"schema": {"type": "string", "format": "binary"}}}
     if route.path == "/v1/ca":
         return {"application/x-pem-file": {"schema": {"type": "string"}}}
     if route.path == "/metrics":

@@ -143,6 +143,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         ),
         headers=(("X-Lease-Id", "the lease the artifact was made under", "^[0-9A-Za-z_-]{8,64}$"),),
     ),
+    Route("GET", "/v1/worker.pyz", "worker", look.single_file, statuses=(_UNCHANGED,)),
     Route("GET", "/v1/jobs", "read", look.jobs, None, wire.JobPage, (_UNCHANGED,), query=(*_FILTERS, *_PAGE)),
     Route("GET", "/v1/job/{id}", "read", look.job, None, wire.JobDetail, (_JOB,)),
     Route("GET", "/v1/job/{id}/why", "read", look.why, None, wire.Why, (_JOB,)),

@@ -202,7 +202,9 @@ async def _record(fleet: Fleet, sha256: str, size_bytes: int, model: str, mode: 
     """Note a durable file: first the row, then the line of the derived index."""
     if await fleet.run(lambda tx: fleet.queue.add_artifact(tx, sha256, size_bytes, model, mode)):
         row = index_row({"sha256": sha256, "model": model, "mode": mode, "size_bytes": size_bytes})
-        await asyncio.get_running_loop().run_in_executor(fleet.uploads, fleet.store.append_index, row)
+        # Rows become known here in the order of the database, and so do the lines have to.
+        async with fleet.indexing:
+            await asyncio.get_running_loop().run_in_executor(fleet.uploads, fleet.store.append_index, row)
 
 
 async def _receive(fleet: Fleet, request: Request, stored: Upload) -> None:

@@ -18,12 +18,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from training.fleet.errors import ConfigurationError, FleetError, StorageFullError, UnavailableError
+from training.fleet.errors import ConfigurationError, FleetError, StorageFullError, UnavailableError, passing
 
 Data = bytes | bytearray | memoryview
 
 _TEMPORARY: Final = re.compile(r"[0-9a-f]{32}\.part")
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_BUSY: Final = frozenset({errno.EMFILE, errno.ENFILE})
 _NO_RESERVE: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 _RETRY_FULL_S: Final = 60.0
 _RETRY_BUSY_S: Final = 5.0
@@ -87,6 +88,7 @@ class Folder:
 
         Raises:
             ConfigurationError: A folder cannot be made or written, or the two are not on one file system.
+            FleetError: The disk refuses for now.
         """
         try:
             self._make(self.root)
@@ -116,13 +118,14 @@ class Folder:
             raise
         target.unlink()
 
-    def _unusable(self, error: OSError) -> ConfigurationError:
+    def _unusable(self, error: OSError) -> FleetError:
         if error.errno == errno.EXDEV:
             return ConfigurationError(
                 f"found {self.incoming} and {self.root} on two file systems; expected one, because a rename between"
                 " two is not atomic; set --incoming-root to a folder beside the store"
             )
-        return ConfigurationError(
+        trouble = f"cannot use the folders of the store {self.root} and {self.incoming}: {error.strerror}"
+        return passing(error, f"{trouble}; look at their disk") or ConfigurationError(
             f"cannot use the folders of the store: {error}; expected {self.root} and {self.incoming} to be folders"
             " that this user may write; create them or correct --store-root and --incoming-root"
         )
@@ -211,15 +214,25 @@ class Folder:
         return self.path(key).open("rb")
 
     def sweep(self) -> int:
-        """Remove the temporary files of uploads that no longer live, and return how many there were."""
+        """Remove the temporary files of uploads that no longer live, and return how many there were.
+
+        Raises:
+            FleetError: The disk refuses.
+        """
         with self._lock:
             live = set(self._live)
-        gone = 0
-        for path in self.incoming.iterdir():
-            if _TEMPORARY.fullmatch(path.name) and path.name not in live:
-                path.unlink(missing_ok=True)
-                gone += 1
-        return gone
+        try:
+            return sum(self._swept(path) for path in self.incoming.iterdir() if path.name not in live)
+        except OSError as error:
+            raise self.fault("remove the leftovers of uploads", error) from error
+
+    @staticmethod
+    def _swept(path: Path) -> bool:
+        """Remove a file if an upload has left it; say whether it has."""
+        if not _TEMPORARY.fullmatch(path.name):
+            return False
+        path.unlink(missing_ok=True)
+        return True
 
     def place(self, part: Path, descriptor: int, key: str) -> bool:
         """Give a whole temporary file its name; for `Part` alone."""
@@ -256,8 +269,11 @@ class Folder:
             os.close(descriptor)
 
     def _failed(self, doing: str, error: OSError) -> FleetError:
-        """Wrap a failed sync or rename. After it the kernel may have dropped the bytes, so nothing more is taken."""
-        if error.errno not in _FULL and not self._broken:
+        """Wrap a failed sync or rename. After it the kernel may have dropped the bytes, so nothing more is taken.
+
+        A full disk and too many open files say so before anything is dropped.
+        """
+        if error.errno not in _FULL | _BUSY and not self._broken:
             self._broken = f"the store could not {doing}: {error.strerror}"
             self.on_broken(self._broken)
         return self.fault(doing, error)
@@ -267,7 +283,7 @@ class Folder:
         found = f"the store could not {doing}: {error.strerror}"
         if error.errno in _FULL:
             return StorageFullError(f"{found}; free disk space on the receiver", retry_after_s=_RETRY_FULL_S)
-        if error.errno in (errno.EMFILE, errno.ENFILE):
+        if error.errno in _BUSY:
             return UnavailableError(f"{found}; too many uploads at once, try again", retry_after_s=_RETRY_BUSY_S)
         if error.errno == errno.EROFS:
             return UnavailableError(f"{found}; remount the receiver's disk for writing", retry_after_s=_RETRY_FULL_S)

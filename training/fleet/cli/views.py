@@ -28,7 +28,9 @@ from training.fleet.jobs import STATUSES
 SHORT_ID: Final = 12
 """Digits of a job id in a table on a terminal."""
 LIST_COLUMNS: Final = ("ID", "MODEL", "MODE", "SPLIT", "SEED", "STATUS", "HOST", "TRIES", "UPDATED", "DETAIL")
-WORKER_COLUMNS: Final = ("HOST", "STATE", "SEEN", "JOBS", "CORES", "RAM", "GPU", "VRAM", "CUDA", "TORCH", "ALLOWED")
+WORKER_COLUMNS: Final = (
+    "HOST", "STATE", "SEEN", "JOBS", "CORES", "RAM", "GPU", "VRAM", "CUDA", "TORCH", "ALLOWED", "VERSION",
+)  # fmt: skip
 _RUNNING_COLUMNS: Final = (
     "ID", "MODEL", "MODE", "SPLIT", "HOST", "STATUS", "DONE", "STEP", "PHASE", "METRIC", "LEFT",
 )  # fmt: skip
@@ -283,7 +285,7 @@ def workers(hosts: Sequence[wire.WorkerView], terminal: Terminal) -> list[str]:
         return table(
             WORKER_COLUMNS, [[*row, "; ".join(amiss(host))] for row, host in zip(rows, hosts, strict=True)], terminal
         )
-    return table(WORKER_COLUMNS, rows, terminal, ("TORCH", "CORES", "JOBS", "GPU")) + [
+    return table(WORKER_COLUMNS, rows, terminal, ("VERSION", "TORCH", "CORES", "JOBS", "GPU")) + [
         f"{clean(host.name)}: {clean(text)}" for host in hosts for text in amiss(host)
     ]
 
@@ -299,7 +301,8 @@ def amiss(host: wire.WorkerView) -> list[str]:
 def _worker_row(host: wire.WorkerView, terminal: Terminal) -> list[str]:
     seen = "-" if host.last_seen_s is None else f"{duration(host.last_seen_s)} ago"
     held = ",".join(identity(job, terminal) for job in host.jobs) or "-"
-    return [host.name, host.state, seen, held, *_offer(host.capability), _allowed(host.policy)]
+    version = "-" if host.capability is None else host.capability.version or "-"
+    return [host.name, host.state, seen, held, *_offer(host.capability), _allowed(host.policy), version]
 
 
 def _offer(found: Any) -> list[str]:

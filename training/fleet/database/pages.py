@@ -187,9 +187,10 @@ class PageSums:
             os.close(descriptor)
 
     def forget(self) -> None:
-        """Remove the sums, because they may no longer be true. The next start makes new ones."""
-        self._path.unlink(missing_ok=True)
+        """Remove the sums durably, because they may no longer be true. The next start makes new ones."""
         self._kept = False
+        self._path.unlink(missing_ok=True)
+        sync_folder(self._path.parent)
 
     def differing(self, first: int = 1, count: int = 2**32) -> list[int]:
         """Return the pages of the file that are not what their sum says.
@@ -228,6 +229,28 @@ def _page_bytes(head: bytes) -> int:
         return 0
     (size,) = struct.unpack_from(">H", head, 16)
     return 65536 if size == 1 else int(size)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, each with its name on the disk. One that is there is left as it is."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(mode=0o750, exist_ok=True)
+        sync_folder(folder.parent)
+
+
+def unused(path: Path, *endings: str) -> Path:
+    """Return a path that is free, together with those that end in `endings`: two moments may bear the same time.
+
+    Args:
+        path: The wanted one; a number is put behind it as long as something is there.
+        endings: What follows the name of further files.
+    """
+    free, number = path, 1
+    while any(free.with_name(free.name + ending).exists() for ending in ("", *endings)):
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
 
 
 def sync_folder(folder: Path) -> None:

@@ -26,7 +26,7 @@ from typing import Any, Final, TypeVar, cast
 from training.fleet import sql
 from training.fleet.database import Row, Transaction
 from training.fleet.database.upkeep import DatabaseFile, copy_database, migrate, sync_copy
-from training.fleet.errors import ConfigurationError, FleetError, StorageFullError, UnavailableError
+from training.fleet.errors import ConfigurationError, FleetError, StorageFullError, UnavailableError, passing
 
 T = TypeVar("T")
 Answer = Callable[[Any, BaseException | None], None]
@@ -120,10 +120,10 @@ class Sqlite:
                 connection = sqlite3.connect(
                     path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=512
                 )
-            except (OSError, sqlite3.Error) as error:
-                raise ConfigurationError(
-                    f"the database {path} cannot be opened ({error}); check that its folder exists and may be written"
-                ) from error
+            except OSError as error:
+                raise _not_opened(error, path) from error
+            except sqlite3.Error as error:
+                raise _refusal(error, path) from error
             stack.callback(connection.close)
             _prepare(connection, file, copies or path.parent)
             stack.pop_all()
@@ -233,13 +233,21 @@ class Sqlite:
                 self._group(entry)
             else:
                 self._run_alone(entry)
-            self._file.tend(self._connection)
+            self._tend()
         try:
             self._file.leave(self._connection, sound=self.broken is None)
         except sqlite3.Error as error:
             _log.warning("the log was not emptied at the end: %s", error)
         self._connection.close()
         self._file.close()
+
+    def _tend(self) -> None:
+        """Empty the log when it is time, unless the disk has failed."""
+        if self.broken is None:
+            try:
+                self._file.tend(self._connection)
+            except sqlite3.Error as error:
+                self._lose(error)
 
     def _next(self) -> _Entry | None:
         return self._later.popleft() if self._later else self._inbox.get()
@@ -528,6 +536,13 @@ def _check(connection: sqlite3.Connection, file: DatabaseFile) -> None:
         # Whether it matters, fsck can say; a database that was mended by hand must not keep a fleet from working.
         data = {"database": str(file.path), "pages": file.damaged[:20]}
         _log.error("pages of the database are not what they were; stop the receiver and run fsck", extra={"data": data})
+
+
+def _not_opened(error: OSError, path: Path) -> FleetError:
+    words = f"the database {path} cannot be opened ({error})"
+    return passing(error, f"{words}; look at its disk") or ConfigurationError(
+        f"{words}; check that its folder exists and may be written"
+    )
 
 
 def _refusal(error: sqlite3.Error, path: Path) -> FleetError:

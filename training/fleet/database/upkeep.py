@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from training.fleet import sql
-from training.fleet.database.pages import PageSums, log_path, sums_path, sync_folder
-from training.fleet.errors import ConfigurationError
+from training.fleet.database.pages import PageSums, log_path, make_folder, sums_path, sync_folder, unused
+from training.fleet.errors import ConfigurationError, passing
 
 CHECKPOINT_CHANGES: Final = 4000
 """Rows changed between two checkpoints at most."""
@@ -65,11 +65,18 @@ class DatabaseFile:
             raise
 
     def tend(self, connection: sqlite3.Connection) -> None:
-        """Empty the log when it is time."""
+        """Empty the log when it is time.
+
+        Raises:
+            sqlite3.Error: The disk can no longer be trusted.
+        """
         if connection.total_changes - self._changes >= CHECKPOINT_CHANGES or self._log_bytes() > CHECKPOINT_BYTES:
             try:
                 self.checkpoint(connection)
             except sqlite3.Error as error:
+                # What a failed write or sync has left on the disk nobody knows; the next one may say all is well.
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR:
+                    raise
                 # The log stays and grows; what was answered is in it.
                 _log.warning("the log was not moved into the database: %s", error)
 
@@ -96,12 +103,22 @@ class DatabaseFile:
                 self.sums.forget()
 
     def leave(self, connection: sqlite3.Connection, *, sound: bool) -> None:
-        """Empty the log at the end. The sums of a database that could not be written are not to be trusted."""
-        if sound:
-            self.checkpoint(connection)
-        else:
-            with contextlib.suppress(OSError):
-                self.sums.forget()
+        """Empty the log at the end. The sums of a database that could not be written are not to be trusted.
+
+        Raises:
+            sqlite3.Error: The disk refuses. What was answered is on it, in the log or in the file.
+        """
+        try:
+            if sound:
+                self.checkpoint(connection)
+        except sqlite3.Error:
+            sound = False
+            raise
+        finally:
+            # SQLite moves the log into the file when the connection is closed, even if that has just failed.
+            if not sound:
+                with contextlib.suppress(OSError):
+                    self.sums.forget()
         connection.execute(_SQL["empty_log"].text).fetchall()
 
 
@@ -149,20 +166,19 @@ def migrate(connection: sqlite3.Connection, path: Path, copies: Path) -> None:
 
 def _copy_before(connection: sqlite3.Connection, path: Path, copies: Path, number: int) -> None:
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    target = copies / f"{path.name}.schema-{number}.{stamp}"
+    target = unused(copies / f"{path.name}.schema-{number}.{stamp}")
     part = target.with_name(f"{target.name}.part")
     try:
-        copies.mkdir(mode=0o750, parents=True, exist_ok=True)
-        part.unlink(missing_ok=True)
+        make_folder(copies)
+        for left in copies.glob(f"{path.name}.schema-*.part"):  # by a start that was killed over it
+            left.unlink()
         copy_database(connection, part, _nothing)
         sync_copy(part)
         part.replace(target)
         sync_folder(copies)
     except OSError as error:
-        raise ConfigurationError(
-            f"the database {path} needs newer tables and cannot be copied to {target} first ({error}); make room, or "
-            "correct --backup-root"
-        ) from error
+        words = f"the database {path} needs newer tables and cannot be copied to {target} first ({error}); make room"
+        raise passing(error, words) or ConfigurationError(f"{words}, or correct --backup-root") from error
     _log.info("copied before its tables are brought up to date", extra={"data": {"copy": str(target)}})
 
 

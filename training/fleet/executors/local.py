@@ -2,14 +2,13 @@
 
 Owns the start, the orders to stop and the ending of one trainer, and the draining of its output. A worker that is
 started again takes over a trainer whose worker died, as long as the shim waits for that. Guarantees that the output
-never blocks the trainer and that nothing of its tree lives once `ended` is set. This is the one place that knows
-platforms: the shim serves Linux, another platform gets its own way in here. Leaves judging an ending to the worker.
+never blocks the trainer and that nothing of its tree lives once `ended` is set. What stands here serves Linux; `launch`
+leads to `windows` there, where nothing is ever taken over. Leaves judging an ending to the worker.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import stat
@@ -23,34 +22,19 @@ from pathlib import Path
 from typing import IO, Final, Protocol
 
 from training.fleet.errors import ConfigurationError
+from training.fleet.executors.ending import Ending, read_ending
+
+if sys.platform == "win32":
+    from training.fleet.executors import windows
 
 SHIM: Final = Path(__file__).with_name("shim.py")
+_FROM_SINGLE_FILE: Final = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); "
+    "from training.fleet.executors.shim import main; sys.exit(main(sys.argv[1:]))"
+)
 _CHUNK_BYTES = 65536
-_MAX_REPORT_BYTES = 2**18
 _LOOK_S = 0.05
 _SWEEPS = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How a trainer ended.
-
-    Attributes:
-        status: Exit status, negative for a signal; None when it never ran or nobody saw it end.
-        asked: Why it was stopped: "T" asked to, "A" asked after a dump, "K" killed, "L" its worker died, "N" that was
-            before it ran; empty when it ended by itself.
-        error: Why it could not be started or seen, empty otherwise.
-        max_rss_bytes: Largest resident memory of one of its processes, 0 when unknown.
-        duration_s: Seconds it ran.
-        rest: The end of what it printed while no worker lived, one character a byte.
-    """
-
-    status: int | None = None
-    asked: str = ""
-    error: str = ""
-    max_rss_bytes: int = 0
-    duration_s: float = 0.0
-    rest: str = ""
 
 
 class _Shim(Protocol):
@@ -77,8 +61,38 @@ class _TakenOver:
             time.sleep(_LOOK_S)
 
 
-class Training:
-    """A trainer, ready to run once it gets its `go`; made by `launch` and `take_over`."""
+class Training(Protocol):
+    """A trainer, ready to run once it gets its `go`; made by `launch` and `take_over`.
+
+    Attributes:
+        identity: Name by which a later worker can take it over, empty where that is not possible.
+        ended: Set once no process of it lives.
+    """
+
+    identity: str
+    ended: threading.Event
+
+    def go(self) -> None:
+        """Start the trainer."""
+
+    def stop(self) -> None:
+        """Ask the tree to end and kill what is left after the grace."""
+
+    def abort(self) -> None:
+        """Let the trainer dump its traceback where the system can, then stop it."""
+
+    def kill(self) -> None:
+        """Kill the tree now."""
+
+    def ending(self) -> Ending:
+        """Return how it ended; call it once `ended` is set."""
+
+    def guarded(self) -> bool:
+        """Tell whether its tree still ends with this worker."""
+
+
+class ShimTraining:
+    """A trainer under the shim. See `Training`."""
 
     def __init__(
         self, shim: _Shim, report: Path, *, log: Callable[[bytes], object], wake: Callable[[], object]
@@ -164,10 +178,12 @@ def launch(
         ConfigurationError: This platform has no shim.
         OSError: The shim cannot be started.
     """
+    if sys.platform == "win32":
+        return windows.launch(command, folder, environ, report, grace_s=grace_s, log=log, wake=wake)
     if not sys.platform.startswith("linux"):
-        raise ConfigurationError(f"trainers cannot be run on {sys.platform} yet; use a Linux host")
+        raise ConfigurationError(f"trainers cannot be run on {sys.platform} yet; use a Linux or Windows host")
     shim = subprocess.Popen(  # noqa: S603 - the command is the operator's, no shell is involved
-        [sys.executable, "-I", "-S", str(SHIM), f"{grace_s:g}", str(report), *command],
+        [sys.executable, "-I", "-S", *_shim(), f"{grace_s:g}", str(report), *command],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -176,7 +192,12 @@ def launch(
         start_new_session=True,
         bufsize=0,
     )
-    return Training(shim, report, log=log, wake=wake)
+    return ShimTraining(shim, report, log=log, wake=wake)
+
+
+def _shim() -> list[str]:
+    """Return what Python is to run: the shim's file, or its module where the worker is a single file."""
+    return [str(SHIM)] if SHIM.is_file() else ["-c", _FROM_SINGLE_FILE, str(SHIM.parents[3])]
 
 
 def take_over(
@@ -199,7 +220,7 @@ def take_over(
     Source:
         proc_pid_fd(5); pipe(7).
     """
-    if not lives(identity):
+    if sys.platform == "win32" or not lives(identity):
         return None
     pid = identity.partition(":")[0]
     streams: list[IO[bytes]] = []
@@ -213,7 +234,7 @@ def take_over(
         for stream in streams:
             stream.close()
         return None
-    training = Training(_TakenOver(int(pid), identity, *streams), report, log=log, wake=wake)
+    training = ShimTraining(_TakenOver(int(pid), identity, *streams), report, log=log, wake=wake)
     training.go()
     return training
 
@@ -224,6 +245,8 @@ def sweep(scratch: Path) -> None:
     Args:
         scratch: The folder that stood as TMPDIR in the trainer's environment.
     """
+    if sys.platform == "win32":
+        return  # a job object leaves nothing behind
     mark = b"TMPDIR=" + os.fsencode(scratch)
     for _ in range(_SWEEPS):
         found = [int(entry.name) for entry in Path("/proc").glob("[0-9]*") if mark in _environ(entry)]
@@ -246,21 +269,13 @@ def running_s(identity: str) -> float:
 
     Source: proc_pid_stat(5), starttime; clock_gettime(2), CLOCK_BOOTTIME.
     """
+    if sys.platform == "win32":
+        return 0.0
     try:
         started_s = int(identity.split(":")[1]) / os.sysconf("SC_CLK_TCK")
         return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started_s)
     except (AttributeError, IndexError, OSError, ValueError):
         return 0.0
-
-
-def read_ending(report: Path) -> Ending | None:
-    """Return what the shim reported, None when there is no report to read."""
-    try:
-        with report.open("rb") as stream:
-            found = json.loads(stream.read(_MAX_REPORT_BYTES))
-        return Ending(**{name: found[name] for name in Ending.__slots__})
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
 
 
 def process_identity(pid: int) -> str:

@@ -22,6 +22,8 @@ import signal
 import sys
 import time
 
+assert sys.platform != "win32"
+
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 ADOPT_S = 6.0

@@ -17,6 +17,7 @@ from typing import Final
 from training.fleet.database import Row
 from training.fleet.database.pages import sync_folder
 from training.fleet.database.reading import Reading
+from training.fleet.errors import FleetError
 from training.fleet.integrity.report import Progress, Report, ignore
 from training.fleet.store import BUNDLE, bundle_path, index_line, index_row
 
@@ -170,11 +171,23 @@ def _check_files(reading: Reading, store: Path, report: Report, hashing: _Hashin
             _check_unreferenced(store, path, parts[1], report, hashing)
 
 
+@contextlib.contextmanager
+def _listing(folder: Path) -> Iterator[None]:
+    """Take a folder that is not there for an empty one, and say clearly which one cannot be looked into."""
+    try:
+        yield
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        words = f"cannot look into {error.filename or folder} ({error.strerror}); look at its disk and run this again"
+        raise FleetError(words) from error
+
+
 def _files(store: Path) -> Iterator[Path]:
     todo = [store]
     while todo:
         folder = todo.pop()
-        with contextlib.suppress(FileNotFoundError):
+        with _listing(folder):
             for path in sorted(folder.iterdir()):
                 if path.is_dir() and not path.is_symlink():
                     if path != store / QUARANTINE:
@@ -237,7 +250,7 @@ def _first_difference(lines: Iterable[bytes], index: Path, *, surplus: bool) -> 
 
 def check_incoming(incoming: Path, report: Report, *, repair: bool) -> None:
     """List what uploads have left; with `repair` remove it."""
-    with contextlib.suppress(FileNotFoundError):
+    with _listing(incoming):
         for path in sorted(incoming.iterdir()):
             if not _TEMPORARY.fullmatch(path.name):
                 report.note(str(path), "a file that no upload made", "temporary files only", "move it elsewhere")

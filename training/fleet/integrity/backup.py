@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from training.fleet.database.pages import sync_folder
+from training.fleet.database.pages import make_folder, sync_folder
 from training.fleet.database.reading import Reading, of_copy
 from training.fleet.errors import ConflictError, FleetError, StorageFullError
 from training.fleet.integrity.artifacts import LOST, Places, artifact_rows, index_lines
@@ -113,7 +113,7 @@ def back_up(source: Source, order: Order, report: Report, progress: Progress) ->
     final = order.root / order.name
     part = order.root / f".{order.name}.part"
     try:
-        order.root.mkdir(mode=0o750, parents=True, exist_ok=True)
+        make_folder(order.root)
         _remove_leftovers(order.root)
         _demand_new(final)
         part.mkdir(mode=0o750)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from training.fleet.database.pages import log_path, sums_path, sync_folder
+from training.fleet.database.pages import log_path, make_folder, sums_path, sync_folder, unused
 from training.fleet.database.reading import NEWEST_SCHEMA, held, of_copy
 from training.fleet.errors import ConfigurationError, Fault, FleetError
 from training.fleet.integrity.artifacts import Places, artifact_rows, quarantined
@@ -170,7 +170,7 @@ def _bring(backup: Path, files: Mapping[str, Entry], target: Target) -> Iterator
 
 def _make(*folders: Path) -> None:
     for folder in folders:
-        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        make_folder(folder)
 
 
 def _bring_artifact(source: Path, entry: Entry, name: str, places: Places) -> bool:
@@ -208,7 +208,7 @@ def _copy_sound(source: Path, entry: Entry, target: Path) -> None:
 def _moved_aside(database: Path) -> Path | None:
     """Move a database with its log and sums to a dated name; a log that stayed would be taken for the new one's."""
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    aside = database.with_name(f"{database.name}.replaced-{stamp}")
+    aside = unused(database.with_name(f"{database.name}.replaced-{stamp}"), "-wal", "-sums")
     names: tuple[Callable[[Path], Path], ...] = (Path, log_path, sums_path)
     moved = [name(aside) for name in names if _renamed(name(database), name(aside))]
     sync_folder(database.parent)

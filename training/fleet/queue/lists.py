@@ -13,7 +13,7 @@ from collections.abc import Iterator, Set
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from training.fleet import placement, wire
+from training.fleet import __version__, placement, wire
 from training.fleet.capability import Capability
 from training.fleet.database import Row, Transaction
 from training.fleet.errors import InvalidMessageError, NotFoundError
@@ -194,6 +194,8 @@ class Lists(Memory):
         drift: list[str] = []
         if known is not None and policy is not None:
             drift = placement.drift(known.capability, policy, self.hosts.in_force.own_contract)
+        if known is not None:
+            drift = [*drift, *_other_version(known.capability.version)]
         return wire.WorkerView(
             name=name,
             state=self._worker_state(name, bool(held)),
@@ -309,6 +311,13 @@ def _after(cursor: str | None, kind: str, start: str) -> str:
 def _seq(row: Row) -> int:
     seq: int = row["seq"]
     return seq
+
+
+def _other_version(version: str) -> list[str]:
+    """Return a line for people about a worker of another version than this receiver, none for the same one."""
+    if version in ("", __version__):
+        return []
+    return [f"the worker is version {version}, the receiver {__version__}; give the host the receiver's worker.pyz"]
 
 
 def _failure(row: Row) -> wire.Failure | None:

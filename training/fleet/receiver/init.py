@@ -126,9 +126,9 @@ def _lines(folder: Path, digest: str, held: Facts) -> list[str]:
         "CIS490_TLS_CLIENTS=required",
         *(f"{variable}={folder / name}" for name, variable in TOKENS.items()),
         "# next: put the lines above into the receiver's environment file, start it, and for each host run",
-        "#   cis490-jobs invite HOST",
-        "# and on that host",
-        f"#   python -m training.fleet.worker enrol --receiver https://{(names or OWN_NAMES)[0]}:8445 --host HOST "
+        f"#   cis490-jobs --ca-file {folder / 'ca.pem'} invite HOST",
+        "# and on that host what it prints, or",
+        f"#   cis490-training-worker enrol --receiver https://{(names or OWN_NAMES)[0]}:8445 --host HOST "
         f"--ca-sha256 {digest}",
     ]
 

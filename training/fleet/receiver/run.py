@@ -32,23 +32,19 @@ from training.fleet.api.parking import Lot
 from training.fleet.auth import Credentials, Sessions, is_loopback
 from training.fleet.auth.sessions import SILENT_S
 from training.fleet.database import Row
+from training.fleet.database.pages import make_folder
 from training.fleet.database.sqlite import Sqlite
-from training.fleet.errors import EX_FAILURE, ConfigurationError, FleetError
+from training.fleet.errors import EX_FAILURE, ConfigurationError, FleetError, passing
 from training.fleet.integrity.artifacts import Places
 from training.fleet.jobs import Terms
 from training.fleet.queue import Queue
 from training.fleet.receiver import options, tls
-from training.fleet.receiver.server import (
-    KEEP_ALIVE_S,
-    Server,
-    connection_limit,
-    knowing_clients,
-    listen,
-    refusing_in_problems,
-)
+from training.fleet.receiver.connections import guarded
+from training.fleet.receiver.server import KEEP_ALIVE_S, Server, connection_limit, knowing_clients, listen
 from training.fleet.receiver.tls import Tls
 from training.fleet.service import Service
 from training.fleet.settings import Settings
+from training.fleet.single_file import own_single_file
 from training.fleet.store import Store, index_row
 from training.fleet.wire import Reload
 
@@ -121,9 +117,11 @@ async def _life(
 
 def _open_database(path: Path, copies: Path) -> Sqlite:
     try:
-        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        make_folder(path.parent)
     except OSError as error:
-        raise ConfigurationError(f"cannot make the folder of db {path} ({error}); give --db another place") from error
+        words = f"cannot make the folder of db {path} ({error})"
+        refusal = passing(error, f"{words}; look at its disk")
+        raise refusal or ConfigurationError(f"{words}; give --db another place") from error
     return Sqlite.open(path, copies)
 
 
@@ -148,6 +146,7 @@ async def start_fleet(settings: Settings, database: Sqlite) -> Fleet:
     lot = Lot(queue.hosts.eligible)
     queue.on_ready(lambda ready: bridge.notify(functools.partial(lot.publish, ready)))
     await loader.start()
+    await asyncio.to_thread(own_single_file)  # before an upgrade changes the code on disk
     fleet = Fleet(queue, store, loader, bridge, lot, _keeper(settings, database), openapi.document)
     fleet.sessions = Sessions(time.monotonic, _silent_s(queue.terms))
     fleet.issuer = tls.issuer(settings)
@@ -167,7 +166,8 @@ def _keeper(settings: Settings, database: Sqlite) -> Keeper:
     places = Places(settings["store_root"], settings["incoming_root"], settings["index_path"])
     db: Path = settings["db"]
     copy = db.with_name(f"{db.name}.fsck")
-    copy.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # the next check removes it, or says why it cannot
+        copy.unlink(missing_ok=True)
     return Keeper(database, places, db.with_name("manifest.applied.toml"), settings["backup_root"], copy)
 
 
@@ -219,14 +219,14 @@ def make_server(
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        limit_concurrency=connection_limit(settings["max_connections"]),
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(settings["drain_s"])),
         h11_max_incomplete_event_size=HEADER_BYTES,
         ssl_context_factory=None if secure is None else lambda _config, _default: secure.context,
     )
     config.load()
-    config.http_protocol_class = knowing_clients(refusing_in_problems(config.http_protocol_class))
+    limit = connection_limit(settings["max_connections"])
+    config.http_protocol_class = knowing_clients(guarded(config.http_protocol_class, limit))
     return Server(config)
 
 
@@ -370,7 +370,10 @@ async def _sweep_forever(fleet: Fleet) -> None:
 async def _keep_certificate(secure: Tls) -> None:
     """Look at the certificate now and then: it is issued anew before it ends, and taken up when it changed."""
     while True:
-        secure.refresh(time.time())
+        try:
+            secure.refresh(time.time())
+        except Exception:  # noqa: BLE001 - who looks must live on
+            _log.exception("the certificate could not be looked at")
         await asyncio.sleep(CERTIFICATE_S)
 
 

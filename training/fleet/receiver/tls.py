@@ -83,8 +83,8 @@ class Tls:
         Returns:
             Whether new connections get another certificate from now on.
         """
+        self._renew(now)
         try:
-            self._renew(now)
             stamp = self._stamp()
             if stamp == self._seen:
                 return False
@@ -92,8 +92,7 @@ class Tls:
             _context(self._files, ask_clients=False)
             self.context.load_cert_chain(self._files.certificate, self._files.key)
         except (FleetError, OSError) as error:  # ssl.SSLError is an OSError
-            reason = error.message if isinstance(error, FleetError) else str(error)
-            _log.error("the certificate could not be renewed", extra={"data": {"reason": reason}})
+            _log.error("the changed certificate cannot be used", extra={"data": {"reason": str(error)}})
             return False
         self._seen = stamp
         _log.info("certificate taken up", extra={"data": {"file": str(self._files.certificate)}})
@@ -102,15 +101,24 @@ class Tls:
     def _renew(self, now: float) -> None:
         if self._files.authority is None or self._files.authority_key is None:
             return
+        try:
+            self._issue(self._files.authority, self._files.authority_key, now)
+        except (FleetError, OSError) as error:
+            _log.error("the certificate could not be renewed", extra={"data": {"reason": str(error)}})
+
+    def _issue(self, certificate: Path, key: Path, now: float) -> None:
         # Only a receiver that is an authority itself needs what this brings along.
         from training.fleet import certificates
 
         pem = self._files.certificate.read_bytes()
         held = certificates.facts(pem)
-        authority = certificates.Authority.read(self._files.authority, self._files.authority_key)
         due = held.not_before + certificates.BACKDATE_S
         due += (held.not_after - due) * RENEWED_AT
-        if now < due or not certificates.signed_by(pem, authority):
+        # One from the future was issued while this host's clock was ahead.
+        if held.not_before <= now < due:
+            return
+        authority = certificates.Authority.read(certificate, key)
+        if not certificates.signed_by(pem, authority):
             return
         pair = authority.server(held.names, now, key_pem=self._files.key.read_bytes())
         certificates.replace(self._files.certificate, pair.certificate_pem)
@@ -137,7 +145,7 @@ def make(settings: Settings) -> Tls | None:
 
 
 def judge(settings: Settings) -> None:
-    """Refuse settings about TLS that do not go together, and keys that others can read.
+    """Refuse settings about TLS that do not go together, keys that others can read, and an authority that is none.
 
     Raises:
         ConfigurationError: Something is wrong.
@@ -156,6 +164,7 @@ def judge(settings: Settings) -> None:
     for name in ("tls_key", "tls_ca_key"):
         if settings[name] is not None:
             demand_private(name, settings[name])
+    shown_authority(settings)
 
 
 def _context(files: Files, *, ask_clients: bool) -> ssl.SSLContext:

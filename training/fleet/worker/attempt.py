@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from training.fleet import wire
+from training.fleet import system, wire
 from training.fleet.capability import CHECKOUT, taken_by_others
 from training.fleet.client import Client
 from training.fleet.errors import (
@@ -33,7 +33,8 @@ from training.fleet.errors import (
     TooLargeError,
     TrainerError,
 )
-from training.fleet.executors.local import Ending, Training, launch, read_ending, running_s, sweep, take_over
+from training.fleet.executors.ending import Ending, read_ending
+from training.fleet.executors.local import Training, launch, running_s, sweep, take_over
 from training.fleet.jobs import FREE_KINDS, FailKind
 from training.fleet.worker import start
 from training.fleet.worker.beats import Beats, Listener
@@ -252,7 +253,7 @@ class Attempt:
         training = self._training = launch(
             start.argument_vector(command, self._rules.trainer_dir),
             self._folder.scratch,
-            start.environment(offered, self._folder.scratch),
+            start.environment(offered, self._folder.scratch, trainer_dir=self._rules.trainer_dir),
             self._folder.report,
             grace_s=self._rules.grace_s,
             log=self._log.take,
@@ -271,7 +272,8 @@ class Attempt:
     def _attend(self, training: Training, oom_kills: int) -> None:
         """Stay with a trainer until it has ended, and go on with what it left."""
         self._beats.start()
-        ending = self._watch(training)
+        with system.awake():
+            ending = self._watch(training)
         self._log.close()
         self._conclude(ending, oom_killed=_oom_kills() > oom_kills)
 
@@ -430,6 +432,10 @@ class Attempt:
         return self._pause(vain, "the bundle arrived damaged and is packed again", None)
 
     def _hand_in(self) -> None:
+        # After a gap the job may be somebody else's: a large upload would be in vain.
+        self._beats.ask_after_gap()
+        if self._lost:
+            return
         state, lease = self._state, self._state.lease
         deadline_s = LEAVING_DEADLINE_S if self._leave.is_set() else UPLOAD_DEADLINE_S
         self._client.upload(lease.lease_id, state.artifact, self._folder.bundle, deadline_s=deadline_s, retry_full=True)

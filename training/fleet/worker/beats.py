@@ -7,6 +7,7 @@ jitter while the receiver is away. Time since the last contact counts the machin
 from __future__ import annotations
 
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from training.fleet.errors import ConflictError, FleetError, NotFoundError, Revo
 
 FIRST_RETRY_S: Final = 1.0
 LEAST_PAUSE_S: Final = 0.05
+GAP_PART: Final = 0.5
+"""Part of the lease without contact after which it may be somebody else's."""
 
 
 def clock_s() -> float:
@@ -27,7 +30,9 @@ def clock_s() -> float:
     Source: clock_gettime(2), CLOCK_BOOTTIME.
     """
     which = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if which is None else time.clock_gettime(which)
+    if sys.platform == "win32" or which is None:
+        return time.monotonic()
+    return time.clock_gettime(which)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,11 @@ class Beats:
     def hasten(self) -> None:
         """Send the next heartbeat now."""
         self._wake.set()
+
+    def ask_after_gap(self) -> None:
+        """Send a heartbeat if there was no contact for long, as after the machine has slept."""
+        if clock_s() - self._contact_s > self._lease_s * GAP_PART:
+            self.beat()
 
     def beat(self) -> bool:
         """Send one heartbeat from the calling thread and heed the answer; False when none came."""

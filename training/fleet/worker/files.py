@@ -10,9 +10,12 @@ import contextlib
 import itertools
 import os
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
+
+from training.fleet import system
 
 _AT_ONCE: Final = 1000
 _FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY", "O_NOCTTY"))
@@ -36,13 +39,13 @@ def has_files(folder: Path) -> bool:
 
     What cannot be looked into counts as something, because packing says what is wrong with it.
     """
-    waiting = [folder]
+    waiting = [system.long_path(folder)]
     try:
         folder.lstat()
         while waiting:
             with os.scandir(waiting.pop()) as entries:
                 for entry in entries:
-                    if not entry.is_dir(follow_symlinks=False):
+                    if not system.is_plain_folder(entry):
                         return True
                     waiting.append(Path(entry.path))
     except FileNotFoundError:
@@ -57,6 +60,16 @@ def delete_tree(top: Path) -> None:
 
     Deep folders are moved up instead of walked into, because a path may be too long and a recursion too deep.
     """
+    top = system.long_path(top)
+    _delete_tree(top)
+    for pause_s in system.PATIENCE_S:
+        if not top.exists():
+            break
+        time.sleep(pause_s)
+        _delete_tree(top)
+
+
+def _delete_tree(top: Path) -> None:
     progress = 1
     while progress:
         progress = sum(_unlinked(entry) for entry in _entries(top, folders=False))
@@ -94,12 +107,12 @@ def _entries(folder: Path, *, folders: bool) -> Iterator[os.DirEntry[str]]:
     with contextlib.suppress(OSError):
         folder.chmod(0o700)
         with os.scandir(folder) as entries:
-            yield from (entry for entry in entries if entry.is_dir(follow_symlinks=False) is folders)
+            yield from (entry for entry in entries if system.is_plain_folder(entry) is folders)
 
 
 def _unlinked(entry: os.DirEntry[str]) -> int:
     try:
-        Path(entry.path).unlink()
+        system.unlink(Path(entry.path))
     except OSError:
         return 0
     return 1

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from training.fleet import wire
+from training.fleet import system, wire
 from training.fleet.worker.files import delete_tree, has_files, open_regular
 from training.fleet.worker.progress import Metrics
 from training.fleet.worker.verdict import Failure
@@ -93,8 +93,8 @@ class RunFolder:
         for folder in (new.path, new.out, new.scratch):
             folder.mkdir(mode=0o700, parents=True)
         new.save(state)
-        new.path.rename(self.path)
-        sync_folder(self.path.parent)
+        system.replace(new.path, self.path)
+        system.sync_folder(self.path.parent)
 
     def save(self, state: State) -> None:
         """Write the state, whole and synced."""
@@ -140,7 +140,7 @@ class RunFolder:
         if not unfinished(gone):
             gone = self.path.with_name(self.path.name + ".gone")
             with contextlib.suppress(OSError):
-                self.path.rename(gone)
+                system.replace(self.path, gone)
         delete_tree(gone)
 
 
@@ -167,15 +167,5 @@ def write_whole(path: Path, text: str) -> None:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Make what was renamed in a folder last over a power cut."""
-    with contextlib.suppress(OSError):  # Windows cannot open a folder
-        folder = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    system.replace(temporary, path)
+    system.sync_folder(path.parent)

@@ -23,10 +23,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, TextIO
 
+from training.fleet import system
 from training.fleet.auth.identities import digest_of, id_of, key_of, new_key, secret_of
 from training.fleet.client import Client
 from training.fleet.errors import FleetError
-from training.fleet.worker.folder import sync_folder
 from training.fleet.worker.journal import Journal
 
 ASKED: Final = "x-rotate-secret"
@@ -94,8 +94,8 @@ class OwnSecret:
         message = {"secret_sha256": digest_of(key_of(new))}
         try:
             client.post("/v1/secret", message)
-            following.replace(path)
-            sync_folder(path.parent)
+            system.replace(following, path)
+            system.sync_folder(path.parent)
             self._token, self._renewed_s = new, time.monotonic()
             client.post("/v1/secret", message)  # the first use: from now on the old one is worth nothing
         finally:
@@ -120,11 +120,12 @@ def write_private(path: Path, text: str) -> None:
     part.unlink(missing_ok=True)
     descriptor = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o600)
     with os.fdopen(descriptor, "wb") as stream:
+        system.private(part)
         stream.write(text.encode())
         stream.flush()
         os.fsync(stream.fileno())
-    part.replace(path)
-    sync_folder(path.parent)
+    system.replace(part, path)
+    system.sync_folder(path.parent)
 
 
 def session(lock: TextIO) -> str:

@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from training.fleet import system
 from training.fleet.worker.files import open_regular
 
 HEAD_BYTES: Final = 2**20
@@ -82,7 +83,7 @@ class Log:
     def _next_segment(self) -> None:
         self.close()
         if self._begun and self._tail.exists():
-            self._tail.replace(self._old)
+            system.replace(self._tail, self._old)
         self._stream = (self._tail if self._begun else self._head).open("wb", buffering=0)
         self._room = SEGMENT_BYTES if self._begun else HEAD_BYTES
         self._begun = True

@@ -22,6 +22,7 @@ from training.fleet import wire
 from training.fleet.capability import Capability, refresh
 from training.fleet.client import Client
 from training.fleet.errors import ConflictError, FleetError, UnavailableError, UpgradeRequiredError
+from training.fleet.worker.ages import Ages
 from training.fleet.worker.attempt import Attempt, Outcome, Place
 from training.fleet.worker.folder import RunFolder, State, unfinished, write_whole
 from training.fleet.worker.journal import Journal
@@ -83,6 +84,7 @@ class Worker:
         self._vain = 0
         self._drain = False
         self._cleaned_s = 0.0
+        self._ages = Ages()
 
     def serve(self) -> None:
         """Work until told to stop.
@@ -388,8 +390,11 @@ class Worker:
             folder = RunFolder(path)
             state = folder.load()
             done = state.step == "over" if state is not None else not busy
-            if (done or unfinished(path)) and time.time() - path.stat().st_mtime > kept_s:
+            if (done or unfinished(path)) and self._aged(path, kept_s):
                 folder.remove()
+
+    def _aged(self, path: Path, kept_s: float) -> bool:
+        return kept_s == 0.0 or self._ages.of(path) > kept_s
 
 
 def _new_id() -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from training.fleet.capability import CHECKOUT, Datasets
-from training.fleet.client import DEFAULT_RECEIVER, certificate_files
+from training.fleet.client import DEFAULT_RECEIVER, address, certificate_files
 from training.fleet.errors import ConfigurationError, Fault
 from training.fleet.jobs import DEFAULT_DATASET
 from training.fleet.settings import Setting, Settings, read, secret, state_folder
@@ -92,7 +93,7 @@ def options(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -
     Raises:
         ConfigurationError: Something is wrong; all of it is listed.
     """
-    found = read(TABLE, {**flags, "config": flags.get("config") or _enrolled_settings(environ)}, environ)
+    found = read(TABLE, {**flags, "config": flags.get("config") or _enrolled_settings(flags, environ)}, environ)
     work_dir = (found["work_dir"] or state_folder(environ) / "worker").expanduser().absolute()
     folders = _folders(found)
     secret_file = _secret_file(found)
@@ -128,9 +129,28 @@ def settings_path(environ: Mapping[str, str]) -> Path:
     return state_folder(environ) / "worker.toml"
 
 
-def _enrolled_settings(environ: Mapping[str, str]) -> str | None:
+def _enrolled_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> str | None:
+    """Return the file that `enrol` wrote, None where another one or another receiver is named.
+
+    The secret it names is shown to the receiver it was made for and to no other.
+    """
     path = settings_path(environ)
-    return str(path) if not environ.get("CIS490_CONFIG") and path.is_file() else None
+    if environ.get("CIS490_CONFIG") or not path.is_file():
+        return None
+    named = flags.get("receiver") or environ.get("CIS490_RECEIVER")
+    return str(path) if named is None or _is_of(path, named) else None
+
+
+def _is_of(path: Path, receiver: str) -> bool:
+    """Say whether settings are of a receiver; those that cannot be read are, so that they are told as a fault."""
+    try:
+        own = str(tomllib.loads(path.read_text(encoding="utf-8")).get("receiver", ""))
+    except (OSError, ValueError, RecursionError):
+        return True
+    try:
+        return address(receiver).url == address(own).url
+    except ConfigurationError:
+        return False
 
 
 def _secret_file(found: Settings) -> Path | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
+import io
 import os
 import signal
 import socket
@@ -12,10 +14,10 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
-from training.fleet import __version__
-from training.fleet.capability import Capability, detect
+from training.fleet import __version__, system
+from training.fleet.capability import PACKED, Capability, detect
 from training.fleet.client import Client
 from training.fleet.errors import EX_CONFIG, EX_FAILURE, ConfigurationError, FleetError, UpgradeRequiredError
 from training.fleet.service import Service
@@ -33,6 +35,11 @@ _ACTIONS = ("self_test", "json", "once", "wait")
 _DONE = b"\0"
 _PATS = 4
 """Pats within the watchdog's patience, so that a busy machine may miss some."""
+_STOP = b"\1"
+STOP_FILE: Final = "stop"
+"""Name of the file in the work folder that stops a worker on systems where no signal can."""
+_LATE = ("training.dataset", "training.fleet.bundle", "training.trainer.hyper")
+"""Modules that are otherwise loaded when first needed."""
 _STOPPING = ("SIGTERM", "SIGINT", "SIGBREAK")
 
 
@@ -46,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 when it was told to stop, or when `--once` or `--self-test` went well; 1 when those did not; 2 for a wrong
         flag; 69 without a receiver, 77 when it refuses this host, 78 for settings that a restart cannot mend.
     """
+    _open_streams()
     words = sys.argv[1:] if argv is None else list(argv)
     if words[:1] == ["enrol"]:
         return enrol_host(words[1:])
@@ -93,6 +101,16 @@ def _parsed(argv: Sequence[str] | None) -> dict[str, Any]:
     return parsed
 
 
+def _open_streams() -> None:
+    """Let no character stop a line, and let lines go nowhere where there is no console (pythonw)."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - for as long as the process lives
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _said(message: str, status: int) -> int:
     sys.stderr.write(f"{PROGRAM}: {message}\n")
     return status
@@ -104,6 +122,11 @@ def _where(error: BaseException) -> str:
 
 
 def _make(work_dir: Path) -> None:
+    if system.LONGEST_ROOT is not None and len(str(work_dir)) > system.LONGEST_ROOT:
+        raise ConfigurationError(
+            f"the path of the work folder {work_dir} has {len(str(work_dir))} characters; expected at most "
+            f"{system.LONGEST_ROOT}, because trainers' files lie deep in it; give a shorter one with --work-dir"
+        )
     work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
@@ -134,6 +157,9 @@ def _self_test(chosen: Options, actions: dict[str, Any]) -> int:
 
 
 def _work(chosen: Options, actions: dict[str, Any]) -> int:
+    if PACKED:
+        for name in _LATE:  # a newer file may take this one's place while the worker runs
+            importlib.import_module(name)
     journal = Journal()
     lock = _locked(chosen.work_dir)
     try:
@@ -154,7 +180,7 @@ def _work(chosen: Options, actions: dict[str, Any]) -> int:
         )
         with _renewing(chosen, connect, journal):
             service.ready(f"looking at this host; {url} has not answered yet")
-            status = _Signals(worker, actions, service).run()
+            status = _Signals(worker, actions, service, chosen.work_dir / STOP_FILE).run()
         journal.note("worker ended", status=status)
     finally:
         lock.close()
@@ -177,7 +203,13 @@ def _renewing(chosen: Options, connect: Callable[[], Client], journal: Journal) 
 
 
 def _detected(chosen: Options, clients: Client, journal: Journal) -> Capability:
-    found = detect(chosen.work_dir, name=chosen.name, datasets=chosen.datasets, probe_timeout_s=chosen.probe_timeout_s)
+    found = detect(
+        chosen.work_dir,
+        name=chosen.name,
+        datasets=chosen.datasets,
+        probe_timeout_s=chosen.probe_timeout_s,
+        trainer_dir=chosen.rules.trainer_dir,
+    )
     journal.note("worker started", host=found.hostname, receiver=clients.address.url, version=__version__)
     for problem in found.problems:
         journal.note("found", problem=problem)
@@ -192,11 +224,7 @@ def _locked(work_dir: Path) -> TextIO:
     """
     lock = (work_dir / "lock").open("a", encoding="ascii")
     try:
-        import fcntl
-    except ImportError:  # Windows: the service manager starts one
-        return lock
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        system.lock(lock)
     except OSError:
         lock.close()
         raise ConfigurationError(
@@ -208,10 +236,12 @@ def _locked(work_dir: Path) -> TextIO:
 class _Signals:
     """Runs a worker in a thread while the main thread waits for signals and pats the watchdog."""
 
-    def __init__(self, worker: Worker, actions: dict[str, Any], service: Service) -> None:
+    def __init__(self, worker: Worker, actions: dict[str, Any], service: Service, stop_file: Path) -> None:
         self._worker = worker
         self._actions = actions
         self._service = service
+        self._stop_file = stop_file
+        stop_file.unlink(missing_ok=True)  # meant for an earlier worker
         self._status = EX_FAILURE
         self._error: BaseException | None = None
         self._news, self._notes = socket.socketpair()
@@ -219,14 +249,16 @@ class _Signals:
     def run(self) -> int:
         """Return the exit status once the worker has ended."""
         self._notes.setblocking(False)
+        self._news.settimeout(min(filter(None, (system.STOP_LOOK_S, self._service.watchdog_s / _PATS)), default=None))
         numbers = [getattr(signal, name) for name in _STOPPING if hasattr(signal, name)]
         before = [signal.signal(number, _noted) for number in numbers]
         signal.set_wakeup_fd(self._notes.fileno(), warn_on_full_buffer=False)
         thread = threading.Thread(target=self._serve, name="worker", daemon=True)
         thread.start()
-        while self._next() != _DONE:
-            self._service.stopping()
-            self._worker.stop()
+        while (news := self._heard()) != _DONE:
+            if news:
+                self._service.stopping()
+                self._worker.stop()
         thread.join()
         signal.set_wakeup_fd(-1)
         for number, handler in zip(numbers, before, strict=True):
@@ -237,14 +269,16 @@ class _Signals:
             raise self._error
         return self._status
 
-    def _next(self) -> bytes:
-        """Wait for a signal or the end."""
-        self._news.settimeout(self._service.watchdog_s / _PATS or None)
-        while True:
-            try:
-                return self._news.recv(1)
-            except TimeoutError:
-                self._service.alive()
+    def _heard(self) -> bytes:
+        """Wait for a signal, a stop file or the worker's end; empty when there was none of them for a while."""
+        with contextlib.suppress(TimeoutError):
+            return self._news.recv(1)
+        self._service.alive()
+        try:
+            self._stop_file.unlink()
+        except OSError:
+            return b""
+        return _STOP
 
     def _serve(self) -> None:
         try:

@@ -12,11 +12,11 @@ import contextlib
 import os
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from training.fleet.worker.ages import Ages
 from training.fleet.worker.files import delete_tree
 from training.fleet.worker.journal import Journal
 
@@ -40,6 +40,7 @@ class ResumeFolders:
         self._min_free_bytes = min_free_bytes
         self._journal = journal
         self._used: set[Path] = set()
+        self._ages = Ages()
         self._change = threading.Condition()
 
     def take(self, job_id: str) -> Path | None:
@@ -86,8 +87,8 @@ class ResumeFolders:
     def make_room(self) -> None:
         """Drop unused folders: those whose time is up and, while too little disk is free, the oldest ones."""
         with self._change:
-            for used_at, path in sorted(self._unused()):
-                why = self._why_drop(used_at)
+            for _, path in sorted(self._unused()):
+                why = self._why_drop(path)
                 if why:
                     self._journal.note("checkpoint dropped", job=path.name[:12], why=why)
                     delete_tree(path)
@@ -99,8 +100,8 @@ class ResumeFolders:
                 if path not in self._used and path.is_dir():
                     yield path.stat().st_mtime, path
 
-    def _why_drop(self, used_at: float) -> str:
-        if time.time() - used_at > KEEP_S:
+    def _why_drop(self, path: Path) -> str:
+        if self._ages.of(path) > KEEP_S:
             return f"not used for {KEEP_S / 86400:g} days"
         if shutil.disk_usage(self._root).free < self._min_free_bytes:
             return "the disk is full"

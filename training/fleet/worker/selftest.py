@@ -81,7 +81,11 @@ def examine(chosen: Options, client: Client | None) -> Report:
         client: The receiver to try, None when none is set.
     """
     capability = detect(
-        chosen.work_dir, name=chosen.name, datasets=chosen.datasets, probe_timeout_s=chosen.probe_timeout_s
+        chosen.work_dir,
+        name=chosen.name,
+        datasets=chosen.datasets,
+        probe_timeout_s=chosen.probe_timeout_s,
+        trainer_dir=chosen.rules.trainer_dir,
     )
     checks = [_trainer(chosen), _models(capability), _work_dir(chosen), _free_disk(chosen, capability)]
     checks += [_dataset(name, capability) for name in chosen.datasets.folders if name != DEFAULT_DATASET]
@@ -126,8 +130,9 @@ def _facts(found: Capability) -> list[tuple[str, Any]]:
 
 
 def _trainer(chosen: Options) -> Check:
+    trainer_dir = chosen.rules.trainer_dir
     try:
-        digest = declared(argument_vector(OWN_COMMAND, chosen.rules.trainer_dir), chosen.work_dir)
+        digest = declared(argument_vector(OWN_COMMAND, trainer_dir), chosen.work_dir, trainer_dir)
     except TrainerError as error:
         return Check("trainer", False, error.message)
     return Check("trainer", True, f"answers --describe, contract {digest[:19]}…")

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from training.fleet.capability import CHECKOUT, Capability, Gpu
+from training.fleet import system
+from training.fleet.capability import CHECKOUT, PACKED, Capability, Gpu
 from training.fleet.errors import TrainerError
 from training.fleet.jobs import DEFAULT_DATASET, Trainer
 
@@ -68,13 +69,16 @@ def seat(capability: Capability, slot: int, slots: int, threads: int = 0, *, cud
     return Seat(share, cards[slot % len(cards)])
 
 
-def environment(offered: Seat, scratch: Path, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+def environment(
+    offered: Seat, scratch: Path, environ: Mapping[str, str] = os.environ, trainer_dir: Path = CHECKOUT
+) -> dict[str, str]:
     """Return the whole environment of a trainer.
 
     Args:
         offered: What its slot has.
         scratch: Its folder for temporary files.
         environ: The worker's own environment.
+        trainer_dir: Where the project's own trainer lies when the worker is a single file.
     """
     passed = {name: value for name, value in environ.items() if name.upper() in PASSED_ON}
     threads = dict.fromkeys(_THREAD_VARIABLES, str(offered.threads))
@@ -89,9 +93,15 @@ def environment(offered: Seat, scratch: Path, environ: Mapping[str, str] = os.en
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "CUDA_VISIBLE_DEVICES": "" if offered.gpu is None else offered.gpu.uuid,
     }
-    if not {"site-packages", "dist-packages"} & set(CHECKOUT.parts):
-        own["PYTHONPATH"] = str(CHECKOUT)
+    home = _trainer_home(trainer_dir)
+    if not {"site-packages", "dist-packages"} & set(home.parts):
+        own["PYTHONPATH"] = str(home)
     return passed | threads | own
+
+
+def _trainer_home(trainer_dir: Path) -> Path:
+    """Return the folder that holds the project's own trainer."""
+    return trainer_dir if PACKED else CHECKOUT
 
 
 def argument_vector(command: Sequence[str], trainer_dir: Path) -> list[str]:
@@ -184,7 +194,7 @@ class Contracts:
         """
         key = self._key(command)
         if key not in self._known:
-            self._known[key] = declared(argument_vector(command, self._trainer_dir), scratch)
+            self._known[key] = declared(argument_vector(command, self._trainer_dir), scratch, self._trainer_dir)
         return self._known[key]
 
     def _key(self, command: Sequence[str]) -> object:
@@ -193,12 +203,12 @@ class Contracts:
             path = Path(shutil.which(item) or item) if "\0" not in item else Path()
             stamps.append((item, path.stat().st_mtime_ns if path.is_absolute() and path.is_file() else 0))
         if tuple(command) == OWN_COMMAND:
-            own = CHECKOUT / "training" / "trainer" / "hyper.py"
+            own = _trainer_home(self._trainer_dir) / "training" / "trainer" / "hyper.py"
             stamps.append((str(own), own.stat().st_mtime_ns if own.is_file() else 0))
         return tuple(stamps)
 
 
-def declared(command: Sequence[str], scratch: Path) -> str:
+def declared(command: Sequence[str], scratch: Path, trainer_dir: Path = CHECKOUT) -> str:
     """Run a trainer with `--describe` and return the digest of what it declares.
 
     Raises:
@@ -209,7 +219,8 @@ def declared(command: Sequence[str], scratch: Path) -> str:
     try:
         done = subprocess.run(  # noqa: S603 - the command is the operator's, no shell is involved
             [*command, "--describe"], stdin=subprocess.DEVNULL, capture_output=True, cwd=scratch,
-            env=environment(Seat(1), scratch), timeout=_DESCRIBE_TIMEOUT_S, check=False,
+            env=environment(Seat(1), scratch, trainer_dir=trainer_dir), timeout=_DESCRIBE_TIMEOUT_S, check=False,
+            creationflags=system.HIDDEN,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise _undescribed(f"does not answer --describe within {_DESCRIBE_TIMEOUT_S:g} s") from None

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from training.fleet.executors.local import Ending
+from training.fleet.executors.ending import Ending
 from training.fleet.jobs import FailKind
 from training.fleet.worker.log import plain
 
@@ -29,6 +29,21 @@ _OOM_GPU = re.compile(
 _OOM_RAM = re.compile(r"\bMemoryError\b|std::bad_alloc|Cannot allocate memory|Unable to allocate .*iB")
 _DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded")
 _ERROR_LINE = re.compile(r"[\w.]*(Error|Exception|Fault|Exit|Interrupt|Killed)\b")
+_SIGKILL = 9
+_NT_ERRORS = range(0xC0000000, 0xD0000000)
+_NT_STATUSES = {
+    0xC0000005: "access violation",
+    0xC0000017: "out of memory",
+    0xC000001D: "illegal instruction",
+    0xC00000FD: "stack overflow",
+    0xC0000135: "a DLL is missing",
+    0xC000013A: "CTRL_C or CTRL_BREAK",
+    0xC0000142: "a DLL did not start",
+    0xC000012D: "out of memory",
+    0xC0000409: "fatal error of the program",
+}
+"""Source: Microsoft, [MS-ERREF] 2.3.1, NTSTATUS values."""
+_NT_OUT_OF_MEMORY = (0xC0000017, 0xC000012D)
 _LOOKED_AT_LINES = 30
 _QUOTED_LINES = 5
 
@@ -114,8 +129,9 @@ def _kind_by_traces(evidence: Evidence) -> FailKind:
     said = evidence.log_tail[-8192:] + str(evidence.result.get("error", ""))
     if _OOM_GPU.search(said):
         return "oom_gpu"
-    killed = evidence.ending.status in (-signal.SIGKILL, 128 + signal.SIGKILL)
-    if _OOM_RAM.search(said) or (killed and evidence.oom_killed):
+    killed = evidence.ending.status in (-_SIGKILL, 128 + _SIGKILL)
+    out_of_memory = (killed and evidence.oom_killed) or evidence.ending.status in _NT_OUT_OF_MEMORY
+    if out_of_memory or _OOM_RAM.search(said):
         return "oom_ram"
     return "disk_full" if evidence.disk_full or _DISK_FULL.search(said) else "trainer_error"
 
@@ -125,11 +141,11 @@ def _own_error(evidence: Evidence) -> str:
     if isinstance(named, str) and named.strip():
         return plain(named).strip()
     status = evidence.ending.status or 0
-    how = _signal_text(status, evidence.oom_killed) if status < 0 else f"the trainer ended with status {status}"
+    how = _signal_text(status, evidence.oom_killed) if status < 0 else f"the trainer ended with {_status_text(status)}"
     said = _last_error_line(evidence.log_tail)
     if not said:
         return f"{how} and printed nothing"
-    return f"{how}; it said: {said}" if status < 0 else said
+    return f"{how}; it said: {said}" if status < 0 or status in _NT_ERRORS else said
 
 
 def _signal_text(status: int, oom_killed: bool) -> str:
@@ -137,8 +153,15 @@ def _signal_text(status: int, oom_killed: bool) -> str:
         name = signal.Signals(-status).name
     except ValueError:
         name = "unknown"
-    why = " because the system ran out of memory" if oom_killed and -status == signal.SIGKILL else ""
+    why = " because the system ran out of memory" if oom_killed and -status == _SIGKILL else ""
     return f"the trainer was killed by signal {-status} ({name}){why}"
+
+
+def _status_text(status: int) -> str:
+    """Return an exit status for people; Windows has statuses of its own for programs that it ended."""
+    if status not in _NT_ERRORS:
+        return f"status {status}"
+    return f"status 0x{status:08X} ({_NT_STATUSES.get(status, 'ended by Windows')})"
 
 
 def _last_error_line(log_tail: str) -> str:

@@ -1,0 +1,66 @@
+"""A store as one writes it without thinking of kills: what the walk must find fault with.
+
+The file is written under its final name, the row before it is there, and the list is added to before both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+from boundary import Boundary
+from trial import Trial, wrong_answers, wrong_in_files
+
+from training.fleet.database.sqlite import Sqlite
+from training.fleet.integrity.artifacts import Places
+from training.fleet.queue import Queue
+from training.fleet.store import bundle_path
+
+PIECES = [bytes([number]) * 4096 for number in range(16)]
+
+
+class NaiveFlow:
+    """Three uploads to the naive store."""
+
+    def __init__(self, boundary: Boundary, scratch: Path) -> None:
+        self._boundary = boundary
+        self._folder = scratch / "naive"
+        self._places = Places(self._folder / "store", self._folder / "incoming", self._folder / "index.jsonl")
+
+    def trial(self, at: int = 0, error: int = 0) -> Trial:
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir(parents=True)
+        Sqlite.open(self._folder / "queue.db").close()
+        ran = self._boundary.run(self._program, self._folder, at, error)
+        trial = Trial(ran, wrong=wrong_answers(ran, error, []))
+        trial.wrong += wrong_in_files(self._folder / "queue.db", self._places)
+        return trial
+
+    def _program(self) -> int:
+        for number in range(3):
+            data = b"".join(PIECES) + b"%d" % number
+            sha256 = hashlib.sha256(data).hexdigest()
+            path = bundle_path(sha256, "gbt", "oracle")
+            row = {"sha256": sha256, "model": "gbt", "mode": "oracle", "size_bytes": len(data), "path": path}
+            with self._places.index.open("a") as index:
+                index.write(json.dumps(row, separators=(",", ":")) + "\n")
+            self._note(sha256, len(data))
+            self._put(self._places.store / path, data)
+        return 0
+
+    def _put(self, path: Path, data: bytes) -> None:
+        if path.exists():
+            return
+        path.parent.mkdir(parents=True)
+        with path.open("wb", buffering=0) as file:
+            for start in range(0, len(data), 4096):
+                file.write(data[start : start + 4096])
+            os.fsync(file.fileno())
+
+    def _note(self, sha256: str, size_bytes: int) -> None:
+        database = Sqlite.open(self._folder / "queue.db")
+        database.submit(lambda tx: Queue().add_artifact(tx, sha256, size_bytes, "gbt", "oracle")).result()
+        database.close()
