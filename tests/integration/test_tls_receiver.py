@@ -183,7 +183,7 @@ def test_settings_that_do_not_go_together_are_refused(
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
     for name, value in {"CIS490_OPERATOR_TOKEN": "o" * 16, **more}.items():
         monkeypatch.setenv(name, value)
-    words = ["--listen-addr", "127.0.0.1:0", "--manifest", str(tmp_path / "manifest.toml"), *flags]
+    words = ["--check", "--listen-addr", "127.0.0.1:0", "--manifest", str(tmp_path / "manifest.toml"), *flags]
     assert receiver.main(words) == 78
     assert said in capsys.readouterr().err
 

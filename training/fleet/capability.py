@@ -442,7 +442,7 @@ def _asked_trainer(home: Path, problems: list[str]) -> tuple[str | None, tuple[s
     from training.trainer.hyper import contract_digest
 
     command = [sys.executable, "-m", "training.trainer.run", "--describe"]
-    status, out = _child(command, _TOOL_TIMEOUT_S, {"PYTHONPATH": str(home)})
+    status, out = _child(command, _TOOL_TIMEOUT_S, home)
     try:
         found = json.loads(out)
         libraries = {model: found["$defs"][model]["x-libraries"] for model in found["properties"]["model"]["enum"]}
@@ -474,14 +474,15 @@ def _digests(datasets: Datasets, problems: list[str]) -> dict[str, str]:
 # ---- children -------------------------------------------------------------------------------------------------------
 
 
-def _child(command: Sequence[str], timeout_s: float, more: Mapping[str, str] | None = None) -> tuple[int | None, str]:
+def _child(command: Sequence[str], timeout_s: float, home: Path | None = None) -> tuple[int | None, str]:
     """Run a short-lived program; the status is None when it had to be killed, -1000 when it could not start."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("CIS490_", "GIT_"))}
-    environ |= more or {}
+    if home is not None:
+        environ["PYTHONPATH"] = str(home)  # not what happens to lie where the worker was started
     try:
         done = subprocess.run(  # noqa: S603 - fixed programs with fixed arguments
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            timeout=timeout_s, env=environ, check=False, creationflags=system.HIDDEN,
+            timeout=timeout_s, env=environ, cwd=home, check=False, creationflags=system.HIDDEN,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return None, ""

@@ -145,7 +145,7 @@ def make(settings: Settings) -> Tls | None:
 
 
 def judge(settings: Settings) -> None:
-    """Refuse settings about TLS that do not go together, and keys that others can read.
+    """Refuse settings about TLS that do not go together, keys that others can read, and an authority that is none.
 
     Raises:
         ConfigurationError: Something is wrong.
@@ -154,6 +154,7 @@ def judge(settings: Settings) -> None:
     for name in ("tls_key", "tls_ca_key"):
         if settings[name] is not None:
             demand_private(name, settings[name])
+    shown_authority(settings)
 
 
 def demand_fit(settings: Settings) -> None:
