@@ -133,7 +133,7 @@ def test_tokens_that_are_missing_short_or_readable_fail(
     _, found = examined(capsys)
     assert (found["tokens"]["state"], found["tokens"]["mend"]) == (
         "fail",
-        f"expected a private file; run chmod o= {secret}",
+        f"run chmod o= {secret}",
     )
 
 
@@ -262,7 +262,7 @@ def test_each_thing_that_is_wrong_with_the_certificate_is_told(
     assert (status, "cannot be read" in found["keys"]["found"]) == (1, True)
     good[1].chmod(0o644)
     status, found = examined(capsys, *secured(site, good))
-    assert (status, found["keys"]["mend"]) == (1, f"expected a private file; run chmod o= {good[1]}")
+    assert (status, found["keys"]["mend"]) == (1, f"run chmod o= {good[1]}")
     good[1].chmod(0o600)
     (tmp_path / "rubbish.pem").write_text("none")
     flags = [*secured(site, good), "--tls-ca", str(tmp_path / "rubbish.pem")]

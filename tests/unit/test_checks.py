@@ -40,11 +40,11 @@ def test_a_check_that_breaks_or_refuses_stops_no_other_and_shows_no_traceback() 
         raise ValueError("seven")
 
     def refuses() -> tuple[checks.State, str, str]:
-        raise AuthenticationError("the token is wrong; make a new one")
+        raise AuthenticationError("the token is wrong; expected another; make a new one")
 
     assert made([Look("a", breaks), Look("b", refuses), Look("c", lambda: ok("well"))]) == [
         Check("a", "fail", "the check broke: ValueError: seven", "report this as a fault of doctor"),
-        Check("b", "fail", "the token is wrong", "make a new one"),
+        Check("b", "fail", "the token is wrong; expected another", "make a new one"),
         Check("c", "ok", "well"),
     ]
 

@@ -102,6 +102,9 @@ def skip(why: str) -> tuple[State, str, str]:
 def of_error(error: FleetError) -> tuple[State, str, str]:
     """Return an error of the fleet, whose message says what was found and then what to do."""
     found, _, mend = error.message.partition("; ")
+    if mend.startswith("expected ") and "; " in mend:  # what was expected belongs to what was found
+        expected, _, mend = mend.partition("; ")
+        found = f"{found}; {expected}"
     return fail(found, mend or "see what the message says")
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from training.fleet import system
-from training.fleet.capability import GIB, Capability, detect, host_name
+from training.fleet.capability import GIB, PACKED, Capability, detect, host_name
 from training.fleet.checks import Check, Look, State, exit_status, fail, made, ok, python, task, tell, unit, warn
 from training.fleet.errors import ConfigurationError
 from training.fleet.jobs import DEFAULT_DATASET
@@ -226,7 +226,10 @@ def cuda(found: Capability) -> Told:
 def trainer(chosen: Options) -> Told:
     """Start the trainer as a job would, only to describe itself."""
     folder = _existing(chosen.work_dir)
-    return _of(selftest.trainer(dataclasses.replace(chosen, work_dir=folder)))
+    state, found, mend = _of(selftest.trainer(dataclasses.replace(chosen, work_dir=folder)))
+    if mend and PACKED:
+        mend = "give the folder of the checkout that holds the trainer with --trainer-dir"
+    return state, found, mend
 
 
 def dataset(name: str, capability: Callable[[], Capability]) -> Told:

@@ -84,6 +84,18 @@ def test_torch_is_judged_where_there_is_a_card(change: dict[str, object], state:
     assert found[1].startswith(says)
 
 
+def test_a_trainer_that_does_not_answer_is_looked_for_beside_the_single_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor.selftest, "OWN_COMMAND", ("no-such-trainer",))
+    chosen = options({"work_dir": str(tmp_path)}, {})
+    state, found, mend = doctor.trainer(chosen)
+    assert (state, "cannot be started" in found) == ("fail", True)
+    assert mend == "mend it or the manifest's [trainer]"
+    monkeypatch.setattr(doctor, "PACKED", True)
+    assert doctor.trainer(chosen)[2] == "give the folder of the checkout that holds the trainer with --trainer-dir"
+
+
 def test_a_work_folder_that_cannot_be_made_or_written_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     there = options({"work_dir": str(tmp_path)}, {})
     assert doctor.work_folder(there)[0] == "ok"
