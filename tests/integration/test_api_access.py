@@ -27,6 +27,7 @@ MAY: dict[str, set[str]] = {
     "PUT /v1/model/{sha256}": WORK,
     "POST /v1/secret": WORK,
     "GET /v1/worker.pyz": WORK,
+    "GET /v1/worker/self": WORK,
     "POST /v1/worker/certificate": WORK,
     "GET /v1/jobs": LOOK,
     "GET /v1/job/{id}": LOOK,

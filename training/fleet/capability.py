@@ -180,7 +180,7 @@ def detect(
     held = _digests(datasets or Datasets(), problems)
     _note_busy(gpus, problems)
     return Capability(
-        hostname=_own_name() if name is None else _checked_name(name),
+        hostname=host_name(name),
         os=platform.system().lower(),
         os_version=_os_version(),
         arch=platform.machine().lower(),
@@ -284,6 +284,15 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="ascii", errors="replace").strip()
     except OSError:
         return ""
+
+
+def host_name(name: str | None) -> str:
+    """Return the name this host reports: the given one, or the machine's own.
+
+    Raises:
+        ConfigurationError: `name` is no host name.
+    """
+    return _own_name() if name is None else _checked_name(name)
 
 
 def _own_name() -> str:

@@ -91,6 +91,11 @@ class Settings(Mapping[str, Any]):
         """Return one line per setting for people: name, value, source."""
         return [f"{name} = {_shown(item.value)}  ({item.source})" for name, item in self._effective.items()]
 
+    def given(self) -> list[str]:
+        """Return name, value and source of those that are not the defaults, for people."""
+        found = self._effective.items()
+        return [f"{name} = {_shown(item.value)} ({item.source})" for name, item in found if item.source != "default"]
+
 
 def add_flags(parser: argparse.ArgumentParser, table: Iterable[Setting]) -> None:
     """Add one flag per setting, and `--config`, to a parser.

@@ -24,6 +24,7 @@ MODULES: Final = (
     "training/fleet/__init__.py",
     "training/fleet/bundle.py",
     "training/fleet/capability.py",
+    "training/fleet/checks.py",
     "training/fleet/errors.py",
     "training/fleet/jobs.py",
     "training/fleet/settings.py",

@@ -536,6 +536,42 @@ class WorkerPage:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnView:
+    """`GET /v1/worker/self`: what the receiver knows and thinks of the worker that asks.
+
+    Attributes:
+        worker: Host name; that of the enrolment where there is one.
+        version: Of the receiver.
+        state: `working`, `idle` or `away`.
+        identity: `none`, `enrolled`, `rotating` or `revoked`.
+        capability: As the running worker last reported, None when it never called.
+        policy: As the manifest in force says, None when the manifest does not admit the host.
+        table: Manifest table that the policy comes from, empty without one.
+        contract: Digest of the declaration the manifest was checked against; None where its trainer is not the
+            project's own.
+        drift: As in `WorkerView`.
+        alerts: As in `WorkerView`.
+        waiting: Jobs that can be claimed now, at most 64 of each requirement.
+        able: How many of them this worker could run.
+        reasons: Why it could not run the others, for people; some of them where there are many.
+    """
+
+    worker: str
+    version: str
+    state: str
+    identity: str
+    capability: Capability | None
+    policy: dict[str, Any] | None
+    table: str
+    contract: str | None
+    drift: list[str]
+    alerts: list[str]
+    waiting: int
+    able: int
+    reasons: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Invite:
     """Answer to an invite; the code is shown once.
 

@@ -14,7 +14,6 @@ import re
 from typing import Final
 
 from training.fleet.api import callers
-from training.fleet.api.enrolment import WORKER
 from training.fleet.api.exchange import (
     MAX_HEADER_BYTES,
     MAX_HEADERS,
@@ -28,6 +27,7 @@ from training.fleet.api.exchange import (
 )
 from training.fleet.api.fleet import Fleet
 from training.fleet.api.front import MARKS, Front
+from training.fleet.api.look import WORKER
 from training.fleet.api.routes import ROUTES, Route
 from training.fleet.auth import host_name, is_loopback
 from training.fleet.errors import (

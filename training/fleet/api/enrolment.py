@@ -10,7 +10,7 @@ from training.fleet import wire
 from training.fleet.api.callers import address, note
 from training.fleet.api.exchange import Answer, Request, answer
 from training.fleet.api.fleet import Fleet
-from training.fleet.api.look import PAGE_KEYS, limit_of
+from training.fleet.api.look import PAGE_KEYS, WORKER, limit_of
 from training.fleet.api.messages import Decoder
 from training.fleet.errors import (
     ForbiddenError,
@@ -24,7 +24,6 @@ ENROL: Final = Decoder(wire.Enrol)
 SECRET: Final = Decoder(wire.NewSecret)
 EVENT_KEYS: Final = PAGE_KEYS | {"job", "worker"}
 JOB_ID: Final = re.compile(r"[0-9a-f]{64}")
-WORKER: Final = re.compile(r"[0-9a-z][0-9a-z._-]{0,62}")
 NO_STORE: Final = (b"cache-control", b"no-store")
 
 

@@ -22,6 +22,7 @@ DEFAULT_PAGE: Final = 100
 MAX_FAILURES: Final = 10
 PAGE_KEYS: Final = frozenset({"limit", "cursor"})
 JOB_KEYS: Final = PAGE_KEYS | {"status", "model", "mode", "host", "id_prefix", "with"}
+WORKER: Final = re.compile(r"[0-9a-z][0-9a-z._-]{0,62}")
 PREFIX: Final = re.compile(r"[0-9a-f]{1,64}")
 NO_KEYS: Final[frozenset[str]] = frozenset()
 METRICS: Final = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
@@ -75,11 +76,24 @@ async def workers(fleet: Fleet, request: Request) -> Answer:
 
 
 def _with_alerts(fleet: Fleet, worker: WorkerView) -> WorkerView:
-    since_s = fleet.sessions.clashed_s(worker.name)
-    if since_s is None:
-        return worker
-    alert = "another machine shows the identity of this worker; `cis490-jobs events` has where from"
-    return replace(worker, alerts=[alert])
+    alerts = _alerts(fleet, worker.name)
+    return replace(worker, alerts=alerts) if alerts else worker
+
+
+def _alerts(fleet: Fleet, worker: str) -> list[str]:
+    if fleet.sessions.clashed_s(worker) is None:
+        return []
+    return ["another machine shows the identity of this worker; `cis490-jobs events` has where from"]
+
+
+async def own(fleet: Fleet, request: Request) -> Answer:
+    """What the receiver knows and thinks of the worker that asks."""
+    query = request.query(frozenset({"worker"}))
+    name = request.caller.name or query.get("worker", "")
+    if not WORKER.fullmatch(name):
+        raise InvalidMessageError(f"worker is {ascii(name)[:80]}; expected the name of the host that asks")
+    found = await fleet.run(lambda tx: fleet.queue.own(tx, name, fleet.version))
+    return answer(replace(found, alerts=_alerts(fleet, name)), headers=[NO_CACHE])
 
 
 async def health(fleet: Fleet, request: Request) -> Answer:

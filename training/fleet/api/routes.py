@@ -193,6 +193,21 @@ ROUTES: Final[tuple[Route, ...]] = (
             (429, "`too_many_tries`: too many wrong codes from this address; see Retry-After"),
         ),
     ),
+    Route(
+        "GET",
+        "/v1/worker/self",
+        "worker",
+        look.own,
+        None,
+        wire.OwnView,
+        query=(
+            (
+                "worker",
+                "the host that asks; an enrolled one is known by its secret",
+                {"type": "string", "pattern": f"^{look.WORKER.pattern}$"},
+            ),
+        ),
+    ),
     Route("POST", "/v1/secret", "worker", enrolment.secret, wire.NewSecret, wire.SecretTaken, (_CLASH,)),
     Route(
         "POST",
@@ -237,7 +252,7 @@ ROUTES: Final[tuple[Route, ...]] = (
             (
                 "worker",
                 "only about or by this worker",
-                {"type": "string", "pattern": f"^{enrolment.WORKER.pattern}$"},
+                {"type": "string", "pattern": f"^{look.WORKER.pattern}$"},
             ),
             *_PAGE,
         ),

@@ -18,6 +18,7 @@ from training.fleet.capability import Capability
 from training.fleet.database import Row, Transaction
 from training.fleet.errors import InvalidMessageError, NotFoundError
 from training.fleet.jobs import STATUSES, Policy, Requirement
+from training.fleet.queue.hosts import DEFAULT_HOST
 from training.fleet.queue.memory import Memory
 
 BUNDLE: Final = "{model}_{mode}/{sha256}/bundle.tar.zst"
@@ -29,6 +30,8 @@ SCAN_S: Final = 0.005
 """How long one page may look for matching jobs, seconds."""
 MAX_EVENTS: Final = 200
 MAX_SPECS: Final = 100
+MAX_OWN_REQUIREMENTS: Final = 256
+MAX_OWN_REASONS: Final = 8
 """Jobs on a page with their specifications, each of which may take 64 KiB."""
 _BAD_ENDS: Final = frozenset({"failed", "expired", "lost_claim"})
 
@@ -206,6 +209,49 @@ class Lists(Memory):
             drift=drift,
             identity="none" if enrolled is None else enrolled.state,
         )
+
+    def own(self, tx: Transaction, name: str, version: str) -> wire.OwnView:
+        """Return what a worker may know of itself: its row, the manifest's word on it, and what it could run now.
+
+        Args:
+            tx: Where the waiting jobs are counted.
+            name: The worker.
+            version: Of the receiver.
+        """
+        row, in_force = self._worker(name), self.hosts.in_force
+        waiting, able, reasons = self._prospects(tx, name)
+        table = "" if row.policy is None else f"hosts.{name if name in in_force.hosts else DEFAULT_HOST}"
+        return wire.OwnView(
+            worker=name,
+            version=version,
+            state=row.state,
+            identity=row.identity,
+            capability=row.capability,
+            policy=row.policy,
+            table=table,
+            contract=in_force.own_contract,
+            drift=row.drift,
+            alerts=row.alerts,
+            waiting=waiting,
+            able=able,
+            reasons=reasons,
+        )
+
+    def _prospects(self, tx: Transaction, name: str) -> tuple[int, int, list[str]]:
+        """Return how many jobs wait, how many of them a worker could run, and what stands against the others."""
+        known, policy = self.hosts.known(name), self.hosts.policy(name)
+        waiting = able = 0
+        reasons: dict[str, None] = {}
+        for number in self.hosts.requirement_ids()[:MAX_OWN_REQUIREMENTS]:
+            row = tx.one("claimable", requirement=number)
+            jobs = row["jobs"] if row else 0
+            waiting += jobs
+            if not jobs or known is None:
+                continue
+            verdict = placement.judge(self.hosts.requirement(number), known.capability, policy)
+            able += jobs if verdict.eligible else 0
+            reasons |= dict.fromkeys(f"{one.constraint} {one.wanted}, found {one.found}" for one in verdict.reasons)
+        return waiting, able, list(reasons)[:MAX_OWN_REASONS]
 
     # ---- why
 

@@ -17,6 +17,7 @@ from training.fleet.api.front import Front
 from training.fleet.auth import TOKENS, Credentials, demand_wide_tokens
 from training.fleet.errors import EX_CONFIG, ConfigurationError, FleetError
 from training.fleet.receiver import logs, options, tls
+from training.fleet.receiver.doctor import run_doctor
 from training.fleet.receiver.offline import run_fsck, run_restore
 from training.fleet.receiver.operators import credentials_of, run_operator
 from training.fleet.receiver.run import run
@@ -43,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return run_restore(words[1:])
         if words[:1] == ["operator"]:
             return run_operator(words[1:])
+        if words[:1] == ["doctor"]:
+            return run_doctor(words[1:])
         if words[:1] == ["init"]:
             return _init(words[1:])
     except FleetError as error:
@@ -67,6 +70,7 @@ def _run(words: Sequence[str]) -> int:
         prog=PROGRAM,
         description="Keep the job queue of a training fleet.",
         epilog=f"`{PROGRAM} init` makes keys and tokens, `{PROGRAM} operator NAME` a token for an operator. "
+        f"`{PROGRAM} doctor` says what is wrong with it. "
         f"While it does not run: `{PROGRAM} fsck` checks its files, `{PROGRAM} restore` brings a backup back.",
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")

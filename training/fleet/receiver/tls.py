@@ -150,6 +150,19 @@ def judge(settings: Settings) -> None:
     Raises:
         ConfigurationError: Something is wrong.
     """
+    demand_fit(settings)
+    for name in ("tls_key", "tls_ca_key"):
+        if settings[name] is not None:
+            demand_private(name, settings[name])
+    shown_authority(settings)
+
+
+def demand_fit(settings: Settings) -> None:
+    """Refuse settings about TLS that do not go together; no file is looked at.
+
+    Raises:
+        ConfigurationError: They do not.
+    """
     certificate, key, authority = (settings[name] for name in ("tls_certificate", "tls_key", "tls_ca"))
     if (certificate is None) != (key is None):
         raise ConfigurationError("only one of tls_certificate and tls_key is set; expected both or neither")
@@ -161,10 +174,6 @@ def judge(settings: Settings) -> None:
             f"tls_clients is {settings['tls_clients']}, which wants tls_certificate, tls_key and tls_ca, or a proxy in "
             "trusted_proxies that checks the certificates; set them: cis490-trainer-receiver init makes the files"
         )
-    for name in ("tls_key", "tls_ca_key"):
-        if settings[name] is not None:
-            demand_private(name, settings[name])
-    shown_authority(settings)
 
 
 def _context(files: Files, *, ask_clients: bool) -> ssl.SSLContext:

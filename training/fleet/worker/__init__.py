@@ -2,7 +2,7 @@
 
 `program` is the command, `options` what can be set, `loop` the asking, `attempt` one job from start to end, `start`
 what a trainer is started with, `beats` the heartbeats, `folder` what survives a crash, `progress`, `log` and `verdict`
-what is read off a trainer. Standard library only.
+what is read off a trainer; `doctor` and `reach` are what is looked at when something is wrong. Standard library only.
 """
 
 from training.fleet.worker.program import main

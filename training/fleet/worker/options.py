@@ -93,15 +93,46 @@ def options(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -
     Raises:
         ConfigurationError: Something is wrong; all of it is listed.
     """
-    found = read(TABLE, {**flags, "config": flags.get("config") or _enrolled_settings(flags, environ)}, environ)
+    found = effective(flags, environ)
+    return checked(found, environ, token_of(found, environ))
+
+
+def effective(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
+    """Return the settings in force, each with its source.
+
+    Raises:
+        ConfigurationError: One of them cannot be read.
+    """
+    return read(TABLE, {**flags, "config": flags.get("config") or _enrolled_settings(flags, environ)}, environ)
+
+
+def token_of(found: Settings, environ: Mapping[str, str]) -> str | None:
+    """Return what this worker shows the receiver, None where it has nothing.
+
+    Raises:
+        ConfigurationError: Its file cannot be used.
+    """
+    return _own_secret(secret_file_of(found), environ) or secret(TOKEN, environ)
+
+
+def checked(found: Settings, environ: Mapping[str, str], token: str | None) -> Options:
+    """Return the settings in the form the worker uses.
+
+    Args:
+        found: The settings in force.
+        environ: Environment variables.
+        token: What the worker shows the receiver.
+
+    Raises:
+        ConfigurationError: They do not go together.
+    """
     work_dir = (found["work_dir"] or state_folder(environ) / "worker").expanduser().absolute()
     folders = _folders(found)
-    secret_file = _secret_file(found)
     return Options(
         receiver=found["receiver"],
         receiver_is_set=found.source("receiver") != "default",
-        token=_own_secret(secret_file, environ) or secret(TOKEN, environ),
-        secret_file=secret_file,
+        token=token,
+        secret_file=secret_file_of(found),
         name=found["name"],
         work_dir=work_dir,
         datasets=Datasets(folders, work_dir / "datasets.json"),
@@ -153,7 +184,7 @@ def _is_of(path: Path, receiver: str) -> bool:
         return False
 
 
-def _secret_file(found: Settings) -> Path | None:
+def secret_file_of(found: Settings) -> Path | None:
     """Return the file of the worker's own secret; one that the service manager holds cannot be written to."""
     given: Path | None = found["worker_secret_file"]
     return given.expanduser().absolute() if given is not None else None

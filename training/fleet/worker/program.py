@@ -24,6 +24,7 @@ from training.fleet.service import Service
 from training.fleet.settings import add_flags
 from training.fleet.worker import selftest
 from training.fleet.worker.certificate import OwnCertificate
+from training.fleet.worker.doctor import run_doctor
 from training.fleet.worker.enrol import enrol_host
 from training.fleet.worker.identity import OwnSecret, session
 from training.fleet.worker.journal import Journal
@@ -50,13 +51,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; None takes the process's.
 
     Returns:
-        0 when it was told to stop, or when `--once` or `--self-test` went well; 1 when those did not; 2 for a wrong
-        flag; 69 without a receiver, 77 when it refuses this host, 78 for settings that a restart cannot mend.
+        0 when it was told to stop, or when `--once`, `--self-test` or `doctor` went well; 1 when those did not; 2 for
+        a wrong flag; 69 without a receiver, 77 when it refuses this host, 78 for settings that a restart cannot mend.
     """
     _open_streams()
     words = sys.argv[1:] if argv is None else list(argv)
     if words[:1] == ["enrol"]:
         return enrol_host(words[1:])
+    if words[:1] == ["doctor"]:
+        return run_doctor(words[1:])
     parsed = _parsed(words)
     actions = {name: parsed.pop(name) for name in _ACTIONS}
     try:
@@ -78,7 +81,8 @@ def _parser() -> argparse.ArgumentParser:
         prog=PROGRAM,
         description="Asks a receiver for training jobs and runs them on this host.",
         epilog="The worker's own secret comes from the file that --worker-secret-file names; "
-        f"`{PROGRAM} enrol` makes it. On the receiver's own machine ${TOKEN} or ${TOKEN}_FILE may stand in for it.",
+        f"`{PROGRAM} enrol` makes it. On the receiver's own machine ${TOKEN} or ${TOKEN}_FILE may stand in for it. "
+        f"`{PROGRAM} doctor` says what is wrong with this host.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("--self-test", action="store_true", help="print what this host can do and whether it can train")

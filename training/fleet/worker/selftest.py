@@ -87,8 +87,8 @@ def examine(chosen: Options, client: Client | None) -> Report:
         probe_timeout_s=chosen.probe_timeout_s,
         trainer_dir=chosen.rules.trainer_dir,
     )
-    checks = [_trainer(chosen), _models(capability), _work_dir(chosen), _free_disk(chosen, capability)]
-    checks += [_dataset(name, capability) for name in chosen.datasets.folders if name != DEFAULT_DATASET]
+    checks = [trainer(chosen), libraries(capability), work_folder(chosen), disk(chosen, capability)]
+    checks += [dataset(name, capability) for name in chosen.datasets.folders if name != DEFAULT_DATASET]
     if client is not None:
         checks.append(_receiver(client))
     return Report(capability, tuple(checks), tuple(_hints(chosen)))
@@ -129,7 +129,8 @@ def _facts(found: Capability) -> list[tuple[str, Any]]:
     ]
 
 
-def _trainer(chosen: Options) -> Check:
+def trainer(chosen: Options) -> Check:
+    """Try whether this host's own trainer answers."""
     trainer_dir = chosen.rules.trainer_dir
     try:
         digest = declared(argument_vector(OWN_COMMAND, trainer_dir), chosen.work_dir, trainer_dir)
@@ -138,13 +139,15 @@ def _trainer(chosen: Options) -> Check:
     return Check("trainer", True, f"answers --describe, contract {digest[:19]}…")
 
 
-def _models(found: Capability) -> Check:
+def libraries(found: Capability) -> Check:
+    """Look which models' libraries are here."""
     if found.models:
         return Check("libraries", True, f"there for {', '.join(found.models)}")
     return Check("libraries", False, "those of no model are installed; install the extra [trainer] of this package")
 
 
-def _work_dir(chosen: Options) -> Check:
+def work_folder(chosen: Options) -> Check:
+    """Try to write into the work folder."""
     probe = chosen.work_dir / f".probe-{os.getpid()}"
     try:
         probe.write_bytes(b"x" * 4096)
@@ -154,13 +157,15 @@ def _work_dir(chosen: Options) -> Check:
     return Check("work folder", True, f"{chosen.work_dir} can be written")
 
 
-def _free_disk(chosen: Options, found: Capability) -> Check:
+def disk(chosen: Options, found: Capability) -> Check:
+    """Compare the free disk with what is wanted."""
     enough = found.free_disk_bytes >= chosen.rules.min_free_bytes
     wanted = f"at least {chosen.rules.min_free_bytes / GIB:g} are wanted (min_free_gib)"
     return Check("disk", enough, f"{found.free_disk_bytes / GIB:.1f} GiB free, {wanted}")
 
 
-def _dataset(name: str, found: Capability) -> Check:
+def dataset(name: str, found: Capability) -> Check:
+    """Look whether a dataset could be read."""
     digest = found.datasets.get(name)
     if digest is not None:
         return Check("dataset", True, f"{name} is valid, {digest[:19]}…")
@@ -172,7 +177,7 @@ def _receiver(client: Client) -> Check:
     """Ask whether it is there, and show it the token with a heartbeat for a job that nobody has."""
     try:
         client.get("/healthz", deadline_s=3)
-        _show_token(client)
+        show_token(client)
     except FleetError as error:
         return Check("receiver", False, error.message)
     finally:
@@ -180,6 +185,7 @@ def _receiver(client: Client) -> Check:
     return Check("receiver", True, f"answers at {client.address.url} and takes heartbeats from this worker")
 
 
-def _show_token(client: Client) -> None:
+def show_token(client: Client) -> None:
+    """Show the receiver the token with a heartbeat for a job that nobody has."""
     with contextlib.suppress(NotFoundError):
         client.heartbeat(_NOBODYS_JOB, wire.Heartbeat(_NOBODYS_LEASE), deadline_s=3)

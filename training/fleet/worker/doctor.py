@@ -1,0 +1,248 @@
+"""`cis490-training-worker doctor`: what is wrong with this host and what mends it.
+
+Owns the command and the checks of the host itself; the way to the receiver is that of `reach`. Guarantees that it may
+be run while the worker runs, that it changes nothing on host or receiver, that no secret is printed, and that it ends.
+Leaves what a training needs at least to `selftest`, which installers call and whose checks it uses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import getpass
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from training.fleet import system
+from training.fleet.capability import GIB, PACKED, Capability, detect, host_name
+from training.fleet.checks import Check, Look, State, exit_status, fail, made, ok, python, task, tell, unit, warn
+from training.fleet.errors import ConfigurationError
+from training.fleet.jobs import DEFAULT_DATASET
+from training.fleet.settings import Settings, add_flags
+from training.fleet.worker import reach, selftest
+from training.fleet.worker.options import TABLE, Options, checked, effective, token_of
+from training.fleet.worker.reach import REACH
+
+PROGRAM: Final = "cis490-training-worker doctor"
+SERVICE: Final = "cis490-training-worker"
+DATASET_S: Final = 300.0
+"""Longest time to read the datasets, which may be large and not be known yet."""
+_DEVICES: Final = Path("/dev")
+_BUS: Final = Path("/sys/bus/pci/devices")
+_NVIDIA: Final = "0x10de"
+_DISPLAY: Final = "0x03"
+Told = tuple[State, str, str]
+
+
+def run_doctor(words: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
+    """Run the command.
+
+    Args:
+        words: Arguments after "doctor".
+        environ: Environment variables.
+
+    Returns:
+        0 when nothing fails, 1 when something does, 69 when only the receiver cannot be reached, 78 when the settings
+        cannot be read.
+    """
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="Look at everything that a worker needs on this host and say what mends what is wrong.",
+        epilog="It changes nothing. Give it the settings, the user and the environment of the worker it is about.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--json", action="store_true", help="print the checks as JSON")
+    add_flags(parser, TABLE)
+    flags = vars(parser.parse_args(words))
+    as_json = flags.pop("json")
+    checks = examined(flags, environ)
+    status = exit_status(checks, reach=REACH)
+    tell(checks, status, sys.stdout, as_json=as_json, environ=environ)
+    return status
+
+
+def examined(flags: Mapping[str, object], environ: Mapping[str, str]) -> list[Check]:
+    """Look at everything; without settings only at what needs none."""
+    first = [Look("python", python)]
+    try:
+        found = effective(flags, environ)
+        chosen = checked(found, environ, None)
+        way = reach.way_of(chosen, host_name(chosen.name))
+    except ConfigurationError as error:
+        found_text, _, mend = error.message.partition("; ")
+        mend = "; ".join(filter(None, [mend, "correct the flag, the variable or the file that it names"]))
+        return [*made([*first, Look("service", service)]), Check("settings", "fail", found_text, mend)]
+    return made([*first, *_looks(found, way, environ)])
+
+
+def _looks(found: Settings, way: reach.Way, environ: Mapping[str, str]) -> list[Look]:
+    chosen = way.chosen
+    capability = functools.cache(lambda: detected(chosen))
+
+    def secret() -> Told:
+        way.chosen = dataclasses.replace(chosen, token=token_of(found, environ))
+        return reach.secret(way.chosen)
+
+    names = [name for name in chosen.datasets.folders if name != DEFAULT_DATASET]
+    return [
+        Look("settings", lambda: in_force(found)),
+        Look("work folder", lambda: work_folder(chosen)),
+        Look("host", lambda: host(capability()), limit_s=chosen.probe_timeout_s + DATASET_S),
+        Look("disk", lambda: _of(selftest.disk(chosen, capability())), ("host",)),
+        Look("gpu", lambda: gpu(capability()), ("host",)),
+        Look("cuda", lambda: cuda(capability()), ("host",)),
+        Look("trainer", lambda: trainer(chosen)),
+        Look("libraries", lambda: _of(selftest.libraries(capability()), "warn"), ("host",)),
+        *(Look(f"dataset {name}", functools.partial(dataset, name, capability), ("host",)) for name in names),
+        *([] if names else [Look("datasets", no_dataset)]),
+        Look("service", service),
+        Look("secret", secret),
+        *reach.looks(way, capability),
+    ]
+
+
+def _of(check: selftest.Check, worst: State = "fail") -> Told:
+    """Return a check of the self-test, whose detail says what was found and then what to do."""
+    found, _, mend = check.detail.partition("; ")
+    if check.ok:
+        return ok(check.detail)
+    return worst, found, mend or _MENDS.get(check.check, "see the worker's guide")
+
+
+_MENDS: Final = {"disk": "make room on the disk of the work folder, or lower min_free_gib"}
+
+
+# ---- settings and folder --------------------------------------------------------------------------------------------
+
+
+def in_force(found: Settings) -> Told:
+    """Say which settings are not the defaults, and where they come from."""
+    shown = re.sub(r"//[^/@\s]*@", "//", ", ".join(found.given()))
+    return ok(shown or "all are the defaults")
+
+
+def work_folder(chosen: Options) -> Told:
+    """Try to write into the work folder; one that is not there is left to the worker to make."""
+    if chosen.work_dir.is_dir():
+        return _of(selftest.work_folder(chosen))
+    above = _existing(chosen.work_dir)
+    if not os.access(above, os.W_OK):
+        return fail(
+            f"{chosen.work_dir} is not there, and {getpass.getuser()} cannot make it in {above}",
+            "run doctor as the worker's user with its settings, or correct --work-dir",
+        )
+    return ok(f"{chosen.work_dir} is made when the worker starts")
+
+
+def _existing(path: Path) -> Path:
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+
+def detected(chosen: Options) -> Capability:
+    """Return what this session finds on the host; nothing is left behind in a folder of another user."""
+    folder = _existing(chosen.work_dir)
+    own = folder == chosen.work_dir and (not hasattr(os, "geteuid") or folder.stat().st_uid == os.geteuid())
+    datasets = chosen.datasets if own else dataclasses.replace(chosen.datasets, cache=None)
+    return detect(
+        folder,
+        name=chosen.name,
+        datasets=datasets,
+        probe_timeout_s=chosen.probe_timeout_s,
+        trainer_dir=chosen.rules.trainer_dir,
+    )
+
+
+def host(found: Capability) -> Told:
+    """Say what the host is."""
+    memory = f"{found.ram_bytes / GIB:.1f} GiB"
+    return ok(f"{found.hostname}, {found.os_version}, {found.cpu_count} cores, {memory} of memory")
+
+
+# ---- the card -------------------------------------------------------------------------------------------------------
+
+
+def gpu(found: Capability, devices: Path = _DEVICES, bus: Path = _BUS) -> Told:
+    """Check that the cards of this host can be seen in this session."""
+    if found.gpus:
+        return _seen(found)
+    broken = [text for text in found.problems if text.startswith("GPU")]
+    closed = [path for path in sorted(devices.glob("nvidia[0-9]*")) if not os.access(path, os.R_OK | os.W_OK)]
+    if closed:
+        user = getpass.getuser()
+        mend = f"sudo usermod -aG video,render {user}, then log in anew; a service: restart it"
+        return fail(f"{user} may not use {closed[0]}", mend)
+    if broken:
+        return fail(broken[0], "nvidia-smi must list the card for this user: mend the driver, or start the host anew")
+    if _on_bus(bus):
+        return warn(
+            "an NVIDIA card is built in and no driver shows it here",
+            "install the NVIDIA driver; in a container or unit, let it see /dev/nvidia*: nvidia-smi must list the card",
+        )
+    return ok("no NVIDIA card; jobs that require CUDA run elsewhere")
+
+
+def _seen(found: Capability) -> Told:
+    shown = "; ".join(f"{one.name}, {one.vram_bytes / GIB:.1f} GiB, driver {one.driver}" for one in found.gpus)
+    busy = [one for one in found.gpus if one.busy]
+    if busy:
+        free = f"{busy[0].free_vram_bytes / GIB:.1f} GiB are free"
+        return warn(f"{shown}; {busy[0].name} is in use, {free}", "nvidia-smi shows what holds it; end that")
+    return ok(shown)
+
+
+def _on_bus(bus: Path) -> bool:
+    return any(
+        _word(card / "vendor") == _NVIDIA and _word(card / "class").startswith(_DISPLAY) for card in bus.glob("*")
+    )
+
+
+def _word(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def cuda(found: Capability) -> Told:
+    """Check that torch can use the card."""
+    if not found.gpus:
+        return ok("no card to use")
+    if found.cuda_usable:
+        return ok(f"torch {found.torch_version} runs on it")
+    if found.torch_version is None:
+        return warn("torch is not installed, so the card is not used", "install the extra [torch] of this package")
+    why = next((text for text in found.problems if "torch" in text), "torch cannot use the card")
+    return fail(why, "install a build of torch for the driver's CUDA version; nvidia-smi shows that version")
+
+
+# ---- trainer and data -----------------------------------------------------------------------------------------------
+
+
+def trainer(chosen: Options) -> Told:
+    """Start the trainer as a job would, only to describe itself."""
+    folder = _existing(chosen.work_dir)
+    state, found, mend = _of(selftest.trainer(dataclasses.replace(chosen, work_dir=folder)))
+    if mend and PACKED:
+        mend = "give the folder of the checkout that holds the trainer with --trainer-dir"
+    return state, found, mend
+
+
+def dataset(name: str, capability: Callable[[], Capability]) -> Told:
+    """Check that a dataset could be read and digested."""
+    state, found, mend = _of(selftest.dataset(name, capability()))
+    return state, found, mend and f"correct --dataset {name}=FOLDER, or bring its files back"
+
+
+def no_dataset() -> Told:
+    """Say that none is given."""
+    return warn("no dataset is given, which the project's own models need", "give --dataset NAME=FOLDER")
+
+
+def service() -> Told:
+    """Look whether the worker runs as a service."""
+    return task(SERVICE) if system.LONGEST_ROOT is not None else unit(SERVICE)
