@@ -64,7 +64,10 @@ ALLOWED = {
     "Where-Object": (CORE, set()),
     "Write-Host": (UTILITY, set()),
 }
-"""Cmdlet to where it is documented (the page has the cmdlet's name) and the parameters that may be used."""
+"""Cmdlet to where it is documented and the parameters that may be used; the page has the cmdlet's name.
+
+Those for tasks were compared with their pages; for the others, the pages say where to look.
+"""
 CALLERS = {"Find-Python", "Invoke-Program", "Test-Worker"}
 """Functions that start programs."""
 
