@@ -267,7 +267,7 @@ function Install-Task {
     foreach ($item in Get-Dataset) { $words += " --dataset `"$item`"" }
     $task = Get-WorkerTask
     if ($null -ne $task -and $task.Actions[0].Arguments -eq $words -and $task.State -ne 'Disabled') { return }
-    if ($null -ne $task) { Stop-Worker }
+    if ($null -ne $task -and $task.State -ne 'Disabled') { Stop-Worker }
     if (-not (Test-Change "register the task $TaskName, which starts the worker at boot")) { return }
     $action = New-ScheduledTaskAction -Execute "$Root\venv\Scripts\python.exe" -Argument $words -WorkingDirectory "$Root\code"
     $boot = New-ScheduledTaskTrigger -AtStartup
