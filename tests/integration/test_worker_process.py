@@ -122,6 +122,17 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_what_a_worker_says_goes_to_the_file_it_was_given_and_a_grown_one_makes_way(
+    host: Host, stub: StubReceiver
+) -> None:
+    log = host.work.parent / "said.log"
+    log.write_text("x" * (2**20 + 1))
+    assert host.once("--log-file", str(log)) == 1
+    assert " worker started host=box " in log.read_text()
+    assert log.with_name("said.log.old").stat().st_size == 2**20 + 1
+    assert host.errors == ""
+
+
 def test_the_single_file_trains_a_job_and_leaves_no_process(host: Host, stub: StubReceiver, packed: Path) -> None:
     host.program = [str(packed)]
     stub.offer(lease("leftovers"))

@@ -36,6 +36,7 @@ TABLE: Final = (
     Setting("client_certificate", "PEM file with this host's certificate, and its key unless client_key is set", Path),
     Setting("client_key", "PEM file with that certificate's key", Path),
     Setting("proxy", "http://host:port through which https goes"),
+    Setting("log_file", "file for what the worker says, instead of standard error", Path),
 )  # fmt: skip
 TOKEN: Final = "CIS490_WORKER_TOKEN"  # noqa: S105 - the name of the variable
 SECRET: Final = "CIS490_WORKER_SECRET"  # noqa: S105 - the name of the credential
@@ -62,6 +63,7 @@ class Options:
         ca_file: Authorities to trust, None for the system's.
         certificate: Files of this host's certificate and its key, None without one.
         proxy: Proxy for https, None without one.
+        log_file: Where the worker's own lines go, None for standard error.
         rules: What trainers are kept to.
     """
 
@@ -80,6 +82,7 @@ class Options:
     ca_file: Path | None
     certificate: tuple[Path, Path] | None
     proxy: str | None
+    log_file: Path | None
     rules: Rules
 
 
@@ -144,6 +147,7 @@ def checked(found: Settings, environ: Mapping[str, str], token: str | None) -> O
         ca_file=found["ca_file"],
         certificate=certificate_files(found["client_certificate"], found["client_key"]),
         proxy=found["proxy"],
+        log_file=found["log_file"],
         rules=Rules(
             grace_s=found["grace_s"],
             stall_s=found["stall_s"],

@@ -39,6 +39,8 @@ _PATS = 4
 _STOP = b"\1"
 STOP_FILE: Final = "stop"
 """Name of the file in the work folder that stops a worker on systems where no signal can."""
+LOG_BYTES: Final = 2**20
+"""Size beyond which the worker's own log makes way at its start."""
 _LATE = ("training.dataset", "training.fleet.bundle", "training.trainer.hyper")
 """Modules that are otherwise loaded when first needed."""
 _STOPPING = ("SIGTERM", "SIGINT", "SIGBREAK")
@@ -115,6 +117,16 @@ def _open_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def _log_to(path: Path | None) -> None:
+    """Let a file take what goes to standard error; one that has grown makes way, so two of them bound the disk."""
+    if path is None:
+        return
+    path = path.expanduser().absolute()
+    if path.is_file() and path.stat().st_size > LOG_BYTES:
+        system.replace(path, path.with_name(f"{path.name}.old"))
+    sys.stderr = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
+
+
 def _said(message: str, status: int) -> int:
     sys.stderr.write(f"{PROGRAM}: {message}\n")
     return status
@@ -164,8 +176,9 @@ def _work(chosen: Options, actions: dict[str, Any]) -> int:
     if PACKED:
         for name in _LATE:  # a newer file may take this one's place while the worker runs
             importlib.import_module(name)
-    journal = Journal()
     lock = _locked(chosen.work_dir)
+    _log_to(chosen.log_file)
+    journal = Journal()
     try:
         own, here = OwnSecret(chosen.token, chosen.secret_file, journal), session(lock)
 
