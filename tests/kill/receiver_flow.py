@@ -368,7 +368,7 @@ class ReceiverFlow:
         trial = Trial(ran, heard=list(who.heard), step=who.done, refused=life.refused)
         trial.wrong += wrong_answers(ran, error, who.heard)
         if error == errno.EIO:
-            trial.wrong += wrong_after_failed_sync(ran, at, SYNCED)
+            trial.wrong += wrong_after_failed_sync(ran, at, SYNCED, "/queue.db")
         if ran.status != 0 and (self._last or not _has_no_tables(self._folder / "queue.db")):
             trial.wrong += _after_a_kill(self._folder)
         if who.done < self._last or ran.status != 0:
