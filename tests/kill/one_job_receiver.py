@@ -62,7 +62,7 @@ class OneJobReceiver(StubReceiver):
         }
 
     def usual(self, name: str, seen: Seen) -> Reply:
-        if seen.path in ("/record", "/reset", "/old-lease"):
+        if seen.path in ("/record", "/reset", "/again", "/old-lease"):
             return self._told(seen.path)
         with self._rules:
             if not self._knows(seen.headers.get("authorization", "").removeprefix("Bearer ")):
@@ -77,12 +77,14 @@ class OneJobReceiver(StubReceiver):
 
     def _told(self, path: str) -> Reply:
         with self._rules:
+            if path == "/again":
+                self.idle = 0  # a worker rests once it has asked in vain, and this one has not yet
             if path == "/reset":
                 self.reset()
                 self.seen.clear()
                 self.stored.clear()
             old = lease("good", job="c", command=self._command)
-            return 200, {}, {"/record": self.record, "/old-lease": lambda: old, "/reset": dict}[path]()
+            return 200, {}, {"/record": self.record, "/old-lease": lambda: old, "/reset": dict, "/again": dict}[path]()
 
     def _knows(self, token: str) -> bool:
         digest = digest_of(key_of(token))

@@ -112,6 +112,7 @@ class WorkerFlow:
         self._receiver.ask("/reset")
 
     def _run(self, at: int = 0, error: int = 0) -> Ran:
+        self._receiver.ask("/again")
         return self._boundary.run(self._program, self._work, at, error, self._stop_when_done)
 
     def _program(self) -> int:
