@@ -19,6 +19,14 @@ def make(name: str, boundary: Boundary, folder: Path) -> Any:
         from upgrade_flow import UpgradeFlow
 
         return UpgradeFlow(boundary, folder / "site")
+    if kind == "offline":
+        from offline_flow import OfflineFlow
+
+        return OfflineFlow(boundary, folder / "site", part)
+    if kind == "worker":
+        from worker_flow import WorkerFlow
+
+        return WorkerFlow(boundary, folder / "site")
     if kind == "naive":
         from naive_flow import NaiveFlow
 

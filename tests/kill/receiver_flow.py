@@ -368,10 +368,12 @@ class ReceiverFlow:
         trial = Trial(ran, heard=list(who.heard), step=who.done, refused=life.refused)
         trial.wrong += wrong_answers(ran, error, who.heard)
         if error == errno.EIO:
-            trial.wrong += wrong_after_failed_sync(ran, at, SYNCED)
-        if ran.status != 0:
+            trial.wrong += wrong_after_failed_sync(ran, at, SYNCED, "/queue.db")
+        if ran.status != 0 and (self._last or not _has_no_tables(self._folder / "queue.db")):
             trial.wrong += _after_a_kill(self._folder)
-        if who.done < self._last or ran.status != 0:
+        # A line that could not be added to the index is there after the next start.
+        unlisted = bool(error) and any(call.place == "/index.jsonl" for call in ran.calls[at - 1 : at])
+        if who.done < self._last or ran.status != 0 or unlisted:
             again = Life(who)
             trial.again = again.run(self._boundary, watched=False)
             if trial.again.status != 0 or again.refused:
@@ -392,15 +394,18 @@ class ReceiverFlow:
 
 def _after_a_kill(folder: Path) -> list[str]:
     """Before it is started again, only what is derived may be behind."""
-    if not _has_tables(folder / "queue.db"):
-        return []
     return [fault for fault in wrong_in_files(folder / "queue.db", _places(folder)) if "index.jsonl" not in fault]
 
 
-def _has_tables(database: Path) -> bool:
-    """Tell whether the first start came so far."""
-    log = database.with_name(f"{database.name}-wal")
-    return database.exists() and (database.stat().st_size > 4096 or (log.exists() and log.stat().st_size > 100_000))
+def _has_no_tables(database: Path) -> bool:
+    """Tell whether a first start was cut off before it had made any table, so that there is nothing to check yet."""
+    copy = database.parent.with_name("looked-at.db")
+    for end in ("", "-wal"):
+        copy.with_name(f"{copy.name}{end}").unlink(missing_ok=True)
+        if (source := database.with_name(f"{database.name}{end}")).exists():
+            shutil.copyfile(source, copy.with_name(f"{copy.name}{end}"))
+    with contextlib.closing(sqlite3.connect(copy)) as connection:
+        return not connection.execute("SELECT 1 FROM sqlite_schema").fetchall()
 
 
 def _places(folder: Path) -> Places:

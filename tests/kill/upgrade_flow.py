@@ -14,22 +14,12 @@ from typing import Any
 from boundary import Boundary
 from trial import Trial, wrong_answers
 
-from training.fleet import sql
-from training.fleet.database import upkeep
 from training.fleet.database.pages import PageSums
 from training.fleet.database.sqlite import Sqlite
 from training.fleet.errors import FleetError
 from training.fleet.queue import Queue
 
 OLD = Path(__file__).parents[1] / "vectors" / "schemas" / "0.1.0.sql"
-NEWEST = max(sql.migrations("sqlite"))
-STEPS = {
-    **sql.migrations("sqlite"),
-    NEWEST + 1: "ALTER TABLE job ADD COLUMN note TEXT NOT NULL DEFAULT ''; CREATE INDEX job_noted ON job (note)",
-    NEWEST + 2: "CREATE TABLE note (job INTEGER NOT NULL REFERENCES job (seq)) STRICT; "
-    "INSERT INTO note SELECT seq FROM job; UPDATE worker SET seen_at = 'later';",
-}
-"""The released steps and two more, so that there is always something to do."""
 
 
 class UpgradeFlow:
@@ -51,7 +41,6 @@ class UpgradeFlow:
         (self._before / "backups").mkdir()
         (self._before / "backups" / "queue.db.schema-1.20260101T000000Z.part").write_bytes(b"half a copy")
         self._old = _look(self._before / "queue.db")
-        upkeep.MIGRATIONS = STEPS  # type: ignore[misc]
         self._new: Any = None
         self.trial()
         self._new = _look(self._folder / "queue.db")
@@ -105,7 +94,7 @@ class UpgradeFlow:
         return wrong + _differing(self._folder / "queue.db")
 
     def _copy_of_old(self, path: Path) -> bool:
-        return bool(re.fullmatch(r"queue\.db\.schema-1\.\d{8}T\d{6}Z", path.name)) and _look(path) == self._old
+        return bool(re.fullmatch(r"queue\.db\.schema-1\.\d{8}T\d{6}Z(-\d+)?", path.name)) and _look(path) == self._old
 
 
 _TABLES = "SELECT type, name, sql FROM sqlite_schema ORDER BY 1, 2"
@@ -124,6 +113,7 @@ def _look(database: Path) -> Any:
             [(kind, name, re.sub(r"\s+", " ", str(words))) for kind, name, words in asked(_TABLES)],
             asked("SELECT seq, id, status, lease_id, artifact, fence FROM job ORDER BY seq"),
             asked("SELECT count(*) FROM attempt"),
+            asked("SELECT id, at, actor, job, action, from_status, to_status, why FROM event ORDER BY id"),
         )
 
 

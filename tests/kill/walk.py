@@ -26,6 +26,8 @@ from boundary import ERRORS, Boundary, Call
 from flows import make
 from trial import Trial
 
+MOST_TRIES = 8
+
 
 def kill_points(calls: list[Call], everything: bool) -> list[int]:
     """Return the numbers of the calls to be killed at."""
@@ -76,9 +78,21 @@ def walk(flow: Any, how: str, everything: bool) -> dict[str, Any]:
     for number, error in points:
         trial = flow.trial(number, getattr(errno, error, 0))
         _note(found, trial, number, error)
+    if how == "fail":
+        _top_up(found, flow, calls)
     found["names"] = dict(Counter(call.name for call in calls))
     found["ends"] = {" ".join(map(str, end)): count for end, count in sorted(found["ends"].items())}
     return found
+
+
+def _top_up(found: dict[str, Any], flow: Any, calls: list[Call]) -> None:
+    """Where threads took turns another call failed than was meant: see to it that each fails with each error."""
+    for name, error in itertools.product(sorted({call.name for call in calls}), ERRORS):
+        places = [number for number, call in enumerate(calls, 1) if call.name == name]
+        for number in (places * MOST_TRIES)[:MOST_TRIES]:
+            if any(end[:2] == (error, name) for end in found["ends"]):
+                break
+            _note(found, flow.trial(number, getattr(errno, error)), number, error)
 
 
 def _note(found: dict[str, Any], trial: Trial, number: int, error: str) -> None:

@@ -366,8 +366,8 @@ def test_a_newer_database_is_refused_with_both_numbers(site: Site) -> None:
 
 
 def test_an_older_database_is_refused_with_what_to_do(site: Site) -> None:
-    change(site.db, "PRAGMA user_version = 0")
-    with pytest.raises(ConfigurationError, match="has schema 0, this program checks 2; start the receiver"):
+    change(site.db, "PRAGMA user_version = 1")
+    with pytest.raises(ConfigurationError, match="has schema 1, this program checks 2; start the receiver"):
         site.fsck()
 
 
@@ -377,7 +377,7 @@ def test_a_file_that_is_no_database_is_told(site: Site, data: bytes) -> None:
     if data:
         assert "file is not a database" in " ".join(fault.found for fault in site.fsck().findings)
     else:
-        with pytest.raises(ConfigurationError, match="has schema 0"):
+        with pytest.raises(ConfigurationError, match="has no tables of this program, expected those of"):
             site.fsck()
 
 

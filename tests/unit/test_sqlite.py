@@ -496,6 +496,23 @@ def test_a_log_that_cannot_be_emptied_is_only_a_warning(path: Path, caplog: pyte
     with caplog.at_level(logging.WARNING):
         database.close()
     assert "the log was not emptied" in caplog.text
+    assert database.broken is None
+
+
+def test_a_disk_that_fails_while_the_log_is_emptied_at_the_end_is_told(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Sqlite.open(path)
+
+    def failing(_connection: sqlite3.Connection, *, sound: bool) -> None:
+        error = sqlite3.OperationalError(f"disk I/O error, sound {sound}")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+        raise error
+
+    monkeypatch.setattr(database._file, "leave", failing)
+    database.close()
+    assert database.broken is not None
+    assert "disk I/O error" in database.broken.message
 
 
 # ---- the SQL files and the schema's own rules

@@ -99,6 +99,8 @@ def of_receiver(path: Path) -> Iterator[Reading]:
     """
     with contextlib.ExitStack() as stack:
         descriptor = _locked(path, stack)
+        for left in path.parent.glob(f"{path.name}.fsck-*"):  # an earlier check was killed over its copy
+            shutil.rmtree(left, ignore_errors=True)
         log = read_log(path)
         sums = PageSums(path, descriptor)
         known = sums if sums.load() else None

@@ -81,7 +81,7 @@ class Sqlite:
         deliver: Called on the writer thread after each batch with one callable per change that gives its answer. The
             default calls them at once; an event loop sets it to hand them over in one piece.
         on_broken: Called once when the disk no longer takes writes reliably; the process should end.
-        broken: What the disk said then, None while all is well.
+        broken: What the disk said then or at the end, None while all is well.
     """
 
     def __init__(self, connection: sqlite3.Connection, file: DatabaseFile) -> None:
@@ -214,7 +214,10 @@ class Sqlite:
         return future.result()
 
     def close(self) -> None:
-        """Run what was handed over, empty the log into the file and let go of it. Safe to repeat."""
+        """Run what was handed over, empty the log into the file and let go of it. Safe to repeat.
+
+        What the disk said when the log could not be emptied stands in `broken` afterwards.
+        """
         with self._door:
             first, self._closed = not self._closed, True
             if first:
@@ -238,6 +241,8 @@ class Sqlite:
             self._file.leave(self._connection, sound=self.broken is None)
         except sqlite3.Error as error:
             _log.warning("the log was not emptied at the end: %s", error)
+            if _untrusted(error):
+                self.broken = self.broken or _unavailable(error)
         self._connection.close()
         self._file.close()
 
@@ -360,7 +365,7 @@ class Sqlite:
         """Give up the batch that failed to commit, and the database when the disk cannot be trusted any more."""
         explained = _unavailable(error)
         self._transaction.abandon()
-        if _primary(error) in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        if _untrusted(error):
             self.broken = explained
             self.on_broken(explained)
         return explained
@@ -588,6 +593,11 @@ def _nothing(*_: object) -> None:
 
 def _primary(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+
+
+def _untrusted(error: sqlite3.Error) -> bool:
+    """Tell whether nobody knows any more what is on the disk."""
+    return _primary(error) in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def _closed() -> UnavailableError:

@@ -101,11 +101,20 @@ def check_structure(reading: Reading, report: Report) -> bool:
         report.find(str(reading.path), words.removeprefix("*** in database main ***\n"), "a sound database", RESTORE)
     _count_rest(report, damage, str(reading.path), "kinds of damage")
     if schema < NEWEST_SCHEMA and not damage:
-        raise ConfigurationError(
-            f"the database {reading.path} has schema {schema}, this program checks {NEWEST_SCHEMA}; start the receiver "
-            "once, which brings it up to date, or use the older version"
-        )
+        raise _too_old(reading, schema)
     return schema == NEWEST_SCHEMA
+
+
+def _too_old(reading: Reading, schema: int) -> ConfigurationError:
+    if schema == 0:
+        return ConfigurationError(
+            f"the database {reading.path} has no tables of this program, expected those of schema {NEWEST_SCHEMA}; if "
+            "its first start was cut off, start the receiver once, which makes them, otherwise give --db the right file"
+        )
+    return ConfigurationError(
+        f"the database {reading.path} has schema {schema}, this program checks {NEWEST_SCHEMA}; start the receiver "
+        "once, which brings it up to date, or use the older version"
+    )
 
 
 def check_rows(reading: Reading, report: Report) -> None:

@@ -7,7 +7,9 @@ last: a restore that is cut off is repeated.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import secrets
 import time
@@ -206,20 +208,31 @@ def _copy_sound(source: Path, entry: Entry, target: Path) -> None:
 
 
 def _moved_aside(database: Path) -> Path | None:
-    """Move a database with its log and sums to a dated name; a log that stayed would be taken for the new one's."""
+    """Move a database with its log and sums to a dated name; a log that stayed would be taken for the new one's.
+
+    All of them have their second name before the first loses its own: a database without its log lacks answers.
+    """
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     aside = unused(database.with_name(f"{database.name}.replaced-{stamp}"), "-wal", "-sums")
     names: tuple[Callable[[Path], Path], ...] = (Path, log_path, sums_path)
-    moved = [name(aside) for name in names if _renamed(name(database), name(aside))]
+    there = [name for name in names if name(database).exists()]
+    for name in there:
+        _named_again(name(database), name(aside))
     sync_folder(database.parent)
-    return aside if aside in moved else None
+    for name in there:
+        name(database).unlink(missing_ok=True)
+    sync_folder(database.parent)
+    return aside if Path in there else None
 
 
-def _renamed(old: Path, new: Path) -> bool:
-    if not old.exists():
-        return False
-    old.rename(new)
-    return True
+def _named_again(old: Path, new: Path) -> None:
+    """Give a file a second name, or a new one where the file system knows only one name a file."""
+    try:
+        os.link(old, new, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        old.rename(new)
 
 
 def _missing(target: Target) -> Iterator[str]:

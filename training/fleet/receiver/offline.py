@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from training.fleet import settings
-from training.fleet.errors import EX_FAILURE
+from training.fleet.errors import EX_FAILURE, FleetError
 from training.fleet.integrity.artifacts import Options, Places
 from training.fleet.integrity.fsck import fsck
 from training.fleet.integrity.report import Report
@@ -74,7 +74,7 @@ def run_fsck(words: Sequence[str]) -> int:
         0 when nothing is wrong, 1 when something was found, repaired or not.
 
     Raises:
-        ConfigurationError: A receiver runs on them, or they cannot be looked at.
+        FleetError: A receiver runs on them, they cannot be looked at, or the disk refuses.
     """
     parser = _parser("fsck", "Check the database, the store and the index of a receiver that does not run.")
     parser.add_argument("--repair", action="store_true", help="make anew what is derived, quarantine what is damaged")
@@ -83,7 +83,10 @@ def run_fsck(words: Sequence[str]) -> int:
     given = vars(parser.parse_args(words))
     chosen = _chosen(given)
     meter = Meter(sys.stderr, "hashed")
-    report = fsck(chosen["db"], _places(chosen), Options(not given["no_hash"], given["repair"], meter))
+    try:
+        report = fsck(chosen["db"], _places(chosen), Options(not given["no_hash"], given["repair"], meter))
+    except OSError as error:
+        raise FleetError(f"the check came to no end ({error}); look at the disk and run this again") from error
     meter.end()
     sys.stdout.write(json.dumps(report.document(), indent=2) + "\n" if given["json"] else "".join(_lines(report)))
     return EX_FAILURE if report.findings else 0

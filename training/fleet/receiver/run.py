@@ -112,7 +112,12 @@ async def _life(
         stack.callback(link.close)
         server = make_server(settings, credentials, fleet, host, secure=secure, front=front)
         fleet.reread = reread
-        return await _serve(settings, service, database, fleet, server, link, secure)
+        status = await _serve(settings, service, database, fleet, server, link, secure)
+    if database.broken is not None:  # it may have failed only when it was closed
+        _log.error("a disk failed", extra={"data": {"reason": database.broken.message}})
+        status = EX_FAILURE
+    _log.info("ended", extra={"data": {"status": status}})
+    return status
 
 
 def _open_database(path: Path, copies: Path) -> Sqlite:
@@ -273,7 +278,6 @@ async def _serve(
     finally:
         for chore in chores:
             chore.cancel()
-    _log.info("ended", extra={"data": {"status": ending.status}})
     return ending.status
 
 

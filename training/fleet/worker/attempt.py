@@ -38,6 +38,7 @@ from training.fleet.executors.local import Training, launch, running_s, sweep, t
 from training.fleet.jobs import FREE_KINDS, FailKind
 from training.fleet.worker import start
 from training.fleet.worker.beats import Beats, Listener
+from training.fleet.worker.files import delete_tree
 from training.fleet.worker.folder import RunFolder, State
 from training.fleet.worker.journal import Journal
 from training.fleet.worker.log import Log, plain
@@ -445,6 +446,7 @@ class Attempt:
         self._client.complete(lease.job_id, message, deadline_s=deadline_s)
         self._outcome = "completed"
         self._beats.stop()
+        self._drop_checkpoints()
         self._folder.remove()
 
     def _report(self) -> None:
@@ -470,11 +472,17 @@ class Attempt:
     def _reported(self, failure: wire.Fail) -> None:
         self._outcome = "released" if failure.kind in FREE_KINDS else "failed"
         self._beats.stop()
+        self._drop_checkpoints()
         if failure.kind == "preempted":
             self._folder.remove()
         else:
             self._folder.shrink()
             self._save(step="over", why=f"{failure.kind}: {failure.error}"[:MAX_ERROR_CHARS])
+
+    def _drop_checkpoints(self) -> None:
+        """Delete what nobody needs any more while the run still says so: a worker killed later would not know."""
+        if self.done_here and self._place.resume is not None:
+            delete_tree(self._place.resume)
 
     def _pause(self, vain: int, why: str, retry_after_s: float | None) -> int:
         """Wait before the next try; a worker that leaves does not wait but keeps the folder for the next start."""

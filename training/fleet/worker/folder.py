@@ -87,14 +87,19 @@ class RunFolder:
         self._state = path / "state.json"
 
     def make(self, state: State) -> None:
-        """Make the folder of a new run, whole and with its state."""
+        """Make the folder of a new run, whole and with its state; when that fails nothing is left of it."""
         new = RunFolder(self.path.with_name(self.path.name + ".new"))
         new.remove()
-        for folder in (new.path, new.out, new.scratch):
-            folder.mkdir(mode=0o700, parents=True)
-        new.save(state)
-        system.replace(new.path, self.path)
-        system.sync_folder(self.path.parent)
+        try:
+            for folder in (new.path, new.out, new.scratch):
+                folder.mkdir(mode=0o700, parents=True)
+            new.save(state)
+            system.replace(new.path, self.path)
+            system.sync_folder(self.path.parent)
+        except OSError:
+            new.remove()
+            self.remove()
+            raise
 
     def save(self, state: State) -> None:
         """Write the state, whole and synced."""
