@@ -416,6 +416,17 @@ def test_an_older_lease_ends_nothing_even_if_the_code_takes_it_for_live(
     assert (world.status(heir.job_id), world.job(heir.job_id).host) == ("running", "server")
 
 
+@pytest.mark.parametrize("kind", ["trainer_error", "preempted"])
+def test_a_lease_that_its_worker_gave_up_is_not_adopted(world: World, kind: str) -> None:
+    world.load([entry(1)])
+    lease = world.running()
+    world.fail(lease, kind)
+    for late in (lambda: world.beat(lease), lambda: world.complete(lease)):
+        with pytest.raises(StaleLeaseError):
+            late()
+    assert world.status(lease.job_id) == "pending"
+
+
 def test_a_requeue_shuts_out_every_older_lease(world: World) -> None:
     world.load([entry(1)])
     lease = world.running()
