@@ -95,6 +95,10 @@ class Model:
         eligible = placement.judge(job.requirement, worker, self.policies[worker.hostname]).eligible
         return job.status == "pending" and eligible and job.ready_at <= self.now
 
+    def could_ever(self, worker: Capability, job_id: str) -> bool:
+        """Whether a worker may have a job once back-offs and waits are over."""
+        return placement.judge(self.jobs[job_id].requirement, worker, self.policies[worker.hostname]).eligible
+
     def order(self, worker: Capability, job_id: str) -> tuple[int, int, int]:
         job = self.jobs[job_id]
         offer = placement.effective(worker, self.policies[worker.hostname])
