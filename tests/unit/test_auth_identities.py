@@ -119,7 +119,7 @@ def worker(peer: Peer | None, *, wanted: bool = False) -> object:
 
 def test_a_certificate_must_be_that_of_the_worker_whose_secret_is_shown() -> None:
     assert worker(Peer("w1", DIGEST)) is not None
-    with pytest.raises(ForbiddenError, match="certificate is that of worker 'w2' and the secret that of 'w1'"):
+    with pytest.raises(ForbiddenError, match="certificate is that of worker w2 and the secret that of w1"):
         worker(Peer("w2", DIGEST))
 
 
