@@ -2,7 +2,7 @@
 # Check the project from nothing: environment, style, types, layers, scripts, tests.
 #
 #   scripts/test.sh            what every change must pass
-#   scripts/test.sh --long     the long versions of the tests as well, and those of the worker on Windows
+#   scripts/test.sh --long     the long versions of the tests as well, those of the worker on Windows, and the mutants
 #   scripts/test.sh -- ARGS    hand ARGS to pytest (and skip the static checks)
 set -euo pipefail
 
@@ -48,6 +48,8 @@ main() {
     if [ ${#long[@]} -gt 0 ]; then
         step "the worker on Windows"
         scripts/test-windows.sh
+        step "mutants"
+        .venv/bin/python -m tests.mutants
     fi
 }
 

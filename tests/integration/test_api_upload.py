@@ -114,6 +114,8 @@ def test_wrong_bytes_are_422_and_nothing_is_kept(receiver: LiveReceiver, lease: 
     assert (reply.status, reply.json["code"]) == (422, "digest_mismatch")
     assert not (receiver.folder / f"store/gbt_oracle/{'d' * 64}").exists()
     assert leftovers(receiver) == []
+    result = {"lease_id": lease["lease_id"], "artifact": "d" * 64}
+    assert receiver.call("POST", f"/v1/job/{lease['job_id']}/complete", result).status == 412
 
 
 def test_an_upload_without_length_is_411(receiver: LiveReceiver, lease: dict[str, Any]) -> None:

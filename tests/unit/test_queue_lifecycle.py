@@ -19,6 +19,7 @@ from training.fleet.errors import (
     StaleLeaseError,
 )
 from training.fleet.jobs import Policy, Requirement, Terms, Trainer
+from training.fleet.queue import lifecycle
 
 TOWER = host("tower", ram_gib=32, vram_gib=12)
 
@@ -397,6 +398,33 @@ def test_the_same_host_cannot_use_its_older_lease(world: World) -> None:
     world.running()
     with pytest.raises(StaleLeaseError):
         world.complete(old)
+
+
+def test_an_older_lease_ends_nothing_even_if_the_code_takes_it_for_live(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The statements have the lease in their conditions as well."""
+    world.load([entry(1)])
+    zombie = world.running()
+    world.wait(601)
+    heir = world.running("server")
+    monkeypatch.setattr(lifecycle, "_live", lambda _row: True)
+    with pytest.raises(ArtifactMissingError):
+        world.complete(zombie)
+    with pytest.raises(AssertionError):
+        world.fail(zombie)
+    assert (world.status(heir.job_id), world.job(heir.job_id).host) == ("running", "server")
+
+
+@pytest.mark.parametrize("kind", ["trainer_error", "preempted"])
+def test_a_lease_that_its_worker_gave_up_is_not_adopted(world: World, kind: str) -> None:
+    world.load([entry(1)])
+    lease = world.running()
+    world.fail(lease, kind)
+    for late in (lambda: world.beat(lease), lambda: world.complete(lease)):
+        with pytest.raises(StaleLeaseError):
+            late()
+    assert world.status(lease.job_id) == "pending"
 
 
 def test_a_requeue_shuts_out_every_older_lease(world: World) -> None:

@@ -100,6 +100,14 @@ def test_the_connection_is_exclusive_and_syncs_fully(path: Path) -> None:
     assert settings == {"locking_mode": "exclusive", "journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
 
 
+def test_references_are_enforced_at_every_start(path: Path) -> None:
+    Sqlite.open(path).close()
+    database = Sqlite.open(path)
+    (enforced,) = database._connection.execute("PRAGMA foreign_keys").fetchone()
+    database.close()
+    assert enforced == 1
+
+
 def test_nobody_else_can_read_the_file(database: Sqlite, path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
@@ -580,7 +588,7 @@ def raw(path: Path) -> Iterator[sqlite3.Connection]:
         "UPDATE job SET requirement = 7 WHERE seq = 1",
         "UPDATE job SET timeout_s = 0 WHERE seq = 1",
         "UPDATE job SET priority = 'high' WHERE seq = 1",
-        "DELETE FROM job WHERE seq = 1",
+        "DELETE FROM job WHERE seq = 3",
         "UPDATE attempt SET lease_id = 'other' WHERE job = 2",
         "UPDATE attempt SET outcome = 'expired' WHERE job = 2",
         "UPDATE attempt SET ended_at = NULL WHERE job = 2",

@@ -273,7 +273,8 @@ class Lifecycle(Memory):
         return wire.State(job_id, "completed")
 
     def _finish(self, tx: Transaction, row: Row, message: wire.Complete) -> None:
-        seq, fence, at = row["seq"], row["fence"], self._now()
+        # The statement compares the lease's own fence, so that it would refuse an older lease by itself.
+        seq, fence, at = row["seq"], row["attempt_fence"], self._now()
         changed = tx.run(
             "complete",
             seq=seq,
