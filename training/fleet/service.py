@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
 import time
 from collections.abc import Mapping
 
@@ -37,7 +38,7 @@ class Service:
 
     def reloading(self) -> None:
         """Say that the manifest is read again; `ready` ends it."""
-        self._tell("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+        self._tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
         """Say that the end has begun."""
@@ -48,7 +49,7 @@ class Service:
         self._tell("WATCHDOG=1")
 
     def _tell(self, *lines: str) -> None:
-        if not self._address:
+        if sys.platform == "win32" or not self._address:
             return
         # A service manager that does not listen must not stop the program.
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as link:
