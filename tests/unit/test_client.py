@@ -123,6 +123,15 @@ def test_proxies_of_the_environment_are_never_used(stub: StubReceiver, monkeypat
     with_proxy.close()
 
 
+def test_a_request_under_way_while_the_secret_changes_is_sent_again_with_the_new_one(stub: StubReceiver) -> None:
+    stub.script["claim"] = [problem(401, "unauthenticated", "this secret was replaced")] * 2
+    client = Client(stub.url, lambda: f"secret-{min(len(stub.seen), 1)}")
+    with pytest.raises(AuthenticationError):
+        client.claim(CLAIM)
+    client.close()
+    assert [seen.headers["authorization"] for seen in stub.seen] == ["Bearer secret-0", "Bearer secret-1"]
+
+
 def test_get_sends_tokens_and_query(client: Client, stub: StubReceiver) -> None:
     assert client.get("/v1/jobs", {"status": "running,claimed", "host": ""}) == {"status": "ok"}
     [seen] = stub.seen

@@ -22,7 +22,14 @@ from training.fleet import __version__, wire
 from training.fleet.client.addresses import DEFAULT_RECEIVER, address, proxy_address
 from training.fleet.client.answer import Answer, document, read, refusal
 from training.fleet.client.trust import CUT, Identity, of_tls, reason
-from training.fleet.errors import ConfigurationError, FleetError, StorageFullError, UnavailableError, UnreachableError
+from training.fleet.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    FleetError,
+    StorageFullError,
+    UnavailableError,
+    UnreachableError,
+)
 
 T = TypeVar("T")
 
@@ -287,9 +294,12 @@ class Client:
         end = time.monotonic() + (self.deadline_s if deadline_s is None else deadline_s)
         attempt = 0
         while True:
+            shown = self._token()
             error = self._tried(exchange, timeout_s)
             if isinstance(error, Answer):
                 return error
+            if isinstance(error, AuthenticationError) and self._token() != shown:
+                continue  # the secret was changed while this request was under way
             delay = self._delay_s(error, attempt)
             if not _worth_repeating(error, retry_full) or self._hung_up or time.monotonic() + delay > end:
                 raise error
