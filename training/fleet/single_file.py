@@ -27,6 +27,7 @@ MODULES: Final = (
     "training/fleet/checks.py",
     "training/fleet/errors.py",
     "training/fleet/jobs.py",
+    "training/fleet/service.py",
     "training/fleet/settings.py",
     "training/fleet/wire.py",
     "training/trainer/__init__.py",
