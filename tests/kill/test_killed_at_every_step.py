@@ -21,7 +21,7 @@ WALK = Path(__file__).with_name("walk.py")
 RECEIVER = ["receiver:first start", "receiver:work", "receiver:reload", "receiver:backup and check"]
 OFFLINE = ["offline:restore", "offline:repair"]
 FLOWS = [*RECEIVER, "upgrade", *OFFLINE, "worker"]
-KILLED_EACH_TIME = ["receiver:work", "upgrade", "offline:restore", "worker"]
+KILLED_EACH_TIME = ["receiver:work", "upgrade", "offline:restore"]
 FAILED_EACH_TIME = ["receiver:work", "upgrade"]
 """The other walks take minutes, and belong to the long version."""
 ENOUGH = {

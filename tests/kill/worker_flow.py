@@ -29,6 +29,8 @@ from training.fleet.worker.folder import RunFolder, State
 
 SECRET = "cis490w.0123456789abcdef." + "k" * 43
 LIMIT_S = 25.0
+KEEP_S = 3600.0
+"""How long the folders of lost runs are kept; that of the earlier run is older."""
 TRAINER = """
 import fcntl, json, pathlib, sys, time
 out = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
@@ -108,6 +110,8 @@ class WorkerFlow:
         (self._work / "secret").chmod(0o600)
         old = RunFolder(self._work / "runs" / f"{'c' * 12}-1")
         old.make(State("over", wire.Lease(**self._receiver.ask("/old-lease"))))
+        long_ago = time.time() - 2 * KEEP_S
+        os.utime(old.path, (long_ago, long_ago))
         (self._work / "runs" / f"{'d' * 12}-1.gone").mkdir()
         self._receiver.ask("/reset")
 
@@ -116,7 +120,7 @@ class WorkerFlow:
         return self._boundary.run(self._program, self._work, at, error, self._stop_when_done)
 
     def _program(self) -> int:
-        flags = ["--receiver", self._receiver.url, "--name", "tower", "--min-free-gib", "0", "--keep-s", "0"]
+        flags = ["--receiver", self._receiver.url, "--name", "tower", "--min-free-gib", "0", "--keep-s", str(KEEP_S)]
         more = ["--grace-s", "1", "--worker-secret-file", str(self._work / "secret"), "--stop-limit-s", "10"]
         return worker.main(["--work-dir", str(self._work), *flags, *more])
 
@@ -145,7 +149,8 @@ class WorkerFlow:
             wrong.append(f"reported {bad}: {record['errors']}")
         if (self._beside / "twice").exists():
             wrong.append("two trainers at once")
-        starts = (self._beside / "starts").read_text().splitlines()
+        begun = self._beside / "starts"
+        starts = begun.read_text().splitlines() if begun.exists() else []
         if len(starts) > 1 + len(record["kinds"]):
             wrong.append(f"{len(starts)} trainings for {record['kinds']}")
         if (self._work / "secret").read_text().strip() not in record["taken"]:

@@ -513,10 +513,12 @@ def test_a_card_that_others_fill_is_no_word_on_what_the_job_needs(
 
 
 def test_an_early_answer_without_a_job_is_not_asked_again_at_once(site: Site, stub: StubReceiver) -> None:
-    stub.script["claim"] = [(204, {"Retry-After": "0.3"}, b"")]
-    began = time.monotonic()
+    # The first question is not parked, so its answer is never early.
+    stub.script["claim"] = [(204, {}, b""), (204, {"Retry-After": "0.3"}, b"")]
     site.serve()
     stub.wait_for("claim", 2)
+    began = time.monotonic()
+    stub.wait_for("claim", 3)
     assert time.monotonic() - began > 0.2
 
 
