@@ -316,8 +316,10 @@ def _address(notes: socket.socket, ended: threading.Event) -> str:
 
 # ---- trials
 
-SYNCED = ("/queue.db-wal", "/incoming/", "/store/")
+SYNCED = "/queue[.]db(-wal)?|/(incoming|store)/.*"
 """What answers depend on; the sums, the index and the kept manifest are made anew."""
+SYNCED_FIRST = "/queue[.]db-wal"
+"""The same before there are tables: until SQLite has a log, it syncs the empty file itself once more to undo."""
 PARTS = {"first start": 0, "work": 22, "reload": 23, "backup and check": 25}
 """What the receiver lives through, and how many steps were answered at the end of each part."""
 
@@ -368,7 +370,7 @@ class ReceiverFlow:
         trial = Trial(ran, heard=list(who.heard), step=who.done, refused=life.refused)
         trial.wrong += wrong_answers(ran, error, who.heard)
         if error == errno.EIO:
-            trial.wrong += wrong_after_failed_sync(ran, at, SYNCED, "/queue.db")
+            trial.wrong += wrong_after_failed_sync(ran, at, SYNCED if self._last else SYNCED_FIRST)
         if ran.status != 0 and (self._last or not _has_no_tables(self._folder / "queue.db")):
             trial.wrong += _after_a_kill(self._folder)
         # A line that could not be added to the index is there after the next start.

@@ -22,7 +22,7 @@ RECEIVER = ["receiver:first start", "receiver:work", "receiver:reload", "receive
 OFFLINE = ["offline:restore", "offline:repair"]
 FLOWS = [*RECEIVER, "upgrade", *OFFLINE, "worker"]
 KILLED_EACH_TIME = ["receiver:work", "upgrade", "offline:restore"]
-FAILED_EACH_TIME = ["upgrade"]
+FAILED_EACH_TIME = ["receiver:work", "upgrade"]
 """The other walks take minutes, and belong to the long version."""
 ENOUGH = {
     "receiver:first start": 50,

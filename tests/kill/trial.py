@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,18 +57,15 @@ def wrong_answers(ran: Ran, error: int, heard: list[tuple[str, int, str]]) -> li
     return wrong
 
 
-def wrong_after_failed_sync(ran: Ran, at: int, places: tuple[str, ...], database: str) -> list[str]:
-    """After a failed sync nobody knows what is on the disk: the program fails and never syncs that file again.
-
-    SQLite itself syncs the database file once more when it is closed; what was answered is in its log until then.
-    """
+def wrong_after_failed_sync(ran: Ran, at: int, places: str) -> list[str]:
+    """After a failed sync nobody knows what is on the disk: the program fails and never syncs that file again."""
     call = ran.calls[at - 1] if 0 < at <= len(ran.calls) else None
     if call is None or call.name not in ("fsync", "fdatasync"):
         return []
-    if call.place != database and not call.place.startswith(places):
+    if not re.fullmatch(places, call.place):
         return []
     again = [other for other in ran.calls[at:] if other == call]
-    wrong = [f"{len(again)} more syncs of {call.place}"] if again and call.place != database else []
+    wrong = [f"{len(again)} more syncs of {call.place}"] if again else []
     return wrong if ran.status else [*wrong, f"a failed sync of {call.place} and yet status 0"]
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import random
 import shutil
@@ -210,12 +211,19 @@ def test_a_file_that_cannot_be_read_is_a_clear_error(path: Path, monkeypatch: py
         Sqlite.open(path)
 
 
-def test_a_database_whose_disk_failed_keeps_no_sums(path: Path) -> None:
+def test_a_database_whose_disk_failed_is_left_as_after_a_crash(path: Path) -> None:
     database = Sqlite.open(path)
     fill(database, 200)
+    files = (path, pages.log_path(path), pages.sums_path(path))
+    before = [file.read_bytes() for file in files]
     database.broken = UnavailableError("the disk is gone")
     database.close()
-    assert not pages.sums_path(path).exists()
+    del database
+    gc.collect()
+    assert [file.read_bytes() for file in files] == before
+    later = after_a_crash(path)
+    assert keys(later) == {f"key-{row:06d}" for row in range(200)}
+    assert differing(later) == []
 
 
 def test_a_log_of_which_only_a_part_was_moved_leaves_the_sums_as_they_were(
@@ -308,6 +316,15 @@ def test_sums_are_true_and_nothing_answered_is_lost_after_a_kill_at_any_write_or
 
 
 # ---- copies
+
+
+def after_a_crash(path: Path) -> Path:
+    """Copy a database with its log and sums, start and end with it once, and return where it is."""
+    (folder := path.parent / "later").mkdir()
+    for file in (path, pages.log_path(path), pages.sums_path(path)):
+        shutil.copy(file, folder)
+    Sqlite.open(folder / path.name).close()
+    return folder / path.name
 
 
 def keys(path: Path) -> set[str]:
@@ -438,4 +455,4 @@ def test_a_log_that_the_disk_fails_at_later_ends_the_writing(path: Path, monkeyp
             database.submit(remember("b")).result()
     database.close()
     assert len(heard) == 1
-    assert keys(path) == {"a"}
+    assert keys(after_a_crash(path)) == {"a"}

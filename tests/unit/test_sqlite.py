@@ -512,8 +512,8 @@ def test_a_disk_that_fails_while_the_log_is_emptied_at_the_end_is_told(
 ) -> None:
     database = Sqlite.open(path)
 
-    def failing(_connection: sqlite3.Connection, *, sound: bool) -> None:
-        error = sqlite3.OperationalError(f"disk I/O error, sound {sound}")
+    def failing(_connection: sqlite3.Connection) -> None:
+        error = sqlite3.OperationalError("disk I/O error")
         error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
         raise error
 

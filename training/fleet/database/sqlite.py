@@ -25,7 +25,7 @@ from typing import Any, Final, TypeVar, cast
 
 from training.fleet import sql
 from training.fleet.database import Row, Transaction
-from training.fleet.database.upkeep import DatabaseFile, copy_database, migrate, sync_copy
+from training.fleet.database.upkeep import DatabaseFile, copy_database, disk_failed, migrate, sync_copy
 from training.fleet.errors import ConfigurationError, FleetError, StorageFullError, UnavailableError, passing
 
 T = TypeVar("T")
@@ -125,7 +125,13 @@ class Sqlite:
             except sqlite3.Error as error:
                 raise _refusal(error, path) from error
             stack.callback(connection.close)
-            _prepare(connection, file, copies or path.parent)
+            try:
+                _prepare(connection, file, copies or path.parent)
+            except FleetError as error:
+                if disk_failed(error.__cause__):
+                    stack.pop_all()
+                    file.abandon(connection)
+                raise
             stack.pop_all()
         return cls(connection, file)
 
@@ -216,7 +222,8 @@ class Sqlite:
     def close(self) -> None:
         """Run what was handed over, empty the log into the file and let go of it. Safe to repeat.
 
-        What the disk said when the log could not be emptied stands in `broken` afterwards.
+        What the disk said when the log could not be emptied stands in `broken` afterwards. A database that is broken
+        is left as it is, and stays locked until the process ends.
         """
         with self._door:
             first, self._closed = not self._closed, True
@@ -237,14 +244,22 @@ class Sqlite:
             else:
                 self._run_alone(entry)
             self._tend()
-        try:
-            self._file.leave(self._connection, sound=self.broken is None)
-        except sqlite3.Error as error:
-            _log.warning("the log was not emptied at the end: %s", error)
-            if _untrusted(error):
-                self.broken = self.broken or _unavailable(error)
-        self._connection.close()
-        self._file.close()
+        self._leave()
+
+    def _leave(self) -> None:
+        """Empty the log and let go of the file, unless the disk has failed."""
+        if self.broken is None:
+            try:
+                self._file.leave(self._connection)
+            except sqlite3.Error as error:
+                _log.warning("the log was not emptied at the end: %s", error)
+                if _untrusted(error):
+                    self.broken = _unavailable(error)
+        if self.broken is None:
+            self._connection.close()
+            self._file.close()
+        else:
+            self._file.abandon(self._connection)
 
     def _tend(self) -> None:
         """Empty the log when it is time, unless the disk has failed."""

@@ -7,6 +7,7 @@ that an upgrade is one transaction after a copy of what was there. Runs on whate
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import os
 import sqlite3
@@ -51,6 +52,14 @@ class DatabaseFile:
         """Let go of the file, after its connection."""
         os.close(self._descriptor)
 
+    def abandon(self, connection: sqlite3.Connection) -> None:
+        """Leave file, log and connection as they are until the process ends, because the disk has failed.
+
+        What a failed sync has left on the disk nobody knows. SQLite would sync the log again when the connection is
+        closed, and drop the log when that says all is well. The next start reads it as after a crash.
+        """
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
     def take_up(self, connection: sqlite3.Connection) -> None:
         """Take up the sums of the last life, or make new ones, and empty the log that a crash has left."""
         if not self.sums.load():
@@ -75,7 +84,7 @@ class DatabaseFile:
                 self.checkpoint(connection)
             except sqlite3.Error as error:
                 # What a failed write or sync has left on the disk nobody knows; the next one may say all is well.
-                if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR:
+                if disk_failed(error):
                     raise
                 # The log stays and grows; what was answered is in it.
                 _log.warning("the log was not moved into the database: %s", error)
@@ -102,24 +111,26 @@ class DatabaseFile:
             with contextlib.suppress(OSError):
                 self.sums.forget()
 
-    def leave(self, connection: sqlite3.Connection, *, sound: bool) -> None:
-        """Empty the log at the end. The sums of a database that could not be written are not to be trusted.
+    def leave(self, connection: sqlite3.Connection) -> None:
+        """Empty the log at the end.
 
         Raises:
             sqlite3.Error: The disk refuses. What was answered is on it, in the log or in the file.
         """
         try:
-            if sound:
-                self.checkpoint(connection)
-        except sqlite3.Error:
-            sound = False
-            raise
-        finally:
-            # SQLite moves the log into the file when the connection is closed, even if that has just failed.
-            if not sound:
+            self.checkpoint(connection)
+            connection.execute(_SQL["empty_log"].text).fetchall()
+        except sqlite3.Error as error:
+            if not disk_failed(error):
+                # SQLite tries to move the log into the file once more when the connection is closed.
                 with contextlib.suppress(OSError):
                     self.sums.forget()
-        connection.execute(_SQL["empty_log"].text).fetchall()
+            raise
+
+
+def disk_failed(error: BaseException | None) -> bool:
+    """Tell whether a read, a write or a sync failed, so that nobody knows what is on the disk."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR
 
 
 def migrate(connection: sqlite3.Connection, path: Path, copies: Path) -> None:
