@@ -155,17 +155,14 @@ class WorkerFlow:
             wrong.append(f"{len(starts)} trainings for {record['kinds']}")
         if (self._work / "secret").read_text().strip() not in record["taken"]:
             wrong.append("the secret in the file is not one the receiver takes")
-        return wrong + self._left()
+        return wrong + self._left(record["kinds"])
 
-    def _left(self) -> list[str]:
-        """No run is unfinished, and no checkpoint stays of a job that is done.
-
-        A worker killed over the answer to its result is told that the lease is over, and keeps both as of a lost run.
-        """
-        runs = list((self._work / "runs").glob("*"))
-        over = [path for path in runs if (state := RunFolder(path).load()) is not None and state.step == "over"]
-        resumes = [] if over else (self._work / "resume").glob("*")
-        left = [str(path) for path in (*(set(runs) - set(over)), *resumes)]
+    def _left(self, kinds: list[str]) -> list[str]:
+        """Nothing stays but the folders of runs that were reported as failed, which are kept for people."""
+        runs = [(path, RunFolder(path).load()) for path in (self._work / "runs").glob("*")]
+        kept = [path for path, state in runs if state is not None and state.why.startswith(tuple(kinds) or "-")]
+        left = [str(path) for path, _ in runs if path not in kept]
+        left += [str(path) for path in (self._work / "resume").glob("*")]
         end = time.monotonic() + 8
         while (living := _processes(self._work)) and time.monotonic() < end:
             time.sleep(0.02)

@@ -148,13 +148,14 @@ def test_a_lease_lost_over_a_sleep_is_not_uploaded_for(
     def sleep(_seen: Seen) -> Reply:
         now[0] += 8 * 3600
         stub.script["heartbeat"] = [problem(409, "stale_lease")]
+        stub.script["complete"] = [problem(409, "stale_lease")]
         return problem(503, "unavailable")
 
     monkeypatch.setattr("training.fleet.worker.beats.clock_s", lambda: now[0])
     monkeypatch.setattr(Beats, "start", lambda _self: None)
     stub.script["upload"] = [sleep]
     assert bench.packed().run() == "over"
-    assert [route(seen) for seen in stub.seen] == ["heartbeat", "upload", "heartbeat"]
+    assert [route(seen) for seen in stub.seen] == ["heartbeat", "upload", "heartbeat", "complete"]
 
 
 def test_a_training_that_failed_while_no_worker_looked_is_reported(bench: Bench) -> None:
@@ -198,8 +199,18 @@ def test_a_result_nobody_waits_for_is_kept_and_not_sent_again(bench: Bench, stub
 
 def test_a_lease_lost_before_the_upload_ends_the_run(bench: Bench, stub: StubReceiver) -> None:
     stub.script["heartbeat"] = [problem(409, "stale_lease", "another has it")]
+    stub.script["complete"] = [problem(409, "stale_lease")]
     assert bench.packed().run() == "over"
+    assert bench.step() == ("over", "another has it")
     assert stub.calls("upload") == []
+
+
+def test_a_result_whose_answer_got_lost_is_told_again_and_not_kept_as_lost(bench: Bench, stub: StubReceiver) -> None:
+    stub.script["heartbeat"] = [problem(409, "stale_lease", "the job is completed")]
+    stub.script["complete"] = [problem(503, "unavailable")]
+    assert bench.packed().run() == "completed"
+    assert len(stub.calls("complete")) == 2
+    assert not bench.folder.path.exists()
 
 
 def test_an_artifact_the_store_lost_is_uploaded_again(bench: Bench, stub: StubReceiver) -> None:

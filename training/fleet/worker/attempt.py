@@ -409,12 +409,10 @@ class Attempt:
         self._beats.start()
         vain = 0
         while self._outcome is None and self._state.step == "packed":
-            if self._lost:
-                return self._over(self._lost)
             try:
                 self._hand_in()
             except (ConflictError, NotFoundError, RevokedError) as error:
-                self._over(error.message)
+                self._over(self._lost or error.message)
             except DigestMismatchError:
                 vain = self._pack_again(vain)
             except _FINAL as error:
@@ -423,7 +421,6 @@ class Attempt:
                 self._failed("host_fault", f"the bundle cannot be read: {error.strerror}")
             except FleetError as error:
                 vain = self._pause(vain, error.message, error.retry_after_s)
-        return None
 
     def _pack_again(self, vain: int) -> int:
         if vain >= MAX_REPACKS:
@@ -435,11 +432,12 @@ class Attempt:
     def _hand_in(self) -> None:
         # After a gap the job may be somebody else's: a large upload would be in vain.
         self._beats.ask_after_gap()
-        if self._lost:
-            return
         state, lease = self._state, self._state.lease
         deadline_s = LEAVING_DEADLINE_S if self._leave.is_set() else UPLOAD_DEADLINE_S
-        self._client.upload(lease.lease_id, state.artifact, self._folder.bundle, deadline_s=deadline_s, retry_full=True)
+        # A lease is over as well when it has completed the job and the answer got lost; told again, it says so.
+        if not self._lost:
+            bundle = self._folder.bundle
+            self._client.upload(lease.lease_id, state.artifact, bundle, deadline_s=deadline_s, retry_full=True)
         message = wire.Complete(
             lease.lease_id, state.artifact, state.metrics, state.content_digest or None, state.duration_s
         )
