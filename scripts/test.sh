@@ -2,7 +2,7 @@
 # Check the project from nothing: environment, style, types, layers, scripts, tests.
 #
 #   scripts/test.sh            what every change must pass
-#   scripts/test.sh --long     the long versions of the tests as well, with coverage, Windows, and the mutants
+#   scripts/test.sh --long     the same with coverage, then the long versions of the tests, Windows, and the mutants
 #   scripts/test.sh -- ARGS    hand ARGS to pytest (and skip the static checks)
 set -euo pipefail
 
@@ -45,8 +45,10 @@ main() {
     if [ "${1:-}" != --long ]; then
         .venv/bin/python -m pytest -n 3 --dist loadgroup
     else
-        .venv/bin/python -m pytest -n 3 --dist loadgroup --cov --cov-report= --long
+        .venv/bin/python -m pytest -n 3 --dist loadgroup --cov --cov-report=
         .venv/bin/coverage report --fail-under=95
+        step "long versions"
+        .venv/bin/python -m pytest -n 3 --dist loadgroup --long -m slow
         step "the worker on Windows"
         scripts/test-windows.sh
         step "mutants"

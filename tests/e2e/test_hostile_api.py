@@ -104,10 +104,10 @@ def test_no_call_that_schemathesis_makes_is_answered_against_the_document(fleet:
 
 
 @pytest.mark.slow
-def test_no_call_of_a_hundred_thousand_is_answered_against_the_document(fleet: Fleet) -> None:
-    cases, failures, _ = attack(fleet, "--max-examples", "6000", "--seed", "1")
+def test_no_call_of_twenty_thousand_is_answered_against_the_document(fleet: Fleet) -> None:
+    cases, failures, _ = attack(fleet, "--max-examples", "1200", "--seed", "1")
     assert failures == ""
-    assert cases > 100_000
+    assert cases > 20_000
     is_sound(fleet)
 
 

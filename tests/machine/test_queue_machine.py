@@ -22,7 +22,7 @@ from tests.machine import driver, fleet
 from tests.machine.__main__ import main
 
 HISTORIES, STEPS = 1500, 60
-LONG_HISTORIES = 20_000
+LONG_HISTORIES = 10_000
 
 
 class FleetMachine(RuleBasedStateMachine):
@@ -96,7 +96,7 @@ def test_histories_that_hypothesis_makes_never_break_the_queue() -> None:
 
 @pytest.mark.slow
 def test_many_histories_that_hypothesis_makes_never_break_the_queue() -> None:
-    run_under_hypothesis(3000)
+    run_under_hypothesis(600)
 
 
 def test_every_event_happens_within_twenty_histories() -> None:

@@ -117,7 +117,7 @@ def test_what_a_sync_returned_for_stays() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2, 12))
-def test_nothing_answered_is_lost_in_a_million_power_cuts(scenes: dict[str, Path], seed: int) -> None:
-    found = checked(scenes["lives"], 100_000, seed)
+def test_nothing_answered_is_lost_in_two_hundred_thousand_power_cuts(scenes: dict[str, Path], seed: int) -> None:
+    found = checked(scenes["lives"], 20_000, seed)
     assert found["faults"] == []
-    assert found["images"] == 100_000
+    assert found["images"] == 20_000

@@ -402,11 +402,12 @@ restore(Path(sys.argv[1]), target, replace=True, progress=lambda *_: None)
 """
 
 
+@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_restore_that_is_killed_anywhere_is_finished_by_the_next(
-    backup: Path, template: Site, tmp_path: Path, root: Path, request: pytest.FixtureRequest
+    backup: Path, template: Site, tmp_path: Path, root: Path, step: int
 ) -> None:
     ended = 0
-    for die_at in range(1, 400, 1 if request.config.getoption("--long") else 4):
+    for die_at in range(1, 400, step):
         folder = template.copied(tmp_path / f"at-{die_at}").folder
         shutil.rmtree(folder / "store" / "gbt_realistic" / template.artifacts[0])
         words = [sys.executable, "-c", RESTORE, str(backup), str(folder), str(die_at)]

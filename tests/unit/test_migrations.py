@@ -250,13 +250,20 @@ def test_a_kill_at_any_statement_of_an_upgrade_leaves_the_old_tables_or_the_new_
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
-@pytest.mark.parametrize("call", ["pwrite64", "fdatasync", pytest.param("unlink,rename,ftruncate,fsync", id="others")])
+@pytest.mark.parametrize(
+    ("call", "step"),
+    [
+        ("pwrite64", 9),
+        pytest.param("pwrite64", 1, marks=pytest.mark.slow),
+        ("fdatasync", 1),
+        pytest.param("unlink,rename,ftruncate,fsync", 1, id="others"),
+    ],
+)
 def test_a_kill_at_any_write_or_sync_of_an_upgrade_leaves_the_old_tables_or_the_new_ones(
-    root: Path, tmp_path: Path, which: Callable[[Path], int], call: str, request: pytest.FixtureRequest
+    root: Path, tmp_path: Path, which: Callable[[Path], int], call: str, step: int
 ) -> None:
     found = []
-    step = 1 if request.config.getoption("--long") else 9
-    for when in range(1, 400, step if call == "pwrite64" else 1):
+    for when in range(1, 400, step):
         path = tmp_path / f"{when}.db"
         shutil.copy(tmp_path / "old.db", path)
         inject = [f"--inject={name}:signal=SIGKILL:when={when}" for name in call.split(",")]

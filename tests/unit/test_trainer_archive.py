@@ -222,10 +222,10 @@ def test_a_thousand_made_archives_are_refused_or_come_out_as_another_reader_says
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_made_archives_are_refused_or_come_out_as_another_reader_says(tmp_path: Path) -> None:
-    tally = fuzz(100_000, tmp_path)
-    assert tally.accepted > 3000
-    assert tally.refused > 50_000
+def test_twenty_thousand_made_archives_are_refused_or_come_out_as_another_reader_says(tmp_path: Path) -> None:
+    tally = fuzz(20_000, tmp_path)
+    assert tally.accepted > 600
+    assert tally.refused > 10_000
 
 
 def test_every_cut_of_a_bundle_is_refused(tmp_path: Path) -> None:
