@@ -40,6 +40,14 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_state_in_the_home(tmp_path_factory: pytest.TempPathFactory) -> Generator[None, None, None]:
+    """Keep what programs put where no other folder is named out of the home of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """Folder of the project."""
