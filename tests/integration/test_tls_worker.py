@@ -157,6 +157,7 @@ def renew_and_work_on(door: Door, host: Host) -> None:
     finally:
         worker.terminate()
         assert worker.wait(30) == 0
+    assert "another certificate was issued" in "".join(door.events("box"))
     log = host.log.read_text()
     assert "certificate renewed" in log
     assert "refuses" not in log

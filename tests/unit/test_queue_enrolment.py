@@ -210,10 +210,19 @@ def test_a_change_that_is_undone_leaves_the_identity_as_it_was(world: World) -> 
 
 def test_the_fingerprint_of_a_certificate_is_kept(world: World) -> None:
     identity = enrolled(world)
-    world.do(lambda tx: world.queue.keep_fingerprint(tx, identity.id, ONE))
-    world.do(lambda tx: world.queue.keep_fingerprint(tx, "nobody", ONE))
+    world.do(lambda tx: world.queue.keep_certificate(tx, identity.id, ONE))
+    world.do(lambda tx: world.queue.keep_certificate(tx, "nobody", ONE))
     world.restart()
     assert world.queue.registry.living("pi").fingerprint == ONE
+    assert actions(world) == ["invite", "enrol"]
+
+
+def test_a_certificate_after_the_first_is_an_event(world: World) -> None:
+    identity = enrolled(world)
+    for fingerprint in (ONE, TWO):
+        world.do(lambda tx, fingerprint=fingerprint: world.queue.keep_certificate(tx, identity.id, fingerprint))
+    assert world.queue.registry.living("pi").fingerprint == TWO
+    assert actions(world) == ["invite", "enrol", "renew"]
 
 
 def test_where_an_identity_is_used_outlives_a_restart(world: World) -> None:

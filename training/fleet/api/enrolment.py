@@ -70,7 +70,7 @@ async def _issued(fleet: Fleet, public_id: str, worker: str) -> wire.Material:
     if fleet.issuer is None:
         return wire.Material()
     material = await asyncio.to_thread(fleet.issuer, worker, public_id)
-    await fleet.run(lambda tx: fleet.queue.keep_fingerprint(tx, public_id, material.fingerprint))
+    await fleet.run(lambda tx: fleet.queue.keep_certificate(tx, public_id, material.fingerprint))
     return material
 
 

@@ -115,10 +115,14 @@ class Enrolment(Lifecycle):
         tx.after_commit(functools.partial(self.registry.put, new))
         return new
 
-    def keep_fingerprint(self, tx: Transaction, public_id: str, fingerprint: str) -> None:
-        """Note which certificate was issued to an identity."""
-        if (identity := self.registry.get(public_id)) is not None:
-            self._change(tx, replace(identity, fingerprint=fingerprint))
+    def keep_certificate(self, tx: Transaction, public_id: str, fingerprint: str) -> None:
+        """Note which certificate was issued to an identity; one after the first is an event."""
+        if (identity := self.registry.get(public_id)) is None:
+            return
+        self._change(tx, replace(identity, fingerprint=fingerprint))
+        if identity.fingerprint:
+            actor = worker_actor(identity.worker)
+            self._note(tx, actor, identity.worker, "renew", f"identity {identity.id}: another certificate was issued")
 
     def keep_place(self, tx: Transaction, public_id: str, place: str) -> None:
         """Note where an identity is used, so that a restart of the receiver gives it to nobody else."""
