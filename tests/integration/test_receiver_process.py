@@ -381,6 +381,13 @@ def test_it_listens_on_version_6(tmp_path: Path) -> None:
         assert running.end() == 0
 
 
+def test_a_leftover_of_a_check_that_cannot_be_removed_does_not_stop_the_start(tmp_path: Path) -> None:
+    (tmp_path / "queue.db.fsck").mkdir()  # no file, so that removing it as one fails
+    with started(tmp_path, text=manifest(1)) as running:
+        assert running.end() == 0
+    assert (tmp_path / "queue.db").exists()
+
+
 FAILING_SYNC = """
 import errno, os, sys
 from training.fleet import receiver

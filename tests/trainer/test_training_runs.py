@@ -512,3 +512,37 @@ def test_the_revision_is_clean_about_a_host_without_git(monkeypatch: pytest.Monk
     monkeypatch.setattr("shutil.which", lambda name: None)
     assert provenance.revision()["commit"] is None
     assert provenance.revision()["dirty"] is None
+
+
+def test_the_revision_is_that_of_the_last_change_to_the_trainer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*words: str) -> str:
+        command = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "-C", str(tmp_path), *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    module = tmp_path / "training/trainer/provenance.py"
+    module.parent.mkdir(parents=True)
+    module.touch()
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "The trainer")
+    commit = git("rev-parse", "HEAD")
+    (tmp_path / "README.md").write_text("one")
+    git("add", ".")
+    git("commit", "-qm", "Elsewhere")
+    (tmp_path / "README.md").write_text("two")
+    monkeypatch.setattr(provenance, "__file__", str(module))
+    found = provenance.revision()
+    assert (found["commit"], found["dirty"]) == (commit, False)
+
+
+def test_waiting_threads_sleep(
+    synthetic: Path, job_file: JobFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "")  # for the end of the test
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    document = job_document(synthetic)
+    document["dataset"]["digest"] = "sha256:" + "0" * 64  # refused once the threads are settled, before the training
+    assert train(job_file, document, tmp_path) == 75
+    assert os.environ["OMP_WAIT_POLICY"] == "passive"

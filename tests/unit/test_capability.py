@@ -16,6 +16,7 @@ import pytest
 from training.fleet import capability
 from training.fleet.capability import Datasets, detect, refresh
 from training.fleet.errors import ConfigurationError
+from training.trainer import hyper
 
 CARD = "NVIDIA RTX 3060, GPU-11111111-2222, 12288, 11000, 560.35"
 
@@ -357,3 +358,18 @@ def test_a_capability_fits_into_a_claim(tmp_path: Path) -> None:
     from dataclasses import asdict
 
     assert len(json.dumps(asdict(detect(tmp_path)))) < 8000
+
+
+def test_a_single_file_asks_the_trainer_where_it_lies_and_not_where_the_worker_was_started(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "training/trainer"
+    other.mkdir(parents=True)
+    for path in (other.parent / "__init__.py", other / "__init__.py"):
+        path.touch()
+    (other / "run.py").write_text("print('another checkout')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(capability, "PACKED", True)
+    found = detect(tmp_path, trainer_dir=root)
+    assert found.contract == hyper.contract_digest(hyper.describe())
+    assert [problem for problem in found.problems if "trainer" in problem] == []

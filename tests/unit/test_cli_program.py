@@ -411,7 +411,7 @@ DETAIL = wire.JobDetail(
         metrics={"auroc": 0.9},
     ),
     spec={"v": 1, "model": "gbt", "hyper": {"max_iter": 300}, "train_hosts": ["*"]},
-    constraints={"min_ram_gib": 2, "allowed_hosts": []},
+    constraints={"min_ram_gib": 2, "min_vram_gib": 0, "requires_cuda": False, "allowed_hosts": []},
     attempts=[
         wire.AttemptView(1, "pi", AT, AT, AT, "failed", "oom_ram", -9, "killed"),
         wire.AttemptView(2, "pi", AT, None, None, None, None, None, ""),

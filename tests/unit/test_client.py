@@ -466,3 +466,13 @@ def test_a_cut_answer_is_no_answer() -> None:
         client.get("/v1/health")
     client.close()
     thread.join()
+
+
+def test_an_error_keeps_no_socket_alive() -> None:
+    """The frames of its cause would hold the answer, and with it the socket, until the garbage collector comes by."""
+    url, thread = raw_server(lambda connection: connection.sendall(b"HTTP/1.1 403 no\r\n\r\n"))
+    with pytest.raises(UnreachableError) as caught:
+        Client("https://pi.lab", proxy=url).get("/v1/health", deadline_s=0)
+    thread.join()
+    assert caught.value.__cause__ is not None
+    assert caught.value.__cause__.__traceback__ is None

@@ -131,6 +131,14 @@ def test_a_cut_spool_file_is_never_a_shorter_manifest(tmp_path: Path) -> None:
         list(child._Entries(spool, 3))
 
 
+def test_a_spool_file_that_nobody_reads_is_closed(tmp_path: Path) -> None:
+    spool = write(tmp_path, TEXT, "spool").open("rb")
+    entries = child._Entries(spool, 3)
+    assert not spool.closed
+    del entries
+    assert spool.closed
+
+
 def test_the_child_program_writes_rows_or_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--rows", str(write(tmp_path, TEXT))]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -129,6 +129,20 @@ def test_two_copies_made_in_one_second_are_both_kept(
     ]
 
 
+def test_half_copies_of_starts_that_were_killed_are_removed_by_the_next_copy(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old_database(OLD[0], path)
+    copies = tmp_path / "backups"
+    copies.mkdir()
+    for name in ("queue.db.schema-1.20260101T000000Z.part", "another.part"):
+        (copies / name).write_text("half")
+    monkeypatch.setattr(upkeep, "MIGRATIONS", LATER)
+    monkeypatch.setattr(upkeep.time, "gmtime", lambda: time.struct_time((2026, 1, 1, 0, 0, 9, 3, 1, 0)))
+    Sqlite.open(path, copies).close()
+    assert sorted(left.name for left in copies.iterdir()) == ["another.part", "queue.db.schema-1.20260101T000009Z"]
+
+
 @pytest.mark.parametrize("made", [False, True], ids=["a-new-database", "one-that-is-up-to-date"])
 def test_nothing_is_copied_without_need(path: Path, made: bool) -> None:
     if made:

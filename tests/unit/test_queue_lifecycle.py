@@ -208,6 +208,16 @@ def test_a_preferred_job_goes_to_any_host_when_no_host_with_cuda_is_heard(world:
     assert [world.claim("pi").job_id, world.claim("server").job_id] == [entry(2).id, entry(1).id]
 
 
+def test_nothing_is_left_to_a_host_with_cuda_that_changed_and_cannot_run_it(world: World) -> None:
+    wanted = Requirement("gbt", prefer_cuda=True, min_ram_gib=12)
+    world.load([entry(1, wanted), entry(2, Requirement("gbt", require_cuda=True))])
+    lease = world.claim(TOWER)
+    assert lease.job_id == entry(2).id
+    assert world.claim("pi") is None
+    world.claim(host("tower", ram_gib=8, vram_gib=12), [lease.lease_id])
+    assert world.claim("pi").job_id == entry(1).id
+
+
 def test_waiting_for_cuda_survives_a_restart(world: World) -> None:
     world.load([entry(1, Requirement("gbt", prefer_cuda=True)), entry(2, Requirement("gbt", require_cuda=True))])
     lease = world.claim(TOWER)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from integrity_site import Site
 
 from training.fleet import receiver
-from training.fleet.database import pages
+from training.fleet.database import pages, reading
 from training.fleet.database.sqlite import Sqlite
 from training.fleet.integrity.backup import Order, back_up
 from training.fleet.integrity.report import Report, ignore
@@ -123,6 +124,28 @@ def test_a_newer_database_exits_78_with_both_numbers(site: Site, capsys: pytest.
         status, _, err = run(capsys, *words, *flags(site.folder))
         assert status == 78
         assert "has schema 99, this program knows up to 2; install the newer version" in err
+
+
+def test_a_check_that_the_disk_refuses_says_so_on_one_line(
+    site: Site, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_path: Path) -> None:
+        raise OSError(errno.EMFILE, "Too many open files", "queue.db-wal")
+
+    monkeypatch.setattr(reading, "read_log", refuse)
+    status, out, err = run(capsys, "fsck", *flags(site.folder))
+    assert (status, out, len(err.splitlines())) == (1, "", 1)
+    assert "the check came to no end ([Errno 24] Too many open files: 'queue.db-wal'); look at the disk" in err
+
+
+def test_the_copy_that_a_check_was_killed_over_is_removed_by_the_next(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left = site.folder / "queue.db.fsck-abcd1234"
+    left.mkdir()
+    (left / "queue.db").write_bytes(b"half a copy")
+    assert run(capsys, "fsck", *flags(site.folder))[0] == 0
+    assert not left.exists()
 
 
 def test_a_restore_prints_what_it_did(site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

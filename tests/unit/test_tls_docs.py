@@ -51,3 +51,10 @@ def test_the_reference_lists_each_file_that_init_makes(root: Path) -> None:
         assert f"`{name}`" in text
     for option in ("--host-names", "--folder", "--renew"):
         assert option in text
+
+
+@pytest.mark.parametrize("unit", ["cis490-trainer-receiver", "cis490-training-worker"])
+def test_a_unit_starts_once_the_clock_is_set(root: Path, unit: str) -> None:
+    text = (root / f"etc/systemd/{unit}.service").read_text()
+    assert re.search(r"^After=.*\btime-sync\.target\b", text, re.MULTILINE)
+    assert re.search(r"^Wants=.*\btime-sync\.target\b", text, re.MULTILINE)

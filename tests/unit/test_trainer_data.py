@@ -70,6 +70,12 @@ def test_timestamps_order_rows_as_numbers_do(tmp_path: Path) -> None:
     assert found.values[:, 0].tolist() == [30.0, 20.0, 40.0, 10.0]
 
 
+def test_a_host_in_csv_is_text_however_much_it_looks_like_a_number(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("host,t,x\n007,1,10\n7,1,20\n")
+    found = read_rows(tmp_path / "rows.csv", Columns(("x",), "host", "t"))
+    assert found.hosts == ("007", "7")
+
+
 def test_host_and_group_may_be_numbers(tmp_path: Path) -> None:
     found = read_rows(write(tmp_path, host=[2, 1, 1, 2], side=[1, 1, 2, 2]), WANTED)
     assert found.hosts == ("1", "2")

@@ -734,6 +734,26 @@ def test_a_checkpoint_is_kept_exactly_while_its_job_may_come_back(
     assert sorted(path.name[0] for path in (site.work / "resume").iterdir()) == (["a", "b"] if kept else ["b"])
 
 
+def test_the_checkpoints_of_a_completed_job_go_before_its_run_is_deleted(
+    site: Site, stub: StubReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that is killed in between must still know that nobody needs them."""
+    checkpoints, left = site.work / "resume" / ("a" * 64), []
+    remove = RunFolder.remove
+
+    def looking(folder: RunFolder) -> None:
+        if folder.has_artifact():
+            left.append(checkpoints.exists())
+        remove(folder)
+
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "step").write_text("5")
+    monkeypatch.setattr(RunFolder, "remove", looking)
+    stub.offer(lease("checkpoint"))
+    site.worker().serve_once(0)
+    assert left == [False]
+
+
 @pytest.mark.parametrize("full", [False, True])
 def test_checkpoints_nobody_uses_make_room_for_a_claim(site: Site, stub: StubReceiver, full: bool) -> None:
     checkpoint = site.work / "resume" / ("a" * 64) / "step"

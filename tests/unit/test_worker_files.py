@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from training.fleet import wire
+from training.fleet import system, wire
 from training.fleet.worker import log as log_module
 from training.fleet.worker.files import delete_tree, open_regular
 from training.fleet.worker.folder import RunFolder, State, read_object, unfinished, write_whole
@@ -241,6 +242,23 @@ def test_what_a_worker_was_killed_over_is_known_by_its_name(tmp_path: Path) -> N
     assert (unfinished(tmp_path / "run-1.new"), unfinished(tmp_path / "run-1.gone")) == (True, True)
     assert not unfinished(folder.path)
     folder.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("call", ["replace", "sync_folder"])
+def test_a_run_folder_that_cannot_be_made_whole_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    real = getattr(system, call)
+
+    def refuse(*paths: Path) -> None:
+        if tmp_path / "run-1" in paths or paths == (tmp_path,):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(*paths)
+
+    monkeypatch.setattr(system, call, refuse)
+    with pytest.raises(OSError, match="No space left"):
+        RunFolder(tmp_path / "run-1").make(State("claimed", LEASE))
     assert list(tmp_path.iterdir()) == []
 
 
