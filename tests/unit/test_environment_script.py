@@ -51,12 +51,13 @@ class Machine:
         path.write_text(text)
         path.chmod(0o755)
 
-    def make(self, **environ: str) -> subprocess.CompletedProcess[str]:
+    def make(self, first: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
         self.log.write_text("")
+        path = {} if first else {"PATH": str(self.programs)}
         return subprocess.run(
-            [str(self.programs / "bash"), "-euc", ". scripts/environment.sh; make_environment trainer"],
+            [str(self.programs / "bash"), "-euc", f"{first}\n. scripts/environment.sh; make_environment trainer"],
             cwd=self.folder,
-            env={"PATH": str(self.programs), "LOG": str(self.log), "HAVE": str(self.have), **environ},
+            env={**path, "LOG": str(self.log), "HAVE": str(self.have), **environ},
             capture_output=True,
             text=True,
             timeout=30,
@@ -82,6 +83,14 @@ def test_an_environment_is_made_once_from_pinned_hashes(machine: Machine) -> Non
     ]
     again = machine.make()
     assert (again.returncode, machine.log.read_text()) == (0, "")
+
+
+def test_python_gets_a_path_although_the_environment_has_none(machine: Machine) -> None:
+    for package in ("python3-venv", "libgomp1"):
+        (machine.have / package).touch()
+    machine.add("python3", PYTHON.replace("\n", '\n/usr/bin/env | /bin/grep ^PATH= >> "$LOG" || exit 9\n', 1))
+    assert machine.make(f"PATH={machine.programs}").returncode == 0
+    assert f"PATH={machine.programs}" in machine.log.read_text().splitlines()
 
 
 def test_a_changed_requirements_file_is_installed_over_the_old_environment(machine: Machine) -> None:
