@@ -8,6 +8,7 @@ import pytest
 from training.fleet.jobs import FAIL_KINDS, MODES, STATUSES
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+NAMED_TEST = re.compile(r"\b(tests/[\w/]+(?:\.\w+)?)(?:::(\w+))?")
 
 
 def _pages(root: Path) -> list[Path]:
@@ -65,6 +66,18 @@ def test_the_reference_of_states_names_every_status_and_failure_kind(root: Path,
 @pytest.mark.parametrize("mode", MODES)
 def test_the_glossary_names_the_modes(root: Path, mode: str) -> None:
     assert f"`{mode}`" in (root / "docs/reference/glossary.md").read_text()
+
+
+def test_every_test_that_the_news_name_is_there(root: Path) -> None:
+    news = [root / "CHANGELOG.md", *sorted((root / "changelog.d").glob("*.md"))]
+    named = [(page.name, *found) for page in news for found in NAMED_TEST.findall(page.read_text())]
+    assert len(named) > 50
+    absent = []
+    for page, path, function in named:
+        place = root / path
+        if not place.exists() or (function and f"def {function}(" not in place.read_text()):
+            absent.append(f"{page}: {path}::{function}" if function else f"{page}: {path}")
+    assert absent == []
 
 
 def test_no_tracked_text_holds_a_path_of_one_machine(root: Path) -> None:
