@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import crowd, depth, idling, loading, throughput, training, uploads, waking
+from bench import crowd, depth, guessing, idling, loading, throughput, training, uploads, waking
 from bench.figures import Figure, machine, save, table
 from bench.stage import fsync_p50_ms
 
@@ -24,6 +24,7 @@ ROWS: dict[str, Callable[[Path, bool], list[Figure]]] = {
     "manifest": loading.reload,
     "crowd": crowd.crowd,
     "beats": idling.beats,
+    "guessing": guessing.guessing,
     "memory": idling.memory,
     "idle-worker": idling.idle_worker,
     "windows": training.windows,

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from processes import OPERATOR, WORKER, Fleet, wait_until
 
+pytestmark = pytest.mark.xdist_group("fleet")
+
 LAB = Path(__file__).resolve().parents[2] / "data" / "lab"
 GBT = "hyper = { max_iter = 10, train_stride = 40 }"
 MLP = "hyper = { max_epochs = 1, hidden = 8, train_stride = 40 }"

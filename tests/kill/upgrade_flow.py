@@ -16,7 +16,7 @@ from trial import Trial, wrong_answers
 
 from training.fleet.database.pages import PageSums
 from training.fleet.database.sqlite import Sqlite
-from training.fleet.errors import FleetError
+from training.fleet.errors import EX_FAILURE, FleetError
 from training.fleet.queue import Queue
 
 OLD = Path(__file__).parents[1] / "vectors" / "schemas" / "0.1.0.sql"
@@ -72,7 +72,7 @@ class UpgradeFlow:
             return error.exit_status
         finally:
             database.close()
-        return 0
+        return 0 if database.broken is None else EX_FAILURE
 
     def _between(self) -> list[str]:
         """The tables are the old ones or the new ones, each whole."""

@@ -26,6 +26,8 @@ from training.trainer.faults import TrainerError
 from training.trainer.scoring import host_windows, load_bundle, read_for
 from training.trainer.windows import Sequences, model_inputs
 
+pytestmark = pytest.mark.xdist_group("export")
+
 KIND = {"gbt": "statistics", "mlp": "statistics"}
 
 

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 @pytest.mark.parametrize(
     "row",
     [
-        *("packing", "pairs", "crowd", "parked", "upload", "describe"),
+        *("packing", "pairs", "crowd", "parked", "upload", "guessing", "describe"),
         *(pytest.param(row, marks=pytest.mark.slow) for row in ("windows", "gbt", "step")),
     ],
 )

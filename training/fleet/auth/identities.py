@@ -21,7 +21,6 @@ from training.fleet.errors import AuthenticationError, RevokedError
 
 START: Final = "cis490w."
 KEY_BYTES: Final = 32
-_NOBODY: Final = hashlib.sha256(b"nobody's key").hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +55,9 @@ class Identity:
         if self.revoked_at is not None:
             return "revoked"
         return "rotating" if self.rotate or self.next_digest is not None else "enrolled"
+
+
+_NOBODY: Final = Identity("", "", hashlib.sha256(b"nobody's key").hexdigest())
 
 
 class Registry:
@@ -96,11 +98,12 @@ class Registry:
             RevokedError: It was somebody's.
         """
         public_id, key = _taken_apart(token)
-        identity = self._known.get(public_id)
+        # Nobody's identity takes the same steps as one that is known.
+        identity = self._known.get(public_id, _NOBODY)
         shown = digest_of(key)
-        now = hmac.compare_digest(shown, identity.digest if identity else _NOBODY)
-        later = hmac.compare_digest(shown, (identity.next_digest if identity else None) or _NOBODY)
-        if identity is None or not (now or later):
+        now = hmac.compare_digest(shown, identity.digest)
+        later = hmac.compare_digest(shown, identity.next_digest or _NOBODY.digest)
+        if not (now or later) or identity is _NOBODY:
             raise AuthenticationError(
                 "the worker's secret is not one of this receiver's; enrol this host with what "
                 "`cis490-jobs invite HOST` prints"
