@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import socket
 import ssl
 import subprocess
@@ -466,6 +467,22 @@ def test_a_cut_answer_is_no_answer() -> None:
         client.get("/v1/health")
     client.close()
     thread.join()
+
+
+def test_a_hang_up_while_a_connection_is_made_ends_the_call(
+    stub: StubReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Client(stub.url)
+    connect = http.client.HTTPConnection.connect
+
+    def late(connection: http.client.HTTPConnection) -> None:
+        client.hang_up()
+        connect(connection)
+
+    monkeypatch.setattr(http.client.HTTPConnection, "connect", late)
+    with pytest.raises(UnreachableError, match="the call was given up"):
+        client.get("/v1/health", deadline_s=0)
+    assert stub.seen == []
 
 
 def test_an_error_keeps_no_socket_alive() -> None:

@@ -340,15 +340,15 @@ class Client:
             connection = self._connections.setdefault(me, self._new_connection())
         connection.timeout = timeout_s
         before, self._shown[me] = self._shown.get(me), None if self._tls is None else self._tls.refresh()
-        if connection.sock is None:
-            connection.connect()
-            return connection, False
-        connection.sock.settimeout(timeout_s)
-        if _readable(connection.sock) or before != self._shown[me]:
+        if connection.sock is not None:
+            connection.sock.settimeout(timeout_s)
+            if not _readable(connection.sock) and before == self._shown[me]:
+                return connection, True
             connection.close()
-            connection.connect()
-            return connection, False
-        return connection, True
+        connection.connect()
+        if self._hung_up:  # who hung up meanwhile found no socket to shut down
+            raise ConnectionAbortedError("the call was given up")
+        return connection, False
 
     def _new_connection(self) -> http.client.HTTPConnection:
         where = (self.address.host, self.address.port)
