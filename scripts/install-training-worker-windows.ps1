@@ -67,6 +67,7 @@ function Invoke-Installer {
     $Settings = Join-Path -Path $State -ChildPath 'worker.toml'
     $Secret = Join-Path -Path $State -ChildPath 'worker.secret'
     $Dataset = @($Dataset | ForEach-Object { $_ -split ',' } | Where-Object { $_ }) # -File hands over one text
+    $Dataset = @($Dataset | ForEach-Object { $_ -replace '\\$', '\.' }) # a backslash before a quote would take it along
     try {
         Assert-Choice
         Assert-Elevated
@@ -123,6 +124,7 @@ function Install-Worker {
     $changed = Update-Program $base $source
     Register-Identity
     if ($isNew -or $changed) { Test-Worker }
+    if ($changed -and -not $DryRun) { Set-Content -LiteralPath "$Root\installed.txt" -Value $changed -Encoding ASCII }
     Install-Task
     Start-Worker
 }
@@ -158,23 +160,24 @@ function Find-Source {
     Exit-With 78 "found no folder training beside the folder of this script ($checkout); expected a checkout; fetch the project whole and run the command in it"
 }
 
-# Bring interpreter, packages and code up to date; true when anything of it changed.
+# Bring interpreter, packages and code up to date and return what marks them, or nothing when they are that already. The
+# caller keeps the mark once the worker has tested itself, so that a run that ended before begins anew.
 function Update-Program {
     param([string]$Base, [string]$Source)
     $wanted = Get-Digest "$Source\training"
     if (-not $WithoutTrainer) { $wanted += Get-Digest "$Source\requirements\trainer.txt" }
     $stamp = "$Root\installed.txt"
-    if ((Test-Path -LiteralPath $stamp) -and (Get-Content -LiteralPath $stamp -Raw).Trim() -eq $wanted) { return $false }
+    if ((Test-Path -LiteralPath $stamp) -and (Get-Content -LiteralPath $stamp -Raw).Trim() -eq $wanted) { return '' }
     Stop-Worker
-    if (-not (Test-Change "install interpreter, packages and code below $Root")) { return $true }
+    if (-not (Test-Change "install interpreter, packages and code below $Root")) { return $wanted }
     [void](New-Item -ItemType Directory -Force -Path $Root)
+    if (Test-Path -LiteralPath $stamp) { Remove-Item -LiteralPath $stamp -Force }
     if (-not (Test-Path -LiteralPath "$Root\venv\Scripts\python.exe")) { Invoke-Program $Base @('-m', 'venv', "$Root\venv") }
     if (-not $WithoutTrainer) { Install-Package "$Source\requirements\trainer.txt" }
-    if (Test-Path -LiteralPath "$Root\code") { [IO.Directory]::Delete("$Root\code", $true) }
+    Remove-Tree "$Root\code"
     [void](New-Item -ItemType Directory -Force -Path "$Root\code")
     Copy-Item -LiteralPath "$Source\training" -Destination "$Root\code" -Recurse
-    Set-Content -LiteralPath $stamp -Value $wanted -Encoding ASCII
-    return $true
+    return $wanted
 }
 
 function Get-Digest {
@@ -284,10 +287,10 @@ function Start-Worker {
         return
     }
     if (-not (Test-Change 'start the worker')) { return }
-    $before = @(Get-Started).Count
+    $before = Get-LastStart
     Start-ScheduledTask -TaskName $TaskName
     for ($second = 0; $second -lt 120; $second++) {
-        if (@(Get-Started).Count -gt $before) {
+        if ((Get-LastStart) -ne $before) {
             Write-Host "The worker runs. Its log is $Log; 'cis490-jobs workers' lists it."
             return
         }
@@ -296,9 +299,12 @@ function Start-Worker {
     Exit-With 1 "the task was started, and within 120 s the worker did not say so in $Log; look there, and at 'Last Run Result' of $TaskName in the Task Scheduler"
 }
 
-function Get-Started {
-    if (-not (Test-Path -LiteralPath $Log)) { return @() }
-    return @(Select-String -LiteralPath $Log -Pattern ' worker started ' -SimpleMatch)
+# The line is compared, not counted, because a long log begins anew when a worker starts.
+function Get-LastStart {
+    $last = ''
+    if (-not (Test-Path -LiteralPath $Log)) { return $last }
+    foreach ($found in @(Select-String -LiteralPath $Log -Pattern ' worker started ' -SimpleMatch)) { $last = "$($found.LineNumber) $($found.Line)" }
+    return $last
 }
 
 # Ask the worker by its stop file to give its job back, and end it when it does not within its own limits.
@@ -307,7 +313,7 @@ function Stop-Worker {
     if ($null -eq $task) { return }
     if (-not (Test-Change 'stop the worker; its job goes back to the queue')) { return }
     [void](Disable-ScheduledTask -TaskName $TaskName)
-    if ($task.State -ne 'Running') { return }
+    if ($task.State -ne 'Running' -and -not (Test-Running)) { return } # one stopped and not waited for is Disabled
     [void](New-Item -ItemType File -Force -Path "$Work\stop")
     for ($second = 0; $second -lt 120; $second++) {
         if (-not (Test-Running)) { return }
@@ -342,10 +348,22 @@ function Uninstall-Worker {
     Write-Host "The worker is removed. Have an operator run 'cis490-jobs worker revoke' with this host's name."
 }
 
-# .NET deletes a link and leaves alone what it leads to; Remove-Item of PowerShell 5.1 may follow it.
 function Remove-Folder {
     param([string]$Path)
-    if ((Test-Path -LiteralPath $Path) -and (Test-Change "remove $Path")) { [IO.Directory]::Delete($Path, $true) }
+    if ((Test-Path -LiteralPath $Path) -and (Test-Change "remove $Path")) { Remove-Tree $Path }
+}
+
+# .NET deletes a link and leaves alone what it leads to; Remove-Item of PowerShell 5.1 may follow it. What a worker worked
+# in or ran is held until the process is gone, which is a moment after its lock is free.
+function Remove-Tree {
+    param([string]$Path)
+    for ($second = 0; $second -lt 20; $second++) {
+        if (-not (Test-Path -LiteralPath $Path)) { return }
+        try { [IO.Directory]::Delete($Path, $true) }
+        catch [IO.IOException] { Start-Sleep -Seconds 1 }
+        catch [UnauthorizedAccessException] { Start-Sleep -Seconds 1 }
+    }
+    if (Test-Path -LiteralPath $Path) { [IO.Directory]::Delete($Path, $true) }
 }
 
 Invoke-Installer
