@@ -169,17 +169,36 @@ def test_a_unit_is_judged_by_what_systemd_says(answers: dict[str, tuple[int, str
     assert says in f"{found[1]} {found[2]}"
 
 
+TASK = "<Triggers><BootTrigger><Enabled>{}</Enabled></BootTrigger></Triggers><Settings><Enabled>{}</Enabled></Settings>"
+LINE = '"PC","\\x","N/A","{}","Interaktiv","26.11.2026 03:00:00","{}","PC\\me","python.exe","N/A"'
+
+
 @pytest.mark.parametrize(
-    ("answer", "state", "mend"),
+    ("described", "told", "state", "mend"),
     [
-        ((0, '"\\x","N/A","Running"'), "ok", ""),
-        ((0, '"\\x","N/A","Ready"'), "fail", 'schtasks /run /tn "x"'),
-        ((0, '"\\x","N/A","Disabled"'), "fail", 'schtasks /change /tn "x" /enable'),
-        ((1, "ERROR: The system cannot find the file specified."), "skip", ""),
+        ((0, TASK.format("true", "true")), LINE.format("Running", "267009"), "ok", ""),
+        ((0, TASK.format("true", "true")), LINE.format("Wird ausgeführt", "267009"), "ok", ""),
+        ((0, TASK.format("false", "true")), f"\n{LINE.format('Running', '267009')}\n", "ok", ""),
+        ((0, TASK.format("true", "true")), LINE.format("Bereit", "1"), "fail", 'schtasks /run /tn "x"'),
+        ((0, TASK.format("true", "true")), "", "fail", 'schtasks /run /tn "x"'),
+        (
+            (0, TASK.format("true", "false")),
+            LINE.format("Deaktiviert", "0"),
+            "fail",
+            'schtasks /change /tn "x" /enable',
+        ),
+        ((1, "ERROR: The system cannot find the file specified."), "", "skip", ""),
+        ((None, ""), "", "skip", ""),
     ],
 )
-def test_a_scheduled_task_is_judged_by_what_windows_says(answer: tuple[int, str], state: str, mend: str) -> None:
-    found = checks.task("x", programs(schtasks=answer))
+def test_a_scheduled_task_is_judged_by_what_windows_says_in_any_language(
+    described: tuple[int | None, str], told: str, state: str, mend: str
+) -> None:
+    def run(command: Sequence[str]) -> tuple[int | None, str]:
+        assert command[:4] == ["schtasks", "/query", "/tn", "x"]
+        return described if "/xml" in command else (0, told)
+
+    found = checks.task("x", run)
     assert (found[0], found[2]) == (state, mend)
 
 

@@ -9,6 +9,7 @@ library only.
 from __future__ import annotations
 
 import base64
+import csv
 import getpass
 import json
 import os
@@ -40,6 +41,10 @@ SOON_S: Final = 14 * DAY_S
 """A certificate that ends sooner is worth a warning."""
 OLDEST_PYTHON: Final = (3, 11)
 _PEM: Final = re.compile(rb"-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", re.DOTALL)
+_DISABLED: Final = re.compile(r"<Settings>(?:(?!</Settings>).)*<Enabled>false</Enabled>", re.DOTALL)
+_LAST_RESULT: Final = 6
+"""Column of a task's last result in what schtasks lists at length."""
+_TASK_RUNNING: Final = "267009"
 _MARKS: Final = {"ok": "ok", "warn": "warn", "fail": "FAIL", "skip": "skip"}
 _COLOURS: Final = {"ok": "32", "warn": "33", "fail": "31", "skip": "2"}
 _PLAIN: Final = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "?")
@@ -264,15 +269,22 @@ def _judged_unit(name: str, found: Mapping[str, str], command: str, run: Ask | N
 
 
 def task(name: str, run: Ask = ask) -> tuple[State, str, str]:
-    """Check the scheduled task of a program on Windows."""
-    status, said = run(["schtasks", "/query", "/tn", name, "/fo", "csv", "/nh"])
+    """Check the scheduled task of a program on Windows.
+
+    Its state is read from XML and a number, because the words for it are in the language of the system.
+
+    Source: Microsoft, schtasks query; Task Scheduler Error and Success Constants, SCHED_S_TASK_RUNNING.
+    """
+    status, described = run(["schtasks", "/query", "/tn", name, "/xml"])
     if status is None or status != 0:
         return skip(f"no scheduled task {name} is installed; that is well for a program that is started by hand")
-    state = said.splitlines()[0].rpartition(",")[2].strip('" ') if said else ""
-    if state.lower() == "disabled":
+    if _DISABLED.search(described):
         return fail(f"the scheduled task {name} is disabled", f'schtasks /change /tn "{name}" /enable')
-    if state.lower() != "running":
-        return fail(f"the scheduled task {name} is {state or 'unknown'}", f'schtasks /run /tn "{name}"')
+    _, told = run(["schtasks", "/query", "/tn", name, "/v", "/fo", "csv", "/nh"])
+    results = [row[_LAST_RESULT] for row in csv.reader(told.splitlines()) if len(row) > _LAST_RESULT]
+    if _TASK_RUNNING not in results:
+        last = f"; its last result is {results[0]}" if results else ""
+        return fail(f"the scheduled task {name} is not running{last}", f'schtasks /run /tn "{name}"')
     return ok(f"the scheduled task {name} is running")
 
 
