@@ -1,0 +1,95 @@
+"""The installer's commands, taken from its syntax tree, and the guide's, taken from its text, run under Wine.
+
+Both end at a real receiver with TLS on loopback; see `pc_under_wine`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pc_under_wine import MANIFEST, ROOT, Lab
+from tls_doors import direct
+from windows_guide import INSTALLER, NEEDS_A_PC, commands
+from wine import processes_with, until, windows_path
+
+from training.fleet import __version__
+
+STOPPED = "stop the worker; its job goes back to the queue"
+REPLACED = "install interpreter, packages and code below C:\\Program Files\\cis490"
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    it = Lab(tmp_path)
+    with direct(tmp_path, MANIFEST % it.mark) as door:
+        it.door = door
+        yield it
+        it.end()
+
+
+def has(said: list[str], pattern: str) -> bool:
+    return any(re.match(pattern, line) for line in said)
+
+
+def test_the_installers_commands_bring_a_host_from_an_invite_to_a_trained_job_through_an_upgrade_and_away(
+    lab: Lab,
+) -> None:
+    data = f"lab={windows_path(ROOT / 'data' / 'lab')}\\"
+    said = lab.install(**lab.invited("pc"), Dataset=data, WithoutTrainer=True)
+    assert said[-1].startswith("The worker runs.")
+    assert has(said, r"FAILED +libraries: those of no model are installed")
+    assert has(said, r"ok +dataset: lab is valid")
+    assert has(said, r"ok +receiver: answers at https://localhost:\d+")
+    [host] = lab.workers()
+    assert (host["name"], host["capability"]["os"]) == ("pc", "windows")
+    assert "lab" in host["capability"]["datasets"]
+    until("a job is trained", lambda: lab.job(1)["status"] == "completed")
+    assert lab.job(1)["metrics"]["auroc"] == 0.75
+
+    # an upgrade gives the job back before it touches the code
+    until("the trainer works", lambda: processes_with(lab.mark))
+    with (lab.checkout / "training" / "__init__.py").open("a") as code:
+        code.write("\n")
+    said = lab.install(WithoutTrainer=True)
+    assert said.index(STOPPED) < said.index(REPLACED)
+    until("the job goes on from its checkpoint", lambda: lab.job(2)["status"] == "completed")
+    assert lab.job(2)["metrics"]["resumed"] is True
+
+    assert lab.install(WithoutTrainer=True)[-1] == "The worker runs already."
+    lab.install(Uninstall=True, Purge=True)
+    assert [worker.alive() for worker in lab.programs.started] == [False, False]
+    assert lab.pc.task is None
+    assert lab.left() == []
+
+
+def test_the_guide_typed_as_it_stands_brings_a_host_into_the_fleet_and_out_of_it(lab: Lab) -> None:
+    shown = {command: lab.type_in(command) for command in commands() if command not in NEEDS_A_PC}
+    installed = next(said for command, said in shown.items() if "-CaSha256" in command)
+    assert has(installed, r"Successfully installed .*\blightgbm-")
+    assert has(installed, r"ok +trainer: answers --describe")
+    assert "This host can train." in installed
+    [log] = [said for command, said in shown.items() if "worker.log" in command]
+    assert has(log, r"\S+ worker started host=gpu-tower ")
+    [found] = [said for command, said in shown.items() if " doctor " in command]
+    for check in (
+        "python",
+        "settings",
+        "work folder",
+        "trainer",
+        "libraries",
+        "secret",
+        "connection",
+        "tls",
+        "identity",
+    ):
+        assert has(found, rf"ok +{check} +\S"), found
+    assert has(shown["cis490-jobs workers"], rf"gpu-tower\s.*\s{re.escape(__version__)}\s")
+    paused, resumed = shown[f"{INSTALLER} -Pause"], shown[f"{INSTALLER} -Resume"]
+    assert paused[0] == STOPPED
+    assert resumed[-1].startswith("The worker runs.")
+    assert lab.pc.task is None
+    assert lab.left() == ["ProgramData/cis490"]  # settings and runs stay without -Purge
+    assert has(shown["cis490-jobs worker revoke gpu-tower"], r"gpu-tower\s+revoked\s")
