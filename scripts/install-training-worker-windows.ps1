@@ -316,10 +316,11 @@ function Stop-Worker {
     if ($task.State -ne 'Running' -and -not (Test-Running)) { return } # one stopped and not waited for is Disabled
     [void](New-Item -ItemType File -Force -Path "$Work\stop")
     for ($second = 0; $second -lt 120; $second++) {
-        if (-not (Test-Running)) { return }
+        if (-not (Test-Running)) { break }
         Start-Sleep -Seconds 1
     }
-    Stop-ScheduledTask -TaskName $TaskName
+    # For one that heeds nothing, and for one that has only begun: it has no lock yet, and takes the file for an old one.
+    Stop-ScheduledTask -TaskName $TaskName -ErrorAction SilentlyContinue
 }
 
 # A disabled task says so instead of Running; the lock of the work folder tells whether a worker lives.

@@ -55,6 +55,10 @@ class _Continue(Exception):  # noqa: N818
     pass
 
 
+class _Break(Exception):  # noqa: N818
+    pass
+
+
 class Machine(Protocol):
     """What a script runs on."""
 
@@ -258,7 +262,7 @@ class Walk:
         if word == "exit":
             raise Exit(int(collapsed(found)))
         out += found
-        raise {"return": _Return, "continue": _Continue}[word]
+        raise {"return": _Return, "continue": _Continue, "break": _Break}[word]
 
     def _if(self, node: Node, out: list[Any]) -> None:
         condition, block, *others = parts(node)
@@ -284,9 +288,12 @@ class Walk:
     def _for(self, node: Node, out: list[Any]) -> None:
         first, condition, step, block = parts(node)
         self._pipeline(parts(first)[0], [])
-        while truth(self._of(parts(condition)[0])):
-            self._all(block, out)
-            self._pipeline(parts(step)[0], [])
+        try:
+            while truth(self._of(parts(condition)[0])):
+                self._all(block, out)
+                self._pipeline(parts(step)[0], [])
+        except _Break:
+            return
 
     def _try(self, node: Node, out: list[Any]) -> None:
         block, *clauses = parts(node)

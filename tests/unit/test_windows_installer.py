@@ -58,7 +58,7 @@ ALLOWED = {
     "Split-Path": (MANAGEMENT, {"Path", "Parent"}),
     "Start-ScheduledTask": (TASKS, {"TaskName"}),
     "Start-Sleep": (UTILITY, {"Seconds"}),
-    "Stop-ScheduledTask": (TASKS, {"TaskName"}),
+    "Stop-ScheduledTask": (TASKS, {"TaskName", "ErrorAction"}),
     "Test-Path": (MANAGEMENT, {"LiteralPath"}),
     "Unregister-ScheduledTask": (TASKS, {"TaskName", "Confirm"}),
     "Where-Object": (CORE, set()),

@@ -27,7 +27,7 @@ class Standing:
     """A worker that runs until it is asked to stop by its file, as the real one."""
 
     def __init__(self, pc: Pc, words: list[str]) -> None:
-        self.pc, self.words, self.ended, self.heeds = pc, words, False, True
+        self.pc, self.words, self.ended, self.heeds, self.has_lock = pc, words, False, True, True
         work = pc.host(f"{STATE}\\worker")
         self.stop_file, lock = work / "stop", work / "lock"
         self.stop_file.unlink(missing_ok=True)
@@ -79,7 +79,7 @@ class Recorded:
     def shut(self, path: str) -> bool:
         assert path == f"{STATE}\\worker\\lock"
         running = None if self.pc.task is None else self.pc.task.running
-        return running is not None and running.alive()
+        return isinstance(running, Standing) and running.has_lock and running.alive()
 
 
 class Site:
@@ -187,6 +187,16 @@ def test_a_worker_that_heeds_no_stop_file_is_ended_after_its_patience(site: Site
     site.install(**INVITE)
     old = site.worker()
     old.heeds = False
+    site.newer()
+    site.install()
+    assert old.ended
+
+
+def test_a_worker_that_has_only_begun_and_holds_no_lock_is_ended_too(site: Site) -> None:
+    """It deletes the stop file, which it takes for one meant for an earlier worker."""
+    site.install(**INVITE)
+    old = site.worker()
+    old.heeds, old.has_lock = False, False
     site.newer()
     site.install()
     assert old.ended
