@@ -196,7 +196,7 @@ function Install-Package {
 function Invoke-Program {
     param([string]$Program, [string[]]$Words)
     & $Program $Words | Out-Host
-    if ($LASTEXITCODE -ne 0) { Exit-With $LASTEXITCODE "$Program $($Words[0..1] -join ' ') ended with status $LASTEXITCODE; see above for the reason, mend it, and run the same command again" }
+    if ($LASTEXITCODE -ne 0) { Exit-With $LASTEXITCODE "$Program $($Words[0..2] -join ' ') ended with status $LASTEXITCODE; see above for the reason, mend it, and run the same command again" }
 }
 
 # ---- folders, identity, self-test -----------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Run the worker's tests with the Python of Windows under Wine, against a real receiver on this machine.
 #
-#   scripts/test-windows.sh            all of them; takes about four minutes, the first time two more
+#   scripts/test-windows.sh            all of them; takes about seven minutes, the first time one more
 #   scripts/test-windows.sh 3.13       those of the worker with another Python: 3.12 or 3.13
 #   scripts/test-windows.sh -- ARGS    hand ARGS to pytest
 #

@@ -528,9 +528,9 @@ class Walk:
 
     def _element(self, node: Node) -> Any:
         value, index = (self.value(one) for one in parts(node))
-        if isinstance(index, list):
-            return [value[one] for one in index if one < len(value)]
-        return value[index]
+        if max(as_list(index)) >= len(value):
+            raise Thrown("Index was outside the bounds of the array.", "IndexOutOfRangeException")
+        return [value[one] for one in index] if isinstance(index, list) else value[index]
 
     def _block(self, node: Node) -> Any:
         return parts(node)[0]
