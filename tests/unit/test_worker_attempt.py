@@ -20,6 +20,7 @@ from training.fleet import capability, wire
 from training.fleet.capability import Capability, Datasets, Gpu
 from training.fleet.client import Client
 from training.fleet.errors import ConfigurationError, UnavailableError, UnreachableError, UpgradeRequiredError
+from training.fleet.executors.local import ShimTraining
 from training.fleet.worker import attempt as attempt_module
 from training.fleet.worker import loop as loop_module
 from training.fleet.worker.attempt import Attempt, Place, Rules
@@ -683,6 +684,38 @@ def test_a_draining_worker_takes_no_second_job_while_it_holds_one(site: Site, st
     stub.offer(lease("slow", job="b"))
     stub.wait_for("heartbeat", 5)
     assert len(stub.calls("claim")) <= max(waiting, 2)
+
+
+def test_a_slot_takes_no_job_while_a_process_of_its_trainer_lives(
+    site: Site, stub: StubReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may hold the card, or write where the next trainer would read."""
+    deaf: list[ShimTraining] = []
+    killed = threading.Event()
+    kill = ShimTraining.kill
+    asked_after_the_kill: list[bool] = []
+
+    def unheard(training: ShimTraining) -> None:
+        deaf.append(training)
+
+    def second(seen: Seen) -> Reply:
+        asked_after_the_kill.append(killed.is_set())
+        return stub.usual("claim", seen)
+
+    for name, value in (("UNKILLABLE_S", -10.0), ("KILL_S", 0.0)):
+        monkeypatch.setattr(attempt_module, name, value)
+    for name in ("stop", "kill"):
+        monkeypatch.setattr(ShimTraining, name, unheard)
+    stub.script["claim"] = [lambda seen: stub.usual("claim", seen), second]
+    stub.offer(lease("slow", timeout_s=0))
+    stub.offer(lease("good", job="b"))
+    site.serve()
+    assert stub.wait_for("fail")[0].json["kind"] == "host_fault"
+    site.says("a process of its trainer cannot be killed; restart this host")
+    killed.set()
+    kill(deaf[0])
+    assert stub.wait_for("complete")[0].json["lease_id"] == "lease-b-0001"
+    assert asked_after_the_kill == [True]
 
 
 def test_folders_nobody_needs_are_deleted_after_their_time(site: Site, stub: StubReceiver) -> None:

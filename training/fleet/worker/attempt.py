@@ -196,6 +196,12 @@ class Attempt:
         self._note("run ended", outcome=self._outcome, why=self._state.why or None)
         return self._outcome
 
+    def outlast(self) -> None:
+        """Return once no process of the trainer lives, after `run`: until then its place is not free."""
+        if self._training is not None and not self._training.ended.wait(KILL_S):
+            self._note("no job taken in this slot: a process of its trainer cannot be killed; restart this host")
+            self._training.ended.wait()
+
     def _go(self, step: Callable[[], object]) -> None:
         try:
             step()

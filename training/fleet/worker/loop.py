@@ -311,9 +311,12 @@ class Worker:
         with self._change:
             self._outcomes.append(outcome)
             del self._attempts[attempt.lease_id]
+            self._drain = self._drain and bool(self._attempts)
+            self._change.notify_all()
+        attempt.outlast()
+        with self._change:
             if slot is not None:
                 self._free.append(slot)
-            self._drain = self._drain and bool(self._attempts)
             self._change.notify_all()
 
     def _slot_is_free(self) -> bool:
