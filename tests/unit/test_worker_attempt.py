@@ -718,6 +718,20 @@ def test_a_slot_takes_no_job_while_a_process_of_its_trainer_lives(
     assert asked_after_the_kill == [True]
 
 
+def test_workers_that_a_receiver_sent_away_do_not_all_come_back_in_one_moment(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_module, "AWAY_S", 1.0)
+    monkeypatch.setattr("random.random", lambda: 0.25)
+    worker, naps = site.worker(), []
+    monkeypatch.setattr(worker, "_rest", lambda delay_s, _until: naps.append(delay_s))
+    for _ in range(8):
+        worker._away(UnreachableError("nobody there"), None)
+    worker._vain = 0
+    worker._away(UnavailableError("shutting down", retry_after_s=5.0), None)
+    assert naps == [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 5.25]
+
+
 def test_folders_nobody_needs_are_deleted_after_their_time(site: Site, stub: StubReceiver) -> None:
     runs = site.work / "runs"
     for name in ("old", "new", "broken"):

@@ -495,7 +495,7 @@ class Attempt:
             return vain
         self._note("waiting for the receiver", why=why)
         delay_s = min(RETRY_CAP_S, RETRY_S * 2.0 ** min(vain, 16)) * random.random()  # noqa: S311
-        self._leave.wait(max(delay_s, retry_after_s or 0.0))
+        self._leave.wait(delay_s + (retry_after_s or 0.0))
         return vain + 1
 
     # ---- what the heartbeats say ------------------------------------------------------------------------------------
