@@ -125,6 +125,19 @@ def test_a_heartbeat_is_answered_before_the_upload_of_an_earlier_run(bench: Benc
     assert order == ["heartbeat answered", "upload"]
 
 
+def test_heartbeats_go_on_while_an_upload_takes_its_time(bench: Bench, stub: StubReceiver) -> None:
+    beaten: list[int] = []
+
+    def slow(seen: Seen) -> Reply:
+        before = len(stub.calls("heartbeat"))
+        beaten.append(len(stub.wait_for("heartbeat", before + 3, timeout_s=5)) - before)
+        return stub.usual("upload", seen)
+
+    stub.script["upload"] = [slow]
+    assert bench.packed().run() == "completed"
+    assert [count >= 3 for count in beaten] == [True]
+
+
 def test_the_first_act_after_a_sleep_is_a_heartbeat(
     bench: Bench, stub: StubReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
