@@ -352,6 +352,28 @@ def test_a_silent_receiver_ends_a_trainer_only_when_told_so(bench: Bench, stub: 
     )
 
 
+def test_a_lease_lost_while_a_trainer_has_its_grace_ends_it_at_once(bench: Bench) -> None:
+    bench.rules = dataclasses.replace(bench.rules, grace_s=600.0)
+    attempt = bench.attempt(act="stubborn")
+    running = threading.Thread(target=attempt.run)
+    running.start()
+    end = time.monotonic() + 10
+    while b"stubborn" not in b"".join(path.read_bytes() for path in bench.folder.path.glob("log.head")):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    attempt.release()
+    while bench.folder.load().stopped is None:  # type: ignore[union-attr]
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    attempt.lose("somebody else has it")
+    running.join(10)
+    ended = not running.is_alive()
+    attempt.release(hurry=True)
+    running.join()
+    assert ended
+    assert bench.step() == ("over", "somebody else has it")
+
+
 def test_a_trainer_that_cannot_be_killed_does_not_hold_the_worker(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
