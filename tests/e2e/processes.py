@@ -52,14 +52,19 @@ class Fleet:
 
     def start_receiver(self) -> None:
         """Start it, on the same port as before, and wait until it is ready."""
+        self.launch_receiver()
+        said = lambda: re.search(r"127\.0\.0\.1:[1-9]\d*", self.log("receiver"))  # noqa: E731
+        self.address = wait_until("the receiver says where it listens", said)[0]
+        wait_until("the receiver is ready", lambda: self.jobs("status", check=False).returncode == 0)
+
+    def launch_receiver(self) -> subprocess.Popen[bytes]:
+        """Start it and return it without waiting for anything."""
         arguments = ["--listen-addr", self.address, "--manifest", str(self.manifest)]
         for flag, name in (("db", "queue.db"), ("store-root", "store"), ("incoming-root", "incoming")):
             arguments += [f"--{flag}", str(self.folder / name)]
         arguments += ["--index-path", str(self.folder / "index.jsonl"), *self.terms]
         self._start("receiver", "training.fleet.receiver", arguments)
-        said = lambda: re.search(r"127\.0\.0\.1:[1-9]\d*", self.log("receiver"))  # noqa: E731
-        self.address = wait_until("the receiver says where it listens", said)[0]
-        wait_until("the receiver is ready", lambda: self.jobs("status", check=False).returncode == 0)
+        return self.processes["receiver"]
 
     def start_worker(self, name: str, *flags: str, python: str = sys.executable) -> None:
         """Start a worker under a host name of its own, with the Python that its trainers get as well."""

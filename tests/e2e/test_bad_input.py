@@ -499,3 +499,23 @@ def test_a_full_disk_under_the_database_refuses_changes_and_loses_nothing(tmp_pa
         fleet.stop("receiver", signal.SIGKILL)
         fleet.start_receiver()
         assert fleet.by_status() == {"completed": 1, "claimed": 1}
+
+
+def test_a_disk_that_comes_back_read_only_costs_no_training(tmp_path: Path, small: Path) -> None:
+    """As an SD card does after errors: no start until it can be written, and not the status that ends all starts."""
+    terms = ("--heartbeat-s", "0.3", "--lease-s", "60", "--ack-s", "30", "--db", str(small / "queue.db"))
+    with slow_fleet(tmp_path, terms) as fleet:
+        fleet.start_receiver()
+        fleet.start_worker("tower")
+        wait_until("the trainer runs", lambda: starts(tmp_path) == 1 and fleet.counts() == {"running": 1})
+        fleet.stop("receiver", signal.SIGKILL)
+        subprocess.run(["mount", "-o", "remount,ro", small], check=True)
+        assert fleet.launch_receiver().wait(40) == 75
+        assert "read-only" in fleet.log("receiver").splitlines()[-1].lower()
+        assert "Traceback" not in fleet.log("receiver")
+        (tmp_path / "go").touch()
+        wait_until("the artifact is packed", lambda: list((tmp_path / "tower").rglob("*.zst")))
+        subprocess.run(["mount", "-o", "remount,rw", small], check=True)
+        fleet.start_receiver()
+        wait_until("the result is taken", lambda: fleet.counts() == {"completed": 1})
+        assert starts(tmp_path) == 1

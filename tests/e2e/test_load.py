@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from processes import wait_until
 
+from bench.load import claim_body
 from bench.stage import Load, Program, call, manifest, receiver
 from training.fleet import sql
 
@@ -43,6 +44,18 @@ def test_200_workers_get_2000_jobs_done_without_a_fault_or_a_growing_receiver(tm
     assert "Traceback" not in log
     assert '"level": "error"' not in log
     assert _scans(tmp_path / "receiver" / "queue.db") == []
+
+
+@pytest.mark.slow
+def test_a_manifest_of_100_000_jobs_is_loaded_within_a_small_memory_and_read_once(tmp_path: Path) -> None:
+    jobs = 100_000
+    with receiver(tmp_path / "receiver", manifest(jobs)) as real:
+        assert call(real, "GET", "/v1/health")["counts"]["pending"] == jobs
+        assert real.peak_mib() < 128
+        assert call(real, "POST", "/v1/manifest/reload", {})["counts"] == {
+            "added": 0, "changed": 0, "unchanged": jobs, "dropped": 0, "stranded": 0,
+        }  # fmt: skip
+        assert call(real, "POST", "/v1/job/claim", claim_body("tower"))["fence"] == 1
 
 
 def _completed(real: Program) -> int:

@@ -117,6 +117,19 @@ HEADS = {
         "forbidden",
     ),
     "same-site change": (post(PATH, BEAT, "Sec-Fetch-Site: same-site"), 403, "forbidden"),
+    "cross-site upload": (
+        post(f"/v1/model/{ID}", b"x", "Sec-Fetch-Site: cross-site", "X-Lease-Id: lease-0001").replace(
+            b"POST", b"PUT", 1
+        ),
+        403,
+        "forbidden",
+    ),
+    "form of many parts": (
+        post(PATH, b"--x\r\n\r\n" * 5000 + b"--x--\r\n", "Content-Type: multipart/form-data; boundary=x"),
+        400,
+        "bad_request",
+    ),
+    "a thousand ranges": (get("/v1/worker.pyz", "Range: bytes=" + ",".join(["0-"] * 1000)), 200, None),
 }
 
 

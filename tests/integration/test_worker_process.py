@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from fake_trainer import DECLARATION
-from stub_receiver import StubReceiver, lease, problem
+from stub_receiver import Reply, Seen, StubReceiver, lease, problem
 
 from training.fleet.executors.local import running_s
 from training.fleet.single_file import own_single_file
@@ -496,6 +496,20 @@ def test_sigterm_while_the_receiver_is_away_leaves_the_upload_for_the_next_start
     assert worker.wait(timeout=20) == 0
     [run] = host.runs()
     assert json.loads((run / "state.json").read_text())["step"] == "packed"
+
+
+def test_sigterm_while_an_upload_is_under_way_lets_it_end(host: Host, stub: StubReceiver) -> None:
+    def stopped_meanwhile(seen: Seen) -> Reply:
+        worker.send_signal(signal.SIGTERM)
+        until(lambda: "stopping" in host.errors)
+        return stub.usual("upload", seen)
+
+    stub.offer(lease("good"))
+    stub.script["upload"] = [stopped_meanwhile]
+    worker = host.start()
+    assert worker.wait(timeout=20) == 0
+    assert len(stub.calls("upload")) == len(stub.calls("complete")) == 1
+    assert host.runs() == []
 
 
 def test_a_lost_answer_to_a_claim_is_asked_for_with_the_same_claim_id(host: Host, stub: StubReceiver) -> None:

@@ -29,8 +29,6 @@ from training.fleet.worker.folder import RunFolder, State
 
 SECRET = "cis490w.0123456789abcdef." + "k" * 43
 LIMIT_S = 25.0
-EARLIER = f"{'c' * 12}-1"
-"""The folder of the earlier run."""
 KEEP_S = 3600.0
 """How long the folders of lost runs are kept; that of the earlier run is older."""
 TRAINER = """
@@ -96,7 +94,7 @@ class WorkerFlow:
             trial.again = self._run()
             if trial.again.status != 0:
                 trial.wrong.append(f"started again: {trial.again.status} {trial.again.said}")
-        if error and [*(self._work / "runs").glob("*.gone"), *(self._work / "runs").glob(EARLIER)]:
+        if error and list((self._work / "runs").iterdir()):
             self._run()  # what could not be deleted is left for the next start
         trial.wrong += self._at_the_end(error)
         if trial.wrong:
@@ -110,7 +108,7 @@ class WorkerFlow:
         (self._work / "runs").mkdir(parents=True)
         (self._work / "secret").write_text(SECRET + "\n")
         (self._work / "secret").chmod(0o600)
-        old = RunFolder(self._work / "runs" / EARLIER)
+        old = RunFolder(self._work / "runs" / f"{'c' * 12}-1")
         old.make(State("over", wire.Lease(**self._receiver.ask("/old-lease"))))
         long_ago = time.time() - 2 * KEEP_S
         os.utime(old.path, (long_ago, long_ago))

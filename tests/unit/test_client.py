@@ -73,6 +73,8 @@ def raw_server(serve: Callable[[socket.socket], None]) -> tuple[str, threading.T
     ("url", "found"),
     [
         ("ftp://127.0.0.1", "'ftp://127.0.0.1'"),
+        ("file:///etc/passwd", "'file:///etc/passwd'"),
+        ("file://127.0.0.1/etc/passwd", "'file://127.0.0.1/etc/passwd'"),
         ("127.0.0.1:8445", "'127.0.0.1:8445'"),
         ("http://", "'http://'"),
         ("http://[::1", "something that is no URL"),

@@ -260,6 +260,16 @@ def test_the_log_is_moved_into_the_file_again_and_again(path: Path, monkeypatch:
     assert differing(path) == []
 
 
+def test_a_log_of_few_and_large_changes_does_not_grow_without_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "CHECKPOINT_BYTES", 50 * PAGE)
+    database = Sqlite.open(path)
+    for turn in range(40):
+        fill(database, 5, f"{turn:04d}" * 3000)
+    size = pages.log_path(path).stat().st_size
+    database.close()
+    assert size < 100 * PAGE
+
+
 WRITER = """
 import random, sys
 from pathlib import Path

@@ -68,16 +68,28 @@ def test_the_glossary_names_the_modes(root: Path, mode: str) -> None:
     assert f"`{mode}`" in (root / "docs/reference/glossary.md").read_text()
 
 
-def test_every_test_that_the_news_name_is_there(root: Path) -> None:
-    news = [root / "CHANGELOG.md", *sorted((root / "changelog.d").glob("*.md"))]
-    named = [(page.name, *found) for page in news for found in NAMED_TEST.findall(page.read_text())]
-    assert len(named) > 50
+FAILURES = "docs/explanation/failures.md"
+
+
+def test_every_test_that_the_news_and_the_page_of_failures_name_is_there(root: Path) -> None:
+    pages = [root / "CHANGELOG.md", *sorted((root / "changelog.d").glob("*.md")), root / FAILURES]
+    named = [(page.name, *found) for page in pages for found in NAMED_TEST.findall(page.read_text())]
+    assert len([page for page, *_ in named if page != "failures.md"]) > 50
     absent = []
     for page, path, function in named:
         place = root / path
         if not place.exists() or (function and f"def {function}(" not in place.read_text()):
             absent.append(f"{page}: {path}::{function}" if function else f"{page}: {path}")
     assert absent == []
+
+
+def test_every_failure_names_the_test_that_shows_it_or_says_that_none_does(root: Path) -> None:
+    lines = (root / FAILURES).read_text().splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if line.startswith("| ")]
+    failures = [row for row in rows if row[0] not in ("what happens", "---")]
+    assert len(failures) > 100
+    assert [row for row in rows if len(row) != 3] == []
+    assert [row[0] for row in failures if not (NAMED_TEST.search(row[2]) or row[2].startswith("not shown"))] == []
 
 
 def test_no_tracked_text_holds_a_path_of_one_machine(root: Path) -> None:

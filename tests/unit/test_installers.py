@@ -114,6 +114,15 @@ def test_a_unit_is_watched_and_ends_for_good_at_78(root: Path, unit: str) -> Non
     assert keys["RestartPreventExitStatus"] == "78"
 
 
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_unit_is_among_the_last_to_go_when_memory_runs_out_and_has_files_enough(root: Path, unit: str) -> None:
+    """A trainer, which asks to be the first to go, must not take the worker's whole unit along."""
+    keys = unit_keys(root, unit)
+    assert int(keys["OOMScoreAdjust"]) <= -500
+    assert int(keys["LimitNOFILE"]) >= 16384
+    assert keys.get("OOMPolicy") == ("continue" if unit == "cis490-training-worker" else None)
+
+
 @pytest.mark.parametrize(("ended", "left"), [*((ended, True) for ended in LEFTOVERS), ("success:0", False),
                                               ("timeout:KILL", False), ("exit-code:78", False)])  # fmt: skip
 def test_only_a_worker_that_is_started_again_finds_its_trainers(

@@ -200,15 +200,16 @@ def test_a_file_that_cannot_be_read_to_its_end_is_refused(tmp_path: Path) -> Non
 
 
 def _writing(path: Path, texts: list[str]) -> Any:
-    """Return a reader before whose first reads somebody else writes the file."""
+    """Return a reader after whose first reads somebody else writes the file."""
     left, stamps = iter(texts), itertools.count(1)
 
     def read(descriptor: int, size: int) -> bytes:
+        data = os.read(descriptor, size)
         text = next(left, None)
         if text is not None:
             path.write_text(text)
             os.utime(path, ns=(0, next(stamps)))
-        return os.read(descriptor, size)
+        return data
 
     return read
 

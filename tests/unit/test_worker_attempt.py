@@ -20,6 +20,7 @@ from training.fleet import capability, wire
 from training.fleet.capability import Capability, Datasets, Gpu
 from training.fleet.client import Client
 from training.fleet.errors import ConfigurationError, UnavailableError, UnreachableError, UpgradeRequiredError
+from training.fleet.executors.local import ShimTraining
 from training.fleet.worker import attempt as attempt_module
 from training.fleet.worker import loop as loop_module
 from training.fleet.worker.attempt import Attempt, Place, Rules
@@ -122,6 +123,19 @@ def test_a_heartbeat_is_answered_before_the_upload_of_an_earlier_run(bench: Benc
     stub.script["upload"] = [upload]
     bench.packed().run()
     assert order == ["heartbeat answered", "upload"]
+
+
+def test_heartbeats_go_on_while_an_upload_takes_its_time(bench: Bench, stub: StubReceiver) -> None:
+    beaten: list[int] = []
+
+    def slow(seen: Seen) -> Reply:
+        before = len(stub.calls("heartbeat"))
+        beaten.append(len(stub.wait_for("heartbeat", before + 3, timeout_s=5)) - before)
+        return stub.usual("upload", seen)
+
+    stub.script["upload"] = [slow]
+    assert bench.packed().run() == "completed"
+    assert [count >= 3 for count in beaten] == [True]
 
 
 def test_the_first_act_after_a_sleep_is_a_heartbeat(
@@ -336,6 +350,28 @@ def test_a_silent_receiver_ends_a_trainer_only_when_told_so(bench: Bench, stub: 
         "lost",
         "the receiver was out of reach for most of the lease",
     )
+
+
+def test_a_lease_lost_while_a_trainer_has_its_grace_ends_it_at_once(bench: Bench) -> None:
+    bench.rules = dataclasses.replace(bench.rules, grace_s=600.0)
+    attempt = bench.attempt(act="stubborn")
+    running = threading.Thread(target=attempt.run)
+    running.start()
+    end = time.monotonic() + 10
+    while b"stubborn" not in b"".join(path.read_bytes() for path in bench.folder.path.glob("log.head")):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    attempt.release()
+    while bench.folder.load().stopped is None:  # type: ignore[union-attr]
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    attempt.lose("somebody else has it")
+    running.join(10)
+    ended = not running.is_alive()
+    attempt.release(hurry=True)
+    running.join()
+    assert ended
+    assert bench.step() == ("over", "somebody else has it")
 
 
 def test_a_trainer_that_cannot_be_killed_does_not_hold_the_worker(
@@ -683,6 +719,52 @@ def test_a_draining_worker_takes_no_second_job_while_it_holds_one(site: Site, st
     stub.offer(lease("slow", job="b"))
     stub.wait_for("heartbeat", 5)
     assert len(stub.calls("claim")) <= max(waiting, 2)
+
+
+def test_a_slot_takes_no_job_while_a_process_of_its_trainer_lives(
+    site: Site, stub: StubReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may hold the card, or write where the next trainer would read."""
+    deaf: list[ShimTraining] = []
+    killed = threading.Event()
+    kill = ShimTraining.kill
+    asked_after_the_kill: list[bool] = []
+
+    def unheard(training: ShimTraining) -> None:
+        deaf.append(training)
+
+    def second(seen: Seen) -> Reply:
+        asked_after_the_kill.append(killed.is_set())
+        return stub.usual("claim", seen)
+
+    for name, value in (("UNKILLABLE_S", -10.0), ("KILL_S", 0.0)):
+        monkeypatch.setattr(attempt_module, name, value)
+    for name in ("stop", "kill"):
+        monkeypatch.setattr(ShimTraining, name, unheard)
+    stub.script["claim"] = [lambda seen: stub.usual("claim", seen), second]
+    stub.offer(lease("slow", timeout_s=0))
+    stub.offer(lease("good", job="b"))
+    site.serve()
+    assert stub.wait_for("fail")[0].json["kind"] == "host_fault"
+    site.says("a process of its trainer cannot be killed; restart this host")
+    killed.set()
+    kill(deaf[0])
+    assert stub.wait_for("complete")[0].json["lease_id"] == "lease-b-0001"
+    assert asked_after_the_kill == [True]
+
+
+def test_workers_that_a_receiver_sent_away_do_not_all_come_back_in_one_moment(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_module, "AWAY_S", 1.0)
+    monkeypatch.setattr("random.random", lambda: 0.25)
+    worker, naps = site.worker(), []
+    monkeypatch.setattr(worker, "_rest", lambda delay_s, _until: naps.append(delay_s))
+    for _ in range(8):
+        worker._away(UnreachableError("nobody there"), None)
+    worker._vain = 0
+    worker._away(UnavailableError("shutting down", retry_after_s=5.0), None)
+    assert naps == [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 5.25]
 
 
 def test_folders_nobody_needs_are_deleted_after_their_time(site: Site, stub: StubReceiver) -> None:

@@ -64,6 +64,15 @@ def test_a_log_that_cannot_be_written_never_stops_the_trainer(tmp_path: Path) ->
     assert (tmp_path / "gone" / "log.head").read_bytes() == b"z"
 
 
+@pytest.mark.parametrize("before", [b"", b"before"])
+def test_what_is_printed_after_the_end_is_dropped(tmp_path: Path, before: bytes) -> None:
+    log = Log(tmp_path)
+    log.take(before)
+    log.close()
+    log.take(b"after")
+    assert log.tail(100) == before.decode()
+
+
 @pytest.mark.parametrize(
     ("before", "head", "tail"), [(3, "aaaxyz", ""), (10, "a" * 10, "xyz"), (14, "a" * 10, "aaaaxyz")]
 )

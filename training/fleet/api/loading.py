@@ -19,7 +19,14 @@ from typing import Any, Final
 
 from training.fleet import queue as fleet_queue
 from training.fleet.database import Database
-from training.fleet.errors import ConfigurationError, Fault, FleetError, ManifestError, PreconditionError
+from training.fleet.errors import (
+    ConfigurationError,
+    Fault,
+    FleetError,
+    ManifestError,
+    PreconditionError,
+    UnavailableError,
+)
 from training.fleet.jobs import Trainer
 from training.fleet.manifest import MAX_MANIFEST_BYTES, InForce, Loaded, child_load
 from training.fleet.queue import Queue
@@ -59,6 +66,7 @@ class Loader:
 
         Raises:
             ConfigurationError: The file cannot be used and nothing was in force before.
+            UnavailableError: The same, because of a trouble that may end by itself.
         """
         try:
             await self.reload(Reload(), START_ACTOR)
@@ -180,10 +188,12 @@ class Loader:
         return Plan(digest, in_force.digest, counts, [], [], [], [], [])
 
 
-def _unusable(error: FleetError) -> ConfigurationError:
+def _unusable(error: FleetError) -> FleetError:
+    """Return what ends a first start: after a trouble of the disk another start may do, after a wrong file none."""
     if isinstance(error, ConfigurationError):
         return error
-    return ConfigurationError(f"the manifest cannot be loaded and none was in force before: {error.message}")
+    ends = UnavailableError if isinstance(error, UnavailableError) else ConfigurationError
+    return ends(f"the manifest cannot be loaded and none was in force before: {error.message}")
 
 
 def _digest(path: Path) -> str:

@@ -196,6 +196,12 @@ class Attempt:
         self._note("run ended", outcome=self._outcome, why=self._state.why or None)
         return self._outcome
 
+    def outlast(self) -> None:
+        """Return once no process of the trainer lives, after `run`: until then its place is not free."""
+        if self._training is not None and not self._training.ended.wait(KILL_S):
+            self._note("no job taken in this slot: a process of its trainer cannot be killed; restart this host")
+            self._training.ended.wait()
+
     def _go(self, step: Callable[[], object]) -> None:
         try:
             step()
@@ -489,7 +495,7 @@ class Attempt:
             return vain
         self._note("waiting for the receiver", why=why)
         delay_s = min(RETRY_CAP_S, RETRY_S * 2.0 ** min(vain, 16)) * random.random()  # noqa: S311
-        self._leave.wait(max(delay_s, retry_after_s or 0.0))
+        self._leave.wait(delay_s + (retry_after_s or 0.0))
         return vain + 1
 
     # ---- what the heartbeats say ------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import threading
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -34,12 +35,22 @@ class Log:
         self._room = 0
         self._begun = False
         self._unwritten = b""
+        self._closed = False
+        self._guard = threading.Lock()
         self.size_bytes = 0
         """How much was printed in all, whatever was kept."""
 
     def take(self, chunk: bytes) -> None:
-        """Add some output. Of what a full disk does not hold only the end is kept: the trainer must not wait for it."""
+        """Add some output. Of what a full disk does not hold only the end is kept: the trainer must not wait for it.
+
+        What comes after `close` is dropped: a process that not even KILL has ended may go on printing.
+        """
         self.size_bytes += len(chunk)
+        with self._guard:
+            if not self._closed:
+                self._add(chunk)
+
+    def _add(self, chunk: bytes) -> None:
         try:
             while chunk:
                 if self._room == 0:
@@ -53,6 +64,11 @@ class Log:
 
     def close(self) -> None:
         """Let go of the files."""
+        with self._guard:
+            self._closed = True
+            self._let_go()
+
+    def _let_go(self) -> None:
         if self._stream is not None:
             with contextlib.suppress(OSError):
                 self._stream.close()
@@ -81,7 +97,7 @@ class Log:
                 return
 
     def _next_segment(self) -> None:
-        self.close()
+        self._let_go()
         if self._begun and self._tail.exists():
             system.replace(self._tail, self._old)
         self._stream = (self._tail if self._begun else self._head).open("wb", buffering=0)

@@ -232,7 +232,8 @@ class Worker:
             raise error
         self._journal.note_once("the receiver does not answer", why=error.message)
         delay_s = min(AWAY_CAP_S, AWAY_S * 2.0 ** min(self._vain, 16)) * random.random()  # noqa: S311
-        self._rest(min(AWAY_CAP_S, max(delay_s, error.retry_after_s or 0.0)), once_until)
+        # On top of what the receiver asks for, or all that it told the same would come back in the same moment.
+        self._rest(min(AWAY_CAP_S, error.retry_after_s or 0.0) + delay_s, once_until)
         self._vain += 1
         if once_until is not None and time.monotonic() >= once_until:
             raise error
@@ -311,9 +312,12 @@ class Worker:
         with self._change:
             self._outcomes.append(outcome)
             del self._attempts[attempt.lease_id]
+            self._drain = self._drain and bool(self._attempts)
+            self._change.notify_all()
+        attempt.outlast()
+        with self._change:
             if slot is not None:
                 self._free.append(slot)
-            self._drain = self._drain and bool(self._attempts)
             self._change.notify_all()
 
     def _slot_is_free(self) -> bool:
