@@ -266,7 +266,7 @@ def _new_version(fleet: Fleet) -> None:
     assert fleet.job("killed")["status"] == "completed"
     said = fleet.run(f"{HOME}/checkout/scripts/install-training-worker.sh")  # it knows what was left out before
     assert f"stop {WORKER} in order" in said
-    assert "enrolled" not in said
+    assert "\nenrolled as " not in said
     assert fleet.run(f"{WORKER} --version").startswith("9.")
     assert len(list((fleet.container.root / "opt/cis490/worker/releases").iterdir())) == 1
     fleet.let_go("upgraded")
