@@ -39,16 +39,17 @@ def cached(name: str, content: str, make: Callable[[Path], object]) -> Path:
     return folder
 
 
-def debian() -> Path:
-    """Return the root of a small Debian."""
+def debian(*more: str) -> Path:
+    """Return the root of a small Debian, with more packages than the service manager needs."""
+    packages = ",".join([PACKAGES, *more])
 
     def make(folder: Path) -> None:
         mirror = subprocess.run(["sh", "-c", _MIRROR], check=True, capture_output=True, text=True).stdout.strip()
-        command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(folder), mirror]
+        command = ["debootstrap", "--variant=minbase", f"--include={packages}", SUITE, str(folder), mirror]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         shutil.rmtree(folder / "var/cache/apt")
 
-    return cached("debian", f"{SUITE} {PACKAGES}", make)
+    return cached("debian", f"{SUITE} {packages}", make)
 
 
 def wheels(requirements: Path) -> Path:
@@ -67,11 +68,12 @@ class Container:
 
     Args:
         folder: Where its root is made.
+        more: Packages that it has besides.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *more: str) -> None:
         self.root = folder / "root"
-        subprocess.run(["cp", "-a", "--reflink=auto", str(debian()), str(self.root)], check=True)
+        subprocess.run(["cp", "-a", "--reflink=auto", str(debian(*more)), str(self.root)], check=True)
         self._log = folder / "boot.log"
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._init = ""
@@ -105,9 +107,8 @@ class Container:
         """Return what a shell's command in it prints, both streams."""
         clean = ["env", "-i", f"PATH={PATH}", "HOME=/root", "LANG=C.UTF-8", *(f"{k}={v}" for k, v in environ.items())]
         inside = ["nsenter", "-t", self._init, "-a", *clean, "bash", "-c", f"cd /; {command}"]
-        done = subprocess.run(
-            inside, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        done = subprocess.run(inside, check=False, **streams, text=True, errors="replace")
         assert done.returncode == 0 or not check, f"{command}: status {done.returncode}\n{done.stdout}"
         return done.stdout.strip()
 
