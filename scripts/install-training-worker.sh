@@ -115,6 +115,7 @@ install_worker() {
     choose_python
     choose_release trainer
     judge
+    want_openmp
     want_account
     want_folder "$STATE" 0700 "$ACCOUNT:$ACCOUNT"
     if [ ! -d "$CONFIG" ]; then want_folder "$CONFIG" "$([ "$MODE" = system ] && printf 0750 || printf 0700)" root:root; fi
