@@ -88,7 +88,7 @@ as_service() (
     unset -v "${!CIS490_@}"
     while IFS= read -r line || [ -n "$line" ]; do
         case $line in CIS490_*=*) export "${line%%=*}=$(unquoted "${line#*=}")" ;; esac
-    done < <(cat "$ENVIRONMENT")
+    done < <(cat "$ENVIRONMENT" 2>/dev/null)
     export STATE_DIRECTORY=$STATE
     if [ "$MODE" = user ]; then exec "$@"; fi
     export HOME=$STATE
