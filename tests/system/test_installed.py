@@ -6,16 +6,14 @@ It takes a minute or two, and a few more the first time, when the Debian is made
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from container import Container, missing, wheels
+from container import Container, container, copy_project, wheels
 
 pytestmark = pytest.mark.slow
 
@@ -90,11 +88,7 @@ class Fleet:
         self._trees: list[str] = []
         files = container.root
         self.checkout = files / HOME[1:] / "checkout"
-        tracked = subprocess.run(["git", "ls-files", "-z"], cwd=root, check=True, capture_output=True).stdout.decode()
-        for name in filter(None, tracked.split("\0")):
-            if name.split("/")[0] in ("training", "scripts", "etc", "requirements", "LICENSE"):
-                (self.checkout / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(root / name, self.checkout / name)
+        copy_project(root, self.checkout)
         shutil.copytree(wheels(root / "requirements/core.txt"), files / HOME[1:] / "wheels")
         (files / "opt/trainer").mkdir()
         (files / "opt/trainer/forest.py").write_text(TRAINER)
@@ -167,18 +161,10 @@ class Fleet:
 
 @pytest.fixture
 def fleet(root: Path, tmp_path: Path) -> Iterator[Fleet]:
-    if lacking := missing():
-        pytest.skip(f"a container needs {', '.join(lacking)}; apt-get install -y --no-install-recommends them")
-    if os.geteuid() != 0:
-        pytest.skip("only root may boot a container")
-    container = Container(tmp_path)
-    fleet = Fleet(container, root)
-    try:
-        container.boot()
+    with container(tmp_path) as made:
+        fleet = Fleet(made, root)
+        made.boot()
         yield fleet
-    finally:
-        container.end()
-        shutil.rmtree(container.root)
 
 
 def test_a_fleet_is_installed_survives_and_is_removed(fleet: Fleet) -> None:
@@ -199,6 +185,8 @@ def _install(fleet: Fleet) -> None:
     assert fleet.run(SNAPSHOT) == before
 
     said = fleet.install_receiver("--listen 0.0.0.0:8445", "--host-names pi.lab")
+    assert ", 0 failed, 0 not looked at" in said
+    assert "tls_clients = 'required' (variable CIS490_TLS_CLIENTS)" in said
     assert "The receiver is listening on https://0.0.0.0:8445." in said
     assert "cis490-jobs invite HOST" in said
     assert "nothing to change" in fleet.install_receiver("--listen 0.0.0.0:8445", "--host-names pi.lab")
@@ -340,6 +328,8 @@ def _uninstall(fleet: Fleet) -> None:
     assert "worker.secret" not in left
     assert "releases" not in left
     assert "cis490-t" not in left
+    installer = f"{HOME}/checkout/scripts/install-training-worker.sh"
+    assert "this host is not enrolled and no --receiver is given" in fleet.run(installer, check=False)
     assert fleet.of_worker() == ""
     assert fleet.run("pgrep -u cis490 || true") == ""
     fleet.install_worker("--uninstall", "--purge")
