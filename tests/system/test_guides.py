@@ -1,7 +1,7 @@
 """The guides for Linux, typed into a booted Debian: each fenced block in its order and as it stands.
 
 What a guide asks for in prose is done by the test beside the block it belongs to. A block that a test does not expect
-fails it, so no guide grows a command that nobody tried. It takes four minutes, and a few more the first time.
+fails it, so no guide grows a command that nobody tried. It takes five minutes, and a few more the first time.
 """
 
 from __future__ import annotations
@@ -242,7 +242,7 @@ def _rotate_and_revoke(machine: Machine, anna: Reader) -> None:
         assert "as gpu-tower" in anna.type(f"sudo {command}")
 
         _want(anna, 2)
-        trainer = machine.until("pgrep -u cis490-worker -nf training.trainer", r"\d+")
+        trainer = machine.until("pgrep -nP $(pgrep -u cis490-worker -of shim.py)", r"^\d+$")
         machine.run(f"kill -STOP {trainer}")
         anna.until("cis490-jobs list", "running")
         before = machine.run("cat /var/lib/cis490-worker/worker.secret")
@@ -255,7 +255,7 @@ def _rotate_and_revoke(machine: Machine, anna: Reader) -> None:
         guide.type("cis490-jobs worker revoke gpu-tower")
         assert re.search(r"pending.*\b0/3\b", anna.type("cis490-jobs list"))
         assert re.search(r"(?m)^gpu-tower\s+revoked", anna.type("cis490-jobs worker list"))
-        machine.until(f"journalctl -u {WORKER}", "revoked")
+        machine.until(f"journalctl -u {WORKER}", "revoked", 180)
         machine.until("pgrep -u cis490-worker -f training.trainer; echo none", "^none")
         command = printed_command(anna.type("cis490-jobs invite gpu-tower"))
         assert "enrolled as gpu-tower" in anna.type(f"sudo {command}")
