@@ -91,7 +91,7 @@ refuse() {
 judge() {
     local item folder
     SETTINGS=$STATE/worker.toml
-    if [ -z "$RECEIVER" ] && [ ! -e "$SETTINGS" ]; then
+    if [ -z "$RECEIVER" ] && ! is_enrolled; then
         fail 2 "this host is not enrolled and no --receiver is given; have an operator run \`cis490-jobs invite HOST\`" \
             "and run the command it prints"
     fi
@@ -109,12 +109,18 @@ judge() {
     done
 }
 
+# An uninstalled host keeps the settings from enrolling, but not the secret that they name.
+is_enrolled() {
+    [ -e "$SETTINGS" ] && { [ -e "$STATE/worker.secret" ] || ! grep -qF "$STATE/worker.secret" "$SETTINGS"; }
+}
+
 install_worker() {
     local before
     demand_systemd "python3 -m training.fleet.worker enrol --help, then python3 -m training.fleet.worker"
     choose_python
     choose_release trainer
     judge
+    want_openmp
     want_account
     want_folder "$STATE" 0700 "$ACCOUNT:$ACCOUNT"
     if [ ! -d "$CONFIG" ]; then want_folder "$CONFIG" "$([ "$MODE" = system ] && printf 0750 || printf 0700)" root:root; fi
@@ -144,6 +150,8 @@ examine_host() {
     local flags=() datasets
     datasets=$(setting_of CIS490_DATASET)
     if [ -n "${DATASETS:-$datasets}" ]; then flags=(--dataset "${DATASETS:-$datasets}"); fi
+    # Who it is will be said by the enrolment that follows: what an earlier one left may be gone or revoked.
+    if [ -n "$RECEIVER" ]; then flags+=(--config /dev/null); fi
     change "have the host examine itself" true
     if [ "$DRY_RUN" = yes ]; then return; fi
     if ! as_account "$RELEASE/venv/bin/python" -P -m training.fleet.worker --self-test "${flags[@]}" </dev/null; then
@@ -160,7 +168,7 @@ want_enrolled() {
     if [ -n "$NAME" ]; then flags+=(--host "$NAME"); fi
     if [ -n "$FINGERPRINT" ]; then flags+=(--ca-sha256 "$FINGERPRINT"); fi
     if [ "$DRY_RUN" = yes ]; then
-        if [ ! -e "$SETTINGS" ]; then change "enrol this host at $RECEIVER" true; fi
+        if ! is_enrolled; then change "enrol this host at $RECEIVER" true; fi
         return
     fi
     STEP="the enrolment at $RECEIVER"
@@ -175,7 +183,7 @@ want_enrolled() {
 hand_over_code() {
     if [ -n "$CODE" ]; then
         printf '%s\n' "$CODE"
-    elif [ ! -e "$SETTINGS" ] && [ -t 0 ]; then
+    elif ! is_enrolled && [ -t 0 ]; then
         local typed
         read -rsp "One-time code: " typed </dev/tty && printf '%s\n' "$typed"
     fi

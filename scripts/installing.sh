@@ -82,6 +82,27 @@ as_account() {
     fi
 }
 
+# Run a command as the service does, with its settings. These go through the environment and are never an argument,
+# because one may be a token.
+as_service() (
+    unset -v "${!CIS490_@}"
+    while IFS= read -r line || [ -n "$line" ]; do
+        case $line in CIS490_*=*) export "${line%%=*}=$(unquoted "${line#*=}")" ;; esac
+    done < <(cat "$ENVIRONMENT" 2>/dev/null)
+    export STATE_DIRECTORY=$STATE
+    if [ "$MODE" = user ]; then exec "$@"; fi
+    export HOME=$STATE
+    cd / && exec runuser -u "$ACCOUNT" -- "$@"
+)
+
+# unquoted VALUE: print it without the quotes that may stand around it in a file of settings.
+unquoted() {
+    case $1 in
+        \"*\" | \'*\') printf '%s' "${1:1:${#1}-2}" ;;
+        *) printf '%s' "$1" ;;
+    esac
+}
+
 demand_rights() {
     if [ "$MODE" = system ] && [ "$DRY_RUN" = no ] && [ "$(id -u)" -ne 0 ]; then
         fail 77 "installing for the whole machine needs root; run it with sudo, or give --user to install for yourself"
@@ -261,6 +282,16 @@ need_ensurepip() {
     fi
 }
 
+# LightGBM loads the OpenMP runtime of the system, which a small Debian lacks.
+want_openmp() {
+    if [ "$REQUIREMENTS" != trainer ] || "$PYTHON" -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null; then
+        return
+    fi
+    change "install the system package libgomp1" install_openmp
+}
+
+install_openmp() { need_system_packages "$PYTHON" || exit 69; }
+
 choose_python() {
     if [ -n "$PYTHON" ] && ! command -v "$PYTHON" >/dev/null; then
         fail 78 "found no program $PYTHON; give --python a Python 3.11 or newer"
@@ -375,11 +406,9 @@ stay_after_logout() {
     fi
 }
 
-# Run the checks that a later version may bring.
+# Run the checks, on what the service has been told.
 consult_doctor() {
-    if [ "$DRY_RUN" = no ] && as_account "$RUN" -P -m "training.fleet.$PART" doctor --help 2>/dev/null | head -n 1 | grep -q ' doctor'; then
-        as_account "$RUN" -P -m "training.fleet.$PART" doctor || true
-    fi
+    if [ "$DRY_RUN" = no ]; then as_service "$RUN" -P -m "training.fleet.$PART" doctor || true; fi
 }
 
 drop_service() {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import time
 from pathlib import Path
@@ -293,12 +294,17 @@ def test_sqlite_with_the_fault_of_its_log_is_told(version: tuple[int, ...], stat
 
 def test_packages_that_are_not_there_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor.packages()[0] == "ok"
-    monkeypatch.setattr(doctor, "NEEDED", ("starlette", "no-such-package"))
+    monkeypatch.setattr(doctor, "NEEDED", ("uvicorn", "no-such-package"))
     assert doctor.packages() == (
         "fail",
         "no-such-package not installed",
         "pip install no-such-package, or install this package anew",
     )
+
+
+def test_the_doctor_wants_no_package_that_the_installer_leaves_out(root: Path) -> None:
+    installed = re.findall(r"(?m)^([a-z0-9-]+)==", (root / "requirements/core.txt").read_text())
+    assert [name for name in (*doctor.NEEDED, *doctor.EXTRA) if name not in installed] == []
 
 
 @pytest.mark.parametrize(("limit", "state"), [(256, "warn"), (16384, "ok")])

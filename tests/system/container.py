@@ -5,15 +5,18 @@ The root is made once by debootstrap and kept in the user's cache folder, named 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 PACKAGES = "systemd,systemd-sysv,dbus,libpam-systemd,procps,python3,python3-venv,ca-certificates"
 SUITE = "bookworm"
@@ -22,9 +25,28 @@ PROGRAMS = {"debootstrap": "debootstrap", "systemd-nspawn": "systemd-container",
 _MIRROR = """apt-get indextargets --format '$(REPO_URI) $(RELEASE)' | awk '$2=="bookworm" {print $1; exit}'"""
 
 
-def missing() -> list[str]:
-    """Return the packages that this machine lacks for a container."""
-    return [package for program, package in PROGRAMS.items() if shutil.which(program) is None]
+@contextlib.contextmanager
+def container(folder: Path, *more: str) -> Iterator[Container]:
+    """Give a container that is not booted yet, and take it away at the end; skip the test where there can be none."""
+    if lacking := [package for program, package in PROGRAMS.items() if shutil.which(program) is None]:
+        pytest.skip(f"a container needs {', '.join(lacking)}; apt-get install -y --no-install-recommends them")
+    if os.geteuid() != 0:
+        pytest.skip("only root may boot a container")
+    made = Container(folder, *more)
+    try:
+        yield made
+    finally:
+        made.end()
+        shutil.rmtree(made.root)
+
+
+def copy_project(root: Path, folder: Path, *parts: str) -> None:
+    """Copy the tracked files that installing needs, and those of further parts, as they are now."""
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=root, check=True, capture_output=True).stdout.decode()
+    for name in filter(None, tracked.split("\0")):
+        if name.split("/")[0] in ("training", "scripts", "etc", "requirements", "LICENSE", *parts):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(root / name, folder / name)
 
 
 def cached(name: str, content: str, make: Callable[[Path], object]) -> Path:
@@ -39,16 +61,17 @@ def cached(name: str, content: str, make: Callable[[Path], object]) -> Path:
     return folder
 
 
-def debian() -> Path:
-    """Return the root of a small Debian."""
+def debian(*more: str) -> Path:
+    """Return the root of a small Debian, with more packages than the service manager needs."""
+    packages = ",".join([PACKAGES, *more])
 
     def make(folder: Path) -> None:
         mirror = subprocess.run(["sh", "-c", _MIRROR], check=True, capture_output=True, text=True).stdout.strip()
-        command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(folder), mirror]
+        command = ["debootstrap", "--variant=minbase", f"--include={packages}", SUITE, str(folder), mirror]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         shutil.rmtree(folder / "var/cache/apt")
 
-    return cached("debian", f"{SUITE} {PACKAGES}", make)
+    return cached("debian", f"{SUITE} {packages}", make)
 
 
 def wheels(requirements: Path) -> Path:
@@ -62,16 +85,31 @@ def wheels(requirements: Path) -> Path:
     return cached("wheels", f"{sys.version} {requirements.read_text()}", make)
 
 
+def packages(name: str) -> Path:
+    """Return a folder that apt takes as a source, with one package of Debian."""
+
+    def make(folder: Path) -> None:
+        subprocess.run(["apt-get", "download", "-q", f"{name}/{SUITE}"], cwd=folder, check=True)
+        (file,) = folder.glob("*.deb")
+        about = subprocess.run(["dpkg-deb", "-f", str(file)], check=True, capture_output=True, text=True).stdout
+        data = file.read_bytes()
+        place = f"Filename: ./{file.name}\nSize: {len(data)}\nSHA256: {hashlib.sha256(data).hexdigest()}\n"
+        (folder / "Packages").write_text(about + place)
+
+    return cached("packages", f"{SUITE} {name}", make)
+
+
 class Container:
     """One booted Debian.
 
     Args:
         folder: Where its root is made.
+        more: Packages that it has besides.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *more: str) -> None:
         self.root = folder / "root"
-        subprocess.run(["cp", "-a", "--reflink=auto", str(debian()), str(self.root)], check=True)
+        subprocess.run(["cp", "-a", "--reflink=auto", str(debian(*more)), str(self.root)], check=True)
         self._log = folder / "boot.log"
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._init = ""
@@ -105,9 +143,8 @@ class Container:
         """Return what a shell's command in it prints, both streams."""
         clean = ["env", "-i", f"PATH={PATH}", "HOME=/root", "LANG=C.UTF-8", *(f"{k}={v}" for k, v in environ.items())]
         inside = ["nsenter", "-t", self._init, "-a", *clean, "bash", "-c", f"cd /; {command}"]
-        done = subprocess.run(
-            inside, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        done = subprocess.run(inside, check=False, **streams, text=True, errors="replace")
         assert done.returncode == 0 or not check, f"{command}: status {done.returncode}\n{done.stdout}"
         return done.stdout.strip()
 

@@ -6,15 +6,14 @@ It takes a minute or two, and a few more the first time, when the Debian is made
 from __future__ import annotations
 
 import json
-import os
+import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from container import Container, missing, wheels
+from container import Container, container, copy_project, wheels
 
 pytestmark = pytest.mark.slow
 
@@ -25,6 +24,19 @@ OPERATOR = (
     "CIS490_READ_TOKEN_FILE=/var/lib/cis490/tls/read.token CIS490_CA_FILE=/var/lib/cis490/tls/ca.pem "
     "CIS490_RECEIVER=https://pi.lab:8445 cis490-jobs "
 )
+TOKENS = (
+    "/var/lib/cis490-worker/worker.secret",
+    "/var/lib/cis490/tls/operator.token",
+    "/var/lib/cis490/tls/read.token",
+)
+KEYS = ("/var/lib/cis490/tls/ca.key", "/var/lib/cis490/tls/receiver.key", "/var/lib/cis490-worker/worker.pem")
+PRIVATE = r"(?s)-BEGIN [A-Z ]*PRIVATE KEY-+\n(.*?)-+END"
+OF_TRAINER = {
+    *("HOME", "LANG", "LOGNAME", "PATH", "USER", "TMPDIR", "TEMP", "TMP"),
+    *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"),
+    *("PYTHONFAULTHANDLER", "PYTHONHASHSEED", "PYTHONIOENCODING", "PYTHONPATH", "PYTHONUNBUFFERED"),
+    *("CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES"),
+}
 TRAINER = """
 import argparse, json, pathlib, sys, time
 asked = argparse.ArgumentParser()
@@ -71,14 +83,12 @@ class Fleet:
     def __init__(self, container: Container, root: Path) -> None:
         self.container = container
         self.run = container.run
+        self.codes: list[str] = []
+        self.said: list[str] = []
         self._trees: list[str] = []
         files = container.root
         self.checkout = files / HOME[1:] / "checkout"
-        tracked = subprocess.run(["git", "ls-files", "-z"], cwd=root, check=True, capture_output=True).stdout.decode()
-        for name in filter(None, tracked.split("\0")):
-            if name.split("/")[0] in ("training", "scripts", "etc", "requirements", "LICENSE"):
-                (self.checkout / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(root / name, self.checkout / name)
+        copy_project(root, self.checkout)
         shutil.copytree(wheels(root / "requirements/core.txt"), files / HOME[1:] / "wheels")
         (files / "opt/trainer").mkdir()
         (files / "opt/trainer/forest.py").write_text(TRAINER)
@@ -87,16 +97,30 @@ class Fleet:
 
     def install_receiver(self, *flags: str) -> str:
         script = f"{HOME}/checkout/scripts/install-trainer-receiver.sh --wheels {HOME}/wheels"
-        return self.run(" ".join([script, *flags]))
+        return self.install(script, *flags)
 
     def install_worker(self, *flags: str) -> str:
-        return self.run(" ".join([f"{HOME}/checkout/scripts/install-training-worker.sh --without-trainer", *flags]))
+        return self.install(f"{HOME}/checkout/scripts/install-training-worker.sh --without-trainer", *flags)
+
+    def install(self, *words: str) -> str:
+        """Run an installer, and keep what it says."""
+        self.said.append(self.run(" ".join(words)))
+        return self.said[-1]
 
     def invited(self, host: str) -> str:
         """Return the flags of an invite's command."""
         printed = self.run(f"{OPERATOR} invite {host}").splitlines()
         (line,) = [line for line in printed if line.startswith("scripts/install-training-worker.sh ")]
+        self.codes += re.findall(r"--code (\S+)", line)
         return line.partition(" ")[2]
+
+    def secrets(self) -> list[str]:
+        """Return all that was made and is nobody else's: tokens, codes, the lines of each private key."""
+        tokens = [self.run(f"cat {path}").rpartition(".")[2] for path in TOKENS]
+        keys = [re.findall(PRIVATE, self.run(f"cat {path}")) for path in KEYS]
+        lines = [line for (body,) in keys for line in body.split() if len(line) > 20]
+        assert [len(tokens), len(self.codes), len(lines)] == [3, 1, 3 * len(KEYS)]
+        return [*tokens, *self.codes, *lines]
 
     def hold(self, tree: str) -> None:
         (self.container.root / "opt/trainer" / f"hold-{tree}").touch()
@@ -113,7 +137,7 @@ class Fleet:
 
     def job(self, tree: str) -> dict[str, Any]:
         jobs = json.loads(self.run(f"{OPERATOR} list --json"))["jobs"]
-        return next(job for job in jobs if job["seed"] == self._trees.index(tree))
+        return next((job for job in jobs if job["seed"] == self._trees.index(tree)), {"status": "not there yet"})
 
     def await_job(self, tree: str, status: str) -> dict[str, Any]:
         self.container.until(f"the job {tree} is {status}", lambda: self.job(tree)["status"] == status, 120)
@@ -137,18 +161,10 @@ class Fleet:
 
 @pytest.fixture
 def fleet(root: Path, tmp_path: Path) -> Iterator[Fleet]:
-    if lacking := missing():
-        pytest.skip(f"a container needs {', '.join(lacking)}; apt-get install -y --no-install-recommends them")
-    if os.geteuid() != 0:
-        pytest.skip("only root may boot a container")
-    container = Container(tmp_path)
-    fleet = Fleet(container, root)
-    try:
-        container.boot()
+    with container(tmp_path) as made:
+        fleet = Fleet(made, root)
+        made.boot()
         yield fleet
-    finally:
-        container.end()
-        shutil.rmtree(container.root)
 
 
 def test_a_fleet_is_installed_survives_and_is_removed(fleet: Fleet) -> None:
@@ -160,6 +176,7 @@ def test_a_fleet_is_installed_survives_and_is_removed(fleet: Fleet) -> None:
     _new_version(fleet)
     _no_secret_was_said(fleet, secrets)
     _uninstall(fleet)
+    assert _among(secrets, "\n".join(fleet.said)) == []
 
 
 def _install(fleet: Fleet) -> None:
@@ -168,6 +185,8 @@ def _install(fleet: Fleet) -> None:
     assert fleet.run(SNAPSHOT) == before
 
     said = fleet.install_receiver("--listen 0.0.0.0:8445", "--host-names pi.lab")
+    assert ", 0 failed, 0 not looked at" in said
+    assert "tls_clients = 'required' (variable CIS490_TLS_CLIENTS)" in said
     assert "The receiver is listening on https://0.0.0.0:8445." in said
     assert "cis490-jobs invite HOST" in said
     assert "nothing to change" in fleet.install_receiver("--listen 0.0.0.0:8445", "--host-names pi.lab")
@@ -191,19 +210,24 @@ def _install(fleet: Fleet) -> None:
 
 def _train_with_secrets_kept(fleet: Fleet) -> list[str]:
     """Train one job; return the secrets, which no process shows meanwhile."""
-    files = ("/var/lib/cis490-worker/worker.secret", "/var/lib/cis490/tls/operator.token")
-    secrets = [fleet.run(f"cat {path}") for path in (*files, "/var/lib/cis490/tls/read.token")]
-    assert all(len(secret) > 20 for secret in secrets)
+    secrets = fleet.secrets()
     fleet.hold("first")
     fleet.want("first")
-    fleet.trainer()
+    trainer = fleet.trainer()
     shown = fleet.run("cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n'", check=False)
     assert "forest.py" in shown
     assert "CUDA_DEVICE_ORDER=PCI_BUS_ID" in shown
-    assert not [secret for secret in secrets if secret in shown]
+    assert _among(secrets, shown) == []
+    names = fleet.run(f"tr '\\0' '\\n' < /proc/{trainer}/environ | cut -d= -f1").split()
+    assert set(names) == OF_TRAINER
     fleet.let_go("first")
     assert fleet.await_job("first", "completed")["metrics"] == {"auroc": 0.75}
     return secrets
+
+
+def _among(secrets: list[str], text: str) -> list[str]:
+    """Return the lines of a text with a secret in them."""
+    return [line for line in text.splitlines() if any(secret in line for secret in secrets)]
 
 
 def _worker_is_killed(fleet: Fleet) -> None:
@@ -264,9 +288,9 @@ def _new_version(fleet: Fleet) -> None:
     assert f"stop {RECEIVER} in order" in said
     assert fleet.run(f"{RECEIVER} --version").startswith(f"{RECEIVER} 9.")
     assert fleet.job("killed")["status"] == "completed"
-    said = fleet.run(f"{HOME}/checkout/scripts/install-training-worker.sh")  # it knows what was left out before
+    said = fleet.install(f"{HOME}/checkout/scripts/install-training-worker.sh")  # it knows what was left out before
     assert f"stop {WORKER} in order" in said
-    assert "enrolled" not in said
+    assert "\nenrolled as " not in said
     assert fleet.run(f"{WORKER} --version").startswith("9.")
     assert len(list((fleet.container.root / "opt/cis490/worker/releases").iterdir())) == 1
     fleet.let_go("upgraded")
@@ -275,9 +299,20 @@ def _new_version(fleet: Fleet) -> None:
 
 
 def _no_secret_was_said(fleet: Fleet, secrets: list[str]) -> None:
-    journal = fleet.run("journalctl --no-pager -o cat")
-    assert "run taken up" in journal
-    assert not [secret for secret in secrets if secret in journal]
+    """Neither in the journal with all its fields, nor in a log, nor in the history, nor by an installer."""
+    assert fleet.secrets() == secrets
+    journal = fleet.run("journalctl --no-pager --all --output=export")
+    history = fleet.run(f"{OPERATOR} events --limit 500; {OPERATOR} events --json --limit 500")
+    said = "\n".join(fleet.said)
+    for text, sign in ((journal, "run taken up"), (history, "invite"), (said, "enrolled as gpu-tower")):
+        assert sign in text
+        assert _among(secrets, text) == []
+    (fleet.container.root / "run-secrets").write_text("\n".join([*secrets, "the sign that grep looks"]))
+    fleet.run("echo 'the sign that grep looks' > /var/log/sign")
+    assert fleet.run("grep --recursive --text --fixed-strings --files-with-matches --file=/run-secrets /var/log") == (
+        "/var/log/sign"
+    )
+    fleet.run("rm /run-secrets /var/log/sign")
 
 
 def _uninstall(fleet: Fleet) -> None:
@@ -293,6 +328,8 @@ def _uninstall(fleet: Fleet) -> None:
     assert "worker.secret" not in left
     assert "releases" not in left
     assert "cis490-t" not in left
+    installer = f"{HOME}/checkout/scripts/install-training-worker.sh"
+    assert "this host is not enrolled and no --receiver is given" in fleet.run(installer, check=False)
     assert fleet.of_worker() == ""
     assert fleet.run("pgrep -u cis490 || true") == ""
     fleet.install_worker("--uninstall", "--purge")

@@ -180,16 +180,18 @@ def test_the_trail_of_a_job_is_asked_for_by_its_whole_id() -> None:
 
 
 def test_looking_needs_no_operator_token_and_uses_the_one_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("CIS490_OPERATOR_TOKEN", "CIS490_OPERATOR_TOKEN_FILE", "CREDENTIALS_DIRECTORY"):
+    for name in ("CIS490_OPERATOR_TOKEN", "CIS490_OPERATOR_TOKEN_FILE", "CIS490_READ_TOKEN", "CREDENTIALS_DIRECTORY"):
         monkeypatch.delenv(name, raising=False)
-    for words in (["events"], ["worker", "list"]):
+    for words in (["events"], ["worker", "list"], ["status"]):
         options = program.parser().parse_args(words)
         assert program._operator_token(options, {}) is None
         assert program._operator_token(options, {"CIS490_OPERATOR_TOKEN": "token"}) == "token"
     for words in (["invite", "pi"], ["worker", "revoke", "pi"], ["worker", "rotate", "pi"]):
         with pytest.raises(Exception, match="needs the operator token"):
             program._operator_token(program.parser().parse_args(words), {})
-    assert program._operator_token(program.parser().parse_args(["list"]), {"CIS490_OPERATOR_TOKEN": "token"}) is None
+    both = {"CIS490_OPERATOR_TOKEN": "token", "CIS490_READ_TOKEN": "another"}
+    assert program._operator_token(program.parser().parse_args(["status"]), both) is None
+    assert program._operator_token(program.parser().parse_args(["completion", "bash"]), both) is None
 
 
 def test_a_second_machine_is_shown_with_the_worker() -> None:

@@ -147,3 +147,42 @@ def test_only_a_worker_that_is_started_again_finds_its_trainers(
         for sleeper in (inside, outside):
             sleeper.kill()
             sleeper.wait()
+
+
+def sourced(root: Path, commands: str, **environ: str) -> str:
+    done = run(
+        "bash",
+        "-c",
+        f"set -Eeu; . {root}/scripts/environment.sh; . {root}/scripts/installing.sh; {commands}",
+        **environ,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_the_doctor_gets_the_settings_of_the_service_and_none_of_the_caller(root: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "worker.env"
+    settings.write_text(
+        "# a comment\nCIS490_DATASET=lab=/srv/lab\nCIS490_LOG_FILE=\"/srv/my log\"\nPATH=x\nCIS490_SLOTS='2'"
+    )
+    commands = f"MODE=user STATE={tmp_path} ENVIRONMENT={settings}; as_service env | grep -E '^(CIS490|STATE)_' | sort"
+    assert sourced(root, commands, CIS490_RECEIVER="https://elsewhere", CIS490_SLOTS="9").splitlines() == [
+        "CIS490_DATASET=lab=/srv/lab",
+        "CIS490_LOG_FILE=/srv/my log",
+        "CIS490_SLOTS=2",
+        f"STATE_DIRECTORY={tmp_path}",
+    ]
+    assert (
+        sourced(root, f"MODE=user STATE=/s ENVIRONMENT={tmp_path}/none; as_service env | grep -c CIS490 || true")
+        == "0\n"
+    )
+
+
+def test_a_host_without_the_openmp_runtime_gets_it_with_the_trainer_alone(root: Path, tmp_path: Path) -> None:
+    python = tmp_path / "python3"
+    python.write_text("#!/bin/sh\nexit 1\n")
+    python.chmod(0o755)
+    asked = f"CHANGES=0 DRY_RUN=yes PYTHON={python}; REQUIREMENTS=trainer; want_openmp; REQUIREMENTS=; want_openmp"
+    assert sourced(root, asked) == "would install the system package libgomp1\n"
+    nothing = "CHANGES=0 DRY_RUN=no REQUIREMENTS=trainer PYTHON=true; want_openmp"
+    assert sourced(root, nothing) == ""

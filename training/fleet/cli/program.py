@@ -104,11 +104,16 @@ def _file(environ: Mapping[str, str], name: str) -> Path | None:
 
 def _operator_token(options: argparse.Namespace, environ: Mapping[str, str]) -> str | None:
     """Return the operator token for a command that needs it, or that may look with it."""
-    looks = options.command == "events" or getattr(options, "action", "") == "list"
-    if not looks and options.command not in _OPERATOR_COMMANDS:
-        return None
-    token = secret("CIS490_OPERATOR_TOKEN", environ)
-    if token is None and not looks:
+    history = options.command == "events" or getattr(options, "action", "") == "list"
+    if options.command in _OPERATOR_COMMANDS and not history:
+        return _needed(secret("CIS490_OPERATOR_TOKEN", environ))
+    if history or (options.command != "completion" and secret("CIS490_READ_TOKEN", environ) is None):
+        return secret("CIS490_OPERATOR_TOKEN", environ)
+    return None
+
+
+def _needed(token: str | None) -> str:
+    if token is None:
         raise AuthenticationError(
             "this command needs the operator token and found none; "
             "set CIS490_OPERATOR_TOKEN, or CIS490_OPERATOR_TOKEN_FILE to a file that only you can read"

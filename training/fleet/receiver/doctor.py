@@ -48,7 +48,7 @@ from training.fleet.receiver.server import SPARE_FILES
 from training.fleet.settings import Settings
 
 SERVICE: Final = "cis490-trainer-receiver"
-NEEDED: Final = ("starlette", "uvicorn", "msgspec")
+NEEDED: Final = ("uvicorn", "msgspec")
 EXTRA: Final = ("httptools", "uvloop", "cryptography")
 SQLITE_GOOD: Final = (3, 51, 3)
 SQLITE_MENDED: Final = ((3, 50, 7), (3, 44, 6))
