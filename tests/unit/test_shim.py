@@ -212,6 +212,18 @@ def test_a_kill_does_not_wait_for_the_grace_and_can_hurry_a_stop(start: Started)
     assert start.processes() == []
 
 
+@pytest.mark.parametrize("wish", ["stop", "kill"])
+def test_a_tree_that_somebody_has_stopped_with_its_shim_ends_all_the_same(start: Started, wish: str) -> None:
+    training = start(STUBBORN)
+    start.until_it_says(b"ready")
+    tree = [int(training.identity.partition(":")[0]), start.trainer()]
+    for process in tree:
+        os.kill(process, signal.SIGSTOP)
+    getattr(training, wish)()
+    assert start.ending().status == -signal.SIGKILL
+    assert not any(Path(f"/proc/{process}").exists() for process in tree)
+
+
 def test_an_abort_dumps_before_it_stops(start: Started) -> None:
     ready = "sys.stdout.write('ready'); sys.stdout.flush(); time.sleep(600)"
     training = start(f"import faulthandler, sys, time; faulthandler.enable(); {ready}")

@@ -139,6 +139,8 @@ class ShimTraining:
             self._asked = self._asked or order
         with contextlib.suppress(OSError, ValueError):
             self._shim.stdin.write(order.encode())
+            if sys.platform != "win32" and self.guarded():  # somebody may have stopped the tree, to have the machine
+                os.kill(self._shim.pid, signal.SIGCONT)
 
     def _drain(self) -> None:
         """Read until the last process has closed the output, then see the shim off."""
