@@ -173,6 +173,21 @@ def test_a_backup_that_fails_says_why_and_the_next_one_works(
     assert ended(receiver)["state"] == "done"
 
 
+def test_a_check_that_the_disk_refuses_says_what_and_the_next_one_works(
+    receiver: LiveReceiver, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    in_the_way = tmp_path / "queue.db.fsck"
+    in_the_way.mkdir()
+    assert receiver.call("POST", "/v1/fsck", {}, operator=True).status == 200
+    failed = ended(receiver)
+    assert failed["state"] == "failed"
+    assert f"'{in_the_way}'" in failed["error"]
+    assert "Traceback" not in caplog.text
+    in_the_way.rmdir()
+    assert receiver.call("POST", "/v1/fsck", {}, operator=True).status == 200
+    assert ended(receiver)["state"] == "done"
+
+
 def test_a_fault_of_the_program_ends_the_chore_and_not_the_receiver(
     receiver: LiveReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -121,6 +121,8 @@ class Keeper:
             changes = {"state": "done", "path": path, "checked": dict(report.checked)}
         except FleetError as error:
             changes = {"state": "failed", "error": error.message}
+        except OSError as error:
+            changes = {"state": "failed", "error": f"the system refuses a file ({error}); look at it and ask again"}
         except Exception as error:  # noqa: BLE001 - a chore must not end the receiver
             _log.exception("a chore failed")
             changes = {"state": "failed", "error": f"the receiver failed at this ({error}); its log says why"}
