@@ -164,7 +164,7 @@ class Askers:
     def check(self) -> None:
         self._chore("fsck", {})
         found = self.ask("GET", "/v1/chore")["findings"]
-        if any("Input/output error" in finding["found"] for finding in found):
+        if any("cannot be read" in finding["found"] for finding in found):
             raise RefusedError("a file could not be read just now")
         if found:
             self.wrong.append(f"the check of the running receiver found {found}")
