@@ -28,7 +28,7 @@ from training.fleet.worker import loop, program, resume
 from training.fleet.worker.folder import RunFolder, State
 
 SECRET = "cis490w.0123456789abcdef." + "k" * 43
-LIMIT_S = 25.0
+LIMIT_S = 60.0
 KEEP_S = 3600.0
 """How long the folders of lost runs are kept; that of the earlier run is older."""
 TRAINER = """
