@@ -21,9 +21,8 @@ WALK = Path(__file__).with_name("walk.py")
 RECEIVER = ["receiver:first start", "receiver:work", "receiver:reload", "receiver:backup and check"]
 OFFLINE = ["offline:restore", "offline:repair"]
 FLOWS = [*RECEIVER, "upgrade", *OFFLINE, "worker"]
-KILLED_EACH_TIME = [*RECEIVER, "upgrade", *OFFLINE]
-FAILED_EACH_TIME = ["receiver:work", "upgrade", *OFFLINE]
-"""The other walks take minutes, and belong to the long version."""
+FAILED_EACH_TIME = ["receiver:work", "upgrade", *OFFLINE, "worker"]
+"""The errors of the others take minutes, and belong to the long version."""
 ENOUGH = {
     "receiver:first start": 50,
     "receiver:work": 100,
@@ -61,11 +60,7 @@ def no_harm(found: Any) -> None:
     assert found["wrong"] == []
 
 
-def or_in_the_long_version(each_time: list[str]) -> list[Any]:
-    return [pytest.param(flow, marks=() if flow in each_time else pytest.mark.slow) for flow in FLOWS]
-
-
-@pytest.mark.parametrize("flow", or_in_the_long_version(KILLED_EACH_TIME))
+@pytest.mark.parametrize("flow", FLOWS)
 def test_nothing_is_lost_by_a_kill(flow: str) -> None:
     found = walk(flow, "kill")
     no_harm(found)
@@ -74,7 +69,9 @@ def test_nothing_is_lost_by_a_kill(flow: str) -> None:
     assert set(found["names"]) >= {"openat", "fsync", "rename", "unlink"}
 
 
-@pytest.mark.parametrize("flow", or_in_the_long_version(FAILED_EACH_TIME))
+@pytest.mark.parametrize(
+    "flow", [pytest.param(flow, marks=() if flow in FAILED_EACH_TIME else pytest.mark.slow) for flow in FLOWS]
+)
 def test_nothing_is_lost_by_an_error_of_the_disk(flow: str) -> None:
     found = walk(flow, "fail")
     no_harm(found)

@@ -23,6 +23,7 @@ from training.fleet.errors import ConfigurationError, UnavailableError, Unreacha
 from training.fleet.executors.local import ShimTraining
 from training.fleet.worker import attempt as attempt_module
 from training.fleet.worker import loop as loop_module
+from training.fleet.worker.ages import Ages
 from training.fleet.worker.attempt import Attempt, Place, Rules
 from training.fleet.worker.beats import Beats, Listener
 from training.fleet.worker.folder import RunFolder, State
@@ -778,6 +779,23 @@ def test_folders_nobody_needs_are_deleted_after_their_time(site: Site, stub: Stu
     site.serve(keep_s=1000.0)
     stub.wait_for("claim")
     assert [path.name for path in runs.iterdir()] == ["new"]
+
+
+def test_a_folder_that_its_run_deletes_while_old_ones_are_looked_for_does_not_end_the_worker(
+    site: Site, stub: StubReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = site.work / "runs"
+    RunFolder(runs / "ending-1").make(State("over", wire.Lease(**lease("good"))))
+    age_of = Ages.of
+
+    def late(ages: Ages, folder: Path) -> float:
+        RunFolder(folder).remove()
+        return age_of(ages, folder)
+
+    monkeypatch.setattr(Ages, "of", late)
+    site.serve(keep_s=1000.0)
+    stub.wait_for("claim")
+    assert list(runs.iterdir()) == []
 
 
 def test_a_run_that_breaks_does_not_end_the_worker(

@@ -398,7 +398,10 @@ class Worker:
                 folder.remove()
 
     def _aged(self, path: Path, kept_s: float) -> bool:
-        return kept_s == 0.0 or self._ages.of(path) > kept_s
+        try:
+            return kept_s == 0.0 or self._ages.of(path) > kept_s
+        except OSError:  # the run that has just ended deletes its folder itself
+            return False
 
 
 def _new_id() -> str:
