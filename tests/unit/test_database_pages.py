@@ -214,16 +214,34 @@ def test_a_file_that_cannot_be_read_is_a_clear_error(path: Path, monkeypatch: py
 def test_a_database_whose_disk_failed_is_left_as_after_a_crash(path: Path) -> None:
     database = Sqlite.open(path)
     fill(database, 200)
-    files = (path, pages.log_path(path), pages.sums_path(path))
-    before = [file.read_bytes() for file in files]
+    before = [file.read_bytes() for file in files_of(path)]
     database.broken = UnavailableError("the disk is gone")
     database.close()
     del database
     gc.collect()
-    assert [file.read_bytes() for file in files] == before
+    assert [file.read_bytes() for file in files_of(path)] == before
     later = after_a_crash(path)
     assert keys(later) == {f"key-{row:06d}" for row in range(200)}
     assert differing(later) == []
+
+
+def test_a_start_that_the_disk_fails_at_leaves_a_crashed_database_as_it_was(
+    path: Path, database: Sqlite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(database, 200)
+    crashed = copied(path, "crashed")
+    before = [file.read_bytes() for file in files_of(crashed)]
+
+    def refuse(_file: upkeep.DatabaseFile, _connection: sqlite3.Connection) -> None:
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+        raise error
+
+    with monkeypatch.context() as patch, pytest.raises(UnavailableError, match="disk I/O error"):
+        patch.setattr(upkeep.DatabaseFile, "checkpoint", refuse)
+        Sqlite.open(crashed)
+    gc.collect()
+    assert [file.read_bytes() for file in files_of(crashed)] == before
 
 
 def test_a_log_of_which_only_a_part_was_moved_leaves_the_sums_as_they_were(
@@ -337,13 +355,23 @@ def test_sums_are_true_and_nothing_answered_is_lost_after_a_kill_at_any_write_or
 # ---- copies
 
 
+def files_of(path: Path) -> tuple[Path, Path, Path]:
+    return path, pages.log_path(path), pages.sums_path(path)
+
+
+def copied(path: Path, name: str) -> Path:
+    """Copy a database with its log and sums into a folder beside it, and return where it is."""
+    (folder := path.parent / name).mkdir()
+    for file in files_of(path):
+        shutil.copy(file, folder)
+    return folder / path.name
+
+
 def after_a_crash(path: Path) -> Path:
     """Copy a database with its log and sums, start and end with it once, and return where it is."""
-    (folder := path.parent / "later").mkdir()
-    for file in (path, pages.log_path(path), pages.sums_path(path)):
-        shutil.copy(file, folder)
-    Sqlite.open(folder / path.name).close()
-    return folder / path.name
+    later = copied(path, "later")
+    Sqlite.open(later).close()
+    return later
 
 
 def keys(path: Path) -> set[str]:

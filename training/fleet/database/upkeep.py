@@ -68,9 +68,8 @@ class DatabaseFile:
             self.sums.measure()
         try:
             self.checkpoint(connection)
-        except sqlite3.Error:
-            # SQLite may still move the log into the file when the connection is closed.
-            self.sums.forget()
+        except sqlite3.Error as error:
+            self._doubt_sums(error)
             raise
 
     def tend(self, connection: sqlite3.Connection) -> None:
@@ -121,11 +120,17 @@ class DatabaseFile:
             self.checkpoint(connection)
             connection.execute(_SQL["empty_log"].text).fetchall()
         except sqlite3.Error as error:
-            if not disk_failed(error):
-                # SQLite tries to move the log into the file once more when the connection is closed.
-                with contextlib.suppress(OSError):
-                    self.sums.forget()
+            self._doubt_sums(error)
             raise
+
+    def _doubt_sums(self, error: sqlite3.Error) -> None:
+        """Give the sums up after a failed checkpoint, unless the connection is abandoned.
+
+        SQLite tries once more to move the log into the file when the connection is closed, and the sums are not told.
+        """
+        if not disk_failed(error):
+            with contextlib.suppress(OSError):
+                self.sums.forget()
 
 
 def disk_failed(error: BaseException | None) -> bool:
