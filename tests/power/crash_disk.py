@@ -183,6 +183,21 @@ class Disk:
                 _rename(entry.kept, gone, come, what)
         del entry.loose[:count]
 
+    # ---- what a kill may have hidden
+
+    def unseen(self, folder: Path) -> list[Step]:
+        """Return the writes that the steps lack of what lies in a real folder: those of calls that a kill cut off.
+
+        Raises:
+            AssertionError: The names differ, so the steps are not what happened there.
+        """
+        everything = self.image({number: WHOLE for number, _ in self.loose()})
+        seen = {*everything.files, *everything.folders}
+        real = {str(path.relative_to(folder)) for path in folder.rglob("*")}
+        assert seen == real, f"only in the steps: {sorted(seen - real)}; only in the folder: {sorted(real - seen)}"
+        files = everything.files.items()
+        return [step for path, data in files for step in _unseen(path, data, (folder / path).read_bytes())]
+
     # ---- what a cut may leave
 
     def loose(self) -> list[tuple[int, int]]:
@@ -221,6 +236,15 @@ class Disk:
                 else:
                     files[f"{above}{name}"] = _content(entry, choice)
         return Image(files, tuple(sorted(folders)))
+
+
+def _unseen(path: str, seen: bytes, real: bytes) -> list[Step]:
+    if seen == real:
+        return []
+    starts = range(0, len(real), SECTOR)
+    writes = [Step("write", path, start=at, data=real[at : at + SECTOR]) for at in starts]
+    differing = [step for step in writes if seen[step.start : step.start + len(step.data)] != step.data]
+    return [*differing, Step("cut", path, start=len(real))]
 
 
 def _sectors(step: Step) -> int:

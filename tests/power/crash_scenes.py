@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from crash_disk import Disk
 from crash_trace import Step, run_traced, steps
 
 from training.fleet.capability import GIB, Capability
@@ -82,6 +83,7 @@ class Watched:
         self.site.mkdir(parents=True, exist_ok=True)
         self.manifest = folder / "manifest.toml"
         self.steps: list[Step] = []
+        self._disk = Disk()
         self._lives = itertools.count()
         self._numbers = itertools.count()
 
@@ -127,7 +129,15 @@ class Watched:
     def end(self, number: int = signal.SIGTERM) -> None:
         """End the life that runs and take over its steps."""
         self._kill(number)
-        self.steps += steps(self._log, self.site)
+        self._add(steps(self._log, self.site))
+        unseen = self._disk.unseen(self.site)
+        assert number == signal.SIGKILL or not unseen, f"the log of an orderly end lacks {unseen}"
+        self._add(unseen)
+
+    def _add(self, seen: list[Step]) -> None:
+        self.steps += seen
+        for step in seen:
+            self._disk.do(step)
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
         """Ask over a connection of its own; return the document of the answer."""
