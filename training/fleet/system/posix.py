@@ -61,6 +61,15 @@ def unlink(path: Path) -> None:
     path.unlink()
 
 
+def is_link(path: Path) -> bool:
+    """Tell whether a path names a link, in whatever way the system links.
+
+    Raises:
+        OSError: Nothing is there.
+    """
+    return stat.S_ISLNK(path.lstat().st_mode)
+
+
 def is_plain_folder(entry: os.DirEntry[str]) -> bool:
     """Tell whether an entry is a folder and no link to one, in whatever way the system links."""
     return entry.is_dir(follow_symlinks=False)

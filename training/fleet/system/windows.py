@@ -36,6 +36,7 @@ _SDDL_REVISION: Final = 1
 _OWNER_ALONE: Final = "D:P(A;;FA;;;OW)(A;;FA;;;SY)(A;;FA;;;BA)"
 _ACCESS_ALLOWED: Final = 0
 _FILE_READ_DATA: Final = 1
+_NAME_SURROGATE: Final = 0x20000000
 _GENERIC_READ_OR_ALL: Final = 0x90000000
 _EVERYBODY: Final = ("S-1-1-0", "S-1-5-11", "S-1-5-32-545", "S-1-5-32-546")
 """Everyone, authenticated users, users, guests."""
@@ -102,6 +103,11 @@ def unlink(path: Path) -> None:
             return
         path.chmod(stat.S_IWRITE)
         path.unlink()
+
+
+def is_link(path: Path) -> bool:
+    """See `posix`; a junction is one. Source: Microsoft, Reparse Point Tags, name surrogates."""
+    return bool(path.lstat().st_reparse_tag & _NAME_SURROGATE)
 
 
 def is_plain_folder(entry: os.DirEntry[str]) -> bool:
