@@ -24,6 +24,7 @@ from training.fleet import receiver, settings
 from training.fleet.certificates import DAY_S, facts, write_new
 from training.fleet.client import Client
 from training.fleet.errors import AuthenticationError
+from training.fleet.receiver import init as making
 from training.fleet.receiver import options
 from training.fleet.receiver.operators import credentials_of
 from training.fleet.receiver.tls import Files, Tls
@@ -123,6 +124,17 @@ def test_init_refuses_half_a_pair_an_open_key_and_a_folder_it_cannot_make(
     assert "run init as who owns" in capsys.readouterr().err
     assert init(tmp_path / "other", "--host-names", "a b") == 1
     assert "is no host name" in capsys.readouterr().err
+
+
+def test_what_root_makes_is_given_to_the_receivers_user_and_never_what_a_link_leads_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link that leads nowhere shows it: to give its target away would fail."""
+    link = tmp_path / "receiver.pem"
+    link.symlink_to(tmp_path / "missing")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    making._give(link, tmp_path)
+    assert link.lstat().st_uid == tmp_path.stat().st_uid
 
 
 def test_init_without_cryptography_says_what_to_install(tmp_path: Path, root: Path) -> None:

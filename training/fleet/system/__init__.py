@@ -15,11 +15,14 @@ if sys.platform == "win32":
         awake,
         cores,
         everybody_can_read,
+        everybody_can_rename_in,
         gpu_tool,
         is_link,
         is_plain_folder,
         lock,
         long_path,
+        other_owner,
+        others_can_write,
         private,
         private_command,
         ram_bytes,
@@ -27,6 +30,7 @@ if sys.platform == "win32":
         state_folder,
         sync_folder,
         unlink,
+        user,
     )
 else:
     from training.fleet.system.posix import (
@@ -37,11 +41,14 @@ else:
         awake,
         cores,
         everybody_can_read,
+        everybody_can_rename_in,
         gpu_tool,
         is_link,
         is_plain_folder,
         lock,
         long_path,
+        other_owner,
+        others_can_write,
         private,
         private_command,
         ram_bytes,
@@ -49,6 +56,7 @@ else:
         state_folder,
         sync_folder,
         unlink,
+        user,
     )
 
 __all__ = [
@@ -59,11 +67,14 @@ __all__ = [
     "awake",
     "cores",
     "everybody_can_read",
+    "everybody_can_rename_in",
     "gpu_tool",
     "is_link",
     "is_plain_folder",
     "lock",
     "long_path",
+    "other_owner",
+    "others_can_write",
     "private",
     "private_command",
     "ram_bytes",
@@ -71,4 +82,5 @@ __all__ = [
     "state_folder",
     "sync_folder",
     "unlink",
+    "user",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import pwd
 import shutil
 import stat
 import sys
@@ -83,6 +84,58 @@ def long_path(path: Path) -> Path:
 def everybody_can_read(path: Path) -> bool:
     """Tell whether users of this host other than the owner and its group have a right to a file."""
     return bool(path.stat().st_mode & stat.S_IRWXO)
+
+
+def user() -> str:
+    """Return the name of this process's user, for people."""
+    return _name_of(os.geteuid())
+
+
+def _name_of(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
+
+
+def other_owner(path: Path, *, or_root: bool = False) -> str:
+    """Return whom a file, folder or link belongs to when that is not this process's user; empty when it is.
+
+    Args:
+        path: What is asked about; a link is not followed.
+        or_root: Root's are fine as well, and so are those of users whom a container does not know: the system shows
+            the folders of the host's root so.
+
+    Raises:
+        OSError: Nothing is there.
+    """
+    owner = path.lstat().st_uid
+    fine = {os.geteuid(), *((0, _unknown_user()) if or_root else ())}
+    return "" if owner in fine else _name_of(owner)
+
+
+def _unknown_user() -> int:
+    """Return the number that stands for users whom this user namespace does not know; root's where it knows all.
+
+    Source: Linux, user_namespaces(7), uid_map and overflowuid.
+    """
+    try:
+        if Path("/proc/self/uid_map").read_text(encoding="ascii").split() == ["0", "0", "4294967295"]:
+            return 0
+        return int(Path("/proc/sys/kernel/overflowuid").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0
+
+
+def others_can_write(path: Path) -> bool:
+    """Return True if users other than its owner may change what is in a folder."""
+    return bool(path.lstat().st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+
+
+def everybody_can_rename_in(path: Path) -> bool:
+    """Return True if any user may put something else in the place of what is in a folder; links have no such rights."""
+    mode = path.lstat().st_mode
+    return stat.S_ISDIR(mode) and bool(mode & stat.S_IWOTH) and not mode & stat.S_ISVTX
 
 
 def private(path: Path) -> None:

@@ -154,6 +154,26 @@ def _lets_everybody_read(acl: ctypes._Pointer[_AclHeader], number: int) -> bool:
         _kernel.LocalFree(text)
 
 
+def user() -> str:
+    """See `posix`."""
+    return os.environ.get("USERNAME", "this user")
+
+
+def other_owner(_path: Path, *, or_root: bool = False) -> str:  # noqa: ARG001 - the names are those of `posix`
+    """Return nothing: what the installer makes belongs to administrators, not to the worker's account."""
+    return ""
+
+
+def others_can_write(_path: Path) -> bool:
+    """Return False: the installer sets the rights of the folders, and a user's own profile is closed to others."""
+    return False
+
+
+def everybody_can_rename_in(_path: Path) -> bool:
+    """See `others_can_write`."""
+    return False
+
+
 def private(path: Path) -> None:
     """See `posix`; the system and the administrators keep their rights.
 
