@@ -41,6 +41,7 @@ from training.fleet.wire import Heartbeat
 from training.fleet.worker.certificate import together
 from training.fleet.worker.identity import FORM, write_private
 from training.fleet.worker.options import SECRET, settings_path
+from training.fleet.worker.work_folder import demand_own_way, make_private
 
 PROGRAM: Final = "cis490-training-worker enrol"
 CODE: Final = "CIS490_INVITE"
@@ -138,8 +139,11 @@ def _order(given: argparse.Namespace) -> Order:
 
 def _enrolled(order: Order, environ: Mapping[str, str], stdin: TextIO) -> list[str]:
     """Return what was done, for people."""
-    for path in (order.secret_file, order.settings_file, order.ca_file):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # An authority that is only read may lie in a folder of somebody else, whom this user trusts with it.
+    written = (order.secret_file, order.settings_file, *(() if order.ca_sha256 is None else (order.ca_file,)))
+    for path in written:
+        demand_own_way(path)
+        make_private(path.parent)
     ca_file = _trusted(order)
     if _is_enrolled(order, ca_file):
         return [f"already enrolled as {order.host}: {order.secret_file} is good at {order.receiver}"]

@@ -20,6 +20,7 @@ from training.fleet import system
 from training.fleet.worker.ages import Ages
 from training.fleet.worker.files import delete_tree
 from training.fleet.worker.journal import Journal
+from training.fleet.worker.work_folder import make_private
 
 KEEP_S: Final = 7 * 86400.0
 """How long a folder that no attempt uses is kept, seconds."""
@@ -58,7 +59,7 @@ class ResumeFolders:
                 return None
             try:
                 _drop_link(path)
-                path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                make_private(path)
                 os.utime(path)
             except OSError as error:
                 self._journal.note("no resume folder: it could not be made", path=str(path), why=error.strerror)
