@@ -214,6 +214,15 @@ def test_in_a_container_that_does_not_know_the_hosts_root_its_folders_are_fine(
     assert "belongs to" in refused(tmp_path / "work")
 
 
+def test_links_in_a_ring_end_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "one").symlink_to(tmp_path / "two")
+    (tmp_path / "two").symlink_to(tmp_path / "one")
+    for work in (tmp_path / "one", tmp_path / "one" / "state" / "work"):
+        assert program.main(["--once", "--work-dir", str(work)]) == 78
+        said = capsys.readouterr().err
+        assert (said.count("\n"), str(tmp_path / "one") in said) == (1, True)
+
+
 # ---- the commands
 
 

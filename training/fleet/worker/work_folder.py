@@ -109,6 +109,7 @@ def open_way(path: Path) -> str:
 
 def _above(path: Path) -> Iterator[Path]:
     """Yield the folders above a path that are there, as they are named and as they are found behind links."""
-    for place in dict.fromkeys((*path.parents, path.parent.resolve(), *path.parent.resolve().parents)):
+    behind = Path(os.path.realpath(path.parent))  # which takes links in a ring for what they are; `resolve` fails
+    for place in dict.fromkeys((*path.parents, behind, *behind.parents)):
         if os.path.lexists(place):
             yield place
