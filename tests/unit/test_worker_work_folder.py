@@ -172,13 +172,32 @@ def test_a_folder_above_that_everybody_may_write_is_refused_and_a_sticky_one_is_
     make_work_folder(above / "state" / "work")
 
 
-def test_a_folder_above_that_belongs_to_another_user_is_refused(tmp_path: Path, owners: dict[Path, int]) -> None:
-    above = tmp_path / "above"
+@pytest.mark.parametrize("rights", [0o777, 0o755])
+def test_a_folder_above_that_another_user_made_first_where_everybody_may_is_refused(
+    tmp_path: Path, owners: dict[Path, int], rights: int
+) -> None:
+    tmp_path.chmod(0o1777)
+    above = tmp_path / "cis490"
     above.mkdir()
+    above.chmod(rights | 0o1000)
     owners[above] = STRANGER
     said = refused(above / "state" / "work")
     assert said.startswith(f"{above} belongs to the user {STRANGER}, who could put something else in the place of")
     assert not (above / "state").exists()
+    owners[above] = 0
+    make_work_folder(above / "state" / "work")
+
+
+@pytest.mark.parametrize("rights", [0o755, 0o2775, 0o1777])
+def test_a_folder_above_whose_owner_an_administrator_chose_is_fine(
+    tmp_path: Path, owners: dict[Path, int], rights: int
+) -> None:
+    """As of a group's disk that belongs to its head, or of a checkout that a container shows to its root."""
+    above = tmp_path / "group"
+    above.mkdir()
+    above.chmod(rights)
+    owners[above] = STRANGER
+    make_work_folder(above / "state" / "work")
 
 
 def test_the_way_behind_a_link_is_looked_at_as_well(tmp_path: Path) -> None:
@@ -190,28 +209,16 @@ def test_the_way_behind_a_link_is_looked_at_as_well(tmp_path: Path) -> None:
     assert f"everybody may write to {tmp_path / 'real'} and" in refused(tmp_path / "home" / "work")
 
 
-def test_a_link_above_that_another_user_made_is_refused(tmp_path: Path, owners: dict[Path, int]) -> None:
-    (tmp_path / "real").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "real")
-    owners[tmp_path / "link"] = STRANGER
-    assert f"{tmp_path / 'link'} belongs to the user {STRANGER}" in refused(tmp_path / "link" / "work")
-
-
-def test_in_a_container_that_does_not_know_the_hosts_root_its_folders_are_fine(
-    tmp_path: Path, owners: dict[Path, int], monkeypatch: pytest.MonkeyPatch
+def test_a_link_above_that_another_user_made_where_everybody_may_is_refused(
+    tmp_path: Path, owners: dict[Path, int]
 ) -> None:
-    """As of Apptainer on a cluster; elsewhere the same number is a user as any other."""
-    owners[tmp_path] = 65534
-    assert "could put something else" in refused(tmp_path / "work")
-    real = Path.read_text
-
-    def read_text(self: Path, encoding: str | None = None) -> str:
-        return "0 1000 1\n" if self == Path("/proc/self/uid_map") else real(self, encoding=encoding)
-
-    monkeypatch.setattr(Path, "read_text", read_text)
-    make_work_folder(tmp_path / "work")
-    owners[tmp_path / "work"] = 65534
-    assert "belongs to" in refused(tmp_path / "work")
+    (tmp_path / "real").mkdir()
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "tmp").chmod(0o1777)
+    (tmp_path / "tmp" / "link").symlink_to(tmp_path / "real")
+    owners[tmp_path / "tmp" / "link"] = STRANGER
+    assert f"{tmp_path}/tmp/link belongs to the user {STRANGER}" in refused(tmp_path / "tmp" / "link" / "work")
+    assert list((tmp_path / "real").iterdir()) == []
 
 
 def test_links_in_a_ring_end_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -281,6 +288,7 @@ def test_enrol_writes_nothing_where_everybody_could_put_something_else(
 def test_an_authority_that_is_only_read_may_lie_in_a_folder_of_another_user(
     tmp_path: Path, owners: dict[Path, int]
 ) -> None:
+    tmp_path.chmod(0o1777)
     shelf = tmp_path / "shelf"
     shelf.mkdir()
     owners[shelf] = STRANGER

@@ -103,28 +103,13 @@ def other_owner(path: Path, *, or_root: bool = False) -> str:
 
     Args:
         path: What is asked about; a link is not followed.
-        or_root: Root's are fine as well, and so are those of users whom a container does not know: the system shows
-            the folders of the host's root so.
+        or_root: What belongs to root counts as its own.
 
     Raises:
         OSError: Nothing is there.
     """
     owner = path.lstat().st_uid
-    fine = {os.geteuid(), *((0, _unknown_user()) if or_root else ())}
-    return "" if owner in fine else _name_of(owner)
-
-
-def _unknown_user() -> int:
-    """Return the number that stands for users whom this user namespace does not know; root's where it knows all.
-
-    Source: Linux, user_namespaces(7), uid_map and overflowuid.
-    """
-    try:
-        if Path("/proc/self/uid_map").read_text(encoding="ascii").split() == ["0", "0", "4294967295"]:
-            return 0
-        return int(Path("/proc/sys/kernel/overflowuid").read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return 0
+    return "" if owner == os.geteuid() or (or_root and owner == 0) else _name_of(owner)
 
 
 def others_can_write(path: Path) -> bool:
@@ -132,10 +117,18 @@ def others_can_write(path: Path) -> bool:
     return bool(path.lstat().st_mode & (stat.S_IWGRP | stat.S_IWOTH))
 
 
-def everybody_can_rename_in(path: Path) -> bool:
-    """Return True if any user may put something else in the place of what is in a folder; links have no such rights."""
+def everybody_can_write(path: Path) -> bool:
+    """Return True if any user may put something into a folder; a link has no such rights."""
     mode = path.lstat().st_mode
-    return stat.S_ISDIR(mode) and bool(mode & stat.S_IWOTH) and not mode & stat.S_ISVTX
+    return stat.S_ISDIR(mode) and bool(mode & stat.S_IWOTH)
+
+
+def everybody_can_rename_in(path: Path) -> bool:
+    """Return True if any user may put something else in the place of what is in a folder.
+
+    In a sticky one, such as /tmp, only the owner of an entry may.
+    """
+    return everybody_can_write(path) and not path.lstat().st_mode & stat.S_ISVTX
 
 
 def private(path: Path) -> None:

@@ -169,6 +169,11 @@ def others_can_write(_path: Path) -> bool:
     return False
 
 
+def everybody_can_write(_path: Path) -> bool:
+    """See `others_can_write`."""
+    return False
+
+
 def everybody_can_rename_in(_path: Path) -> bool:
     """See `others_can_write`."""
     return False

@@ -89,20 +89,21 @@ def demand_own_way(path: Path) -> None:
 
 
 def open_way(path: Path) -> str:
-    """Return how other users could put something else in the place of a path, for people; empty when they cannot.
+    """Return how any other user could put something else in the place of a path, for people; empty when none can.
 
-    A sticky folder such as /tmp is fine: there only the owner of an entry may rename it.
+    Owners that an administrator chose are trusted, such as that of a group's disk or of a home; in a folder that is
+    open for everybody, such as /tmp, whoever came first chose them.
     """
     for above in _above(path):
-        if other := system.other_owner(above, or_root=True):
-            return (
-                f"{above} belongs to the user {other}, who could put something else in the place of {path}; expected "
-                f"a folder of {system.user()} or root; run this as {other}, or name a path elsewhere"
-            )
         if system.everybody_can_rename_in(above):
             return (
                 f"everybody may write to {above} and could put something else in the place of {path}; expected a "
                 f"folder that others cannot write; run: chmod o-w {shlex.quote(str(above))}, or name a path elsewhere"
+            )
+        if system.everybody_can_write(above.parent) and (other := system.other_owner(above, or_root=True)):
+            return (
+                f"{above} belongs to the user {other}, who could put something else in the place of {path}; expected "
+                f"a folder of {system.user()} or root; name a path elsewhere"
             )
     return ""
 
