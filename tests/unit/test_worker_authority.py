@@ -192,6 +192,7 @@ STORED: dict[str, Callable[[str, str], str]] = {
     "a TRUSTED CERTIFICATE behind it": lambda pem, other: pem + other.replace("CERTIFICATE", "TRUSTED CERTIFICATE"),
     "text before it": lambda pem, _: f"text\n{pem}",
     "the ends of lines of Windows": lambda pem, _: pem.replace("\n", "\r\n"),
+    "another one alone": lambda _pem, other: other,
     "something else": lambda _pem, _: "text",
 }
 
