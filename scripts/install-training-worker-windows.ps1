@@ -204,10 +204,21 @@ function Invoke-Program {
 # Accounts go by number, because their names are translated: the system, administrators, and Local Service.
 function Initialize-Folder {
     if (-not (Test-Change "make $State, for the system, administrators and the task's account alone")) { return }
+    Assert-OwnFolder $State
     [void](New-Item -ItemType Directory -Force -Path $State)
     Invoke-Program 'icacls.exe' @($State, '/setowner', '*S-1-5-32-544', '/Q')
     Invoke-Program 'icacls.exe' @($State, '/inheritance:r', '/grant:r', '*S-1-5-18:(OI)(CI)F', '*S-1-5-32-544:(OI)(CI)F', '*S-1-5-19:(OI)(CI)M', '/Q')
     [void](New-Item -ItemType Directory -Force -Path $Work)
+}
+
+# Every user may make a folder in ProgramData. In one that somebody made before, or behind a link, they would keep what
+# rights they gave themselves, and the rights of what the link leads to would be changed.
+function Assert-OwnFolder {
+    param([string]$Path)
+    if (-not (Test-Path -LiteralPath $Path)) { return }
+    $owner = (Get-Acl -LiteralPath $Path).Sddl # O:BA is for administrators, SY for the system, LS for Local Service
+    if ([IO.File]::GetAttributes($Path) -notmatch 'ReparsePoint' -and $owner -match '^O:(BA|SY|LS)G:') { return }
+    Exit-With 78 "found $Path, which is a link or was made by another account; expected none, or a folder of the administrators; look at what it holds, move it away, and run the same command again"
 }
 
 function Register-Identity {

@@ -152,6 +152,7 @@ OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "-gt": lambda left, right: left > right,
     "-lt": lambda left, right: left < right,
     "-like": lambda left, right: matcher(right).fullmatch(left) is not None,
+    "-match": lambda left, right: re.search(right, left, re.IGNORECASE) is not None,
     "-notmatch": lambda left, right: re.search(right, left, re.IGNORECASE) is None,
     "-replace": _replaced,
     "-split": lambda left, right: re.split(right, left),

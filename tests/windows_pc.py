@@ -72,6 +72,7 @@ class Pc:
         python: The python.exe in the path; empty when there is none.
         elevated: Whether the session has administrator rights.
         patience_s: How long a second of the script is.
+        owners: Folder to its owner as SDDL names it; what is not there belongs to the administrators.
         held: How often a folder cannot be deleted, because a program still works in it.
     """
 
@@ -88,6 +89,7 @@ class Pc:
             "PUBLIC": "C:\\users\\Public",
         }
     )
+    owners: dict[str, str] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
     ran: list[list[str]] = field(default_factory=list)
     rights: list[list[str]] = field(default_factory=list)
@@ -131,6 +133,7 @@ class Pc:
         return {
             "Console::Error": SimpleNamespace(WriteLine=self.show),
             "IO.Directory::Delete": self._delete,
+            "IO.File::GetAttributes": self._attributes,
             "IO.File::Open": self._open,
             "Text.Encoding::UTF8": SimpleNamespace(GetBytes=lambda one: one.encode("utf-8")),
             "BitConverter::ToString": lambda data: "-".join(f"{one:02X}" for one in data),
@@ -146,6 +149,9 @@ class Pc:
             self.held -= 1
             raise Thrown(f"'{path}' is being used by another process.", "IO.IOException")
         shutil.rmtree(self.host(path))
+
+    def _attributes(self, path: str) -> str:
+        return "Directory, ReparsePoint" if self.host(path).is_symlink() else "Directory"
 
     def _open(self, path: str, mode: str, access: str, share: str) -> Any:
         assert (mode, access, share) == ("Open", "ReadWrite", "None")
@@ -218,6 +224,10 @@ def _new_item(pc: Pc, given: Given, _: list[Any]) -> Any:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"")
     return SimpleNamespace(FullName=given["Path"])
+
+
+def _rights(pc: Pc, given: Given, _: list[Any]) -> Any:
+    return SimpleNamespace(Sddl=f"O:{pc.owners.get(given['LiteralPath'], 'BA')}G:SYD:P(A;;FA;;;SY)")
 
 
 def _copy(pc: Pc, given: Given, _: list[Any]) -> None:
@@ -305,6 +315,7 @@ def _action(_: Pc, given: Given, __: list[Any]) -> Any:
 
 CMDLETS: dict[str, Callable[[Pc, Given, list[Any]], Any]] = {
     "Copy-Item": _copy,
+    "Get-Acl": _rights,
     "Get-ChildItem": _children,
     "Get-Command": _find_program,
     "Get-Content": _read,

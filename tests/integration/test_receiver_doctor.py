@@ -189,6 +189,18 @@ def test_a_place_that_is_no_folder_or_cannot_be_written_fails(
     assert "sudo chown" in found["folders"]["mend"]
 
 
+def test_a_place_that_everybody_may_write_is_told_with_the_command_that_closes_it(
+    template: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    template.copied(tmp_path / "receiver")
+    (tmp_path / "receiver").chmod(0o777)
+    _, found = examined(capsys)
+    assert found["folders"]["state"] == "warn"
+    assert found["folders"]["mend"] == f"chmod o-w {tmp_path}/receiver"
+    (tmp_path / "receiver").chmod(0o1777)
+    assert examined(capsys)[1]["folders"]["state"] == "ok"
+
+
 def test_too_little_space_fails(capsys: pytest.CaptureFixture[str]) -> None:
     status, found = examined(capsys, "--floor-bytes", str(2**60))
     assert (status, found["free space"]["state"]) == (1, "fail")

@@ -24,9 +24,11 @@ from training.fleet import receiver, settings
 from training.fleet.certificates import DAY_S, facts, write_new
 from training.fleet.client import Client
 from training.fleet.errors import AuthenticationError
+from training.fleet.receiver import init as making
 from training.fleet.receiver import options
 from training.fleet.receiver.operators import credentials_of
 from training.fleet.receiver.tls import Files, Tls
+from training.fleet.worker.enrol import fingerprint
 
 TOKENS = {"CIS490_READ_TOKEN": "r" * 16}
 
@@ -122,6 +124,17 @@ def test_init_refuses_half_a_pair_an_open_key_and_a_folder_it_cannot_make(
     assert "run init as who owns" in capsys.readouterr().err
     assert init(tmp_path / "other", "--host-names", "a b") == 1
     assert "is no host name" in capsys.readouterr().err
+
+
+def test_what_root_makes_is_given_to_the_receivers_user_and_never_what_a_link_leads_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link that leads nowhere shows it: to give its target away would fail."""
+    link = tmp_path / "receiver.pem"
+    link.symlink_to(tmp_path / "missing")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    making._give(link, tmp_path)
+    assert link.lstat().st_uid == tmp_path.stat().st_uid
 
 
 def test_init_without_cryptography_says_what_to_install(tmp_path: Path, root: Path) -> None:
@@ -347,6 +360,35 @@ def test_without_an_authority_there_is_none_to_fetch_and_none_to_renew_with(tmp_
     with LiveReceiver(tmp_path, manifest(1)) as live:
         assert live.call("GET", "/v1/ca").status == 404
         assert live.call("POST", "/v1/worker/certificate", headers=live.enrolled("tower")).status == 404
+
+
+AUTHORITIES = {
+    "as init makes it": lambda pem, _: pem,
+    "with the next authority behind it": lambda pem, other: pem + other,
+    "with text around it": lambda pem, _: f"subject=CN = fleet\n\n{pem}\nthe end\n",
+    "with the ends of lines of Windows": lambda pem, _: pem.replace("\n", "\r\n"),
+    "with the end of a certificate before it": lambda pem, _: f"-----END CERTIFICATE-----\n{pem}",
+}
+
+
+@pytest.mark.parametrize("form", AUTHORITIES)
+def test_the_authority_for_hosts_that_enrol_is_the_first_of_its_file_alone(tmp_path: Path, form: str) -> None:
+    """A worker refuses a text that holds more than the certificate of the fingerprint."""
+    site, other = Site(tmp_path / "site"), Site(tmp_path / "other")
+    pem = site.ca.read_text()
+    site.ca.write_bytes(AUTHORITIES[form](pem, other.ca.read_text()).encode())
+    with LiveReceiver(tmp_path, manifest(1), tls_ca=str(site.ca)) as live:
+        shown = live.call("GET", "/v1/ca").body.decode()
+        assert (shown, live.fleet.ca_sha256) == (pem, site.fingerprint)
+        assert fingerprint(shown) == site.fingerprint
+
+
+def test_an_authority_that_is_no_certificate_is_refused_at_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "ca.pem"
+    path.write_text(ssl.DER_cert_to_PEM_cert(b"\x30\x02ab"))
+    said = refused(tmp_path, "--tls-ca", str(path), text=manifest(1))
+    assert f"cannot use tls_ca {path}" in said
+    assert "expected a certificate in PEM" in said
 
 
 def test_who_is_not_enrolled_gets_no_certificate(tmp_path: Path) -> None:

@@ -21,12 +21,14 @@ PARSER = Parser(Language(tree_sitter_powershell.language()))
 TASKS = "learn.microsoft.com/powershell/module/scheduledtasks/"
 MANAGEMENT = "learn.microsoft.com/powershell/module/microsoft.powershell.management/"
 UTILITY = "learn.microsoft.com/powershell/module/microsoft.powershell.utility/"
+SECURITY = "learn.microsoft.com/powershell/module/microsoft.powershell.security/"
 CORE = "learn.microsoft.com/powershell/module/microsoft.powershell.core/"
 ALLOWED = {
     "Copy-Item": (MANAGEMENT, {"LiteralPath", "Destination", "Recurse"}),
     "Disable-ScheduledTask": (TASKS, {"TaskName"}),
     "Enable-ScheduledTask": (TASKS, {"TaskName"}),
     "ForEach-Object": (CORE, set()),
+    "Get-Acl": (SECURITY, {"LiteralPath"}),
     "Get-ChildItem": (MANAGEMENT, {"LiteralPath", "Recurse", "File"}),
     "Get-Command": (CORE, {"Name", "CommandType", "ErrorAction"}),
     "Get-Content": (MANAGEMENT, {"LiteralPath", "Raw", "Encoding"}),

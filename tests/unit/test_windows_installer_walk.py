@@ -162,6 +162,36 @@ def test_rights_are_set_before_the_secret_is_written_and_on_it_after(site: Site)
     assert told[told.index("enrol") + 1 :][:4] == files
 
 
+@pytest.mark.parametrize("owner", ["S-1-5-21-1-2-3-1001", "BU", "WD"])
+def test_a_state_folder_that_another_account_made_first_is_refused_before_anything_is_put_there(
+    site: Site, owner: str
+) -> None:
+    """Every user may make folders in ProgramData."""
+    site.pc.host(f"{STATE}\\worker").mkdir(parents=True)
+    site.pc.owners[STATE] = owner
+    status, said, ran = site.run(**INVITE)
+    assert (status, len(ran), site.pc.rights) == (78, 1, [])
+    assert f"found {STATE}, which is a link or was made by another account" in said[-1]
+    assert [name for name in site.files() if "cis490" in name] == ["ProgramData/cis490", "ProgramData/cis490/worker"]
+
+
+def test_a_link_in_place_of_the_state_folder_is_refused_and_the_rights_of_its_target_stay(site: Site) -> None:
+    (site.pc.drive / "Windows").mkdir()
+    site.pc.host(STATE).parent.mkdir()
+    site.pc.host(STATE).symlink_to(site.pc.drive / "Windows")
+    status, said, _ = site.run(**INVITE)
+    assert (status, site.pc.rights) == (78, [])
+    assert "which is a link or was made by another account" in said[-1]
+
+
+@pytest.mark.parametrize("owner", ["BA", "SY", "LS"])
+def test_a_state_folder_of_an_earlier_installation_is_taken_again(site: Site, owner: str) -> None:
+    site.pc.host(STATE).mkdir(parents=True)
+    site.pc.owners[STATE] = owner
+    said, _ = site.install(**INVITE)
+    assert said[-1].startswith("The worker runs.")
+
+
 def test_run_again_it_changes_nothing(site: Site) -> None:
     site.install(**INVITE)
     before, worker = site.files(), site.worker()

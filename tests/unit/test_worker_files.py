@@ -6,14 +6,18 @@ import errno
 import io
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from training.fleet import system, wire
+from training.fleet.worker import files
 from training.fleet.worker import log as log_module
 from training.fleet.worker.files import delete_tree, open_regular
 from training.fleet.worker.folder import RunFolder, State, read_object, unfinished, write_whole
+from training.fleet.worker.held import ByDescriptor, ByPath
 from training.fleet.worker.journal import Journal
 from training.fleet.worker.log import Log, plain
 from training.fleet.worker.progress import Progress, flat_metrics, left_s
@@ -221,26 +225,129 @@ def test_what_is_no_regular_file_is_not_read_and_not_waited_for(tmp_path: Path) 
         open_regular(Path("/dev/null"))
 
 
-def test_a_tree_is_deleted_whatever_its_depth_its_rights_and_its_links(tmp_path: Path) -> None:
-    precious = tmp_path / "precious"
-    precious.mkdir()
-    (precious / "file").write_text("x")
-    top = tmp_path / "top"
-    (top / "wide" / "inner").mkdir(parents=True)
-    (top / "wide" / "link").symlink_to(precious, target_is_directory=True)
-    os.mkfifo(top / "wide" / "inner" / "pipe")
-    (top / "wide").chmod(0)
+WALKS = (ByPath, ByDescriptor)
+
+
+def precious_in(folder: Path) -> Path:
+    """Return a file that must outlive every deletion beside it."""
+    (folder / "precious").mkdir()
+    (folder / "precious" / "file").write_text("x")
+    return folder / "precious" / "file"
+
+
+def deepen(top: Path, levels: int) -> None:
+    """Make folders in each other, deeper than any path may be long."""
     here = os.open(top, os.O_RDONLY)
-    for _ in range(2000):
+    for _ in range(levels):
         os.mkdir("deeper", dir_fd=here)
         inner = os.open("deeper", os.O_RDONLY, dir_fd=here)
         os.close(here)
         here = inner
     os.close(here)
+
+
+@pytest.mark.parametrize("walk", WALKS)
+def test_a_tree_is_deleted_whatever_its_depth_its_rights_and_its_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, walk: type
+) -> None:
+    monkeypatch.setattr(files, "Held", walk)
+    precious = precious_in(tmp_path)
+    top = tmp_path / "top"
+    (top / "wide" / "inner").mkdir(parents=True)
+    (top / "wide" / "link").symlink_to(precious.parent, target_is_directory=True)
+    (top / "broken").symlink_to(tmp_path / "missing")
+    os.mkfifo(top / "wide" / "inner" / "pipe")
+    (top / "wide").chmod(0)
+    deepen(top, 2000)
     delete_tree(top)
     delete_tree(tmp_path / "missing")
+    delete_tree(tmp_path / "missing" / "in it")
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]
-    assert (precious / "file").exists()
+    assert precious.exists()
+
+
+@pytest.mark.parametrize("walk", [walk.__name__ for walk in WALKS])
+def test_folders_without_rights_are_deleted_by_who_owns_them(tmp_path: Path, root: Path, walk: str) -> None:
+    """In a process of its own, which gives up the rights of root where it has them: to root every folder is open."""
+    lines = [
+        "import os, pathlib, sys",
+        "from training.fleet.worker import files, held",
+        f"files.Held = held.{walk}",
+        "os.chdir(sys.argv[1])",
+        "if os.geteuid() == 0:",
+        "    os.chown('.', 65534, 65534), os.setgroups([]), os.setgid(65534), os.setuid(65534)",
+        "top = pathlib.Path('top')",
+        "(top / 'a' / 'b' / 'c').mkdir(parents=True)",
+        "(top / 'a' / 'b' / 'c' / 'file').write_text('x')",
+        "for name in ('a/b/c', 'a/b', 'a', '.'): (top / name).chmod(0)",
+        "files.delete_tree(top)",
+        "assert not top.exists()",
+    ]
+    command = [sys.executable, "-c", "\n".join(lines), str(tmp_path)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("walk", WALKS)
+@pytest.mark.parametrize("kind", ["folder", "file", "missing"])
+def test_a_link_at_the_top_of_a_tree_is_deleted_and_what_it_leads_to_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, walk: type, kind: str
+) -> None:
+    monkeypatch.setattr(files, "Held", walk)
+    precious = precious_in(tmp_path)
+    target = {"folder": precious.parent, "file": precious, "missing": tmp_path / "missing"}[kind]
+    top = tmp_path / "top"
+    top.symlink_to(target)
+    delete_tree(top)
+    assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+    assert precious.exists()
+
+
+@pytest.mark.parametrize("walk", WALKS)
+def test_nothing_is_deleted_through_a_link_that_stands_for_the_folder_above(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, walk: type
+) -> None:
+    monkeypatch.setattr(files, "Held", walk)
+    precious = precious_in(tmp_path)
+    (tmp_path / "run").symlink_to(tmp_path)
+    delete_tree(tmp_path / "run" / "precious")
+    assert precious.exists()
+
+
+def test_a_file_in_place_of_a_tree_is_deleted(tmp_path: Path) -> None:
+    (tmp_path / "scratch").write_text("x")
+    delete_tree(tmp_path / "scratch")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("victim", ["top", "one", "a moved one"])
+@pytest.mark.parametrize("moment", ["open", "chmod"])
+def test_a_folder_swapped_for_a_link_while_its_tree_is_deleted_leads_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victim: str, moment: str
+) -> None:
+    """The moment is the last one before the walk enters the folder, right after it was seen to be one."""
+    precious = precious_in(tmp_path)
+    precious.parent.chmod(0o500)
+    (tmp_path / "top" / "one" / "two" / "three").mkdir(parents=True)
+    real, refused, swapped = os.open, [], []
+
+    def late(name: str | Path, flags: int, *more: int, dir_fd: int | None = None) -> int:
+        if str(name) == victim or (victim == "a moved one" and str(name)[0] == "."):
+            if moment == "chmod" and not refused:  # as for a folder without rights
+                refused.append(name)
+                raise PermissionError(name)
+            if not swapped:
+                swapped.append(name)
+                os.rename(name, "aside", src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+                os.symlink(precious.parent, name, dir_fd=dir_fd)
+        return real(name, flags, *more, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", late)
+    delete_tree(tmp_path / "top")
+    assert swapped
+    assert precious.exists()
+    assert precious.parent.stat().st_mode & 0o777 == 0o500
+    assert not os.path.lexists(tmp_path / "top")
 
 
 def test_what_a_worker_was_killed_over_is_known_by_its_name(tmp_path: Path) -> None:
@@ -292,6 +399,24 @@ def test_a_state_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     ):
         folder.save(state)
         assert folder.load() == state
+
+
+@pytest.mark.parametrize("part", ["scratch", "out", "artifact", "path"])
+def test_a_folder_of_a_run_that_its_trainer_made_a_link_is_dropped_without_what_it_leads_to(
+    tmp_path: Path, part: str
+) -> None:
+    precious = precious_in(tmp_path)
+    folder = RunFolder(tmp_path / "runs" / "run-1")
+    folder.path.parent.mkdir()
+    folder.make(State("claimed", LEASE))
+    link = getattr(folder, part)
+    if link.exists():
+        link.rename(tmp_path / "aside")
+    link.symlink_to(precious.parent)
+    for drop in (folder.shrink, folder.make_room, folder.remove):
+        drop()
+    assert list(folder.path.parent.iterdir()) == []
+    assert precious.exists()
 
 
 @pytest.mark.parametrize(

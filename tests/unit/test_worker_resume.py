@@ -65,6 +65,48 @@ def test_a_folder_in_which_nothing_was_left_is_not_kept(shelf: Shelf) -> None:
     assert list(shelf.root.iterdir()) == []
 
 
+def precious_for(shelf: Shelf, days: float = 9.0) -> Path:
+    """A folder of somebody else beside the worker's own."""
+    path = shelf.root.parent / "precious"
+    path.mkdir()
+    (path / "file").write_text("x")
+    os.utime(path, (time.time() - days * DAY_S,) * 2)
+    return path
+
+
+@pytest.mark.parametrize("done_here", [True, False])
+def test_what_a_link_in_place_of_a_folder_leads_to_is_neither_emptied_nor_dated(shelf: Shelf, done_here: bool) -> None:
+    precious = precious_for(shelf)
+    before = precious.stat().st_mtime
+    path = shelf.folders.take(FIRST)
+    assert path is not None
+    path.rmdir()
+    path.symlink_to(precious)
+    shelf.folders.give_back(path, done_here=done_here)
+    assert list(shelf.root.iterdir()) == []
+    assert (precious / "file").exists()
+    assert precious.stat().st_mtime == before
+
+
+def test_an_attempt_gets_a_folder_and_never_what_a_link_in_its_place_leads_to(shelf: Shelf) -> None:
+    precious = precious_for(shelf)
+    shelf.root.mkdir()
+    (shelf.root / FIRST).symlink_to(precious)
+    path = shelf.folders.take(FIRST)
+    assert path is not None
+    assert list(path.iterdir()) == []
+    assert not path.is_symlink()
+
+
+def test_room_is_made_by_no_link(shelf: Shelf) -> None:
+    precious = precious_for(shelf)
+    shelf.root.mkdir()
+    (shelf.root / FIRST).symlink_to(precious)
+    shelf.folders.make_room()
+    assert (precious / "file").exists()
+    assert shelf.words.getvalue() == ""
+
+
 @pytest.mark.parametrize("done_here", [True, False])
 def test_a_trainer_may_delete_its_folder(shelf: Shelf, done_here: bool) -> None:
     path = shelf.folders.take(FIRST)

@@ -23,6 +23,7 @@ from training.fleet.executors import local
 from training.fleet.executors.ending import Ending, read_ending
 from training.fleet.worker import program
 from training.fleet.worker.files import delete_tree, has_files
+from training.fleet.worker.work_folder import make_work_folder
 
 PYTHON = sys.executable
 TREE = """
@@ -100,7 +101,7 @@ def test_an_artifact_below_a_long_path_gives_the_same_bundle(tmp_path: Path) -> 
 
 def test_a_work_folder_with_a_long_path_is_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"expected at most 120.*--work-dir"):
-        program._make(tmp_path / ("w" * 130))
+        make_work_folder(tmp_path / ("w" * 130))
 
 
 def test_a_file_made_private_is_read_by_its_owner_and_no_longer_by_everybody(tmp_path: Path) -> None:

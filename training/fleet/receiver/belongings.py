@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from training.fleet import system
 from training.fleet.checks import DAY_S, Look, State, fail, first_certificate, life_left, ok, skip, validity, warn
 from training.fleet.database.pages import log_path
 from training.fleet.database.reading import NEWEST_SCHEMA, DatabaseError, of_receiver
@@ -78,6 +79,10 @@ def folders(chosen: Settings) -> Told:
             user = f"uid {os.geteuid()}"
             mend = f"run doctor as the receiver's user, or: sudo chown {os.geteuid()} {place}"
             return fail(f"{name}: {user} cannot write in {place}", mend)
+    loose = [place for place in map(existing, places.values()) if system.everybody_can_rename_in(place)]
+    if loose:
+        said = f"everybody may write to {loose[0]}, and could put something else in the place of what is there"
+        return warn(said, f"chmod o-w {loose[0]}")
     made = sum(folder.is_dir() for folder in places.values())
     return ok(f"{made} of {len(places)} are there, and this user can write in them or make them")
 

@@ -183,4 +183,5 @@ def _give(path: Path, like: Path) -> None:
     """Give what root made to who owns the folder above it: the receiver's user."""
     if os.geteuid() == 0:
         owner = like.stat()
-        os.chown(path, owner.st_uid, owner.st_gid)
+        # That user may have put a link in its place meanwhile, and must not be given what it leads to.
+        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)

@@ -256,6 +256,8 @@ def issuer(settings: Settings) -> Issuer | None:
 def shown_authority(settings: Settings) -> tuple[str, str | None]:
     """Return the authority's certificate in PEM and its SHA-256, for hosts that enrol; nothing without one.
 
+    It is the first one of the file, alone: a host refuses a text that holds more than what the fingerprint is of.
+
     Raises:
         ConfigurationError: It cannot be read.
     """
@@ -264,7 +266,9 @@ def shown_authority(settings: Settings) -> tuple[str, str | None]:
         return "", None
     try:
         text = path.read_text(encoding="ascii")
-        first = text[text.index(_BEGIN) : text.index(_END) + len(_END)]
-        return text, hashlib.sha256(ssl.PEM_cert_to_DER_cert(first)).hexdigest()
-    except (OSError, ValueError) as error:
+        begin = text.index(_BEGIN)
+        der = ssl.PEM_cert_to_DER_cert(text[begin : text.index(_END, begin) + len(_END)])
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=der)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise ConfigurationError(f"cannot use tls_ca {path} ({error}); expected a certificate in PEM") from error
+    return ssl.DER_cert_to_PEM_cert(der), hashlib.sha256(der).hexdigest()

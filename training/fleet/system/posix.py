@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import pwd
 import shutil
 import stat
 import sys
@@ -61,6 +62,15 @@ def unlink(path: Path) -> None:
     path.unlink()
 
 
+def is_link(path: Path) -> bool:
+    """Tell whether a path names a link, in whatever way the system links.
+
+    Raises:
+        OSError: Nothing is there.
+    """
+    return stat.S_ISLNK(path.lstat().st_mode)
+
+
 def is_plain_folder(entry: os.DirEntry[str]) -> bool:
     """Tell whether an entry is a folder and no link to one, in whatever way the system links."""
     return entry.is_dir(follow_symlinks=False)
@@ -74,6 +84,51 @@ def long_path(path: Path) -> Path:
 def everybody_can_read(path: Path) -> bool:
     """Tell whether users of this host other than the owner and its group have a right to a file."""
     return bool(path.stat().st_mode & stat.S_IRWXO)
+
+
+def user() -> str:
+    """Return the name of this process's user, for people."""
+    return _name_of(os.geteuid())
+
+
+def _name_of(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
+
+
+def other_owner(path: Path, *, or_root: bool = False) -> str:
+    """Return whom a file, folder or link belongs to when that is not this process's user; empty when it is.
+
+    Args:
+        path: What is asked about; a link is not followed.
+        or_root: What belongs to root counts as its own.
+
+    Raises:
+        OSError: Nothing is there.
+    """
+    owner = path.lstat().st_uid
+    return "" if owner == os.geteuid() or (or_root and owner == 0) else _name_of(owner)
+
+
+def others_can_write(path: Path) -> bool:
+    """Return True if users other than its owner may change what is in a folder."""
+    return bool(path.lstat().st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+
+
+def everybody_can_write(path: Path) -> bool:
+    """Return True if any user may put something into a folder; a link has no such rights."""
+    mode = path.lstat().st_mode
+    return stat.S_ISDIR(mode) and bool(mode & stat.S_IWOTH)
+
+
+def everybody_can_rename_in(path: Path) -> bool:
+    """Return True if any user may put something else in the place of what is in a folder.
+
+    In a sticky one, such as /tmp, only the owner of an entry may.
+    """
+    return everybody_can_write(path) and not path.lstat().st_mode & stat.S_ISVTX
 
 
 def private(path: Path) -> None:

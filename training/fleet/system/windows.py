@@ -36,6 +36,7 @@ _SDDL_REVISION: Final = 1
 _OWNER_ALONE: Final = "D:P(A;;FA;;;OW)(A;;FA;;;SY)(A;;FA;;;BA)"
 _ACCESS_ALLOWED: Final = 0
 _FILE_READ_DATA: Final = 1
+_NAME_SURROGATE: Final = 0x20000000
 _GENERIC_READ_OR_ALL: Final = 0x90000000
 _EVERYBODY: Final = ("S-1-1-0", "S-1-5-11", "S-1-5-32-545", "S-1-5-32-546")
 """Everyone, authenticated users, users, guests."""
@@ -104,6 +105,11 @@ def unlink(path: Path) -> None:
         path.unlink()
 
 
+def is_link(path: Path) -> bool:
+    """See `posix`; a junction is one. Source: Microsoft, Reparse Point Tags, name surrogates."""
+    return bool(path.lstat().st_reparse_tag & _NAME_SURROGATE)
+
+
 def is_plain_folder(entry: os.DirEntry[str]) -> bool:
     """See `posix`; a junction is a folder with a reparse tag, and what it leads to is somebody else's."""
     return entry.is_dir(follow_symlinks=False) and not entry.stat(follow_symlinks=False).st_reparse_tag
@@ -146,6 +152,31 @@ def _lets_everybody_read(acl: ctypes._Pointer[_AclHeader], number: int) -> bool:
         return text.value in _EVERYBODY
     finally:
         _kernel.LocalFree(text)
+
+
+def user() -> str:
+    """See `posix`."""
+    return os.environ.get("USERNAME", "this user")
+
+
+def other_owner(_path: Path, *, or_root: bool = False) -> str:  # noqa: ARG001 - the names are those of `posix`
+    """Return nothing: what the installer makes belongs to administrators, not to the worker's account."""
+    return ""
+
+
+def others_can_write(_path: Path) -> bool:
+    """Return False: the installer sets the rights of the folders, and a user's own profile is closed to others."""
+    return False
+
+
+def everybody_can_write(_path: Path) -> bool:
+    """See `others_can_write`."""
+    return False
+
+
+def everybody_can_rename_in(_path: Path) -> bool:
+    """See `others_can_write`."""
+    return False
 
 
 def private(path: Path) -> None:

@@ -27,6 +27,7 @@ from training.fleet.settings import Settings, add_flags
 from training.fleet.worker import reach, selftest
 from training.fleet.worker.options import TABLE, Options, checked, effective, token_of
 from training.fleet.worker.reach import REACH
+from training.fleet.worker.work_folder import open_way, shared
 
 PROGRAM: Final = "cis490-training-worker doctor"
 SERVICE: Final = "cis490-training-worker"
@@ -128,6 +129,9 @@ def in_force(found: Settings) -> Told:
 
 def work_folder(chosen: Options) -> Told:
     """Try to write into the work folder; one that is not there is left to the worker to make."""
+    if found := open_way(chosen.work_dir) or shared(chosen.work_dir):
+        what, _, mend = found.partition("; ")
+        return fail(what, mend)
     if chosen.work_dir.is_dir():
         return _of(selftest.work_folder(chosen))
     above = _existing(chosen.work_dir)

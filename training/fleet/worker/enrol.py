@@ -41,6 +41,7 @@ from training.fleet.wire import Heartbeat
 from training.fleet.worker.certificate import together
 from training.fleet.worker.identity import FORM, write_private
 from training.fleet.worker.options import SECRET, settings_path
+from training.fleet.worker.work_folder import demand_own_way, make_private
 
 PROGRAM: Final = "cis490-training-worker enrol"
 CODE: Final = "CIS490_INVITE"
@@ -48,9 +49,13 @@ CODE: Final = "CIS490_INVITE"
 PATIENCE_S: Final = 10.0
 """How long a receiver that does not answer is asked again."""
 MAX_CA_BYTES: Final = 2**16
+"""A certificate has about 1 KiB; a longer text than this is none."""
 _KEY: Final = re.compile(r"[0-9A-Za-z_-]{32,128}")
 _HOST: Final = re.compile(r"[0-9a-z][0-9a-z._-]{0,62}")
-_PEM: Final = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+_BEGIN: Final = "-----BEGIN CERTIFICATE-----"
+_END: Final = "-----END CERTIFICATE-----"
+_SEQUENCE: Final = 0x30
+_LONG_FORM: Final = 0x80
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +139,11 @@ def _order(given: argparse.Namespace) -> Order:
 
 def _enrolled(order: Order, environ: Mapping[str, str], stdin: TextIO) -> list[str]:
     """Return what was done, for people."""
-    for path in (order.secret_file, order.settings_file, order.ca_file):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # An authority that is only read may lie in a folder of somebody else, whom this user trusts with it.
+    written = (order.secret_file, order.settings_file, *(() if order.ca_sha256 is None else (order.ca_file,)))
+    for path in written:
+        demand_own_way(path)
+        make_private(path.parent)
     ca_file = _trusted(order)
     if _is_enrolled(order, ca_file):
         return [f"already enrolled as {order.host}: {order.secret_file} is good at {order.receiver}"]
@@ -267,28 +275,82 @@ def _trusted(order: Order) -> Path | None:
         return None
     if order.ca_sha256 is None:
         return order.ca_file if order.ca_file.is_file() else None
-    pem = order.ca_file.read_text(encoding="ascii") if order.ca_file.is_file() else ""
-    if fingerprint(pem) != order.ca_sha256:
-        pem = _fetched(where)
-        if fingerprint(pem) != order.ca_sha256:
-            raise ConfigurationError(
-                f"{order.receiver} shows a certificate authority with the fingerprint {fingerprint(pem) or 'none'}; "
-                f"expected {order.ca_sha256}; ask the operator for a new invite, and do not go on if it differs again"
-            )
+    import ssl  # only a host that enrols over https pays for it
+
+    held = _held(order.ca_file)
+    der = certificate_alone(held)
+    if der is None or _sha256(der) != order.ca_sha256:
+        der = _demanded(order, _fetched(where))
+    # Written again from the bytes that were hashed, because TLS trusts whatever else stands in the file.
+    pem = ssl.DER_cert_to_PEM_cert(der)
+    if pem != held:
         write_private(order.ca_file, pem)
     return order.ca_file
 
 
+def _demanded(order: Order, text: str) -> bytes:
+    """Return the certificate (DER) that a receiver shows as its authority, and refuse any but that of the invite."""
+    der = certificate_alone(text)
+    if der is not None and _sha256(der) == order.ca_sha256:
+        return der
+    shown = f"shows {_described(text)} as its certificate authority; expected one certificate and nothing else, with"
+    if der is not None or not text:
+        shown = f"shows a certificate authority with the fingerprint {fingerprint(text) or 'none'}; expected"
+    raise ConfigurationError(
+        f"{order.receiver} {shown} {order.ca_sha256}; ask the operator for a new invite, and do not go on if it "
+        "differs again"
+    )
+
+
+def _described(text: str) -> str:
+    """Return what a text is that is no certificate alone, for people."""
+    if len(text) > MAX_CA_BYTES:
+        return f"more than {MAX_CA_BYTES} bytes"
+    blocks = text.count("-----BEGIN ")
+    if blocks > 1:
+        return f"{blocks} certificates or keys"
+    return "a certificate that is damaged or has other text around it" if blocks else "a text that is none"
+
+
 def fingerprint(pem: str) -> str:
-    """Return the SHA-256 of the first certificate in a text, hex; empty when there is none."""
-    found = _PEM.search(pem)
-    if found is None:
-        return ""
-    body = "".join(found[0].splitlines()[1:-1])
+    """Return the SHA-256 of the certificate in a text that holds it and nothing else, hex; empty for any other text."""
+    der = certificate_alone(pem)
+    return "" if der is None else _sha256(der)
+
+
+def certificate_alone(pem: str) -> bytes | None:
+    """Return the certificate (DER) in a PEM text that holds it and nothing else; None for any other text."""
+    text = pem.strip()
+    if len(pem) > MAX_CA_BYTES or not (pem.isascii() and text.startswith(_BEGIN) and text.endswith(_END)):
+        return None
     try:
-        return hashlib.sha256(base64.b64decode(body, validate=True)).hexdigest()
+        # What is left after the marks must be base64 to its end, so no further mark, header or comment gets through.
+        der = base64.b64decode("".join(text[len(_BEGIN) : -len(_END)].split()), validate=True)
     except ValueError:
+        return None
+    return der if _is_one_sequence(der) else None
+
+
+def _is_one_sequence(der: bytes) -> bool:
+    """Return True if bytes are one DER sequence to their end, as a certificate is. Source: ITU-T X.690, 8.1.3."""
+    if len(der) < 2 or der[0] != _SEQUENCE:
+        return False
+    if der[1] < _LONG_FORM:
+        return len(der) == 2 + der[1]
+    begin = 2 + der[1] - _LONG_FORM
+    return begin > 2 and len(der) == begin + int.from_bytes(der[2:begin], "big")
+
+
+def _sha256(der: bytes) -> str:
+    return hashlib.sha256(der).hexdigest()
+
+
+def _held(path: Path) -> str:
+    """Return what stands in the file of the authority, empty when there is none."""
+    if not path.is_file():
         return ""
+    with path.open("rb") as stream:
+        return stream.read(MAX_CA_BYTES + 1).decode("ascii", "replace")
 
 
 def _fetched(where: Address) -> str:
@@ -305,7 +367,7 @@ def _fetched(where: Address) -> str:
     try:
         connection.request("GET", f"{where.prefix}/v1/ca", headers={"User-Agent": f"cis490/{__version__}"})
         answer = connection.getresponse()
-        body = answer.read(MAX_CA_BYTES)
+        body = answer.read(MAX_CA_BYTES + 1)
     except (OSError, http.client.HTTPException) as error:
         raise UnreachableError(f"no answer from {where.url} ({error}); is the receiver running?") from error
     finally:

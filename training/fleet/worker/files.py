@@ -11,11 +11,11 @@ import itertools
 import os
 import stat
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from training.fleet import system
+from training.fleet.worker.held import Held
 
 _AT_ONCE: Final = 1000
 _FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY", "O_NOCTTY"))
@@ -58,61 +58,45 @@ def has_files(folder: Path) -> bool:
 def delete_tree(top: Path) -> None:
     """Delete a folder and all in it; what the system does not let go of stays.
 
-    Deep folders are moved up instead of walked into, because a path may be too long and a recursion too deep.
+    No link is followed: one at the top is deleted, and nothing is if one stands for the folder above. Deep folders are
+    moved up instead of walked into, because a path may be too long and a recursion too deep.
     """
     top = system.long_path(top)
-    _delete_tree(top)
-    for pause_s in system.PATIENCE_S:
-        if not top.exists():
-            break
+    for pause_s in (0.0, *system.PATIENCE_S):
         time.sleep(pause_s)
-        _delete_tree(top)
+        with contextlib.suppress(OSError), Held(top.parent) as above:
+            _delete(above, top.name)
+        if not os.path.lexists(top):
+            break
 
 
-def _delete_tree(top: Path) -> None:
-    progress = 1
-    while progress:
-        progress = sum(_unlinked(entry) for entry in _entries(top, folders=False))
-        for folder in list(itertools.islice(_entries(top, folders=True), _AT_ONCE)):
-            progress += _emptied(Path(folder.path), top)
-    _removed(top)
+def _delete(above: Held, name: str) -> None:
+    if above.unlink(name):
+        return
+    with contextlib.suppress(OSError), above.inner(name) as top:
+        while _lightened(top):
+            pass
+    _gone(above, name)
 
 
-def _emptied(folder: Path, top: Path) -> int:
-    """Take everything out of a folder; return how much was moved or deleted."""
-    done = sum(_unlinked(entry) for entry in _entries(folder, folders=False))
-    for entry in _entries(folder, folders=True):
-        done += _removed(Path(entry.path)) or _moved(Path(entry.path), top)
-    return done + _removed(folder)
+def _lightened(top: Held) -> int:
+    """Take what can be taken out of a folder; return how much was moved or deleted."""
+    done = sum(top.unlink(name) for name in top.entries(folders=False))
+    for name in list(itertools.islice(top.entries(folders=True), _AT_ONCE)):
+        done += _emptied(top, name)
+    return done
 
 
-def _removed(folder: Path) -> int:
-    try:
-        folder.rmdir()
-    except OSError:
-        return 0
-    return 1
+def _emptied(top: Held, name: str) -> int:
+    """Take everything out of a folder in the top one, and the folder itself; return how much was moved or deleted."""
+    done = 0
+    with contextlib.suppress(OSError), top.inner(name) as folder:
+        done += sum(folder.unlink(one) for one in folder.entries(folders=False))
+        for one in folder.entries(folders=True):
+            done += folder.rmdir(one) or folder.move(one, top)
+    return done + _gone(top, name)
 
 
-def _moved(folder: Path, top: Path) -> int:
-    try:
-        folder.chmod(0o700)
-        folder.rename(top / f".{os.urandom(8).hex()}")
-    except OSError:
-        return 0
-    return 1
-
-
-def _entries(folder: Path, *, folders: bool) -> Iterator[os.DirEntry[str]]:
-    with contextlib.suppress(OSError):
-        folder.chmod(0o700)
-        with os.scandir(folder) as entries:
-            yield from (entry for entry in entries if system.is_plain_folder(entry) is folders)
-
-
-def _unlinked(entry: os.DirEntry[str]) -> int:
-    try:
-        system.unlink(Path(entry.path))
-    except OSError:
-        return 0
-    return 1
+def _gone(above: Held, name: str) -> bool:
+    """Delete a folder that was emptied, or the link that was put in its place meanwhile."""
+    return above.rmdir(name) or above.unlink(name)

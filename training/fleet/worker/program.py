@@ -30,6 +30,7 @@ from training.fleet.worker.identity import OwnSecret, session
 from training.fleet.worker.journal import Journal
 from training.fleet.worker.loop import Worker
 from training.fleet.worker.options import TABLE, TOKEN, Options, options
+from training.fleet.worker.work_folder import make_work_folder
 
 PROGRAM = "cis490-training-worker"
 _ACTIONS = ("self_test", "json", "once", "wait")
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     actions = {name: parsed.pop(name) for name in _ACTIONS}
     try:
         chosen = options(parsed, os.environ)
-        _make(chosen.work_dir)
+        make_work_folder(chosen.work_dir)
         return _self_test(chosen, actions) if actions["self_test"] else _work(chosen, actions)
     except UpgradeRequiredError as error:
         return _said(error.message, EX_CONFIG)
@@ -135,15 +136,6 @@ def _said(message: str, status: int) -> int:
 def _where(error: BaseException) -> str:
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({Path(last.filename).name}, line {last.lineno})"
-
-
-def _make(work_dir: Path) -> None:
-    if system.LONGEST_ROOT is not None and len(str(work_dir)) > system.LONGEST_ROOT:
-        raise ConfigurationError(
-            f"the path of the work folder {work_dir} has {len(str(work_dir))} characters; expected at most "
-            f"{system.LONGEST_ROOT}, because trainers' files lie deep in it; give a shorter one with --work-dir"
-        )
-    work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def _client(chosen: Options, own: OwnSecret | None = None, here: str | None = None) -> Client:

@@ -16,9 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from training.fleet import system
 from training.fleet.worker.ages import Ages
 from training.fleet.worker.files import delete_tree
 from training.fleet.worker.journal import Journal
+from training.fleet.worker.work_folder import make_private
 
 KEEP_S: Final = 7 * 86400.0
 """How long a folder that no attempt uses is kept, seconds."""
@@ -56,7 +58,8 @@ class ResumeFolders:
                 self._journal.note("no resume folder: another attempt at the job still ends here", job=job_id[:12])
                 return None
             try:
-                path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _drop_link(path)
+                make_private(path)
                 os.utime(path)
             except OSError as error:
                 self._journal.note("no resume folder: it could not be made", path=str(path), why=error.strerror)
@@ -75,6 +78,7 @@ class ResumeFolders:
             return
         with self._change:
             self._used.discard(path)
+            _drop_link(path)
             if done_here:
                 delete_tree(path)
             else:
@@ -97,7 +101,7 @@ class ResumeFolders:
         """Yield when each unused folder was last used, seconds since the epoch, and where it is."""
         with contextlib.suppress(OSError):
             for path in self._root.iterdir():
-                if path not in self._used and path.is_dir():
+                if path not in self._used and path.is_dir() and not system.is_link(path):
                     yield path.stat().st_mtime, path
 
     def _why_drop(self, path: Path) -> str:
@@ -106,3 +110,10 @@ class ResumeFolders:
         if shutil.disk_usage(self._root).free < self._min_free_bytes:
             return "the disk is full"
         return ""
+
+
+def _drop_link(path: Path) -> None:
+    """Delete a link that a trainer put in place of its folder: what it leads to is not this worker's to use or date."""
+    with contextlib.suppress(OSError):
+        if system.is_link(path):
+            system.unlink(path)
