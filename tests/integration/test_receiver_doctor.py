@@ -203,6 +203,15 @@ def test_a_database_on_a_network_file_system_is_told(tmp_path: Path, kind: str, 
     assert belongings.file_system(tmp_path / "queue.db", tmp_path / "none")[0] == "skip"
 
 
+@pytest.mark.parametrize(("kind", "state"), [("xfs", "ok"), ("nfs4", "warn"), ("cifs", "warn")])
+def test_a_store_on_a_network_file_system_is_told(tmp_path: Path, kind: str, state: str) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(f"30 22 0:4 / {tmp_path} rw shared:1 - {kind} server:/x rw\n")
+    chosen = {"store_root": tmp_path / "store", "incoming_root": tmp_path / "incoming"}
+    found = belongings.store(chosen, mounts)  # type: ignore[arg-type]
+    assert (found[0], "one host" in found[2]) == (state, state == "warn")
+
+
 def test_two_file_systems_for_store_and_incoming_fail(tmp_path: Path) -> None:
     here, there = tmp_path, Path("/dev/shm")
     assert belongings.store({"store_root": here, "incoming_root": here})[0] == "ok"  # type: ignore[arg-type]

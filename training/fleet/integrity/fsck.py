@@ -24,6 +24,7 @@ from training.fleet.integrity.artifacts import (
 )
 from training.fleet.integrity.backup import Source
 from training.fleet.integrity.report import Report
+from training.fleet.locks import file_held, folders_held
 from training.fleet.store import Store, index_row
 
 UPLOAD_S: Final = 60.0
@@ -42,10 +43,15 @@ def fsck(database: Path, places: Places, options: Options) -> Report:
         What was found and done.
 
     Raises:
-        ConfigurationError: A receiver runs on the database, or a file cannot be looked at at all.
+        ConfigurationError: A receiver runs on the database or on one of the places, or a file cannot be looked at at
+            all.
     """
     report = Report()
-    with of_receiver(database) as reading:
+    with (
+        of_receiver(database) as reading,
+        folders_held(places.store, places.incoming),
+        file_held(places.index),
+    ):
         records.check_pages(reading, report)
         if records.check_structure(reading, report):
             records.check_rows(reading, report)
