@@ -117,6 +117,47 @@ def test_a_manifest_is_judged_with_all_its_faults(
         assert "seed" in found["manifest"]["found"]
 
 
+FOREIGN = HEAD + '[trainer]\ncommand = ["{python}", "mine.py"]\n[[jobs]]\nmodel = "x"\nmode = "oracle"\n'
+
+
+@pytest.mark.parametrize(("root", "owner", "asked"), [(True, 1234, False), (True, 0, True), (False, 1234, True)])
+def test_as_root_doctor_starts_no_program_for_the_manifest_of_another_user(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    root: bool,
+    owner: int,
+    asked: bool,
+) -> None:
+    """Who may write the manifest of a service must not become root when an administrator looks for a fault."""
+    (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'started')!r}, 'w').close()\n")
+    (tmp_path / "manifest.toml").write_text(FOREIGN)
+    real = Path.stat
+
+    def stat(path: Path, **more: Any) -> Any:
+        facts = list(real(path, **more))
+        if path == tmp_path:  # the nearest folder of the database that is there
+            facts[4] = owner
+        return os.stat_result(facts)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    monkeypatch.setattr(os, "geteuid", lambda: 0 if root else 1234)
+    _, found = examined(capsys)
+    assert (tmp_path / "started").exists() is asked
+    assert ("was not started, because this is root" in found["manifest"]["found"]) is not asked
+    assert (f"sudo -u '#{owner}'" in found["manifest"]["mend"]) is not asked
+
+
+def test_doctor_keeps_to_the_setting_that_no_trainer_is_started(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'started')!r}, 'w').close()\n")
+    (tmp_path / "manifest.toml").write_text(FOREIGN)
+    status, found = examined(capsys, "--schema-required")
+    assert (status, "schema_required" in found["manifest"]["found"]) == (1, True)
+    assert not (tmp_path / "started").exists()
+
+
 def test_tokens_that_are_missing_short_or_readable_fail(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -160,7 +160,13 @@ async def start_fleet(settings: Settings, database: Sqlite) -> Fleet:
         settings["floor_bytes"],
     )
     await asyncio.to_thread(_open_store, store, database, queue)
-    loader = Loader(database, queue, settings["manifest"], settings["db"].with_name("manifest.applied.toml"))
+    loader = Loader(
+        database,
+        queue,
+        settings["manifest"],
+        settings["db"].with_name("manifest.applied.toml"),
+        schema_required=settings["schema_required"],
+    )
     lot = Lot(queue.hosts.eligible)
     queue.on_ready(lambda ready: bridge.notify(functools.partial(lot.publish, ready)))
     await loader.start()
