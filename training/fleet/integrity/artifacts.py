@@ -127,6 +127,8 @@ def _check_one(reading: Reading, store: Path, row: Row, report: Report, hashing:
         elif size != wanted:
             hint = "the bundle is whole, its row is not: restore a backup" if digest else "run fsck without --no-hash"
             report.find(_place(reading, row), f"{size} bytes", f"{wanted} bytes as its row says", hint)
+            if digest:
+                report.lengths.append({name: row[name] for name in ("sha256", "model", "mode")} | {"size_bytes": size})
 
 
 def _place(reading: Reading, row: Row) -> str:
