@@ -19,10 +19,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from training.fleet.errors import ConfigurationError, passing
+from training.fleet.errors import ConfigurationError, UnavailableError, passing
 
 _FOLDERS: Final = "--store-root and --incoming-root"
 _LIST: Final = "--index-path"
+_BACKUPS: Final = "--backup-root"
 
 
 @contextlib.contextmanager
@@ -45,6 +46,28 @@ def folders_held(*folders: Path) -> Iterator[None]:
         for identity in above.keys() - own.keys():
             _hold(stack, above[identity], os.O_RDONLY | os.O_DIRECTORY, fcntl.LOCK_SH, _FOLDERS)
         yield
+
+
+@contextlib.contextmanager
+def folder_held(folder: Path) -> Iterator[None]:
+    """Hold a folder that this program has made, so that `is_held` tells others of it.
+
+    Raises:
+        ConfigurationError: Another program holds it, or the file system cannot lock.
+        UnavailableError: The disk refuses for now.
+    """
+    with contextlib.ExitStack() as stack:
+        _hold(stack, folder, os.O_RDONLY | os.O_DIRECTORY, fcntl.LOCK_EX, _BACKUPS)
+        yield
+
+
+def is_held(folder: Path) -> bool:
+    """Return True when a program holds a folder, or when that cannot be found out."""
+    try:
+        with folder_held(folder):
+            return False
+    except (ConfigurationError, UnavailableError):
+        return True
 
 
 @contextlib.contextmanager
