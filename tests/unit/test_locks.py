@@ -77,6 +77,19 @@ def test_a_place_that_everybody_may_write_is_left_to_others(home: Path) -> None:
         os.close(descriptor)
 
 
+def test_a_folder_above_that_may_not_be_read_is_no_hindrance(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, closed = os.open, str(home)
+
+    def opened(path: Path, *more: int, **others: int) -> int:
+        if str(path) == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *more, **others)
+
+    monkeypatch.setattr(os, "open", opened)
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != closed)
+    assert free(folders_held(home / "store"))
+
+
 def test_the_list_is_held_until_another_file_has_its_name(home: Path) -> None:
     index = home / "index.jsonl"
     with file_held(index):

@@ -96,6 +96,7 @@ def _above(folder: Path) -> Iterator[Path]:
     """Yield the folders above one in which another receiver of the same user could keep its files.
 
     Places that everybody may write, such as /tmp, and the root are none: others lock them for purposes of their own.
+    One that this user may pass through and not read cannot be locked.
     """
     owner = folder.stat().st_uid
 
@@ -103,7 +104,7 @@ def _above(folder: Path) -> Iterator[Path]:
         facts = place.stat()
         return facts.st_uid == owner and not facts.st_mode & stat.S_IWOTH and place != place.parent
 
-    return itertools.takewhile(private, folder.parents)
+    return (place for place in itertools.takewhile(private, folder.parents) if os.access(place, os.R_OK))
 
 
 def _hold(stack: contextlib.ExitStack, path: Path, mode: int, kind: int, flags: str) -> None:
