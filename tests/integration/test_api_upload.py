@@ -86,12 +86,77 @@ def test_a_file_without_its_row_gets_the_row_with_the_next_upload(
 ) -> None:
     """A crash between the file and the row must not leave the artifact unusable."""
     data = b"orphan"
+    placed(receiver, data, data)
+    assert receiver.upload(lease, data).status == 200
+    assert recorded(receiver, data) == [6]
+
+
+def placed(receiver: LiveReceiver, data: bytes, held: bytes) -> Path:
+    """Put a file where the artifact of `data` belongs, without a row."""
     path = receiver.folder / f"store/gbt_oracle/{digest(data)}/bundle.tar.zst"
     path.parent.mkdir(parents=True)
-    path.write_bytes(data)
-    assert receiver.upload(lease, data).status == 200
+    path.write_bytes(held)
+    return path
+
+
+def recorded(receiver: LiveReceiver, data: bytes) -> list[int]:
+    """Return the lengths that the index names for an artifact; they are those of its row."""
     lines = (receiver.folder / "index.jsonl").read_text().splitlines()
-    assert [json.loads(line)["size_bytes"] for line in lines if digest(data) in line] == [6]
+    return [json.loads(line)["size_bytes"] for line in lines if digest(data) in line]
+
+
+def findings(receiver: LiveReceiver) -> Any:
+    receiver.call("POST", "/v1/fsck", {}, operator=True)
+    wait_for(lambda: receiver.call("GET", "/v1/chore", operator=True).json["state"] == "done")
+    return receiver.call("GET", "/v1/chore", operator=True).json["findings"]
+
+
+@pytest.mark.parametrize("declared", [0, 5, 8, LIMIT])
+def test_a_file_without_a_row_never_takes_a_declared_length(
+    receiver: LiveReceiver, lease: dict[str, Any], declared: int
+) -> None:
+    data = b"7 byte" + bytes([declared % 251])
+    path = placed(receiver, data, data)
+    with receiver.connect() as link:  # the body of the largest one never follows
+        link.sendall(head(lease, digest(data), f"Content-Length: {declared}") + bytes(declared % LIMIT))
+        answer = read_answer(link)
+    assert code(answer) == (422, "digest_mismatch")
+    assert b"the artifact is 7 bytes long" in answer
+    assert (recorded(receiver, data), path.read_bytes()) == ([], data)
+    assert receiver.upload(lease, data).status == 200
+    assert recorded(receiver, data) == [7]
+    assert findings(receiver) == []
+
+
+def test_a_known_artifact_declared_in_another_length_is_refused(receiver: LiveReceiver, lease: dict[str, Any]) -> None:
+    data = b"known and whole"
+    assert receiver.upload(lease, data).status == 201
+    with receiver.connect() as link:
+        link.sendall(head(lease, digest(data), "Content-Length: 1") + b"x")
+        assert code(read_answer(link)) == (422, "digest_mismatch")
+
+
+@pytest.mark.parametrize("held", [b"", b"cut", b"bent file", b"longer than the artifact"])
+def test_a_damaged_file_without_a_row_is_put_aside_and_the_upload_taken(
+    receiver: LiveReceiver, lease: dict[str, Any], held: bytes
+) -> None:
+    """Its name alone says nothing: a copy that was cut off must not become the result of a job."""
+    data = b"good file" + held
+    path = placed(receiver, data, held)
+    assert receiver.upload(lease, data).status == 201
+    assert (path.read_bytes(), recorded(receiver, data)) == (data, [len(data)])
+    assert (receiver.folder / f"store/quarantine/{digest(data)}-1").read_bytes() == held
+
+
+def test_a_known_artifact_that_was_cut_off_is_put_aside_and_taken_again(
+    receiver: LiveReceiver, lease: dict[str, Any]
+) -> None:
+    data = b"whole at first"
+    path = receiver.folder / f"store/gbt_oracle/{digest(data)}/bundle.tar.zst"
+    assert receiver.upload(lease, data).status == 201
+    path.write_bytes(data[:5])
+    assert receiver.upload(lease, data).status == 201
+    assert (path.read_bytes(), recorded(receiver, data)) == (data, [len(data)])
 
 
 def test_two_uploads_of_one_artifact_at_once_both_succeed(receiver: LiveReceiver, lease: dict[str, Any]) -> None:

@@ -117,6 +117,47 @@ def test_a_manifest_is_judged_with_all_its_faults(
         assert "seed" in found["manifest"]["found"]
 
 
+FOREIGN = HEAD + '[trainer]\ncommand = ["{python}", "mine.py"]\n[[jobs]]\nmodel = "x"\nmode = "oracle"\n'
+
+
+@pytest.mark.parametrize(("root", "owner", "asked"), [(True, 1234, False), (True, 0, True), (False, 1234, True)])
+def test_as_root_doctor_starts_no_program_for_the_manifest_of_another_user(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    root: bool,
+    owner: int,
+    asked: bool,
+) -> None:
+    """Who may write the manifest of a service must not become root when an administrator looks for a fault."""
+    (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'started')!r}, 'w').close()\n")
+    (tmp_path / "manifest.toml").write_text(FOREIGN)
+    real = Path.stat
+
+    def stat(path: Path, **more: Any) -> Any:
+        facts = list(real(path, **more))
+        if path == tmp_path:  # the nearest folder of the database that is there
+            facts[4] = owner
+        return os.stat_result(facts)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    monkeypatch.setattr(os, "geteuid", lambda: 0 if root else 1234)
+    _, found = examined(capsys)
+    assert (tmp_path / "started").exists() is asked
+    assert ("was not started, because this is root" in found["manifest"]["found"]) is not asked
+    assert (f"sudo -u '#{owner}'" in found["manifest"]["mend"]) is not asked
+
+
+def test_doctor_keeps_to_the_setting_that_no_trainer_is_started(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'started')!r}, 'w').close()\n")
+    (tmp_path / "manifest.toml").write_text(FOREIGN)
+    status, found = examined(capsys, "--schema-required")
+    assert (status, "schema_required" in found["manifest"]["found"]) == (1, True)
+    assert not (tmp_path / "started").exists()
+
+
 def test_tokens_that_are_missing_short_or_readable_fail(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,6 +254,15 @@ def test_a_database_on_a_network_file_system_is_told(tmp_path: Path, kind: str, 
     mounts.write_text("\n".join([*lines, "31 22 0:5 / /elsewhere rw - nfs server:/y rw", "broken"]))
     assert belongings.file_system(tmp_path / "queue.db", mounts)[0] == state
     assert belongings.file_system(tmp_path / "queue.db", tmp_path / "none")[0] == "skip"
+
+
+@pytest.mark.parametrize(("kind", "state"), [("xfs", "ok"), ("nfs4", "warn"), ("cifs", "warn")])
+def test_a_store_on_a_network_file_system_is_told(tmp_path: Path, kind: str, state: str) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(f"30 22 0:4 / {tmp_path} rw shared:1 - {kind} server:/x rw\n")
+    chosen = {"store_root": tmp_path / "store", "incoming_root": tmp_path / "incoming"}
+    found = belongings.store(chosen, mounts)  # type: ignore[arg-type]
+    assert (found[0], "one host" in found[2]) == (state, state == "warn")
 
 
 def test_two_file_systems_for_store_and_incoming_fail(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live_receiver import manifest, read_answer
+from live_receiver import HEAD, manifest, read_answer
 
 from training.fleet import receiver
 from training.fleet.service import Service
@@ -423,3 +423,17 @@ def test_a_receiver_whose_store_cannot_sync_refuses_the_upload_and_ends_with_a_f
         process.kill()
         process.wait(10)
         running.reader.join()
+
+
+def test_a_receiver_that_requires_a_schema_never_starts_a_trainer(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'started')!r}, 'w').close()\n")
+    head = f'{HEAD}[trainer]\ncommand = ["{{python}}", "mine.py"]\n'
+    said = refused(tmp_path, "--schema-required", text=manifest(1, head=head))
+    assert "schema_required" in said
+    (tmp_path / "mine.json").write_text(json.dumps({"$defs": {"gbt": {"properties": {}}}}))
+    with started(tmp_path, "--schema-required", text=manifest(1, head=f'{head}schema = "mine.json"\n')) as running:
+        running.process.send_signal(signal.SIGHUP)
+        running.wait_for("manifest applied")
+        assert running.get("/v1/jobs")["jobs"]
+        assert running.end() == 0
+    assert not (tmp_path / "started").exists()

@@ -27,6 +27,7 @@ from training.fleet.integrity.backup import Order, back_up
 from training.fleet.integrity.fsck import fsck
 from training.fleet.integrity.report import Report, ignore
 from training.fleet.integrity.restore import Target, restore
+from training.fleet.locks import folder_held
 
 NAME = "20260101T000000Z-nightly"
 
@@ -172,6 +173,24 @@ def test_what_a_kill_has_left_of_a_backup_is_removed_by_the_next(site: Site) -> 
     (root / "mine.part").mkdir()
     made(site)
     assert sorted(path.name for path in root.iterdir()) == [NAME, "mine.part"]
+
+
+@pytest.mark.parametrize("name", [".20250101T000000Z.part", f".{NAME}.part"], ids=["another name", "the same name"])
+def test_a_backup_that_another_receiver_is_making_is_left_alone(site: Site, name: str) -> None:
+    """Two receivers may keep their backups in one folder, and their timers go off in the same second."""
+    other = site.folder.parent / "backups" / name
+    other.mkdir(parents=True)
+    (other / "queue.db").write_bytes(b"half")
+    with folder_held(other):
+        if NAME in name:
+            with pytest.raises(ConflictError, match="ask again"):
+                made(site)
+        else:
+            made(site)
+        assert (other / "queue.db").read_bytes() == b"half"
+    shutil.rmtree(site.folder.parent / "backups" / NAME, ignore_errors=True)
+    made(site)
+    assert [path.name for path in other.parent.iterdir()] == [NAME]
 
 
 @pytest.mark.parametrize(

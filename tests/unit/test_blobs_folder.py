@@ -185,6 +185,38 @@ def test_a_full_disk_does_not_break_the_store(blobs: Folder, system: Faulty) -> 
     assert blobs.broken == ""
 
 
+def test_a_temporary_file_that_is_gone_is_a_failed_upload_and_no_failed_disk(blobs: Folder) -> None:
+    part = blobs.begin(5)
+    part.write(b"model")
+    (name,) = incoming(blobs)
+    (blobs.incoming / name).unlink()
+    with pytest.raises(UnavailableError, match="send the upload again") as caught:
+        part.place(KEY)
+    assert (caught.value.status, blobs.broken) == (503, "")
+    assert put(blobs, KEY) is True
+
+
+def test_a_folder_that_is_gone_ends_no_receiver(blobs: Folder) -> None:
+    blobs.incoming.rmdir()
+    with pytest.raises(UnavailableError, match="send the upload again"):
+        blobs.begin(5)
+    blobs.incoming.mkdir()
+    assert put(blobs, KEY) is True
+    (blobs.root / "gbt_realistic").write_bytes(b"a file where a folder belongs")
+    with pytest.raises(UnavailableError, match="Not a directory"):
+        put(blobs, KEY.replace("oracle", "realistic"))
+    assert blobs.broken == ""
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM], ids=errno.errorcode.get)
+def test_rights_that_somebody_took_end_no_receiver(blobs: Folder, system: Faulty, number: int) -> None:
+    """A restore by root leaves folders of root behind; a restart would not change them."""
+    system.fault = ("rename", number)
+    with pytest.raises(UnavailableError, match="chown -R"):
+        put(blobs, KEY)
+    assert blobs.broken == ""
+
+
 @pytest.mark.parametrize(
     ("number", "advice"), [(errno.EMFILE, "try again"), (errno.ENFILE, "try again"), (errno.EROFS, "remount")]
 )

@@ -284,6 +284,37 @@ def test_a_row_that_is_not_true_does_not_send_a_good_artifact_to_the_quarantine(
     assert site.bundle(0).exists()
 
 
+def test_a_row_with_another_length_than_its_sound_file_is_corrected_by_a_repair(site: Site) -> None:
+    """Uploads once gave a file without a row the length that they declared, and no check was clean after it."""
+    change(
+        site.db,
+        "UPDATE artifact SET size_bytes = 801 WHERE seq = 1",
+        "UPDATE artifact SET size_bytes = 0 WHERE seq = 3",
+    )
+    before = site.index()
+    assert site.fsck().repaired == []
+    report = site.fsck(repair=True)
+    assert f"artifact {site.artifacts[0]}: its row says 800 bytes" in report.repaired
+    assert f"artifact {site.artifacts[2]}: its row says 800 bytes" in report.repaired
+    again = site.fsck()
+    assert (again.findings, again.notes) == ([], [])
+    assert site.index() == before
+
+
+@pytest.mark.parametrize("options", [{"hashes": False}, {}], ids=["unread", "a damaged database"])
+def test_a_length_is_corrected_only_when_the_file_was_read_and_the_database_is_sound(
+    site: Site, options: dict[str, Any]
+) -> None:
+    statements = ["UPDATE artifact SET size_bytes = 801 WHERE seq = 1"]
+    if not options:
+        statements.append("UPDATE job SET refunds = 4 WHERE seq = 7")
+    change(site.db, *statements)
+    before = site.db.read_bytes()
+    report = site.fsck(repair=True, **options)
+    assert [line for line in report.repaired if "its row says" in line] == []
+    assert site.db.read_bytes() == before
+
+
 def test_nothing_is_repaired_by_the_word_of_a_damaged_database(site: Site) -> None:
     flip(site.bundle(1), 400)
     site.places.index.write_text("")

@@ -14,7 +14,7 @@ import pytest
 
 from training.fleet.errors import ManifestError, TrainerError, UnavailableError
 from training.fleet.jobs import DatasetRef
-from training.fleet.manifest import MAX_MANIFEST_BYTES, child, child_load, declaration_of, load
+from training.fleet.manifest import MAX_MANIFEST_BYTES, InForce, child, child_load, declaration_of, load
 from training.fleet.manifest.__main__ import main
 from training.fleet.manifest.source import read_bytes
 from training.trainer import hyper
@@ -243,6 +243,29 @@ def test_nothing_that_a_manifest_names_is_started_when_the_trainer_is_not_to_be_
     assert loaded.header.contract is None
     assert next(loaded.entries).spec.hyper == {"deepth": 3}
     assert not (tmp_path / "started").exists()
+
+
+def test_where_a_schema_is_required_no_trainer_is_started(tmp_path: Path) -> None:
+    write(tmp_path, f"open({str(tmp_path / 'started')!r}, 'w')\n", "mine.py")
+    path = write(tmp_path, FOREIGN.replace("deepth", "depth"))
+    with pytest.raises(ManifestError) as caught:
+        child_load(path, schema_required=True)
+    (fault,) = caught.value.faults
+    assert fault.place == "trainer (line 4)"
+    assert fault.found.startswith("no trainer.schema, and the setting schema_required keeps")
+    assert "trainer.schema" in fault.hint
+    in_force = InForce(path, 1, hyper.contract_digest(DECLARATION))
+    with pytest.raises(ManifestError):
+        child_load(path, schema_required=True, in_force=in_force)
+    write(tmp_path, json.dumps(DECLARATION), "mine.json")
+    path.write_text(path.read_text().replace("[trainer]", '[trainer]\nschema = "mine.json"'))
+    assert child_load(path, schema_required=True).header.contract == hyper.contract_digest(DECLARATION)
+    assert not (tmp_path / "started").exists()
+
+
+def test_where_a_schema_is_required_the_projects_own_trainer_needs_none(tmp_path: Path) -> None:
+    own = '[manifest]\nschema = 1\n[hosts.default]\nallow_jobs = ["*"]\n[[jobs]]\nmodel = "gbt"\nmode = "oracle"\n'
+    assert load(write(tmp_path, own), schema_required=True).contract == hyper.contract_digest(hyper.describe())
 
 
 def test_a_trainer_table_with_a_fault_starts_nothing(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from typing import BinaryIO, Final
 
 from training.fleet.blobs.folder import Data, Folder, Part
 from training.fleet.database import Row
+from training.fleet.database.pages import sync_folder
 from training.fleet.errors import (
     ConfigurationError,
     DigestMismatchError,
@@ -34,6 +35,8 @@ from training.fleet.errors import (
 from training.fleet.jobs import MODES
 
 BUNDLE: Final = "bundle.tar.zst"
+QUARANTINE: Final = "quarantine"
+"""Folder below the store's root of what was found damaged."""
 MAX_BYTES: Final = 8 * 2**30
 """Default limit of one upload."""
 FLOOR_BYTES: Final = 256 * 2**20
@@ -137,6 +140,40 @@ class Store:
         """Say whether an artifact is here, durably."""
         return self._blobs.has(bundle_path(sha256, model, mode))
 
+    def size_bytes(self, sha256: str, model: str, mode: str) -> int | None:
+        """Return the length of an artifact's file, which is on the disk by then; None where there is none."""
+        if not self.has(sha256, model, mode):
+            return None
+        with contextlib.suppress(FileNotFoundError):
+            return self.path(sha256, model, mode).stat().st_size
+        return None
+
+    def proven_bytes(self, sha256: str, model: str, mode: str) -> int | None:
+        """Read an artifact's file and return its length if it hashes to its name; else move it to the quarantine.
+
+        For a file that no row vouches for: a copy by hand that was cut off has the right name as well. The caller
+        lets one such reading run at a time, so that none moves away what another upload has just placed.
+
+        Returns:
+            None when no sound file is there, or any more.
+
+        Raises:
+            FleetError: The disk refuses.
+        """
+        path = self.path(sha256, model, mode)
+        try:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+                size = file.tell()
+            if found == sha256:
+                return size
+            _log.warning("moved to %s, because it hashes to %s", quarantined(self._blobs.root, path, sha256), found)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._blobs.fault(f"read {path}", error) from error
+        return None
+
     def path(self, sha256: str, model: str, mode: str) -> Path:
         """Return the full path of a bundle, whether it is here or not."""
         return self._blobs.path(bundle_path(sha256, model, mode))
@@ -170,6 +207,21 @@ class Store:
             UnavailableError: Its disk refuses for now.
         """
         return self._index.rebuild(index_line(row) for row in rows)
+
+
+def quarantined(store: Path, path: Path, sha256: str) -> Path:
+    """Move a file where nobody takes it for an artifact, and return where; what is there already stays."""
+    folder = store / QUARANTINE
+    folder.mkdir(exist_ok=True)
+    number = 1
+    while (target := folder / f"{sha256}-{number}").exists():
+        number += 1
+    path.rename(target)
+    for changed in (folder, path.parent, store):
+        sync_folder(changed)
+    with contextlib.suppress(OSError):
+        path.parent.rmdir()
+    return target
 
 
 def index_row(artifact: Mapping[str, object] | Row) -> dict[str, object]:

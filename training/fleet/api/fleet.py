@@ -57,6 +57,7 @@ class Fleet:
         reread: Returns the credentials anew, at a reload; None where they are fixed.
         problems: What is wrong with what was read again, for people.
         indexing: Held while a line of the index is written; who waits for it gets it in turn.
+        proving: Held while a file of the store that no row vouches for is read.
     """
 
     queue: Queue
@@ -80,6 +81,7 @@ class Fleet:
     reread: Callable[[], Credentials] | None = None
     problems: list[str] = field(default_factory=list)
     indexing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    proving: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def run(self, change: Callable[[Any], T], *, repeatable: bool = False) -> asyncio.Future[T]:
         """Return a future of a change made on the writer thread; see `Bridge.run`."""

@@ -46,19 +46,23 @@ class Loader:
         queue: The queue.
         path: The manifest file.
         applied_path: Where the bytes last applied are kept.
+        schema_required: Whether trainers are never started, so that a foreign one must come with a schema file.
 
     Attributes:
         faults: What is wrong with a newer file that was refused, empty when there is none.
         problems: The same for people, and other trouble with the file.
     """
 
-    def __init__(self, database: Database, queue: Queue, path: Path, applied_path: Path) -> None:
+    def __init__(
+        self, database: Database, queue: Queue, path: Path, applied_path: Path, *, schema_required: bool = False
+    ) -> None:
         self.faults: tuple[Fault, ...] = ()
         self.problems: list[str] = []
         self._database = database
         self._queue = queue
         self._path = path
         self._applied_path = applied_path
+        self._schema_required = schema_required
         self._turn = asyncio.Lock()
 
     async def start(self) -> None:
@@ -129,7 +133,7 @@ class Loader:
             if message.if_plan not in (None, unchanged.digest):
                 raise PreconditionError("the plan would be another one now: nothing is left to do; look at it again")
             return unchanged
-        loaded = child_load(self._path, in_force=self._kept())
+        loaded = child_load(self._path, in_force=self._kept(), schema_required=self._schema_required)
         data = _read(self._path)
         plan = self._apply(loaded, message, actor)
         if hashlib.sha256(data).hexdigest() == plan.manifest:
@@ -148,7 +152,7 @@ class Loader:
             plan = fleet_queue.reload_edit(*parts, loaded.header, loaded.entries, loaded.edit, **terms)
             if plan is not None:
                 return plan
-            loaded = child_load(self._path)
+            loaded = child_load(self._path, schema_required=self._schema_required)
         return fleet_queue.reload(*parts, loaded.header, loaded.entries, **terms)
 
     def _kept(self) -> InForce | None:
@@ -161,7 +165,7 @@ class Loader:
 
     def _plan(self, text: bytes | None) -> Plan:
         if text is None:
-            loaded = child_load(self._path)
+            loaded = child_load(self._path, schema_required=self._schema_required)
             return fleet_queue.plan(self._database, self._queue, loaded.header, loaded.entries)
         with tempfile.TemporaryDirectory(prefix="cis490-plan-") as folder:
             path = Path(folder) / "manifest.toml"

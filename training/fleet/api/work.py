@@ -13,7 +13,7 @@ from training.fleet.api.fleet import Fleet
 from training.fleet.api.messages import Decoder
 from training.fleet.api.parking import Place
 from training.fleet.database import Transaction
-from training.fleet.errors import LengthRequiredError, RequestError, UpgradeRequiredError
+from training.fleet.errors import DigestMismatchError, LengthRequiredError, RequestError, UpgradeRequiredError
 from training.fleet.store import Upload, index_row
 from training.fleet.wire import Claim, Complete, Fail, Heartbeat, Lease, Stored
 
@@ -165,16 +165,11 @@ async def upload(fleet: Fleet, request: Request) -> Answer:
     await demand_holder(fleet, request, lease_id)
     sha256 = request.target
     _, model, mode = await fleet.run(lambda tx: fleet.queue.lease_for_upload(tx, lease_id))
-
-    async def record() -> None:
-        await _record(fleet, sha256, size_bytes, model, mode)
-
-    threads, loop = fleet.uploads, asyncio.get_running_loop()
-    if await loop.run_in_executor(threads, fleet.store.has, sha256, model, mode):
-        await record()
+    if await _known(fleet, sha256, size_bytes, model, mode):
         known = answer(Stored(sha256, size_bytes, new=False))
         known.close = True
         return known
+    threads, loop = fleet.uploads, asyncio.get_running_loop()
     stored = await loop.run_in_executor(threads, fleet.store.begin, sha256, model, mode, size_bytes)
     try:
         await _receive(fleet, request, stored)
@@ -182,8 +177,36 @@ async def upload(fleet: Fleet, request: Request) -> Answer:
     except BaseException:
         await asyncio.shield(loop.run_in_executor(threads, stored.abort))
         raise
-    await record()
+    await _record(fleet, sha256, size_bytes, model, mode)
     return answer(Stored(sha256, size_bytes, new=True), status=201)
+
+
+async def _known(fleet: Fleet, sha256: str, size_bytes: int, model: str, mode: str) -> bool:
+    """Return True when the store holds the artifact, with its row, so that nothing of the upload need be read.
+
+    Raises:
+        DigestMismatchError: The upload declares another length than the artifact has.
+    """
+    threads, loop = fleet.uploads, asyncio.get_running_loop()
+    row_bytes = await fleet.run(lambda tx: fleet.queue.artifact_bytes(tx, sha256, model, mode))
+    found = await loop.run_in_executor(threads, fleet.store.size_bytes, sha256, model, mode)
+    if found is None:
+        return False
+    if found != row_bytes:
+        # Neither the file's name nor what the upload declares says what the file holds. Reading it is rare: a crash
+        # between file and row, an older database beside a newer store, a copy by hand.
+        async with fleet.proving:
+            found = await loop.run_in_executor(threads, fleet.store.proven_bytes, sha256, model, mode)
+        if found is None:
+            return False
+    if found != size_bytes:
+        raise DigestMismatchError(
+            f"found a declared length of {size_bytes} bytes; the artifact is {found} bytes long, so other bytes cannot"
+            f" hash to {sha256}; pack and send the artifact again"
+        )
+    if row_bytes is None:
+        await _record(fleet, sha256, found, model, mode)
+    return True
 
 
 def _upload_headers(request: Request) -> tuple[int, str]:

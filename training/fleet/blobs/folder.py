@@ -24,6 +24,8 @@ Data = bytes | bytearray | memoryview
 
 _TEMPORARY: Final = re.compile(r"[0-9a-f]{32}\.part")
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ESTALE})
+_DENIED: Final = frozenset({errno.EACCES, errno.EPERM})
 _BUSY: Final = frozenset({errno.EMFILE, errno.ENFILE})
 _NO_RESERVE: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 _RETRY_FULL_S: Final = 60.0
@@ -90,14 +92,26 @@ class Folder:
             ConfigurationError: A folder cannot be made or written, or the two are not on one file system.
             FleetError: The disk refuses for now.
         """
+        self.make()
         try:
-            self._make(self.root)
-            self._make(self.incoming)
-            self._sync_folder(self.root.parent)
             self._probe()
         except OSError as error:
             raise self._unusable(error) from error
         self.sweep()
+
+    def make(self) -> None:
+        """Make the folders, durably, and leave what is in them alone.
+
+        Raises:
+            ConfigurationError: A folder cannot be made.
+            FleetError: The disk refuses for now.
+        """
+        try:
+            self._make(self.root)
+            self._make(self.incoming)
+            self._sync_folder(self.root.parent)
+        except OSError as error:
+            raise self._unusable(error) from error
 
     def _make(self, folder: Path) -> None:
         """Make a folder and those above it, each with its name on the disk."""
@@ -271,9 +285,10 @@ class Folder:
     def _failed(self, doing: str, error: OSError) -> FleetError:
         """Wrap a failed sync or rename. After it the kernel may have dropped the bytes, so nothing more is taken.
 
-        A full disk and too many open files say so before anything is dropped.
+        A full disk, too many open files, a file that somebody removed and rights that somebody took say nothing about
+        bytes.
         """
-        if error.errno not in _FULL | _BUSY and not self._broken:
+        if error.errno not in _FULL | _BUSY | _GONE | _DENIED and not self._broken:
             self._broken = f"the store could not {doing}: {error.strerror}"
             self.on_broken(self._broken)
         return self.fault(doing, error)
@@ -287,6 +302,16 @@ class Folder:
             return UnavailableError(f"{found}; too many uploads at once, try again", retry_after_s=_RETRY_BUSY_S)
         if error.errno == errno.EROFS:
             return UnavailableError(f"{found}; remount the receiver's disk for writing", retry_after_s=_RETRY_FULL_S)
+        if error.errno in _GONE:
+            return UnavailableError(
+                f"{found}; another program removed a file or folder of the store meanwhile; send the upload again",
+                retry_after_s=_RETRY_BUSY_S,
+            )
+        if error.errno in _DENIED:
+            return UnavailableError(
+                f"{found}; give everything in {self.root} and {self.incoming} back to the receiver's user (chown -R)",
+                retry_after_s=_RETRY_FULL_S,
+            )
         return FleetError(f"{found}; check the receiver's disk")
 
     def _forget(self, path: Path) -> None:

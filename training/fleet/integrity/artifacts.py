@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Final
 
 from training.fleet.database import Row
-from training.fleet.database.pages import sync_folder
 from training.fleet.database.reading import Reading
 from training.fleet.errors import FleetError
 from training.fleet.integrity.report import Progress, Report, ignore
-from training.fleet.store import BUNDLE, bundle_path, index_line, index_row
+from training.fleet.store import BUNDLE, QUARANTINE, bundle_path, index_line, index_row, quarantined
 
-QUARANTINE: Final = "quarantine"
 LOST: Final = (
     "copy the bundle back from a backup (BACKUP/store has the same folders) and run fsck again; without one the result "
     "is lost: the job stays completed, so train it anew as a new job with another seed"
@@ -129,6 +127,8 @@ def _check_one(reading: Reading, store: Path, row: Row, report: Report, hashing:
         elif size != wanted:
             hint = "the bundle is whole, its row is not: restore a backup" if digest else "run fsck without --no-hash"
             report.find(_place(reading, row), f"{size} bytes", f"{wanted} bytes as its row says", hint)
+            if digest:
+                report.lengths.append({name: row[name] for name in ("sha256", "model", "mode")} | {"size_bytes": size})
 
 
 def _place(reading: Reading, row: Row) -> str:
@@ -141,21 +141,6 @@ def _place(reading: Reading, row: Row) -> str:
 def _put_aside(store: Path, path: Path, sha256: str, report: Report, options: Options) -> None:
     if options.repair:
         report.repaired.append(f"artifact {sha256}: moved to {quarantined(store, path, sha256)}")
-
-
-def quarantined(store: Path, path: Path, sha256: str) -> Path:
-    """Move a file where nobody takes it for an artifact, and return where; what is there already stays."""
-    folder = store / QUARANTINE
-    folder.mkdir(exist_ok=True)
-    number = 1
-    while (target := folder / f"{sha256}-{number}").exists():
-        number += 1
-    path.rename(target)
-    for changed in (folder, path.parent, store):
-        sync_folder(changed)
-    with contextlib.suppress(OSError):
-        path.parent.rmdir()
-    return target
 
 
 def _check_files(reading: Reading, store: Path, report: Report, hashing: _Hashing) -> None:

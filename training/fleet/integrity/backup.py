@@ -26,6 +26,7 @@ from training.fleet.errors import ConflictError, FleetError, StorageFullError
 from training.fleet.integrity.artifacts import LOST, Places, artifact_rows, index_lines
 from training.fleet.integrity.records import MAX_LISTED, RESTORE
 from training.fleet.integrity.report import UNREADABLE, Progress, Report, ignore
+from training.fleet.locks import folder_held, is_held
 from training.fleet.queue.memory import MANIFEST_KEY
 from training.fleet.store import bundle_path
 
@@ -115,28 +116,38 @@ def back_up(source: Source, order: Order, report: Report, progress: Progress) ->
     try:
         make_folder(order.root)
         _remove_leftovers(order.root)
-        _demand_new(final)
-        part.mkdir(mode=0o750)
-        _fill(source, order, part, report, progress)
-        part.rename(final)
-        sync_folder(order.root)
-    except BaseException as error:
-        shutil.rmtree(part, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise _refused(order.root, error) from error
-        raise
+        _make_new(part, final)
+        _made(source, order, part, report, progress)
+    except OSError as error:
+        raise _refused(order.root, error) from error
     return final
 
 
-def _demand_new(folder: Path) -> None:
-    if folder.exists():
-        raise ConflictError(f"there is a backup {folder.name} already; ask again, or give another label")
+def _make_new(part: Path, final: Path) -> None:
+    if not final.exists():
+        with contextlib.suppress(FileExistsError):
+            part.mkdir(mode=0o750)
+            return
+    raise ConflictError(f"there is a backup {final.name} already; ask again, or give another label")
+
+
+def _made(source: Source, order: Order, part: Path, report: Report, progress: Progress) -> None:
+    """Fill the folder and give it its name; nothing of it is left when that fails."""
+    try:
+        # Held, so that another receiver with the same folder of backups takes it for no leftover.
+        with folder_held(part):
+            _fill(source, order, part, report, progress)
+            part.rename(order.root / order.name)
+        sync_folder(order.root)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
 
 
 def _remove_leftovers(root: Path) -> None:
-    """Remove what a receiver that was killed has left of a backup; one is made at a time."""
+    """Remove what a receiver that was killed has left of a backup; one that is being made is held."""
     for path in root.iterdir():
-        if _PART.fullmatch(path.name) and path.is_dir():
+        if _PART.fullmatch(path.name) and path.is_dir() and not is_held(path):
             shutil.rmtree(path)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from training.fleet.database.reading import Reading, of_copy, of_receiver
+from training.fleet.database.sqlite import Sqlite
 from training.fleet.errors import ConfigurationError
 from training.fleet.integrity import records
 from training.fleet.integrity.artifacts import (
@@ -24,6 +25,7 @@ from training.fleet.integrity.artifacts import (
 )
 from training.fleet.integrity.backup import Source
 from training.fleet.integrity.report import Report
+from training.fleet.locks import file_held, folders_held
 from training.fleet.store import Store, index_row
 
 UPLOAD_S: Final = 60.0
@@ -42,15 +44,22 @@ def fsck(database: Path, places: Places, options: Options) -> Report:
         What was found and done.
 
     Raises:
-        ConfigurationError: A receiver runs on the database, or a file cannot be looked at at all.
+        ConfigurationError: A receiver runs on the database or on one of the places, or a file cannot be looked at at
+            all.
     """
     report = Report()
-    with of_receiver(database) as reading:
+    with (
+        of_receiver(database) as reading,
+        folders_held(places.store, places.incoming),
+        file_held(places.index),
+    ):
         records.check_pages(reading, report)
         if records.check_structure(reading, report):
             records.check_rows(reading, report)
             _check_files(reading, places, report, options)
         check_incoming(places.incoming, report, repair=options.repair)
+    if options.repair and report.lengths:
+        _correct_lengths(database, places, report)
     return report
 
 
@@ -105,8 +114,24 @@ def _check_files(reading: Reading, places: Places, report: Report, options: Opti
     with records.readable(reading, report, "artifact"):
         if not check_index(reading, places.index, report) and options.repair and sound:
             _repair_index(reading, places, report)
+    if not sound:
+        report.lengths.clear()
     if options.repair and not sound:
         report.note(str(reading.path), "damage", "a sound database before store or index are repaired", records.RESTORE)
+
+
+def _correct_lengths(database: Path, places: Places, report: Report) -> None:
+    """Give rows the lengths of their files, which hash to their names; then the index, which is made of the rows."""
+    opened = Sqlite.open(database)
+    try:
+        opened.submit(lambda tx: tx.many("correct_length", report.lengths)).result()
+    finally:
+        opened.close()
+    if opened.broken is not None:
+        raise opened.broken
+    report.repaired += [f"artifact {row['sha256']}: its row says {row['size_bytes']} bytes" for row in report.lengths]
+    with of_receiver(database) as reading, file_held(places.index):
+        _repair_index(reading, places, report)
 
 
 def _repair_index(reading: Reading, places: Places, report: Report) -> None:

@@ -26,12 +26,14 @@ class Report:
         notes: What is not wrong and may be looked at.
         repaired: What was done about it, for people.
         checked: How much was looked at: `jobs`, `pages`, `artifacts`, `bytes`.
+        lengths: Artifacts whose file is sound and has another length than its row says: the values of `correct_length`.
     """
 
     findings: list[Fault] = field(default_factory=list)
     notes: list[Fault] = field(default_factory=list)
     repaired: list[str] = field(default_factory=list)
     checked: Counter[str] = field(default_factory=Counter)
+    lengths: list[dict[str, Any]] = field(default_factory=list)
 
     def find(self, place: str, found: object, expected: str, hint: str) -> None:
         """Add something that is wrong."""

@@ -21,7 +21,7 @@ from typing import Any, Final
 from training.fleet.database.pages import log_path, make_folder, sums_path, sync_folder, unused
 from training.fleet.database.reading import NEWEST_SCHEMA, held, of_copy
 from training.fleet.errors import ConfigurationError, Fault, FleetError
-from training.fleet.integrity.artifacts import Places, artifact_rows, quarantined
+from training.fleet.integrity.artifacts import Places, artifact_rows
 from training.fleet.integrity.backup import (
     CONTENTS,
     DATABASE,
@@ -35,7 +35,8 @@ from training.fleet.integrity.backup import (
     measured,
 )
 from training.fleet.integrity.report import Progress, ignore
-from training.fleet.store import BUNDLE, bundle_path
+from training.fleet.locks import file_held, folders_held
+from training.fleet.store import BUNDLE, bundle_path, quarantined
 
 MAX_CONTENTS_BYTES: Final = 256 * 2**20
 _NAME: Final = re.compile(
@@ -75,8 +76,8 @@ def restore(backup: Path, target: Target, *, replace: bool, progress: Progress) 
         What was done, for people, a line each.
 
     Raises:
-        ConfigurationError: It is no backup this program can read, a receiver runs on the target, or a database is
-            there and may not be moved aside. Nothing was changed.
+        ConfigurationError: It is no backup this program can read, a receiver runs on the target or on one of its
+            places, or a database is there and may not be moved aside. At most empty folders were made.
         FleetError: A file of the backup is not what it was, or the disk refuses.
     """
     files = _contents(backup)
@@ -84,7 +85,10 @@ def restore(backup: Path, target: Target, *, replace: bool, progress: Progress) 
     try:
         with held(target.database):
             _demand_free(target, replace=replace)
-            return [*_bring(backup, files, target), *_missing(target)]
+            places = target.places
+            _make(places.store, places.incoming, target.database.parent, places.index.parent)
+            with folders_held(places.store, places.incoming), file_held(places.index):
+                return [*_bring(backup, files, target), *_missing(target)]
     except OSError as error:
         raise FleetError(f"the backup was not brought back ({error}); look at the disk and run this again") from error
 
@@ -150,7 +154,6 @@ def _demand_free(target: Target, *, replace: bool) -> None:
 
 
 def _bring(backup: Path, files: Mapping[str, Entry], target: Target) -> Iterator[str]:
-    _make(target.places.store, target.places.incoming, target.database.parent, target.places.index.parent)
     artifacts = [name for name in files if name.startswith(f"{STORE}/")]
     brought = sum(_bring_artifact(backup / name, files[name], name, target.places) for name in artifacts)
     yield f"artifacts: {brought} brought back, {len(artifacts) - brought} were there"

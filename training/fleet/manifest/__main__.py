@@ -25,6 +25,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--rows", required=True, type=Path, metavar="PATH", help="the manifest to read")
     parser.add_argument("--base", type=Path, help="folder for the trainer's command and schema file")
     parser.add_argument("--no-trainer", action="store_true", help="start and read nothing that the manifest names")
+    parser.add_argument("--schema-required", action="store_true", help="start no trainer, but read its schema file")
     parser.add_argument("--in-force", type=Path, metavar="PATH", help="the manifest in force; write what differs")
     parser.add_argument("--count", type=int, default=-1, help="number of jobs in force")
     parser.add_argument("--contract", help="digest of the declaration that the one in force was checked against")
@@ -40,7 +41,11 @@ def main(argv: list[str]) -> int:
 
 
 def _write(options: argparse.Namespace) -> None:
-    place = {"base": options.base, "ask_trainer": not options.no_trainer}
+    place = {
+        "base": options.base,
+        "ask_trainer": not options.no_trainer,
+        "schema_required": options.schema_required,
+    }
     if options.in_force is not None:
         in_force = InForce(options.in_force, options.count, options.contract)
         found = load_edit(options.rows, in_force, **place)

@@ -47,6 +47,7 @@ def child_load(
     *,
     base: Path | None = None,
     ask_trainer: bool = True,
+    schema_required: bool = False,
     in_force: InForce | None = None,
     timeout_s: float = 120,
 ) -> Loaded:
@@ -56,6 +57,7 @@ def child_load(
         path: The file.
         base: Folder for the trainer's command and schema file; the file's own when None.
         ask_trainer: As in `load`.
+        schema_required: As in `load`.
         in_force: The manifest in force: where little differs from it, only that is read. None reads the whole file.
         timeout_s: Seconds the child may take.
 
@@ -66,6 +68,7 @@ def child_load(
     words = [sys.executable, "-m", "training.fleet.manifest", "--rows", str(path.resolve())]
     words += [] if base is None else ["--base", str(base.resolve())]
     words += [] if ask_trainer else ["--no-trainer"]
+    words += ["--schema-required"] if schema_required else []
     if in_force is not None:
         words += ["--in-force", str(in_force.path.resolve()), "--count", str(in_force.count)]
         words += [] if in_force.contract is None else ["--contract", in_force.contract]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.fleet.errors import Fault, ManifestError, TrainerError
+from training.fleet.jobs import Trainer
 from training.fleet.manifest.declaration import declaration_of
 from training.fleet.manifest.difference import Difference, difference, leading_tables
 from training.fleet.manifest.entries import Manifest
@@ -40,7 +41,7 @@ class InForce:
     contract: str | None
 
 
-def load(path: Path, *, base: Path | None = None, ask_trainer: bool = True) -> Manifest:
+def load(path: Path, *, base: Path | None = None, ask_trainer: bool = True, schema_required: bool = False) -> Manifest:
     """Read and check a manifest file.
 
     Args:
@@ -48,23 +49,30 @@ def load(path: Path, *, base: Path | None = None, ask_trainer: bool = True) -> M
         base: Folder for the trainer's command and schema file; the file's own when None.
         ask_trainer: False reads the file without starting or reading anything it names; models and hyper-parameters
             of a trainer other than the project's own are then unchecked.
+        schema_required: Never start a trainer: one that is not the project's own must come with a schema file.
 
     Raises:
         ManifestError: With every fault; also when the file cannot be read or changes while it is read.
     """
     data = read_bytes(path)
-    return load_bytes(data, path.parent if base is None else base, ask_trainer=ask_trainer)
+    place = path.parent if base is None else base
+    return load_bytes(data, place, ask_trainer=ask_trainer, schema_required=schema_required)
 
 
-def load_bytes(data: bytes, base: Path, *, ask_trainer: bool = True) -> Manifest:
+def load_bytes(data: bytes, base: Path, *, ask_trainer: bool = True, schema_required: bool = False) -> Manifest:
     """Check a manifest that is in memory already; arguments and errors as in `load`."""
     document = read_document(data)
-    declaration, trouble = _declaration(document, base, ask_trainer)
+    declaration, trouble = _declaration(document, base, ask_trainer, schema_required)
     return checked(data, document, declaration, trouble)
 
 
 def load_edit(
-    path: Path, in_force: InForce, *, base: Path | None = None, ask_trainer: bool = True
+    path: Path,
+    in_force: InForce,
+    *,
+    base: Path | None = None,
+    ask_trainer: bool = True,
+    schema_required: bool = False,
 ) -> Difference | None:
     """Read and check what differs in a manifest file from the one in force.
 
@@ -73,6 +81,7 @@ def load_edit(
         in_force: The manifest in force.
         base: As in `load`.
         ask_trainer: As in `load`.
+        schema_required: As in `load`.
 
     Returns:
         None when the file must be read whole, also when it has a fault.
@@ -82,19 +91,25 @@ def load_edit(
         tables = Document("", leading_tables(new), [], ())
     except (ManifestError, NotPlainError):
         return None
-    declaration, trouble = _declaration(tables, path.parent if base is None else base, ask_trainer)
+    place = path.parent if base is None else base
+    declaration, trouble = _declaration(tables, place, ask_trainer, schema_required)
     if trouble is not None:
         return None
     return difference(old, new, declaration, count=in_force.count, contract=in_force.contract)
 
 
-def _declaration(document: Document, base: Path, ask_trainer: bool) -> tuple[dict[str, object] | None, str | None]:
+def _declaration(
+    document: Document, base: Path, ask_trainer: bool, schema_required: bool
+) -> tuple[dict[str, object] | None, str | None]:
     trainer = trainer_of(document)
     foreign = bool(document.tables.get("trainer"))
     if trainer is None or (foreign and not ask_trainer):
         return None, None
+    command, schema = trainer
+    if schema_required and schema is None and command != Trainer().command:
+        return None, "no trainer.schema, and the setting schema_required keeps this receiver from starting a trainer"
     try:
-        return declaration_of(*trainer, base), None
+        return declaration_of(command, schema, base), None
     except TrainerError as error:
         return None, error.message
 

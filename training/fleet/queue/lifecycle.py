@@ -530,6 +530,11 @@ class Lifecycle(Memory):
             raise _stale(row)
         return row["id"], row["model"], row["mode"]
 
+    def artifact_bytes(self, tx: Transaction, sha256: str, model: str, mode: str) -> int | None:
+        """Return the length of an artifact as its row says, None without a row."""
+        rows = tx.all("artifact_rows", sha256=sha256)
+        return next((row["size_bytes"] for row in rows if (row["model"], row["mode"]) == (model, mode)), None)
+
     def add_artifact(self, tx: Transaction, sha256: str, size_bytes: int, model: str, mode: str) -> bool:
         """Note an artifact whose file is durable; True when it is new."""
         new = tx.run("add_artifact", sha256=sha256, size_bytes=size_bytes, model=model, mode=mode, at=self._now()) == 1

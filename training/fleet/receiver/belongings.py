@@ -117,13 +117,19 @@ def _kind_of(path: Path, mounts: Path) -> str:
     return kind
 
 
-def store(chosen: Settings) -> Told:
-    """Check that uploads can be renamed into the store."""
+def store(chosen: Settings, mounts: Path = MOUNTS) -> Told:
+    """Check that uploads can be renamed into the store, and that its locks hold."""
     root, incoming = existing(chosen["store_root"]), existing(chosen["incoming_root"])
     if root.stat().st_dev != incoming.stat().st_dev:
         return fail(
             f"{incoming} and {root} are on two file systems",
             "give --incoming-root a folder on that of --store-root",
+        )
+    kind = _kind_of(root.resolve(), mounts)
+    if kind in NETWORK:
+        return warn(
+            f"{root} is on {kind}, a network file system, whose locks hold on one host",
+            "let one host alone run a receiver on it, or move the store to a disk of this machine",
         )
     return ok("store and incoming are on one file system")
 

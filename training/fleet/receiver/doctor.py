@@ -107,7 +107,7 @@ def _looks(chosen: Settings, environ: Mapping[str, str]) -> list[Look]:
         Look("tokens", lambda: tokens(chosen, environ)),
         Look("address", lambda: address(chosen, running)),
         Look("open files", open_files),
-        Look("manifest", lambda: manifest(chosen["manifest"]), limit_s=MANIFEST_S),
+        Look("manifest", lambda: manifest(chosen), limit_s=MANIFEST_S),
         *belongings.looks(chosen, runs=lambda: running is not None),
         Look("service", lambda: unit(SERVICE)),
     ]
@@ -246,10 +246,16 @@ def address(chosen: Settings, running: Mapping[str, Any] | None) -> Told:
 # ---- the manifest ---------------------------------------------------------------------------------------------------
 
 
-def manifest(path: Path) -> Told:
-    """Read the manifest as a start would, and ask its trainer what it takes."""
+def manifest(chosen: Settings) -> Told:
+    """Read the manifest as a start would, and ask its trainer what it takes.
+
+    Not as root for a receiver of another user: who writes the manifest would have a program of theirs run as root.
+    """
+    path: Path = chosen["manifest"]
+    owner = belongings.existing(chosen["db"]).stat().st_uid
+    asked = not (os.geteuid() == 0 != owner)
     try:
-        found = load(path)
+        found = load(path, ask_trainer=asked, schema_required=chosen["schema_required"])
     except ManifestError as error:
         faults = "; ".join(map(str, error.faults[:MAX_FAULTS])) or error.message
         more = f"; and {len(error.faults) - MAX_FAULTS} more" if len(error.faults) > MAX_FAULTS else ""
@@ -258,4 +264,10 @@ def manifest(path: Path) -> Told:
         return warn(f"{path} names no host, so nobody may work", "add [hosts.NAME] or [hosts.default]")
     if not found.jobs:
         return warn(f"{path} is valid and names no job", "add [[jobs]]")
-    return ok(f"{path} is valid: {len(found.jobs)} jobs, {len(found.header.hosts)} hosts, and its trainer answers")
+    valid = f"{path} is valid: {len(found.jobs)} jobs, {len(found.header.hosts)} hosts"
+    if found.header.contract is None:
+        return warn(
+            f"{valid}; its trainer was not started, because this is root and the receiver is not",
+            f"run doctor as the receiver's user: sudo -u '#{owner}' {SERVICE} doctor",
+        )
+    return ok(f"{valid}, and its trainer answers")

@@ -38,6 +38,12 @@ def table(environ: Mapping[str, str]) -> tuple[Setting, ...]:
         ),
         Setting("operators", "TOML file with further operators and their rights; read again at a reload", Path),
         Setting("enrolled_only", "workers must be enrolled, on loopback as well as beyond", bool, False),
+        Setting(
+            "schema_required",
+            "the receiver starts no trainer: one that is not the project's own must give trainer.schema",
+            bool,
+            False,
+        ),
         Setting("tls_certificate", "PEM file with the certificate chain; with it the receiver speaks https", Path),
         Setting("tls_key", "PEM file with the certificate's key", Path),
         Setting("tls_ca", "PEM file with the fleet's own authority, which workers' certificates come from", Path),

@@ -1,7 +1,7 @@
 """One life of the receiver, from opening the database to closing it.
 
-Owns the order of start and end. The order of the start is: database, leases, store, index, manifest, listening,
-READY; of the end: STOPPING, no new work, requests under way, database.
+Owns the order of start and end. The order of the start is: database, locks of the store, leases, store, index,
+manifest, listening, READY; of the end: STOPPING, no new work, requests under way, database.
 """
 
 from __future__ import annotations
@@ -31,12 +31,14 @@ from training.fleet.api.loading import Loader
 from training.fleet.api.parking import Lot
 from training.fleet.auth import Credentials, Sessions, is_loopback
 from training.fleet.auth.sessions import SILENT_S
+from training.fleet.blobs.folder import Folder
 from training.fleet.database import Row
 from training.fleet.database.pages import make_folder
 from training.fleet.database.sqlite import Sqlite
 from training.fleet.errors import EX_FAILURE, ConfigurationError, FleetError, passing
 from training.fleet.integrity.artifacts import Places
 from training.fleet.jobs import Terms
+from training.fleet.locks import file_held, folders_held
 from training.fleet.queue import Queue
 from training.fleet.receiver import options, tls
 from training.fleet.receiver.connections import guarded
@@ -105,7 +107,11 @@ async def _life(
     async with contextlib.AsyncExitStack() as stack:
         database = _open_database(settings["db"], settings["backup_root"])
         stack.callback(database.close)
-        fleet = await start_fleet(settings, database)
+        _hold_store(stack, settings)
+        with file_held(settings["index_path"]):
+            fleet = await start_fleet(settings, database)
+        # Held again, because the start may have put another file under its name.
+        stack.enter_context(file_held(settings["index_path"]))
         stack.callback(fleet.uploads.shutdown, cancel_futures=True)
         stack.callback(fleet.keeper.close)
         link = listen(host, port)
@@ -130,6 +136,13 @@ def _open_database(path: Path, copies: Path) -> Sqlite:
     return Sqlite.open(path, copies)
 
 
+def _hold_store(stack: contextlib.AsyncExitStack, settings: Settings) -> None:
+    """Keep every other receiver, `fsck` and `restore` out of the store, whatever database they have."""
+    folders = settings["store_root"], settings["incoming_root"]
+    Folder(*folders).make()
+    stack.enter_context(folders_held(*folders))
+
+
 async def start_fleet(settings: Settings, database: Sqlite) -> Fleet:
     """Return the fleet with its leases revived, its index whole and its manifest loaded.
 
@@ -147,7 +160,13 @@ async def start_fleet(settings: Settings, database: Sqlite) -> Fleet:
         settings["floor_bytes"],
     )
     await asyncio.to_thread(_open_store, store, database, queue)
-    loader = Loader(database, queue, settings["manifest"], settings["db"].with_name("manifest.applied.toml"))
+    loader = Loader(
+        database,
+        queue,
+        settings["manifest"],
+        settings["db"].with_name("manifest.applied.toml"),
+        schema_required=settings["schema_required"],
+    )
     lot = Lot(queue.hosts.eligible)
     queue.on_ready(lambda ready: bridge.notify(functools.partial(lot.publish, ready)))
     await loader.start()

@@ -352,6 +352,10 @@ SELECT status, count(*) AS jobs FROM job INDEXED BY job_by_status GROUP BY statu
 INSERT INTO artifact (sha256, model, mode, size_bytes, stored_at)
 VALUES (:sha256, :model, :mode, :size_bytes, :at) ON CONFLICT (sha256, model, mode) DO NOTHING;
 
+-- name: correct_length
+-- Makes a row say how long its artifact is, whose file hashes to its name.
+UPDATE artifact SET size_bytes = :size_bytes WHERE sha256 = :sha256 AND model = :model AND mode = :mode;
+
 -- name: artifacts
 -- Stored artifacts in the order they came.
 SELECT seq, sha256, model, mode, size_bytes, stored_at FROM artifact WHERE seq > :after ORDER BY seq LIMIT :limit;
