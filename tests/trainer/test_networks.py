@@ -21,7 +21,7 @@ from training.trainer import networks, run
 from training.trainer.checkpoint import FitCheckpoint
 from training.trainer.faults import HostError, TrainerError
 from training.trainer.hyper import MODELS, completed_hyper
-from training.trainer.models import Setting, lstm, model_module, tcn, transformer
+from training.trainer.models import InputShape, Setting, lstm, model_module, tcn, transformer
 from training.trainer.windows import Samples, Sequences
 
 JobFile = Callable[..., Path]
@@ -178,7 +178,7 @@ def test_a_best_epoch_before_the_cut_is_not_forgotten(tmp_path: Path) -> None:
 def test_a_stored_network_scores_like_the_trained_one(tmp_path: Path, model: str) -> None:
     network = trained(model)
     assert network.save(tmp_path) == ["model.safetensors"]
-    again = model_module(model).load(tmp_path)
+    again = model_module(model).load(tmp_path, InputShape(model, network.shape["channels"], network.shape["steps"]))
     inputs = samples(seed=9).inputs
     assert again.score(inputs).tolist() == network.score(inputs).tolist()
     first = (tmp_path / "model.safetensors").read_bytes()
