@@ -31,8 +31,13 @@ pytestmark = pytest.mark.xdist_group("export")
 KIND = {"gbt": "statistics", "mlp": "statistics"}
 
 
+def in_this_process(arguments: list[str]) -> int:
+    """Export without a child, so that faults can be put in and what is written can be read."""
+    return export.exported(export._parser().parse_args(arguments))
+
+
 def exported(artifact: Path, out: Path, *more: object) -> onnxruntime.InferenceSession:
-    assert export.main(["--bundle", str(artifact), "--out", str(out), *map(str, more)]) == 0
+    assert in_this_process(["--bundle", str(artifact), "--out", str(out), *map(str, more)]) == 0
     return onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
 
 
@@ -141,12 +146,12 @@ def test_values_on_a_threshold_and_beside_it_go_the_way_of_the_original(
     rounded = lightgbm.Booster(model_str=onnx_graphs.single_precision(model.booster.model_to_string()))  # type: ignore[attr-defined]
     assert rounded.predict(inputs).tolist() == model.booster.predict(inputs).tolist()  # type: ignore[attr-defined]
     monkeypatch.setattr(onnx_graphs, "single_precision", lambda text: text)
-    assert export.main(["--bundle", str(artifacts["gbt"]), "--out", str(tmp_path / "other.onnx")]) == 1
+    assert in_this_process(["--bundle", str(artifacts["gbt"]), "--out", str(tmp_path / "other.onnx")]) == 1
     assert not (tmp_path / "other.onnx").exists()
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
-    status = export.main([str(argument) for argument in arguments])
+    status = in_this_process([str(argument) for argument in arguments])
     shown = capsys.readouterr()
     assert (shown.out, shown.err.count("\n")) == ("", 1)
     return status, shown.err

@@ -17,11 +17,14 @@ from synthetic import DECLARATION, job_document, synthetic_table, write_dataset
 
 torch = pytest.importorskip("torch", reason="torch is not installed; scripts/environment.sh installs its CPU build")
 
+from safetensors import safe_open
+from safetensors.numpy import save as save_tensors
+
 from training.trainer import networks, run
 from training.trainer.checkpoint import FitCheckpoint
-from training.trainer.faults import HostError, TrainerError
+from training.trainer.faults import HostError, SpecError, TrainerError
 from training.trainer.hyper import MODELS, completed_hyper
-from training.trainer.models import Setting, lstm, model_module, tcn, transformer
+from training.trainer.models import InputShape, Setting, lstm, model_module, tcn, transformer
 from training.trainer.windows import Samples, Sequences
 
 JobFile = Callable[..., Path]
@@ -178,12 +181,50 @@ def test_a_best_epoch_before_the_cut_is_not_forgotten(tmp_path: Path) -> None:
 def test_a_stored_network_scores_like_the_trained_one(tmp_path: Path, model: str) -> None:
     network = trained(model)
     assert network.save(tmp_path) == ["model.safetensors"]
-    again = model_module(model).load(tmp_path)
+    again = model_module(model).load(tmp_path, InputShape(model, network.shape["channels"], network.shape["steps"]))
     inputs = samples(seed=9).inputs
     assert again.score(inputs).tolist() == network.score(inputs).tolist()
     first = (tmp_path / "model.safetensors").read_bytes()
     again.save(tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() == first
+
+
+def with_shape(path: Path, **changes: Any) -> None:
+    """Write a file again whose shape says something else; keys that a shape does not have go to its hyper table."""
+    with safe_open(path, framework="np") as file:
+        shape = json.loads(file.metadata()["shape"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+    for key, value in changes.items():
+        (shape if key in shape else shape["hyper"])[key] = value
+    path.write_bytes(save_tensors(tensors, {"shape": json.dumps(shape)}))
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "message"),
+    [
+        ("gru", {"hidden": 4096}, r"found the shape \(96,\), expected \(12288,\)"),
+        ("gru", {"hidden": 10**9}, "hyper.hidden: found 1000000000, expected integer from 1 to 4096"),
+        ("lstm", {"layers": 12}, r"layers\.1\.bias_hh_l0': found the shape None"),
+        ("cnn", {"kernel": 255}, "convolutions"),
+        ("tcn", {"layers": True}, "hyper.layers: found True"),
+        ("transformer", {"heads": 64, "head_width": 512, "layers": 24}, "found the shape"),
+        ("transformer", {"steps": 100_000}, "its shape has steps 100000, expected"),
+        ("cnn", {"channels": 1}, "its shape has channels 1, expected"),
+        ("cnn", {"clip": float("nan")}, "its shape is not JSON: NaN is no number of JSON"),
+        ("cnn", {"hyper": []}, "its shape names no hyper-parameters"),
+        ("cnn", {"x" * 100_000: 1}, "its shape names 'xxx"),
+    ],
+)
+def test_a_network_that_no_job_makes_is_refused(
+    tmp_path: Path, model: str, changes: dict[str, Any], message: str
+) -> None:
+    network = trained(model)
+    network.save(tmp_path)
+    with_shape(tmp_path / "model.safetensors", **changes)
+    shape = InputShape(model, network.shape["channels"], network.shape["steps"])
+    with pytest.raises(SpecError, match=message) as caught:
+        model_module(model).load(tmp_path, shape)
+    assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize("model", SEQUENCE_MODELS)

@@ -7,6 +7,7 @@ import os
 import site
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,15 @@ def test_labels_and_further_columns_are_not_needed(artifacts: dict[str, Path], t
     assert scored(artifacts["gbt"], tmp_path / "rows.parquet", tmp_path / "s.parquet").num_rows == 6 * 255
 
 
-def refused(arguments: list[object], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    status = predict.main([str(argument) for argument in arguments])
+def in_this_process(arguments: list[str]) -> int:
+    """Score without a child, so that faults can be put in."""
+    return predict.scored(predict._options(arguments))
+
+
+def refused(
+    arguments: list[object], capsys: pytest.CaptureFixture[str], main: Callable[[list[str]], int] = predict.main
+) -> tuple[int, str]:
+    status = main([str(argument) for argument in arguments])
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     return status, error
@@ -175,7 +183,7 @@ def test_a_standard_input_that_does_not_fit_is_refused(
     expected: bytes,
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
-    status, error = refused(["--bundle", artifacts["gbt"], "--data", "-"], capsys)
+    status, error = refused(["--bundle", artifacts["gbt"], "--data", "-"], capsys, in_this_process)
     assert status == 78
     assert expected.decode() in error
 
@@ -248,10 +256,10 @@ def test_each_other_trouble_is_one_line_with_its_exit_status(
     assert refused(["--bundle", gbt, "--data", data, "--out", tmp_path / "s.txt"], capsys)[0] == 78
     assert refused(["--bundle", gbt, "--data", data, "--out", tmp_path / "no/s.csv"], capsys)[0] == 75
     monkeypatch.setattr("training.trainer.scoring.missing_libraries", lambda model: ["lightgbm"])
-    assert refused(["--bundle", gbt, "--data", data], capsys)[0] == 75
+    assert refused(["--bundle", gbt, "--data", data], capsys, in_this_process)[0] == 75
     for fault in (MemoryError(), ImportError("no pyarrow")):
         monkeypatch.setattr("training.trainer.scoring.unpacked", raising(fault))
-        assert refused(["--bundle", gbt, "--data", data], capsys)[0] == 75
+        assert refused(["--bundle", gbt, "--data", data], capsys, in_this_process)[0] == 75
 
 
 def raising(fault: Exception):  # type: ignore[no-untyped-def]

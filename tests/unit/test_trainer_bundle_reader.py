@@ -56,7 +56,8 @@ def out(tmp_path: Path) -> Path:
 def test_model_files_come_out_and_the_rest_stays_in(tmp_path: Path) -> None:
     path = bundle(tmp_path, ("metrics.json", b"{}"), ("model.txt", b"tree"))
     folder = out(tmp_path)
-    assert unpacked(path, folder) == Description("gbt", ("x", "y"), "host", None, 30, True, 0.5, mode="oracle")
+    wanted = Description("gbt", ("x", "y"), "host", None, 30, True, 0.5, mode="oracle", model_bytes=4)
+    assert unpacked(path, folder) == wanted
     assert sorted(item.name for item in folder.iterdir()) == ["model.json", "model.txt"]
     assert (folder / "model.txt").read_bytes() == b"tree"
 
@@ -153,6 +154,8 @@ def test_a_missing_bundle_is_the_hosts_trouble(tmp_path: Path) -> None:
         (WHOLE | {"categories": []}, r"categories: found \[\], expected a table of column names"),
         (WHOLE | {"categories": {"q": ["a"]}}, "categories.q: found no such feature"),
         (WHOLE | {"categories": {"x": ["a", 3]}}, "categories.x: found 3, expected text of 1 to 100 characters"),
+        (WHOLE | {"columns": []}, r"columns: found \[\]"),
+        (WHOLE | {"columns": [f"c{index}" for index in range(10_001)]}, r"columns: found \['c0', 'c1'"),
         (WHOLE | {"columns": [[], {}]}, r"columns: found \[\[\], \{\}\], expected names"),
     ],
 )
@@ -163,8 +166,17 @@ def test_a_description_of_another_format_is_refused(tmp_path: Path, description:
 
 @pytest.mark.parametrize(
     "text",
-    [b"{", b"", b"\xff", b'{"v": NaN}', b'{"v": -Infinity}', b"[" * 100_000, b'{"v": ' + b"9" * 5000 + b"}"],
-    ids=["cut", "empty", "no UTF-8", "NaN", "infinity", "100,000 brackets", "5000 digits"],
+    [
+        b"{",
+        b"",
+        b"\xff",
+        b'{"v": 2, "v": 1}',
+        b'{"v": NaN}',
+        b'{"v": -Infinity}',
+        b"[" * 100_000,
+        b'{"v": ' + b"9" * 5000 + b"}",
+    ],
+    ids=["cut", "empty", "no UTF-8", "a name twice", "NaN", "infinity", "100,000 brackets", "5000 digits"],
 )
 def test_a_description_that_is_not_json_is_refused(tmp_path: Path, text: bytes) -> None:
     with pytest.raises(SpecError, match=r"model\.json is not JSON"):
@@ -174,6 +186,29 @@ def test_a_description_that_is_not_json_is_refused(tmp_path: Path, text: bytes) 
 def test_a_description_of_megabytes_is_refused_unread(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"model\.json is larger than 4 MiB"):
         unpacked(bundle(tmp_path, ("model.json", b" " * (4 << 20) + b"{}"), description=None), out(tmp_path))
+
+
+def test_thousands_of_values_for_columns_that_are_not_there_are_refused_at_once(tmp_path: Path) -> None:
+    """Each was compared with every column to name the nearest, which took hours."""
+    text = WHOLE | {
+        "columns": [f"column-{index:05}" for index in range(10_000)],
+        "categories": {f"calumn-{index:05}": ["a"] for index in range(100_000)},
+    }
+    with pytest.raises(SpecError, match=r"categories\.calumn-00000: found no such feature") as caught:
+        unpacked(bundle(tmp_path, ("model.txt", b""), description=text), out(tmp_path))
+    assert len(str(caught.value)) < 300
+
+
+def test_a_file_of_an_artifact_folder_over_its_limit_is_refused_uncopied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundle_reader, "MAX_FILE_BYTES", 1000)
+    source = tmp_path / "artifact"
+    source.mkdir()
+    (source / "model.txt").write_bytes(b"x" * 1001)
+    with pytest.raises(SpecError, match=r"model\.txt is larger than"):
+        unpacked(source, out(tmp_path))
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_without_a_zstd_library_the_host_is_told_what_to_install(

@@ -10,23 +10,30 @@ from pathlib import Path
 import pytest
 from scored_windows import result_document, scored
 
-from training.dataset import _KINDS, _SPLIT_KEYS
+from training.dataset import _KINDS, _SPLIT_KEYS, MAX_WINDOW_ROWS
 from training.trainer import (
     accuracy,
     archive,
+    boosters,
     bootstrap,
+    bundle_reader,
     card,
+    child,
     export,
     faults,
     hyper,
     incidents,
     measures,
     onnx_export,
+    predict,
+    scoring,
+    tensors,
     train,
     unpack,
 )
 from training.trainer.bundle_reader import Description
 from training.trainer.datasets import __main__ as datasets
+from training.trainer.faults import HostError, SpecError
 from training.trainer.numeric_class import numeric_class
 
 
@@ -118,6 +125,25 @@ def test_the_trainer_contract_names_what_an_exported_file_says_of_itself(root: P
     description = Description("gbt", ("x",), None, None, 30, True, 0.5)
     named = re.findall(r"^\| `([a-z_]+)` \|", section(root, "Export to ONNX"), re.MULTILINE)
     assert named == list(onnx_export.properties(description, ""))
+
+
+def test_the_trainer_contract_names_the_statuses_and_limits_of_scoring(root: Path) -> None:
+    text = section(root, "Scoring new telemetry")
+    named = {int(number) for number in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)}
+    assert named == {
+        0, 2, child.EXIT_CRASHED, child.EXIT_KILLED, SpecError.exit_status, child.EXIT_INTERRUPTED, predict.EXIT_CLOSED,
+    }  # fmt: skip
+    assert HostError.exit_status == child.EXIT_KILLED
+    assert f"at most {bundle_reader.MAX_MEMBERS} regular files" in text
+    assert f"at most {bundle_reader.MAX_DESCRIPTION_BYTES >> 20} MiB, with 1 to {bundle_reader.MAX_COLUMNS:,}" in text
+    assert f"at most {MAX_WINDOW_ROWS:,} rows" in text
+    assert f"at most {boosters.MAX_TREES:,} trees of at most {boosters.MAX_LEAVES:,} leaves" in text
+    assert f"a header of at most {tensors.MAX_HEADER_BYTES >> 20} MiB" in text
+    load_s = f"1 s more for each {scoring.LOAD_BYTES_PER_S >> 10} KiB"
+    assert f"Loading may take {scoring.MIN_LIMIT_S:.0f} s, and {load_s} of the model" in text
+    window = f"{1000 * scoring.WINDOW_S:.0f} ms more for each window"
+    assert f"may take {scoring.MIN_LIMIT_S:.0f} s, {window}, and 1 s more for each" in text
+    assert f"{scoring.SCORE_BYTES_PER_S / 1e6:.0f} MB of the model's bytes times rows" in text
 
 
 def test_the_page_of_the_store_names_what_unpacking_takes_and_its_limits(root: Path) -> None:

@@ -6,21 +6,23 @@ written, into a folder the caller gives. Nothing from a bundle is run.
 
 from __future__ import annotations
 
-import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from training.dataset import MAX_WINDOW_ROWS, category_faults
 from training.trainer.archive import Limits, extract
 from training.trainer.faults import HostError, SpecError
+from training.trainer.json_text import parsed
 
 MAX_MEMBERS = 64
 MAX_FILE_BYTES = 512 << 20
 MAX_TOTAL_BYTES = 1 << 30
 MAX_DESCRIPTION_BYTES = 4 << 20
+MAX_COLUMNS = 10_000
 DESCRIPTION = "model.json"
 _MODEL_FILES = frozenset({DESCRIPTION, "model.txt", "model.safetensors"})
 
@@ -45,6 +47,8 @@ class Description:
     """Column of text to its known values; bundles written before text columns existed have none."""
     mode: str = ""
     """What the model was allowed to see in training: "realistic" or "oracle"; for the record."""
+    model_bytes: int = 0
+    """Size of the model's files; the time that they may take grows with it."""
 
 
 def unpacked(bundle: Path, folder: Path) -> Description:
@@ -65,13 +69,18 @@ def unpacked(bundle: Path, folder: Path) -> Description:
             _extract(bundle, folder)
     except FileNotFoundError as fault:
         raise HostError(f"{bundle} does not exist; give a bundle.tar.zst or an artifact folder") from fault
-    return _description(folder / DESCRIPTION, bundle.name)
+    size_bytes = sum(path.stat().st_size for path in folder.iterdir() if path.name != DESCRIPTION)
+    return replace(_description(folder / DESCRIPTION, bundle.name), model_bytes=size_bytes)
 
 
 def _copy_folder(source: Path, folder: Path) -> None:
     for name in sorted(_MODEL_FILES):
-        if (source / name).is_file():
-            (folder / name).write_bytes((source / name).read_bytes())
+        path = source / name
+        if not path.is_file():
+            continue
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise SpecError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB, which no model of this trainer is")
+        shutil.copyfile(path, folder / name)
 
 
 def _extract(bundle: Path, folder: Path) -> None:
@@ -84,10 +93,10 @@ def _description(path: Path, name: str) -> Description:
     try:
         if path.stat().st_size > MAX_DESCRIPTION_BYTES:
             raise SpecError(f"{name}: {DESCRIPTION} is larger than {MAX_DESCRIPTION_BYTES >> 20} MiB")
-        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        found = parsed(path.read_bytes())
     except FileNotFoundError as fault:
         raise SpecError(f"{name} holds no {DESCRIPTION}; it is no bundle of this trainer") from fault
-    except (ValueError, RecursionError) as fault:
+    except ValueError as fault:
         raise SpecError(f"{name}: {DESCRIPTION} is not JSON: {fault}") from fault
     faults = list(_faults(found))
     if faults:
@@ -105,17 +114,13 @@ def _description(path: Path, name: str) -> Description:
     )
 
 
-def _refuse_constant(text: str) -> float:
-    raise ValueError(f"{text} is no number of JSON")
-
-
 def _faults(found: Any) -> Iterator[str]:
     if not isinstance(found, dict) or found.get("v") != 1:
         yield f"v: found {found.get('v') if isinstance(found, dict) else found!r}, expected 1"
         return
     rules: dict[str, Callable[[Any], bool]] = {
         "model": lambda value: isinstance(value, str),
-        "columns": lambda value: isinstance(value, list),
+        "columns": lambda value: isinstance(value, list) and 1 <= len(value) <= MAX_COLUMNS,
         "host_column": lambda value: isinstance(value, str | None),
         "time_column": lambda value: isinstance(value, str | None),
         "window_rows": lambda value: type(value) is int and 1 <= value <= MAX_WINDOW_ROWS,
@@ -127,6 +132,16 @@ def _faults(found: Any) -> Iterator[str]:
             yield f"{key}: found {repr(found.get(key))[:80]}"
     columns = found.get("columns")
     if isinstance(columns, list) and not all(isinstance(name, str) for name in columns):
-        yield f"columns: found {columns!r}, expected names"
-    elif isinstance(columns, list):
-        yield from (str(fault) for fault in category_faults(found.get("categories", {}), columns))
+        yield f"columns: found {repr(columns)[:80]}, expected names"
+    elif isinstance(columns, list) and len(columns) <= MAX_COLUMNS:
+        yield from _category_faults(found.get("categories", {}), columns)
+
+
+def _category_faults(categories: Any, columns: list[str]) -> Iterator[str]:
+    known = set(columns)
+    for column in categories if isinstance(categories, dict) else ():
+        if column not in known:
+            # Alone, and without the nearest of the names: a comparison of all with all takes hours for a few MiB.
+            yield f"categories.{column[:80]}: found no such feature, expected one of the columns"
+            return
+    yield from (str(fault) for fault in category_faults(categories, columns))

@@ -26,7 +26,7 @@ from training.trainer.faults import SpecError
 from training.trainer.hyper import MODELS
 from training.trainer.job import Job
 from training.trainer.measures import best_threshold, has_both
-from training.trainer.models import Fitted, Setting, model_module
+from training.trainer.models import Fitted, InputShape, Setting, model_module
 from training.trainer.predictions import Predictions, continuing
 from training.trainer.progress import Progress
 from training.trainer.splits import LEAKING_RECIPES, Fold, final_fold, fold_digest, folds_of
@@ -145,7 +145,8 @@ def _trial(bench: _Bench, index: int, fold: Fold, share: tuple[float, float]) ->
     found = bench.checkpoints.finished(index)
     if found is not None:
         folder, record, score = found
-        return _Trial(model_module(bench.job.model).load(folder), record, score)
+        shape = InputShape(bench.job.model, len(bench.names), bench.windows.length)
+        return _Trial(model_module(bench.job.model).load(folder, shape), record, score)
     trial = _tried(bench, index, fold)
     bench.checkpoints.finish(index, trial.model.save, trial.record, trial.score)
     return trial

@@ -3,8 +3,10 @@
 Writes a stored model as ONNX and says how close its scores are to the original's. A file whose scores differ by more
 than 1e-5 is not written.
 
-Exit status 0: done. 1: the scores differ. 75: something is missing on this host. 78: bundle or data are wrong. 2: wrong
-usage.
+A child process does the work, as in `predict`.
+
+Exit status 0: done. 1: the scores differ. 70: the model crashed, or did not end in time. 75: something is missing on
+this host, or somebody ended the child. 78: bundle or data are wrong. 2: wrong usage. 130: Ctrl-C.
 """
 
 from __future__ import annotations
@@ -18,12 +20,22 @@ if not __package__:
     # Started as a file: the project root stands in for this folder, whose module names must not become top-level ones.
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from training.trainer import child
 from training.trainer.faults import HostError, TrainerError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status."""
-    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given[:1] == [child.CHILD]:
+        child.confine()
+        return exported(_parser().parse_args(given[1:]))
+    options = _parser().parse_args(given)
+    return child.run(Path(__file__).resolve(), "export", given, options.bundle.name)
+
+
+def exported(options: argparse.Namespace) -> int:
+    """Export in this process and return the exit status."""
     try:
         from training.trainer.onnx_export import export
 

@@ -6,9 +6,14 @@ import os
 from pathlib import Path
 
 
+def partial_of(path: Path) -> Path:
+    """Return the name that a file has until it is whole."""
+    return path.with_name(path.name + ".partial")
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file under a temporary name, sync it, and rename it."""
-    temporary = path.with_name(path.name + ".partial")
+    temporary = partial_of(path)
     with temporary.open("wb") as stream:
         stream.write(content)
         stream.flush()

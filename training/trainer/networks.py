@@ -29,20 +29,25 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
+from training.trainer import tensors as stored
 from training.trainer.checkpoint import Tensors
 from training.trainer.data import Floats
-from training.trainer.faults import HostError, TrainerError
+from training.trainer.faults import HostError, SpecError, TrainerError
+from training.trainer.hyper import MODELS, completed_hyper
+from training.trainer.json_text import parsed
 from training.trainer.measures import auprc_host_mean
-from training.trainer.models import Setting
+from training.trainer.models import InputShape, Setting
 from training.trainer.windows import Samples, Sequences
 
 MODEL_FILE = "model.safetensors"
 SCORE_ROWS = 4096
 WARM_UP = 0.05
 """Part of all steps over which the learning rate rises."""
+MAX_FAULT_LENGTH = 200
+"""Characters shown of what a foreign file says."""
 _SMALL = 1e-6
 
 Build = Callable[[int, int, Mapping[str, Any]], nn.Module]
@@ -193,21 +198,44 @@ def fit(build: Build, train: Samples[Sequences], validation: Samples[Sequences],
     return Network(module, shape, summary, tuple(loop.curve))
 
 
-def load(build: Build, folder: Path) -> Network:
+def load(build: Build, folder: Path, wanted: InputShape) -> Network:
     """Read a saved network.
 
     Raises:
-        SafetensorError: The file is damaged.
-        KeyError: A tensor is missing.
+        SpecError: The file is damaged, or not the network of a job.
     """
-    from safetensors import safe_open
-
-    with safe_open(folder / MODEL_FILE, framework="np") as file:
-        shape = json.loads(file.metadata()["shape"])
-    tensors = load_file(folder / MODEL_FILE)
+    texts, arrays = stored.read(folder / MODEL_FILE)
+    shape = _shape(texts.get("shape", ""), wanted)
+    with torch.device("meta"):
+        # Has shapes and no memory, so a network of any size may be planned before the file is held to it.
+        planned = scaled_network(build, shape, torch.empty(wanted.width), torch.empty(wanted.width))
+    stored.demand_shapes(arrays, {name: tuple(tensor.shape) for name, tensor in planned.state_dict().items()})
+    if not (arrays["spread"] > 0).all():
+        raise SpecError("spread holds a number that is not above 0")
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     module = scaled_network(build, shape, tensors["mean"], tensors["spread"])
     module.load_state_dict(tensors)
     return Network(module.eval(), shape)
+
+
+def _shape(text: str, wanted: InputShape) -> dict[str, Any]:
+    """Return what a network is built from, as `Network.shape`, from the text beside its tensors."""
+    try:
+        found = parsed(text.encode())
+    except ValueError as fault:
+        raise SpecError(f"its shape is not JSON: {fault}") from fault
+    if not isinstance(found, dict) or not isinstance(found.get("hyper"), dict):
+        raise SpecError("its shape names no hyper-parameters")
+    strange = set(found["hyper"]) - {item.name for item in MODELS[wanted.model].hypers}
+    if strange:
+        raise SpecError(f"its shape names {ascii(min(strange))[:MAX_FAULT_LENGTH]}, which {wanted.model} does not have")
+    for key, size in (("channels", wanted.width), ("steps", wanted.steps)):
+        if type(found.get(key)) is not int or found[key] != size:
+            raise SpecError(f"its shape has {key} {ascii(found.get(key))[:80]}, expected {size} as in model.json")
+    hyper, faults = completed_hyper(wanted.model, found["hyper"])
+    if faults:
+        raise SpecError(faults[0][:MAX_FAULT_LENGTH])
+    return {"channels": wanted.width, "steps": wanted.steps, "hyper": hyper}
 
 
 def scaler(windows: Sequences) -> tuple[Floats, Floats]:

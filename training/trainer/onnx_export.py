@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from training.dataset import expanded_columns
 from training.trainer.bundle_reader import Description
+from training.trainer.child import limited
 from training.trainer.data import Floats
 from training.trainer.faults import HostError, SpecError, TrainerError
 from training.trainer.files import write_whole
@@ -33,6 +34,8 @@ MAX_DIFFERENCE = 1e-5
 RANDOM_WINDOWS = 500
 SEED = 490
 _CHUNK_WINDOWS = 4096
+_STEP_LIMIT_S = 1800.0
+"""For the conversion, and for scoring a chunk twice; torch traces a network of 24 layers in a minute."""
 _REACH = 3.0
 """Random metrics have this many standard deviations of the training rows as their own."""
 
@@ -71,7 +74,8 @@ def _converted(model: Fitted, description: Description, content: str) -> bytes:
     from training.trainer import onnx_graphs
 
     try:
-        graph = onnx_graphs.graph_of(description.model, model)
+        with limited(_STEP_LIMIT_S):
+            graph = onnx_graphs.graph_of(description.model, model)
     except Exception as fault:
         # Each converter raises its own errors for what it can't express.
         raise TrainerError(f"the model can't be written as ONNX: {fault}; use the bundle itself") from fault
@@ -106,7 +110,8 @@ def difference(model: Fitted, text: bytes, inputs: Iterator[Floats | Sequences])
     session = _session(text)
     largest, count = 0.0, 0
     for part in inputs:
-        wanted, found = model.score(part), _onnx_scores(session, part)
+        with limited(_STEP_LIMIT_S):
+            wanted, found = model.score(part), _onnx_scores(session, part)
         # A score that is no number makes the sum no number, and the comparison below false.
         largest = float(np.max(np.abs(found - wanted), initial=largest))
         count += len(wanted)

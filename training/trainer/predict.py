@@ -2,8 +2,11 @@
 
 Reads a stored model and telemetry in parquet or CSV, and writes one row per full window: host, time, score, alarm.
 
-Exit status 0: done. 75: something is missing on this host. 78: bundle or data are wrong. 2: wrong usage. 141: the
-reader of the standard output stopped early.
+A child process does the work, because a model that came from somewhere else may crash the libraries that score it.
+
+Exit status 0: done. 70: the model crashed, or did not end in time. 75: something is missing on this host, or somebody
+ended the child. 78: bundle or data are wrong. 2: wrong usage. 130: Ctrl-C. 141: the reader of the standard output
+stopped early.
 """
 
 from __future__ import annotations
@@ -18,7 +21,9 @@ if not __package__:
     # Started as a file: the project root stands in for this folder, whose module names must not become top-level ones.
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from training.trainer import child
 from training.trainer.faults import HostError, TrainerError
+from training.trainer.files import partial_of
 
 EXIT_CLOSED = 141
 """The standard output was closed before all scores were written, as by `head`."""
@@ -26,7 +31,24 @@ EXIT_CLOSED = 141
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status."""
-    options = _options(arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given[:1] == [child.CHILD]:
+        child.confine()
+        return scored(_options(given[1:]))
+    options = _options(given)
+    whole = False
+    try:
+        status = child.run(Path(__file__).resolve(), "predict", given, options.bundle.name)
+        whole = status not in (child.EXIT_CRASHED, child.EXIT_KILLED, child.EXIT_INTERRUPTED)
+    finally:
+        if options.out is not None and not whole:
+            # A child that was ended had no time for it.
+            partial_of(options.out).unlink(missing_ok=True)
+    return status
+
+
+def scored(options: argparse.Namespace) -> int:
+    """Score in this process and return the exit status."""
     try:
         from training.trainer.scoring import predict
 

@@ -20,16 +20,24 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
+from training.dataset import expanded_columns
 from training.trainer.bundle_reader import Description, unpacked
-from training.trainer.data import Columns, Telemetry, read_rows
+from training.trainer.child import limited
+from training.trainer.data import Columns, Floats, Telemetry, read_rows
 from training.trainer.faults import SpecError, lacking
+from training.trainer.files import partial_of
 from training.trainer.hyper import MODELS, missing_libraries
-from training.trainer.models import Fitted, model_module
-from training.trainer.windows import WindowSet, model_inputs, window_set
+from training.trainer.models import Fitted, InputShape, model_module
+from training.trainer.windows import Sequences, WindowSet, input_names, model_inputs, window_set
 
 _PARQUET_MAGIC = b"PAR1"
 """First bytes of every parquet file. Source: Apache Parquet, file format."""
 _CHUNK_BYTES = 1 << 20
+MIN_LIMIT_S = 60.0
+LOAD_BYTES_PER_S = 1 << 19
+WINDOW_S = 0.01
+SCORE_BYTES_PER_S = 1e8
+"""A gbt of 360 KB takes 10 microseconds a window where this and the line above allow 120,000."""
 SCHEMA = {"host": pa.string(), "score": pa.float32(), "alarm": pa.bool_()}
 
 
@@ -101,11 +109,49 @@ def _spooled(stream: IO[bytes], folder: Path) -> Path:
 def scored_batches(model: Fitted, description: Description, telemetry: Telemetry) -> Iterator[pa.RecordBatch]:
     """Score one host after the other; a host with fewer rows than a window gives no batch."""
     for host, windows in host_windows(description, telemetry):
-        score = model.score(model_inputs(MODELS[description.model].inputs, windows, description.history))
+        score = scores(model, description, model_inputs(MODELS[description.model].inputs, windows, description.history))
         names = pa.array([host] * len(score), pa.string())
         time = pa.array(windows.telemetry.time[windows.ends])
         columns = [names, time, pa.array(score), pa.array(score >= description.threshold)]
         yield pa.RecordBatch.from_arrays(columns, schema=pa.schema(_fields(telemetry)))
+
+
+def scores(model: Fitted, description: Description, inputs: Floats | Sequences) -> Floats:
+    """Score windows within the time that they may take.
+
+    Raises:
+        SpecError: The model can't be computed, or gives something other than numbers.
+    """
+    try:
+        with limited(score_limit_s(description, len(inputs))):
+            found = model.score(inputs)
+    except MemoryError:
+        raise
+    except Exception as fault:
+        # Each library raises its own error for what it can't compute, torch also where memory runs out.
+        raise SpecError(
+            f"the model of the bundle can't be scored: {_shown(fault)}; if memory ran out, score fewer hosts at a time"
+        ) from fault
+    if not np.isfinite(found).all():
+        raise SpecError("the model of the bundle gives scores that are no numbers; do not use it, train its job again")
+    return found
+
+
+def load_limit_s(description: Description) -> float:
+    """Return how long reading a model's files may take; a text is checked at 8 MiB a second on a desktop."""
+    return MIN_LIMIT_S + description.model_bytes / LOAD_BYTES_PER_S
+
+
+def score_limit_s(description: Description, windows: int) -> float:
+    """Return how long scoring windows may take: as if each used every byte of the model in every row, slowly."""
+    work = description.model_bytes * description.window_rows
+    return MIN_LIMIT_S + windows * (WINDOW_S + work / SCORE_BYTES_PER_S)
+
+
+def _shown(fault: Exception) -> str:
+    """Return the first line of a foreign error that says something; torch writes pages."""
+    lines = [line for line in str(fault).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(fault).__name__
 
 
 def host_windows(description: Description, telemetry: Telemetry) -> Iterator[tuple[str, WindowSet]]:
@@ -135,18 +181,30 @@ def _loaded(description: Description, folder: Path) -> Fitted:
     missing = missing_libraries(description.model)
     if missing:
         raise lacking(description.model, missing)
+    module, shape = model_module(description.model), _input_shape(description)
     try:
-        return model_module(description.model).load(folder)
+        with limited(load_limit_s(description)):
+            return module.load(folder, shape)
+    except MemoryError:
+        raise
     except Exception as fault:
-        # Each model format raises its own error for a damaged file.
-        raise SpecError(f"the model file of the bundle can't be loaded: {fault}; fetch the bundle again") from fault
+        # Each library raises its own error for a file that it can't read.
+        raise SpecError(
+            f"the model file of the bundle can't be loaded: {_shown(fault)}; fetch the bundle again"
+        ) from fault
+
+
+def _input_shape(description: Description) -> InputShape:
+    columns = expanded_columns(description.columns, description.categories)
+    names = input_names(MODELS[description.model].inputs, columns, description.history)
+    return InputShape(description.model, len(names), description.window_rows)
 
 
 def _written(batches: Iterator[pa.RecordBatch], schema: pa.Schema, out: Path | None) -> int:
     if out is None:
         with pacsv.CSVWriter(pa.PythonFile(sys.stdout.buffer, mode="w"), schema) as writer:
             return _copied(batches, writer.write_batch)
-    partial = out.with_name(out.name + ".partial")
+    partial = partial_of(out)
     try:
         opened = pq.ParquetWriter(partial, schema) if out.suffix == ".parquet" else pacsv.CSVWriter(partial, schema)
         with opened as writer:

@@ -3,7 +3,7 @@
 A model module offers two functions:
 
 - `fit(train, validation, setting) -> Fitted` trains on samples and stops by the validation AUPRC;
-- `load(folder) -> Fitted` reads what `Fitted.save` wrote, in a format that runs no code.
+- `load(folder, shape) -> Fitted` reads what `Fitted.save` wrote, in a format that runs no code, and takes nothing else.
 
 The torch models hold a network each and share `training.trainer.networks` for both. A new model is a new module and one
 entry in `hyper.MODELS`; nothing else changes.
@@ -55,6 +55,18 @@ class Setting:
         return int(self.hyper[name])
 
 
+@dataclass(frozen=True, slots=True)
+class InputShape:
+    """What a stored model is asked to score; its file is held to this."""
+
+    model: str
+    """Name in `hyper.MODELS`."""
+    width: int
+    """Features of a window, or channels of a row."""
+    steps: int
+    """Rows of a window."""
+
+
 class Fitted(Protocol):
     """A trained model."""
 
@@ -82,8 +94,8 @@ class ModelModule(Protocol):
     def fit(self, train: Samples[Any], validation: Samples[Any], setting: Setting) -> Fitted:
         """Train a model."""
 
-    def load(self, folder: Path) -> Fitted:
-        """Read a saved model."""
+    def load(self, folder: Path, shape: InputShape) -> Fitted:
+        """Read a saved model; a file that is not as `save` writes it, for inputs of this shape, is refused."""
 
 
 def model_module(name: str) -> ModelModule:

@@ -18,9 +18,10 @@ from urllib.parse import quote
 import lightgbm
 import numpy as np
 
+from training.trainer.boosters import checked
 from training.trainer.data import Floats
 from training.trainer.measures import auprc_host_mean
-from training.trainer.models import Setting
+from training.trainer.models import InputShape, Setting
 from training.trainer.windows import Samples
 
 MODEL_FILE = "model.txt"
@@ -75,14 +76,13 @@ def fit(train: Samples[Floats], validation: Samples[Floats], setting: Setting) -
     return Trees(kept, {"rounds": best_round, "validation_auprc": best}, setting.threads, tuple(curve))
 
 
-def load(folder: Path) -> Trees:
+def load(folder: Path, shape: InputShape) -> Trees:
     """Read saved trees.
 
     Raises:
-        lightgbm.basic.LightGBMError: The file is no model of this format.
+        SpecError: The file is not as `save` writes it; LightGBM does not see it then.
     """
-    booster = lightgbm.Booster(model_str=(folder / MODEL_FILE).read_text(encoding="utf-8"))
-    return Trees(booster)
+    return Trees(lightgbm.Booster(model_str=checked((folder / MODEL_FILE).read_bytes(), shape.width)))
 
 
 def _plain(names: Sequence[str]) -> list[str]:

@@ -13,17 +13,19 @@ He et al., Delving Deep into Rectifiers, ICCV 2015 (initial weights); Srivastava
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from training.trainer import tensors as stored
 from training.trainer.data import Floats
+from training.trainer.faults import SpecError
+from training.trainer.hyper import MODELS
 from training.trainer.measures import Labels, auprc_host_mean
-from training.trainer.models import Setting
+from training.trainer.models import InputShape, Setting
 from training.trainer.windows import Samples
 
 MODEL_FILE = "model.safetensors"
@@ -85,18 +87,33 @@ def fit(train: Samples[Floats], validation: Samples[Floats], setting: Setting) -
     return Perceptron(mean, spread, clip, tuple(kept), {"epochs": best_epoch, "validation_auprc": best}, tuple(curve))
 
 
-def load(folder: Path) -> Perceptron:
+def load(folder: Path, shape: InputShape) -> Perceptron:
     """Read a saved network.
 
     Raises:
-        safetensors.SafetensorError: The file is damaged.
-        KeyError: A tensor is missing.
+        SpecError: The file is damaged, or not the network of a job.
     """
-    tensors = load_tensors((folder / MODEL_FILE).read_bytes())
+    _, tensors = stored.read(folder / MODEL_FILE)
     count = sum(name.endswith(".weight") for name in tensors)
-    layers = [tensors[f"layer{index}.{part}"] for index in range(count) for part in ("weight", "bias")]
+    units = [len(tensors.get(f"layer{index}.bias", ())) for index in range(count)]
+    stored.demand_shapes(tensors, _shapes(shape.width, units))
     clip = float(tensors["scaler.clip"][0])
+    for name, value in (("layers", count - 1), ("hidden", units[0]), ("clip", clip)):
+        fault = next(item for item in MODELS["mlp"].hypers if item.name == name).fault(value)
+        if fault:
+            raise SpecError(f"{name}: {fault}")
+    if not (tensors["scaler.spread"] > 0).all():
+        raise SpecError("scaler.spread holds a number that is not above 0")
+    layers = [tensors[f"layer{index}.{part}"] for index in range(count) for part in ("weight", "bias")]
     return Perceptron(tensors["scaler.mean"], tensors["scaler.spread"], clip, tuple(layers))
+
+
+def _shapes(width: int, units: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor of a network that sees so many features and has layers of so many units."""
+    shapes: dict[str, tuple[int, ...]] = {"scaler.mean": (width,), "scaler.spread": (width,), "scaler.clip": (1,)}
+    for index, (size, further) in enumerate(itertools.pairwise([width, *units[:-1], 1])):
+        shapes |= {f"layer{index}.weight": (size, further), f"layer{index}.bias": (further,)}
+    return shapes
 
 
 def scaled(features: Floats, mean: Floats, spread: Floats, clip: float) -> Floats:
