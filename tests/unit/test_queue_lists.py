@@ -216,7 +216,26 @@ def test_recent_failures_are_those_of_jobs_not_completed_since(world: World) -> 
     assert recent() == [(entry(1).id, "spec_rejected")]
     world.requeue(entry(1).id)
     world.fail(world.running("d"), "preempted")
+    assert recent() == [(entry(1).id, "spec_rejected")]
+    world.complete(world.running("d"))
     assert recent() == []
+
+
+def test_a_job_given_back_still_shows_the_error_before_it_and_takes_no_place_of_a_newer_one(world: World) -> None:
+    world.load([entry(1), entry(2)], {"default": Policy(slots=3)})
+
+    def recent(limit: int) -> list[tuple[str, str, str | None]]:
+        found = world.do(lambda tx: world.queue.recent_failures(tx, limit))
+        return [(one.job_id, one.failure.error, one.failure.host) for one in found]
+
+    world.fail(world.running("a"), error="first")
+    world.fail(world.running("b"), error="second")
+    world.wait(30)
+    world.fail(world.running("c"), "preempted", error="the owner came")
+    assert recent(1) == [(entry(2).id, "second", "b")]
+    assert recent(10) == [(entry(2).id, "second", "b"), (entry(1).id, "first", "a")]
+    world.running("c")
+    assert recent(10) == [(entry(2).id, "second", "b"), (entry(1).id, "first", "a")]
 
 
 # ---- workers
