@@ -235,6 +235,27 @@ def test_a_session_lives_as_long_as_a_call_of_it_waits(sessions: Sessions, clock
     meet(sessions, at(COPY, 1))
 
 
+def test_the_silence_of_a_session_begins_with_the_end_of_its_last_call(sessions: Sessions, clock: Clock) -> None:
+    with sessions.present("w1", at(HOME, 1)):
+        clock.now += 1000
+    clock.now += 90
+    with pytest.raises(IdentityInUseError):
+        meet(sessions, at(COPY, 1))
+    clock.now += 1
+    meet(sessions, at(COPY, 1))
+
+
+def test_a_call_that_fails_ends_like_any_other(sessions: Sessions, clock: Clock) -> None:
+    with pytest.raises(ConnectionError), sessions.present("w1", at(HOME, 1)):
+        clock.now += 1000
+        raise ConnectionError
+    clock.now += 90
+    with pytest.raises(IdentityInUseError):
+        meet(sessions, at(COPY, 1))
+    clock.now += 1
+    meet(sessions, at(COPY, 1))
+
+
 def test_a_start_anew_in_the_same_place_takes_over_at_once_and_for_good(sessions: Sessions) -> None:
     for start in range(1, 4):
         meet(sessions, at(HOME, start))

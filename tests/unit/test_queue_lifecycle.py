@@ -30,6 +30,12 @@ def world(tmp_path: Path) -> Iterator[World]:
         yield opened
 
 
+def kept_failure(world: World, lease: wire.Lease) -> int | None:
+    """Return the event of the newest bad end of a lease's job."""
+    event: int | None = world.do(lambda tx: tx.one("lease", lease_id=lease.lease_id))["failure"]
+    return event
+
+
 # ---- claim
 
 
@@ -355,6 +361,15 @@ def test_an_adopted_lost_claim_costs_its_attempt_again(world: World) -> None:
     assert world.job(lease.job_id).attempts_used == 1
     row = world.do(lambda tx: tx.one("lease", lease_id=lease.lease_id))
     assert (row["refunds"], row["refunded"]) == (0, 0)
+
+
+def test_an_adopted_job_has_no_failure(world: World) -> None:
+    world.load([entry(1)])
+    lease = world.running()
+    world.wait(601)
+    assert kept_failure(world, lease) is not None
+    world.beat(lease)
+    assert kept_failure(world, lease) is None
 
 
 def test_a_late_result_is_adopted_while_nobody_else_has_begun(world: World) -> None:
@@ -690,6 +705,23 @@ def test_a_job_given_back_costs_nothing_and_can_be_claimed_at_once(world: World)
     assert (view.attempts_used, view.failure, view.delayed) == (0, None, False)
     assert world.events(entry(1).id)[-1] == "release"
     assert world.claim() is not None
+
+
+def test_a_job_given_back_keeps_the_failure_before_it(world: World) -> None:
+    world.load([entry(1)])
+    failed = world.running()
+    world.fail(failed, error="it broke")
+    before = kept_failure(world, failed)
+    world.wait(30)
+    given_back = world.running()
+    world.fail(given_back, "preempted")
+    assert kept_failure(world, given_back) == before is not None
+    world.cancel(entry(1).id)
+    world.requeue(entry(1).id)
+    cancelled = world.running()
+    world.cancel(entry(1).id)
+    assert world.fail(cancelled, "lost").status == "cancelled"
+    assert kept_failure(world, cancelled) == before
 
 
 def test_a_host_fault_costs_nothing_and_keeps_the_job_from_that_host_for_a_while(world: World) -> None:
