@@ -59,6 +59,14 @@ def test_a_wrong_token_is_401_and_never_told(
     assert "worker-token" not in caught.value.message
 
 
+@pytest.mark.parametrize("authorization", [None, b"", b"Bearer", b"Bearer ", b"Basic worker-token"])
+def test_no_token_is_told_apart_from_a_wrong_one(authorization: bytes | None) -> None:
+    with pytest.raises(AuthenticationError, match="no bearer token came; set CIS490_WORKER_TOKEN"):
+        ALL.demand("worker", authorization, None)
+    with pytest.raises(AuthenticationError, match="the bearer token is not this receiver's"):
+        ALL.demand("worker", b"Bearer x", None)
+
+
 def test_without_an_operator_token_nobody_is_operator_and_the_way_out_is_named() -> None:
     with pytest.raises(ForbiddenError, match="CIS490_OPERATOR_TOKEN"):
         NONE.demand("operator", None, b"anything")
@@ -153,8 +161,24 @@ def test_beyond_loopback_named_operators_stand_in_for_the_operator_token() -> No
         demand_wide_tokens("0.0.0.0", {"operator": "short", "read": "c" * 16}, operators=True)
 
 
+def test_named_operators_stand_in_for_no_other_token() -> None:
+    with pytest.raises(ConfigurationError, match="CIS490_READ_TOKEN: found not set"):
+        demand_wide_tokens("0.0.0.0", {"operator": "a" * 16}, operators=True)
+
+
+def test_beyond_loopback_somebody_must_be_operator() -> None:
+    with pytest.raises(ConfigurationError, match="CIS490_OPERATOR_TOKEN: found not set"):
+        demand_wide_tokens("0.0.0.0", {"read": "c" * 16})
+
+
 def test_on_loopback_no_token_is_needed() -> None:
     demand_wide_tokens("127.0.0.1", {})
+
+
+def test_behind_a_proxy_loopback_needs_what_the_other_side_needs() -> None:
+    with pytest.raises(ConfigurationError, match=r"127\.0\.0\.1 can be reached from other hosts through a proxy") as caught:
+        demand_wide_tokens("127.0.0.1", {}, fronted=True)
+    assert [fault.place for fault in caught.value.faults] == ["CIS490_OPERATOR_TOKEN", "CIS490_READ_TOKEN"]
 
 
 @pytest.mark.parametrize(
