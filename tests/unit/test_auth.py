@@ -176,7 +176,7 @@ def test_on_loopback_no_token_is_needed() -> None:
 
 
 def test_behind_a_proxy_loopback_needs_what_the_other_side_needs() -> None:
-    with pytest.raises(ConfigurationError, match=r"127\.0\.0\.1 can be reached from other hosts through a proxy") as caught:
+    with pytest.raises(ConfigurationError, match="can be reached from other hosts through a proxy") as caught:
         demand_wide_tokens("127.0.0.1", {}, fronted=True)
     assert [fault.place for fault in caught.value.faults] == ["CIS490_OPERATOR_TOKEN", "CIS490_READ_TOKEN"]
 
