@@ -485,6 +485,19 @@ def test_a_restart_gives_every_live_lease_a_full_fresh_term(world: World) -> Non
     assert world.status(running.job_id) == "pending"
 
 
+def test_after_a_restart_only_what_a_worker_holds_is_a_lease(world: World) -> None:
+    world.load(entry(number) for number in range(5))
+    world.complete(world.running("a"))
+    world.cancel(entry(1).id)
+    leases = [world.running("b"), world.claim("c")]
+    world.restart()
+    assert len(world.queue.leases) == 2
+    assert [live.lease_id for name in ("b", "c") for live in world.queue.leases.held_by(name)] == [
+        lease.lease_id for lease in leases
+    ]
+    assert world.queue.leases.holders() == {"b", "c"}
+
+
 def test_the_receivers_own_stall_ends_no_lease(world: World) -> None:
     world.load([entry(1)])
     lease = world.running()
@@ -805,6 +818,13 @@ def test_the_log_of_the_newest_failure_is_kept(world: World) -> None:
     world.wait(30)
     world.fail(world.running(), log_tail="second")
     assert world.detail(entry(1).id).log_tail == "second"
+
+
+def test_each_job_has_the_log_of_its_own_failure(world: World) -> None:
+    world.load([entry(1), entry(2), entry(3)])
+    for text in ("of the first", "of the second"):
+        world.fail(world.running(), log_tail=text)
+    assert [world.detail(entry(number).id).log_tail for number in (1, 2, 3)] == ["of the first", "of the second", ""]
 
 
 # ---- cancel and requeue

@@ -264,6 +264,16 @@ def test_a_job_given_back_still_shows_the_error_before_it_and_takes_no_place_of_
     assert recent(10) == [(entry(2).id, "second", "b"), (entry(1).id, "first", "a")]
 
 
+def test_each_job_that_failed_stands_among_the_failures_once_with_its_newest_error(world: World) -> None:
+    world.load([entry(1), entry(2)])
+    world.fail(world.running(), error="first")
+    world.fail(world.running("b"), error="of another")
+    world.wait(30)
+    world.fail(world.running(), error="second")
+    found = world.do(lambda tx: world.queue.recent_failures(tx, 10))
+    assert [(one.job_id, one.failure.error) for one in found] == [(entry(1).id, "second"), (entry(2).id, "of another")]
+
+
 # ---- workers
 
 
