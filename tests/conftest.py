@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -14,10 +17,18 @@ settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
 ROOT = Path(__file__).resolve().parents[1]
+LIMIT_S = 600.0
+"""Longest time of a test, of its setup and of its teardown, seconds; long versions have none.
+
+The slowest take less than half of it on two busy cores, so what takes longer has no end.
+"""
+AGAIN_S = 10.0
+"""How soon a test is told again that its time is over, when something swallowed the first time."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="run the long versions as well")
+    parser.addoption("--limit", type=float, default=LIMIT_S, help="longest time of a test, seconds; 0 for none")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -27,6 +38,44 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(skip)
+
+
+@contextmanager
+def limited(item: pytest.Item) -> Generator[None, None, None]:
+    """Let what a test does fail where it stands once its time is over: a loop or a wait without an end."""
+    limit_s = item.config.getoption("--limit")
+    if not limit_s or "slow" in item.keywords or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def over(*_: Any) -> None:
+        pytest.fail(f"no end after {limit_s:g} s (--limit)")
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, limit_s, AGAIN_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
+    with limited(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    with limited(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
+    with limited(item):
+        return (yield)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -60,6 +60,26 @@ def repeated(database: Sqlite, change: Callable[[Any], Any]) -> Any:
     return answer.result(10)
 
 
+class Ending:
+    """Ends a loop from deadline to deadline that goes round on the spot.
+
+    A sweep at a deadline takes it away, or some of what ends then; a fault may leave it, and then no time passes.
+    """
+
+    MOST = 100
+
+    def __init__(self) -> None:
+        self.deadline: float | None = None
+        self.times = 0
+
+    def at(self, deadline: float) -> float:
+        """Note the deadline that comes next, and return it."""
+        self.times = self.times + 1 if deadline == self.deadline else 0
+        self.deadline = deadline
+        assert self.times < self.MOST, f"{self.MOST} sweeps at {deadline} and it is still the next deadline"
+        return deadline
+
+
 class World:
     def __init__(self, path: Path, terms: Terms | None = None) -> None:
         self.path = path
@@ -144,9 +164,9 @@ class World:
 
     def wait(self, seconds: float) -> None:
         """Let time pass while the sweeper runs whenever it is needed."""
-        end = self.now + seconds
+        end, ending = self.now + seconds, Ending()
         while (deadline := self.queue.next_deadline()) is not None and deadline <= end:
-            self.now = max(self.now, deadline)
+            self.now = max(self.now, ending.at(deadline))
             self.sweep()
         self.now = end
         self.sweep()

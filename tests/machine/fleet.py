@@ -38,6 +38,7 @@ import pytest
 
 from tests.machine.fleet_model import SWEEP_S, Model
 from tests.machine.inline_database import InlineSqlite
+from tests.queue_world import Ending
 from training.fleet import wire
 from training.fleet.capability import GIB, Capability, Gpu
 from training.fleet.database.pages import sums_path
@@ -473,7 +474,7 @@ class Fleet:
 
     def passes(self, seconds: float) -> None:
         """The sweeper runs whenever it is needed."""
-        end = self.model.now + seconds
+        end, ending = self.model.now + seconds, Ending()
         every_time = not self.choose(8)
         while True:
             if not every_time:
@@ -481,7 +482,7 @@ class Fleet:
             deadline = self.queue.next_deadline()
             if deadline is None or deadline > end:
                 break
-            self.model.now = max(self.model.now, deadline)
+            self.model.now = max(self.model.now, ending.at(deadline))
             self.sweep()
         self.model.now = end
         self.sweep()

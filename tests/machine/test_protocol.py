@@ -12,6 +12,7 @@ import pytest
 from tests.machine import protocol
 from tests.machine.inline_database import InlineSqlite
 from tests.machine.protocol import Event, Protocol, Search
+from tests.queue_world import Ending
 from training.fleet import wire
 from training.fleet.capability import GIB, Capability
 from training.fleet.errors import ConflictError, OtherResultError, StaleLeaseError
@@ -120,8 +121,9 @@ class RealJob:
         return "noted"
 
     def expire(self, _slot: int, _: int) -> str:
+        ending = Ending()
         while (due := self.queue.next_deadline()) is not None and len(self.queue.leases):
-            self.now = due
+            self.now = ending.at(due)
             self.do(self.queue.sweep)
         return ""
 

@@ -3,6 +3,7 @@
     python -m tests.mutants
     python -m tests.mutants --only fence --processes 1
     python -m tests.mutants --markdown
+    python -m tests.mutants sweep          every small break of a guard, see `sweep`
 
 Works on a copy of the project in a temporary folder. Exit status: 0 when every mutant was found, 1 when one was not,
 2 when the table no longer fits the code or the tests do not pass without a mutant.
@@ -18,6 +19,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tests.mutants import sweep
 from tests.mutants.table import Mutant, faults, in_words, read
 from tests.mutants.trial import Verdict, copy_project, run_tests, without_guard
 
@@ -77,6 +79,8 @@ def run_all(mutants: list[Mutant], processes: int, markdown: bool) -> list[Verdi
 
 
 def main() -> int:
+    if sys.argv[1:2] == ["sweep"]:
+        return sweep.main(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", default="", metavar="TEXT", help="only mutants whose name holds this text")
     parser.add_argument("--processes", type=int, default=2, metavar="N", help="mutants at a time (default: 2)")

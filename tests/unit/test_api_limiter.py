@@ -84,3 +84,23 @@ def test_what_is_remembered_stays_bounded(limiter: Limiter, monkeypatch: pytest.
     for number in range(200):
         wrong(limiter, f"192.0.2.{number}")
     assert len(limiter._wrong) == 50
+
+
+def test_a_right_code_takes_back_one_try_and_not_the_wrong_ones_before_it(limiter: Limiter) -> None:
+    wrong(limiter, "192.0.2.1", 4)
+    limiter.enter("192.0.2.1")
+    limiter.forgive("192.0.2.1")
+    wrong(limiter, "192.0.2.1")
+    with pytest.raises(TooManyTriesError):
+        limiter.enter("192.0.2.1")
+
+
+def test_what_is_over_or_forgiven_is_not_remembered(limiter: Limiter, clock: Clock) -> None:
+    limiter.enter("192.0.2.1")
+    limiter.forgive("192.0.2.1")
+    assert limiter._wrong == {}
+    wrong(limiter, "192.0.2.1", 5)
+    clock.now += 60
+    limiter.enter("192.0.2.2")
+    assert list(limiter._wrong) == ["192.0.2.2"]
+    limiter.enter("192.0.2.1")

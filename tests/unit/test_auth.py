@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 
-from training.fleet.auth import Credentials, Role, demand_wide_tokens, host_name, is_loopback
+from training.fleet.auth import Credentials, Operator, Role, demand_wide_tokens, host_name, is_loopback
 from training.fleet.errors import AuthenticationError, ConfigurationError, ForbiddenError
 
 ALL = Credentials.of({"operator": "op-token", "worker": "worker-token", "read": "read-token"})
@@ -57,6 +59,14 @@ def test_a_wrong_token_is_401_and_never_told(
     assert "worker-token" not in caught.value.message
 
 
+@pytest.mark.parametrize("authorization", [None, b"", b"Bearer", b"Bearer ", b"Basic worker-token"])
+def test_no_token_is_told_apart_from_a_wrong_one(authorization: bytes | None) -> None:
+    with pytest.raises(AuthenticationError, match="no bearer token came; set CIS490_WORKER_TOKEN"):
+        ALL.demand("worker", authorization, None)
+    with pytest.raises(AuthenticationError, match="the bearer token is not this receiver's"):
+        ALL.demand("worker", b"Bearer x", None)
+
+
 def test_without_an_operator_token_nobody_is_operator_and_the_way_out_is_named() -> None:
     with pytest.raises(ForbiddenError, match="CIS490_OPERATOR_TOKEN"):
         NONE.demand("operator", None, b"anything")
@@ -65,6 +75,50 @@ def test_without_an_operator_token_nobody_is_operator_and_the_way_out_is_named()
 @pytest.mark.parametrize("role", ["worker", "read", "anyone"])
 def test_workers_and_readers_need_no_token_where_none_is_set(role: Role) -> None:
     NONE.demand(role, None, None)
+
+
+# ---- operators who read
+
+
+def reading(rights: str, authorization: bytes | None, read_token: str | None = "read-token") -> str:
+    """Let an operator with some rights read; return how it was taken, or the code of the refusal."""
+    operator = Operator("ann", hashlib.sha256(b"ann's token").digest(), frozenset(rights.split()))
+    credentials = Credentials.of({"read": read_token}, [operator])
+    try:
+        return credentials.demand("read", authorization, b"ann's token").who
+    except (AuthenticationError, ForbiddenError) as error:
+        return error.code
+
+
+@pytest.mark.parametrize("rights", ["operate", "enrol", "operate enrol"])
+def test_an_operator_without_the_right_to_read_may_not_read(rights: str) -> None:
+    assert reading(rights, None) == "forbidden"
+    assert reading(rights, b"Bearer ann's token") == "unauthenticated"
+    assert reading(rights, b"") == "unauthenticated"
+
+
+@pytest.mark.parametrize("rights", ["read", "read operate", "operate read enrol"])
+def test_an_operator_with_the_right_to_read_reads_under_its_name(rights: str) -> None:
+    assert reading(rights, None) == "operator:ann"
+    assert reading(rights, b"Bearer wrong") == "operator:ann"
+    assert reading(rights, None, read_token=None) == "operator:ann"
+
+
+def test_an_operator_without_the_right_reads_as_a_reader_with_the_readers_token() -> None:
+    assert reading("operate", b"Bearer read-token") == "reader"
+
+
+def test_an_operator_without_the_right_reads_as_anyone_where_anyone_may() -> None:
+    assert reading("operate", None, read_token=None) == "anyone"
+    assert reading("operate", b"Bearer something", read_token=None) == "anyone"
+
+
+def test_the_right_that_a_route_asks_for_is_the_one_that_counts() -> None:
+    enroller = Credentials.of({}, [Operator("ann", hashlib.sha256(b"ann's token").digest(), frozenset({"enrol"}))])
+    assert enroller.demand("operator", None, b"ann's token", right="enrol").rights == {"enrol"}
+    for right in ("operate", "read", None):
+        with pytest.raises(ForbiddenError, match=f"wants the role {right or 'operate'} and operator ann has enrol"):
+            enroller.demand("operator", None, b"ann's token", right=right)  # type: ignore[arg-type]
 
 
 def test_a_credential_never_shows_itself() -> None:
@@ -107,8 +161,24 @@ def test_beyond_loopback_named_operators_stand_in_for_the_operator_token() -> No
         demand_wide_tokens("0.0.0.0", {"operator": "short", "read": "c" * 16}, operators=True)
 
 
+def test_named_operators_stand_in_for_no_other_token() -> None:
+    with pytest.raises(ConfigurationError, match="CIS490_READ_TOKEN: found not set"):
+        demand_wide_tokens("0.0.0.0", {"operator": "a" * 16}, operators=True)
+
+
+def test_beyond_loopback_somebody_must_be_operator() -> None:
+    with pytest.raises(ConfigurationError, match="CIS490_OPERATOR_TOKEN: found not set"):
+        demand_wide_tokens("0.0.0.0", {"read": "c" * 16})
+
+
 def test_on_loopback_no_token_is_needed() -> None:
     demand_wide_tokens("127.0.0.1", {})
+
+
+def test_behind_a_proxy_loopback_needs_what_the_other_side_needs() -> None:
+    with pytest.raises(ConfigurationError, match="can be reached from other hosts through a proxy") as caught:
+        demand_wide_tokens("127.0.0.1", {}, fronted=True)
+    assert [fault.place for fault in caught.value.faults] == ["CIS490_OPERATOR_TOKEN", "CIS490_READ_TOKEN"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -40,6 +41,7 @@ def test_a_secret_is_put_together_and_taken_apart() -> None:
     assert secret == f"cis490w.{ID}.key"
     assert (id_of(secret), key_of(secret)) == (ID, "key")
     assert (id_of("something-else"), key_of("something-else")) == ("", "")
+    assert (id_of("something.else"), key_of("something.else")) == ("", "")
 
 
 def test_the_right_key_gives_the_worker() -> None:
@@ -104,6 +106,31 @@ def test_the_living_identity_of_a_worker_is_the_one_that_was_not_revoked() -> No
     assert registry().newest("nobody") is None
 
 
+@pytest.mark.parametrize(
+    ("more", "state"),
+    [
+        ({}, "enrolled"),
+        ({"rotate": True}, "rotating"),
+        ({"next_digest": DIGEST}, "rotating"),
+        ({"rotate": True, "next_digest": DIGEST, "revoked_at": "2026-01-02T00:00:00.000Z"}, "revoked"),
+    ],
+)
+def test_the_state_of_an_identity_says_whether_a_new_key_is_under_way(more: dict[str, Any], state: str) -> None:
+    assert identity(**more).state == state
+
+
+def test_a_wall_clock_that_was_set_back_hides_no_living_identity() -> None:
+    living = identity(id="living", created_at="2026-01-01T00:00:00.000Z")
+    gone = identity(id="gone", created_at="2026-06-01T00:00:00.000Z", revoked_at="2026-06-02T00:00:00.000Z")
+    assert registry(living, gone).living("w1") == registry(gone, living).living("w1") == living
+
+
+def test_of_revoked_identities_the_one_that_enrolled_last_is_shown() -> None:
+    older = identity(id="older", revoked_at="2026-01-02T00:00:00.000Z")
+    newer = identity(id="newer", created_at="2026-01-02T00:00:00.000Z", revoked_at="2026-01-03T00:00:00.000Z")
+    assert registry(older, newer).newest("w1") == registry(newer, older).newest("w1") == newer
+
+
 def test_an_identity_shows_no_digest() -> None:
     assert digest_of("key") not in repr(identity(next_digest=digest_of("next")))
     assert "digest" not in repr(identity())
@@ -165,6 +192,7 @@ def test_a_file_names_operators_with_their_rights() -> None:
         (f"[operators.a]\ntoken_sha256 = '{DIGEST}'\nroles = []", "operators.a.roles: found []"),
         (f"[operators.a]\ntoken_sha256 = '{DIGEST}'\nroles = 'read'", "operators.a.roles: found 'read'"),
         (f"[operators.a]\ntoken_sha256 = '{DIGEST}'\nroles = ['read']\ntoken = 'x'", "operators.a.token: found an unk"),
+        (f"[operators.a]\ntoken_sha256 = '{DIGEST}'\nroles = {{ read = 1 }}", "operators.a.roles: found {'read': 1}"),
         ("[operators]\na = 3", "operators.a.token_sha256"),
         (f"{FILE}\n[others]", "others: found an unknown key"),
     ],
@@ -233,6 +261,32 @@ def test_a_session_lives_as_long_as_a_call_of_it_waits(sessions: Sessions, clock
             meet(sessions, at(COPY, 1))
     clock.now += 91
     meet(sessions, at(COPY, 1))
+
+
+def test_the_silence_of_a_session_begins_with_the_end_of_its_last_call(sessions: Sessions, clock: Clock) -> None:
+    with sessions.present("w1", at(HOME, 1)):
+        clock.now += 1000
+    clock.now += 90
+    with pytest.raises(IdentityInUseError):
+        meet(sessions, at(COPY, 1))
+    clock.now += 1
+    meet(sessions, at(COPY, 1))
+
+
+def test_a_call_that_fails_ends_like_any_other(sessions: Sessions, clock: Clock) -> None:
+    with pytest.raises(ConnectionError), sessions.present("w1", at(HOME, 1)):
+        clock.now += 1000
+        raise ConnectionError
+    clock.now += 90
+    with pytest.raises(IdentityInUseError):
+        meet(sessions, at(COPY, 1))
+    clock.now += 1
+    meet(sessions, at(COPY, 1))
+
+
+def test_one_session_calls_again_and_again(sessions: Sessions) -> None:
+    for _ in range(3):
+        meet(sessions, at(HOME, 1))
 
 
 def test_a_start_anew_in_the_same_place_takes_over_at_once_and_for_good(sessions: Sessions) -> None:

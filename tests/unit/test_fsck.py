@@ -220,9 +220,41 @@ RULES = {
         "job failed, completed attempts 1",
     ),
     "attempt beyond": ("UPDATE attempt SET fence = 9 WHERE job = 4", 3, "attempt 1, newest row 9, fence 1"),
+    "newest attempt forgotten": ("UPDATE job SET attempt = 0 WHERE seq = 4", 3, "attempt 0, newest row 1, fence 1"),
+    "attempt beyond the fence": ("UPDATE job SET fence = 0 WHERE seq = 4", 3, "attempt 1, newest row 1, fence 0"),
+    "attempt without a row": (
+        "UPDATE job SET attempt = 1, fence = 1 WHERE seq = 7",
+        6,
+        "attempt 1, newest row 0, fence 1",
+    ),
+    "older result": (
+        "UPDATE job SET attempt = 2, fence = 2 WHERE seq = 1",
+        0,
+        "job completed, completed attempts 1",
+    ),
+    "result of another model": (
+        "UPDATE artifact SET model = 'mlp' WHERE seq = 1",
+        0,
+        "no row of artifact ",
+    ),
+    "result of another mode": (
+        "UPDATE artifact SET mode = 'oracle' WHERE seq = 1",
+        0,
+        "no row of artifact ",
+    ),
     "refunds": ("UPDATE job SET refunds = 4 WHERE seq = 7", 6, "4 refunds"),
     "history": ("DELETE FROM event WHERE job = 8 AND action = 'cancel'", 7, "job cancelled, newest event pending"),
     "no history": ("DELETE FROM event WHERE job = 7", 6, "job pending, newest event missing"),
+    "history from nothing": (
+        "UPDATE event SET from_status = NULL WHERE job = 5 AND action = 'start'",
+        4,
+        "start from nothing after claimed",
+    ),
+    "history before its beginning": (
+        "UPDATE event SET from_status = 'failed' WHERE job = 7 AND action = 'add'",
+        6,
+        "add from failed after nothing",
+    ),
     "history with a gap": (
         "UPDATE event SET from_status = 'failed' WHERE job = 5 AND action = 'start'",
         4,
@@ -236,6 +268,25 @@ def test_a_rule_between_rows_that_is_broken_is_found(site: Site, statement: str,
     change(site.db, statement)
     report = site.fsck()
     assert found in " ".join(fault.found for fault in report.findings if fault.place == f"job {site.ids[job]}")
+    assert {place for place in places(report) if place.startswith("job ")} == {f"job {site.ids[job]}"}
+
+
+def test_as_many_refunds_as_there_may_be_are_none_too_many(site: Site) -> None:
+    change(site.db, "UPDATE job SET refunds = 3 WHERE seq = 7")
+    assert site.fsck().findings == []
+
+
+@pytest.mark.parametrize("other", ["model = 'mlp'", "mode = 'oracle'"])
+def test_an_artifact_is_named_with_the_jobs_whose_result_it_is_and_no_other(site: Site, other: str) -> None:
+    """The same bytes may be the result of two jobs of one kind, and be stored apart for one of another kind."""
+    change(
+        site.db,
+        f"UPDATE job SET artifact = '{site.artifacts[1]}' WHERE seq IN (1, 3)",
+        f"UPDATE job SET {other} WHERE seq = 1",
+    )
+    flip(site.bundle(1), 400)
+    found = [place for place in places(site.fsck()) if place.startswith(f"artifact {site.artifacts[1]}")]
+    assert found == [f"artifact {site.artifacts[1]} (result of job {site.ids[1]}, {site.ids[2]})"]
 
 
 def test_a_result_whose_artifact_has_no_row_is_found(site: Site) -> None:

@@ -30,6 +30,12 @@ def world(tmp_path: Path) -> Iterator[World]:
         yield opened
 
 
+def kept_failure(world: World, lease: wire.Lease) -> int | None:
+    """Return the event of the newest bad end of a lease's job."""
+    event: int | None = world.do(lambda tx: tx.one("lease", lease_id=lease.lease_id))["failure"]
+    return event
+
+
 # ---- claim
 
 
@@ -357,6 +363,15 @@ def test_an_adopted_lost_claim_costs_its_attempt_again(world: World) -> None:
     assert (row["refunds"], row["refunded"]) == (0, 0)
 
 
+def test_an_adopted_job_has_no_failure(world: World) -> None:
+    world.load([entry(1)])
+    lease = world.running()
+    world.wait(601)
+    assert kept_failure(world, lease) is not None
+    world.beat(lease)
+    assert kept_failure(world, lease) is None
+
+
 def test_a_late_result_is_adopted_while_nobody_else_has_begun(world: World) -> None:
     world.load([entry(1)])
     lease = world.running()
@@ -468,6 +483,19 @@ def test_a_restart_gives_every_live_lease_a_full_fresh_term(world: World) -> Non
     assert [world.status(lease.job_id) for lease in (running, claimed)] == ["running", "pending"]
     world.wait(510)
     assert world.status(running.job_id) == "pending"
+
+
+def test_after_a_restart_only_what_a_worker_holds_is_a_lease(world: World) -> None:
+    world.load(entry(number) for number in range(5))
+    world.complete(world.running("a"))
+    world.cancel(entry(1).id)
+    leases = [world.running("b"), world.claim("c")]
+    world.restart()
+    assert len(world.queue.leases) == 2
+    assert [live.lease_id for name in ("b", "c") for live in world.queue.leases.held_by(name)] == [
+        lease.lease_id for lease in leases
+    ]
+    assert world.queue.leases.holders() == {"b", "c"}
 
 
 def test_the_receivers_own_stall_ends_no_lease(world: World) -> None:
@@ -692,6 +720,23 @@ def test_a_job_given_back_costs_nothing_and_can_be_claimed_at_once(world: World)
     assert world.claim() is not None
 
 
+def test_a_job_given_back_keeps_the_failure_before_it(world: World) -> None:
+    world.load([entry(1)])
+    failed = world.running()
+    world.fail(failed, error="it broke")
+    before = kept_failure(world, failed)
+    world.wait(30)
+    given_back = world.running()
+    world.fail(given_back, "preempted")
+    assert kept_failure(world, given_back) == before is not None
+    world.cancel(entry(1).id)
+    world.requeue(entry(1).id)
+    cancelled = world.running()
+    world.cancel(entry(1).id)
+    assert world.fail(cancelled, "lost").status == "cancelled"
+    assert kept_failure(world, cancelled) == before
+
+
 def test_a_host_fault_costs_nothing_and_keeps_the_job_from_that_host_for_a_while(world: World) -> None:
     world.load([entry(1)])
     world.fail(world.running("pi"), "host_fault")
@@ -773,6 +818,13 @@ def test_the_log_of_the_newest_failure_is_kept(world: World) -> None:
     world.wait(30)
     world.fail(world.running(), log_tail="second")
     assert world.detail(entry(1).id).log_tail == "second"
+
+
+def test_each_job_has_the_log_of_its_own_failure(world: World) -> None:
+    world.load([entry(1), entry(2), entry(3)])
+    for text in ("of the first", "of the second"):
+        world.fail(world.running(), log_tail=text)
+    assert [world.detail(entry(number).id).log_tail for number in (1, 2, 3)] == ["of the first", "of the second", ""]
 
 
 # ---- cancel and requeue

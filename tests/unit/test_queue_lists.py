@@ -88,6 +88,9 @@ def test_a_page_with_specifications_is_bounded_more_tightly(world: World) -> Non
         (Filters(model="mlp"), []),
         (Filters(host="pi"), [0, 1]),
         (Filters(frozenset({"running"}), host="pi"), [1]),
+        (Filters(frozenset({"running"}), host="server"), []),
+        (Filters(frozenset({"running", "completed"}), model="gbt"), [0, 1]),
+        (Filters(frozenset({"running", "completed"}), model="mlp"), []),
         (Filters(id_prefix="f" * 63), []),
     ],
 )
@@ -106,6 +109,29 @@ def test_jobs_are_found_by_the_start_of_their_id(world: World) -> None:
     wanted = sorted(job_id for job_id in (view.id for view in page(world).jobs) if job_id[0] in "0123456789")
     found = [view.id for digit in "0123456789" for view in page(world, Filters(id_prefix=digit)).jobs]
     assert found == wanted
+
+
+@pytest.mark.parametrize(
+    ("filters", "shown"),
+    [
+        ({"statuses": frozenset({"running"})}, True),
+        ({"statuses": frozenset({"pending", "completed"})}, False),
+        ({"model": "gbt"}, True),
+        ({"model": "mlp"}, False),
+        ({"mode": "oracle"}, True),
+        ({"mode": "realistic"}, False),
+        ({"host": "pi"}, True),
+        ({"host": "server"}, False),
+    ],
+)
+def test_a_start_of_an_id_and_each_filter_must_both_fit(world: World, filters: dict[str, Any], shown: bool) -> None:
+    filled(world)
+    assert every(world, Filters(id_prefix=entry(1, mode="oracle").id[:12], **filters)) == [1] * shown
+
+
+def test_the_jobs_of_a_status_come_in_their_order_however_small_the_pages_are(world: World) -> None:
+    world.load(entry(number) for number in range(8))
+    assert [every(world, Filters(frozenset({"pending"})), limit=limit) for limit in (1, 2, 3)] == [list(range(8))] * 3
 
 
 def test_a_start_of_ids_can_be_filtered_and_paged(world: World) -> None:
@@ -216,7 +242,36 @@ def test_recent_failures_are_those_of_jobs_not_completed_since(world: World) -> 
     assert recent() == [(entry(1).id, "spec_rejected")]
     world.requeue(entry(1).id)
     world.fail(world.running("d"), "preempted")
+    assert recent() == [(entry(1).id, "spec_rejected")]
+    world.complete(world.running("d"))
     assert recent() == []
+
+
+def test_a_job_given_back_still_shows_the_error_before_it_and_takes_no_place_of_a_newer_one(world: World) -> None:
+    world.load([entry(1), entry(2)], {"default": Policy(slots=3)})
+
+    def recent(limit: int) -> list[tuple[str, str, str | None]]:
+        found = world.do(lambda tx: world.queue.recent_failures(tx, limit))
+        return [(one.job_id, one.failure.error, one.failure.host) for one in found]
+
+    world.fail(world.running("a"), error="first")
+    world.fail(world.running("b"), error="second")
+    world.wait(30)
+    world.fail(world.running("c"), "preempted", error="the owner came")
+    assert recent(1) == [(entry(2).id, "second", "b")]
+    assert recent(10) == [(entry(2).id, "second", "b"), (entry(1).id, "first", "a")]
+    world.running("c")
+    assert recent(10) == [(entry(2).id, "second", "b"), (entry(1).id, "first", "a")]
+
+
+def test_each_job_that_failed_stands_among_the_failures_once_with_its_newest_error(world: World) -> None:
+    world.load([entry(1), entry(2)])
+    world.fail(world.running(), error="first")
+    world.fail(world.running("b"), error="of another")
+    world.wait(30)
+    world.fail(world.running(), error="second")
+    found = world.do(lambda tx: world.queue.recent_failures(tx, 10))
+    assert [(one.job_id, one.failure.error) for one in found] == [(entry(1).id, "second"), (entry(2).id, "of another")]
 
 
 # ---- workers

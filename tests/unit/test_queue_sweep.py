@@ -124,6 +124,62 @@ def test_the_end_of_a_fault_delay_wakes_nobody_when_another_host_has_the_job(wor
     assert world.queue.next_deadline() is not None
 
 
+def test_the_end_of_a_fault_delay_announces_no_other_job(world: World) -> None:
+    world.load([entry(1), entry(2, Requirement("gbt", min_ram_gib=1))])
+    world.fail(world.running("pi"), "host_fault")
+    world.running("server")
+    told: list[dict[int, int]] = []
+    world.queue.on_ready(lambda ready: told.append(dict(ready)))
+    world.wait(60)
+    assert (told, world.status(entry(2).id)) == ([], "pending")
+
+
+def test_only_what_can_be_claimed_is_announced_when_a_manifest_comes_into_force(world: World) -> None:
+    jobs = [entry(1), entry(2, Requirement("gbt", min_ram_gib=1))]
+    world.load(jobs)
+    world.running("pi")
+    told: list[dict[int, int]] = []
+    world.queue.on_ready(lambda ready: told.append(dict(ready)))
+    world.load(jobs)
+    assert [set(ready) for ready in told] == [{2}]
+
+
+def test_a_preferred_job_of_another_kind_does_not_stand_in_for_one_that_waited(world: Parked) -> None:
+    lease = busy_tower(world, entry(1, PREFERS))
+    wait_and_beat(world, lease, 300)
+    later = Requirement("gbt", prefer_cuda=True, min_ram_gib=1)
+    jobs = [entry(0, Requirement("gbt", require_cuda=True)), entry(1, PREFERS), entry(2, later, priority=1)]
+    world.load(jobs)
+    wait_and_beat(world, lease, 300)
+    assert world.claim("pi").job_id == entry(1).id
+    assert world.claim("server") is None
+    world.sweep()
+    assert set(world.queue.hosts.overdue) == set()
+
+
+def test_the_best_job_of_a_kind_is_the_one_that_must_have_waited(world: Parked) -> None:
+    lease = busy_tower(world, entry(1, PREFERS))
+    wait_and_beat(world, lease, 300)
+    world.load([entry(0, Requirement("gbt", require_cuda=True)), entry(1, PREFERS), entry(2, PREFERS, priority=1)])
+    wait_and_beat(world, lease, 300)
+    assert world.claim("pi") is None
+    wait_and_beat(world, lease, 300)
+    assert world.claim("pi").job_id == entry(2).id
+
+
+def test_the_end_of_a_fault_delay_announces_no_job_that_waits_for_its_next_try(world: World) -> None:
+    world.load([entry(1)])
+    world.fail(world.running("pi"), "host_fault")
+    world.now += 20
+    world.fail(world.running("server"), "trainer_error")
+    told: list[dict[int, int]] = []
+    world.queue.on_ready(lambda ready: told.append(dict(ready)))
+    world.wait(29)
+    assert told == []
+    world.wait(1)
+    assert told == [{1: 1}]
+
+
 def test_a_slot_that_becomes_free_wakes_its_host(world: Parked) -> None:
     world.load([entry(1), entry(2)], {"pi": Policy(slots=1), "default": Policy(deny_jobs=("*",))})
     lease = world.running("pi")

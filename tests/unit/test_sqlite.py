@@ -543,6 +543,19 @@ def test_every_statement_is_used() -> None:
     assert unused == []
 
 
+WRITTEN = {
+    "job": "INSERT INTO job (seq, id, spec, model, mode, requirement, priority, position, timeout_s, max_attempts,"
+    " updated_at) VALUES",
+    "attempt": "INSERT INTO attempt (job, fence, lease_id, worker, claim_id, claimed_at, outcome, ended_at, refunded)"
+    " VALUES",
+    "identity": "INSERT INTO identity (id, worker, digest, next_digest, rotate, created_at) VALUES",
+    "good": "9" * 64,
+    "short": "9" * 63,
+    "odd": "9" * 63 + "G",
+}
+"""How a table of statements writes rows, and digests that are right and wrong."""
+
+
 @pytest.fixture
 def raw(path: Path) -> Iterator[sqlite3.Connection]:
     """The tables without the code in front of them, with one pending job, one completed and one failed."""
@@ -584,7 +597,7 @@ def raw(path: Path) -> Iterator[sqlite3.Connection]:
         "UPDATE job SET artifact = 'c' WHERE seq = 2",
         "UPDATE job SET status = 'running', lease_id = 'x' WHERE seq = 3",
         "UPDATE job SET status = 'cancelled' WHERE seq = 3",
-        "UPDATE job SET spec = '{}' WHERE seq = 1",
+        "UPDATE job SET spec = 'x' WHERE seq = 1",
         "UPDATE job SET requirement = 7 WHERE seq = 1",
         "UPDATE job SET timeout_s = 0 WHERE seq = 1",
         "UPDATE job SET priority = 'high' WHERE seq = 1",
@@ -598,17 +611,59 @@ def raw(path: Path) -> Iterator[sqlite3.Connection]:
         "UPDATE event SET why = 'other'",
         "INSERT INTO event VALUES (2, '', '', 1, NULL, 'explode', NULL, 'pending', '')",
         "INSERT INTO artifact VALUES (1, 'short', 'gbt', 'oracle', 1, '')",
-        "INSERT INTO job (seq, id, spec, model, mode, requirement, priority, position, timeout_s, max_attempts,"
-        " updated_at) VALUES (9, 'NOTHEX', '{}', 'gbt', 'oracle', 1, 0, 1, 60, 3, '')",
+        "INSERT INTO artifact VALUES (1, '{short}', 'gbt', 'oracle', 1, '')",
+        "INSERT INTO artifact VALUES (1, '{odd}', 'gbt', 'oracle', 1, '')",
+        "INSERT INTO artifact VALUES (1, '{good}', 'gbt', 'oracle', -1, '')",
+        "{job} (9, '{short}', '{{}}', 'gbt', 'oracle', 1, 0, 1, 60, 3, '')",
+        "{job} (9, '{odd}', '{{}}', 'gbt', 'oracle', 1, 0, 1, 60, 3, '')",
+        "{job} (9, '{good}', '{{}}', 'gbt', 'another', 1, 0, 1, 60, 3, '')",
+        "UPDATE job SET max_attempts = 0 WHERE seq = 3",
+        "UPDATE job SET named = 2 WHERE seq = 1",
+        "UPDATE job SET ready = 2 WHERE seq = 1",
+        "UPDATE job SET cancel_requested = 2, status = 'claimed', lease_id = 'x' WHERE seq = 1",
+        "{attempt} (1, 0, 'l', 'b', 'c', '', NULL, NULL, 0)",
+        "{attempt} (1, 1, 'l', 'b', 'c', '', 'forgotten', '', 0)",
+        "{attempt} (1, 1, 'l', 'b', 'c', '', NULL, NULL, 2)",
+        "{identity} ('i', 'b', '{short}', NULL, 0, '')",
+        "{identity} ('i', 'b', '{odd}', NULL, 0, '')",
+        "{identity} ('i', 'b', '{good}', '{short}', 0, '')",
+        "{identity} ('i', 'b', '{good}', '{odd}', 0, '')",
+        "{identity} ('i', 'b', '{good}', NULL, 2, '')",
+        "INSERT INTO invite VALUES ('{short}', 'b', '', '', 0, NULL)",
+        "INSERT INTO invite VALUES ('{odd}', 'b', '', '', 0, NULL)",
+        "INSERT INTO event VALUES (2, '', '', 1, NULL, 'add', NULL, NULL, '')",
+        "INSERT INTO event VALUES (2, '', '', NULL, 'pi', 'invite', NULL, 'pending', '')",
+        "INSERT INTO event VALUES (2, '', '', 1, 'pi', 'add', NULL, 'pending', '')",
+        "INSERT INTO event VALUES (2, '', '', NULL, NULL, 'invite', NULL, NULL, '')",
     ],
 )
 def test_what_must_never_be_true_cannot_be_written(raw: sqlite3.Connection, statement: str) -> None:
     raw.execute("PRAGMA foreign_keys = ON")
     with pytest.raises(sqlite3.IntegrityError):
-        raw.execute(statement)
+        raw.execute(statement.format(**WRITTEN))
 
 
-def test_what_may_be_true_can_be_written(raw: sqlite3.Connection) -> None:
-    raw.execute("UPDATE job SET status = 'claimed', lease_id = 'x', fence = 6, attempts_used = 3 WHERE seq = 1")
-    raw.execute("UPDATE job SET status = 'pending', fence = 6 WHERE seq = 3")
-    raw.execute("UPDATE job SET named = 0, priority = 4 WHERE seq = 2")
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE job SET status = 'claimed', lease_id = 'x', fence = 6, attempts_used = 3 WHERE seq = 1",
+        "UPDATE job SET status = 'pending', fence = 6 WHERE seq = 3",
+        "UPDATE job SET status = 'pending', fence = 5 WHERE seq = 3",
+        "UPDATE job SET status = 'failed' WHERE seq = 3",
+        "UPDATE job SET named = 0, priority = 4 WHERE seq = 2",
+        "UPDATE job SET status = 'completed', artifact = '{good}' WHERE seq = 1",
+        "UPDATE job SET status = 'completed' WHERE seq = 2",
+        "UPDATE job SET timeout_s = 1, max_attempts = 1, ready = 0, attempt = 5 WHERE seq = 1",
+        "UPDATE attempt SET outcome = 'completed', error = 'x' WHERE job = 2",
+        "INSERT INTO artifact VALUES (1, '{good}', 'gbt', 'oracle', 0, '')",
+        "{job} (9, '{good}', '{{}}', 'gbt', 'realistic', 1, 0, 1, 60, 3, '')",
+        "{attempt} (1, 1, 'l', 'b', 'c', '', 'expired', '', 1)",
+        "{attempt} (1, 1, 'l', 'b', 'c', '', NULL, NULL, 0)",
+        "{identity} ('i', 'b', '{good}', '{good}', 1, '')",
+        "INSERT INTO invite VALUES ('{good}', 'b', '', '', 0, NULL)",
+        "INSERT INTO event VALUES (2, '', '', 1, NULL, 'add', NULL, 'pending', '')",
+        "INSERT INTO event VALUES (2, '', '', NULL, 'pi', 'invite', NULL, NULL, '')",
+    ],
+)
+def test_what_may_be_true_can_be_written(raw: sqlite3.Connection, statement: str) -> None:
+    raw.execute(statement.format(**WRITTEN))

@@ -428,8 +428,13 @@ ORDER BY e.id DESC LIMIT :limit;
 SELECT tail FROM log WHERE job = :job;
 
 -- name: recent_failures
--- The newest bad ends of jobs that are not completed since.
-SELECT v.* FROM job_newest AS v WHERE v.failure IS NOT NULL ORDER BY v.failure DESC LIMIT :limit;
+-- The newest bad ends of jobs that are not completed since. The attempt is looked for, because one that was given back
+-- may have followed it.
+SELECT j.id, j.model, j.mode, j.status, a.worker AS host, a.ended_at, a.outcome, a.kind, a.exit_status, a.error
+FROM job AS j JOIN attempt AS a ON a.job = j.seq AND a.fence = (
+    SELECT max(b.fence) FROM attempt AS b WHERE b.job = j.seq AND b.outcome IN ('failed', 'expired', 'lost_claim')
+)
+WHERE j.failure IS NOT NULL ORDER BY j.failure DESC LIMIT :limit;
 
 ---- the manifest -----------------------------------------------------------------------------------------------------
 
