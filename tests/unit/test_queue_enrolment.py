@@ -290,6 +290,26 @@ def test_a_job_whose_cancellation_waits_is_cancelled_when_its_worker_is_revoked(
     assert world.status(lease.job_id) == "cancelled"
 
 
+def test_enrolling_again_frees_what_the_identity_before_held_and_costs_no_attempt(world: World) -> None:
+    world.load([entry(1), entry(2)])
+    enrolled(world)
+    running, of_another = world.running("pi"), world.running("tower")
+    code = invited(world)
+    ready = len(world.ready)
+    enrol(world, code, TWO)
+    assert [world.status(lease.job_id) for lease in (running, of_another)] == ["pending", "running"]
+    assert len(world.ready) == ready + 1, "parked claims are told"
+    with pytest.raises(FleetError, match="stop the trainer"):
+        world.beat(running)
+    later = world.claim("pi")
+    assert later.job_id == running.job_id
+    enrol(world, code, TWO)
+    assert world.beat(later).cancel is False, "the same exchange asked again takes nothing"
+    assert [event.why for event in trail(world, job=running.job_id) if event.action == "release"] == [
+        "the worker pi has enrolled again"
+    ]
+
+
 def test_the_holder_of_a_lease_is_known_while_it_lives_and_after(world: World) -> None:
     world.load([entry(1)])
     lease = world.running("pi")

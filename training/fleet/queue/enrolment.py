@@ -2,8 +2,8 @@
 
 Owns the rows of invites and identities. Guarantees that a code is exchanged once, for the host it was made for and
 while it lives; that the same exchange asked again is answered again; that no code and no key is ever stored; that a new
-key takes over at its first use and not before; and that a revoked worker holds no lease. Every change appends its event
-in the same transaction. Leaves the comparison of secrets to `auth`.
+key takes over at its first use and not before; and that an identity which was revoked or replaced holds no lease. Every
+change appends its event in the same transaction. Leaves the comparison of secrets to `auth`.
 """
 
 from __future__ import annotations
@@ -106,7 +106,8 @@ class Enrolment(Lifecycle):
         old = self.registry.living(worker)
         if old is not None:
             self._change(tx, replace(old, revoked_at=at, next_digest=None, rotate=False), at_once=True)
-            self._note(tx, actor, worker, "replace", f"identity {old.id} ends, the host has enrolled anew")
+            self._note(tx, actor, worker, "replace", f"identity {old.id} ends, the host has enrolled again")
+            self._free_leases(tx, worker, actor, f"the worker {worker} has enrolled again")
         new = Identity(secrets.token_hex(ID_BYTES), worker, message.secret_sha256, created_at=at)
         tx.run("add_identity", id=new.id, worker=worker, digest=new.digest, at=at)
         used = tx.run("use_invite", digest=digest_of(message.code), identity=new.id)
@@ -144,9 +145,13 @@ class Enrolment(Lifecycle):
         gone = replace(identity, revoked_at=self._now(), next_digest=None, rotate=False)
         self._change(tx, gone, at_once=True)
         self._note(tx, actor, worker, "revoke", f"identity {identity.id}")
-        for row in tx.all("leases_of", worker=worker):
-            self._take_back(tx, row["lease_id"], actor, f"the worker {worker} was revoked")
+        self._free_leases(tx, worker, actor, f"the worker {worker} was revoked")
         return view_of(gone)
+
+    def _free_leases(self, tx: Transaction, worker: str, actor: str, why: str) -> None:
+        """End what a worker holds, because the identity it was given to may work no more."""
+        for row in tx.all("leases_of", worker=worker):
+            self._take_back(tx, row["lease_id"], actor, why)
 
     def ask_to_rotate(self, tx: Transaction, worker: str, actor: str) -> wire.IdentityView:
         """Ask a worker for a new key; it makes one at its next contact. Safe to repeat.
