@@ -204,7 +204,7 @@ def test_a_worker_touches_only_the_leases_it_holds(receiver: LiveReceiver) -> No
 
 def test_a_new_key_takes_over_at_its_first_use_and_not_before(receiver: LiveReceiver) -> None:
     old = receiver.enrolled("w1", "old-key")
-    new = {"Authorization": old["Authorization"].replace("old-key", "new-key")}
+    new = {**old, "Authorization": old["Authorization"].replace("old-key", "new-key")}
     digest = {"secret_sha256": hashlib.sha256(b"new-key").hexdigest()}
     assert "x-rotate-secret" not in claim(receiver, "w1", old).headers
     assert receiver.call("POST", "/v1/worker/w1/rotate", operator=True).json["state"] == "rotating"
@@ -253,7 +253,7 @@ def test_a_parked_claim_ends_when_its_worker_is_revoked(tmp_path: Path) -> None:
 def test_only_who_shows_the_right_secret_learns_that_it_was_revoked(receiver: LiveReceiver) -> None:
     headers = receiver.enrolled("w1", "right-key")
     receiver.call("POST", "/v1/worker/w1/revoke", operator=True)
-    wrong = {"Authorization": headers["Authorization"].replace("right-key", "wrong-key")}
+    wrong = {**headers, "Authorization": headers["Authorization"].replace("right-key", "wrong-key")}
     assert [claim(receiver, "w1", shown).json["code"] for shown in (headers, wrong)] == ["revoked", "unauthenticated"]
 
 
@@ -289,3 +289,88 @@ def test_a_second_machine_with_one_identity_is_refused_and_told_of(receiver: Liv
     assert (view["identity"], len(view["alerts"])) == ("enrolled", 1)
     assert trail(receiver)[-1] == ("worker:w1", "clash", "w1")
     assert [action for _, action, _ in trail(receiver)].count("clash") == 1
+
+
+SECRET_ALONE = {
+    "no session": "",
+    "a malformed one": "here",
+    "another place": f"{PLACE_B}.{'3' * 32}",
+    "a visit from another host": f"{'b' * 16}.visit",
+}
+
+
+@pytest.mark.parametrize("session", SECRET_ALONE.values(), ids=SECRET_ALONE)
+def test_a_secret_alone_takes_nothing_from_the_worker_that_lives_and_is_told_of(
+    receiver: LiveReceiver, session: str
+) -> None:
+    headers = receiver.enrolled("w1", "its-own-key")
+    lease = claim(receiver, "w1", headers, **{"X-Worker-Session": f"{PLACE_A}.{'1' * 32}"}).json
+    home = {**headers, "X-Worker-Session": f"{PLACE_A}.{'1' * 32}"}
+    thief = {**headers, "X-Worker-Session": session}
+    if not session:
+        del thief["X-Worker-Session"]
+    digest = {"secret_sha256": hashlib.sha256(b"a-key-of-the-thief").hexdigest()}
+    replies = [
+        claim(receiver, "w1", thief),
+        beat(receiver, lease, thief),
+        receiver.call("POST", "/v1/secret", digest, thief),
+        receiver.call("POST", "/v1/worker/certificate", headers=thief),
+        receiver.call("GET", "/v1/worker/self", headers=thief),
+        receiver.call("GET", "/v1/worker.pyz", headers=thief),
+    ]
+    assert [(reply.status, reply.json["code"]) for reply in replies] == [(409, "identity_in_use")] * 6
+    assert beat(receiver, lease, home).status == 200
+    assert [action for _, action, _ in trail(receiver)] == ["invite", "enrol", "clash"]
+    health = receiver.call("GET", "/v1/health", headers=READ).json
+    assert health["status"] == "degraded"
+    assert [text.partition(";")[0] for text in health["problems"]] == [
+        "another machine shows the identity of worker w1"
+    ]
+    assert b"cis490_problems 1\n" in receiver.call("GET", "/metrics", headers=READ).body
+    assert receiver.call("GET", "/readyz").status == 200, "who has a secret alone must not take the receiver away"
+
+
+def test_who_says_nothing_of_its_session_is_told_what_is_missing(receiver: LiveReceiver) -> None:
+    headers = receiver.enrolled("w1")
+    del headers["X-Worker-Session"]
+    refused = claim(receiver, "w1", headers)
+    assert (refused.status, refused.json["code"]) == (400, "bad_request")
+    assert "found none in X-Worker-Session, expected PLACE.START, 32 hex digits each" in refused.json["detail"]
+    assert [action for _, action, _ in trail(receiver)] == ["invite", "enrol"]
+    assert receiver.call("GET", "/v1/health", headers=READ).json["problems"] == []
+
+
+def test_a_program_of_the_workers_host_may_look_while_the_worker_runs_and_take_nothing(receiver: LiveReceiver) -> None:
+    headers = receiver.enrolled("w1")
+    home = {**headers, "X-Worker-Session": f"{PLACE_A}.{'1' * 32}"}
+    visit = {**headers, "X-Worker-Session": f"{'a' * 16}.visit"}
+    assert receiver.call("GET", "/v1/worker/self", headers=visit).json["worker"] == "w1"
+    lease = claim(receiver, "w1", home).json
+    assert receiver.call("GET", "/v1/worker/self", headers=visit).json["alerts"] == []
+    assert receiver.call("GET", "/v1/worker.pyz", headers=visit).status == 200
+    assert claim(receiver, "w1", visit).status == 400
+    assert beat(receiver, lease, home).status == 200
+    assert [action for _, action, _ in trail(receiver)] == ["invite", "enrol"]
+
+
+def test_a_key_that_nobody_asked_for_does_not_lock_the_worker_out(receiver: LiveReceiver) -> None:
+    """While the worker is silent, who has its secret is served; a key of its own would keep the worker out for good."""
+    headers = receiver.enrolled("w1", "its-own-key")
+    digest = {"secret_sha256": hashlib.sha256(b"a-key-of-the-thief").hexdigest()}
+    refused = receiver.call("POST", "/v1/secret", digest, headers)
+    assert (refused.status, refused.json["code"]) == (409, "wrong_state")
+    assert "cis490-jobs worker rotate w1" in refused.json["detail"]
+    assert receiver.call("GET", "/v1/worker/self", headers=headers).status == 200
+
+
+def test_the_next_key_shown_in_another_place_does_not_take_over(receiver: LiveReceiver) -> None:
+    home = {**receiver.enrolled("w1", "old-key"), "X-Worker-Session": f"{PLACE_A}.{'1' * 32}"}
+    receiver.call("POST", "/v1/worker/w1/rotate", operator=True)
+    digest = {"secret_sha256": hashlib.sha256(b"new-key").hexdigest()}
+    assert receiver.call("POST", "/v1/secret", digest, home).status == 200
+    new = {**home, "Authorization": home["Authorization"].replace("old-key", "new-key")}
+    assert claim(receiver, "w1", {**new, "X-Worker-Session": f"{PLACE_B}.{'1' * 32}"}).status == 409
+    visit = {**new, "X-Worker-Session": f"{'a' * 16}.visit"}
+    assert receiver.call("GET", "/v1/worker/self", headers=visit).status == 200
+    assert claim(receiver, "w1", home).status == 200, "the key before is good until its worker uses the next"
+    assert [action for _, action, _ in trail(receiver)].count("renew") == 0

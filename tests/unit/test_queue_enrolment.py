@@ -170,6 +170,22 @@ def test_identities_outlive_a_restart(world: World) -> None:
     assert actions(world) == ["invite", "enrol", "rotate", "renew"]
 
 
+def test_a_key_that_nobody_asked_for_takes_the_place_of_none(world: World) -> None:
+    """Whoever has the secret could otherwise make it useless to the worker it belongs to."""
+    identity = enrolled(world)
+    with pytest.raises(ConflictError, match=r"nobody asked the worker pi for a new key.*cis490-jobs worker rotate pi"):
+        world.do(lambda tx: world.queue.take_secret(tx, identity.id, TWO))
+    assert world.queue.registry.living("pi") == identity
+    world.do(lambda tx: world.queue.take_secret(tx, identity.id, ONE))  # the one in force, told again
+    rotate(world)
+    for _ in range(2):
+        world.do(lambda tx: world.queue.take_secret(tx, identity.id, TWO))
+    world.do(lambda tx: world.queue.renew(tx, identity.id))
+    world.do(lambda tx: world.queue.take_secret(tx, identity.id, TWO))
+    with pytest.raises(ConflictError):
+        world.do(lambda tx: world.queue.take_secret(tx, identity.id, ONE))
+
+
 def test_asking_twice_for_a_new_key_is_one_event(world: World) -> None:
     enrolled(world)
     assert [rotate(world).state, rotate(world).state] == ["rotating", "rotating"]

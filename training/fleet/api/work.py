@@ -34,7 +34,7 @@ FAIL: Final = Decoder(Fail)
 async def claim(fleet: Fleet, request: Request) -> Answer:
     """Give the caller a job, now or when one appears while it waits."""
     message = CLAIM.decode(await request.body())
-    demand_own_name(request, message.worker)
+    demand_own_name(fleet, request, message.worker)
     fleet.demand_open()
     if not _speakable(message.capability.version):
         oldest = ".".join(map(str, OLDEST_WORKER))

@@ -174,9 +174,19 @@ class Enrolment(Lifecycle):
         return view_of(identity)
 
     def take_secret(self, tx: Transaction, public_id: str, digest: str) -> wire.SecretTaken:
-        """Keep the digest of a worker's next key; the present one is good until the next was used. Safe to repeat."""
+        """Keep the digest of a worker's next key; the present one is good until the next was used. Safe to repeat.
+
+        Raises:
+            RevokedError: The identity lives no more.
+            ConflictError: Nobody asked for a new key. So who has the secret alone cannot make it useless to its worker.
+        """
         identity = self._living(public_id)
         if digest not in (identity.digest, identity.next_digest):
+            if not identity.rotate:
+                raise ConflictError(
+                    f"nobody asked the worker {identity.worker} for a new key; expected that first: "
+                    f"cis490-jobs worker rotate {identity.worker}"
+                )
             self._change(tx, replace(identity, next_digest=digest))
         return wire.SecretTaken(public_id)
 
