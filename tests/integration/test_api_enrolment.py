@@ -140,11 +140,37 @@ def test_a_code_that_could_not_be_looked_at_is_not_counted_as_wrong(
     assert [receiver.enrol("w1", code, "key").status for _ in range(9)] == [503] * 8 + [200]
 
 
+def test_an_address_without_a_credential_brings_about_few_events_whatever_names_it_gives(
+    receiver: LiveReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    for clock in (receiver.fleet.limiter, receiver.fleet.news):
+        monkeypatch.setattr(clock, "_clock", lambda: now[0])
+    for number in range(100):
+        assert receiver.enrol(f"host-{number}", "x" * 32, "key").status == 401
+        now[0] += 30
+    assert [action for _, action, _ in trail(receiver)] == ["refuse"] * 5
+
+
 def test_wrong_codes_from_everywhere_are_no_news_after_a_while(receiver: LiveReceiver) -> None:
     for number in range(60):
-        receiver.fleet.limiter.enter(f"192.0.2.{number}")
+        receiver.fleet.news.is_news(f"192.0.2.{number}", "refuse", "w1", known=False)
     assert receiver.enrol("w1", "x" * 32, "key").status == 401
     assert trail(receiver) == []
+    mine, other = receiver.enrolled("w1"), receiver.enrolled("w2")
+    assert beat(receiver, claim(receiver, "w1", mine).json, other).status == 409
+    assert trail(receiver)[-1] == ("worker:w2", "refuse", "w2"), "who has a credential is told of all the same"
+
+
+def test_an_exchange_that_is_asked_again_gives_the_identity_to_nobody_else(receiver: LiveReceiver) -> None:
+    code = receiver.invited("w1")
+    secret = f"cis490w.{receiver.enrol('w1', code, 'key').json['id']}.key"
+    places = [
+        {"Authorization": f"Bearer {secret}", "X-Worker-Session": f"{place}.{'1' * 32}"} for place in (PLACE_A, PLACE_B)
+    ]
+    assert claim(receiver, "w1", places[0]).status == 200
+    assert receiver.enrol("w1", code, "key").status == 200
+    assert [claim(receiver, "w1", place).status for place in reversed(places)] == [409, 200]
 
 
 def test_an_issuer_gives_what_mutual_tls_needs_and_its_certificate_is_noted(receiver: LiveReceiver) -> None:

@@ -333,18 +333,17 @@ def test_a_new_identity_begins_anew(sessions: Sessions) -> None:
     meet(sessions, at(COPY, 1))
 
 
-def test_a_clash_is_shown_for_a_while_and_told_once_in_a_while(sessions: Sessions, clock: Clock) -> None:
+def test_a_clash_is_shown_for_a_while(sessions: Sessions, clock: Clock) -> None:
     assert sessions.clashed_s("w1") is None
     meet(sessions, at(HOME, 1))
     with pytest.raises(IdentityInUseError):
         meet(sessions, at(COPY, 1))
     clock.now += 299
     assert sessions.clashed_s("w1") == 299
+    assert sessions.clashed() == ["w1"]
     clock.now += 1
     assert sessions.clashed_s("w1") is None
-    assert [sessions.is_news("a"), sessions.is_news("a"), sessions.is_news("b")] == [True, False, True]
-    clock.now += 300
-    assert sessions.is_news("a")
+    assert sessions.clashed() == []
 
 
 # ---- addresses

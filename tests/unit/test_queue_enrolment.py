@@ -235,7 +235,7 @@ def test_the_fingerprint_of_a_certificate_is_kept(world: World) -> None:
 
 def test_a_certificate_after_the_first_is_an_event(world: World) -> None:
     identity = enrolled(world)
-    for fingerprint in (ONE, TWO):
+    for fingerprint in (ONE, ONE, TWO, TWO):
         world.do(lambda tx, fingerprint=fingerprint: world.queue.keep_certificate(tx, identity.id, fingerprint))
     assert world.queue.registry.living("pi").fingerprint == TWO
     assert actions(world) == ["invite", "enrol", "renew"]

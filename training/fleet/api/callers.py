@@ -90,9 +90,18 @@ def address(request: Request) -> str:
     return str(client[0]) if client else ""
 
 
-async def note(fleet: Fleet, request: Request, worker: str, action: str, why: str) -> None:
-    """Append an event that a request brings again and again; it is told once in some minutes."""
-    if fleet.sessions.is_news(f"{action} {worker} {request.caller.identity}"):
+async def note(fleet: Fleet, request: Request, worker: str, action: str, why: str, *, known: bool = True) -> None:
+    """Append an event that a request brings about again and again; of one address few are written, see `News`.
+
+    Args:
+        fleet: What is worked on.
+        request: The request.
+        worker: The worker it is about.
+        action: The action of the event.
+        why: What happened.
+        known: The caller has shown a credential.
+    """
+    if fleet.news.is_news(address(request), action, worker, known=known):
         told, who = f"{why} (from {address(request)})", request.caller.who
         await fleet.run(lambda tx: fleet.queue.note(tx, who, worker, action, told))
 

@@ -31,7 +31,7 @@ MAX_RETIRED: Final = 8
 SILENT_S: Final = 90.0
 """How long a machine must be silent before another one may use its identity, unless the lease is shorter."""
 NEWS_S: Final = 300.0
-"""How often one clash is told."""
+"""How long a clash is shown to people."""
 
 
 @dataclass(slots=True)
@@ -66,7 +66,6 @@ class Sessions:
         self._silent_s = silent_s
         self._live: dict[str, _Session] = {}
         self._clashes: dict[str, float] = {}
-        self._told: dict[str, float] = {}
         self._lock = threading.Lock()
 
     @contextmanager
@@ -161,16 +160,6 @@ class Sessions:
     def clashed(self) -> list[str]:
         """Return the workers whose identity another machine has tried to use in the last minutes."""
         return sorted(worker for worker in list(self._clashes) if self.clashed_s(worker) is not None)
-
-    def is_news(self, subject: str) -> bool:
-        """Say whether something was not told for some minutes; the answer is no until then."""
-        now = self._clock()
-        with self._lock:
-            self._told = {name: at for name, at in self._told.items() if now - at < NEWS_S}
-            if subject in self._told:
-                return False
-            self._told[subject] = now
-            return True
 
 
 def _demand_look(worker: str, given: str, *, looks: bool) -> None:

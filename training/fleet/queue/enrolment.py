@@ -117,8 +117,9 @@ class Enrolment(Lifecycle):
         return new
 
     def keep_certificate(self, tx: Transaction, public_id: str, fingerprint: str) -> None:
-        """Note which certificate was issued to an identity; one after the first is an event."""
-        if (identity := self.registry.get(public_id)) is None:
+        """Note which certificate was issued to an identity; another one after the first is an event. Safe to repeat."""
+        identity = self.registry.get(public_id)
+        if identity is None or identity.fingerprint == fingerprint:
             return
         self._change(tx, replace(identity, fingerprint=fingerprint))
         if identity.fingerprint:
