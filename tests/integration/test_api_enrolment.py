@@ -276,6 +276,21 @@ def test_a_parked_claim_ends_when_its_worker_is_revoked(tmp_path: Path) -> None:
         assert [(reply.status, reply.json["code"]) for reply in replies] == [(401, "revoked")]
 
 
+def test_a_parked_claim_without_a_secret_gets_nothing_once_its_host_has_enrolled(tmp_path: Path) -> None:
+    with LiveReceiver(tmp_path, manifest(0)) as live:
+        replies = list[Reply]()
+        parked = threading.Thread(target=lambda: replies.append(claim(live, "w1", {"Prefer": "wait=30"})), daemon=True)
+        parked.start()
+        while not len(live.fleet.lot):
+            pass
+        headers = live.enrolled("w1")
+        live.manifest.write_text(manifest(1))
+        assert live.call("POST", "/v1/manifest/reload", {}, operator=True).status == 200
+        parked.join(10)
+        assert [(reply.status, reply.json["code"]) for reply in replies] == [(403, "forbidden")]
+        assert claim(live, "w1", headers).status == 200
+
+
 def test_only_who_shows_the_right_secret_learns_that_it_was_revoked(receiver: LiveReceiver) -> None:
     headers = receiver.enrolled("w1", "right-key")
     receiver.call("POST", "/v1/worker/w1/revoke", operator=True)

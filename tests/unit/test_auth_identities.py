@@ -269,14 +269,15 @@ def test_who_names_no_session_is_another_machine_beside_one_that_lives(
     clock.now += 90.1
     with pytest.raises(RequestError, match=r"found .+ in X-Worker-Session, expected PLACE\.START, 32 hex digits each"):
         meet(sessions, session, looks=True)
-    assert sessions.place("w1") == HOME, "it holds nothing"
+    meet(sessions, at(COPY, 1))  # it holds nothing
 
 
 @pytest.mark.parametrize("session", NO_SESSION)
 def test_who_names_no_session_is_refused_where_nobody_lives(sessions: Sessions, session: str) -> None:
     with pytest.raises(RequestError, match="does not say where it runs"):
         meet(sessions, session)
-    assert (sessions.place("w1"), sessions.clashed()) == ("", [])
+    assert sessions.clashed() == []
+    meet(sessions, at(COPY, 1))  # it holds nothing
 
 
 VISIT = f"{'a' * 16}.visit"
@@ -296,7 +297,6 @@ def test_a_visit_of_the_workers_own_host_looks_and_leaves_the_identity_to_it(ses
 
 def test_a_visit_where_nobody_lives_takes_nothing(sessions: Sessions) -> None:
     meet(sessions, VISIT, looks=True)
-    assert sessions.place("w1") == ""
     meet(sessions, at(COPY, 1))
     with pytest.raises(IdentityInUseError):
         meet(sessions, VISIT, looks=True)
@@ -310,9 +310,7 @@ def test_a_visit_may_change_nothing(sessions: Sessions) -> None:
 
 
 def test_a_restart_of_the_receiver_gives_an_identity_to_nobody_else(sessions: Sessions, clock: Clock) -> None:
-    assert sessions.place("w1") == ""
     sessions.remember("w1", HOME)
-    assert sessions.place("w1") == HOME
     with pytest.raises(IdentityInUseError):
         meet(sessions, at(COPY, 1))
     meet(sessions, at(HOME, 7))
@@ -320,7 +318,15 @@ def test_a_restart_of_the_receiver_gives_an_identity_to_nobody_else(sessions: Se
     sessions.remember("w1", HOME)
     clock.now += 91
     meet(sessions, at(COPY, 1))
-    assert sessions.place("w1") == COPY
+    with pytest.raises(IdentityInUseError):
+        meet(sessions, at(HOME, 8))
+
+
+def test_who_is_let_in_is_told_where_the_identity_is_held_now(sessions: Sessions) -> None:
+    with sessions.present("w1", VISIT, looks=True) as place:
+        assert place == ""
+    with sessions.present("w1", at(HOME, 1)) as place:
+        assert place == HOME
 
 
 def test_a_new_identity_begins_anew(sessions: Sessions) -> None:

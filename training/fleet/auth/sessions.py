@@ -95,7 +95,8 @@ class Sessions:
 
     def _enter(self, worker: str, given: str, *, looks: bool) -> _Session | None:
         now = self._clock()
-        match, visit = FORM.fullmatch(given), VISIT.fullmatch(given)
+        match = FORM.fullmatch(given)
+        visit = None if match else VISIT.fullmatch(given)
         with self._lock:
             old = self._live.get(worker)
             if match is None:
@@ -140,13 +141,8 @@ class Sessions:
         """Take in where an identity was used before the receiver started, as if it had been heard just now."""
         self._live[worker] = _Session(place, "", self._clock())
 
-    def place(self, worker: str) -> str:
-        """Return where an identity is used, empty when that is not known."""
-        session = self._live.get(worker)
-        return "" if session is None else session.place
-
     def forget(self, worker: str) -> None:
-        """Let anybody begin anew under a name, because its identity has changed."""
+        """Let the next place hold a name, because its identity has changed."""
         with self._lock:
             self._live.pop(worker, None)
             self._clashes.pop(worker, None)
