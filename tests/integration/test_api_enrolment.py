@@ -12,6 +12,7 @@ import pytest
 from live_receiver import LiveReceiver, Reply, manifest
 
 from training.fleet import wire
+from training.fleet.api.front import Front
 from training.fleet.auth import Credentials
 from training.fleet.errors import UnavailableError
 
@@ -150,6 +151,28 @@ def test_an_address_without_a_credential_brings_about_few_events_whatever_names_
         assert receiver.enrol(f"host-{number}", "x" * 32, "key").status == 401
         now[0] += 30
     assert [action for _, action, _ in trail(receiver)] == ["refuse"] * 5
+
+
+def test_behind_the_proxy_events_are_counted_by_the_client_that_it_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    front, now = Front(["127.0.0.1"], "a-proxy-token-for-tests"), [1000.0]
+    credentials = Credentials.of(TOKENS, enrolled_only=True)
+    with LiveReceiver(tmp_path, manifest(0), credentials=credentials, front=front) as live:
+        for clock in (live.fleet.limiter, live.fleet.news):
+            monkeypatch.setattr(clock, "_clock", lambda: now[0])
+
+        def guess(number: int, client: str) -> int:
+            now[0] += 30
+            message = {"code": "x" * 32, "worker": f"host-{number}", "secret_sha256": "0" * 64}
+            told = {"X-Cis490-Proxy": "a-proxy-token-for-tests", "X-Forwarded-For": f"203.0.113.7, {client}"}
+            return live.call("POST", "/v1/enrol", message, told).status
+
+        statuses = {guess(number, f"2001:db8:1:2::{number:x}") for number in range(20)}
+        assert statuses | {guess(number, "198.51.100.1") for number in range(20)} == {401}
+        events = live.call("GET", "/v1/events", headers=READ).json["events"]
+    clients = [event["why"].rpartition("(from ")[2] for event in events]
+    assert sorted(client.startswith("2001:db8:1:2:") for client in clients) == [False] * 5 + [True] * 5
 
 
 def test_wrong_codes_from_everywhere_are_no_news_after_a_while(receiver: LiveReceiver) -> None:
