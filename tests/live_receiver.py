@@ -25,6 +25,8 @@ from training.fleet.receiver.run import make_server, start_fleet
 from training.fleet.receiver.server import Server, listen
 
 TOKEN = "an-operator-token-for-tests"
+HERE = {"X-Worker-Session": f"{'5' * 32}.{'1' * 32}"}
+"""What a worker says of where it runs, unless a test has several places."""
 HEAD = """\
 [manifest]
 schema = 1
@@ -176,11 +178,11 @@ class LiveReceiver:
         return self.call("POST", "/v1/enrol", {"code": code, "worker": worker, "secret_sha256": digest})
 
     def enrolled(self, worker: str, key: str = "") -> dict[str, str]:
-        """Enrol a host and return the header that it shows from then on."""
+        """Enrol a host and return the headers that it shows from then on."""
         key = key or f"the-key-of-{worker}-for-this-test"
         reply = self.enrol(worker, self.invited(worker), key)
         assert reply.status == 200, reply.body
-        return {"Authorization": f"Bearer cis490w.{reply.json['id']}.{key}"}
+        return {"Authorization": f"Bearer cis490w.{reply.json['id']}.{key}", **HERE}
 
     # ---- what workers do
 

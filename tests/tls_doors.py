@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live_receiver import TOKEN, LiveReceiver, Reply
+from live_receiver import HERE, TOKEN, LiveReceiver, Reply
 from tls_site import Site
 
 from training.fleet.api.front import Front
@@ -34,7 +34,7 @@ Files = tuple[Path, Path]
 
 @dataclass(frozen=True)
 class Worker:
-    """An enrolled worker: its header, its certificate's files and the public id of its enrolment."""
+    """An enrolled worker: its headers, its certificate's files and the public id of its enrolment."""
 
     name: str
     headers: dict[str, str]
@@ -107,7 +107,7 @@ class Door:
         found = answer.json
         return Worker(
             name,
-            {"Authorization": f"Bearer cis490w.{found['id']}.{key}"},
+            {"Authorization": f"Bearer cis490w.{found['id']}.{key}", **HERE},
             self.keep(f"{name}-{code[:6]}", found),
             found["id"],
         )

@@ -96,14 +96,40 @@ def known(receiver: LiveReceiver) -> dict[str, dict[str, str]]:
 def over(receiver: LiveReceiver) -> dict[str, dict[str, str]]:
     """Return the headers of workers whose time is over: a key before a renewal, a revoked one, a replaced one."""
     renewed = receiver.enrolled("renewed", "the-old-key")
+    receiver.call("POST", "/v1/worker/renewed/rotate", operator=True)
     receiver.call("POST", "/v1/secret", {"secret_sha256": hashlib.sha256(b"the-new-key").hexdigest()}, renewed)
-    new = {"Authorization": renewed["Authorization"].replace("the-old-key", "the-new-key")}
+    new = {**renewed, "Authorization": renewed["Authorization"].replace("the-old-key", "the-new-key")}
     assert receiver.call("POST", "/v1/job/claim", receiver.claim_body("renewed"), new).status == 200
     revoked = receiver.enrolled("revoked")
     receiver.call("POST", "/v1/worker/revoked/revoke", operator=True)
     replaced = receiver.enrolled("replaced", "the-first-key")
     receiver.enrolled("replaced", "the-second-key")
     return {"renewed": renewed, "revoked": revoked, "replaced": replaced}
+
+
+@pytest.fixture(scope="module")
+def halves(receiver: LiveReceiver) -> dict[str, dict[str, str]]:
+    """Return the headers of who has a worker's secret and does not say where it runs, or says so of another host."""
+    silent, heard = receiver.enrolled("silent"), receiver.enrolled("heard")
+    assert receiver.call("GET", "/v1/worker/self", headers=heard).status == 200
+    return {
+        "the worker is silent, no session": {"Authorization": silent["Authorization"]},
+        "the worker is silent, a malformed session": {**silent, "X-Worker-Session": "here"},
+        "the worker lives, no session": {"Authorization": heard["Authorization"]},
+        "the worker lives, a malformed session": {**heard, "X-Worker-Session": "here"},
+        "the worker lives, another place": {**heard, "X-Worker-Session": f"{'6' * 32}.{'1' * 32}"},
+        "the worker lives, a visit from another host": {**heard, "X-Worker-Session": f"{'6' * 16}.visit"},
+    }
+
+
+HALVES = (
+    "the worker is silent, no session",
+    "the worker is silent, a malformed session",
+    "the worker lives, no session",
+    "the worker lives, a malformed session",
+    "the worker lives, another place",
+    "the worker lives, a visit from another host",
+)
 
 
 def statuses(live: LiveReceiver, headers: dict[str, str]) -> dict[str, int]:
@@ -154,6 +180,31 @@ def test_a_worker_whose_time_is_over_is_401_everywhere(
         assert (status == 401) == (MAY[route] is not ALL), route
 
 
+@pytest.mark.parametrize("which", HALVES)
+def test_a_workers_secret_without_its_session_opens_what_is_open_to_all_and_nothing_else(
+    receiver: LiveReceiver, halves: dict[str, dict[str, str]], which: str
+) -> None:
+    refused = 409 if which.startswith("the worker lives") else 400
+    for route, status in statuses(receiver, halves[which]).items():
+        if MAY[route] is WORK:
+            assert status == refused, route
+        else:
+            assert (status == 401) == (MAY[route] is not ALL), route
+
+
+@pytest.mark.parametrize("who", ["silent", "heard"])
+def test_a_visit_looks_at_what_is_a_workers_and_changes_nothing(
+    receiver: LiveReceiver, halves: dict[str, dict[str, str]], who: str
+) -> None:
+    known = halves[f"the worker {'lives' if who == 'heard' else 'is silent'}, no session"]
+    visit = {**known, "X-Worker-Session": f"{'5' * 16}.visit"}
+    for route, status in statuses(receiver, visit).items():
+        if MAY[route] is WORK:
+            assert status == (200 if route.startswith("GET ") else 400), route
+        else:
+            assert (status == 401) == (MAY[route] is not ALL), route
+
+
 def test_a_code_that_is_replayed_with_another_key_opens_nothing(receiver: LiveReceiver) -> None:
     code = receiver.invited("replayed")
     assert receiver.enrol("replayed", code, "the-true-key").status == 200
@@ -192,13 +243,17 @@ def loopback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveReceiver]
         yield live
 
 
-def test_on_loopback_the_shared_token_names_any_host_and_an_enrolled_worker_only_itself(loopback: LiveReceiver) -> None:
+def test_on_loopback_the_shared_token_names_hosts_that_did_not_enrol_and_an_enrolled_worker_only_itself(
+    loopback: LiveReceiver,
+) -> None:
     shared, own = {"Authorization": "Bearer a-shared-token-for-tests"}, loopback.enrolled("w1")
     found = [
         loopback.call("POST", "/v1/job/claim", loopback.claim_body(worker), headers).status
         for worker, headers in (("w1", shared), ("w2", shared), ("w1", own), ("w2", own))
     ]
-    assert found == [200, 200, 200, 403]
+    assert found == [403, 200, 200, 403]
+    loopback.call("POST", "/v1/worker/w1/revoke", operator=True)
+    assert loopback.call("POST", "/v1/job/claim", loopback.claim_body("w1"), shared).status == 200
 
 
 def test_a_key_of_its_own_is_for_enrolled_workers_alone(loopback: LiveReceiver) -> None:

@@ -12,6 +12,7 @@ import pytest
 from live_receiver import LiveReceiver, Reply, manifest
 
 from training.fleet import wire
+from training.fleet.api.front import Front
 from training.fleet.auth import Credentials
 from training.fleet.errors import UnavailableError
 
@@ -140,11 +141,59 @@ def test_a_code_that_could_not_be_looked_at_is_not_counted_as_wrong(
     assert [receiver.enrol("w1", code, "key").status for _ in range(9)] == [503] * 8 + [200]
 
 
+def test_an_address_without_a_credential_brings_about_few_events_whatever_names_it_gives(
+    receiver: LiveReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    for clock in (receiver.fleet.limiter, receiver.fleet.news):
+        monkeypatch.setattr(clock, "_clock", lambda: now[0])
+    for number in range(100):
+        assert receiver.enrol(f"host-{number}", "x" * 32, "key").status == 401
+        now[0] += 30
+    assert [action for _, action, _ in trail(receiver)] == ["refuse"] * 5
+
+
+def test_behind_the_proxy_events_are_counted_by_the_client_that_it_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    front, now = Front(["127.0.0.1"], "a-proxy-token-for-tests"), [1000.0]
+    credentials = Credentials.of(TOKENS, enrolled_only=True)
+    with LiveReceiver(tmp_path, manifest(0), credentials=credentials, front=front) as live:
+        for clock in (live.fleet.limiter, live.fleet.news):
+            monkeypatch.setattr(clock, "_clock", lambda: now[0])
+
+        def guess(number: int, client: str) -> int:
+            now[0] += 30
+            message = {"code": "x" * 32, "worker": f"host-{number}", "secret_sha256": "0" * 64}
+            told = {"X-Cis490-Proxy": "a-proxy-token-for-tests", "X-Forwarded-For": f"203.0.113.7, {client}"}
+            return live.call("POST", "/v1/enrol", message, told).status
+
+        statuses = {guess(number, f"2001:db8:1:2::{number:x}") for number in range(20)}
+        assert statuses | {guess(number, "198.51.100.1") for number in range(20)} == {401}
+        events = live.call("GET", "/v1/events", headers=READ).json["events"]
+    clients = [event["why"].rpartition("(from ")[2] for event in events]
+    assert sorted(client.startswith("2001:db8:1:2:") for client in clients) == [False] * 5 + [True] * 5
+
+
 def test_wrong_codes_from_everywhere_are_no_news_after_a_while(receiver: LiveReceiver) -> None:
     for number in range(60):
-        receiver.fleet.limiter.enter(f"192.0.2.{number}")
+        receiver.fleet.news.is_news(f"192.0.2.{number}", "refuse", "w1", known=False)
     assert receiver.enrol("w1", "x" * 32, "key").status == 401
     assert trail(receiver) == []
+    mine, other = receiver.enrolled("w1"), receiver.enrolled("w2")
+    assert beat(receiver, claim(receiver, "w1", mine).json, other).status == 409
+    assert trail(receiver)[-1] == ("worker:w2", "refuse", "w2"), "who has a credential is told of all the same"
+
+
+def test_an_exchange_that_is_asked_again_gives_the_identity_to_nobody_else(receiver: LiveReceiver) -> None:
+    code = receiver.invited("w1")
+    secret = f"cis490w.{receiver.enrol('w1', code, 'key').json['id']}.key"
+    places = [
+        {"Authorization": f"Bearer {secret}", "X-Worker-Session": f"{place}.{'1' * 32}"} for place in (PLACE_A, PLACE_B)
+    ]
+    assert claim(receiver, "w1", places[0]).status == 200
+    assert receiver.enrol("w1", code, "key").status == 200
+    assert [claim(receiver, "w1", place).status for place in reversed(places)] == [409, 200]
 
 
 def test_an_issuer_gives_what_mutual_tls_needs_and_its_certificate_is_noted(receiver: LiveReceiver) -> None:
@@ -204,7 +253,7 @@ def test_a_worker_touches_only_the_leases_it_holds(receiver: LiveReceiver) -> No
 
 def test_a_new_key_takes_over_at_its_first_use_and_not_before(receiver: LiveReceiver) -> None:
     old = receiver.enrolled("w1", "old-key")
-    new = {"Authorization": old["Authorization"].replace("old-key", "new-key")}
+    new = {**old, "Authorization": old["Authorization"].replace("old-key", "new-key")}
     digest = {"secret_sha256": hashlib.sha256(b"new-key").hexdigest()}
     assert "x-rotate-secret" not in claim(receiver, "w1", old).headers
     assert receiver.call("POST", "/v1/worker/w1/rotate", operator=True).json["state"] == "rotating"
@@ -250,10 +299,25 @@ def test_a_parked_claim_ends_when_its_worker_is_revoked(tmp_path: Path) -> None:
         assert [(reply.status, reply.json["code"]) for reply in replies] == [(401, "revoked")]
 
 
+def test_a_parked_claim_without_a_secret_gets_nothing_once_its_host_has_enrolled(tmp_path: Path) -> None:
+    with LiveReceiver(tmp_path, manifest(0)) as live:
+        replies = list[Reply]()
+        parked = threading.Thread(target=lambda: replies.append(claim(live, "w1", {"Prefer": "wait=30"})), daemon=True)
+        parked.start()
+        while not len(live.fleet.lot):
+            pass
+        headers = live.enrolled("w1")
+        live.manifest.write_text(manifest(1))
+        assert live.call("POST", "/v1/manifest/reload", {}, operator=True).status == 200
+        parked.join(10)
+        assert [(reply.status, reply.json["code"]) for reply in replies] == [(403, "forbidden")]
+        assert claim(live, "w1", headers).status == 200
+
+
 def test_only_who_shows_the_right_secret_learns_that_it_was_revoked(receiver: LiveReceiver) -> None:
     headers = receiver.enrolled("w1", "right-key")
     receiver.call("POST", "/v1/worker/w1/revoke", operator=True)
-    wrong = {"Authorization": headers["Authorization"].replace("right-key", "wrong-key")}
+    wrong = {**headers, "Authorization": headers["Authorization"].replace("right-key", "wrong-key")}
     assert [claim(receiver, "w1", shown).json["code"] for shown in (headers, wrong)] == ["revoked", "unauthenticated"]
 
 
@@ -289,3 +353,88 @@ def test_a_second_machine_with_one_identity_is_refused_and_told_of(receiver: Liv
     assert (view["identity"], len(view["alerts"])) == ("enrolled", 1)
     assert trail(receiver)[-1] == ("worker:w1", "clash", "w1")
     assert [action for _, action, _ in trail(receiver)].count("clash") == 1
+
+
+SECRET_ALONE = {
+    "no session": "",
+    "a malformed one": "here",
+    "another place": f"{PLACE_B}.{'3' * 32}",
+    "a visit from another host": f"{'b' * 16}.visit",
+}
+
+
+@pytest.mark.parametrize("session", SECRET_ALONE.values(), ids=SECRET_ALONE)
+def test_a_secret_alone_takes_nothing_from_the_worker_that_lives_and_is_told_of(
+    receiver: LiveReceiver, session: str
+) -> None:
+    headers = receiver.enrolled("w1", "its-own-key")
+    lease = claim(receiver, "w1", headers, **{"X-Worker-Session": f"{PLACE_A}.{'1' * 32}"}).json
+    home = {**headers, "X-Worker-Session": f"{PLACE_A}.{'1' * 32}"}
+    thief = {**headers, "X-Worker-Session": session}
+    if not session:
+        del thief["X-Worker-Session"]
+    digest = {"secret_sha256": hashlib.sha256(b"a-key-of-the-thief").hexdigest()}
+    replies = [
+        claim(receiver, "w1", thief),
+        beat(receiver, lease, thief),
+        receiver.call("POST", "/v1/secret", digest, thief),
+        receiver.call("POST", "/v1/worker/certificate", headers=thief),
+        receiver.call("GET", "/v1/worker/self", headers=thief),
+        receiver.call("GET", "/v1/worker.pyz", headers=thief),
+    ]
+    assert [(reply.status, reply.json["code"]) for reply in replies] == [(409, "identity_in_use")] * 6
+    assert beat(receiver, lease, home).status == 200
+    assert [action for _, action, _ in trail(receiver)] == ["invite", "enrol", "clash"]
+    health = receiver.call("GET", "/v1/health", headers=READ).json
+    assert health["status"] == "degraded"
+    assert [text.partition(";")[0] for text in health["problems"]] == [
+        "another machine shows the identity of worker w1"
+    ]
+    assert b"cis490_problems 1\n" in receiver.call("GET", "/metrics", headers=READ).body
+    assert receiver.call("GET", "/readyz").status == 200, "who has a secret alone must not take the receiver away"
+
+
+def test_who_says_nothing_of_its_session_is_told_what_is_missing(receiver: LiveReceiver) -> None:
+    headers = receiver.enrolled("w1")
+    del headers["X-Worker-Session"]
+    refused = claim(receiver, "w1", headers)
+    assert (refused.status, refused.json["code"]) == (400, "bad_request")
+    assert "found none in X-Worker-Session, expected PLACE.START, 32 hex digits each" in refused.json["detail"]
+    assert [action for _, action, _ in trail(receiver)] == ["invite", "enrol"]
+    assert receiver.call("GET", "/v1/health", headers=READ).json["problems"] == []
+
+
+def test_a_program_of_the_workers_host_may_look_while_the_worker_runs_and_take_nothing(receiver: LiveReceiver) -> None:
+    headers = receiver.enrolled("w1")
+    home = {**headers, "X-Worker-Session": f"{PLACE_A}.{'1' * 32}"}
+    visit = {**headers, "X-Worker-Session": f"{'a' * 16}.visit"}
+    assert receiver.call("GET", "/v1/worker/self", headers=visit).json["worker"] == "w1"
+    lease = claim(receiver, "w1", home).json
+    assert receiver.call("GET", "/v1/worker/self", headers=visit).json["alerts"] == []
+    assert receiver.call("GET", "/v1/worker.pyz", headers=visit).status == 200
+    assert claim(receiver, "w1", visit).status == 400
+    assert beat(receiver, lease, home).status == 200
+    assert [action for _, action, _ in trail(receiver)] == ["invite", "enrol"]
+
+
+def test_a_key_that_nobody_asked_for_does_not_lock_the_worker_out(receiver: LiveReceiver) -> None:
+    """While the worker is silent, who has its secret is served; a key of its own would keep the worker out for good."""
+    headers = receiver.enrolled("w1", "its-own-key")
+    digest = {"secret_sha256": hashlib.sha256(b"a-key-of-the-thief").hexdigest()}
+    refused = receiver.call("POST", "/v1/secret", digest, headers)
+    assert (refused.status, refused.json["code"]) == (409, "wrong_state")
+    assert "cis490-jobs worker rotate w1" in refused.json["detail"]
+    assert receiver.call("GET", "/v1/worker/self", headers=headers).status == 200
+
+
+def test_the_next_key_shown_in_another_place_does_not_take_over(receiver: LiveReceiver) -> None:
+    home = {**receiver.enrolled("w1", "old-key"), "X-Worker-Session": f"{PLACE_A}.{'1' * 32}"}
+    receiver.call("POST", "/v1/worker/w1/rotate", operator=True)
+    digest = {"secret_sha256": hashlib.sha256(b"new-key").hexdigest()}
+    assert receiver.call("POST", "/v1/secret", digest, home).status == 200
+    new = {**home, "Authorization": home["Authorization"].replace("old-key", "new-key")}
+    assert claim(receiver, "w1", {**new, "X-Worker-Session": f"{PLACE_B}.{'1' * 32}"}).status == 409
+    visit = {**new, "X-Worker-Session": f"{'a' * 16}.visit"}
+    assert receiver.call("GET", "/v1/worker/self", headers=visit).status == 200
+    assert claim(receiver, "w1", home).status == 200, "the key before is good until its worker uses the next"
+    assert [action for _, action, _ in trail(receiver)].count("renew") == 0

@@ -137,14 +137,27 @@ def test_the_certificate_of_an_earlier_enrolment_ends_with_it(door: Door) -> Non
     assert door.claim(after, after.files).status == 200
 
 
-def test_a_renewed_certificate_and_the_one_before_are_both_good(door: Door) -> None:
+def test_a_renewed_certificate_and_the_one_before_are_both_good(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door.receiver.fleet.issuer, "_life_s", 3600.0)
     worker = door.enrol("renewing")
+    monkeypatch.setattr(door.receiver.fleet.issuer, "_clock", lambda: time.time() + 1201)
     answer = door.ask("POST", "/v1/worker/certificate", headers=worker.headers, shown=worker.files)
     assert answer.status == 200
     assert answer.headers["cache-control"] == "no-store"
-    assert door.claim(worker, door.keep("renewed", answer.json)).status == 200
+    renewed = door.keep("renewed", answer.json)
+    assert renewed[0].read_bytes() != worker.files[0].read_bytes()
+    assert door.claim(worker, renewed).status == 200
     assert door.claim(worker, worker.files).status == 200
     assert door.ask("POST", "/v1/worker/certificate", headers=worker.headers).status == 401
+
+
+def test_asking_for_certificates_without_end_gives_one(door: Door) -> None:
+    worker = door.enrol("greedy")
+    asked = [door.ask("POST", "/v1/worker/certificate", headers=worker.headers, shown=worker.files) for _ in range(9)]
+    assert [answer.status for answer in asked] == [200] * 9
+    assert {answer.json["certificate_pem"] for answer in asked} == {worker.files[0].read_text()}
+    assert {answer.json["key_pem"] for answer in asked} == {worker.files[1].read_text()}
+    assert [line for line in door.events("greedy") if line.startswith("renew")] == []
 
 
 def test_a_flood_of_headers_is_refused(door: Door) -> None:

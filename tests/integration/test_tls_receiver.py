@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
-from live_receiver import LiveReceiver, manifest
+from live_receiver import HERE, LiveReceiver, manifest
 from test_receiver_process import refused, started
 from tls_doors import direct
 from tls_site import Site
@@ -75,7 +75,8 @@ def work_with(url: str, folder: Path) -> None:
     write_new(own, (found["certificate_pem"] + found["key_pem"]).encode())
     secret = f"cis490w.{found['id']}.{'k' * 43}"
     for certificate in (None, (own, own)):
-        worker = Client(url, secret, ca_file=folder / "ca.pem", certificate=certificate)
+        here = HERE["X-Worker-Session"]
+        worker = Client(url, secret, ca_file=folder / "ca.pem", certificate=certificate, session=here)
         body = {"claim_id": "claim-0001", "worker": "tower", "held_leases": []}
         capability = {"hostname": "tower", "ram_bytes": 2**34, "version": "0.1.0"}
         if certificate is None:

@@ -26,6 +26,7 @@ from training.fleet.certificates import DAY_S
 from training.fleet.client import Client
 from training.fleet.worker import main, reach
 from training.fleet.worker.enrol import enrol_host
+from training.fleet.worker.identity import session
 from training.fleet.worker.options import options
 
 TOKENS = {"operator": TOKEN, "read": "a-read-token-for-tests"}
@@ -86,8 +87,14 @@ class Secured:
         found = detect(self.folder, name="box", datasets=Datasets(datasets))
         state = self.folder / "state"
         pem = state / "worker.pem"
+        with (state / "lock").open("a") as lock:
+            here = session(lock)
         client = Client(
-            self.url, (state / "worker.secret").read_text().strip(), ca_file=self.site.ca, certificate=(pem, pem)
+            self.url,
+            (state / "worker.secret").read_text().strip(),
+            ca_file=self.site.ca,
+            certificate=(pem, pem),
+            session=here,
         )
         client.claim(wire.Claim("claim-of-the-doctor", "box", found, []))
         client.close()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live_receiver import HEAD, TOKEN, LiveReceiver
+from live_receiver import HEAD, HERE, TOKEN, LiveReceiver
 
 from training.fleet import wire
 from training.fleet.auth import Credentials
@@ -68,6 +68,12 @@ class Machine:
             command, cwd=self.root, env=self.environ | traced | environ, input=code, capture_output=True, text=True,
             timeout=60, check=False,
         )  # fmt: skip
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "training.fleet.worker", *words]
+        return subprocess.run(
+            command, cwd=self.root, env=self.environ, capture_output=True, text=True, timeout=120, check=False
+        )
 
     def start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "training.fleet.worker", "--min-free-gib", "0", "--grace-s", "0.5"]
@@ -243,8 +249,30 @@ def test_a_copied_disk_is_refused_while_the_first_machine_lives_and_a_restart_is
         assert running(live) == ["box"]
 
 
+def test_other_programs_of_the_host_leave_the_identity_to_the_worker_that_runs(tmp_path: Path, root: Path) -> None:
+    with site(tmp_path / "receiver", 1) as live, machine(live, tmp_path / "box", root) as box:
+        assert box.enrol(live.invited("box")).returncode == 0
+        box.start()
+        assert until(lambda: running(live)) == ["box"]
+        elsewhere = str(tmp_path / "another-work-folder")
+        doctor = box.run("doctor", "--json", "--work-dir", elsewhere)
+        assert '"found": "the receiver takes it as box (enrolled)"' in doctor.stdout
+        tested = box.run("--self-test", "--work-dir", elsewhere, "--min-free-gib", "0")
+        assert "and lets this worker in" in tested.stdout
+        assert box.enrol().stdout.startswith("already enrolled as box")
+        shown = {"Authorization": f"Bearer {box.secret.read_text().strip()}"}
+        shown["X-Worker-Session"] = box.run("session").stdout.strip()
+        assert live.call("GET", "/v1/worker.pyz", headers=shown).status == 200
+        beats = live.fleet.sessions._live["box"].seen_at
+        until(lambda: live.fleet.sessions._live["box"].seen_at > beats)
+        assert running(live) == ["box"]
+        assert actions(live) == ["invite", "enrol"]
+        assert "another machine" not in box.log
+
+
 # ---- a change of the key that is cut off
 
+SESSION = HERE["X-Worker-Session"]
 CUT = """
 import os, signal, sys
 from pathlib import Path
@@ -271,7 +299,7 @@ def around(before):
 for owner, name in ((identity, "write_private"), (Client, "post"), (Path, "replace"), (os, "fsync")):
     setattr(owner, name, around(getattr(owner, name)))
 own = identity.OwnSecret(path.read_text().strip(), path, Journal())
-own._renew(Client(url, own.token))
+own._renew(Client(url, own.token, session=sys.argv[4]))
 print(len(steps))
 """
 
@@ -286,14 +314,16 @@ def test_a_change_of_the_key_killed_at_any_step_leaves_a_secret_that_the_receive
             old = live.enrolled(name, "a" * 43)["Authorization"].removeprefix("Bearer ")
             path.write_text(f"{old}\n")
             live.call("POST", f"/v1/worker/{name}/rotate", operator=True)
-            command = [sys.executable, "-c", CUT, f"http://127.0.0.1:{live.port}", str(path), str(die_at)]
+            command = [sys.executable, "-c", CUT, f"http://127.0.0.1:{live.port}", str(path), str(die_at), SESSION]
             done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60, check=False)
             if done.returncode == 0:
                 break
             assert done.returncode == -9, done.stderr
             outcomes.append(path.read_text().strip() != old)
             own = OwnSecret(path.read_text().strip(), path, Journal())
-            own._renew(Client(f"http://127.0.0.1:{live.port}", own.token))
+            contact = live.call("GET", "/v1/worker/self", headers=bearer(own.token() or ""))
+            if "x-rotate-secret" in contact.headers:
+                own._renew(Client(f"http://127.0.0.1:{live.port}", own.token, session=SESSION))
             shown = (path.read_text().strip(), old)
             replies = [live.call("POST", "/v1/job/claim", live.claim_body(name), bearer(secret)) for secret in shown]
             assert [reply.status for reply in replies] == [204, 401], die_at
@@ -303,7 +333,7 @@ def test_a_change_of_the_key_killed_at_any_step_leaves_a_secret_that_the_receive
 
 
 def bearer(secret: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {secret}"}
+    return {"Authorization": f"Bearer {secret}", **HERE}
 
 
 # ---- over https

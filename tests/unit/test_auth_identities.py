@@ -14,6 +14,7 @@ from training.fleet.errors import (
     ConfigurationError,
     ForbiddenError,
     IdentityInUseError,
+    RequestError,
     RevokedError,
 )
 
@@ -238,8 +239,8 @@ def sessions(clock: Clock) -> Sessions:
     return Sessions(clock, 90)
 
 
-def meet(sessions: Sessions, session: str | None) -> None:
-    with sessions.present("w1", session):
+def meet(sessions: Sessions, session: str, *, looks: bool = False) -> None:
+    with sessions.present("w1", session, looks=looks):
         pass
 
 
@@ -307,16 +308,63 @@ def test_the_call_of_a_start_that_was_taken_over_does_not_keep_others_out_for_ev
     meet(sessions, at(COPY, 1))
 
 
-@pytest.mark.parametrize("session", [None, "", "here", at(HOME, 1).upper(), at(HOME, 1) + "0", at(HOME, 1) + "\n"])
-def test_who_says_nothing_of_its_session_is_let_pass(sessions: Sessions, session: str | None) -> None:
+NO_SESSION = ["", "here", at(HOME, 1).upper(), at(HOME, 1) + "0", at(HOME, 1) + "\n", HOME, f"{HOME}.visit", "a" * 15]
+
+
+@pytest.mark.parametrize("session", NO_SESSION)
+def test_who_names_no_session_is_another_machine_beside_one_that_lives(
+    sessions: Sessions, clock: Clock, session: str
+) -> None:
+    meet(sessions, at(HOME, 1))
+    for looks in (False, True):
+        with pytest.raises(IdentityInUseError):
+            meet(sessions, session, looks=looks)
+    assert sessions.clashed() == ["w1"]
+    clock.now += 90.1
+    with pytest.raises(RequestError, match=r"found .+ in X-Worker-Session, expected PLACE\.START, 32 hex digits each"):
+        meet(sessions, session, looks=True)
+    meet(sessions, at(COPY, 1))  # it holds nothing
+
+
+@pytest.mark.parametrize("session", NO_SESSION)
+def test_who_names_no_session_is_refused_where_nobody_lives(sessions: Sessions, session: str) -> None:
+    with pytest.raises(RequestError, match="does not say where it runs"):
+        meet(sessions, session)
+    assert sessions.clashed() == []
+    meet(sessions, at(COPY, 1))  # it holds nothing
+
+
+VISIT = f"{'a' * 16}.visit"
+
+
+def test_a_visit_of_the_workers_own_host_looks_and_leaves_the_identity_to_it(sessions: Sessions, clock: Clock) -> None:
+    meet(sessions, at(HOME, 1))
+    clock.now += 60
+    meet(sessions, VISIT, looks=True)
+    meet(sessions, at(HOME, 1))
+    clock.now += 60
+    meet(sessions, VISIT, looks=True)
+    clock.now += 31
+    meet(sessions, at(COPY, 1))  # the visit did not count as having heard the worker
+    assert sessions.clashed() == []
+
+
+def test_a_visit_where_nobody_lives_takes_nothing(sessions: Sessions) -> None:
+    meet(sessions, VISIT, looks=True)
     meet(sessions, at(COPY, 1))
-    meet(sessions, session)
+    with pytest.raises(IdentityInUseError):
+        meet(sessions, VISIT, looks=True)
+
+
+def test_a_visit_may_change_nothing(sessions: Sessions) -> None:
+    meet(sessions, at(HOME, 1))
+    with pytest.raises(RequestError, match="to look only"):
+        meet(sessions, VISIT)
+    assert sessions.clashed() == []
 
 
 def test_a_restart_of_the_receiver_gives_an_identity_to_nobody_else(sessions: Sessions, clock: Clock) -> None:
-    assert sessions.place("w1") == ""
     sessions.remember("w1", HOME)
-    assert sessions.place("w1") == HOME
     with pytest.raises(IdentityInUseError):
         meet(sessions, at(COPY, 1))
     meet(sessions, at(HOME, 7))
@@ -324,7 +372,15 @@ def test_a_restart_of_the_receiver_gives_an_identity_to_nobody_else(sessions: Se
     sessions.remember("w1", HOME)
     clock.now += 91
     meet(sessions, at(COPY, 1))
-    assert sessions.place("w1") == COPY
+    with pytest.raises(IdentityInUseError):
+        meet(sessions, at(HOME, 8))
+
+
+def test_who_is_let_in_is_told_where_the_identity_is_held_now(sessions: Sessions) -> None:
+    with sessions.present("w1", VISIT, looks=True) as place:
+        assert place == ""
+    with sessions.present("w1", at(HOME, 1)) as place:
+        assert place == HOME
 
 
 def test_a_new_identity_begins_anew(sessions: Sessions) -> None:
@@ -337,18 +393,17 @@ def test_a_new_identity_begins_anew(sessions: Sessions) -> None:
     meet(sessions, at(COPY, 1))
 
 
-def test_a_clash_is_shown_for_a_while_and_told_once_in_a_while(sessions: Sessions, clock: Clock) -> None:
+def test_a_clash_is_shown_for_a_while(sessions: Sessions, clock: Clock) -> None:
     assert sessions.clashed_s("w1") is None
     meet(sessions, at(HOME, 1))
     with pytest.raises(IdentityInUseError):
         meet(sessions, at(COPY, 1))
     clock.now += 299
     assert sessions.clashed_s("w1") == 299
+    assert sessions.clashed() == ["w1"]
     clock.now += 1
     assert sessions.clashed_s("w1") is None
-    assert [sessions.is_news("a"), sessions.is_news("a"), sessions.is_news("b")] == [True, False, True]
-    clock.now += 300
-    assert sessions.is_news("a")
+    assert sessions.clashed() == []
 
 
 # ---- addresses

@@ -170,6 +170,22 @@ def test_identities_outlive_a_restart(world: World) -> None:
     assert actions(world) == ["invite", "enrol", "rotate", "renew"]
 
 
+def test_a_key_that_nobody_asked_for_takes_the_place_of_none(world: World) -> None:
+    """Whoever has the secret could otherwise make it useless to the worker it belongs to."""
+    identity = enrolled(world)
+    with pytest.raises(ConflictError, match=r"nobody asked the worker pi for a new key.*cis490-jobs worker rotate pi"):
+        world.do(lambda tx: world.queue.take_secret(tx, identity.id, TWO))
+    assert world.queue.registry.living("pi") == identity
+    world.do(lambda tx: world.queue.take_secret(tx, identity.id, ONE))  # the one in force, told again
+    rotate(world)
+    for _ in range(2):
+        world.do(lambda tx: world.queue.take_secret(tx, identity.id, TWO))
+    world.do(lambda tx: world.queue.renew(tx, identity.id))
+    world.do(lambda tx: world.queue.take_secret(tx, identity.id, TWO))
+    with pytest.raises(ConflictError):
+        world.do(lambda tx: world.queue.take_secret(tx, identity.id, ONE))
+
+
 def test_asking_twice_for_a_new_key_is_one_event(world: World) -> None:
     enrolled(world)
     assert [rotate(world).state, rotate(world).state] == ["rotating", "rotating"]
@@ -219,7 +235,7 @@ def test_the_fingerprint_of_a_certificate_is_kept(world: World) -> None:
 
 def test_a_certificate_after_the_first_is_an_event(world: World) -> None:
     identity = enrolled(world)
-    for fingerprint in (ONE, TWO):
+    for fingerprint in (ONE, ONE, TWO, TWO):
         world.do(lambda tx, fingerprint=fingerprint: world.queue.keep_certificate(tx, identity.id, fingerprint))
     assert world.queue.registry.living("pi").fingerprint == TWO
     assert actions(world) == ["invite", "enrol", "renew"]
@@ -288,6 +304,26 @@ def test_a_job_whose_cancellation_waits_is_cancelled_when_its_worker_is_revoked(
     world.cancel(lease.job_id)
     revoke(world)
     assert world.status(lease.job_id) == "cancelled"
+
+
+def test_enrolling_again_frees_what_the_identity_before_held_and_costs_no_attempt(world: World) -> None:
+    world.load([entry(1), entry(2)])
+    enrolled(world)
+    running, of_another = world.running("pi"), world.running("tower")
+    code = invited(world)
+    ready = len(world.ready)
+    enrol(world, code, TWO)
+    assert [world.status(lease.job_id) for lease in (running, of_another)] == ["pending", "running"]
+    assert len(world.ready) == ready + 1, "parked claims are told"
+    with pytest.raises(FleetError, match="stop the trainer"):
+        world.beat(running)
+    later = world.claim("pi")
+    assert later.job_id == running.job_id
+    enrol(world, code, TWO)
+    assert world.beat(later).cancel is False, "the same exchange asked again takes nothing"
+    assert [event.why for event in trail(world, job=running.job_id) if event.action == "release"] == [
+        "the worker pi has enrolled again"
+    ]
 
 
 def test_the_holder_of_a_lease_is_known_while_it_lives_and_after(world: World) -> None:

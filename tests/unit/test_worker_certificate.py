@@ -72,6 +72,25 @@ def test_it_is_asked_for_until_it_comes_and_appears_whole(stub: StubReceiver, pa
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_one_that_is_due_as_soon_as_it_comes_is_not_asked_for_without_a_pause(stub: StubReceiver, path: Path) -> None:
+    """So it is where this host's clock is months ahead: it would ask as fast as the receiver answers."""
+    due = {**LATER, "certificate_pem": f"renew-at: 2020-01-02T00:00:00+00:00\n{PEM}"}
+    stub.script["/v1/worker/certificate"] = [(200, {}, due)] * 1000
+    renewing = own(stub, path)
+    pauses: list[float] = []
+
+    class Ends(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            pauses.append(timeout or 0.0)
+            return len(pauses) > 3
+
+    renewing._end = Ends()
+    renewing._serve()
+    assert pauses[0] == 0
+    assert [0.015 <= pause <= 0.025 for pause in pauses[1:]] == [True, True, True]
+    assert len(stub.calls("/v1/worker/certificate")) == 3
+
+
 def test_one_that_does_not_say_when_is_left_alone(stub: StubReceiver, tmp_path: Path) -> None:
     (tmp_path / "site.pem").write_text(PEM + KEY)
     own(stub, tmp_path / "site.pem").follow()

@@ -16,6 +16,7 @@ from stub_receiver import StubReceiver, lease, problem
 from training.fleet import capability
 from training.fleet.capability import Capability, Gpu
 from training.fleet.worker import main, selftest
+from training.fleet.worker.identity import visit
 from training.fleet.worker.selftest import Check, Report
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -47,7 +48,7 @@ def test_a_host_that_can_train_says_so(run: Run, stub: StubReceiver, capsys: pyt
     out = capsys.readouterr().out
     assert out.startswith("host         box\n")
     assert "ok           trainer: answers --describe, contract sha256:" in out
-    assert f"ok           receiver: answers at {stub.url} and takes heartbeats from this worker\n" in out
+    assert f"ok           receiver: answers at {stub.url} and lets this worker in\n" in out
     assert "note         no dataset is given, which the project's own models need; give --dataset NAME=FOLDER\n" in out
     assert "no receiver is given" not in out
     assert out.endswith("This host can train.\n")
@@ -57,16 +58,35 @@ def test_the_self_test_shows_the_receiver_its_token(
     run: Run, stub: StubReceiver, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A wrong token would otherwise be found only by the service, over and over."""
-    stub.script["heartbeat"] = [
+    stub.script["/v1/worker/self"] = [
         problem(401, "unauthenticated", "the bearer token is not this receiver's"),
-        problem(404, "not_found", "there is no such job"),
+        (200, {}, {}),
     ]
     assert run("--self-test", "--receiver", stub.url) == 1
     out = capsys.readouterr().out
     assert "FAILED       receiver: the bearer token is not this receiver's\n" in out
     assert out.endswith("This host cannot train: mend what FAILED says.\n")
     assert run("--self-test", "--receiver", stub.url) == 0
+    assert {seen.headers["x-worker-session"] for seen in stub.seen} == {visit()}
     assert stub.stored == {}
+
+
+def test_the_self_test_shows_an_older_receiver_its_token_with_a_heartbeat(
+    run: Run, stub: StubReceiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub.script["/v1/worker/self"] = [problem(404, "not_found", "nothing is here")] * 2
+    stub.script["heartbeat"] = [
+        problem(401, "unauthenticated", "the bearer token is not this receiver's"),
+        problem(404, "not_found", "there is no such job"),
+    ]
+    assert run("--self-test", "--receiver", stub.url) == 1
+    assert "FAILED       receiver: the bearer token is not this receiver's\n" in capsys.readouterr().out
+    assert run("--self-test", "--receiver", stub.url) == 0
+
+
+def test_a_program_of_this_host_is_told_what_to_send_for_a_visit(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["session"]) == 0
+    assert capsys.readouterr().out == f"{visit()}\n"
 
 
 def test_the_self_test_says_that_no_receiver_was_tried(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

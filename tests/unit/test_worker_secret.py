@@ -17,7 +17,7 @@ from training.fleet.client import Client
 from training.fleet.errors import ConfigurationError
 from training.fleet.worker import identity, options
 from training.fleet.worker.enrol import enrol_host, fingerprint
-from training.fleet.worker.identity import OwnSecret, session, write_private
+from training.fleet.worker.identity import OwnSecret, session, visit, write_private
 from training.fleet.worker.journal import Journal
 
 OLD = f"cis490w.0123456789.{'k' * 43}"
@@ -142,8 +142,11 @@ def test_the_place_is_the_same_for_every_start_in_a_folder_and_another_in_a_copy
 
     starts: set[str] = set()
     assert place("lock") == place("lock")
+    host, _, kind = visit().partition(".")
+    assert (len(host), kind) == (16, "visit")
+    assert [place(name).startswith(host) for name in ("lock", "copy")] == [True, True], "the host's own"
     assert place("lock") != place("copy")
-    assert len(starts) == 4
+    assert len(starts) == 6
     here = place("lock")
     monkeypatch.setattr(identity, "_BOOT", tmp_path / "none")
     monkeypatch.setattr("uuid.getnode", lambda: 1)

@@ -19,6 +19,8 @@ from training.fleet.errors import CertificateMismatchError, ForbiddenError, Iden
 SESSION: Final = HEADER.lower().encode()
 ROTATE: Final = (b"x-rotate-secret", b"1")
 """Tells a worker to make a new key."""
+LOOKS: Final = ("GET", "HEAD")
+"""Methods that change nothing."""
 PEER_KEY: Final = "cis490.peer"
 """Where an `auth.Peer` stands in the ASGI scope when a client certificate was verified."""
 
@@ -54,14 +56,14 @@ async def as_worker(fleet: Fleet, request: Request, handler: Callable[[Fleet, Re
 
     Raises:
         IdentityInUseError: Another machine uses its identity.
+        RequestError: It does not say where it runs.
     """
     caller, queue = request.caller, fleet.queue
-    if caller.fresh:
-        await fleet.run(lambda tx: queue.renew(tx, caller.identity))
     given = request.headers.get(SESSION, b"").decode("latin-1")
     try:
-        with fleet.sessions.present(caller.name, given):
-            await _keep_place(fleet, caller)
+        with fleet.sessions.present(caller.name, given, looks=request.scope["method"] in LOOKS) as place:
+            if place:  # a visit changes nothing
+                await _settle(fleet, caller, place)
             answer = await handler(fleet, request)
     except IdentityInUseError:
         await note(fleet, request, caller.name, "clash", f"another machine shows identity {caller.identity} as well")
@@ -72,10 +74,14 @@ async def as_worker(fleet: Fleet, request: Request, handler: Callable[[Fleet, Re
     return answer
 
 
-async def _keep_place(fleet: Fleet, caller: Caller) -> None:
-    identity, place = fleet.queue.registry.get(caller.identity), fleet.sessions.place(caller.name)
-    if place and identity is not None and identity.place != place:
-        await fleet.run(lambda tx: fleet.queue.keep_place(tx, caller.identity, place))
+async def _settle(fleet: Fleet, caller: Caller, place: str) -> None:
+    """Write down what a request says by being let in: the next key was used, and where the identity is."""
+    queue = fleet.queue
+    if caller.fresh:
+        await fleet.run(lambda tx: queue.renew(tx, caller.identity))
+    identity = queue.registry.get(caller.identity)
+    if identity is not None and identity.place != place:
+        await fleet.run(lambda tx: queue.keep_place(tx, caller.identity, place))
 
 
 def address(request: Request) -> str:
@@ -84,20 +90,34 @@ def address(request: Request) -> str:
     return str(client[0]) if client else ""
 
 
-async def note(fleet: Fleet, request: Request, worker: str, action: str, why: str) -> None:
-    """Append an event that a request brings again and again; it is told once in some minutes."""
-    if fleet.sessions.is_news(f"{action} {worker} {request.caller.identity}"):
+async def note(fleet: Fleet, request: Request, worker: str, action: str, why: str, *, known: bool = True) -> None:
+    """Append an event that a request brings about again and again; of one address few are written, see `News`.
+
+    Args:
+        fleet: What is worked on.
+        request: The request.
+        worker: The worker it is about.
+        action: The action of the event.
+        why: What happened.
+        known: The caller has shown a credential.
+    """
+    if fleet.news.is_news(address(request), action, worker, known=known):
         told, who = f"{why} (from {address(request)})", request.caller.who
         await fleet.run(lambda tx: fleet.queue.note(tx, who, worker, action, told))
 
 
-def demand_own_name(request: Request, worker: str) -> None:
+def demand_own_name(fleet: Fleet, request: Request, worker: str) -> None:
     """Refuse a claim for another host than the one that enrolled.
 
     Raises:
-        ForbiddenError: The names differ.
+        ForbiddenError: The names differ, or the host has enrolled and its secret is not shown.
     """
     name = request.caller.name
+    if not request.caller.identity and fleet.queue.registry.living(worker) is not None:
+        raise ForbiddenError(
+            f"the claim is for {worker}, which has enrolled, and does not show its secret; start the worker with "
+            f"--worker-secret-file, or under another name with --name; or cis490-jobs worker revoke {worker}"
+        )
     if name and name != worker:
         raise ForbiddenError(
             f"the claim is for {worker} and the secret that of {name}; expected one name; start the worker with "

@@ -38,20 +38,21 @@ async def invite(fleet: Fleet, request: Request) -> Answer:
 async def enrol(fleet: Fleet, request: Request) -> Answer:
     """Exchange a one-time code for the identity of a worker."""
     message = ENROL.decode(await request.body())
-    caller = address(request)
+    caller, before = address(request), fleet.queue.registry.living(message.worker)
     fleet.limiter.enter(caller)
     try:
         identity = await fleet.run(lambda tx: fleet.queue.enrol(tx, message))
     except (InviteRefusedError, ForbiddenError) as error:
-        if fleet.limiter.is_news():
-            await note(fleet, request, message.worker, "refuse", f"enrolment: {error.message.partition(';')[0]}")
+        why = f"enrolment: {error.message.partition(';')[0]}"
+        await note(fleet, request, message.worker, "refuse", why, known=False)
         raise
     except BaseException:
         fleet.limiter.forgive(caller)
         raise
     fleet.limiter.forgive(caller)
-    fleet.sessions.forget(identity.worker)
-    fleet.lot.ring(identity.worker)
+    if before is None or before.id != identity.id:  # the same exchange asked again changes nothing
+        fleet.sessions.forget(identity.worker)
+        fleet.lot.ring(identity.worker)
     material = await _issued(fleet, identity.id, identity.worker)
     enrolled = wire.Enrolled(
         worker=identity.worker,
@@ -66,7 +67,7 @@ async def enrol(fleet: Fleet, request: Request) -> Answer:
 
 
 async def _issued(fleet: Fleet, public_id: str, worker: str) -> wire.Material:
-    """Return what the worker needs for mutual TLS; who asks again gets it anew."""
+    """Return what the worker needs for mutual TLS; who asks again soon gets the same."""
     if fleet.issuer is None:
         return wire.Material()
     material = await asyncio.to_thread(fleet.issuer, worker, public_id)
@@ -83,7 +84,7 @@ async def secret(fleet: Fleet, request: Request) -> Answer:
 
 
 async def certificate(fleet: Fleet, request: Request) -> Answer:
-    """Issue a worker's next certificate; the one before stays good until it ends."""
+    """Issue a worker's next certificate, or answer with the last one again while two thirds of its life are left."""
     await request.body()
     caller = request.caller
     if fleet.issuer is None:

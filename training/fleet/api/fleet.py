@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from training.fleet import __version__
 from training.fleet.api.bridge import Bridge
 from training.fleet.api.limiter import Limiter
+from training.fleet.api.news import News
 from training.fleet.api.parking import Lot
 from training.fleet.auth import Credentials, Sessions
 from training.fleet.errors import UnavailableError
@@ -51,6 +52,7 @@ class Fleet:
         credentials: Who may do what; another value after the operators file was read again.
         sessions: Which machine uses which identity.
         limiter: Counts wrong one-time codes.
+        news: Says which events are written that a caller can bring about again and again.
         issuer: Makes what a worker needs for mutual TLS, for its name and enrolment; None where there is none.
         ca_pem: The receiver's certificate authority in PEM, for hosts that enrol; empty without one.
         ca_sha256: SHA-256 of that certificate (DER), hex; None without one.
@@ -75,6 +77,7 @@ class Fleet:
     credentials: Credentials = field(default_factory=Credentials)
     sessions: Sessions = field(default_factory=lambda: Sessions(time.monotonic))
     limiter: Limiter = field(default_factory=lambda: Limiter(time.monotonic))
+    news: News = field(default_factory=lambda: News(time.monotonic))
     issuer: Callable[[str, str], Material] | None = None
     ca_pem: str = ""
     ca_sha256: str | None = None

@@ -1,7 +1,7 @@
 """How many wrong one-time codes are looked at.
 
-A code cannot be guessed: it holds 192 random bits. The limit keeps somebody who tries from filling the audit trail and
-from holding others up. Guarantees that an address which has shown no wrong code lately is always looked at, whatever
+A code cannot be guessed: it holds 192 random bits. The limit keeps somebody who tries from holding others up.
+Guarantees that an address which has shown no wrong code lately is always looked at, whatever
 others do, so that the right host can still enrol; that what is remembered stays bounded; and that a refused address is
 told when to come back. Lives on the event loop.
 """
@@ -59,10 +59,6 @@ class Limiter:
         left = self._wrong.pop(caller, [])[:-1]
         if left:
             self._wrong[caller] = left
-
-    def is_news(self) -> bool:
-        """Say whether wrong codes are few enough to be told of each."""
-        return self._total() <= ALL
 
     def _total(self) -> int:
         return sum(map(len, self._wrong.values()))

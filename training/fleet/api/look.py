@@ -99,7 +99,20 @@ async def own(fleet: Fleet, request: Request) -> Answer:
 async def health(fleet: Fleet, request: Request) -> Answer:
     """The fleet at a glance."""
     request.query(NO_KEYS)
-    return answer(await _health(fleet), headers=[NO_CACHE])
+    return answer(_with_clashes(fleet, await _health(fleet)), headers=[NO_CACHE])
+
+
+def _with_clashes(fleet: Fleet, health: Health) -> Health:
+    """Return the health with identities that two machines use; the receiver serves all the same, and is ready."""
+    found = [
+        f"another machine shows the identity of worker {worker}; unless that host was just moved or started again, "
+        f"`cis490-jobs worker revoke {worker}` takes it back; `cis490-jobs events --worker {worker}` says where from"
+        for worker in fleet.sessions.clashed()
+    ]
+    if not found:
+        return health
+    status = "degraded" if health.status == "ok" else health.status
+    return replace(health, status=status, problems=[*health.problems, *found])
 
 
 async def healthz(_fleet: Fleet, _request: Request) -> Answer:
@@ -134,7 +147,7 @@ async def metrics(fleet: Fleet, _request: Request) -> Answer:
 
     Source: Prometheus, exposition formats, version 0.0.4.
     """
-    found = await _health(fleet)
+    found = _with_clashes(fleet, await _health(fleet))
     figures: tuple[tuple[str, str, Mapping[str, float]], ...] = (
         ("jobs", "Jobs by status.", {f'{{status="{name}"}}': count for name, count in found.counts.items()}),
         ("workers", "Workers by state.", {f'{{state="{name}"}}': count for name, count in found.workers.items()}),

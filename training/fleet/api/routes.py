@@ -62,7 +62,7 @@ def _words(allowed: tuple[str, ...]) -> Mapping[str, Any]:
 _JOB = (404, "no such job")
 _NAMED = (404, "no such worker ever enrolled")
 _STALE = (409, "`stale_lease`: the lease is not the newest one")
-_CLASH = (409, "`identity_in_use`: another machine uses the identity")
+_UNASKED = (409, "`wrong_state`: nobody asked for a new key; `identity_in_use`: another machine uses the identity")
 _STATE = (409, "`wrong_state`: the job's status does not allow it")
 _CHORE = (409, "`wrong_state`: a backup or a check runs already")
 _BUSY = (503, "shutting down or overloaded; see Retry-After")
@@ -208,7 +208,7 @@ ROUTES: Final[tuple[Route, ...]] = (
             ),
         ),
     ),
-    Route("POST", "/v1/secret", "worker", enrolment.secret, wire.NewSecret, wire.SecretTaken, (_CLASH,)),
+    Route("POST", "/v1/secret", "worker", enrolment.secret, wire.NewSecret, wire.SecretTaken, (_UNASKED,)),
     Route(
         "POST",
         "/v1/worker/certificate",

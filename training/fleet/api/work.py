@@ -34,7 +34,7 @@ FAIL: Final = Decoder(Fail)
 async def claim(fleet: Fleet, request: Request) -> Answer:
     """Give the caller a job, now or when one appears while it waits."""
     message = CLAIM.decode(await request.body())
-    demand_own_name(request, message.worker)
+    demand_own_name(fleet, request, message.worker)
     fleet.demand_open()
     if not _speakable(message.capability.version):
         oldest = ".".join(map(str, OLDEST_WORKER))
@@ -103,7 +103,8 @@ async def _take_offered(fleet: Fleet, request: Request, place: Place, message: C
 
 
 def _claimed(fleet: Fleet, request: Request, tx: Transaction, message: Claim) -> Lease | None:
-    """Claim on the writer thread, unless the worker was revoked since it was let in."""
+    """Claim on the writer thread, unless the worker was revoked or has enrolled since it was let in."""
+    demand_own_name(fleet, request, message.worker)
     fleet.queue.registry.demand_living(request.caller.identity)
     return fleet.queue.claim(tx, message)
 

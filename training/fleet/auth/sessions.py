@@ -1,9 +1,12 @@
 """Which machine uses an identity now.
 
 Owns the rule that one identity is used in one place at a time, so that two machines from one disk image do not take
-each other's jobs. A worker names its session with every request: the place it runs in and its start, both random to
-others. A worker that is started again in the same place takes over at once, because its folder is locked by one process
-at a time; from another place it must wait until the first has been silent for a while.
+each other's jobs, and so that a secret alone takes nothing from the worker it belongs to. A worker names its session
+with every request: the place it runs in and its start, both random to others. A worker that is started again in the
+same place takes over at once, because its folder is locked by one process at a time; from another place it must wait
+until the first has been silent for a while. Other programs of the same host, such as `doctor`, name a visit: it may
+look, it neither holds nor takes the identity, and beside a worker that lives it counts only on that worker's own host.
+Who names nothing is refused, and beside a worker that lives counts as another machine.
 """
 
 from __future__ import annotations
@@ -16,15 +19,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from training.fleet.errors import IdentityInUseError
+from training.fleet.errors import IdentityInUseError, RequestError
 
 HEADER: Final = "X-Worker-Session"
-FORM: Final = re.compile(r"([0-9a-f]{32})\.([0-9a-f]{32})")
+PLACE_DIGITS: Final = 32
+HOST_DIGITS: Final = 16
+"""How many digits of a place, from its first on, are the same for everything on one host."""
+FORM: Final = re.compile(rf"([0-9a-f]{{{PLACE_DIGITS}}})\.([0-9a-f]{{32}})")
+VISIT: Final = re.compile(rf"([0-9a-f]{{{HOST_DIGITS}}})\.visit")
 MAX_RETIRED: Final = 8
 SILENT_S: Final = 90.0
 """How long a machine must be silent before another one may use its identity, unless the lease is shorter."""
 NEWS_S: Final = 300.0
-"""How often one clash is told."""
+"""How long a clash is shown to people."""
 
 
 @dataclass(slots=True)
@@ -59,56 +66,70 @@ class Sessions:
         self._silent_s = silent_s
         self._live: dict[str, _Session] = {}
         self._clashes: dict[str, float] = {}
-        self._told: dict[str, float] = {}
         self._lock = threading.Lock()
 
     @contextmanager
-    def present(self, worker: str, given: str | None) -> Iterator[None]:
+    def present(self, worker: str, given: str, *, looks: bool = False) -> Iterator[str]:
         """Hold the identity of a worker while a request of it is answered.
 
         Args:
             worker: Its name.
-            given: What it says of its session; None for a worker that says nothing, which is let pass.
+            given: What the request says of its session; empty where it says nothing.
+            looks: The request changes nothing.
+
+        Yields:
+            The place that holds the identity; empty for a visit.
 
         Raises:
             IdentityInUseError: Another machine uses the identity.
+            RequestError: The request names no session, or more than looks in a visit.
         """
-        session = self._enter(worker, given)
+        session = self._enter(worker, given, looks=looks)
         try:
-            yield
+            yield "" if session is None else session.place
         finally:
             if session is not None:
                 with self._lock:
                     session.calls -= 1
                     session.seen_at = self._clock()
 
-    def _enter(self, worker: str, given: str | None) -> _Session | None:
-        match = FORM.fullmatch(given or "")
-        if match is None:
-            return None
+    def _enter(self, worker: str, given: str, *, looks: bool) -> _Session | None:
         now = self._clock()
+        match = FORM.fullmatch(given)
+        visit = None if match else VISIT.fullmatch(given)
         with self._lock:
-            session = self._followed(self._live.get(worker), match[1], match[2], now)
+            old = self._live.get(worker)
+            if match is None:
+                if old is not None and self._lives(old, now) and not (visit and old.place.startswith(visit[1])):
+                    raise self._clash(worker, now)
+                _demand_look(worker, given, looks=looks and visit is not None)
+                return None
+            session = self._followed(old, match[1], match[2], now)
             if session is None:
-                self._clashes[worker] = now
-                raise IdentityInUseError(
-                    f"another machine uses the identity of worker {worker}; if this one is a copy of its disk, enrol "
-                    f"it under a name of its own: `cis490-jobs invite NAME`; if it was moved here, wait "
-                    f"{self._silent_s:g} s after the other has stopped",
-                    retry_after_s=15.0,
-                )
+                raise self._clash(worker, now)
             session.calls += 1
             session.seen_at = now
             self._live[worker] = session
             return session
+
+    def _clash(self, worker: str, now: float) -> IdentityInUseError:
+        self._clashes[worker] = now
+        return IdentityInUseError(
+            f"another machine uses the identity of worker {worker}; if this one is a copy of its disk, enrol it under "
+            f"a name of its own: `cis490-jobs invite NAME`; if it was moved here, or this machine was started again, "
+            f"wait until the other has been silent for {self._silent_s:g} s",
+            retry_after_s=15.0,
+        )
+
+    def _lives(self, session: _Session, now: float) -> bool:
+        return session.calls > 0 or now - session.seen_at <= self._silent_s
 
     def _followed(self, old: _Session | None, place: str, start: str, now: float) -> _Session | None:
         """Return the session that holds the identity now, None when it is not the caller's."""
         if old is None:
             return _Session(place, start, now)
         if old.place != place:
-            silent = not old.calls and now - old.seen_at > self._silent_s
-            return _Session(place, start, now) if silent else None
+            return None if self._lives(old, now) else _Session(place, start, now)
         if old.start != start:
             if start in old.retired:
                 return None
@@ -120,13 +141,8 @@ class Sessions:
         """Take in where an identity was used before the receiver started, as if it had been heard just now."""
         self._live[worker] = _Session(place, "", self._clock())
 
-    def place(self, worker: str) -> str:
-        """Return where an identity is used, empty when that is not known."""
-        session = self._live.get(worker)
-        return "" if session is None else session.place
-
     def forget(self, worker: str) -> None:
-        """Let anybody begin anew under a name, because its identity has changed."""
+        """Let the next place hold a name, because its identity has changed."""
         with self._lock:
             self._live.pop(worker, None)
             self._clashes.pop(worker, None)
@@ -137,12 +153,16 @@ class Sessions:
         since = None if at is None else self._clock() - at
         return since if since is not None and since < NEWS_S else None
 
-    def is_news(self, subject: str) -> bool:
-        """Say whether something was not told for some minutes; the answer is no until then."""
-        now = self._clock()
-        with self._lock:
-            self._told = {name: at for name, at in self._told.items() if now - at < NEWS_S}
-            if subject in self._told:
-                return False
-            self._told[subject] = now
-            return True
+    def clashed(self) -> list[str]:
+        """Return the workers whose identity another machine has tried to use in the last minutes."""
+        return sorted(worker for worker in list(self._clashes) if self.clashed_s(worker) is not None)
+
+
+def _demand_look(worker: str, given: str, *, looks: bool) -> None:
+    if not looks:
+        found = ascii(given)[:80] if given else "none"
+        raise RequestError(
+            f"the request shows the secret of worker {worker} and does not say where it runs: found {found} in "
+            f"{HEADER}, expected PLACE.START, 32 hex digits each, or, to look only, what `cis490-training-worker "
+            "session` prints on the worker's host; use the worker's own programs, of this receiver's version"
+        )

@@ -2,8 +2,8 @@
 
 Owns the rows of invites and identities. Guarantees that a code is exchanged once, for the host it was made for and
 while it lives; that the same exchange asked again is answered again; that no code and no key is ever stored; that a new
-key takes over at its first use and not before; and that a revoked worker holds no lease. Every change appends its event
-in the same transaction. Leaves the comparison of secrets to `auth`.
+key takes over at its first use and not before; and that an identity which was revoked or replaced holds no lease. Every
+change appends its event in the same transaction. Leaves the comparison of secrets to `auth`.
 """
 
 from __future__ import annotations
@@ -106,7 +106,8 @@ class Enrolment(Lifecycle):
         old = self.registry.living(worker)
         if old is not None:
             self._change(tx, replace(old, revoked_at=at, next_digest=None, rotate=False), at_once=True)
-            self._note(tx, actor, worker, "replace", f"identity {old.id} ends, the host has enrolled anew")
+            self._note(tx, actor, worker, "replace", f"identity {old.id} ends, the host has enrolled again")
+            self._free_leases(tx, worker, actor, f"the worker {worker} has enrolled again")
         new = Identity(secrets.token_hex(ID_BYTES), worker, message.secret_sha256, created_at=at)
         tx.run("add_identity", id=new.id, worker=worker, digest=new.digest, at=at)
         used = tx.run("use_invite", digest=digest_of(message.code), identity=new.id)
@@ -116,8 +117,9 @@ class Enrolment(Lifecycle):
         return new
 
     def keep_certificate(self, tx: Transaction, public_id: str, fingerprint: str) -> None:
-        """Note which certificate was issued to an identity; one after the first is an event."""
-        if (identity := self.registry.get(public_id)) is None:
+        """Note which certificate was issued to an identity; another one after the first is an event. Safe to repeat."""
+        identity = self.registry.get(public_id)
+        if identity is None or identity.fingerprint == fingerprint:
             return
         self._change(tx, replace(identity, fingerprint=fingerprint))
         if identity.fingerprint:
@@ -144,9 +146,13 @@ class Enrolment(Lifecycle):
         gone = replace(identity, revoked_at=self._now(), next_digest=None, rotate=False)
         self._change(tx, gone, at_once=True)
         self._note(tx, actor, worker, "revoke", f"identity {identity.id}")
-        for row in tx.all("leases_of", worker=worker):
-            self._take_back(tx, row["lease_id"], actor, f"the worker {worker} was revoked")
+        self._free_leases(tx, worker, actor, f"the worker {worker} was revoked")
         return view_of(gone)
+
+    def _free_leases(self, tx: Transaction, worker: str, actor: str, why: str) -> None:
+        """End what a worker holds, because the identity it was given to may work no more."""
+        for row in tx.all("leases_of", worker=worker):
+            self._take_back(tx, row["lease_id"], actor, why)
 
     def ask_to_rotate(self, tx: Transaction, worker: str, actor: str) -> wire.IdentityView:
         """Ask a worker for a new key; it makes one at its next contact. Safe to repeat.
@@ -169,9 +175,19 @@ class Enrolment(Lifecycle):
         return view_of(identity)
 
     def take_secret(self, tx: Transaction, public_id: str, digest: str) -> wire.SecretTaken:
-        """Keep the digest of a worker's next key; the present one is good until the next was used. Safe to repeat."""
+        """Keep the digest of a worker's next key; the present one is good until the next was used. Safe to repeat.
+
+        Raises:
+            RevokedError: The identity lives no more.
+            ConflictError: Nobody asked for a new key. So who has the secret alone cannot make it useless to its worker.
+        """
         identity = self._living(public_id)
         if digest not in (identity.digest, identity.next_digest):
+            if not identity.rotate:
+                raise ConflictError(
+                    f"nobody asked the worker {identity.worker} for a new key; expected that first: "
+                    f"cis490-jobs worker rotate {identity.worker}"
+                )
             self._change(tx, replace(identity, next_digest=digest))
         return wire.SecretTaken(public_id)
 

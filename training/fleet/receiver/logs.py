@@ -37,6 +37,7 @@ def start(level: str) -> None:
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.raiseExceptions = False
-    # uvicorn tells of its own start and stop at "info"; the receiver says that itself.
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    # uvicorn tells of its own start and stop at "info", which the receiver says itself, and at "warning" of each
+    # request that is none, with which any client could fill the disk.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     logging.getLogger("asyncio").setLevel(logging.WARNING)

@@ -12,9 +12,10 @@ import asyncio
 import hashlib
 import logging
 import ssl
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -32,6 +33,8 @@ HANDSHAKE_S: Final = 10.0
 SHUTDOWN_S: Final = 5.0
 RENEWED_AT: Final = 2 / 3
 """Part of its life after which a certificate is issued anew."""
+SAME_LEFT: Final = 2 / 3
+"""Part of the life of a worker's certificate that is left when another one may be made."""
 _BEGIN: Final = "-----BEGIN CERTIFICATE-----"
 _END: Final = "-----END CERTIFICATE-----"
 
@@ -204,8 +207,29 @@ def peer_of(transport: asyncio.Transport) -> Peer | None:
     return peers.from_certificate(found, link.getpeercert(binary_form=True)) if found else None
 
 
+@dataclass(frozen=True, slots=True)
+class _Issued:
+    """What was issued to a worker last.
+
+    Attributes:
+        identity: Public id of the enrolment it was issued for.
+        material: What was answered.
+        at: When, seconds since the epoch.
+        until: How long it is answered again.
+    """
+
+    identity: str
+    material: Material = field(repr=False)
+    at: float
+    until: float
+
+
 class Issuer:
-    """Makes certificates for workers.
+    """Makes certificates for workers. Any thread may call it.
+
+    While two thirds of the life of a worker's last certificate are left, who asks gets that one again: so a lost answer
+    costs nothing, and nobody who may ask makes certificates without end. Keys are kept in memory alone, so after a
+    restart of the receiver a worker that asks gets one more.
 
     Args:
         authority: The fleet's own.
@@ -219,21 +243,32 @@ class Issuer:
         self._authority = authority
         self._life_s = life_s
         self._clock = clock
+        self._last: dict[str, _Issued] = {}
+        self._guard = threading.Lock()
 
     def __call__(self, worker: str, identity: str) -> Material:
-        """Return a new key and certificate for an enrolment, and when to ask for the next."""
+        """Return key and certificate for an enrolment, and when to ask for the next."""
+        with self._guard:
+            now, last = self._clock(), self._last.get(worker)
+            # A clock that went back may have made a certificate that is not good yet.
+            if last is None or last.identity != identity or not last.at <= now < last.until:
+                last = self._last[worker] = self._issue(worker, identity, now)
+            return last.material
+
+    def _issue(self, worker: str, identity: str, now: float) -> _Issued:
         from training.fleet.certificates import WORKER_S
 
-        now, life_s = self._clock(), self._life_s or WORKER_S
+        life_s = self._life_s or WORKER_S
         pair = self._authority.worker(worker, peers.worker_uri(worker, identity), now, life_s=life_s)
         renew_at = datetime.fromtimestamp(int(now + life_s * RENEWED_AT), UTC).isoformat()
-        return Material(
+        material = Material(
             self._authority.pem.decode(),
             # Text in front of a certificate is for its readers; TLS passes it over (RFC 7468, section 2).
             f"{RENEW_AT}{renew_at}\n{pair.certificate_pem.decode()}",
             pair.key_pem.decode(),
             pair.fingerprint,
         )
+        return _Issued(identity, material, now, now + life_s * (1 - SAME_LEFT))
 
 
 def issuer(settings: Settings) -> Issuer | None:

@@ -65,8 +65,13 @@ class OwnCertificate:
             if due is None:
                 return
             pause_s = min(LOOK_S, max(0.0, due - time.time()))
-            if not pause_s and not self.renew():
+            if not pause_s and not (self.renew() and self._is_early()):
                 pause_s = self._retry_s * (0.75 + random.random() / 2)  # noqa: S311
+
+    def _is_early(self) -> bool:
+        """Return True if nothing is due yet. After a renewal it can be: where this host's clock is far ahead."""
+        due = renew_at(self._path)
+        return due is None or due > time.time()
 
     def renew(self) -> bool:
         """Ask for the next certificate and put it in place; say whether that went well."""

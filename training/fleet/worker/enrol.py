@@ -32,14 +32,13 @@ from training.fleet.errors import (
     ConfigurationError,
     FleetError,
     ForbiddenError,
-    NotFoundError,
+    IdentityInUseError,
     UnavailableError,
     UnreachableError,
 )
 from training.fleet.settings import secret, state_folder
-from training.fleet.wire import Heartbeat
 from training.fleet.worker.certificate import together
-from training.fleet.worker.identity import FORM, write_private
+from training.fleet.worker.identity import FORM, show_secret, visit, write_private
 from training.fleet.worker.options import SECRET, settings_path
 from training.fleet.worker.work_folder import demand_own_way, make_private
 
@@ -176,12 +175,15 @@ def _is_enrolled(order: Order, ca_file: Path | None) -> bool:
         return False
     try:
         shown = certificate_files(*(_path(settings.get(name)) for name in ("client_certificate", "client_key")))
-        client = Client(order.receiver, token, ca_file=ca_file, certificate=shown, deadline_s=PATIENCE_S)
+        client = Client(
+            order.receiver, token, ca_file=ca_file, certificate=shown, deadline_s=PATIENCE_S, session=visit()
+        )
     except ConfigurationError:
         return False  # the certificate is lost; a new enrolment brings another
     try:
-        with contextlib.suppress(NotFoundError):
-            client.heartbeat("0" * 64, Heartbeat("enrolment"))
+        # Who learns that another machine uses the identity has shown a secret that is good.
+        with contextlib.suppress(IdentityInUseError):
+            show_secret(client, order.host)
     except (AuthenticationError, ForbiddenError):
         return False
     finally:

@@ -25,8 +25,11 @@ from typing import Final, TextIO
 
 from training.fleet import system
 from training.fleet.auth.identities import digest_of, id_of, key_of, new_key, secret_of
+from training.fleet.auth.sessions import HOST_DIGITS, PLACE_DIGITS
 from training.fleet.client import Client
-from training.fleet.errors import FleetError
+from training.fleet.client.answer import Answer
+from training.fleet.errors import FleetError, NotFoundError
+from training.fleet.wire import Heartbeat
 from training.fleet.worker.journal import Journal
 
 ASKED: Final = "x-rotate-secret"
@@ -34,6 +37,7 @@ ASKED: Final = "x-rotate-secret"
 FORM: Final = re.compile(r"cis490w\.[0-9a-f]{8,64}\.[0-9A-Za-z_-]{32,128}")
 REST_S: Final = 30.0
 """How long an answer that asks for a new key again is taken for one that was under way."""
+_NOBODYS_JOB: Final = "0" * 64
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -131,18 +135,60 @@ def write_private(path: Path, text: str) -> None:
 def session(lock: TextIO) -> str:
     """Return where this worker runs and which start it is, for the receiver to tell two machines apart.
 
-    The place is the same for every worker that is started in this folder until the machine is booted anew, and differs
+    The place is the same for every worker that is started in this folder until the machine is booted again, and differs
     in a copy of the folder or of the whole disk. The lock of the folder lets one worker in at a time.
 
     Args:
         lock: The open lock of the work folder.
+    """
+    found = os.fstat(lock.fileno())
+    folder = _digits(f"folder {_machine()} {found.st_dev} {found.st_ino}", PLACE_DIGITS - HOST_DIGITS)
+    return f"{_host()}{folder}.{secrets.token_hex(16)}"
+
+
+def visit() -> str:
+    """Return what another program on this host says of itself: it looks, and leaves the identity to the worker here.
+
+    It names the host alone, because such a program may not know the worker's folder, or not be let into it.
+    """
+    return f"{_host()}.visit"
+
+
+def show_secret(client: Client, worker: str, *, deadline_s: float | None = None) -> Answer | None:
+    """Show the receiver the secret and return what it says of this worker; nothing changes there.
+
+    Args:
+        client: The way to the receiver, with the secret and a visit.
+        worker: The worker's name.
+        deadline_s: Longest time spent on repeats.
+
+    Returns:
+        Its answer; None from a receiver that takes the secret and is too old to say more.
+
+    Raises:
+        FleetError: It refuses the secret, or cannot be reached.
+    """
+    with contextlib.suppress(NotFoundError):
+        return client.request("GET", f"/v1/worker/self?worker={worker}", deadline_s=deadline_s)
+    with contextlib.suppress(NotFoundError):
+        client.heartbeat(_NOBODYS_JOB, Heartbeat("a-visit"), deadline_s=deadline_s)
+    return None
+
+
+def _host() -> str:
+    return _digits(f"host {_machine()}", HOST_DIGITS)
+
+
+def _machine() -> str:
+    """Return what other hosts cannot know of this boot of this one.
 
     Source: Linux, random(4), boot_id.
     """
     try:
-        machine = _BOOT.read_text(encoding="ascii").strip()
+        return _BOOT.read_text(encoding="ascii").strip()
     except OSError:
-        machine = f"{uuid.getnode():012x}"
-    found = os.fstat(lock.fileno())
-    place = hashlib.sha256(f"{machine} {found.st_dev} {found.st_ino}".encode()).hexdigest()[:32]
-    return f"{place}.{secrets.token_hex(16)}"
+        return f"{uuid.getnode():012x}"
+
+
+def _digits(text: str, count: int) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:count]

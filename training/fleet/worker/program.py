@@ -26,7 +26,7 @@ from training.fleet.worker import selftest
 from training.fleet.worker.certificate import OwnCertificate
 from training.fleet.worker.doctor import run_doctor
 from training.fleet.worker.enrol import enrol_host
-from training.fleet.worker.identity import OwnSecret, session
+from training.fleet.worker.identity import OwnSecret, session, visit
 from training.fleet.worker.journal import Journal
 from training.fleet.worker.loop import Worker
 from training.fleet.worker.options import TABLE, TOKEN, Options, options
@@ -63,6 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return enrol_host(words[1:])
     if words[:1] == ["doctor"]:
         return run_doctor(words[1:])
+    if words == ["session"]:
+        sys.stdout.write(f"{visit()}\n")
+        return 0
     parsed = _parsed(words)
     actions = {name: parsed.pop(name) for name in _ACTIONS}
     try:
@@ -85,7 +88,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Asks a receiver for training jobs and runs them on this host.",
         epilog="The worker's own secret comes from the file that --worker-secret-file names; "
         f"`{PROGRAM} enrol` makes it. On the receiver's own machine ${TOKEN} or ${TOKEN}_FILE may stand in for it. "
-        f"`{PROGRAM} doctor` says what is wrong with this host.",
+        f"`{PROGRAM} doctor` says what is wrong with this host. "
+        f"`{PROGRAM} session` prints what a program that fetches with the worker's secret sends as X-Worker-Session.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("--self-test", action="store_true", help="print what this host can do and whether it can train")
@@ -139,8 +143,11 @@ def _where(error: BaseException) -> str:
 
 
 def _client(chosen: Options, own: OwnSecret | None = None, here: str | None = None) -> Client:
-    """Return a connection; with the worker's own secret it follows what becomes of it and says where it runs."""
-    more = {} if own is None else {"session": here, "heed": own.heed}
+    """Return a connection; with the worker's own secret it follows what becomes of it and says where it runs.
+
+    Without that it is a visit, which leaves the identity to the worker that runs here.
+    """
+    more = {"session": visit()} if own is None else {"session": here, "heed": own.heed}
     token = chosen.token if own is None else own.token
     return Client(
         chosen.receiver,
@@ -148,7 +155,7 @@ def _client(chosen: Options, own: OwnSecret | None = None, here: str | None = No
         ca_file=chosen.ca_file,
         certificate=chosen.certificate,
         proxy=chosen.proxy,
-        **more,  # type: ignore[arg-type]
+        **more,
     )
 
 

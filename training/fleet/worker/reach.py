@@ -38,9 +38,9 @@ from training.fleet.client import Address, Client, address
 from training.fleet.client.addresses import proxy_address
 from training.fleet.client.answer import read
 from training.fleet.client.trust import reason
-from training.fleet.errors import FleetError, NotFoundError
+from training.fleet.errors import FleetError
 from training.fleet.settings import demand_private
-from training.fleet.worker import selftest
+from training.fleet.worker.identity import show_secret, visit
 from training.fleet.worker.options import TOKEN, Options
 
 if TYPE_CHECKING:
@@ -325,10 +325,10 @@ def identity(way: Way) -> Told:
     """Show the receiver the secret and ask what it knows of this worker; nothing changes there."""
     client = _client(way, way.chosen.token)
     try:
-        way.own = read(wire.OwnView, client.request("GET", f"/v1/worker/self?worker={way.name}", deadline_s=0))
-    except NotFoundError:
-        selftest.show_token(client)
-        return warn("the receiver takes the secret and is too old to say more", "give the receiver this version")
+        said = show_secret(client, way.name, deadline_s=0)
+        if said is None:
+            return warn("the receiver takes the secret and is too old to say more", "give the receiver this version")
+        way.own = read(wire.OwnView, said)
     except FleetError as error:
         found, _, mend = error.message.partition("; ")
         return fail(found, mend or f"have an operator run cis490-jobs invite {way.name} and use what it prints here")
@@ -340,7 +340,8 @@ def identity(way: Way) -> Told:
 def _client(way: Way, token: str | None) -> Client:
     chosen = way.chosen
     files = {"ca_file": chosen.ca_file, "certificate": chosen.certificate, "proxy": chosen.proxy}
-    return Client(chosen.receiver, token, timeout_s=TRY_S, **files)  # type: ignore[arg-type]
+    here = None if token is None else visit()
+    return Client(chosen.receiver, token, timeout_s=TRY_S, session=here, **files)  # type: ignore[arg-type]
 
 
 def _known_as(way: Way, own: wire.OwnView) -> Told:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
-from training.fleet import wire
 from training.fleet.capability import GIB, Capability, detect
 from training.fleet.client import Client
-from training.fleet.errors import FleetError, NotFoundError, TrainerError
+from training.fleet.errors import FleetError, TrainerError
 from training.fleet.jobs import DEFAULT_DATASET
+from training.fleet.worker.identity import show_secret
 from training.fleet.worker.options import Options
 from training.fleet.worker.start import OWN_COMMAND, argument_vector, declared
-
-_NOBODYS_JOB: Final = "0" * 64
-_NOBODYS_LEASE: Final = "self-test"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +86,7 @@ def examine(chosen: Options, client: Client | None) -> Report:
     checks = [trainer(chosen), libraries(capability), work_folder(chosen), disk(chosen, capability)]
     checks += [dataset(name, capability) for name in chosen.datasets.folders if name != DEFAULT_DATASET]
     if client is not None:
-        checks.append(_receiver(client))
+        checks.append(_receiver(client, capability.hostname))
     return Report(capability, tuple(checks), tuple(_hints(chosen)))
 
 
@@ -173,19 +169,13 @@ def dataset(name: str, found: Capability) -> Check:
     return Check("dataset", False, said[0] if said else f"{name} cannot be read")
 
 
-def _receiver(client: Client) -> Check:
-    """Ask whether it is there, and show it the token with a heartbeat for a job that nobody has."""
+def _receiver(client: Client, worker: str) -> Check:
+    """Ask whether it is there, and show it the token."""
     try:
         client.get("/healthz", deadline_s=3)
-        show_token(client)
+        show_secret(client, worker, deadline_s=3)
     except FleetError as error:
         return Check("receiver", False, error.message)
     finally:
         client.close()
-    return Check("receiver", True, f"answers at {client.address.url} and takes heartbeats from this worker")
-
-
-def show_token(client: Client) -> None:
-    """Show the receiver the token with a heartbeat for a job that nobody has."""
-    with contextlib.suppress(NotFoundError):
-        client.heartbeat(_NOBODYS_JOB, wire.Heartbeat(_NOBODYS_LEASE), deadline_s=3)
+    return Check("receiver", True, f"answers at {client.address.url} and lets this worker in")
