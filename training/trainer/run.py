@@ -105,7 +105,7 @@ def _train(job: Job, dataset: Dataset, out: Path, started: float) -> None:
     from training.trainer.progress import Progress
 
     with Progress(out / "progress.jsonl") as progress:
-        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+        from threadpoolctl import threadpool_limits
 
         from training.trainer.artifact import LEAK_WARNING, write_artifact, write_json
         from training.trainer.checkpoint import Checkpoints, checkpoint_key
