@@ -7,17 +7,20 @@ Exit status 0: done. 1: the scores differ. 75: something is missing on this host
 usage.
 """
 
-from __future__ import annotations
-
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 if not __package__:
     # Started as a file: the project root stands in for this folder, whose module names must not become top-level ones.
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+import training.trainer  # noqa: F401 - ends a Python that is too old, before it reads what is new to it
+
+# isort: split
+import argparse
+from collections.abc import Sequence
+
+from training.needs import installing
 from training.trainer.faults import HostError, TrainerError
 
 
@@ -31,9 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TrainerError as fault:
         return _refused(str(fault), fault.exit_status)
     except ImportError as fault:
-        return _refused(
-            f"{fault}; install the project with its extras: pip install '.[trainer,onnx]'", HostError.exit_status
-        )
+        return _refused(f"{fault}; {installing('trainer,onnx')}", HostError.exit_status)
     except MemoryError:
         return _refused("memory ran out; compare on fewer hosts", HostError.exit_status)
     except OSError as fault:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training.dataset import expanded_columns
+from training.needs import installing
 from training.trainer.bundle_reader import Description
 from training.trainer.data import Floats
 from training.trainer.faults import HostError, SpecError, TrainerError
@@ -195,8 +196,7 @@ def _check_libraries() -> None:
     missing = [name for name in ("onnx", "onnxruntime", "onnxmltools", "onnxscript") if not _is_there(name)]
     if missing:
         raise HostError(
-            f"export needs the libraries {', '.join(missing)}, which this Python lacks; "
-            "install the project with its onnx extra: pip install '.[trainer,onnx]'"
+            f"export needs the libraries {', '.join(missing)}, which this Python lacks; {installing('trainer,onnx')}"
         )
 
 

@@ -6,18 +6,21 @@ Exit status 0: done. 75: something is missing on this host. 78: bundle or data a
 reader of the standard output stopped early.
 """
 
-from __future__ import annotations
-
-import argparse
-import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 if not __package__:
     # Started as a file: the project root stands in for this folder, whose module names must not become top-level ones.
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+import training.trainer  # noqa: F401 - ends a Python that is too old, before it reads what is new to it
+
+# isort: split
+import argparse
+import os
+from collections.abc import Sequence
+
+from training.needs import installing
 from training.trainer.faults import HostError, TrainerError
 
 EXIT_CLOSED = 141
@@ -34,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TrainerError as fault:
         return _refused(str(fault), fault.exit_status)
     except ImportError as fault:
-        return _refused(f"{fault}; install the project with its trainer extra", HostError.exit_status)
+        return _refused(f"{fault}; {installing('trainer')}", HostError.exit_status)
     except BrokenPipeError:
         # Who reads the scores has seen enough; without this Python complains when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
