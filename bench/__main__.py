@@ -12,6 +12,7 @@ from pathlib import Path
 from bench import crowd, depth, guessing, idling, loading, throughput, training, uploads, waking
 from bench.figures import Figure, machine, save, table
 from bench.stage import fsync_p50_ms
+from training.needs import demand_packages
 
 ROWS: dict[str, Callable[[Path, bool], list[Figure]]] = {
     "packing": uploads.packing,
@@ -32,6 +33,9 @@ ROWS: dict[str, Callable[[Path, bool], list[Figure]]] = {
     "step": training.step,
     "describe": training.describe,
 }
+_NEEDED = ("starlette", "numpy", "lightgbm", "pyarrow", "msgspec", "uvicorn")
+_TORCH = {"windows", "step"}
+"""Rows whose programs need torch."""
 
 
 def main(argv: list[str]) -> int:
@@ -45,8 +49,12 @@ def main(argv: list[str]) -> int:
     unknown = [row for row in options.rows if row not in ROWS]
     if unknown:
         parser.error(f"no row is called {unknown[0]!r}; expected any of {', '.join(ROWS)}")
+    demand_packages(*_NEEDED)
+    rows = options.rows or list(ROWS)
+    if _TORCH & set(rows):
+        demand_packages("torch")
     figures = []
-    for row in options.rows or ROWS:
+    for row in rows:
         figures += _measured(row, options.folder, options.quick)
     print(f"{machine()}\n\n{table(figures)}")
     if options.json:

@@ -77,7 +77,7 @@ def bare_epoch_of(loop: networks._Loop) -> Callable[[], None]:
         for inputs, label in batches:
             optimiser.zero_grad(set_to_none=True)
             loss = nn.functional.binary_cross_entropy_with_logits(network(inputs), label)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimiser.step()
 
     return epoch

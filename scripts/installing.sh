@@ -301,7 +301,7 @@ choose_python() {
         PYTHON=$(PATH=/usr/local/bin:/usr/bin:/bin find_python 2>/dev/null) || PYTHON=""
         if [ -n "$PYTHON" ]; then PYTHON=$(PATH=/usr/local/bin:/usr/bin:/bin command -v "$PYTHON"); fi
     fi
-    PYTHON=$(find_python) || fail 69 "this needs Python 3.11 or newer"
+    PYTHON=$(find_python) || exit 78
     PYTHON=$(command -v "$PYTHON")
     case $MODE:$PYTHON in
         system:/home/* | system:"/root"/*) fail 78 "the service cannot read $PYTHON in a home folder; give --python another" ;;

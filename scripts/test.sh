@@ -4,6 +4,8 @@
 #   scripts/test.sh            what every change must pass
 #   scripts/test.sh --long     the same with coverage, then the long versions of the tests, Windows, and the mutants
 #   scripts/test.sh -- ARGS    hand ARGS to pytest (and skip the static checks)
+#   scripts/test.sh --torch    with any of these: install torch also where that takes gigabytes, so that nothing is skipped
+#                              for want of it
 set -euo pipefail
 
 step() { printf '\n== %s\n' "$*"; }
@@ -21,39 +23,56 @@ static_checks() {
     .venv/bin/shellcheck -x scripts/*.sh .ci/run
 }
 
+refuse() {
+    complain "$1"
+    exit 2
+}
+
 main() {
+    local long=no handed=no
     cd "$(dirname "$0")/.."
     # shellcheck source=scripts/environment.sh
     . scripts/environment.sh
-    make_environment dev
-    case " $* " in *" --long "*) want_container_packages ;; esac
-
-    if [ "${1:-}" = "--" ]; then
+    while [ $# -gt 0 ] && [ "$handed" = no ]; do
+        case $1 in
+            --torch) WITH_TORCH=yes ;;
+            --long) long=yes ;;
+            --) handed=yes ;;
+            *) refuse "found $1, expected --torch, --long or -- followed by arguments for pytest" ;;
+        esac
         shift
-        exec .venv/bin/python -m pytest "$@"
-    fi
-    case "${1:-}" in
-        "" | --long) ;;
-        *)
-            printf 'test.sh: found %s, expected --long or -- followed by arguments for pytest\n' "$1" >&2
-            exit 2
-            ;;
-    esac
+    done
+    if [ "$long:$handed" = yes:yes ]; then refuse "found --long before --; to hand it to pytest, give it after --"; fi
+    make_environment dev
+    case " $long $* " in *" yes "* | *" --long "*) want_container_packages ;; esac
+    if [ "$handed" = yes ]; then exec .venv/bin/python -m pytest "$@"; fi
+    if [ "$long" = yes ]; then need_torch; fi
     static_checks
     step "tests"
     # Many tests wait for other processes, so there is room for one more than there are cores.
-    if [ "${1:-}" != --long ]; then
+    if [ "$long" = no ]; then
         .venv/bin/python -m pytest -n 3 --dist loadgroup
     else
-        .venv/bin/python -m pytest -n 3 --dist loadgroup --cov --cov-report=
-        .venv/bin/coverage report --fail-under=95
-        step "long versions"
-        .venv/bin/python -m pytest -n 3 --dist loadgroup --long -m slow
-        step "the worker on Windows"
-        scripts/test-windows.sh
-        step "mutants"
-        .venv/bin/python -m tests.mutants
+        long_tests
     fi
+}
+
+# The measured coverage is that of the networks as well.
+need_torch() {
+    has_torch && return
+    complain "--long needs torch, and pip finds no CPU build of it; add --torch to install another (4.7 GB)"
+    exit 1
+}
+
+long_tests() {
+    .venv/bin/python -m pytest -n 3 --dist loadgroup --cov --cov-report=
+    .venv/bin/coverage report --fail-under=95
+    step "long versions"
+    .venv/bin/python -m pytest -n 3 --dist loadgroup --long -m slow
+    step "the worker on Windows"
+    scripts/test-windows.sh
+    step "mutants"
+    .venv/bin/python -m tests.mutants
 }
 
 main "$@"

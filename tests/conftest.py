@@ -1,7 +1,8 @@
-"""What all tests share: the long flag, the shipped and the larger dataset, and where the project lies."""
+"""What all tests share: which run where, the shipped and the larger dataset, and where the project lies."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 from collections.abc import Generator
@@ -17,6 +18,8 @@ settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
 ROOT = Path(__file__).resolve().parents[1]
+NO_TORCH = "torch is not installed; ./scripts/test.sh --torch runs this test"
+_MAY_BE_SKIPPED = ("a long version", "no dataset at", "no usable CUDA card")
 LIMIT_S = 600.0
 """Longest time of a test, of its setup and of its teardown, seconds; long versions have none.
 
@@ -32,12 +35,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--long"):
-        return
-    skip = pytest.mark.skip(reason="a long version; run scripts/test.sh --long")
+    if not config.getoption("--long"):
+        _skip(items, "slow", "a long version; run scripts/test.sh --long")
+    if importlib.util.find_spec("torch") is None:
+        _skip(items, "needs_torch", NO_TORCH)
+
+
+def _skip(items: list[pytest.Item], marker: str, reason: str) -> None:
     for item in items:
-        if "slow" in item.keywords:
-            item.add_marker(skip)
+        if marker in item.keywords:
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @contextmanager
@@ -80,13 +87,37 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Let a skip fail where everything that tests need must be there, so that nothing goes untested unseen."""
     report = yield
-    if os.environ.get("CI") and report.skipped and not isinstance(report.longrepr, str):
-        reason = str(report.longrepr[2])
-        if not any(known in reason for known in ("a long version", "no dataset at", "no usable CUDA card")):
-            report.outcome, report.longrepr = "failed", f"{item.nodeid} may not be skipped where CI is set: {reason}"
+    _judge_skip(report)
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _judge_skip(report)
+    return report
+
+
+def _judge_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Let a skip fail where everything that tests need must be there, so that nothing goes untested unseen."""
+    if not os.environ.get("CI") or not report.skipped or not isinstance(report.longrepr, tuple):
+        return
+    reason = report.longrepr[2]
+    if not any(known in reason for known in _MAY_BE_SKIPPED):
+        report.outcome, report.longrepr = "failed", f"{report.nodeid} may not be skipped where CI is set: {reason}"
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Say how many tests only torch was lacking for, in the last line, which nobody overlooks."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or hasattr(config, "workerinput"):
+        return
+    lacking = sum(NO_TORCH in str(report.longrepr) for report in reporter.stats.get("skipped", ()))
+    if lacking:
+        tests = "1 test that needs torch was" if lacking == 1 else f"{lacking} tests that need torch were"
+        them = "it" if lacking == 1 else "them"
+        reporter.write_line(f"{tests} skipped; ./scripts/test.sh --torch runs {them}")
 
 
 @pytest.fixture(scope="session", autouse=True)

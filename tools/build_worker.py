@@ -3,17 +3,20 @@
 The same source gives the same bytes, whoever builds it where.
 """
 
-from __future__ import annotations
-
-import argparse
-import hashlib
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from training.fleet.single_file import NAME, build  # noqa: E402  - works from a bare checkout
+import training.fleet  # noqa: F401 - ends a Python that is too old, before it reads what is new to it
+
+# isort: split
+import argparse
+import hashlib
+
+from training.fleet.single_file import NAME, build
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> int:

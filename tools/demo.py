@@ -5,11 +5,18 @@
 second run finds the finished jobs and trains nothing again. It leaves no process behind, also after Ctrl-C, SIGTERM or
 a failure. Standard library and the fleet's own client only; the processes it starts are the ones an operator starts.
 
-Exit statuses: 0 every job is completed; 1 a job or a process failed; 2 wrong usage; 130 stopped from outside.
+Exit statuses: 0 every job is completed; 1 a job or a process failed; 2 wrong usage; 78 a package or a newer Python is
+missing; 130 stopped from outside.
 """
 
-from __future__ import annotations
+import sys
+from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import training.fleet  # noqa: F401 - ends a Python that is too old, before it reads what is new to it
+
+# isort: split
 import argparse
 import contextlib
 import fcntl
@@ -18,14 +25,10 @@ import re
 import secrets
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Final
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from typing import Final, Self
 
 from training.fleet import wire
 from training.fleet.cli import views
@@ -34,6 +37,7 @@ from training.fleet.cli.remote import Remote
 from training.fleet.cli.text import Terminal, bar, clean, cut, duration, number, table
 from training.fleet.client import Client
 from training.fleet.errors import EX_FAILURE, FleetError
+from training.needs import demand_packages
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 EX_STOPPED: Final = 130
@@ -125,7 +129,7 @@ class Program:
     process: subprocess.Popen[bytes]
 
     @classmethod
-    def start(cls, name: str, state: State, module: str, arguments: Sequence[str], token: tuple[str, Path]) -> Program:
+    def start(cls, name: str, state: State, module: str, arguments: Sequence[str], token: tuple[str, Path]) -> Self:
         """Start a module of the fleet with its output in a fresh log."""
         environ = {key: value for key, value in os.environ.items() if not key.startswith("CIS490_")}
         environ |= {token[0]: str(token[1]), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
@@ -458,6 +462,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _options(argv)
     for name in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, _stop)
+    demand_packages("numpy", "lightgbm", "sklearn", "pyarrow", "msgspec", "uvicorn")
     state = State(options.state.resolve())
     try:
         state.make()

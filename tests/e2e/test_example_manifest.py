@@ -57,11 +57,13 @@ def _demand_each_job_trained_once(folder: Path, manifest: str, limit_s: float) -
         assert all(group["difference"]["seeds"] == [490] for group in compared)
 
 
+@pytest.mark.needs_torch
 def test_every_job_of_the_example_in_short_is_trained_once(tmp_path: Path) -> None:
     _demand_each_job_trained_once(tmp_path, _shortened(EXAMPLE), 600)
 
 
 @pytest.mark.slow
+@pytest.mark.needs_torch
 def test_every_job_of_the_example_is_trained_once(tmp_path: Path) -> None:
     _demand_each_job_trained_once(tmp_path, EXAMPLE, 6 * 3600)
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import socket
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -360,7 +361,7 @@ def test_packages_that_are_not_there_fail(monkeypatch: pytest.MonkeyPatch) -> No
     assert doctor.packages() == (
         "fail",
         "no-such-package not installed",
-        "pip install no-such-package, or install this package anew",
+        f"in the checkout, run: {sys.executable} -m pip install .",
     )
 
 

@@ -147,7 +147,7 @@ def test_init_without_cryptography_says_what_to_install(tmp_path: Path, root: Pa
         [sys.executable, "-c", code, str(tmp_path)], cwd=root, capture_output=True, text=True, check=False
     )
     assert done.returncode == 78
-    assert "pip install cryptography" in done.stderr
+    assert "-m pip install '.[tls]'" in done.stderr
     assert "Traceback" not in done.stderr
 
 

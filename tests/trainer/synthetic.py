@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -91,10 +90,7 @@ def write_dataset(folder: Path, table: pa.Table, declaration: str = DECLARATION)
 
 
 SEQUENCE_MODELS = tuple(name for name, model in MODELS.items() if model.inputs == "sequences")
-NEEDS_TORCH = pytest.mark.skipif(
-    importlib.util.find_spec("torch") is None,
-    reason="torch is not installed; scripts/environment.sh installs its CPU build",
-)
+NEEDS_TORCH = pytest.mark.needs_torch
 ALL_MODELS = [pytest.param(name, marks=NEEDS_TORCH) if name in SEQUENCE_MODELS else name for name in MODELS]
 """Every model, for `parametrize`."""
 

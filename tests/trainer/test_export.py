@@ -214,7 +214,7 @@ def test_each_trouble_is_one_line_with_its_exit_status(
     monkeypatch.setattr(onnx_export, "_is_there", lambda name: name != "onnxruntime")
     status, error = refused(capsys, "--bundle", gbt, "--out", out)
     assert status == 75
-    assert "lacks; install the project with its onnx extra: pip install '.[trainer,onnx]'" in error
+    assert f"lacks; in the checkout, run: {sys.executable} -m pip install '.[trainer,onnx]'\n" in error
     assert "needs the libraries onnxruntime," in error
     monkeypatch.undo()
     monkeypatch.setattr(onnx_graphs, "graph_of", raising(NotImplementedError("no such operator")))

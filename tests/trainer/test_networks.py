@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import signal
 import subprocess
@@ -13,19 +14,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-from synthetic import DECLARATION, job_document, synthetic_table, write_dataset
-
-torch = pytest.importorskip("torch", reason="torch is not installed; scripts/environment.sh installs its CPU build")
-
 from safetensors import safe_open
 from safetensors.numpy import save as save_tensors
+from synthetic import DECLARATION, job_document, synthetic_table, write_dataset
 
-from training.trainer import networks, run
+from training.trainer import run
 from training.trainer.checkpoint import FitCheckpoint
 from training.trainer.faults import HostError, SpecError, TrainerError
 from training.trainer.hyper import MODELS, completed_hyper
-from training.trainer.models import InputShape, Setting, lstm, model_module, tcn, transformer
+from training.trainer.models import InputShape, Setting, model_module
 from training.trainer.windows import Samples, Sequences
+
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+if HAS_TORCH:  # without it the tests are collected all the same, so that they are counted as skipped
+    import torch
+
+    from training.trainer import networks
+    from training.trainer.models import lstm, tcn, transformer
+
+pytestmark = pytest.mark.needs_torch
 
 JobFile = Callable[..., Path]
 SEQUENCE_MODELS = [name for name, model in MODELS.items() if model.inputs == "sequences"]
@@ -290,7 +297,9 @@ def test_a_fit_that_left_the_numbers_says_so(loss: float, score: float) -> None:
         loop.judge(train, np.full(len(train), score, np.float32))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a card; the claim is about one without")
+@pytest.mark.skipif(
+    HAS_TORCH and torch.cuda.is_available(), reason="this machine has a card; the claim is about one without"
+)
 def test_a_job_for_cuda_without_a_card_is_tried_elsewhere(
     synthetic: Path, job_file: JobFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -314,19 +323,19 @@ def test_a_network_too_large_for_memory_is_out_of_memory(
 
 
 @pytest.mark.parametrize(
-    "fault",
+    ("kind", "words"),
     [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
-        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
-        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        ("OutOfMemoryError", "CUDA out of memory. Tried to allocate 2.00 GiB"),
+        ("RuntimeError", "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+        ("RuntimeError", "cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        ("RuntimeError", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
 )
 def test_the_cards_memory_running_out_is_reported_as_such(
-    synthetic: Path, job_file: JobFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: RuntimeError
+    synthetic: Path, job_file: JobFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, words: str
 ) -> None:
     def full(*_: Any) -> None:
-        raise fault
+        raise (torch.OutOfMemoryError if kind == "OutOfMemoryError" else RuntimeError)(words)
 
     monkeypatch.setattr(networks, "scaler", full)
     assert (
@@ -397,16 +406,19 @@ def test_attention_is_that_of_torch() -> None:
     assert layer._attention(state).detach().numpy() == pytest.approx(wanted.detach().numpy(), abs=1e-6)
 
 
-class Rows(torch.nn.Module):
-    """Stands for a network: shows what it was given."""
+def showing() -> Any:
+    """Return what stands for a network and shows what it was given."""
 
-    def forward(self, windows: Any) -> Any:
-        self.given = windows
-        return windows[:, -1, 0]
+    class Rows(torch.nn.Module):
+        def forward(self, windows: Any) -> Any:
+            self.given = windows
+            return windows[:, -1, 0]
+
+    return Rows()
 
 
 def test_patches_end_with_the_last_row_and_begin_with_zeros() -> None:
-    inner = Rows()
+    inner = showing()
     patches = networks.Patches(1, 7, 3, 3, inner)
     with torch.no_grad():
         patches.merge.weight.copy_(torch.eye(3)[:, None, :])
@@ -420,7 +432,7 @@ def test_a_patch_of_one_row_gives_the_network_every_row() -> None:
 
     def build(channels: int, steps: int, _: Any) -> Any:
         seen.append((channels, steps))
-        return Rows()
+        return showing()
 
     for patch in (1, 4):
         shape = {"channels": 2, "steps": 10, "hyper": hyper_of("cnn", patch=patch, patch_width=5)}

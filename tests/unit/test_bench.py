@@ -98,8 +98,8 @@ def test_figures_come_back_from_another_process_as_they_were(capsys: pytest.Capt
     assert figures_from(b"a library's own line\n" + capsys.readouterr().out.encode()) == figures
 
 
+@pytest.mark.needs_torch
 def test_the_loop_of_the_bench_computes_what_the_trainer_computes(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("torch", reason="torch is not installed; scripts/environment.sh installs its CPU build")
     from bench import material, preparing
 
     monkeypatch.setenv("CIS490_DATA", str(ROOT / "data" / "lab"))

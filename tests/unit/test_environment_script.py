@@ -13,7 +13,7 @@ import pytest
 PYTHON = """#!/bin/sh
 echo "python $*" >> "$LOG"
 case "$*" in
-*version_info*) exit ${OLD:-0} ;;
+*version_info*) echo ${VERSION:-3.11.2}; exit ${OLD:-0} ;;
 *ensurepip*) [ -e "$HAVE/python3-venv" ]; exit ;;
 *libgomp*) [ -e "$HAVE/libgomp1" ]; exit ;;
 "-m venv --clear .venv") mkdir -p .venv/bin; cp "$0" .venv/bin/python ;;
@@ -78,8 +78,8 @@ def test_an_environment_is_made_once_from_pinned_hashes(machine: Machine) -> Non
         (machine.have / package).touch()
     assert machine.make().returncode == 0
     assert machine.installs() == [
-        "python -m pip install -qq --disable-pip-version-check --no-input --require-hashes --no-deps "
-        "--only-binary :all: -r requirements/trainer.txt"
+        "python -m pip install -qq --disable-pip-version-check --no-input --no-deps "
+        "--only-binary :all: --require-hashes -r requirements/trainer.txt"
     ]
     again = machine.make()
     assert (again.returncode, machine.log.read_text()) == (0, "")
@@ -124,10 +124,29 @@ def test_a_failed_installation_is_not_taken_for_a_whole_one(machine: Machine) ->
     assert len(machine.installs()) == 1
 
 
-def test_a_python_that_is_too_old_is_told(machine: Machine) -> None:
-    old = machine.make(OLD="1")
-    assert old.returncode == 1
-    assert "found no Python 3.11 or newer; install one" in old.stderr
+def test_a_python_that_is_too_old_is_named_in_one_line_with_status_78(machine: Machine) -> None:
+    old = machine.make(OLD="1", VERSION="3.10.13")
+    assert (old.returncode, old.stderr) == (
+        78,
+        "bash: found no Python 3.11 or newer (python3 is 3.10.13); install one (Debian 12: apt-get install python3), "
+        "or name it in PYTHON\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("environ", "found"),
+    [
+        ({"OLD": "1", "VERSION": "3.6.15"}, "python3.6 is 3.6.15"),
+        ({"PYTHON": "/no/python"}, "/no/python does not start"),
+    ],
+    ids=["too old", "not there"],
+)
+def test_no_other_python_is_taken_where_one_is_named(machine: Machine, environ: dict[str, str], found: str) -> None:
+    machine.add("python3.6", PYTHON)
+    machine.add("python3", PYTHON.replace("${OLD:-0}", "0"))
+    refused = machine.make(**{"PYTHON": "python3.6"} | environ)
+    assert (refused.returncode, f"({found})" in refused.stderr) == (78, True)
+    assert not (machine.folder / ".venv").exists()
 
 
 def test_missing_system_packages_without_apt_are_told_with_one_command(machine: Machine) -> None:

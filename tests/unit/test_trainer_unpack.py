@@ -106,7 +106,7 @@ def test_a_reader_without_zstd_says_what_to_install(
         (tmp_path / name / "__init__.py").write_text("raise ImportError")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     assert unpack.main([str(path), str(tmp_path / "new")]) == 75
-    assert "needs backports.zstd; install the project with its trainer extra" in capsys.readouterr().err
+    assert "needs backports.zstd; in the checkout, run: " in capsys.readouterr().err
     assert left_over(tmp_path) == []
 
 

@@ -5,3 +5,7 @@ unit), `schedule` (who does what and when), `procfs` and `frames` (reading kerne
 `services` (the work), `host` and `switch` (programs that run inside a namespace), `sampler` (one row per host and
 second), `lab` (namespaces up and down), `dataset` (rows to parquet), `program` (the command line).
 """
+
+from training.needs import demand
+
+demand(78)

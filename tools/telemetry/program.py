@@ -1,14 +1,13 @@
 """The command line of the recorder: checks, records, converts, cleans up.
 
 Standard output says what happens; every failure is one line on standard error that says what to do. Exit status:
-0 done, 1 a recording failed, 2 wrong use, 69 this machine lacks something, 128 + n stopped by signal n (what was
-recorded is kept).
+0 done, 1 a recording failed, 2 wrong use, 69 this machine lacks something, 78 a package or a newer Python is missing,
+128 + n stopped by signal n (what was recorded is kept).
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import platform
 import shutil
@@ -24,6 +23,7 @@ from typing import Any, Final, TextIO
 
 from tools.telemetry import lab, schedule
 from tools.telemetry.sampler import Sampler
+from training.needs import demand_packages
 
 _EXIT_UNAVAILABLE: Final = 69  # sysexits.h EX_UNAVAILABLE
 _MIN_HOSTS, _MAX_HOSTS = 4, 20
@@ -50,9 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status.
     """
     wishes = _parser().parse_args(argv)
+    demand_packages("pyarrow")
     if wishes.convert is not None:
         return _convert(wishes.convert, wishes.out)
-    lacks = lab.missing() + _missing_packages()
+    lacks = lab.missing()
     if lacks or wishes.check:
         for line in lacks or ["nothing is missing: a recording can begin"]:
             _tell(line, sys.stderr if lacks else sys.stdout)
@@ -93,12 +94,6 @@ def _host_count(text: str) -> int:
     return value
 
 
-def _missing_packages() -> list[str]:
-    if importlib.util.find_spec("pyarrow") is None:
-        return ["pyarrow: not found; run with the project's environment, which has it (pip install '.[trainer]')"]
-    return []
-
-
 def _record_and_convert(wishes: argparse.Namespace) -> int:
     raw: Path = wishes.out / "raw"
     if raw.exists():
@@ -119,10 +114,6 @@ def _record_and_convert(wishes: argparse.Namespace) -> int:
 
 
 def _convert(raw: Path, out: Path) -> int:
-    lacks = _missing_packages()
-    if lacks:
-        _tell(lacks[0], sys.stderr)
-        return _EXIT_UNAVAILABLE
     from tools.telemetry import dataset  # pyarrow is needed here alone
 
     try:

@@ -30,6 +30,7 @@ MODULES: Final = (
     "training/fleet/service.py",
     "training/fleet/settings.py",
     "training/fleet/wire.py",
+    "training/needs.py",
     "training/trainer/__init__.py",
     "training/trainer/hyper.py",
 )

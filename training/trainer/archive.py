@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
+from training.needs import installing
 from training.trainer.faults import HostError, SpecError
 
 BLOCK_BYTES: Final = 512
@@ -126,7 +127,7 @@ def zstd_module() -> Any:
         else:
             from backports import zstd
     except ImportError as fault:
-        raise HostError("reading a bundle needs backports.zstd; install the project with its trainer extra") from fault
+        raise HostError(f"reading a bundle needs backports.zstd; {installing('trainer')}") from fault
     return zstd
 
 

@@ -9,17 +9,20 @@ Exit status 0: done. 1: the scores differ. 70: the model crashed, or did not end
 this host, or somebody ended the child. 78: bundle or data are wrong. 2: wrong usage. 130: Ctrl-C.
 """
 
-from __future__ import annotations
-
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 if not __package__:
     # Started as a file: the project root stands in for this folder, whose module names must not become top-level ones.
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+import training.trainer  # noqa: F401 - ends a Python that is too old, before it reads what is new to it
+
+# isort: split
+import argparse
+from collections.abc import Sequence
+
+from training.needs import installing
 from training.trainer import child
 from training.trainer.faults import HostError, TrainerError
 
@@ -43,9 +46,7 @@ def exported(options: argparse.Namespace) -> int:
     except TrainerError as fault:
         return _refused(str(fault), fault.exit_status)
     except ImportError as fault:
-        return _refused(
-            f"{fault}; install the project with its extras: pip install '.[trainer,onnx]'", HostError.exit_status
-        )
+        return _refused(f"{fault}; {installing('trainer,onnx')}", HostError.exit_status)
     except MemoryError:
         return _refused("memory ran out; compare on fewer hosts", HostError.exit_status)
     except OSError as fault:

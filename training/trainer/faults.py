@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from training.needs import installing
+
 
 class TrainerError(Exception):
     """A run that ends without a model."""
@@ -46,6 +48,5 @@ def lacking(model: str, libraries: Sequence[str]) -> HostError:
     """Return the fault of a host that lacks libraries of a model, with the command that installs them."""
     extras = "trainer,torch" if "torch" in libraries else "trainer"
     return HostError(
-        f"model {model} needs the libraries {', '.join(libraries)}, which this Python lacks; "
-        f"install the project with its {extras.replace(',', ' and ')} extra: pip install '.[{extras}]'"
+        f"model {model} needs the libraries {', '.join(libraries)}, which this Python lacks; {installing(extras)}"
     )

@@ -360,7 +360,7 @@ class _Loop:
         with torch.autocast(self.device.type, torch.float16, enabled=self.half):
             logit = self.module.network(self.gather.scaled_batch(batch, self.module))
         loss = nn.functional.binary_cross_entropy_with_logits(logit.float(), self.label[batch], self.weight[batch])
-        self.loss_scale.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.loss_scale.scale(loss).backward()
         self.loss_scale.unscale_(self.optimiser)
         nn.utils.clip_grad_norm_(self.module.parameters(), self.setting.number("gradient_clip"))
         self.loss_scale.step(self.optimiser)

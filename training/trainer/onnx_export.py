@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training.dataset import expanded_columns
+from training.needs import installing
 from training.trainer.bundle_reader import Description
 from training.trainer.child import limited
 from training.trainer.data import Floats
@@ -200,8 +201,7 @@ def _check_libraries() -> None:
     missing = [name for name in ("onnx", "onnxruntime", "onnxmltools", "onnxscript") if not _is_there(name)]
     if missing:
         raise HostError(
-            f"export needs the libraries {', '.join(missing)}, which this Python lacks; "
-            "install the project with its onnx extra: pip install '.[trainer,onnx]'"
+            f"export needs the libraries {', '.join(missing)}, which this Python lacks; {installing('trainer,onnx')}"
         )
 
 

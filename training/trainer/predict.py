@@ -9,18 +9,21 @@ ended the child. 78: bundle or data are wrong. 2: wrong usage. 130: Ctrl-C. 141:
 stopped early.
 """
 
-from __future__ import annotations
-
-import argparse
-import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 if not __package__:
     # Started as a file: the project root stands in for this folder, whose module names must not become top-level ones.
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+import training.trainer  # noqa: F401 - ends a Python that is too old, before it reads what is new to it
+
+# isort: split
+import argparse
+import os
+from collections.abc import Sequence
+
+from training.needs import installing
 from training.trainer import child
 from training.trainer.faults import HostError, TrainerError
 from training.trainer.files import partial_of
@@ -56,7 +59,7 @@ def scored(options: argparse.Namespace) -> int:
     except TrainerError as fault:
         return _refused(str(fault), fault.exit_status)
     except ImportError as fault:
-        return _refused(f"{fault}; install the project with its trainer extra", HostError.exit_status)
+        return _refused(f"{fault}; {installing('trainer')}", HostError.exit_status)
     except BrokenPipeError:
         # Who reads the scores has seen enough; without this Python complains when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

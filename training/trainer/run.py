@@ -7,22 +7,25 @@ its kind. Heavy libraries are imported only when a job is trained, so `--describ
 Runs as `python -m training.trainer.run` and as `python training/trainer/run.py` from a bare checkout.
 """
 
-from __future__ import annotations
-
-import argparse
-import errno
-import json
-import os
 import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
 if not __package__:
     # Started as a file: the project root stands in for this folder, whose module names must not become top-level ones.
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+import training.trainer  # noqa: F401 - ends a Python that is too old, before it reads what is new to it
+
+# isort: split
+import argparse
+import errno
+import json
+import os
+import time
+from collections.abc import Sequence
+
 from training.dataset import Dataset, DatasetError, dataset_digest, read_dataset
+from training.needs import missing
 from training.trainer.faults import HostError, SpecError, TrainerError, lacking
 from training.trainer.hyper import MODELS, describe, missing_libraries
 from training.trainer.job import Job, read_job
@@ -105,7 +108,7 @@ def _train(job: Job, dataset: Dataset, out: Path, started: float) -> None:
     from training.trainer.progress import Progress
 
     with Progress(out / "progress.jsonl") as progress:
-        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+        from threadpoolctl import threadpool_limits
 
         from training.trainer.artifact import LEAK_WARNING, write_artifact, write_json
         from training.trainer.checkpoint import Checkpoints, checkpoint_key
@@ -164,7 +167,7 @@ def _known(fault: Exception) -> TrainerError | None:
     if isinstance(fault, OSError) and fault.errno in (errno.ENOSPC, errno.EDQUOT):
         return HostError("the disk is full; free some space below the run folder", "disk_full")
     if isinstance(fault, (OSError, ImportError)):
-        return HostError(f"{fault}; check this host's installation and the run folder's rights")
+        return HostError(missing(fault) or f"{fault}; check this host's installation and the run folder's rights")
     return None
 
 

@@ -7,21 +7,23 @@ and the place of the artifact follow on the standard output. Until training begi
 Exit status: that of `run`; 2 for a wrong option.
 """
 
-from __future__ import annotations
-
-import argparse
-import difflib
-import json
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
 
 if not __package__:
     # Started as a file: the project root stands in for this folder, whose module names must not become top-level ones.
     sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import training.trainer  # noqa: F401 - ends a Python that is too old, before it reads what is new to it
+
+# isort: split
+import argparse
+import difflib
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO, Any
 
 from training.dataset import MODES, SPLIT_RECIPES, DatasetError, read_dataset
 from training.trainer import run

@@ -6,23 +6,25 @@ bundle; this one looks at how that ends. Windows has no such limits, there the r
 Exit status 0: done. 75: something is missing on this host. 78: the bundle is wrong. 2: wrong usage.
 """
 
-from __future__ import annotations
+import sys
+from pathlib import Path
 
+if not __package__:
+    # Started as a file: the project root stands for this folder, whose module names must not become top-level ones.
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import training.trainer  # noqa: F401 - ends a Python that is too old, before it reads what is new to it
+
+# isort: split
 import argparse
 import json
 import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import IO, Any, Final
-
-if not __package__:
-    # Started as a file: the project root stands for this folder, whose module names must not become top-level ones.
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from training.trainer.archive import Limits, extract
 from training.trainer.faults import HostError, SpecError, TrainerError

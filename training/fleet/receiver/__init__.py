@@ -22,6 +22,7 @@ from training.fleet.receiver.offline import run_fsck, run_restore
 from training.fleet.receiver.operators import credentials_of, run_operator
 from training.fleet.receiver.run import run
 from training.fleet.settings import Settings
+from training.needs import installing
 
 PROXY_TOKEN = "CIS490_PROXY_TOKEN"  # noqa: S105 - the name of the variable
 PROGRAM = "cis490-trainer-receiver"
@@ -59,7 +60,7 @@ def _init(words: Sequence[str]) -> int:
         from training.fleet.receiver.init import run_init
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            f"init needs the package {error.name}, which is not installed; run: pip install cryptography"
+            f"init needs the package {error.name}, which is not installed; {installing('tls')}"
         ) from None
     return run_init(words)
 

@@ -46,6 +46,7 @@ from training.fleet.receiver import belongings, options, tls
 from training.fleet.receiver.operators import credentials_of
 from training.fleet.receiver.server import SPARE_FILES
 from training.fleet.settings import Settings
+from training.needs import installing
 
 SERVICE: Final = "cis490-trainer-receiver"
 NEEDED: Final = ("uvicorn", "msgspec")
@@ -121,9 +122,7 @@ def packages() -> Told:
     found = {name: version for name in (*NEEDED, *EXTRA) if (version := _version(name))}
     missing = [name for name in NEEDED if name not in found]
     if missing:
-        return fail(
-            f"{', '.join(missing)} not installed", f"pip install {' '.join(missing)}, or install this package anew"
-        )
+        return fail(f"{', '.join(missing)} not installed", installing(""))
     return ok(", ".join(f"{name} {version}" for name, version in found.items()))
 
 

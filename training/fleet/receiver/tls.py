@@ -24,6 +24,7 @@ from training.fleet.auth import Peer, peers
 from training.fleet.errors import ConfigurationError, FleetError
 from training.fleet.settings import Settings, demand_private
 from training.fleet.wire import RENEW_AT, Material
+from training.needs import installing
 
 if TYPE_CHECKING:
     from training.fleet.certificates import Authority
@@ -283,7 +284,7 @@ def issuer(settings: Settings) -> Issuer | None:
         from training.fleet.certificates import Authority
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            f"tls_ca_key needs the package {error.name}, which is not installed; run: pip install cryptography"
+            f"tls_ca_key needs the package {error.name}, which is not installed; {installing('tls')}"
         ) from None
     return Issuer(Authority.read(settings["tls_ca"], settings["tls_ca_key"]))
 

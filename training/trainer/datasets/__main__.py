@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from training.needs import installing
 from training.trainer.faults import HostError, TrainerError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TrainerError as fault:
         return _refused(str(fault), fault.exit_status)
     except ImportError as fault:
-        return _refused(f"{fault}; install the project with its trainer extra", HostError.exit_status)
+        return _refused(f"{fault}; {installing('trainer')}", HostError.exit_status)
     except MemoryError:
         return _refused("memory ran out; import fewer hosts or columns", HostError.exit_status)
     except OSError as fault:
