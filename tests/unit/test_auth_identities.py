@@ -317,7 +317,7 @@ def test_who_names_no_session_is_another_machine_beside_one_that_lives(
 ) -> None:
     meet(sessions, at(HOME, 1))
     for looks in (False, True):
-        with pytest.raises(IdentityInUseError):
+        with pytest.raises(IdentityInUseError, match=r"does not name \(expected: X-Worker-Session\)"):
             meet(sessions, session, looks=looks)
     assert sessions.clashed() == ["w1"]
     clock.now += 90.1

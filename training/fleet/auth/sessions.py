@@ -101,7 +101,7 @@ class Sessions:
             old = self._live.get(worker)
             if match is None:
                 if old is not None and self._lives(old, now) and not (visit and old.place.startswith(visit[1])):
-                    raise self._clash(worker, now)
+                    raise self._clash(worker, now, named=visit is not None)
                 _demand_look(worker, given, looks=looks and visit is not None)
                 return None
             session = self._followed(old, match[1], match[2], now)
@@ -112,12 +112,13 @@ class Sessions:
             self._live[worker] = session
             return session
 
-    def _clash(self, worker: str, now: float) -> IdentityInUseError:
+    def _clash(self, worker: str, now: float, *, named: bool = True) -> IdentityInUseError:
         self._clashes[worker] = now
+        unnamed = "" if named else f" from a place that this request does not name (expected: {HEADER})"
         return IdentityInUseError(
-            f"another machine uses the identity of worker {worker}; if this one is a copy of its disk, enrol it under "
-            f"a name of its own: `cis490-jobs invite NAME`; if it was moved here, or this machine was started again, "
-            f"wait until the other has been silent for {self._silent_s:g} s",
+            f"another machine uses the identity of worker {worker}{unnamed}; if this one is a copy of its disk, enrol "
+            f"it under a name of its own: `cis490-jobs invite NAME`; if it was moved here, or this machine was started "
+            f"again, wait until the other has been silent for {self._silent_s:g} s",
             retry_after_s=15.0,
         )
 
