@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
-from urllib.parse import parse_qsl
 
 import msgspec
 
 from training.fleet.auth import Caller
-from training.fleet.errors import FleetError, InvalidMessageError, RequestError, ShortBodyError, TooLargeError
+from training.fleet.errors import FleetError, RequestError, ShortBodyError, TooLargeError
 from training.fleet.wire import MAX_BODY_BYTES
 
 Message = MutableMapping[str, Any]
@@ -24,7 +23,6 @@ Headers = list[tuple[bytes, bytes]]
 
 MAX_HEADERS: Final = 64
 MAX_HEADER_BYTES: Final = 16384
-MAX_QUERY_BYTES: Final = 4096
 BODY_WAIT_S: Final = 30.0
 """How long a body may keep the receiver waiting until another `PACE_BYTES` of it, or its end, have come."""
 PACE_BYTES: Final = 32768
@@ -46,18 +44,20 @@ class Request:
         scope: The ASGI scope.
         headers: Header name, lower case, to value; singular headers are known to stand there once.
         target: The id or the name in the path, empty for routes without one.
+        query: The query parameters, judged by the route's table.
         caller: Who asks.
         receive: The ASGI channel.
         consumed: The body has been read to its end.
     """
 
-    __slots__ = ("_due_bytes", "_patience_s", "caller", "consumed", "headers", "receive", "scope", "target")
+    __slots__ = ("_due_bytes", "_patience_s", "caller", "consumed", "headers", "query", "receive", "scope", "target")
 
     def __init__(self, scope: Message, headers: dict[bytes, bytes], receive: Receive) -> None:
         self.scope = scope
         self.headers = headers
         self.receive = receive
         self.target = ""
+        self.query: dict[str, str] = {}
         self.caller = Caller("anyone")
         self.consumed = False
         self._due_bytes = PACE_BYTES
@@ -147,32 +147,6 @@ class Request:
         if not value.isdigit() or len(value) > 18:
             raise RequestError("Content-Length is no number of bytes; send one decimal number")
         return int(value)
-
-    def query(self, known: frozenset[str]) -> dict[str, str]:
-        """Return the query parameters.
-
-        Raises:
-            RequestError: It is too long, no UTF-8, or names something twice.
-            InvalidMessageError: It names something unknown.
-        """
-        raw: bytes = self.scope["query_string"]
-        if not raw:
-            return {}
-        try:
-            if len(raw) > MAX_QUERY_BYTES:
-                raise ValueError(f"{len(raw)} bytes")  # noqa: TRY301  one place words the refusal
-            pairs = parse_qsl(raw.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=32)
-        except ValueError:
-            raise RequestError(f"the query is no readable text of at most {MAX_QUERY_BYTES} bytes") from None
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise RequestError("the query names a parameter twice; name each once, with commas between its values")
-        unknown = sorted(found.keys() - known)
-        if unknown:
-            raise InvalidMessageError(
-                f"the query names {unknown[0]!a}; expected one of {', '.join(sorted(known)) or 'none'}"
-            )
-        return found
 
     def wait_s(self, cap_s: float) -> float:
         """Return how long the caller would wait (`Prefer: wait=N`), 0 when it would not.
