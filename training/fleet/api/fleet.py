@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from training.fleet import __version__
 from training.fleet.api.bridge import Bridge
+from training.fleet.api.disks import Disks
 from training.fleet.api.limiter import Limiter
 from training.fleet.api.parking import Lot
 from training.fleet.auth import Credentials, Sessions
@@ -56,6 +57,7 @@ class Fleet:
         ca_sha256: SHA-256 of that certificate (DER), hex; None without one.
         reread: Returns the credentials anew, at a reload; None where they are fixed.
         problems: What is wrong with what was read again, for people.
+        disks: Where the receiver's files lie.
         indexing: Held while a line of the index is written; who waits for it gets it in turn.
     """
 
@@ -79,6 +81,7 @@ class Fleet:
     ca_sha256: str | None = None
     reread: Callable[[], Credentials] | None = None
     problems: list[str] = field(default_factory=list)
+    disks: Disks = field(default_factory=Disks)
     indexing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def run(self, change: Callable[[Any], T], *, repeatable: bool = False) -> asyncio.Future[T]:

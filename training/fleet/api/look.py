@@ -12,7 +12,7 @@ from typing import Final
 
 from training.fleet.api.exchange import Answer, Request, answer
 from training.fleet.api.fleet import Fleet
-from training.fleet.errors import InvalidMessageError
+from training.fleet.errors import FleetError, InvalidMessageError
 from training.fleet.queue import Filters
 from training.fleet.single_file import NAME, own_single_file
 from training.fleet.wire import Health, WorkerView
@@ -93,11 +93,28 @@ async def healthz(_fleet: Fleet, _request: Request) -> Answer:
     return answer({"status": "ok"}, headers=[NO_CACHE])
 
 
-async def readyz(fleet: Fleet, _request: Request) -> Answer:
-    """The receiver can serve: 503 with the reasons when it cannot."""
-    problems = (await _health(fleet)).problems + (["the receiver is shutting down"] if fleet.draining else [])
-    state = {"status": "not ready" if problems else "ready", "problems": problems}
+async def readyz(fleet: Fleet, request: Request) -> Answer:
+    """The receiver can serve: 503 when it cannot, with the reasons for who may read."""
+    problems = await _problems(fleet)
+    try:
+        await fleet.run(lambda _tx: None)
+    except FleetError as error:
+        problems.append(error.message)
+    if fleet.draining:
+        problems.append("the receiver is shutting down")
+    state: dict[str, object] = {"status": "not ready" if problems else "ready"}
+    if _may_read(fleet, request):
+        state["problems"] = problems
     return answer(state, 503 if problems else 200, [NO_CACHE])
+
+
+def _may_read(fleet: Fleet, request: Request) -> bool:
+    headers = request.headers
+    try:
+        fleet.credentials.demand("read", headers.get(b"authorization"), headers.get(b"x-operator-token"))
+    except FleetError:
+        return False
+    return True
 
 
 async def openapi(fleet: Fleet, _request: Request) -> Answer:
@@ -137,6 +154,13 @@ async def metrics(fleet: Fleet, _request: Request) -> Answer:
     return Answer(200, ("\n".join(lines) + "\n").encode(), [METRICS, NO_CACHE])
 
 
+async def _problems(fleet: Fleet) -> list[str]:
+    """Return what is wrong now, for people."""
+    disks = await asyncio.get_running_loop().run_in_executor(None, fleet.disks.problems)
+    broken = [fleet.store.broken] if fleet.store.broken else []
+    return [*fleet.loader.problems, *broken, *disks, *fleet.keeper.problems(), *fleet.problems]
+
+
 async def _health(fleet: Fleet) -> Health:
     queue, loader = fleet.queue, fleet.loader
     free_bytes = await asyncio.get_running_loop().run_in_executor(None, fleet.store.free_bytes)
@@ -144,8 +168,7 @@ async def _health(fleet: Fleet) -> Health:
         lambda tx: (queue.recent_failures(tx, MAX_FAILURES), queue.artifact_totals(tx))
     )
     in_force = queue.hosts.in_force
-    broken = [fleet.store.broken] if fleet.store.broken else []
-    problems = [*loader.problems, *broken, *fleet.keeper.problems(), *fleet.problems]
+    problems = await _problems(fleet)
     return Health(
         status="draining" if fleet.draining else "degraded" if problems else "ok",
         version=fleet.version,

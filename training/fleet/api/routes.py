@@ -253,6 +253,6 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", "/v1/ca", "anyone", enrolment.authority, statuses=((404, "this receiver has none of its own"),)),
     Route("GET", "/openapi.json", "anyone", look.openapi),
     Route("GET", "/healthz", "anyone", look.healthz),
-    Route("GET", "/readyz", "anyone", look.readyz, statuses=((503, "not ready, with the reasons"),)),
+    Route("GET", "/readyz", "anyone", look.readyz, statuses=((503, "not ready"),)),
     Route("GET", "/metrics", "read", look.metrics),
 )

@@ -58,6 +58,13 @@ class System:
         found = os.statvfs(folder)
         return found.f_bavail * found.f_frsize
 
+    def writable(self, folder: Path) -> bool:
+        """Return True if files can be made in a folder: it is there, this user may, and its disk is not read-only.
+
+        Source: POSIX, access, EROFS; it holds for root as well.
+        """
+        return os.access(folder, os.W_OK | os.X_OK)
+
 
 class Folder:
     """Blobs below one folder, with the temporary files in another one of the same file system.
@@ -136,8 +143,11 @@ class Folder:
         return self._broken
 
     def free_bytes(self) -> int:
-        """Return the room left above the floor."""
-        return max(0, self._system.free_bytes(self.incoming) - self._floor_bytes)
+        """Return the room left above the floor, 0 when the folder cannot be looked at."""
+        try:
+            return max(0, self._system.free_bytes(self.incoming) - self._floor_bytes)
+        except OSError:
+            return 0
 
     def begin(self, size_bytes: int) -> Part:
         """Return a new temporary file with room for a whole blob.
