@@ -50,7 +50,19 @@ class Request:
         consumed: The body has been read to its end.
     """
 
-    __slots__ = ("_due_bytes", "_patience_s", "caller", "consumed", "headers", "query", "receive", "scope", "target")
+    __slots__ = (
+        "_due_bytes",
+        "_given_up",
+        "_patience_s",
+        "_timer",
+        "caller",
+        "consumed",
+        "headers",
+        "query",
+        "receive",
+        "scope",
+        "target",
+    )
 
     def __init__(self, scope: Message, headers: dict[bytes, bytes], receive: Receive) -> None:
         self.scope = scope
@@ -62,6 +74,8 @@ class Request:
         self.consumed = False
         self._due_bytes = PACE_BYTES
         self._patience_s = BODY_WAIT_S
+        self._timer: asyncio.Timeout | None = None
+        self._given_up: FleetError | None = None
 
     async def body(self, limit: int = MAX_BODY_BYTES) -> bytes:
         """Return the body.
@@ -107,13 +121,17 @@ class Request:
         """Return the next message, counting only the time in which the client is waited for."""
         loop = asyncio.get_running_loop()
         begun = loop.time()
+        self.demand_wanted()
         try:
-            async with asyncio.timeout(self._patience_s):
+            async with asyncio.timeout(self._patience_s) as self._timer:
                 message = await self.receive()
         except TimeoutError:
+            self.demand_wanted()
             raise ShortBodyError(
                 f"less than {PACE_BYTES} bytes of the body came in {BODY_WAIT_S:g} s; send it again, faster"
             ) from None
+        finally:
+            self._timer = None
         if message["type"] == "http.disconnect":
             raise ClientGoneError
         self._patience_s -= loop.time() - begun
@@ -121,6 +139,18 @@ class Request:
         if self._due_bytes <= 0:
             self._due_bytes, self._patience_s = PACE_BYTES, BODY_WAIT_S
         return message
+
+    def give_up(self, why: FleetError) -> None:
+        """Have who reads the body get an error in the place of its next piece, at once if it waits for one."""
+        self._given_up = why
+        if self._timer is not None and not self._timer.expired():
+            self._timer.reschedule(asyncio.get_running_loop().time())
+
+    def demand_wanted(self) -> None:
+        """Raise what the request was given up with, once: the rest of the body may still be read away."""
+        why, self._given_up = self._given_up, None
+        if why is not None:
+            raise why
 
     async def piece(self) -> tuple[bytes, bool]:
         """Return the next piece of a large body and whether more follows.

@@ -18,6 +18,7 @@ from training.fleet.api.bridge import Bridge
 from training.fleet.api.disks import Disks
 from training.fleet.api.limiter import Limiter
 from training.fleet.api.parking import Lot
+from training.fleet.api.uploading import Uploads
 from training.fleet.auth import Credentials, Sessions
 from training.fleet.errors import UnavailableError
 from training.fleet.wire import Material
@@ -49,6 +50,7 @@ class Fleet:
         started_at: On the monotonic clock.
         description: Makes the OpenAPI document.
         uploads: Threads that hash and write uploads.
+        turns: Uploads under way.
         credentials: Who may do what; another value after the operators file was read again.
         sessions: Which machine uses which identity.
         limiter: Counts wrong one-time codes.
@@ -73,6 +75,7 @@ class Fleet:
     version: str = __version__
     started_at: float = field(default_factory=time.monotonic)
     uploads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, thread_name_prefix="upload"))
+    turns: Uploads = field(default_factory=Uploads)
     credentials: Credentials = field(default_factory=Credentials)
     sessions: Sessions = field(default_factory=lambda: Sessions(time.monotonic))
     limiter: Limiter = field(default_factory=lambda: Limiter(time.monotonic))

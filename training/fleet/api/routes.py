@@ -138,7 +138,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         (
             (201, "stored"),
             (404, "the name is no digest"),
-            (409, "`stale_lease`: the lease does not live"),
+            (409, "`stale_lease`, `other_result` or `wrong_state`: the lease may not bring this, or not any more"),
             (411, "`Content-Length` is missing"),
             (422, "`digest_mismatch`: the bytes do not hash to the name"),
             (507, "no room; see Retry-After"),

@@ -23,6 +23,8 @@ OLDEST_WORKER: Final = (0, 1)
 LOOP_TURNS: Final = 6
 LEASE: Final = re.compile(r"[0-9A-Za-z_-]{8,64}")
 UPLOAD_BATCH_BYTES: Final = 2**19
+LOOK_AGAIN_S: Final = 30.0
+"""How long an upload goes on under a lease that may have ended."""
 PREFERENCE_APPLIED: Final = (b"preference-applied", b"wait")
 
 CLAIM: Final = Decoder(Claim)
@@ -163,8 +165,15 @@ async def upload(fleet: Fleet, request: Request) -> Answer:
     size_bytes, lease_id = _upload_headers(request)
     fleet.demand_open()
     await demand_holder(fleet, request, lease_id)
+    await _for_upload(fleet, request, lease_id)  # who has no lease takes no turn from one who has
+    async with fleet.turns.turn(lease_id, request):
+        return await _uploaded(fleet, request, lease_id, size_bytes)
+
+
+async def _uploaded(fleet: Fleet, request: Request, lease_id: str, size_bytes: int) -> Answer:
+    """Take an artifact in, unless it is here."""
     sha256 = request.target
-    _, model, mode = await fleet.run(lambda tx: fleet.queue.lease_for_upload(tx, lease_id))
+    model, mode = await _for_upload(fleet, request, lease_id)
 
     async def record() -> None:
         await _record(fleet, sha256, size_bytes, model, mode)
@@ -175,15 +184,33 @@ async def upload(fleet: Fleet, request: Request) -> Answer:
         known = answer(Stored(sha256, size_bytes, new=False))
         known.close = True
         return known
+    fleet.turns.begin(lease_id, sha256)
     stored = await loop.run_in_executor(threads, fleet.store.begin, sha256, model, mode, size_bytes)
     try:
-        await _receive(fleet, request, stored)
+        await _receive(fleet, request, stored, lease_id)
         await loop.run_in_executor(threads, stored.finish)
     except BaseException:
         await asyncio.shield(loop.run_in_executor(threads, stored.abort))
         raise
     await record()
     return answer(Stored(sha256, size_bytes, new=True), status=201)
+
+
+async def _for_upload(fleet: Fleet, request: Request, lease_id: str) -> tuple[str, str]:
+    """Return model and mode of the lease that an artifact is uploaded under, while it may.
+
+    Raises:
+        StaleLeaseError: The lease is over, or there never was one.
+        OtherResultError: It has completed its job with another artifact.
+        RevokedError: The worker was revoked.
+    """
+
+    def look(tx: Transaction) -> tuple[str, str]:
+        fleet.queue.registry.demand_living(request.caller.identity)
+        _, model, mode = fleet.queue.lease_for_upload(tx, lease_id, request.target)
+        return model, mode
+
+    return await fleet.run(look)
 
 
 def _upload_headers(request: Request) -> tuple[int, str]:
@@ -207,9 +234,13 @@ async def _record(fleet: Fleet, sha256: str, size_bytes: int, model: str, mode: 
             await asyncio.get_running_loop().run_in_executor(fleet.uploads, fleet.store.append_index, row)
 
 
-async def _receive(fleet: Fleet, request: Request, stored: Upload) -> None:
-    """Write the body while the next pieces arrive: one batch is hashed and written, one fills."""
+async def _receive(fleet: Fleet, request: Request, stored: Upload, lease_id: str) -> None:
+    """Write the body while the next pieces arrive: one batch is hashed and written, one fills.
+
+    A body may take long, and its lease can end meanwhile: the lease is looked at now and then, and before the end.
+    """
     loop = asyncio.get_running_loop()
+    look_at = loop.time() + LOOK_AGAIN_S
     batch: list[bytes] = []
     waiting = 0
     writing: asyncio.Future[None] | None = None
@@ -219,6 +250,9 @@ async def _receive(fleet: Fleet, request: Request, stored: Upload) -> None:
             piece, more = await request.piece()
             batch.append(piece)
             waiting += len(piece)
+            if not more or loop.time() >= look_at:
+                await _for_upload(fleet, request, lease_id)
+                look_at = loop.time() + LOOK_AGAIN_S
             if waiting >= UPLOAD_BATCH_BYTES or not more:
                 if writing is not None:
                     await writing
