@@ -133,6 +133,7 @@ class App:
             demand_own_page(request, self._host_names)
         self._front.look(request)
         await callers.demand(self._fleet, request, route.role, route.right if route.role == "operator" else None)
+        callers.mark_known(self._fleet, request)
         request.query = queries.read(scope["query_string"], route.query)
         if request.caller.identity:
             return await callers.as_worker(self._fleet, request, route.handler)

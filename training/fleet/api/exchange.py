@@ -27,6 +27,11 @@ BODY_WAIT_S: Final = 30.0
 """How long a body may keep the receiver waiting until another `PACE_BYTES` of it, or its end, have come."""
 PACE_BYTES: Final = 32768
 
+KNOWN: Final = "known"
+"""Where the ASGI scope says whose a request is, once a credential or a lease was accepted: its places go last."""
+PARKED: Final = "parked"
+"""Where the ASGI scope says that a request waits for a job: of its client's places it goes first."""
+
 JSON: Final = (b"content-type", b"application/json")
 PROBLEM: Final = (b"content-type", b"application/problem+json")
 NOSNIFF: Final = (b"x-content-type-options", b"nosniff")

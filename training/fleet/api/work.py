@@ -7,11 +7,12 @@ import functools
 import re
 from typing import Final
 
-from training.fleet.api.callers import demand_holder, demand_own_name
-from training.fleet.api.exchange import Answer, ClientGoneError, Request, answer
+from training.fleet.api.callers import address, client, demand_holder, demand_own_name, spot
+from training.fleet.api.exchange import KNOWN, PARKED, Answer, ClientGoneError, Request, answer
 from training.fleet.api.fleet import Fleet
 from training.fleet.api.messages import Decoder
 from training.fleet.api.parking import Place
+from training.fleet.auth import neighbourhood
 from training.fleet.database import Transaction
 from training.fleet.errors import LengthRequiredError, RequestError, UpgradeRequiredError
 from training.fleet.store import Upload, index_row
@@ -60,12 +61,14 @@ async def _parked(fleet: Fleet, request: Request, message: Claim, wait_s: float)
 
     A caller that hung up takes no job: hang-ups are looked for after every wake-up, before the queue is asked.
     """
-    place = fleet.lot.enter(message.worker)
+    place = fleet.lot.enter(message.worker, spot(request), neighbourhood(address(request)))
+    request.scope[PARKED] = True
     try:
         lease = await fleet.run(lambda tx: _claimed(fleet, request, tx, message))
         return lease or await _wait_for_job(fleet, request, place, message, wait_s)
     finally:
         fleet.lot.leave(place)
+        del request.scope[PARKED]
 
 
 async def _wait_for_job(fleet: Fleet, request: Request, place: Place, message: Claim, wait_s: float) -> Lease | None:
@@ -83,6 +86,8 @@ async def _wait_for_job(fleet: Fleet, request: Request, place: Place, message: C
                 raise ClientGoneError
             fleet.demand_open()
             fleet.queue.registry.demand_living(request.caller.identity)
+            if place.over:
+                return None
             if place.offer is not None and (lease := await _take_offered(fleet, request, place, message)):
                 return lease
         return None
@@ -166,6 +171,7 @@ async def upload(fleet: Fleet, request: Request) -> Answer:
     fleet.demand_open()
     await demand_holder(fleet, request, lease_id)
     await _for_upload(fleet, request, lease_id)  # who has no lease takes no turn from one who has
+    request.scope.setdefault(KNOWN, client(request))
     async with fleet.turns.turn(lease_id, request):
         return await _uploaded(fleet, request, lease_id, size_bytes)
 

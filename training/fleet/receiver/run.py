@@ -243,6 +243,7 @@ def make_server(
     )
     config.load()
     limit = connection_limit(settings["max_connections"])
+    fleet.lot.most = max(1, limit // 2)  # the other half is for everything else that this address asks
     config.http_protocol_class = knowing_clients(guarded(config.http_protocol_class, limit))
     return Server(config)
 
