@@ -84,10 +84,10 @@ async def _wait_for_job(fleet: Fleet, request: Request, place: Place, message: C
             await _let_hang_ups_arrive(gone)
             if gone.done():
                 raise ClientGoneError
-            fleet.demand_open()
-            fleet.queue.registry.demand_living(request.caller.identity)
             if place.over:
                 return None
+            fleet.demand_open()
+            fleet.queue.registry.demand_living(request.caller.identity)
             if place.offer is not None and (lease := await _take_offered(fleet, request, place, message)):
                 return lease
         return None
