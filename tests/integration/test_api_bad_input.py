@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from live_receiver import TOKEN, LiveReceiver, manifest, read_answer
 
+from training.fleet.api.routes import ROUTES, Route
+
 ID = "a" * 64
 BEAT = b'{"lease_id":"never-given-01"}'
 
@@ -104,6 +106,7 @@ HEADS = {
     "long query": (get("/v1/jobs?model=" + "x" * 5000), 400, "bad_request"),
     "limit zero": (get("/v1/jobs?limit=0"), 422, "invalid_message"),
     "limit 501": (get("/v1/jobs?limit=501"), 422, "invalid_message"),
+    "limit with zeros in front": (get("/v1/jobs?limit=005"), 422, "invalid_message"),
     "limit in other digits": (get("/v1/jobs?limit=%D9%A1"), 422, "invalid_message"),
     "unknown status": (get("/v1/jobs?status=running,done"), 422, "invalid_message"),
     "unknown mode": (get("/v1/jobs?mode=both"), 422, "invalid_message"),
@@ -119,6 +122,21 @@ HEADS = {
     "same-site change": (post(PATH, BEAT, "Sec-Fetch-Site: same-site"), 403, "forbidden"),
     "cross-site upload": (
         post(f"/v1/model/{ID}", b"x", "Sec-Fetch-Site: cross-site", "X-Lease-Id: lease-0001").replace(
+            b"POST", b"PUT", 1
+        ),
+        403,
+        "forbidden",
+    ),
+    "change by a page of another site, in an old browser": (
+        post(PATH, BEAT, "Origin: https://evil.example"),
+        403,
+        "forbidden",
+    ),
+    "change by a page that hides where it is from": (post(PATH, BEAT, "Origin: null"), 403, "forbidden"),
+    "change by another port of this host": (post(PATH, BEAT, "Origin: http://127.0.0.1:3000"), 403, "forbidden"),
+    "two origins": (post(PATH, BEAT, "Origin: http://127.0.0.1", "Origin: http://127.0.0.1"), 400, "bad_request"),
+    "upload by a page of another site, in an old browser": (
+        post(f"/v1/model/{ID}", b"x", "Origin: https://evil.example", "X-Lease-Id: lease-0001").replace(
             b"POST", b"PUT", 1
         ),
         403,
@@ -156,9 +174,33 @@ def test_an_odd_id_is_refused_before_anybody_looks_for_it(receiver: LiveReceiver
     assert "is no id; expected 64 lower-case hex digits" in reply.json["detail"]
 
 
-@pytest.mark.parametrize("site", ["none", "same-origin"])
-def test_a_page_of_the_receiver_itself_may_change_things(receiver: LiveReceiver, site: str) -> None:
-    assert status(receiver.raw(post(PATH, BEAT, f"Sec-Fetch-Site: {site}"))) == 404
+@pytest.mark.parametrize("header", ["Sec-Fetch-Site: none", "Sec-Fetch-Site: same-origin", "Origin: http://127.0.0.1"])
+def test_a_page_of_the_receiver_itself_may_change_things(receiver: LiveReceiver, header: str) -> None:
+    assert status(receiver.raw(post(PATH, BEAT, header))) == 404
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null"])
+def test_a_page_of_another_site_may_look(receiver: LiveReceiver, origin: str) -> None:
+    """The browser does not show it the answer: none names another site in `Access-Control-Allow-Origin`."""
+    answer = receiver.raw(get("/healthz", f"Origin: {origin}"))
+    assert status(answer) == 200
+    assert b"access-control" not in answer.lower()
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
+def test_every_route_refuses_a_query_parameter_that_it_does_not_declare(receiver: LiveReceiver, route: Route) -> None:
+    path = route.path.replace("{id}", ID).replace("{sha256}", ID).replace("{name}", "w1")
+    for query, wanted in (("unknown=1", 422), ("a=1&a=2", 400)):
+        reply = receiver.call(route.method, f"{path}?{query}", b"" if route.method != "GET" else None, operator=True)
+        assert reply.status == wanted, reply.body
+
+
+def test_an_enrolled_workers_query_is_judged_although_its_secret_names_it(receiver: LiveReceiver) -> None:
+    headers = receiver.enrolled("judged")
+    assert receiver.call("GET", "/v1/worker/self?worker=judged", headers=headers).status == 200
+    for wrong in ("judged%0a", "%00", "..%2f", ""):
+        reply = receiver.call("GET", f"/v1/worker/self?worker={wrong}", headers=headers)
+        assert (reply.status, reply.json["code"]) == (422, "invalid_message")
 
 
 def test_bytes_that_are_no_request_get_a_problem_and_the_end(receiver: LiveReceiver) -> None:

@@ -12,6 +12,7 @@ from live_receiver import TOKEN, LiveReceiver, manifest
 from openapi_spec_validator import validate
 
 from training.fleet.api.routes import ROUTES
+from training.fleet.errors import UnavailableError
 
 JOBS = 7
 
@@ -100,6 +101,68 @@ def test_liveness_and_readiness_are_told(receiver: LiveReceiver) -> None:
 def test_a_store_whose_disk_failed_is_not_ready(receiver: LiveReceiver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.fleet.store.Store.broken", "the disk failed")
     assert receiver.call("GET", "/readyz").json["problems"] == ["the disk failed"]
+
+
+def test_a_receiver_without_room_for_its_database_is_not_ready(tmp_path: Path) -> None:
+    with LiveReceiver(tmp_path, manifest(1), floor_bytes=str(2**62)) as live:
+        reply = live.call("GET", "/readyz")
+        assert (reply.status, reply.json["status"]) == (503, "not ready")
+        assert [problem.partition(",")[0] for problem in reply.json["problems"]] == [
+            "the disk of db",
+            "the disk of incoming_root",
+        ]
+        health = live.call("GET", "/v1/health").json
+        assert (health["status"], len(health["problems"])) == ("degraded", 2)
+        assert live.call("GET", "/healthz").json == {"status": "ok"}
+
+
+@pytest.mark.parametrize("name", ["store", "incoming"])
+def test_a_receiver_that_cannot_write_into_a_folder_is_not_ready(tmp_path: Path, name: str) -> None:
+    with LiveReceiver(tmp_path, manifest(1)) as live:
+        (tmp_path / name).rename(tmp_path / "moved")
+        reply = live.call("GET", "/readyz")
+        assert (reply.status, len(reply.json["problems"])) == (503, 1)
+        assert f"{tmp_path / name}, cannot be written" in reply.json["problems"][0]
+        assert live.call("GET", "/v1/health").json["status"] == "degraded"
+        (tmp_path / "moved").rename(tmp_path / name)
+        assert live.call("GET", "/readyz").status == 200
+
+
+def test_a_read_only_disk_is_not_ready(receiver: LiveReceiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To mount one takes root; the system's answer is put in instead."""
+    monkeypatch.setattr("training.fleet.blobs.folder.System.writable", lambda _self, _folder: False)
+    reply = receiver.call("GET", "/readyz")
+    assert (reply.status, len(reply.json["problems"])) == (503, 3)
+
+
+def test_a_writer_that_cannot_answer_is_not_ready(receiver: LiveReceiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_fleet: object, _change: object) -> None:
+        raise UnavailableError("the disk of the database failed; restart the receiver")
+
+    monkeypatch.setattr(type(receiver.fleet), "run", broken)
+    reply = receiver.call("GET", "/readyz")
+    assert (reply.status, reply.json["status"]) == (503, "not ready")
+    assert reply.json["problems"] == ["the disk of the database failed; restart the receiver"]
+
+
+def test_who_may_not_read_gets_the_word_alone_and_nothing_of_the_manifest(guarded: LiveReceiver) -> None:
+    reader, operator = {"Authorization": "Bearer a-read-token-for-tests"}, {"X-Operator-Token": TOKEN}
+    good = guarded.manifest.read_text()
+    guarded.manifest.write_text("[manifest")
+    assert guarded.call("POST", "/v1/manifest/reload", operator=True).status == 422
+    try:
+        for headers in (*WRONG_HEADERS.values(), {"Authorization": "Bearer a-worker-token-for-tests"}):
+            reply = guarded.call("GET", "/readyz", headers=headers)
+            assert (reply.status, reply.json) == (503, {"status": "not ready"})
+        for headers in (reader, operator):
+            reply = guarded.call("GET", "/readyz", headers=headers)
+            assert (reply.status, reply.json["status"]) == (503, "not ready")
+            assert str(guarded.manifest) in reply.json["problems"][0]
+    finally:
+        guarded.manifest.write_text(good)
+        assert guarded.call("POST", "/v1/manifest/reload", operator=True).status == 200
+    assert guarded.call("GET", "/readyz").json == {"status": "ready"}
+    assert guarded.call("GET", "/readyz", headers=reader).json == {"status": "ready", "problems": []}
 
 
 def test_metrics_are_text_that_prometheus_reads(receiver: LiveReceiver) -> None:

@@ -195,6 +195,29 @@ def test_a_reload_wakes_who_waits(receiver: LiveReceiver) -> None:
         assert lease_of(read_answer(link))["spec"]["model"] == "mlp"
 
 
+def test_an_older_call_of_the_same_worker_is_answered_204_at_once_and_the_newest_gets_the_job(
+    receiver: LiveReceiver, job: str
+) -> None:
+    first = park(receiver, "again")
+    second = send_parked(receiver, "again")
+    answer = read_answer(first)
+    assert answer.startswith(b"HTTP/1.1 204 ")
+    assert b"retry-after: 1" in answer.lower()
+    with first, second:
+        wait_for(lambda: len(receiver.fleet.lot) == 1 and not busy(receiver))
+        requeue(receiver, job)
+        assert lease_of(read_answer(second))["job_id"] == job
+
+
+def test_calls_of_one_name_from_two_places_both_wait(receiver: LiveReceiver) -> None:
+    spots = [f"X-Worker-Session: {place * 32}.{'0' * 32}" for place in ("a", "b")]
+    links = [send_parked(receiver, "twice", spot) for spot in spots]
+    wait_for(lambda: len(receiver.fleet.lot) == 2)
+    for link in links:
+        link.close()
+    wait_for(lambda: len(receiver.fleet.lot) == 0)
+
+
 def test_three_hundred_idle_workers_wait_and_one_job_wakes_one(receiver: LiveReceiver, job: str) -> None:
     links = [send_parked(receiver, f"idle{number}") for number in range(300)]
     wait_for(lambda: len(receiver.fleet.lot) == 300)
@@ -207,9 +230,9 @@ def test_three_hundred_idle_workers_wait_and_one_job_wakes_one(receiver: LiveRec
     wait_for(lambda: len(receiver.fleet.lot) == 0)
 
 
-def send_parked(receiver: LiveReceiver, worker: str) -> socket.socket:
+def send_parked(receiver: LiveReceiver, worker: str, *lines: str) -> socket.socket:
     body = json.dumps(receiver.claim_body(worker)).encode()
     link = receiver.connect()
-    head = f"POST /v1/job/claim HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=30\r\nContent-Length: {len(body)}\r\n\r\n"
-    link.sendall(head.encode() + body)
+    head = ["POST /v1/job/claim HTTP/1.1", "Host: localhost", "Prefer: wait=30", *lines, f"Content-Length: {len(body)}"]
+    link.sendall("\r\n".join([*head, "", ""]).encode() + body)
     return link

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ from live_receiver import LiveReceiver, Reply, manifest, read_answer
 
 from training.fleet.api import exchange
 from training.fleet.errors import StorageFullError
-from training.fleet.store import Store
+from training.fleet.store import Store, Upload
 
 LIMIT = 8 * 2**20
 
@@ -161,8 +162,9 @@ def test_a_known_artifact_that_was_cut_off_is_put_aside_and_taken_again(
 
 def test_two_uploads_of_one_artifact_at_once_both_succeed(receiver: LiveReceiver, lease: dict[str, Any]) -> None:
     data = os.urandom(3 * 2**20)
+    leases = [lease, *(receiver.claim() for _ in range(3))]
     replies: list[Reply] = []
-    threads = [threading.Thread(target=lambda: replies.append(receiver.upload(lease, data))) for _ in range(4)]
+    threads = [threading.Thread(target=lambda one=one: replies.append(receiver.upload(one, data))) for one in leases]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -172,6 +174,138 @@ def test_two_uploads_of_one_artifact_at_once_both_succeed(receiver: LiveReceiver
     lines = (receiver.folder / "index.jsonl").read_text().splitlines()
     assert sum(digest(data) in line for line in lines) == 1
     assert leftovers(receiver) == []
+
+
+# ---- what one lease may bring
+
+
+def begun(receiver: LiveReceiver, lease: dict[str, Any], data: bytes, sent: int) -> socket.socket:
+    """Begin an upload that is here when this returns."""
+    before = leftovers(receiver)
+    link = receiver.connect()
+    link.sendall(head(lease, digest(data), f"Content-Length: {len(data)}") + data[:sent])
+    wait_for(lambda: [path for path in leftovers(receiver) if path not in before])
+    return link
+
+
+def test_a_completed_lease_uploads_nothing_but_the_accepted_artifact(receiver: LiveReceiver) -> None:
+    lease, data = receiver.claim(), b"the result"
+    assert receiver.upload(lease, data).status == 201
+    result = {"lease_id": lease["lease_id"], "artifact": digest(data)}
+    assert receiver.call("POST", f"/v1/job/{lease['job_id']}/complete", result).status == 200
+    again = receiver.upload(lease, data)
+    assert (again.status, again.json["new"]) == (200, False)
+    stored = len(list((receiver.folder / "store").rglob("*.zst")))
+    for number in range(20):
+        reply = receiver.upload(lease, b"further %d" % number)
+        assert (reply.status, reply.json["code"]) == (409, "other_result")
+    with receiver.connect() as link:
+        link.sendall(head(lease, "d" * 64, f"Content-Length: {LIMIT}"))  # refused before its body
+        assert code(read_answer(link)) == (409, "other_result")
+    assert len(list((receiver.folder / "store").rglob("*.zst"))) == stored
+    assert receiver.call("POST", f"/v1/job/{lease['job_id']}/complete", result).status == 200
+
+
+def test_a_lease_begins_eight_different_artifacts_and_no_more(receiver: LiveReceiver, lease: dict[str, Any]) -> None:
+    bundles = [os.urandom(64) for _ in range(9)]
+    assert [receiver.upload(lease, data).status for data in bundles[:8]] == [201] * 8
+    refused = receiver.upload(lease, bundles[8])
+    assert (refused.status, refused.json["code"]) == (409, "wrong_state")
+    assert "has begun 8 different artifacts" in refused.json["detail"]
+    assert receiver.upload(lease, bundles[0]).status == 200
+    assert receiver.upload(receiver.claim(), bundles[8]).status == 201
+
+
+def test_an_artifact_that_arrives_damaged_again_and_again_counts_once(
+    receiver: LiveReceiver, lease: dict[str, Any]
+) -> None:
+    data = os.urandom(64)
+    for _ in range(12):
+        reply = receiver.call("PUT", f"/v1/model/{digest(data)}", bytes(64), {"X-Lease-Id": lease["lease_id"]})
+        assert reply.json["code"] == "digest_mismatch"
+    assert receiver.upload(lease, data).status == 201
+
+
+def test_the_newest_upload_of_a_lease_is_the_one_that_counts(receiver: LiveReceiver, lease: dict[str, Any]) -> None:
+    """The old connection may be dead without anybody having told the receiver."""
+    data = os.urandom(3 * 2**20)
+    with begun(receiver, lease, data, 2**20) as old:
+        assert receiver.upload(lease, data).status == 201
+        assert code(read_answer(old)) == (503, "unavailable")
+    assert leftovers(receiver) == []
+
+
+def test_one_lease_has_one_upload_at_a_time_however_many_begin(receiver: LiveReceiver, lease: dict[str, Any]) -> None:
+    data = os.urandom(3 * 2**20)
+    links = [receiver.connect() for _ in range(30)]
+    for link in links:
+        link.sendall(head(lease, digest(data), f"Content-Length: {len(data)}") + data[:100_000])
+        receiver.call("GET", "/healthz")
+        assert len(leftovers(receiver)) <= 1
+    wait_for(lambda: len(leftovers(receiver)) == 1)
+    assert [code(read_answer(link)) for link in links[:-1]] == [(503, "unavailable")] * 29
+    links[-1].sendall(data[100_000:])
+    assert read_answer(links[-1]).startswith(b"HTTP/1.1 201 ")
+    for link in links:
+        link.close()
+    assert leftovers(receiver) == []
+    assert receiver.fleet.turns._lines == {}
+
+
+def test_an_upload_that_is_whole_is_not_replaced(
+    receiver: LiveReceiver, lease: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish, held, go = Upload.finish, threading.Event(), threading.Event()
+
+    def slow(stored: Upload) -> str:
+        held.set()
+        go.wait(10)
+        return finish(stored)
+
+    monkeypatch.setattr(Upload, "finish", slow)
+    data, replies = os.urandom(1000), list[Reply]()
+    first, second = (threading.Thread(target=lambda: replies.append(receiver.upload(lease, data))) for _ in range(2))
+    first.start()
+    assert held.wait(10)
+    second.start()
+    wait_for(lambda: [line.here for line in receiver.fleet.turns._lines.values()] == [2])
+    go.set()
+    first.join()
+    second.join()
+    assert [reply.status for reply in replies] == [201, 200]
+
+
+def test_a_stranger_without_the_lease_takes_no_turn(receiver: LiveReceiver, lease: dict[str, Any]) -> None:
+    data = os.urandom(3 * 2**20)
+    other = receiver.enrolled("stranger")
+    with begun(receiver, lease, data, 2**20) as link:
+        headers = {**other, "X-Lease-Id": lease["lease_id"]}
+        assert receiver.call("PUT", f"/v1/model/{'d' * 64}", b"x", headers).json["code"] == "stale_lease"
+        link.sendall(data[2**20 :])
+        assert read_answer(link).startswith(b"HTTP/1.1 201 ")
+
+
+@pytest.mark.parametrize("end", ["cancelled", "revoked"])
+def test_an_upload_whose_lease_ends_while_it_arrives_is_not_stored(
+    receiver: LiveReceiver, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.fleet.api.work.LOOK_AGAIN_S", 0.0)
+    data, name = os.urandom(3 * 2**20), f"ends-{end}-{receiver.parser}"
+    own = receiver.enrolled(name)
+    lease = receiver.call("POST", "/v1/job/claim", receiver.claim_body(name), own).json
+    with receiver.connect() as link:
+        lines = [f"Content-Length: {len(data)}", f"Authorization: {own['Authorization']}"]
+        link.sendall(head(lease, digest(data), *lines) + data[: 2**20])
+        wait_for(lambda: len(leftovers(receiver)) == 1)
+        if end == "revoked":
+            assert receiver.call("POST", f"/v1/worker/{name}/revoke", operator=True).status == 200
+        else:
+            body = {"lease_id": lease["lease_id"], "kind": "preempted"}
+            assert receiver.call("POST", f"/v1/job/{lease['job_id']}/fail", body, own).status == 200
+        link.sendall(data[2**20 : 2 * 2**20])
+        assert code(read_answer(link)) == ((401, "revoked") if end == "revoked" else (409, "stale_lease"))
+    wait_for(lambda: leftovers(receiver) == [])
+    assert not (receiver.folder / f"store/gbt_oracle/{digest(data)}").exists()
 
 
 def test_wrong_bytes_are_422_and_nothing_is_kept(receiver: LiveReceiver, lease: dict[str, Any]) -> None:

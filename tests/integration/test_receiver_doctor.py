@@ -78,6 +78,19 @@ def test_a_receiver_that_runs_is_asked_and_its_database_left_alone(
         assert found["address"]["found"].endswith("is not ready: the operators before stay in force")
 
 
+def test_a_receiver_that_tells_its_reasons_to_readers_alone_is_asked_as_well(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokens = {"operator": "an-operator-token-for-tests", "read": "a-read-token-for-tests"}
+    with LiveReceiver(tmp_path, manifest(2), tokens) as live:
+        _, found = examined(capsys, port=live.port)
+        assert found["address"]["found"].endswith(" and is ready")
+        live.fleet.problems.append("the operators before stay in force")
+        _, found = examined(capsys, port=live.port)
+        assert (found["address"]["state"], found["address"]["mend"]) == ("fail", "cis490-jobs status has all of it")
+        assert found["address"]["found"].endswith(" and is not ready")
+
+
 def test_another_program_at_the_address_fails(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]

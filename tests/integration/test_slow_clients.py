@@ -245,7 +245,11 @@ def test_half_open_and_idle_connections_give_way_to_new_ones(receiver: LiveRecei
 
 def test_a_receiver_full_of_requests_under_way_says_so_and_serves_again_afterwards(tmp_path: Path) -> None:
     with LiveReceiver(tmp_path, manifest(3), max_connections="16") as live:
-        busy = Crowd(live, 16, BODY)
+        secrets = [live.enrolled(f"busy{number}")["Authorization"].encode() for number in range(16)]
+        lines = [BODY.replace(b"\r\n\r\n", b"\r\nAuthorization: " + secret + b"\r\n\r\n") for secret in secrets]
+        busy = [live.connect() for _ in secrets]
+        for link, head in zip(busy, lines, strict=True):
+            link.sendall(head)
         assert until(lambda: len(live.server.server_state.tasks) == 16)
         look(live, 0.0)
         refused = live.call("GET", "/v1/jobs")
@@ -253,8 +257,10 @@ def test_a_receiver_full_of_requests_under_way_says_so_and_serves_again_afterwar
         assert refused.headers["content-type"] == "application/problem+json"
         more = Crowd(live, 100, BODY)
         assert until(lambda: more.open() <= 32)
+        assert not any(_ended(link) for link in busy)
         look(live, 31.0)
-        assert until(lambda: busy.open() == 0)
+        assert until(lambda: all(_ended(link) for link in busy))
         more.close()
-        busy.close()
+        for link in busy:
+            link.close()
         assert until(lambda: live.call("GET", "/v1/jobs").status == 200)

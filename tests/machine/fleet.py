@@ -369,12 +369,12 @@ class Fleet:
         """It is whole, cut short, or not what it says."""
         lease_id, sha256 = self.pick(self.recent()), self.pick(list(BUNDLES))
         attempt = self.model.attempts[lease_id]
-        live = self.model.live(lease_id) or self.model.adoptable(lease_id) or attempt.outcome == "completed"
-        if not live:
-            with pytest.raises(StaleLeaseError):
-                self.do(lambda tx: self.queue.lease_for_upload(tx, lease_id))
+        live, done = self.model.live(lease_id) or self.model.adoptable(lease_id), attempt.outcome == "completed"
+        if not (self.model.jobs[attempt.job].artifact == sha256 if done else live):
+            with pytest.raises(OtherResultError if done else StaleLeaseError):
+                self.do(lambda tx: self.queue.lease_for_upload(tx, lease_id, sha256))
             return
-        job_id, model, mode = self.do(lambda tx: self.queue.lease_for_upload(tx, lease_id))
+        job_id, model, mode = self.do(lambda tx: self.queue.lease_for_upload(tx, lease_id, sha256))
         assert (job_id, mode) == (attempt.job, ENTRIES[attempt.job].mode)
         self.bring(sha256, model, mode, self.pick(["whole", "whole", "whole", "cut", "wrong"]), self.choose(8))
 

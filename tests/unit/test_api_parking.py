@@ -92,3 +92,69 @@ def test_an_answer_without_an_offer_changes_nothing() -> None:
     place = parked.enter("w0")
     parked.answered(place, left=9)
     assert place.offer is None
+
+
+# ---- whose calls wait
+
+
+def ended(places: list[Place]) -> list[int]:
+    return [number for number, place in enumerate(places) if place.over]
+
+
+def test_the_newest_call_of_a_worker_is_the_one_that_waits() -> None:
+    parked = lot()
+    places = [parked.enter("w0"), parked.enter("w1"), parked.enter("w0"), parked.enter("w0")]
+    assert ended(places) == woken(places) == [0, 2]
+    assert len(parked) == 2
+    parked.publish({1: 9})
+    assert [place.offer is not None for place in places] == [False, True, False, True]
+
+
+def test_a_worker_that_runs_in_two_places_waits_in_both() -> None:
+    parked = lot()
+    places = [parked.enter("w0", "here"), parked.enter("w0", "there"), parked.enter("w0", "here")]
+    assert ended(places) == [0]
+
+
+def test_what_an_older_call_was_offered_goes_on_when_it_leaves() -> None:
+    parked = lot()
+    older = parked.enter("w0")
+    parked.publish({1: 1})
+    newer = parked.enter("w0")
+    assert newer.offer is None
+    parked.leave(older)
+    assert newer.offer is not None
+
+
+def test_an_older_call_that_leaves_later_takes_nothing_from_the_newer_one() -> None:
+    parked = lot()
+    older, newer = parked.enter("w0"), parked.enter("w0")
+    parked.leave(older)
+    parked.leave(older)
+    assert (len(parked), newer.over) == (1, False)
+    newest = parked.enter("w0")
+    assert (newer.over, newest.over) == (True, False)
+
+
+def test_of_an_address_with_too_many_calls_the_oldest_is_over_and_no_other_address_is_touched() -> None:
+    parked = lot()
+    parked.most = 3
+    others = [parked.enter(f"o{number}", "", "10.0.0.2") for number in range(3)]
+    places = [parked.enter(f"w{number}", "", "10.0.0.1") for number in range(5)]
+    assert ended(places) == [0, 1]
+    assert ended(others) == []
+    assert len(parked) == 6
+
+
+def test_a_call_that_replaces_its_older_one_ends_no_third() -> None:
+    parked = lot()
+    parked.most = 2
+    places = [parked.enter(name, "", "10.0.0.1") for name in ("w0", "w1", "w1")]
+    assert ended(places) == [1]
+
+
+def test_nothing_is_remembered_of_who_has_left() -> None:
+    parked = lot()
+    for place in [parked.enter(f"w{number}", "", f"10.0.0.{number}") for number in range(9)]:
+        parked.leave(place)
+    assert (parked._places, parked._newest, parked._by_address) == ({}, {}, {})

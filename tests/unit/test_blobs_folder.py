@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from training.fleet.blobs.folder import Data, Folder, System
+from training.fleet.blobs.folder import STEP_BYTES, Data, Folder, System
 from training.fleet.errors import ConfigurationError, FleetError, StorageFullError, UnavailableError
 
 KEY = "gbt_oracle/" + "a" * 64 + "/bundle.tar.zst"
@@ -33,9 +33,9 @@ class Faulty(System):
         self._call("create", "part")
         return super().create(path)
 
-    def reserve(self, descriptor: int, size_bytes: int) -> None:
-        self._call("reserve", str(size_bytes))
-        super().reserve(descriptor, size_bytes)
+    def reserve(self, descriptor: int, start: int, size_bytes: int) -> None:
+        self._call("reserve", f"{start} {size_bytes}")
+        super().reserve(descriptor, start, size_bytes)
 
     def write(self, descriptor: int, data: Data) -> int:
         self._call("write", str(len(data)))
@@ -84,7 +84,7 @@ def test_the_file_is_synced_before_it_is_named_and_its_folders_after(blobs: Fold
     put(blobs, KEY)
     assert system.calls == [
         "create part",
-        "reserve 5",
+        "reserve 0 5",
         "write 5",
         "sync part",
         "rename bundle.tar.zst",
@@ -244,10 +244,55 @@ def test_an_upload_may_reach_the_floor_and_not_pass_it(blobs: Folder, system: Fa
     assert blobs.free_bytes() == 0
 
 
+def taken(blobs: Folder) -> int:
+    """Bytes on the disk that the one upload under way holds."""
+    (name,) = incoming(blobs)
+    return (blobs.incoming / name).stat().st_blocks * 512
+
+
 def test_room_is_taken_before_the_first_byte(blobs: Folder) -> None:
     part = blobs.begin(1 << 20)
-    (name,) = incoming(blobs)
-    assert (blobs.incoming / name).stat().st_blocks * 512 >= 1 << 20
+    assert taken(blobs) >= 1 << 20
+    part.discard()
+    assert incoming(blobs) == []
+
+
+def test_an_upload_that_sends_little_holds_little_room_however_much_it_declares(blobs: Folder, system: Faulty) -> None:
+    part = blobs.begin(8 << 30)
+    part.write(b"x")
+    assert taken(blobs) <= STEP_BYTES + 2**16
+    part.write(bytes(STEP_BYTES))
+    assert STEP_BYTES < taken(blobs) <= 2 * STEP_BYTES + 2**16
+    assert [call for call in system.calls if call.startswith("reserve")] == [
+        f"reserve 0 {STEP_BYTES}",
+        f"reserve {STEP_BYTES} {STEP_BYTES}",
+    ]
+    part.discard()
+    assert incoming(blobs) == []
+
+
+@pytest.mark.parametrize("size", [STEP_BYTES - 1, STEP_BYTES, STEP_BYTES + 1, 3 * STEP_BYTES - 5])
+@pytest.mark.parametrize("piece", [2**19 + 1, 3 * STEP_BYTES])
+def test_a_blob_is_as_long_as_its_bytes_whatever_room_was_taken(blobs: Folder, size: int, piece: int) -> None:
+    data = bytes(range(256)) * (size // 256 + 1)
+    part = blobs.begin(size)
+    for start in range(0, size, piece):
+        part.write(data[start : min(size, start + piece)])
+    part.place(KEY)
+    with blobs.read(KEY) as file:
+        assert file.read() == data[:size]
+
+
+def test_an_upload_stops_at_the_floor_when_others_have_taken_the_room_meanwhile(blobs: Folder, system: Faulty) -> None:
+    part = blobs.begin(3 * STEP_BYTES)
+    part.write(bytes(STEP_BYTES))
+    system.free = STEP_BYTES + 1000
+    part.write(bytes(10))
+    system.free = STEP_BYTES + 999 - 10
+    part.write(bytes(STEP_BYTES - 10))
+    with pytest.raises(StorageFullError, match="and 1000 to spare") as caught:
+        part.write(b"x")
+    assert caught.value.retry_after_s == 60.0
     part.discard()
     assert incoming(blobs) == []
 

@@ -603,7 +603,7 @@ def test_an_upload_is_let_in_by_every_lease_that_may_complete(world: World) -> N
     lease, other = world.running(), world.running("server")
 
     def ask(lease_id: str) -> Any:
-        return world.do(lambda tx: world.queue.lease_for_upload(tx, lease_id))
+        return world.do(lambda tx: world.queue.lease_for_upload(tx, lease_id, ARTIFACT))
 
     assert ask(lease.lease_id) == (entry(1).id, "gbt", "realistic")
     assert ask(other.lease_id) == (entry(2, mode="oracle").id, "gbt", "oracle")
@@ -615,6 +615,19 @@ def test_an_upload_is_let_in_by_every_lease_that_may_complete(world: World) -> N
     for stale in (other.lease_id, "no-such-lease"):
         with pytest.raises(StaleLeaseError):
             ask(stale)
+
+
+def test_a_completed_lease_uploads_the_accepted_artifact_and_nothing_else(world: World) -> None:
+    world.load([entry(1)])
+    lease = world.running()
+    world.complete(lease, ARTIFACT)
+
+    def ask(sha256: str) -> Any:
+        return world.do(lambda tx: world.queue.lease_for_upload(tx, lease.lease_id, sha256))
+
+    assert ask(ARTIFACT) == (lease.job_id, "gbt", "realistic")
+    with pytest.raises(OtherResultError, match=f"{OTHER} is not accepted"):
+        ask(OTHER)
 
 
 def test_an_artifact_is_noted_once(world: World) -> None:

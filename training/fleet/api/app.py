@@ -13,7 +13,7 @@ import logging
 import re
 from typing import Final
 
-from training.fleet.api import callers
+from training.fleet.api import callers, queries
 from training.fleet.api.exchange import (
     MAX_HEADER_BYTES,
     MAX_HEADERS,
@@ -29,6 +29,7 @@ from training.fleet.api.fleet import Fleet
 from training.fleet.api.front import MARKS, Front
 from training.fleet.api.look import WORKER
 from training.fleet.api.routes import ROUTES, Route
+from training.fleet.api.sites import demand_own_page
 from training.fleet.auth import host_name, is_loopback
 from training.fleet.errors import (
     FleetError,
@@ -50,6 +51,7 @@ SINGULAR: Final = (
     b"x-lease-id",
     b"x-worker-session",
     b"sec-fetch-site",
+    b"origin",
     *MARKS,
 )
 SPOKEN: Final = ("1.1", "1.0")
@@ -127,10 +129,12 @@ class App:
         if route is None:
             allow = ", ".join(sorted(methods))
             raise MethodError(f"{method!a} does not work here; use {allow}", allow=allow)
-        if method not in ("GET", "HEAD") and headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
-            raise ForbiddenError("a page of another site sent this request; use the command line or the same origin")
+        if method not in ("GET", "HEAD"):
+            demand_own_page(request, self._host_names)
         self._front.look(request)
         await callers.demand(self._fleet, request, route.role, route.right if route.role == "operator" else None)
+        callers.mark_known(self._fleet, request)
+        request.query = queries.read(scope["query_string"], route.query)
         if request.caller.identity:
             return await callers.as_worker(self._fleet, request, route.handler)
         return await route.handler(self._fleet, request)

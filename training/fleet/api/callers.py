@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from training.fleet.api.exchange import Answer, Message, Request
+from training.fleet.api.exchange import KNOWN, Answer, Message, Request
 from training.fleet.api.fleet import Fleet
-from training.fleet.auth import Caller, Peer, Right, Role
-from training.fleet.auth.sessions import HEADER
+from training.fleet.auth import Caller, Peer, Right, Role, neighbourhood
+from training.fleet.auth.sessions import FORM, HEADER
 from training.fleet.errors import CertificateMismatchError, ForbiddenError, IdentityInUseError, StaleLeaseError
 
 SESSION: Final = HEADER.lower().encode()
@@ -88,6 +88,28 @@ def address(request: Request) -> str:
     """Return where a request came from."""
     client = request.scope.get("client")
     return str(client[0]) if client else ""
+
+
+def client(request: Request) -> str:
+    """Return under whose name the places of a request count: an enrolled worker's or an operator's, else its address's.
+
+    Ten workers behind one address are ten clients then, and one that is known takes places from nobody beside it.
+    """
+    caller = request.caller
+    return caller.who if caller.name else neighbourhood(address(request))
+
+
+def mark_known(fleet: Fleet, request: Request) -> None:
+    """Note whose a request is, if it showed a credential; on loopback workers and readers may need none."""
+    caller = request.caller
+    if caller.name or caller.kind == "reader" or (caller.kind == "worker" and fleet.credentials.worker is not None):
+        request.scope[KNOWN] = client(request)
+
+
+def spot(request: Request) -> str:
+    """Return where a worker says it runs, empty when it does not say."""
+    match = FORM.fullmatch(request.headers.get(SESSION, b"").decode("latin-1"))
+    return match[1] if match else ""
 
 
 async def note(fleet: Fleet, request: Request, worker: str, action: str, why: str, *, known: bool = True) -> None:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
-from urllib.parse import parse_qsl
 
 import msgspec
 
 from training.fleet.auth import Caller
-from training.fleet.errors import FleetError, InvalidMessageError, RequestError, ShortBodyError, TooLargeError
+from training.fleet.errors import FleetError, RequestError, ShortBodyError, TooLargeError
 from training.fleet.wire import MAX_BODY_BYTES
 
 Message = MutableMapping[str, Any]
@@ -24,10 +23,14 @@ Headers = list[tuple[bytes, bytes]]
 
 MAX_HEADERS: Final = 64
 MAX_HEADER_BYTES: Final = 16384
-MAX_QUERY_BYTES: Final = 4096
 BODY_WAIT_S: Final = 30.0
 """How long a body may keep the receiver waiting until another `PACE_BYTES` of it, or its end, have come."""
 PACE_BYTES: Final = 32768
+
+KNOWN: Final = "known"
+"""Where the ASGI scope says whose a request is, once a credential or a lease was accepted: its places go last."""
+PARKED: Final = "parked"
+"""Where the ASGI scope says that a request waits for a job: of its client's places it goes first."""
 
 JSON: Final = (b"content-type", b"application/json")
 PROBLEM: Final = (b"content-type", b"application/problem+json")
@@ -46,22 +49,38 @@ class Request:
         scope: The ASGI scope.
         headers: Header name, lower case, to value; singular headers are known to stand there once.
         target: The id or the name in the path, empty for routes without one.
+        query: The query parameters, judged by the route's table.
         caller: Who asks.
         receive: The ASGI channel.
         consumed: The body has been read to its end.
     """
 
-    __slots__ = ("_due_bytes", "_patience_s", "caller", "consumed", "headers", "receive", "scope", "target")
+    __slots__ = (
+        "_due_bytes",
+        "_given_up",
+        "_patience_s",
+        "_timer",
+        "caller",
+        "consumed",
+        "headers",
+        "query",
+        "receive",
+        "scope",
+        "target",
+    )
 
     def __init__(self, scope: Message, headers: dict[bytes, bytes], receive: Receive) -> None:
         self.scope = scope
         self.headers = headers
         self.receive = receive
         self.target = ""
+        self.query: dict[str, str] = {}
         self.caller = Caller("anyone")
         self.consumed = False
         self._due_bytes = PACE_BYTES
         self._patience_s = BODY_WAIT_S
+        self._timer: asyncio.Timeout | None = None
+        self._given_up: FleetError | None = None
 
     async def body(self, limit: int = MAX_BODY_BYTES) -> bytes:
         """Return the body.
@@ -107,13 +126,17 @@ class Request:
         """Return the next message, counting only the time in which the client is waited for."""
         loop = asyncio.get_running_loop()
         begun = loop.time()
+        self.demand_wanted()
         try:
-            async with asyncio.timeout(self._patience_s):
+            async with asyncio.timeout(self._patience_s) as self._timer:
                 message = await self.receive()
         except TimeoutError:
+            self.demand_wanted()
             raise ShortBodyError(
                 f"less than {PACE_BYTES} bytes of the body came in {BODY_WAIT_S:g} s; send it again, faster"
             ) from None
+        finally:
+            self._timer = None
         if message["type"] == "http.disconnect":
             raise ClientGoneError
         self._patience_s -= loop.time() - begun
@@ -121,6 +144,18 @@ class Request:
         if self._due_bytes <= 0:
             self._due_bytes, self._patience_s = PACE_BYTES, BODY_WAIT_S
         return message
+
+    def give_up(self, why: FleetError) -> None:
+        """Have who reads the body get an error in the place of its next piece, at once if it waits for one."""
+        self._given_up = why
+        if self._timer is not None and not self._timer.expired():
+            self._timer.reschedule(asyncio.get_running_loop().time())
+
+    def demand_wanted(self) -> None:
+        """Raise what the request was given up with, once: the rest of the body may still be read away."""
+        why, self._given_up = self._given_up, None
+        if why is not None:
+            raise why
 
     async def piece(self) -> tuple[bytes, bool]:
         """Return the next piece of a large body and whether more follows.
@@ -147,32 +182,6 @@ class Request:
         if not value.isdigit() or len(value) > 18:
             raise RequestError("Content-Length is no number of bytes; send one decimal number")
         return int(value)
-
-    def query(self, known: frozenset[str]) -> dict[str, str]:
-        """Return the query parameters.
-
-        Raises:
-            RequestError: It is too long, no UTF-8, or names something twice.
-            InvalidMessageError: It names something unknown.
-        """
-        raw: bytes = self.scope["query_string"]
-        if not raw:
-            return {}
-        try:
-            if len(raw) > MAX_QUERY_BYTES:
-                raise ValueError(f"{len(raw)} bytes")  # noqa: TRY301  one place words the refusal
-            pairs = parse_qsl(raw.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=32)
-        except ValueError:
-            raise RequestError(f"the query is no readable text of at most {MAX_QUERY_BYTES} bytes") from None
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise RequestError("the query names a parameter twice; name each once, with commas between its values")
-        unknown = sorted(found.keys() - known)
-        if unknown:
-            raise InvalidMessageError(
-                f"the query names {unknown[0]!a}; expected one of {', '.join(sorted(known)) or 'none'}"
-            )
-        return found
 
     def wait_s(self, cap_s: float) -> float:
         """Return how long the caller would wait (`Prefer: wait=N`), 0 when it would not.

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from training.fleet import __version__
 from training.fleet.api.bridge import Bridge
+from training.fleet.api.disks import Disks
 from training.fleet.api.limiter import Limiter
 from training.fleet.api.news import News
 from training.fleet.api.parking import Lot
+from training.fleet.api.uploading import Uploads
 from training.fleet.auth import Credentials, Sessions
 from training.fleet.errors import UnavailableError
 from training.fleet.wire import Material
@@ -49,6 +51,7 @@ class Fleet:
         started_at: On the monotonic clock.
         description: Makes the OpenAPI document.
         uploads: Threads that hash and write uploads.
+        turns: Uploads under way.
         credentials: Who may do what; another value after the operators file was read again.
         sessions: Which machine uses which identity.
         limiter: Counts wrong one-time codes.
@@ -58,6 +61,7 @@ class Fleet:
         ca_sha256: SHA-256 of that certificate (DER), hex; None without one.
         reread: Returns the credentials anew, at a reload; None where they are fixed.
         problems: What is wrong with what was read again, for people.
+        disks: Where the receiver's files lie.
         indexing: Held while a line of the index is written; who waits for it gets it in turn.
         proving: Held while a file of the store that no row vouches for is read.
     """
@@ -74,6 +78,7 @@ class Fleet:
     version: str = __version__
     started_at: float = field(default_factory=time.monotonic)
     uploads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, thread_name_prefix="upload"))
+    turns: Uploads = field(default_factory=Uploads)
     credentials: Credentials = field(default_factory=Credentials)
     sessions: Sessions = field(default_factory=lambda: Sessions(time.monotonic))
     limiter: Limiter = field(default_factory=lambda: Limiter(time.monotonic))
@@ -83,6 +88,7 @@ class Fleet:
     ca_sha256: str | None = None
     reread: Callable[[], Credentials] | None = None
     problems: list[str] = field(default_factory=list)
+    disks: Disks = field(default_factory=Disks)
     indexing: asyncio.Lock = field(default_factory=asyncio.Lock)
     proving: asyncio.Lock = field(default_factory=asyncio.Lock)
 

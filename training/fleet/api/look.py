@@ -12,19 +12,14 @@ from typing import Final
 
 from training.fleet.api.exchange import Answer, Request, answer
 from training.fleet.api.fleet import Fleet
-from training.fleet.errors import InvalidMessageError
-from training.fleet.jobs import MODES, STATUSES
+from training.fleet.errors import FleetError, InvalidMessageError
 from training.fleet.queue import Filters
 from training.fleet.single_file import NAME, own_single_file
-from training.fleet.wire import MAX_PAGE, Health, WorkerView
+from training.fleet.wire import Health, WorkerView
 
 DEFAULT_PAGE: Final = 100
 MAX_FAILURES: Final = 10
-PAGE_KEYS: Final = frozenset({"limit", "cursor"})
-JOB_KEYS: Final = PAGE_KEYS | {"status", "model", "mode", "host", "id_prefix", "with"}
 WORKER: Final = re.compile(r"[0-9a-z][0-9a-z._-]{0,62}")
-PREFIX: Final = re.compile(r"[0-9a-f]{1,64}")
-NO_KEYS: Final[frozenset[str]] = frozenset()
 METRICS: Final = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
 NO_CACHE: Final = (b"cache-control", b"no-cache")
 ZIP: Final = (b"content-type", b"application/zip")
@@ -33,12 +28,8 @@ SAVE_AS: Final = (b"content-disposition", f'attachment; filename="{NAME}"'.encod
 
 async def jobs(fleet: Fleet, request: Request) -> Answer:
     """One page of jobs."""
-    query = request.query(JOB_KEYS)
-    limit = limit_of(query)
-    statuses = _words(query.get("status"), STATUSES, "status")
-    _demand_mode(query.get("mode"))
-    extras = _words(query.get("with"), ("spec",), "with")
-    _demand_prefix(query.get("id_prefix"))
+    query = request.query
+    limit, statuses, extras = limit_of(query), _words(query.get("status")), _words(query.get("with"))
     tag = _tag(fleet)
     if _unchanged(request, tag):
         return Answer(304, headers=[(b"etag", tag), NO_CACHE])
@@ -50,23 +41,20 @@ async def jobs(fleet: Fleet, request: Request) -> Answer:
 
 async def job(fleet: Fleet, request: Request) -> Answer:
     """Everything about one job."""
-    request.query(NO_KEYS)
     job_id = request.target
     return answer(await fleet.run(lambda tx: fleet.queue.job(tx, job_id)))
 
 
 async def why(fleet: Fleet, request: Request) -> Answer:
     """Why a job waits, host by host."""
-    request.query(NO_KEYS)
     job_id = request.target
     return answer(await fleet.run(lambda tx: fleet.queue.why(tx, job_id)))
 
 
 async def workers(fleet: Fleet, request: Request) -> Answer:
     """One page of workers."""
-    query = request.query(PAGE_KEYS)
-    limit = limit_of(query)
-    page = fleet.queue.workers(cursor=query.get("cursor"), limit=limit)
+    query = request.query
+    page = fleet.queue.workers(cursor=query.get("cursor"), limit=limit_of(query))
     found = answer(replace(page, workers=[_with_alerts(fleet, worker) for worker in page.workers]))
     tag = b'"' + hashlib.sha256(found.body).hexdigest()[:32].encode() + b'"'
     if _unchanged(request, tag):
@@ -88,17 +76,15 @@ def _alerts(fleet: Fleet, worker: str) -> list[str]:
 
 async def own(fleet: Fleet, request: Request) -> Answer:
     """What the receiver knows and thinks of the worker that asks."""
-    query = request.query(frozenset({"worker"}))
-    name = request.caller.name or query.get("worker", "")
-    if not WORKER.fullmatch(name):
-        raise InvalidMessageError(f"worker is {ascii(name)[:80]}; expected the name of the host that asks")
+    name = request.caller.name or request.query.get("worker", "")
+    if not name:
+        raise InvalidMessageError("the query names no worker; expected the name of the host that asks")
     found = await fleet.run(lambda tx: fleet.queue.own(tx, name, fleet.version))
     return answer(replace(found, alerts=_alerts(fleet, name)), headers=[NO_CACHE])
 
 
-async def health(fleet: Fleet, request: Request) -> Answer:
+async def health(fleet: Fleet, _request: Request) -> Answer:
     """The fleet at a glance."""
-    request.query(NO_KEYS)
     return answer(_with_clashes(fleet, await _health(fleet)), headers=[NO_CACHE])
 
 
@@ -120,11 +106,28 @@ async def healthz(_fleet: Fleet, _request: Request) -> Answer:
     return answer({"status": "ok"}, headers=[NO_CACHE])
 
 
-async def readyz(fleet: Fleet, _request: Request) -> Answer:
-    """The receiver can serve: 503 with the reasons when it cannot."""
-    problems = (await _health(fleet)).problems + (["the receiver is shutting down"] if fleet.draining else [])
-    state = {"status": "not ready" if problems else "ready", "problems": problems}
+async def readyz(fleet: Fleet, request: Request) -> Answer:
+    """The receiver can serve: 503 when it cannot, with the reasons for who may read."""
+    problems = await _problems(fleet)
+    try:
+        await fleet.run(lambda _tx: None)
+    except FleetError as error:
+        problems.append(error.message)
+    if fleet.draining:
+        problems.append("the receiver is shutting down")
+    state: dict[str, object] = {"status": "not ready" if problems else "ready"}
+    if _may_read(fleet, request):
+        state["problems"] = problems
     return answer(state, 503 if problems else 200, [NO_CACHE])
+
+
+def _may_read(fleet: Fleet, request: Request) -> bool:
+    headers = request.headers
+    try:
+        fleet.credentials.demand("read", headers.get(b"authorization"), headers.get(b"x-operator-token"))
+    except FleetError:
+        return False
+    return True
 
 
 async def openapi(fleet: Fleet, _request: Request) -> Answer:
@@ -134,7 +137,6 @@ async def openapi(fleet: Fleet, _request: Request) -> Answer:
 
 async def single_file(_fleet: Fleet, request: Request) -> Answer:
     """The worker of this receiver's version as one file; its ETag is the SHA-256 of the bytes."""
-    request.query(NO_KEYS)
     found = await asyncio.to_thread(own_single_file)
     tag = b'"' + found.sha256.encode() + b'"'
     if _unchanged(request, tag):
@@ -165,6 +167,13 @@ async def metrics(fleet: Fleet, _request: Request) -> Answer:
     return Answer(200, ("\n".join(lines) + "\n").encode(), [METRICS, NO_CACHE])
 
 
+async def _problems(fleet: Fleet) -> list[str]:
+    """Return what is wrong now, for people."""
+    disks = await asyncio.get_running_loop().run_in_executor(None, fleet.disks.problems)
+    broken = [fleet.store.broken] if fleet.store.broken else []
+    return [*fleet.loader.problems, *broken, *disks, *fleet.keeper.problems(), *fleet.problems]
+
+
 async def _health(fleet: Fleet) -> Health:
     queue, loader = fleet.queue, fleet.loader
     free_bytes = await asyncio.get_running_loop().run_in_executor(None, fleet.store.free_bytes)
@@ -172,8 +181,7 @@ async def _health(fleet: Fleet) -> Health:
         lambda tx: (queue.recent_failures(tx, MAX_FAILURES), queue.artifact_totals(tx))
     )
     in_force = queue.hosts.in_force
-    broken = [fleet.store.broken] if fleet.store.broken else []
-    problems = [*loader.problems, *broken, *fleet.keeper.problems(), *fleet.problems]
+    problems = await _problems(fleet)
     return Health(
         status="draining" if fleet.draining else "degraded" if problems else "ok",
         version=fleet.version,
@@ -193,37 +201,12 @@ async def _health(fleet: Fleet) -> Health:
 
 
 def limit_of(query: Mapping[str, str]) -> int:
-    """Return how many items a page may hold.
-
-    Raises:
-        InvalidMessageError: It is no such number.
-    """
-    text = query.get("limit")
-    if text is None:
-        return DEFAULT_PAGE
-    if not (text.isascii() and text.isdecimal() and len(text) < 5 and 1 <= int(text) <= MAX_PAGE):
-        raise InvalidMessageError(f"limit is {ascii(text)[:40]}; expected a whole number from 1 to {MAX_PAGE}")
-    return int(text)
+    """Return how many items a page may hold."""
+    return int(query.get("limit", DEFAULT_PAGE))
 
 
-def _words(text: str | None, allowed: tuple[str, ...], name: str) -> frozenset[str]:
-    if text is None:
-        return frozenset()
-    words = frozenset(text.split(","))
-    wrong = sorted(words - set(allowed))
-    if wrong:
-        raise InvalidMessageError(f"{name} is {ascii(wrong[0])[:40]}; expected of {', '.join(allowed)}")
-    return words
-
-
-def _demand_mode(text: str | None) -> None:
-    if text is not None and text not in MODES:
-        raise InvalidMessageError(f"mode is {ascii(text)[:40]}; expected one of {', '.join(MODES)}")
-
-
-def _demand_prefix(text: str | None) -> None:
-    if text is not None and not PREFIX.fullmatch(text):
-        raise InvalidMessageError(f"id_prefix is {ascii(text)[:80]}; expected 1 to 64 lower-case hex digits")
+def _words(text: str | None) -> frozenset[str]:
+    return frozenset() if text is None else frozenset(text.split(","))
 
 
 def _tag(fleet: Fleet) -> bytes:

@@ -129,7 +129,7 @@ def _request_body(route: Route) -> dict[str, Any]:
 def _responses(route: Route) -> dict[str, Any]:
     good = {"description": "done", "content": _content(route)}
     found: dict[str, Any] = {"200": good}
-    common = (*COMMON, *_caps(route)) if route.role != "anyone" else ()
+    common = (*COMMON, *_caps(route)) if route.role != "anyone" else (COMMON[0], *WITH_QUERY)
     for status, note in (*common, *route.statuses):
         before = found.get(str(status), {}).get("description")
         found[str(status)] = {"description": note if before is None or before == note else f"{before}; {note}"}
@@ -145,7 +145,7 @@ def _caps(route: Route) -> tuple[tuple[int, str], ...]:
     if route.method == "GET":
         return WITH_QUERY
     # A body is read and counted where none is asked for as well.
-    return WITH_BODY if route.request is not None else WITH_BODY[:1]
+    return WITH_BODY if route.request is not None else (*WITH_BODY[:1], *WITH_QUERY)
 
 
 def _content(route: Route) -> dict[str, Any]:

@@ -53,7 +53,6 @@ async def fsck(fleet: Fleet, request: Request) -> Answer:
     return answer(fleet.keeper.begin_fsck(FSCK.decode(body) if body.strip() else FsckOrder()))
 
 
-async def chore(fleet: Fleet, request: Request) -> Answer:
+async def chore(fleet: Fleet, _request: Request) -> Answer:
     """The newest backup or check, and what it found."""
-    request.query(frozenset())
     return answer(fleet.keeper.chore())

@@ -2,13 +2,15 @@
 
 Owns the callers that are parked and decides whom a new job wakes. Guarantees that only as many callers are woken as
 there are jobs they may take, first come first woken, and that a job offered to a caller who did not take it is offered
-to the next one. Leaves the decision who gets a job to the queue: a wake-up is a hint to ask again. Lives on the event
-loop; nothing here may be called from another thread.
+to the next one. Guarantees that one worker waits in one call, its newest, and that one address does not take all the
+connections there are with calls that wait. Leaves the decision who gets a job to the queue: a wake-up is a hint to ask
+again. Lives on the event loop; nothing here may be called from another thread.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 
@@ -33,15 +35,21 @@ class Place:
 
     Attributes:
         worker: Its name.
+        spot: Where that worker runs, empty when it does not say.
+        address: Where its call came from.
         offer: The job it was woken for and has not answered yet.
+        over: It must wait no longer, because a newer call has taken its place.
         bell: Rings when there is something to look at: an offer, a hang-up, the end of the wait, a drain.
     """
 
-    __slots__ = ("bell", "offer", "worker")
+    __slots__ = ("address", "bell", "offer", "over", "spot", "worker")
 
-    def __init__(self, worker: str) -> None:
+    def __init__(self, worker: str, spot: str = "", address: str = "") -> None:
         self.worker = worker
+        self.spot = spot
+        self.address = address
         self.offer: Offer | None = None
+        self.over = False
         self.bell = asyncio.Event()
 
 
@@ -50,25 +58,59 @@ class Lot:
 
     Args:
         eligible: Whether a worker would be given a job with a requirement now, as the queue judges.
+
+    Attributes:
+        most: Calls of one address that wait at most.
     """
 
     def __init__(self, eligible: Callable[[int, str], bool]) -> None:
         self._eligible = eligible
+        self.most = sys.maxsize
         self._places: dict[Place, None] = {}
+        self._newest: dict[tuple[str, str], Place] = {}
+        self._by_address: dict[str, dict[Place, None]] = {}
         self._open: Counter[int] = Counter()
 
     def __len__(self) -> int:
         return len(self._places)
 
-    def enter(self, worker: str) -> Place:
-        """Take a caller in. It must be here before its claim is put to the queue, so that no job slips between."""
-        place = Place(worker)
+    def enter(self, worker: str, spot: str = "", address: str = "") -> Place:
+        """Take a caller in. It must be here before its claim is put to the queue, so that no job slips between.
+
+        An older call of the same worker is over: a worker asks one question at a time, so that call hangs on a
+        connection that broke, or somebody collects places. Of an address with as many calls as it may have, the oldest
+        is over.
+        """
+        if (older := self._newest.get((worker, spot))) is not None:
+            self._end(older)
+        crowd = self._by_address.get(address, {})
+        if len(crowd) >= self.most:
+            self._end(next(iter(crowd)))
+        place = Place(worker, spot, address)
         self._places[place] = None
+        self._newest[worker, spot] = place
+        self._by_address.setdefault(address, {})[place] = None
         return place
+
+    def _end(self, place: Place) -> None:
+        """Have a caller answered at once; it leaves by itself, and hands on what it was offered."""
+        self._forget(place)
+        place.over = True
+        place.bell.set()
+
+    def _forget(self, place: Place) -> None:
+        if place not in self._places:
+            return
+        del self._places[place]
+        del self._newest[place.worker, place.spot]
+        crowd = self._by_address[place.address]
+        del crowd[place]
+        if not crowd:
+            del self._by_address[place.address]
 
     def leave(self, place: Place) -> None:
         """Let a caller go; what it was offered and never looked at goes to the next one."""
-        self._places.pop(place, None)
+        self._forget(place)
         if place.offer is not None:
             self.answered(place, self._open[place.offer.requirement])
 

@@ -33,7 +33,7 @@ class Route:
         request: Message in the body, "bundle" or "manifest" for bytes, None for an empty body.
         response: Message in a 200 answer.
         statuses: The statuses besides 200 that belong to this route, with what they mean.
-        query: Query parameters, with what they mean and the schema of their values.
+        query: Query parameters, with what they mean and the schema that their values are judged by.
         headers: Request headers, with what they mean, and the pattern of those that must be there.
         right: What an operator must be allowed to do, where the route asks for one.
     """
@@ -67,6 +67,9 @@ _STATE = (409, "`wrong_state`: the job's status does not allow it")
 _CHORE = (409, "`wrong_state`: a backup or a check runs already")
 _BUSY = (503, "shutting down or overloaded; see Retry-After")
 _TEXT = {"type": "string"}
+_HEX64 = {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "64 lower-case hex digits"}
+_PREFIX = {"type": "string", "pattern": "^[0-9a-f]{1,64}$", "description": "1 to 64 lower-case hex digits"}
+_HOST = {"type": "string", "pattern": f"^{look.WORKER.pattern}$", "description": "the name of a host"}
 _PAGE = (
     (
         "limit",
@@ -81,7 +84,7 @@ _FILTERS = (
     ("model", "model name", _TEXT),
     ("mode", "`realistic` or `oracle`", {"enum": list(MODES)}),
     ("host", "host name", _TEXT),
-    ("id_prefix", "first hex digits of the id", {"type": "string", "pattern": "^[0-9a-f]{1,64}$"}),
+    ("id_prefix", "first hex digits of the id", _PREFIX),
     ("with", "`spec`: each job with its specification, at most 100 on a page", _words(("spec",))),
 )
 
@@ -135,7 +138,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         (
             (201, "stored"),
             (404, "the name is no digest"),
-            (409, "`stale_lease`: the lease does not live"),
+            (409, "`stale_lease`, `other_result` or `wrong_state`: the lease may not bring this, or not any more"),
             (411, "`Content-Length` is missing"),
             (422, "`digest_mismatch`: the bytes do not hash to the name"),
             (507, "no room; see Retry-After"),
@@ -200,13 +203,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         look.own,
         None,
         wire.OwnView,
-        query=(
-            (
-                "worker",
-                "the host that asks; an enrolled one is known by its secret",
-                {"type": "string", "pattern": f"^{look.WORKER.pattern}$"},
-            ),
-        ),
+        query=(("worker", "the host that asks; an enrolled one is known by its secret", _HOST),),
     ),
     Route("POST", "/v1/secret", "worker", enrolment.secret, wire.NewSecret, wire.SecretTaken, (_UNASKED,)),
     Route(
@@ -248,18 +245,14 @@ ROUTES: Final[tuple[Route, ...]] = (
         wire.EventPage,
         (_JOB,),
         query=(
-            ("job", "only of this job: its whole id", {"type": "string", "pattern": "^[0-9a-f]{64}$"}),
-            (
-                "worker",
-                "only about or by this worker",
-                {"type": "string", "pattern": f"^{look.WORKER.pattern}$"},
-            ),
+            ("job", "only of this job: its whole id", _HEX64),
+            ("worker", "only about or by this worker", _HOST),
             *_PAGE,
         ),
     ),
     Route("GET", "/v1/ca", "anyone", enrolment.authority, statuses=((404, "this receiver has none of its own"),)),
     Route("GET", "/openapi.json", "anyone", look.openapi),
     Route("GET", "/healthz", "anyone", look.healthz),
-    Route("GET", "/readyz", "anyone", look.readyz, statuses=((503, "not ready, with the reasons"),)),
+    Route("GET", "/readyz", "anyone", look.readyz, statuses=((503, "not ready"),)),
     Route("GET", "/metrics", "read", look.metrics),
 )

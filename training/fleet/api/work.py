@@ -7,11 +7,12 @@ import functools
 import re
 from typing import Final
 
-from training.fleet.api.callers import demand_holder, demand_own_name
-from training.fleet.api.exchange import Answer, ClientGoneError, Request, answer
+from training.fleet.api.callers import address, client, demand_holder, demand_own_name, spot
+from training.fleet.api.exchange import KNOWN, PARKED, Answer, ClientGoneError, Request, answer
 from training.fleet.api.fleet import Fleet
 from training.fleet.api.messages import Decoder
 from training.fleet.api.parking import Place
+from training.fleet.auth import neighbourhood
 from training.fleet.database import Transaction
 from training.fleet.errors import DigestMismatchError, LengthRequiredError, RequestError, UpgradeRequiredError
 from training.fleet.store import Upload, index_row
@@ -23,6 +24,8 @@ OLDEST_WORKER: Final = (0, 1)
 LOOP_TURNS: Final = 6
 LEASE: Final = re.compile(r"[0-9A-Za-z_-]{8,64}")
 UPLOAD_BATCH_BYTES: Final = 2**19
+LOOK_AGAIN_S: Final = 30.0
+"""How long an upload goes on under a lease that may have ended."""
 PREFERENCE_APPLIED: Final = (b"preference-applied", b"wait")
 
 CLAIM: Final = Decoder(Claim)
@@ -58,12 +61,14 @@ async def _parked(fleet: Fleet, request: Request, message: Claim, wait_s: float)
 
     A caller that hung up takes no job: hang-ups are looked for after every wake-up, before the queue is asked.
     """
-    place = fleet.lot.enter(message.worker)
+    place = fleet.lot.enter(message.worker, spot(request), neighbourhood(address(request)))
+    request.scope[PARKED] = True
     try:
         lease = await fleet.run(lambda tx: _claimed(fleet, request, tx, message))
         return lease or await _wait_for_job(fleet, request, place, message, wait_s)
     finally:
         fleet.lot.leave(place)
+        del request.scope[PARKED]
 
 
 async def _wait_for_job(fleet: Fleet, request: Request, place: Place, message: Claim, wait_s: float) -> Lease | None:
@@ -79,6 +84,8 @@ async def _wait_for_job(fleet: Fleet, request: Request, place: Place, message: C
             await _let_hang_ups_arrive(gone)
             if gone.done():
                 raise ClientGoneError
+            if place.over:
+                return None
             fleet.demand_open()
             fleet.queue.registry.demand_living(request.caller.identity)
             if place.offer is not None and (lease := await _take_offered(fleet, request, place, message)):
@@ -164,22 +171,48 @@ async def upload(fleet: Fleet, request: Request) -> Answer:
     size_bytes, lease_id = _upload_headers(request)
     fleet.demand_open()
     await demand_holder(fleet, request, lease_id)
+    await _for_upload(fleet, request, lease_id)  # who has no lease takes no turn from one who has
+    request.scope.setdefault(KNOWN, client(request))
+    async with fleet.turns.turn(lease_id, request):
+        return await _uploaded(fleet, request, lease_id, size_bytes)
+
+
+async def _uploaded(fleet: Fleet, request: Request, lease_id: str, size_bytes: int) -> Answer:
+    """Take an artifact in, unless it is here."""
     sha256 = request.target
-    _, model, mode = await fleet.run(lambda tx: fleet.queue.lease_for_upload(tx, lease_id))
+    model, mode = await _for_upload(fleet, request, lease_id)
     if await _known(fleet, sha256, size_bytes, model, mode):
         known = answer(Stored(sha256, size_bytes, new=False))
         known.close = True
         return known
     threads, loop = fleet.uploads, asyncio.get_running_loop()
+    fleet.turns.begin(lease_id, sha256)
     stored = await loop.run_in_executor(threads, fleet.store.begin, sha256, model, mode, size_bytes)
     try:
-        await _receive(fleet, request, stored)
+        await _receive(fleet, request, stored, lease_id)
         await loop.run_in_executor(threads, stored.finish)
     except BaseException:
         await asyncio.shield(loop.run_in_executor(threads, stored.abort))
         raise
     await _record(fleet, sha256, size_bytes, model, mode)
     return answer(Stored(sha256, size_bytes, new=True), status=201)
+
+
+async def _for_upload(fleet: Fleet, request: Request, lease_id: str) -> tuple[str, str]:
+    """Return model and mode of the lease that an artifact is uploaded under, while it may.
+
+    Raises:
+        StaleLeaseError: The lease is over, or there never was one.
+        OtherResultError: It has completed its job with another artifact.
+        RevokedError: The worker was revoked.
+    """
+
+    def look(tx: Transaction) -> tuple[str, str]:
+        fleet.queue.registry.demand_living(request.caller.identity)
+        _, model, mode = fleet.queue.lease_for_upload(tx, lease_id, request.target)
+        return model, mode
+
+    return await fleet.run(look)
 
 
 async def _known(fleet: Fleet, sha256: str, size_bytes: int, model: str, mode: str) -> bool:
@@ -231,9 +264,13 @@ async def _record(fleet: Fleet, sha256: str, size_bytes: int, model: str, mode: 
             await asyncio.get_running_loop().run_in_executor(fleet.uploads, fleet.store.append_index, row)
 
 
-async def _receive(fleet: Fleet, request: Request, stored: Upload) -> None:
-    """Write the body while the next pieces arrive: one batch is hashed and written, one fills."""
+async def _receive(fleet: Fleet, request: Request, stored: Upload, lease_id: str) -> None:
+    """Write the body while the next pieces arrive: one batch is hashed and written, one fills.
+
+    A body may take long, and its lease can end meanwhile: the lease is looked at now and then, and before the end.
+    """
     loop = asyncio.get_running_loop()
+    look_at = loop.time() + LOOK_AGAIN_S
     batch: list[bytes] = []
     waiting = 0
     writing: asyncio.Future[None] | None = None
@@ -243,6 +280,9 @@ async def _receive(fleet: Fleet, request: Request, stored: Upload) -> None:
             piece, more = await request.piece()
             batch.append(piece)
             waiting += len(piece)
+            if not more or loop.time() >= look_at:
+                await _for_upload(fleet, request, lease_id)
+                look_at = loop.time() + LOOK_AGAIN_S
             if waiting >= UPLOAD_BATCH_BYTES or not more:
                 if writing is not None:
                     await writing

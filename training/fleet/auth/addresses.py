@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 
 
@@ -24,6 +25,7 @@ def host_name(header: bytes) -> str:
     return text.rpartition(":")[0] if text.count(":") == 1 else text
 
 
+@functools.lru_cache(maxsize=4096)
 def neighbourhood(address: str) -> str:
     """Return what one caller can be told by: its address, and with IPv6 the network of 64 bits that it may roam in."""
     try:

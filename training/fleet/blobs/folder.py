@@ -30,6 +30,9 @@ _BUSY: Final = frozenset({errno.EMFILE, errno.ENFILE})
 _NO_RESERVE: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 _RETRY_FULL_S: Final = 60.0
 _RETRY_BUSY_S: Final = 5.0
+STEP_BYTES: Final = 4 * 2**20
+"""Room that an upload takes at a time. Many slow uploads together hold little of the room that others need, and a large
+one asks the file system seldom."""
 
 
 class System:
@@ -39,9 +42,9 @@ class System:
         """Return a descriptor of a new file, open for writing."""
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
 
-    def reserve(self, descriptor: int, size_bytes: int) -> None:
-        """Take the room for a whole file at once, so that a full disk is found before the first byte is sent."""
-        os.posix_fallocate(descriptor, 0, size_bytes)
+    def reserve(self, descriptor: int, start: int, size_bytes: int) -> None:
+        """Take the room for the next part of a file, so that a full disk is found before its bytes are written."""
+        os.posix_fallocate(descriptor, start, size_bytes)
 
     def write(self, descriptor: int, data: Data) -> int:
         """Write some of the bytes and return how many."""
@@ -59,6 +62,13 @@ class System:
         """Return the room left for an ordinary user."""
         found = os.statvfs(folder)
         return found.f_bavail * found.f_frsize
+
+    def writable(self, folder: Path) -> bool:
+        """Return True if files can be made in a folder: it is there, this user may, and its disk is not read-only.
+
+        Source: POSIX, access, EROFS; it holds for root as well.
+        """
+        return os.access(folder, os.W_OK | os.X_OK)
 
 
 class Folder:
@@ -150,11 +160,17 @@ class Folder:
         return self._broken
 
     def free_bytes(self) -> int:
-        """Return the room left above the floor."""
-        return max(0, self._system.free_bytes(self.incoming) - self._floor_bytes)
+        """Return the room left above the floor, 0 when the folder cannot be looked at."""
+        try:
+            return max(0, self._system.free_bytes(self.incoming) - self._floor_bytes)
+        except OSError:
+            return 0
 
     def begin(self, size_bytes: int) -> Part:
-        """Return a new temporary file with room for a whole blob.
+        """Return a new temporary file, with its first room taken.
+
+        The room for all of it must be there now and is taken as the bytes come: a client that declares much and sends
+        nothing holds no room from others.
 
         Raises:
             StorageFullError: The blob would leave less than the floor.
@@ -167,7 +183,7 @@ class Folder:
             self._check_room(size_bytes)
             self._live.add(name)
             try:
-                return Part(self, path, self._reserved(path, size_bytes))
+                return Part(self, path, self._first_room(path, size_bytes), size_bytes)
             except OSError as error:
                 self._forget(path)
                 raise self.fault("make room for an upload", error) from error
@@ -185,16 +201,38 @@ class Folder:
                 retry_after_s=_RETRY_FULL_S,
             )
 
-    def _reserved(self, path: Path, size_bytes: int) -> int:
+    def _first_room(self, path: Path, size_bytes: int) -> int:
         descriptor = self._system.create(path)
         try:
-            if size_bytes:
-                self._system.reserve(descriptor, size_bytes)
-        except OSError as error:
-            if error.errno not in _NO_RESERVE:
-                os.close(descriptor)
-                raise
+            self._reserve(descriptor, 0, size_bytes)
+        except OSError:
+            os.close(descriptor)
+            raise
         return descriptor
+
+    def _reserve(self, descriptor: int, start: int, size_bytes: int) -> int:
+        """Take the next step of room and return where it ends."""
+        step = min(STEP_BYTES, size_bytes - start)
+        if step > 0:
+            try:
+                self._system.reserve(descriptor, start, step)
+            except OSError as error:
+                if error.errno not in _NO_RESERVE:
+                    raise
+        return start + step
+
+    def more_room(self, descriptor: int, start: int, size_bytes: int) -> int:
+        """Take the next step of room, unless it would leave less than the floor; for `Part`.
+
+        Returns:
+            Up to where there is room now.
+
+        Raises:
+            StorageFullError: It would.
+        """
+        with self._lock:
+            self._check_room(min(STEP_BYTES, size_bytes - start))
+            return self._reserve(descriptor, start, size_bytes)
 
     def has(self, key: str) -> bool:
         """Say whether a blob is there, and make sure that it is on the disk if so.
@@ -327,10 +365,13 @@ class Part:
     Calls may come from any thread, one after the other; `discard` may come while another call is under way.
     """
 
-    def __init__(self, folder: Folder, path: Path, descriptor: int) -> None:
+    def __init__(self, folder: Folder, path: Path, descriptor: int, size_bytes: int) -> None:
         self._folder = folder
         self._path = path
         self._descriptor = descriptor
+        self._size_bytes = size_bytes
+        self._written_bytes = 0
+        self._room_bytes = min(STEP_BYTES, size_bytes)
         self._lock = threading.Lock()
 
     def write(self, data: Data) -> None:
@@ -344,9 +385,13 @@ class Part:
         with self._lock:
             self._check()
             view = memoryview(data)
+            end = self._written_bytes + len(view)
             try:
+                while self._room_bytes < min(end, self._size_bytes):
+                    self._room_bytes = self._folder.more_room(self._descriptor, self._room_bytes, self._size_bytes)
                 while view:
                     view = view[self._folder._system.write(self._descriptor, view) :]
+                self._written_bytes = end
             except OSError as error:
                 raise self._folder.fault("write an upload", error) from error
 

@@ -517,16 +517,21 @@ class Lifecycle(Memory):
 
     # ---- artifacts
 
-    def lease_for_upload(self, tx: Transaction, lease_id: str) -> tuple[str, str, str]:
+    def lease_for_upload(self, tx: Transaction, lease_id: str, sha256: str) -> tuple[str, str, str]:
         """Return job id, model and mode of the lease an artifact is uploaded under.
+
+        A lease that has completed its job has a right to the artifact it completed it with, and to no other.
 
         Raises:
             StaleLeaseError: The lease is over, or there never was one.
+            OtherResultError: It completed the job with another artifact.
         """
         row = tx.one("lease", lease_id=lease_id)
         if row is None:
             raise StaleLeaseError("no such lease; stop the trainer and claim again")
-        if not (_live(row) or _adoptable(row) or row["outcome"] == "completed"):
+        if row["outcome"] == "completed":
+            _demand_result(row, sha256)
+        elif not (_live(row) or _adoptable(row)):
             raise _stale(row)
         return row["id"], row["model"], row["mode"]
 
@@ -581,9 +586,13 @@ def _stale(row: Row) -> StaleLeaseError:
     )
 
 
-def _same_result(row: Row, message: wire.Complete) -> wire.State:
-    if row["artifact"] != message.artifact:
+def _demand_result(row: Row, sha256: str) -> None:
+    if row["artifact"] != sha256:
         raise OtherResultError(
-            f"the job {row['id']} is completed with the artifact {row['artifact']}; {message.artifact} is not accepted"
+            f"the job {row['id']} is completed with the artifact {row['artifact']}; {sha256} is not accepted"
         )
+
+
+def _same_result(row: Row, message: wire.Complete) -> wire.State:
+    _demand_result(row, message.artifact)
     return state_of(row)

@@ -1,24 +1,29 @@
 """What one connection may cost: uvicorn's protocols with limits of their own.
 
 Owns the answer to what is no HTTP, the size of a head, the time a client may take, and who gives way when all places
-are taken. Guarantees that a connection whose client does not go on is closed after a while, whatever it waits for, and
-that connections without a request under way never keep a new one out. Leaves the pace of a body that is being read to
-`api.exchange`.
+are taken. Guarantees that a connection whose client does not go on is closed after a while, whatever it waits for, that
+connections without a request under way, or with half a request of nobody known, never keep a new one out, and that no
+client keeps others out by having many. Leaves the pace of a body that is being read to `api.exchange`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import operator
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from training.fleet.api.exchange import PACE_BYTES, Message, Receive, Send, problem
+from training.fleet.api.exchange import KNOWN, PACE_BYTES, PARKED, Message, Receive, Send, problem
+from training.fleet.auth import neighbourhood
 from training.fleet.errors import RequestError, UnavailableError
 
 SLOW_S: Final = 30.0
 """How long a head or a small body may take, and the next `PACE_BYTES` of an answer."""
 FRAMING_BYTES: Final = 32768
 """Bytes in a row that are neither a whole head nor a part of a body."""
+YOUNG_S: Final = 1.0
+"""How long a new connection has before it is taken for one that sends nothing."""
 GIVE_WAY: Final = 16
 """One in so many connections is closed when room is wanted."""
 EXCESS: Final = 32
@@ -70,6 +75,7 @@ class Guarded(asyncio.Protocol):
     limit: int
     app: Any
     connections: set[Guarded]
+    client: tuple[str, int] | None
     cycle: Any
     loop: asyncio.AbstractEventLoop
     timeout_keep_alive_task: asyncio.TimerHandle | None
@@ -133,22 +139,53 @@ class Guarded(asyncio.Protocol):
     def _idle(self) -> bool:
         return self.cycle is None or bool(self.cycle.response_complete)
 
-    def _last_used(self) -> tuple[bool, float]:
-        """Return what orders idle connections: first those with no or half a head, then those silent for longest."""
+    def _unknown(self) -> bool:
+        """Return True while a body is awaited from a client that has shown no credential that was accepted."""
+        return bool(self.cycle.more_body) and KNOWN not in self.cycle.scope
+
+    def _last_used(self) -> tuple[int, float]:
+        """Return the order in which they go: those with half a request or none, then those silent for longest.
+
+        One that has only just come goes after all of them: what it sent may not be read yet.
+        """
         timer = self.timeout_keep_alive_task
-        return (False, self.since) if timer is None else (True, timer.when())
+        if timer is not None:
+            return 1, timer.when()
+        young = self.cycle is None and self.loop.time() - self.since < YOUNG_S
+        return (2 if young else 0), self.since
+
+    def _holder(self) -> str:
+        """Return whose the place is: the known client's, else that of the address, which a proxy may have named."""
+        scope = {} if self._idle() else self.cycle.scope
+        where = scope.get("client") or self.client
+        return str(scope.get(KNOWN) or neighbourhood(where[0] if where else ""))
 
     def _make_room(self) -> None:
-        """Close the idle connections that are missed least; without any, refuse this one."""
-        others = (other for other in self.connections if other is not self and other._idle())
-        idle = sorted(others, key=Guarded._last_used)
-        for other in idle[: max(1, self.limit // GIVE_WAY)]:
+        """Close the connections that are missed least; without any, refuse this one."""
+        others = [other for other in self.connections if other is not self]
+        idle = sorted((other for other in others if other._idle() or other._unknown()), key=Guarded._last_used)
+        wanted = max(len(self.connections) - self.limit, self.limit // GIVE_WAY)
+        for other in idle[:wanted] or self._crowd(others):
             self.connections.discard(other)
             other.transport.abort()
         if len(self.connections) > self.limit + EXCESS:
             self.transport.abort()
         elif len(self.connections) > self.limit:
             self.app = overloaded
+
+    def _crowd(self, others: list[Guarded]) -> list[Guarded]:
+        """Return one connection of the client with the most, a claim that waits first; none if this one has as many.
+
+        There is no fixed share: ten workers behind one address, or one worker with many slots, may have every place
+        that nobody else wants.
+        """
+        holders = [other._holder() for other in others]
+        counts = Counter(holders)
+        holder, most = max(counts.items(), key=operator.itemgetter(1))
+        if most <= counts[self._holder()] + 1:
+            return []
+        theirs = [other for other, whose in zip(others, holders, strict=True) if whose == holder]
+        return [min(theirs, key=lambda other: (PARKED not in other.cycle.scope, other.since))]
 
 
 class _Targeted(Guarded):

@@ -24,6 +24,7 @@ import uvicorn
 from training.fleet.api import openapi
 from training.fleet.api.app import App
 from training.fleet.api.bridge import Bridge
+from training.fleet.api.disks import Disks
 from training.fleet.api.fleet import Fleet
 from training.fleet.api.front import Front
 from training.fleet.api.keeping import Keeper
@@ -172,6 +173,7 @@ async def start_fleet(settings: Settings, database: Sqlite) -> Fleet:
     await loader.start()
     await asyncio.to_thread(own_single_file)  # before an upgrade changes the code on disk
     fleet = Fleet(queue, store, loader, bridge, lot, _keeper(settings, database), openapi.document)
+    fleet.disks = _disks(settings)
     fleet.sessions = Sessions(time.monotonic, _silent_s(queue.terms))
     fleet.issuer = tls.issuer(settings)
     fleet.ca_pem, fleet.ca_sha256 = tls.shown_authority(settings)
@@ -193,6 +195,16 @@ def _keeper(settings: Settings, database: Sqlite) -> Keeper:
     with contextlib.suppress(OSError):  # the next check removes it, or says why it cannot
         copy.unlink(missing_ok=True)
     return Keeper(database, places, db.with_name("manifest.applied.toml"), settings["backup_root"], copy)
+
+
+def _disks(settings: Settings) -> Disks:
+    folders = {
+        "db": settings["db"].parent,
+        "store_root": settings["store_root"],
+        "incoming_root": settings["incoming_root"],
+        "index_path": settings["index_path"].parent,
+    }
+    return Disks(folders, settings["floor_bytes"])
 
 
 def _terms(settings: Settings) -> Terms:
@@ -250,6 +262,7 @@ def make_server(
     )
     config.load()
     limit = connection_limit(settings["max_connections"])
+    fleet.lot.most = max(1, limit // 2)  # the other half is for everything else that this address asks
     config.http_protocol_class = knowing_clients(guarded(config.http_protocol_class, limit))
     return Server(config)
 
