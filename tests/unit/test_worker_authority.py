@@ -153,7 +153,7 @@ def test_bytes_that_are_no_ascii_beside_the_certificate_are_refused(
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("{genuine}{own}", "shows 2 certificates or keys as its certificate authority"),
+        ("{genuine}{own}", "shows 2 certificates or keys as its certificate authority; expected one alone, with the"),
         (
             "CN=fleet\n{genuine}",
             "shows a certificate that is damaged or has other text around it as its certificate authority",

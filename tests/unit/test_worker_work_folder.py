@@ -272,6 +272,16 @@ def test_the_doctor_says_the_same(work: Path) -> None:
     assert (state, found.startswith(f"everybody may write to {work.parent} and")) == ("fail", True)
 
 
+def test_a_doctor_of_another_user_than_the_workers_is_not_told_to_move_the_folder(
+    work: Path, owners: dict[Path, int]
+) -> None:
+    make_private(work)
+    owners[work] = STRANGER
+    state, found, mend = doctor.work_folder(options({"work_dir": str(work)}, {"HOME": str(work)}))
+    assert (state, found) == ("fail", f"{work} belongs to the user {STRANGER}, and this is {system.user()}")
+    assert mend.startswith(f"run doctor as {STRANGER} if the worker runs so; else")
+
+
 @pytest.mark.parametrize("flag", ["--secret-file", "--settings-file", "--ca-file"])
 def test_enrol_writes_nothing_where_everybody_could_put_something_else(
     tmp_path: Path, flag: str, capsys: pytest.CaptureFixture[str]

@@ -129,6 +129,12 @@ def in_force(found: Settings) -> Told:
 
 def work_folder(chosen: Options) -> Told:
     """Try to write into the work folder; one that is not there is left to the worker to make."""
+    if os.path.lexists(chosen.work_dir) and (owner := system.other_owner(chosen.work_dir)):
+        # Who runs doctor as another user than the worker's must not be told to move the worker's folder away.
+        return fail(
+            f"{chosen.work_dir} belongs to the user {owner}, and this is {system.user()}",
+            f"run doctor as {owner} if the worker runs so; else give the worker a folder of its own with --work-dir",
+        )
     if found := open_way(chosen.work_dir) or shared(chosen.work_dir):
         what, _, mend = found.partition("; ")
         return fail(what, mend)

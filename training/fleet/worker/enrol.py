@@ -295,7 +295,7 @@ def _demanded(order: Order, text: str) -> bytes:
     der = certificate_alone(text)
     if der is not None and _sha256(der) == order.ca_sha256:
         return der
-    shown = f"shows {_described(text)} as its certificate authority; expected one certificate and nothing else, with"
+    shown = f"shows {_described(text)} as its certificate authority; expected one alone, with the fingerprint"
     if der is not None or not text:
         shown = f"shows a certificate authority with the fingerprint {fingerprint(text) or 'none'}; expected"
     raise ConfigurationError(
