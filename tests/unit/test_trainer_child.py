@@ -50,7 +50,7 @@ if what == "waiting":
 if what == "limits":
     with child.limited(1000):
         print(resource.getrlimit(resource.RLIMIT_CORE))
-        print(resource.getrlimit(resource.RLIMIT_CPU)[0] >= 2000)
+        print(resource.getrlimit(resource.RLIMIT_CPU)[0] >= 1000)
     print(resource.getrlimit(resource.RLIMIT_CPU)[0] == resource.RLIM_INFINITY)
 if what == "streams":
     sys.stdout.write(sys.stdin.read().upper())

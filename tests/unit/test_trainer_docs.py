@@ -140,7 +140,10 @@ def test_the_trainer_contract_names_the_statuses_and_limits_of_scoring(root: Pat
     assert f"at most {boosters.MAX_TREES:,} trees of at most {boosters.MAX_LEAVES:,} leaves" in text
     assert f"a header of at most {tensors.MAX_HEADER_BYTES >> 20} MiB" in text
     load_s = f"1 s more for each {scoring.LOAD_BYTES_PER_S >> 10} KiB"
-    assert f"Loading may take {scoring.MIN_LIMIT_S:.0f} s, and {load_s} of the model" in text
+    assert f"Loading may take {scoring.MIN_LIMIT_S:.0f} s of CPU time on every core, and {load_s} of the model" in text
+    assert f"On the clock it may be {child.CLOCK_PER_CPU} times that" in text
+    step = f"it may take {onnx_export._STEP_LIMIT_S:.0f} s of CPU time on every core for the conversion"
+    assert step in section(root, "Export to ONNX")
     window = f"{1000 * scoring.WINDOW_S:.0f} ms more for each window"
     assert f"may take {scoring.MIN_LIMIT_S:.0f} s, {window}, and 1 s more for each" in text
     assert f"{scoring.SCORE_BYTES_PER_S / 1e6:.0f} MB of the model's bytes times rows" in text

@@ -33,6 +33,8 @@ EXIT_CRASHED: Final = 70
 """The model crashed or did not end. Source: sysexits.h, EX_SOFTWARE."""
 EXIT_KILLED: Final = 75
 """Somebody, or the system for want of memory, ended the child: as `HostError.exit_status`."""
+CLOCK_PER_CPU: Final = 10
+"""Seconds on the clock for one of CPU time: a machine that others keep busy gives a process a tenth of itself."""
 EXIT_INTERRUPTED: Final = 130
 """Ctrl-C, as shells say it."""
 
@@ -170,17 +172,17 @@ def confine() -> None:
 def limited(limit_s: float) -> Iterator[None]:
     """Hold what runs inside to a time, and on Linux to the memory that is free; in a child alone.
 
-    The time is looked after by a thread of `faulthandler`, which needs no lock of Python: it ends the process even
-    where a library holds that lock for ever.
+    The system counts the CPU time. The clock is for what waits for ever, and for Windows: a thread of `faulthandler`
+    looks at it, which needs no lock of Python and ends the process even where a library holds that lock.
 
     Args:
-        limit_s: Seconds; the CPU time may be this on every core.
+        limit_s: Seconds of CPU time on every core; on the clock it is `CLOCK_PER_CPU` times that.
     """
     if not _confined:
         yield
         return
     before = _set_limits(limit_s)
-    faulthandler.dump_traceback_later(limit_s, exit=True)
+    faulthandler.dump_traceback_later(CLOCK_PER_CPU * limit_s, exit=True)
     try:
         yield
     finally:
@@ -193,10 +195,7 @@ def _set_limits(limit_s: float) -> dict[int, tuple[int, int]]:
     """Set the soft limits of the system; return those before, by kind."""
     if sys.platform == "win32":
         return {}
-    wanted: dict[int, Any] = {
-        # Twice, so that a busy process whose time is over is ended by the thread, which says why.
-        resource.RLIMIT_CPU: math.ceil(time.process_time() + 2 * limit_s * (os.cpu_count() or 1))
-    }
+    wanted: dict[int, Any] = {resource.RLIMIT_CPU: math.ceil(time.process_time() + limit_s * (os.cpu_count() or 1))}
     memory = writable_bytes() if sys.platform == "linux" else None
     if memory is not None:
         wanted[resource.RLIMIT_DATA] = memory

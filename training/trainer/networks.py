@@ -206,9 +206,11 @@ def load(build: Build, folder: Path, wanted: InputShape) -> Network:
     """
     texts, arrays = stored.read(folder / MODEL_FILE)
     shape = _shape(texts.get("shape", ""), wanted)
+    # No weight depends on the number of steps once there is one patch.
+    short = shape | {"steps": min(shape["hyper"]["patch"], wanted.steps)}
     with torch.device("meta"):
         # Has shapes and no memory, so a network of any size may be planned before the file is held to it.
-        planned = scaled_network(build, shape, torch.empty(wanted.width), torch.empty(wanted.width))
+        planned = scaled_network(build, short, torch.empty(wanted.width), torch.empty(wanted.width))
     stored.demand_shapes(arrays, {name: tuple(tensor.shape) for name, tensor in planned.state_dict().items()})
     if not (arrays["spread"] > 0).all():
         raise SpecError("spread holds a number that is not above 0")

@@ -35,7 +35,7 @@ MAX_DIFFERENCE = 1e-5
 RANDOM_WINDOWS = 500
 SEED = 490
 _CHUNK_WINDOWS = 4096
-_STEP_LIMIT_S = 1800.0
+_STEP_LIMIT_S = 600.0
 """For the conversion, and for scoring a chunk twice; torch traces a network of 24 layers in a minute."""
 _REACH = 3.0
 """Random metrics have this many standard deviations of the training rows as their own."""

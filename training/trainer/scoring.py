@@ -117,7 +117,7 @@ def scored_batches(model: Fitted, description: Description, telemetry: Telemetry
 
 
 def scores(model: Fitted, description: Description, inputs: Floats | Sequences) -> Floats:
-    """Score windows within the time that they may take.
+    """Score windows within the CPU time that they may take.
 
     Raises:
         SpecError: The model can't be computed, or gives something other than numbers.
@@ -138,12 +138,12 @@ def scores(model: Fitted, description: Description, inputs: Floats | Sequences) 
 
 
 def load_limit_s(description: Description) -> float:
-    """Return how long reading a model's files may take; a text is checked at 8 MiB a second on a desktop."""
+    """Return the CPU time that loading may take, in seconds; a text is checked at 8 MiB a second on a desktop."""
     return MIN_LIMIT_S + description.model_bytes / LOAD_BYTES_PER_S
 
 
 def score_limit_s(description: Description, windows: int) -> float:
-    """Return how long scoring windows may take: as if each used every byte of the model in every row, slowly."""
+    """Return the CPU time of scoring, in seconds: as if each window read all of the model in every row."""
     work = description.model_bytes * description.window_rows
     return MIN_LIMIT_S + windows * (WINDOW_S + work / SCORE_BYTES_PER_S)
 

@@ -26,9 +26,10 @@ def sinusoids(steps: int, width: int) -> Tensor:
 
     Source: Vaswani et al. 2017, section 3.5.
     """
-    position = torch.arange(steps, dtype=torch.float32)[:, None]
-    rate = torch.exp(torch.arange(0, width, 2, dtype=torch.float32) * (-math.log(10000.0) / width))
-    out = torch.zeros(steps, width)
+    # On the CPU also where a network is planned on "meta", for which torch would load 800 modules in a second.
+    position = torch.arange(steps, dtype=torch.float32, device="cpu")[:, None]
+    rate = torch.exp(torch.arange(0, width, 2, dtype=torch.float32, device="cpu") * (-math.log(10000.0) / width))
+    out = torch.zeros(steps, width, device="cpu")
     out[:, 0::2] = torch.sin(position * rate)
     out[:, 1::2] = torch.cos(position * rate)[:, : width // 2]
     return out
