@@ -18,7 +18,7 @@ make_environment() {
     local name=$1 requirements="requirements/$1.txt"
     export PATH # a Python that is started without one cannot find itself
     if ! environment_is_made dev && ! environment_is_made "$name"; then
-        if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+        if ! .venv/bin/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
             create_environment || return
         fi
         printf 'installing %s into .venv (once; takes a minute or two)\n' "$requirements" >&2

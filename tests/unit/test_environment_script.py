@@ -149,6 +149,18 @@ def test_no_other_python_is_taken_where_one_is_named(machine: Machine, environ: 
     assert not (machine.folder / ".venv").exists()
 
 
+def test_an_environment_of_an_older_python_is_made_again(machine: Machine) -> None:
+    for package in ("python3-venv", "libgomp1"):
+        (machine.have / package).touch()
+    python = machine.folder / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(PYTHON.replace("${OLD:-0}", "1"))
+    python.chmod(0o755)
+    assert machine.make().returncode == 0
+    assert "python -m venv --clear .venv" in machine.log.read_text().splitlines()
+    assert len(machine.installs()) == 1
+
+
 def test_missing_system_packages_without_apt_are_told_with_one_command(machine: Machine) -> None:
     missing = machine.make()
     assert missing.returncode == 1

@@ -72,9 +72,9 @@ def found_programs() -> set[str]:
         if path.name == "__main__.py":
             found.add(name.removesuffix("/__main__.py").replace("/", "."))
         elif 'if __name__ == "__main__":' in text:
-            if "sys.path" in text:
+            if "sys.path" in text or path.parent == ROOT / "tools":
                 found.add(name)
-            if path.parent.name != "tools":
+            if path.parent != ROOT / "tools":
                 found.add(name.removesuffix(".py").replace("/", "."))
     return found
 
