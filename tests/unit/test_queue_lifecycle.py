@@ -624,7 +624,10 @@ def test_an_artifact_is_noted_once(world: World) -> None:
     def totals() -> Any:
         return world.do(world.queue.artifact_totals)
 
+    assert totals() == (0, 0)
     assert [add(ARTIFACT), add(ARTIFACT)] == [True, False]
+    assert totals() == (1, 10)
+    world.restart()
     assert totals() == (1, 10)
     add(OTHER)
     assert totals() == (2, 20)

@@ -146,6 +146,17 @@ def test_dropped_jobs_stay_until_they_are_cancelled_and_can_come_back(world: Wor
     assert world.events(entry(2).id) == ["add", "drop", "restore"]
 
 
+def test_a_job_is_dropped_once(world: World) -> None:
+    jobs = [entry(number) for number in range(1, 5)]
+    world.load(jobs)
+    world.load(jobs[:3], allow_shrink=True)
+    plan = world.load(jobs[:2], allow_shrink=True)
+    assert [job.id for job in plan.dropped] == [entry(3).id]
+    assert world.events(entry(4).id) == ["add", "drop"]
+    found = world.do(lambda tx: tx.all("jobs_numbered", seqs="[1, 2, 3, 4]"))
+    assert [row["seq"] for row in found] == [1, 2]
+
+
 def test_a_plan_that_has_moved_is_refused(world: World) -> None:
     world.load([entry(1)])
     plan = world.plan([entry(1), entry(2)], digest="e" * 64)
