@@ -59,12 +59,13 @@ def rotate(world: World, worker: str = "pi") -> Any:
 def trail(world: World, job: str | None = None, worker: str | None = None, limit: int = 500) -> list[wire.FleetEvent]:
     found: list[wire.FleetEvent] = []
     cursor: str | None = None
-    while True:
+    for _ in range(1000):
         page = world.do(functools.partial(world.queue.events, job_id=job, worker=worker, cursor=cursor, limit=limit))
         found += page.events
         cursor = page.next
         if cursor is None:
             return found
+    raise AssertionError("the pages have no end")
 
 
 def actions(world: World) -> list[str]:
