@@ -166,6 +166,16 @@ def test_a_plan_that_has_moved_is_refused(world: World) -> None:
         world.load([entry(1), entry(2)], digest="e" * 64, if_plan=plan.digest)
 
 
+def test_a_plan_whose_changes_are_others_now_is_refused(world: World) -> None:
+    """The file is the same and so are the jobs that change; what they change from is not."""
+    world.load([entry(1, priority=1)])
+    wanted = [entry(1, priority=5)]
+    seen = world.plan(wanted, digest="d" * 64)
+    world.load([entry(1, priority=2)])
+    with pytest.raises(PreconditionError):
+        world.load(wanted, digest="d" * 64, if_plan=seen.digest)
+
+
 def test_another_file_is_another_plan(world: World) -> None:
     first = world.plan([entry(1)], digest="e" * 64)
     assert first.digest == world.plan([entry(1)], digest="e" * 64).digest
