@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -292,8 +293,9 @@ def test_a_parked_claim_ends_when_its_worker_is_revoked(tmp_path: Path) -> None:
             target=lambda: replies.append(claim(live, "w1", {**headers, "Prefer": "wait=30"})), daemon=True
         )
         parked.start()
+        end = time.monotonic() + 10
         while not len(live.fleet.lot):
-            pass
+            assert time.monotonic() < end
         assert live.call("POST", "/v1/worker/w1/revoke", operator=True).status == 200
         parked.join(10)
         assert [(reply.status, reply.json["code"]) for reply in replies] == [(401, "revoked")]

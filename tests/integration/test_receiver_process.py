@@ -23,6 +23,8 @@ from live_receiver import HEAD, manifest, read_answer
 from training.fleet import receiver
 from training.fleet.service import Service
 
+MOST_SAID = 200
+"""Messages to the service manager in a test, which come several times a second as long as the program lives."""
 SECRET = "an-operator-secret-nobody-may-see"
 
 
@@ -350,10 +352,12 @@ def test_the_service_manager_hears_ready_reloading_watchdog_and_stopping(tmp_pat
             running.process.send_signal(signal.SIGHUP)
             while not said[-1].startswith("RELOADING=1\nMONOTONIC_USEC="):
                 said.append(manager.recv(4096).decode())
+                assert len(said) < MOST_SAID, said
             running.wait_for("manifest applied")
             running.process.send_signal(signal.SIGTERM)
             while not said[-1].startswith("STOPPING=1"):
                 said.append(manager.recv(4096).decode())
+                assert len(said) < MOST_SAID, said
             assert running.process.wait(10) == 0
     assert said[0].startswith("READY=1\nSTATUS=listening on http://127.0.0.1:")
     assert "WATCHDOG=1" in said

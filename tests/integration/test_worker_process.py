@@ -22,6 +22,8 @@ from training.fleet.executors.local import running_s
 from training.fleet.single_file import own_single_file
 from training.trainer.hyper import MODELS, contract_digest, describe, missing_libraries
 
+MOST_SAID = 200
+"""Messages to the service manager in a test, which come several times a second as long as the program lives."""
 TESTS = Path(__file__).resolve().parents[1]
 ENVIRON = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "CIS490_WORKER_TOKEN": "sesame-worker"}
 
@@ -642,8 +644,10 @@ def test_the_service_manager_hears_when_the_receiver_lists_the_host(
         said = [manager.recv(4096).decode()]
         while not {f"READY=1\nSTATUS=listed at {stub.url}", "WATCHDOG=1"} <= set(said):
             said.append(manager.recv(4096).decode())
+            assert len(said) < MOST_SAID, said
         worker.terminate()
         while not said[-1].startswith("STOPPING=1"):
             said.append(manager.recv(4096).decode())
+            assert len(said) < MOST_SAID, said
         assert worker.wait(20) == 0
     assert said[0] == f"READY=1\nSTATUS=looking at this host; {stub.url} has not answered yet"

@@ -190,7 +190,7 @@ def _other_parts(node: ast.BoolOp) -> Iterator[tuple[ast.expr, str]]:
 
 # ---- SQL
 
-_TOKEN = re.compile(r"'(?:[^']|'')*'|[A-Za-z_:][\w:]*|\d+|<=|>=|<>|\|\||--[^\n]*|\S")
+_TOKEN = re.compile(r"'(?:[^']|'')*'|[A-Za-z_:][\w:.]*|\d+|<=|>=|<>|\|\||--[^\n]*|\S")
 _PART = re.compile(
     r"^-- (?:name: (\w+)|migration: (\d+))$|^CREATE (?:UNIQUE )?(?:TABLE|TRIGGER|INDEX|VIEW) (\w+)", re.MULTILINE
 )

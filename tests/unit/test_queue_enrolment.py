@@ -59,12 +59,13 @@ def rotate(world: World, worker: str = "pi") -> Any:
 def trail(world: World, job: str | None = None, worker: str | None = None, limit: int = 500) -> list[wire.FleetEvent]:
     found: list[wire.FleetEvent] = []
     cursor: str | None = None
-    while True:
+    for _ in range(1000):
         page = world.do(functools.partial(world.queue.events, job_id=job, worker=worker, cursor=cursor, limit=limit))
         found += page.events
         cursor = page.next
         if cursor is None:
             return found
+    raise AssertionError("the pages have no end")
 
 
 def actions(world: World) -> list[str]:
@@ -186,6 +187,38 @@ def test_a_key_that_nobody_asked_for_takes_the_place_of_none(world: World) -> No
         world.do(lambda tx: world.queue.take_secret(tx, identity.id, ONE))
 
 
+def test_an_invite_says_whether_it_replaces_an_identity(world: World) -> None:
+    def replaces() -> bool:
+        order = wire.InviteOrder("pi", 900)
+        return bool(world.do(lambda tx: world.queue.invite(tx, order, ALICE)).replaces)
+
+    assert not replaces()
+    enrolled(world)
+    assert replaces()
+    revoke(world)
+    assert not replaces()
+
+
+def test_the_key_that_a_worker_has_already_is_no_next_one(world: World) -> None:
+    identity = enrolled(world)
+    world.do(lambda tx: world.queue.take_secret(tx, identity.id, ONE))
+    assert world.queue.registry.living("pi").state == "enrolled"
+
+
+def test_a_next_key_counts_once_it_is_durable_and_not_before(world: World) -> None:
+    identity = enrolled(world)
+    rotate(world)
+
+    def take(tx: Any) -> str | None:
+        world.queue.take_secret(tx, identity.id, TWO)
+        now = world.queue.registry.living("pi")
+        assert now is not None
+        return now.next_digest
+
+    assert world.do(take) is None
+    assert world.queue.registry.living("pi").next_digest == TWO
+
+
 def test_asking_twice_for_a_new_key_is_one_event(world: World) -> None:
     enrolled(world)
     assert [rotate(world).state, rotate(world).state] == ["rotating", "rotating"]
@@ -259,6 +292,7 @@ def test_identities_are_listed_page_by_page(world: World) -> None:
     found = [(one.worker, one.state) for one in (*first.identities, *rest.identities)]
     assert found == [("a", "revoked"), ("a", "enrolled"), ("b", "enrolled"), ("c", "enrolled")]
     assert rest.next is None
+    assert world.queue.identities(None, 4).next is None
 
 
 @pytest.mark.parametrize("statement", [
@@ -396,13 +430,25 @@ def test_a_page_ends_early_when_looking_takes_long_and_names_the_next(
 ) -> None:
     monkeypatch.setattr("training.fleet.queue.enrolment.WINDOW", 2)
     monkeypatch.setattr("training.fleet.queue.enrolment.SCAN_S", -1.0)
-    world.load([entry(number) for number in range(4)])
+    world.load([entry(number) for number in range(5)])
     page = world.do(lambda tx: world.queue.events(tx, None, "nobody", None, 10))
-    assert (page.events, page.next) == ([], "e3")
-    assert [event.action for event in trail(world)] == ["add"] * 4
+    assert (page.events, page.next) == ([], "e4")
+    assert [event.id for event in trail(world)] == [5, 4, 3, 2, 1]
 
 
-@pytest.mark.parametrize("cursor", ["", "e", "s3", "e-1", "ex", "e\xb2"])
+def test_a_page_looks_on_as_long_as_there_is_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.fleet.queue.enrolment.WINDOW", 2)
+    world.load([entry(number) for number in range(5)])
+    page = world.do(lambda tx: world.queue.events(tx, None, "nobody", None, 10))
+    assert (page.events, page.next) == ([], None)
+    for job in (None, entry(0).id):
+        whole = trail(world, job=job)
+        asked = functools.partial(world.queue.events, job_id=job, worker=None, cursor=None, limit=len(whole))
+        page = world.do(asked)
+        assert (page.events, page.next) == (whole, None)
+
+
+@pytest.mark.parametrize("cursor", ["", "e", "s3", "e-1", "ex", "e\xb2", "e\u0663"])
 def test_a_cursor_of_another_list_is_refused(world: World, cursor: str) -> None:
     with pytest.raises(InvalidMessageError, match="no cursor"):
         world.do(lambda tx: world.queue.events(tx, None, None, cursor, 10))

@@ -188,6 +188,7 @@ def test_the_order_is_priority_then_rank_then_manifest(world: World) -> None:
     while (lease := world.claim(TOWER, held)) is not None:
         held.append(lease.lease_id)
         order.append(lease.spec["hyper"]["max_iter"])
+        assert len(order) <= 5, "claims have no end"
     assert order == [5, 3, 2, 1, 4]
 
 
@@ -637,7 +638,10 @@ def test_an_artifact_is_noted_once(world: World) -> None:
     def totals() -> Any:
         return world.do(world.queue.artifact_totals)
 
+    assert totals() == (0, 0)
     assert [add(ARTIFACT), add(ARTIFACT)] == [True, False]
+    assert totals() == (1, 10)
+    world.restart()
     assert totals() == (1, 10)
     add(OTHER)
     assert totals() == (2, 20)

@@ -30,7 +30,7 @@ def every(world: World, filters: Filters | None = None, limit: int = 2) -> list[
     """Follow the cursors; return the numbers of the jobs."""
     shown: list[int] = []
     cursor: str | None = None
-    while True:
+    for _ in range(1000):
         found = page(world, filters, cursor, limit)
         assert len(found.jobs) <= limit
         shown += [numbers(world)[view.id] for view in found.jobs]
@@ -38,6 +38,7 @@ def every(world: World, filters: Filters | None = None, limit: int = 2) -> list[
             return shown
         assert found.next != cursor
         cursor = found.next
+    raise AssertionError("the pages have no end")
 
 
 def numbers(world: World) -> dict[str, int]:

@@ -27,6 +27,7 @@ def order(world: World, worker: str = "pi") -> list[int]:
     given = []
     while (lease := world.claim(worker)) is not None:
         given.append(by_id[lease.job_id])
+        assert len(given) <= len(by_id), "claims have no end"
         world.complete(lease)
     return given
 
@@ -146,12 +147,33 @@ def test_dropped_jobs_stay_until_they_are_cancelled_and_can_come_back(world: Wor
     assert world.events(entry(2).id) == ["add", "drop", "restore"]
 
 
+def test_a_job_is_dropped_once(world: World) -> None:
+    jobs = [entry(number) for number in range(1, 5)]
+    world.load(jobs)
+    world.load(jobs[:3], allow_shrink=True)
+    plan = world.load(jobs[:2], allow_shrink=True)
+    assert [job.id for job in plan.dropped] == [entry(3).id]
+    assert world.events(entry(4).id) == ["add", "drop"]
+    found = world.do(lambda tx: tx.all("jobs_numbered", seqs="[1, 2, 3, 4]"))
+    assert [row["seq"] for row in found] == [1, 2]
+
+
 def test_a_plan_that_has_moved_is_refused(world: World) -> None:
     world.load([entry(1)])
     plan = world.plan([entry(1), entry(2)], digest="e" * 64)
     world.load([entry(1), entry(2)])
     with pytest.raises(PreconditionError, match="look at the plan again"):
         world.load([entry(1), entry(2)], digest="e" * 64, if_plan=plan.digest)
+
+
+def test_a_plan_whose_changes_are_others_now_is_refused(world: World) -> None:
+    """The file is the same and so are the jobs that change; what they change from is not."""
+    world.load([entry(1, priority=1)])
+    wanted = [entry(1, priority=5)]
+    seen = world.plan(wanted, digest="d" * 64)
+    world.load([entry(1, priority=2)])
+    with pytest.raises(PreconditionError):
+        world.load(wanted, digest="d" * 64, if_plan=seen.digest)
 
 
 def test_another_file_is_another_plan(world: World) -> None:

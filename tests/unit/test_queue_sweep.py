@@ -128,8 +128,7 @@ def test_the_end_of_a_fault_delay_announces_no_other_job(world: World) -> None:
     world.load([entry(1), entry(2, Requirement("gbt", min_ram_gib=1))])
     world.fail(world.running("pi"), "host_fault")
     world.running("server")
-    told: list[dict[int, int]] = []
-    world.queue.on_ready(lambda ready: told.append(dict(ready)))
+    told = announced(world)
     world.wait(60)
     assert (told, world.status(entry(2).id)) == ([], "pending")
 
@@ -138,8 +137,7 @@ def test_only_what_can_be_claimed_is_announced_when_a_manifest_comes_into_force(
     jobs = [entry(1), entry(2, Requirement("gbt", min_ram_gib=1))]
     world.load(jobs)
     world.running("pi")
-    told: list[dict[int, int]] = []
-    world.queue.on_ready(lambda ready: told.append(dict(ready)))
+    told = announced(world)
     world.load(jobs)
     assert [set(ready) for ready in told] == [{2}]
 
@@ -172,12 +170,33 @@ def test_the_end_of_a_fault_delay_announces_no_job_that_waits_for_its_next_try(w
     world.fail(world.running("pi"), "host_fault")
     world.now += 20
     world.fail(world.running("server"), "trainer_error")
-    told: list[dict[int, int]] = []
-    world.queue.on_ready(lambda ready: told.append(dict(ready)))
+    told = announced(world)
     world.wait(29)
     assert told == []
     world.wait(1)
     assert told == [{1: 1}]
+
+
+def announced(world: World) -> list[dict[int, int]]:
+    told: list[dict[int, int]] = []
+    world.queue.on_ready(lambda ready: told.append(dict(ready)))
+    return told
+
+
+def test_where_no_host_has_cuda_no_job_that_prefers_it_is_announced_a_second_time(world: World) -> None:
+    world.load([entry(1, PREFERS)])
+    told = announced(world)
+    for _ in range(8):
+        world.wait(100)
+        world.sweep()
+    assert told == []
+
+
+def test_a_job_that_does_not_prefer_cuda_is_not_announced_when_it_has_waited(world: Parked) -> None:
+    lease = busy_tower(world, entry(1))
+    told = announced(world)
+    wait_and_beat(world, lease, 800)
+    assert told == []
 
 
 def test_a_slot_that_becomes_free_wakes_its_host(world: Parked) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -104,8 +105,9 @@ def test_a_change_is_begun_once_however_many_answers_ask_for_it(tmp_path: Path, 
     for _ in range(5):
         own.secret.heed(ASKED)
     stub.wait_for("/v1/secret", 2)
+    end = time.monotonic() + 10
     while own.secret._busy:
-        pass
+        assert time.monotonic() < end
     own.secret.heed(ASKED)
     assert not own.secret._busy, "an answer that was under way asks no second time"
     assert len(stub.calls("/v1/secret")) == 2
