@@ -461,9 +461,9 @@ def test_a_full_store_refuses_uploads_and_takes_the_result_once_there_is_room(tm
 
 def test_an_upload_that_has_begun_keeps_its_room_when_the_disk_fills_up(tmp_path: Path, small: Path) -> None:
     places = ("--store-root", str(small / "store"), "--incoming-root", str(small / "incoming"))
-    with slow_fleet(tmp_path, ("--floor-bytes", "0", *places)) as fleet:
+    with slow_fleet(tmp_path, ("--floor-bytes", "0", *places), jobs=2) as fleet:
         fleet.start_receiver()
-        lease = claim(fleet, 1).json
+        lease, other = claim(fleet, 1).json, claim(fleet, 2, "tower").json
         data = os.urandom(2 * MIB)
         name, held = hashlib.sha256(data).hexdigest(), str(lease["lease_id"]).encode()
         host, _, port = fleet.address.partition(":")
@@ -471,7 +471,7 @@ def test_an_upload_that_has_begun_keeps_its_room_when_the_disk_fills_up(tmp_path
             link.sendall(put(name, held, b"Content-Length: %d" % len(data), body=data[:MIB]))
             wait_until("the upload is under way", lambda: list((small / "incoming").iterdir()), 5)
             _fill(small)
-            assert upload(fleet, lease, b"x" * 5000).status == 507
+            assert upload(fleet, other, b"x" * 5000).status == 507
             link.sendall(data[MIB:])
             assert read_answer(link, 20).startswith(b"HTTP/1.1 201 ")
         assert (small / "store" / "slow_oracle" / name / "bundle.tar.zst").read_bytes() == data

@@ -1,4 +1,4 @@
-"""What the receiver's disks lack: room, or leave to write.
+"""What is wrong with the receiver's disks: no room, or no permission to write.
 
 Owns the look at the folders that the receiver writes to. Guarantees that a disk on which an upload or the next change
 of the queue would fail is told before one fails. Nothing is written to find out, so that asking costs nothing and a

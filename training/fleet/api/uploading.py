@@ -66,7 +66,7 @@ class Uploads:
     async def turn(self, lease_id: str, request: Request) -> AsyncIterator[None]:
         """Hold the turn of a lease; the upload before this one reads no more of its body.
 
-        One that has its whole body already ends in peace, and this one finds the artifact stored.
+        One that has its whole body already is stored first, and this one finds the artifact there.
 
         Raises:
             UnavailableError: A newer upload of the lease came while this one waited.

@@ -225,7 +225,7 @@ def address(chosen: Settings, running: Mapping[str, Any] | None) -> Told:
     shown = f"{chosen['listen_addr']} ({'this machine alone' if is_loopback(host) else 'other hosts as well'})"
     if running is not None:
         if running["status"] != READY_WORDS[0]:
-            # The reasons are for readers alone, and the check sends no token to whoever it is that listens.
+            # The reasons are for readers alone, and the check sends no token to a program that it does not know.
             why = "".join(f": {problem}" for problem in running.get("problems", ())[:1])
             return fail(f"a receiver listens on {shown} and is not ready{why}", "cis490-jobs status has all of it")
         return ok(f"a receiver listens on {shown} and is ready")
