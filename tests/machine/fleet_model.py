@@ -73,7 +73,8 @@ class Model:
     def adoptable(self, lease: str) -> bool:
         attempt = self.attempts[lease]
         job = self.jobs[attempt.job]
-        return job.status == "pending" and attempt.fence == job.fence and attempt.outcome in ("expired", "lost_claim")
+        waits = job.status in ("pending", "failed")
+        return waits and attempt.fence == job.fence and attempt.outcome in ("expired", "lost_claim")
 
     def held_by(self, worker: str) -> list[str]:
         return [lease for lease, attempt in self.attempts.items() if attempt.worker == worker and self.live(lease)]
@@ -125,7 +126,7 @@ class Model:
     def _take_back(self, lease: str) -> None:
         attempt = self.attempts[lease]
         job = self.jobs[attempt.job]
-        job.used += attempt.refunded
+        job.used = min(job.limits.max_attempts, job.used + attempt.refunded)
         job.refunds -= attempt.refunded
         attempt.refunded, attempt.outcome, job.ready_at = False, None, 0.0
 

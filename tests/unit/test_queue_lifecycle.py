@@ -388,19 +388,6 @@ def test_a_late_result_is_refused_once_somebody_else_has_begun(world: World) -> 
         world.complete(zombie, ARTIFACT)
 
 
-@pytest.mark.parametrize("asked_to_cancel", [True, False])
-def test_a_late_result_of_a_job_that_is_over_is_refused(world: World, asked_to_cancel: bool) -> None:
-    world.load([entry(1, max_attempts=1)])
-    lease = world.running()
-    if asked_to_cancel:
-        world.cancel(lease.job_id)
-    world.wait(601)
-    assert world.status(lease.job_id) == ("cancelled" if asked_to_cancel else "failed")
-    for late in (lambda: world.beat(lease), lambda: world.complete(lease)):
-        with pytest.raises(StaleLeaseError):
-            late()
-
-
 def test_the_same_host_cannot_use_its_older_lease(world: World) -> None:
     world.load([entry(1)])
     old = world.running()
@@ -454,6 +441,119 @@ def test_a_failed_report_of_a_lease_that_ran_out_is_refused(world: World) -> Non
     world.wait(601)
     with pytest.raises(StaleLeaseError):
         world.fail(lease)
+
+
+# ---- late results of a job that failed with its last lease
+
+
+def last_lease_ran_out(world: World) -> Any:
+    world.load([entry(1, max_attempts=1)])
+    lease = world.running()
+    world.wait(601)
+    assert world.status(lease.job_id) == "failed"
+    return lease
+
+
+def test_a_late_result_of_the_last_attempt_is_accepted(world: World) -> None:
+    """The training took a week, the network was away for one lease term, and nobody else has begun."""
+    lease = last_lease_ran_out(world)
+    assert world.do(lambda tx: world.queue.lease_for_upload(tx, lease.lease_id))[0] == lease.job_id
+    assert world.complete(lease) == wire.State(lease.job_id, "completed")
+    assert world.complete(lease) == wire.State(lease.job_id, "completed")
+    view = world.job(lease.job_id)
+    assert (view.artifact, view.failure, view.attempts_used) == (ARTIFACT, None, 1)
+    assert world.do(lambda tx: world.queue.recent_failures(tx)) == []
+    counts = world.queue.counts()
+    assert (counts["completed"], counts["failed"]) == (1, 0)
+    event = world.detail(lease.job_id).events[-1]
+    assert (event.action, event.from_status, event.to_status) == ("complete", "failed", "completed")
+
+
+def test_a_late_beat_of_the_last_attempt_takes_the_job_back(world: World) -> None:
+    lease = last_lease_ran_out(world)
+    assert world.beat(lease) == wire.Beat(600.0)
+    view = world.job(lease.job_id)
+    assert (view.status, view.host, view.attempts_used, view.failure) == ("running", "pi", 1, None)
+    event = world.detail(lease.job_id).events[-1]
+    assert (event.action, event.from_status, event.to_status) == ("adopt", "failed", "running")
+    world.wait(599)
+    assert world.status(lease.job_id) == "running"
+    world.wait(1)
+    assert world.status(lease.job_id) == "failed"
+    assert world.beat(lease) == wire.Beat(600.0)
+    assert world.fail(lease).status == "failed"
+    with pytest.raises(StaleLeaseError):
+        world.beat(lease)
+
+
+def test_a_claim_that_was_lost_on_the_last_attempt_is_taken_back_too(tmp_path: Path) -> None:
+    with open_world(tmp_path, Terms(refunds=0)) as world:
+        world.load([entry(1, max_attempts=1)])
+        lease = world.claim()
+        world.wait(90)
+        assert world.status(lease.job_id) == "failed"
+        world.beat(lease)
+        assert world.status(lease.job_id) == "running"
+
+
+def test_a_worker_is_not_told_to_stop_a_training_that_its_failed_job_still_waits_for(world: World) -> None:
+    world.load([entry(1, max_attempts=1), entry(2)])
+    late = world.running(host("pi", ram_gib=32))
+    world.wait(601)
+    other = world.running("pi")
+    assert world.beat(other, held=[other.lease_id, late.lease_id]).stop == []
+    assert world.status(late.job_id) == "failed"
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_a_late_result_of_a_job_that_should_stop_is_refused(world: World, attempts: int) -> None:
+    world.load([entry(1, max_attempts=attempts)])
+    lease = world.running()
+    world.cancel(lease.job_id)
+    world.wait(601)
+    assert world.status(lease.job_id) == "cancelled"
+    for late in (world.beat, world.complete):
+        with pytest.raises(StaleLeaseError):
+            late(lease)
+    with pytest.raises(StaleLeaseError):
+        world.do(lambda tx: world.queue.lease_for_upload(tx, lease.lease_id))
+    assert world.claim() is None
+
+
+def test_a_requeue_of_a_failed_job_shuts_out_the_lease_that_ran_out(world: World) -> None:
+    lease = last_lease_ran_out(world)
+    world.requeue(lease.job_id)
+    for late in (world.beat, world.complete):
+        with pytest.raises(StaleLeaseError):
+            late(lease)
+    world.fail(world.running("server"))
+    assert world.status(lease.job_id) == "failed"
+    for late in (world.beat, world.complete):
+        with pytest.raises(StaleLeaseError):
+            late(lease)
+
+
+def test_a_job_that_failed_by_a_report_is_not_taken_back(world: World) -> None:
+    world.load([entry(1, max_attempts=1)])
+    lease = world.running()
+    world.fail(lease)
+    for late in (world.beat, world.complete):
+        with pytest.raises(StaleLeaseError):
+            late(lease)
+
+
+def test_a_lost_claim_of_a_job_whose_budget_shrank_is_taken_back_within_the_budget(world: World) -> None:
+    """Its attempt was given back before the manifest asked for fewer attempts than the job had used."""
+    world.load([entry(1, max_attempts=3)])
+    world.fail(world.running("server"))
+    world.wait(30)
+    lease = world.claim()
+    world.wait(90)
+    world.load([entry(1, max_attempts=1)])
+    assert world.status(lease.job_id) == "failed"
+    world.beat(lease)
+    view = world.job(lease.job_id)
+    assert (view.status, view.attempts_used, view.max_attempts) == ("running", 1, 1)
 
 
 def test_a_restart_gives_every_live_lease_a_full_fresh_term(world: World) -> None:

@@ -28,7 +28,7 @@ from training.fleet.queue.memory import Memory, state_of, worker_actor
 
 RECEIVER = "receiver"
 _LIVE = ("claimed", "running")
-_ADOPTABLE = ("expired", "lost_claim")
+_RAN_OUT = ("expired", "lost_claim")
 
 _compact = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -247,11 +247,14 @@ class Lifecycle(Memory):
 
     def _adopt(self, tx: Transaction, row: Row) -> None:
         at, refunded = self._now(), row["refunded"]
-        tx.run("adopt", seq=row["seq"], lease_id=row["own_lease"], fence=row["fence"], refunded=refunded, at=at)
+        changed = tx.run(
+            "adopt", seq=row["seq"], lease_id=row["own_lease"], fence=row["fence"], refunded=refunded, at=at
+        )
+        assert changed == 1
         tx.run("adopt_attempt", job=row["seq"], fence=row["fence"], at=at)
         why = f"the lease had ended ({row['outcome']}), nobody else had begun"
-        self._record(tx, row["seq"], worker_actor(row["worker"]), "adopt", "pending", "running", why)
-        self._moved(tx, "pending", "running")
+        self._record(tx, row["seq"], worker_actor(row["worker"]), "adopt", row["status"], "running", why)
+        self._moved(tx, row["status"], "running")
 
     # ---- complete and fail
 
@@ -565,8 +568,10 @@ def _live(row: Row) -> bool:
 
 
 def _adoptable(row: Row) -> bool:
-    """Say whether a lease ran out and nobody else has begun since."""
-    return bool(row["status"] == "pending" and row["attempt_fence"] == row["fence"] and row["outcome"] in _ADOPTABLE)
+    """Say whether a lease ran out and nobody else has begun since; that the budget was used up changes nothing."""
+    if row["status"] not in ("pending", "failed"):
+        return False
+    return bool(row["attempt_fence"] == row["fence"] and row["outcome"] in _RAN_OUT)
 
 
 def _stale(row: Row) -> StaleLeaseError:

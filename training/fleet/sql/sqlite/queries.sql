@@ -270,11 +270,12 @@ UPDATE job SET status = 'running', updated_at = :at WHERE seq = :seq AND status 
 UPDATE attempt SET started_at = :at WHERE job = :job AND fence = :fence;
 
 -- name: adopt
--- Gives a lease that ran out back to its worker, because nobody else has begun.
+-- Gives a lease that ran out back to its worker, because nobody else has begun. A reload may have made the budget
+-- smaller since, so that an attempt which was given back finds no room in it.
 UPDATE job SET
     status = 'running', lease_id = :lease_id, ready = 1, updated_at = :at, failure = NULL,
-    attempts_used = attempts_used + :refunded, refunds = refunds - :refunded
-WHERE seq = :seq AND status = 'pending' AND fence = :fence;
+    attempts_used = min(max_attempts, attempts_used + :refunded), refunds = refunds - :refunded
+WHERE seq = :seq AND status IN ('pending', 'failed') AND fence = :fence;
 
 -- name: adopt_attempt
 -- The attempt lives again.
@@ -288,8 +289,8 @@ WHERE job = :job AND fence = :fence;
 UPDATE job SET
     status = 'completed', lease_id = NULL, ready = 1, cancel_requested = 0, failure = NULL, artifact = :artifact,
     metrics = :metrics, content_digest = :content_digest, duration_s = :duration_s, updated_at = :at,
-    attempts_used = attempts_used + :refunded, refunds = refunds - :refunded
-WHERE seq = :seq AND status IN ('claimed', 'running', 'pending') AND fence = :fence
+    attempts_used = min(max_attempts, attempts_used + :refunded), refunds = refunds - :refunded
+WHERE seq = :seq AND status IN ('claimed', 'running', 'pending', 'failed') AND fence = :fence
 AND EXISTS (SELECT 1 FROM artifact AS a WHERE a.sha256 = :artifact AND a.model = job.model AND a.mode = job.mode);
 
 -- name: end_attempt

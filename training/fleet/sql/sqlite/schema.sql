@@ -237,3 +237,23 @@ CREATE TRIGGER event_never_changes BEFORE UPDATE ON event
 BEGIN
     SELECT RAISE(ABORT, 'events never change');
 END;
+
+-- migration: 3
+
+-- A job whose last lease ran out has failed only because nobody was heard: its worker may still bring the result, as
+-- long as no requeue and no newer attempt came between. Attempts change after their job, so their outcome is the old one.
+DROP TRIGGER job_ends_reopen_by_requeue_only;
+
+CREATE TRIGGER job_ends_reopen_by_requeue_or_late_lease_only BEFORE UPDATE OF status ON job
+WHEN OLD.status IN ('failed', 'cancelled') AND NEW.status NOT IN (OLD.status, 'pending')
+AND NOT (
+    OLD.status = 'failed' AND NEW.status IN ('running', 'completed')
+    AND OLD.attempt = OLD.fence AND NEW.fence = OLD.fence
+    AND EXISTS (
+        SELECT 1 FROM attempt AS a
+        WHERE a.job = OLD.seq AND a.fence = OLD.fence AND a.outcome IN ('expired', 'lost_claim')
+    )
+)
+BEGIN
+    SELECT RAISE(ABORT, 'a failed or cancelled job only becomes pending, or goes on under its newest lease');
+END;
