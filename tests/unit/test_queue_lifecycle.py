@@ -462,7 +462,7 @@ def test_a_late_result_of_the_last_attempt_is_accepted(world: World) -> None:
     assert world.complete(lease) == wire.State(lease.job_id, "completed")
     view = world.job(lease.job_id)
     assert (view.artifact, view.failure, view.attempts_used) == (ARTIFACT, None, 1)
-    assert world.do(lambda tx: world.queue.recent_failures(tx)) == []
+    assert world.do(world.queue.recent_failures) == []
     counts = world.queue.counts()
     assert (counts["completed"], counts["failed"]) == (1, 0)
     event = world.detail(lease.job_id).events[-1]
