@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import contextlib
+import json
 import re
+import sqlite3
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,7 @@ import pytest
 from tests.queue_world import ARTIFACT, World, entry, host, open_world
 from training.fleet import __version__, wire
 from training.fleet.errors import InvalidMessageError, NotFoundError
-from training.fleet.jobs import DatasetRef, Policy, Requirement, Terms, Trainer
+from training.fleet.jobs import DatasetRef, Policy, Requirement, Trainer
 from training.fleet.queue import Filters, lists
 
 
@@ -348,12 +352,53 @@ def test_why_without_any_host_says_so(world: World) -> None:
     assert why(world, entry(1).id).summary == "no host is known that could run it"
 
 
-def test_the_last_events_are_shown_when_there_are_many(tmp_path: Path) -> None:
-    with open_world(tmp_path, Terms(refunds=3)) as world:
-        world.load([entry(1)])
-        for _ in range(110):
-            world.fail(world.claim(), "preempted")
-        events = world.detail(entry(1).id).events
-        assert len(events) == 200
-        assert [event.id for event in events] == sorted(event.id for event in events)
-        assert events[-1].action == "release"
+def given_back(world: World, times: int, error: str) -> None:
+    """Let a job be given back often, each time once its host may have it again."""
+    for number in range(times):
+        world.now += 100_000
+        world.fail(world.claim(), "host_fault", error=error.format(number))
+
+
+def test_the_newest_attempts_and_events_are_shown_and_how_many_there_are(world: World) -> None:
+    world.load([entry(1)])
+    given_back(world, 210, "no card")
+    detail = world.detail(entry(1).id)
+    assert [attempt.fence for attempt in detail.attempts] == list(range(11, 211))
+    assert (detail.attempts_total, detail.events_total) == (210, 421)
+    assert [event.id for event in detail.events] == sorted(event.id for event in detail.events)
+    assert (len(detail.events), detail.events[-1].action) == (200, "fail")
+
+
+def test_the_number_of_attempts_and_events_is_told_when_all_are_shown(world: World) -> None:
+    world.load([entry(1)])
+    world.running()
+    detail = world.detail(entry(1).id)
+    assert (detail.attempts_total, detail.events_total) == (1, 3)
+
+
+def test_the_same_error_is_kept_once(world: World) -> None:
+    """A host that gives a job back again and again says the same each time."""
+    world.load([entry(1), entry(2)])
+    words = "no card\n" + "x" * 3000
+    given_back(world, 8, words)
+    assert {attempt.error for attempt in world.detail(entry(1).id).attempts} == {words}
+    assert world.job(entry(1).id).failure == wire.Failure("host_fault", words, 1, "pi", world.wall)
+    assert {event.why for event in world.detail(entry(1).id).events if event.action == "fail"} == {
+        "host_fault: no card …"
+    }
+    world.database.close()
+    with contextlib.closing(sqlite3.connect(world.path)) as connection:
+        dump = "\n".join(connection.iterdump())
+    world.open()
+    assert dump.count("x" * 3000) == 1
+
+
+@pytest.mark.parametrize("letter", ["x", "\N{OCTOPUS}"])
+def test_the_answer_about_a_job_stays_small_whatever_its_history(world: World, letter: str) -> None:
+    world.load([entry(1)])
+    given_back(world, 250, "{} " + letter * 3990)
+    detail = world.detail(entry(1).id)
+    assert [len(attempt.error) for attempt in detail.attempts[-8:]] == [3994] * 8
+    assert {len(attempt.error) for attempt in detail.attempts[:100]} == {121}
+    assert detail.attempts[0].error.endswith("…")
+    assert len(json.dumps(asdict(detail), ensure_ascii=False).encode()) < 2**19

@@ -27,6 +27,8 @@ from training.fleet.queue.hosts import capability_json
 from training.fleet.queue.memory import Memory, state_of, worker_actor
 
 RECEIVER = "receiver"
+MAX_WHY_CHARS = 160
+"""Characters of an error that its event repeats."""
 _LIVE = ("claimed", "running")
 _RAN_OUT = ("expired", "lost_claim")
 
@@ -323,7 +325,7 @@ class Lifecycle(Memory):
         return state_of(self._job_state(tx, job_id))
 
     def _judge_failure(self, row: Row, message: wire.Fail) -> _Ending:
-        actor, why = worker_actor(row["worker"]), f"{message.kind}: {message.error}".rstrip(": ")
+        actor, why = worker_actor(row["worker"]), f"{message.kind}: {_brief(message.error)}".rstrip(": ")
         if row["cancel_requested"]:
             return _Ending(
                 "cancelled", "cancelled", "cancel", actor, f"confirmed by the worker ({why})", report=message
@@ -428,7 +430,7 @@ class Lifecycle(Memory):
             refunded=int(refunded),
             kind=None if report is None else report.kind,
             exit_status=None if report is None else report.exit_status,
-            error="" if report is None else report.error,
+            error_id=_error_id(tx, "" if report is None else report.error),
         )
 
     def _forget_lease(self, tx: Transaction, row: Row) -> None:
@@ -560,6 +562,23 @@ class Lifecycle(Memory):
             self._job_state(tx, job_id)
             raise StaleLeaseError(f"the job {job_id} has no such lease; stop the trainer and claim again")
         return row
+
+
+def _error_id(tx: Transaction, text: str) -> int | None:
+    """Return the number of the row that keeps the words of a failure, None without words."""
+    if not text:
+        return None
+    row = tx.one("keep_error", text=text)
+    assert row is not None
+    number: int = row["id"]
+    return number
+
+
+def _brief(error: str) -> str:
+    """Return the start of an error for the history; the attempt keeps all of it."""
+    lines = [line.strip() for line in error.splitlines() if line.strip()]
+    first = lines[0][:MAX_WHY_CHARS] if lines else ""
+    return first if first == error.strip() else f"{first} …"
 
 
 def _live(row: Row) -> bool:

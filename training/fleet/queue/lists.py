@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -28,11 +28,15 @@ WINDOW: Final = 2000
 """Jobs looked at in one step when filters may refuse most of them."""
 SCAN_S: Final = 0.005
 """How long one page may look for matching jobs, seconds."""
-MAX_EVENTS: Final = 200
+MAX_HISTORY: Final = 200
+"""Attempts, and events, that are shown of one job: the newest."""
+WHOLE_CHARS: Final = 32768
+"""Characters of errors, and of reasons, that are shown of one job before older ones are cut."""
+CUT_CHARS: Final = 120
 MAX_SPECS: Final = 100
+"""Jobs on a page with their specifications, each of which may take 64 KiB."""
 MAX_OWN_REQUIREMENTS: Final = 256
 MAX_OWN_REASONS: Final = 8
-"""Jobs on a page with their specifications, each of which may take 64 KiB."""
 _BAD_ENDS: Final = frozenset({"failed", "expired", "lost_claim"})
 
 
@@ -129,21 +133,26 @@ class Lists(Memory):
         return sorted(found, key=_seq)[:limit]
 
     def job(self, tx: Transaction, job_id: str) -> wire.JobDetail:
-        """Return everything about one job.
+        """Return everything about one job, of its history the newest part.
 
         Raises:
             NotFoundError: There is no such job.
         """
         row = self._job_row(tx, job_id)
-        log = tx.one("log", job=row["seq"])
-        events = tx.all("events", job=row["seq"], limit=MAX_EVENTS)
+        seq = row["seq"]
+        log, length = tx.one("log", job=seq), tx.one("history_length", job=seq)
+        assert length is not None
+        attempts, events = (tx.all(name, job=seq, limit=MAX_HISTORY) for name in ("attempts", "events"))
+        errors, reasons = _shortened(attempts, "error"), _shortened(events, "why")
         return wire.JobDetail(
             job=self._view(row),
             spec=json.loads(row["spec"]),
             constraints=self._constraints(row),
-            attempts=[_attempt(attempt) for attempt in tx.all("attempts", job=row["seq"])],
-            events=[_event(event) for event in reversed(events)],
+            attempts=[_attempt(*one) for one in zip(attempts, errors, strict=True)][::-1],
+            events=[_event(*one) for one in zip(events, reasons, strict=True)][::-1],
             log_tail=log["tail"] if log else "",
+            attempts_total=length["attempts"],
+            events_total=length["events"],
         )
 
     def recent_failures(self, tx: Transaction, limit: int = 10) -> list[wire.RecentFailure]:
@@ -373,7 +382,17 @@ def _failure(row: Row) -> wire.Failure | None:
     return wire.Failure(kind, row["error"], row["exit_status"], row["host"], row["ended_at"])
 
 
-def _attempt(row: Row) -> wire.AttemptView:
+def _shortened(newest_first: Sequence[Row], column: str) -> list[str]:
+    """Return a column of text, of which the older part is cut once the newer takes enough room."""
+    left, texts = WHOLE_CHARS, []
+    for row in newest_first:
+        text: str = row[column]
+        left -= len(text)
+        texts.append(text if left >= 0 or len(text) <= CUT_CHARS else f"{text[:CUT_CHARS]}…")
+    return texts
+
+
+def _attempt(row: Row, error: str) -> wire.AttemptView:
     return wire.AttemptView(
         fence=row["fence"],
         host=row["worker"],
@@ -383,11 +402,11 @@ def _attempt(row: Row) -> wire.AttemptView:
         outcome=row["outcome"],
         kind=row["kind"],
         exit_status=row["exit_status"],
-        error=row["error"],
+        error=error,
     )
 
 
-def _event(row: Row) -> wire.EventView:
+def _event(row: Row, why: str) -> wire.EventView:
     return wire.EventView(
         id=row["id"],
         at=row["at"],
@@ -395,7 +414,7 @@ def _event(row: Row) -> wire.EventView:
         action=row["action"],
         from_status=row["from_status"],
         to_status=row["to_status"],
-        why=row["why"],
+        why=why,
     )
 
 

@@ -280,7 +280,7 @@ WHERE seq = :seq AND status IN ('pending', 'failed') AND fence = :fence;
 -- name: adopt_attempt
 -- The attempt lives again.
 UPDATE attempt SET
-    outcome = NULL, ended_at = NULL, refunded = 0, kind = NULL, exit_status = NULL, error = '',
+    outcome = NULL, ended_at = NULL, refunded = 0, kind = NULL, exit_status = NULL, error_id = NULL,
     started_at = coalesce(started_at, :at)
 WHERE job = :job AND fence = :fence;
 
@@ -296,8 +296,13 @@ AND EXISTS (SELECT 1 FROM artifact AS a WHERE a.sha256 = :artifact AND a.model =
 -- name: end_attempt
 -- Notes how an attempt ended.
 UPDATE attempt SET
-    ended_at = :at, outcome = :outcome, refunded = :refunded, kind = :kind, exit_status = :exit_status, error = :error
+    ended_at = :at, outcome = :outcome, refunded = :refunded, kind = :kind, exit_status = :exit_status,
+    error_id = :error_id
 WHERE job = :job AND fence = :fence;
+
+-- name: keep_error
+-- Gives the words of a failure their row, or finds it.
+INSERT INTO error (text) VALUES (:text) ON CONFLICT (text) DO UPDATE SET text = excluded.text RETURNING id;
 
 -- name: settle
 -- Takes the lease from a job without a result.
@@ -395,9 +400,18 @@ SELECT max(seq) AS seq FROM job;
 SELECT * FROM job_newest WHERE id = :id;
 
 -- name: attempts
--- All attempts of a job, oldest first.
-SELECT fence, worker, claimed_at, started_at, ended_at, outcome, kind, exit_status, error
-FROM attempt WHERE job = :job ORDER BY fence;
+-- The newest attempts of a job, newest first.
+SELECT
+    a.fence, a.worker, a.claimed_at, a.started_at, a.ended_at, a.outcome, a.kind, a.exit_status,
+    coalesce(e.text, '') AS error
+FROM attempt AS a LEFT JOIN error AS e ON e.id = a.error_id
+WHERE a.job = :job ORDER BY a.fence DESC LIMIT :limit;
+
+-- name: history_length
+-- How many attempts and changes a job has had.
+SELECT
+    (SELECT count(*) FROM attempt WHERE job = :job) AS attempts,
+    (SELECT count(*) FROM event WHERE job = :job) AS events;
 
 -- name: events
 -- The newest changes of a job, newest first.
