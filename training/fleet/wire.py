@@ -517,7 +517,8 @@ class WorkerView:
             parameters than the manifest was checked against, and a worker of another version than the receiver; for
             people.
         identity: `none`, `enrolled`, `rotating` or `revoked`.
-        alerts: What an operator should look into now, such as a second machine with its identity; for people.
+        alerts: What an operator should look into now, such as a second machine with its identity, or that it gets no
+            job for a while because it gave too many back; for people.
     """
 
     name: str
@@ -554,9 +555,9 @@ class OwnView:
         contract: Digest of the declaration the manifest was checked against; None where its trainer is not the
             project's own.
         drift: As in `WorkerView`.
-        alerts: As in `WorkerView`.
+        alerts: Those of `WorkerView` that concern the identity.
         waiting: Jobs that can be claimed now, at most 64 of each requirement.
-        able: How many of them this worker could run.
+        able: How many of them this worker could run; none while it gets no job because it gave too many back.
         reasons: Why it could not run the others, for people; some of them where there are many.
     """
 

@@ -221,7 +221,7 @@ SELECT seq, id, lease_id, status FROM job WHERE host = :worker AND lease_id IS N
 -- name: claim
 -- Gives the best head among the requirements a caller can meet. They come in claim order: those from index `second` on
 -- rank behind those before it, those from `third` on behind both, and those from `waiting` on are given only when they
--- became pending no later than `waited_since`. `avoid` lists jobs this host has just faulted on.
+-- became pending no later than `waited_since`. `avoid` lists jobs this host has just given back or failed on.
 -- dialects: PostgreSQL needs FOR UPDATE SKIP LOCKED on the head.
 UPDATE job SET
     status = 'claimed', lease_id = :lease_id, host = :worker, fence = fence + 1, attempt = fence + 1,
@@ -256,6 +256,16 @@ SELECT
     a.fence AS attempt_fence, a.lease_id AS own_lease, a.worker, a.outcome, a.refunded, a.ended_at
 FROM attempt AS a JOIN job AS j ON j.seq = a.job
 WHERE a.lease_id = :lease_id;
+
+-- name: rejections
+-- Which hosts have rejected a job's specification, and how often, since its last requeue, which leaves out a fence.
+-- Those that the host alone was to blame for are released, not failed.
+SELECT a.worker, count(*) AS times FROM attempt AS a
+WHERE a.job = :job AND a.kind = 'spec_rejected' AND a.outcome = 'failed' AND a.fence >= (
+    SELECT max(b.fence) FROM attempt AS b
+    WHERE b.job = :job AND NOT EXISTS (SELECT 1 FROM attempt AS c WHERE c.job = :job AND c.fence = b.fence - 1)
+)
+GROUP BY a.worker;
 
 -- name: job_state
 -- Where a job stands.
