@@ -8,7 +8,7 @@ Leaves writing it down to `lifecycle`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from training.fleet import wire
@@ -89,16 +89,16 @@ def rejection(actor: str, message: wire.Fail, known: Witnesses, max_attempts: in
     why = told(message)
     if known.drift:
         reason = f"{why}; only this host is concerned: {known.drift}"
-        return Ending(
-            "pending", "released", "release", actor, reason, True, away_s=away_s, away_from=now, report=message
-        )
+        ending = Ending("pending", "released", "release", actor, reason, given_back=True, report=message)
+        return replace(ending, away_s=away_s, away_from=now)
     if known.others:
         return Ending("failed", "failed", "fail", actor, f"{why}; {known.others[0]} said the same", report=message)
     if known.times >= max_attempts and not known.able:
         reason = f"{why}; said {known.times} times, and no other host that is heard could run the job"
         return Ending("failed", "failed", "fail", actor, reason, report=message)
     reason = f"{why}; the job fails for good when a second host says the same"
-    return Ending("pending", "failed", "fail", actor, reason, True, away_s=away_s, away_from=now, report=message)
+    ending = Ending("pending", "failed", "fail", actor, reason, given_back=True, report=message)
+    return replace(ending, away_s=away_s, away_from=now)
 
 
 def told(message: wire.Fail) -> str:

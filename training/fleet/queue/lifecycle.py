@@ -305,12 +305,12 @@ class Lifecycle(Memory):
             return Ending("cancelled", "cancelled", "cancel", actor, f"confirmed by the worker ({why})", report=message)
         if message.kind == "preempted":
             away_s, since = min(self.terms.backoff_s, GIVEN_BACK_S), self._granted_at(row["own_lease"])
-            return Ending(
-                "pending", "released", "release", actor, why, True, away_s=away_s, away_from=since, report=message
-            )
+            free = Ending("pending", "released", "release", actor, why, given_back=True, report=message)
+            return replace(free, away_s=away_s, away_from=since)
         away_s = self.terms.backoff_s
         if message.kind in FREE_KINDS:
-            return Ending("pending", "failed", "fail", actor, why, True, away_s=away_s, away_from=now, report=message)
+            free = Ending("pending", "failed", "fail", actor, why, given_back=True, report=message)
+            return replace(free, away_s=away_s, away_from=now)
         if message.kind == "spec_rejected":
             return rejection(actor, message, self._witnesses(tx, row), row["max_attempts"], away_s, now)
         learned = self._learned(row, message)
@@ -362,8 +362,8 @@ class Lifecycle(Memory):
         left = row["max_attempts"] - row["attempts_used"] + refunded
         to = "cancelled" if row["cancel_requested"] else "pending" if left > 0 else "failed"
         outcome, away_s = "lost_claim" if lost else "expired", min(self.terms.backoff_s, GIVEN_BACK_S)
-        ending = Ending(to, outcome, "expire", RECEIVER, why, refunded, refunded, away_s=away_s, away_from=granted_at)
-        self._settle(tx, row, ending)
+        ending = Ending(to, outcome, "expire", RECEIVER, why, given_back=refunded, refunded=refunded)
+        self._settle(tx, row, replace(ending, away_s=away_s, away_from=granted_at))
 
     def _take_back(self, tx: Transaction, lease_id: str, actor: str, why: str) -> None:
         """End a live lease of a worker that may work no more; the attempt costs the job nothing."""
