@@ -434,3 +434,10 @@ def test_the_answer_about_a_job_stays_small_whatever_its_history(world: World, l
     assert {len(attempt.error) for attempt in detail.attempts[:100]} == {121}
     assert detail.attempts[0].error.endswith("…")
     assert len(json.dumps(asdict(detail), ensure_ascii=False).encode()) < 2**19
+
+
+def test_why_does_not_quote_another_failure_as_the_rejection(world: World) -> None:
+    world.load([entry(1)], {"pi": Policy(), "server": Policy()})
+    world.fail(world.running("pi"), "spec_rejected", error="no such key")
+    world.fail(world.running("server"), "host_fault", error="no card")
+    assert why(world, entry(1).id).summary.startswith("pi rejected its specification; it fails for good")
