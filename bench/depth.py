@@ -16,7 +16,7 @@ from training.fleet import wire
 from training.fleet.capability import Capability
 from training.fleet.database import Transaction
 from training.fleet.database.sqlite import Sqlite
-from training.fleet.jobs import Limits, Policy, Requirement, Spec, Trainer, canonical
+from training.fleet.jobs import Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
 from training.fleet.manifest import Header, JobEntry
 from training.fleet.queue import Queue, apply
 from training.trainer.hyper import contract_digest, describe
@@ -70,7 +70,8 @@ def _fill(path: Path, size: int, classes: int, digest: str) -> None:
 
 def _claims(path: Path, rounds: int) -> list[float]:
     """Return how long each of some claims takes on the writer thread, without the commit."""
-    database, queue = Sqlite.open(path), Queue()
+    # Each job is given back at once, and its host is to get the next one without a wait.
+    database, queue = Sqlite.open(path), Queue(terms=Terms(backoff_s=0.0))
     host = Capability(**{**capability(WORKER), "gpus": ()})
     try:
         database.submit(queue.start).result()

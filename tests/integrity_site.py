@@ -46,12 +46,12 @@ class Site:
         store.open()
         world = World(self.db)
         try:
-            jobs = [entry(number) for number in range(8)]
+            jobs = [entry(number, max_attempts=1 if number == 3 else 3) for number in range(8)]
             self.ids = [job.id for job in jobs]
             world.load(jobs)
             for number in range(3):
                 self._complete(world, store, b"bundle %d" % number * 100)
-            world.fail(world.running("pi"), "spec_rejected", "no such key", "a log")
+            world.fail(world.running("pi"), "trainer_error", "no such key", "a log")
             world.running("tower")
             world.claim("nas")
             world.cancel(jobs[7].id)

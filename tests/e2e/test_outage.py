@@ -7,6 +7,7 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
 from processes import Fleet, wait_until
 
 SCRIPT = """
@@ -41,11 +42,13 @@ seed = SEED
 """
 
 
-def slow_fleet(folder: Path, terms: tuple[str, ...], jobs: int = 1) -> Fleet:
+def slow_fleet(folder: Path, terms: tuple[str, ...], jobs: int = 1, attempts: int = 3) -> Fleet:
     """A fleet whose trainer works until somebody makes the file `go`."""
     script = folder / "slow.py"
     script.write_text(SCRIPT)
-    manifest = MANIFEST + "".join(JOB.replace("SEED", str(seed)) for seed in range(jobs))
+    manifest = MANIFEST + "".join(
+        JOB.replace("SEED", str(seed)) + f"max_attempts = {attempts}\n" for seed in range(jobs)
+    )
     return Fleet(folder, manifest.replace("SCRIPT", str(script)), terms)
 
 
@@ -68,9 +71,13 @@ def test_a_result_made_while_the_receiver_was_away_is_taken_afterwards(tmp_path:
         assert starts(tmp_path) == 1
 
 
-def test_an_outage_beyond_the_lease_at_both_ends_costs_no_training(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("attempts", "meanwhile"), [(3, "pending"), (1, "failed")])
+def test_an_outage_beyond_the_lease_at_both_ends_costs_no_training(
+    tmp_path: Path, attempts: int, meanwhile: str
+) -> None:
     """The receiver is away until the training has ended, and the worker cannot reach it until the lease is over too."""
-    with slow_fleet(tmp_path, ("--heartbeat-s", "0.2", "--lease-s", "2", "--ack-s", "9", "--backoff-s", "0")) as fleet:
+    terms = ("--heartbeat-s", "0.2", "--lease-s", "2", "--ack-s", "9", "--backoff-s", "0")
+    with slow_fleet(tmp_path, terms, attempts=attempts) as fleet:
         fleet.start_receiver()
         fleet.start_worker("tower")
         wait_until("the trainer runs", lambda: starts(tmp_path) == 1 and fleet.by_status() == {"running": 1})
@@ -80,7 +87,7 @@ def test_an_outage_beyond_the_lease_at_both_ends_costs_no_training(tmp_path: Pat
         wait_until("the artifact is packed", lambda: list((tmp_path / "tower").rglob("*.zst")))
         fleet.processes["tower"].send_signal(signal.SIGSTOP)
         fleet.start_receiver()
-        wait_until("the lease has run out", lambda: fleet.by_status() == {"pending": 1})
+        wait_until("the lease has run out", lambda: fleet.by_status() == {meanwhile: 1})
         fleet.processes["tower"].send_signal(signal.SIGCONT)
         wait_until("the result is taken", lambda: fleet.by_status() == {"completed": 1})
         assert (starts(tmp_path), _ends(fleet)) == (1, [("tower", "completed")])

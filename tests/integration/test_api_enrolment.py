@@ -334,10 +334,10 @@ def test_a_worker_that_never_enrolled_is_404(receiver: LiveReceiver, verb: str) 
 
 def test_after_a_restart_of_the_receiver_the_second_machine_is_still_the_second(tmp_path: Path) -> None:
     credentials, session = Credentials.of(TOKENS, enrolled_only=True), "X-Worker-Session"
-    with LiveReceiver(tmp_path, manifest(1), credentials=credentials) as live:
+    with LiveReceiver(tmp_path, manifest(2), credentials=credentials) as live:
         headers = live.enrolled("w1")
         assert claim(live, "w1", headers, **{session: f"{PLACE_A}.{'1' * 32}"}).status == 200
-    with LiveReceiver(tmp_path, manifest(1), credentials=credentials) as live:
+    with LiveReceiver(tmp_path, manifest(2), credentials=credentials) as live:
         found = [claim(live, "w1", headers, **{session: f"{place}.{'2' * 32}"}).status for place in (PLACE_B, PLACE_A)]
     assert found == [409, 200]
 

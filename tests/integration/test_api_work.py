@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -131,3 +133,22 @@ def test_a_draining_receiver_gives_no_job_and_says_when_to_ask(tmp_path: Path) -
         assert (reply.status, reply.headers["retry-after"]) == (503, "5")
         assert receiver.call("GET", "/readyz").status == 503
         assert receiver.call("GET", "/v1/health").json["status"] == "draining"
+
+
+async def swept(receiver: LiveReceiver) -> None:
+    await receiver.fleet.run(receiver.fleet.queue.sweep)
+
+
+def test_a_result_of_the_last_attempt_is_taken_after_its_lease_ran_out(tmp_path: Path) -> None:
+    with LiveReceiver(tmp_path, manifest(1, extra="max_attempts = 1\n"), lease_s="1") as receiver:
+        lease = receiver.claim()
+        path = f"/v1/job/{lease['job_id']}"
+        receiver.call("POST", f"{path}/heartbeat", {"lease_id": lease["lease_id"]})
+        deadline = time.monotonic() + 30
+        while receiver.call("GET", path).json["job"]["status"] != "failed":
+            assert time.monotonic() < deadline
+            asyncio.run_coroutine_threadsafe(swept(receiver), receiver.loop).result(10)
+        assert receiver.upload(lease, BUNDLE).status == 201
+        done = receiver.call("POST", f"{path}/complete", {"lease_id": lease["lease_id"], "artifact": SHA})
+        assert (done.status, done.json["status"]) == (200, "completed")
+        assert receiver.call("GET", path).json["job"]["failure"] is None

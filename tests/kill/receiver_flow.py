@@ -38,7 +38,7 @@ schema = 1
 split_recipe = "hosts"
 [hosts.default]
 """
-HOSTS = ("ant", "bee", "cat", "dog", "elk", "ant")
+HOSTS = ("ant", "bee", "cat", "dog", "elk", "ant", "elk")
 """Who may run job 0, 1, ...: so every claim gets the same job in every run."""
 LARGE, SMALL = b"large bundle" * 60_000, b"small bundle" * 10
 TERMS = ("--ack-s", "3600", "--backoff-s", "3600", "--backoff-cap-s", "3600", "--floor-bytes", "0", "--drain-s", "1")
@@ -54,7 +54,7 @@ def manifest(more: str = "") -> str:
     )
 
 
-LONGER = manifest("priority = 1\n") + '[[jobs]]\nmodel = "gbt"\nmode = "oracle"\nseed = 6\nallowed_hosts = ["fox"]\n'
+LONGER = manifest("priority = 1\n") + '[[jobs]]\nmodel = "gbt"\nmode = "oracle"\nseed = 7\nallowed_hosts = ["fox"]\n'
 
 
 class GoneError(Exception):

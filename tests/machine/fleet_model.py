@@ -13,6 +13,9 @@ from training.fleet.capability import Capability
 from training.fleet.jobs import Limits, Policy, Requirement, Terms
 
 SWEEP_S = 5.0
+GIVEN_BACK_S = 2.0
+FREE_ENDS = 8
+MOST_ENDS = FREE_ENDS + 16
 
 
 @dataclass
@@ -23,6 +26,7 @@ class Attempt:
     claim_id: str
     outcome: str | None = None
     refunded: bool = False
+    kind: str | None = None
 
 
 @dataclass
@@ -39,6 +43,16 @@ class Job:
     cancel: bool = False
     artifact: str | None = None
     ready_at: float = 0.0
+    epoch: int = 0
+
+
+@dataclass
+class Ends:
+    """Attempts of a host without a result, one less for each `backoff_cap_s`, and until when it gets no job."""
+
+    level: float = 0.0
+    at: float = 0.0
+    until: float = 0.0
 
 
 @dataclass
@@ -63,6 +77,8 @@ class Model:
     attempts: dict[str, Attempt] = field(default_factory=dict)
     contacts: dict[str, Contact] = field(default_factory=dict)
     avoided: dict[tuple[str, str], float] = field(default_factory=dict)
+    ends: dict[str, Ends] = field(default_factory=dict)
+    granted: dict[str, float] = field(default_factory=dict)
     policies: dict[str, Policy] = field(default_factory=dict)
 
     # ---- looking
@@ -73,10 +89,14 @@ class Model:
     def adoptable(self, lease: str) -> bool:
         attempt = self.attempts[lease]
         job = self.jobs[attempt.job]
-        return job.status == "pending" and attempt.fence == job.fence and attempt.outcome in ("expired", "lost_claim")
+        waits = job.status in ("pending", "failed")
+        return waits and attempt.fence == job.fence and attempt.outcome in ("expired", "lost_claim")
 
     def held_by(self, worker: str) -> list[str]:
         return [lease for lease, attempt in self.attempts.items() if attempt.worker == worker and self.live(lease)]
+
+    def held_back(self, worker: str) -> bool:
+        return worker in self.ends and self.ends[worker].until > self.now
 
     def could_have(self, worker: Capability) -> list[str]:
         """Jobs that must not be kept from a worker; those that wait for CUDA are left out."""
@@ -106,11 +126,12 @@ class Model:
 
     # ---- changes
 
-    def granted(self, worker: str, claim_id: str, job_id: str, lease: str) -> None:
+    def grants(self, worker: str, claim_id: str, job_id: str, lease: str) -> None:
         job = self.jobs[job_id]
         job.status, job.lease, job.fence, job.used = "claimed", lease, job.fence + 1, job.used + 1
         self.attempts[lease] = Attempt(job_id, job.fence, worker, claim_id)
         self.contacts[lease] = Contact(self.now, self.terms.ack_s)
+        self.granted[lease] = self.now
 
     def heard(self, lease: str) -> None:
         """A heartbeat of a live or adoptable lease."""
@@ -119,13 +140,14 @@ class Model:
         if job.lease != lease:
             self._take_back(lease)
             job.lease = lease
+            self.granted[lease] = self.now
         job.status = "running"
         self.contacts[lease] = Contact(self.now, self.terms.lease_s)
 
     def _take_back(self, lease: str) -> None:
         attempt = self.attempts[lease]
         job = self.jobs[attempt.job]
-        job.used += attempt.refunded
+        job.used = min(job.limits.max_attempts, job.used + attempt.refunded)
         job.refunds -= attempt.refunded
         attempt.refunded, attempt.outcome, job.ready_at = False, None, 0.0
 
@@ -135,20 +157,31 @@ class Model:
         job = self.jobs[attempt.job]
         attempt.outcome = "completed"
         job.status, job.artifact, job.cancel, job.lease = "completed", artifact, False, None
+        self.ends.pop(attempt.worker, None)
         self.contacts.pop(lease, None)
 
-    def failed(self, lease: str, kind: str, host: Capability) -> None:
+    def failed(self, lease: str, kind: str, host: Capability, *, may_others: bool = True) -> None:
+        """A report without a result; `may_others` is whether other hosts that are heard could run the job."""
         attempt = self.attempts[lease]
         job = self.jobs[attempt.job]
         if job.cancel:
             return self._end(lease, "cancelled", "cancelled")
         if kind == "preempted":
             job.used -= 1
+            self._keep_apart(lease, self.granted[lease])
             return self._end(lease, "pending", "released")
         if kind == "host_fault":
             job.used -= 1
-            # Half of the back-off is random: the model only knows the longest one.
-            self.avoided[attempt.worker, attempt.job] = self.now + self.terms.backoff_cap_s
+            self._keep_apart(lease, self.now)
+            return self._end(lease, "pending", "failed")
+        if kind == "spec_rejected":
+            said = [other.worker for other in self._since_requeue(attempt.job) if other.kind == kind]
+            attempt.kind = kind
+            alone = said.count(attempt.worker) + 1 >= job.limits.max_attempts
+            if set(said) - {attempt.worker} or (alone and not may_others):
+                return self._end(lease, "failed", "failed")
+            job.used -= 1
+            self._keep_apart(lease, self.now)
             return self._end(lease, "pending", "failed")
         offer = placement.effective(host, self.policies[attempt.worker])
         needs = job.requirement
@@ -156,12 +189,29 @@ class Model:
             job.requirement = replace(needs, over_vram_gib=max(needs.over_vram_gib, offer.vram_gib))
         if kind == "oom_ram":
             job.requirement = replace(needs, over_ram_gib=max(needs.over_ram_gib, offer.ram_gib))
-        if kind == "spec_rejected" or job.used >= job.limits.max_attempts:
+        if job.used >= job.limits.max_attempts:
             return self._end(lease, "failed", "failed")
         self._end(lease, "pending", "failed")
         full = min(self.terms.backoff_cap_s, self.terms.backoff_s * 2 ** (job.used - 1))
         job.ready_at = self.now + full
         return None
+
+    def _since_requeue(self, job_id: str) -> list[Attempt]:
+        epoch = self.jobs[job_id].epoch
+        return [other for other in self.attempts.values() if other.job == job_id and other.fence > epoch]
+
+    def _keep_apart(self, lease: str, since: float) -> None:
+        """The host waits for this job, and for any once it does so again and again."""
+        attempt = self.attempts[lease]
+        # The model only knows the longest delay for one job.
+        self.avoided[attempt.worker, attempt.job] = self.now + self.terms.backoff_cap_s
+        ends = self.ends.setdefault(attempt.worker, Ends(until=since))
+        left = max(0.0, ends.level - (self.now - ends.at) / self.terms.backoff_cap_s)
+        ends.level, ends.at = min(MOST_ENDS, left + 1.0), self.now
+        beyond = round(ends.level) - FREE_ENDS
+        if beyond > 0:
+            pause = min(self.terms.backoff_cap_s, self.terms.backoff_s * 2 ** (beyond - 1))
+            ends.until = max(ends.until, since + pause)
 
     def lapse(self, lease: str) -> None:
         """A lease ends because nobody renewed it, or because its worker denies it."""
@@ -174,6 +224,7 @@ class Model:
             outcome = "lost_claim"
         else:
             outcome = "expired"
+        self._keep_apart(lease, self.granted[lease])
         to = "cancelled" if job.cancel else "pending" if job.used < job.limits.max_attempts else "failed"
         self._end(lease, to, outcome)
 
@@ -187,6 +238,8 @@ class Model:
         job = self.jobs[job_id]
         job.status, job.fence, job.used, job.refunds, job.ready_at = "pending", job.fence + 1, 0, 0, 0.0
         job.requirement = replace(job.requirement, over_vram_gib=0, over_ram_gib=0)
+        job.epoch = job.fence
+        self.avoided = {key: until for key, until in self.avoided.items() if key[1] != job_id}
 
     def watch(self) -> list[str]:
         """The sweeper looks, however late it comes; return the leases that ran out."""
@@ -208,6 +261,8 @@ class Model:
     def restarted(self) -> None:
         self.swept_at = self.readied_at = self.now
         self.avoided.clear()
+        self.ends.clear()
+        self.granted = dict.fromkeys(self.contacts, self.now)
         for job in self.jobs.values():
             job.ready_at = 0.0
         for lease in list(self.contacts):
@@ -227,3 +282,5 @@ class Model:
                 job.status = "failed"
         for job_id, job in self.jobs.items():
             job.named = job_id in wanted
+        self.avoided.clear()
+        self.ends.clear()

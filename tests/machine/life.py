@@ -410,7 +410,8 @@ class Life:
             before, after = seen.statuses.get(row["job"]), row["to_status"]
             assert row["from_status"] == before
             assert before != "completed" or after == "completed", "I6"
-            assert before not in ("failed", "cancelled") or after == before or row["action"] == "requeue", "I6"
+            late = before == "failed" and row["action"] in ("adopt", "complete")
+            assert before not in ("failed", "cancelled") or after == before or row["action"] == "requeue" or late, "I6"
             seen.completions[row["job"]] += row["action"] == "complete"
             assert seen.completions[row["job"]] <= 1, "I1"
             if row["action"] == "expire" and "asked for another" not in row["why"]:
@@ -447,7 +448,7 @@ class Life:
             lease_id,
         )
         late = row["outcome"] in ("expired", "lost_claim")
-        return late and row["status"] == "pending" and row["newest"] == row["fence"]
+        return late and row["status"] in ("pending", "failed") and row["newest"] == row["fence"]
 
     def check_rows(self) -> None:
         self.checked_at = self.now

@@ -20,7 +20,10 @@ OUTCOMES = (None, "completed", "failed", "expired", "lost_claim", "released", "c
 LIVE, DONE, BROKE, EXPIRED, LOST, RELEASED, STOPPED = range(7)
 STATUS, FENCE, USED, REFUNDS, LEASE, CANCEL, EPOCH, WINNER, ARTIFACT, ACCEPTED, SLOTS = range(11)
 NONE = 255
-SWITCHES = ("nofence", "nofencefail", "nofencebeat", "nobump", "noidemclaim", "byname", "norefundlimit", "offbyone")
+SWITCHES = (
+    "nofence", "nofencefail", "nofencebeat", "nobump", "noidemclaim", "byname", "norefundlimit", "offbyone",
+    "adoptscancelled",
+)  # fmt: skip
 
 _METHODS = {name: f"_{name}" for name in ("claim", "beat", "complete", "fail", "expire", "cancel", "requeue")}
 
@@ -173,7 +176,8 @@ class Protocol:
 
     def _adoptable(self, s: bytearray, slot: int) -> bool:
         at = SLOTS + 4 * slot
-        return s[STATUS] == PENDING and s[at] == s[FENCE] and s[at + 1] in (EXPIRED, LOST)
+        waits = s[STATUS] in (PENDING, FAILED) or (s[STATUS] == CANCELLED and self.without == "adoptscancelled")
+        return waits and s[at] == s[FENCE] and s[at + 1] in (EXPIRED, LOST)
 
     def _take_back(self, s: bytearray, slot: int) -> None:
         at = SLOTS + 4 * slot
@@ -243,7 +247,8 @@ def _check_change(before: bytes, name: str, slot: int, after: bytes) -> None:
     _demand(after[FENCE] >= before[FENCE], "I4: the fence fell")
     _demand(before[STATUS] != COMPLETED, "I6: a completed job changed")
     if before[STATUS] in (FAILED, CANCELLED) and after[STATUS] != before[STATUS]:
-        _demand(name == "requeue", "I6: a job that was over changed without a requeue")
+        late = before[STATUS] == FAILED and name in ("beat", "complete")
+        _demand(name == "requeue" or late, "I6: a job that was over changed without a requeue or a late lease")
     if name in ("beat", "complete", "fail"):
         _demand(_may_speak(before, slot), f"a {name} of a lease that is over changed the job")
 
@@ -255,7 +260,7 @@ def _may_speak(state: bytes, slot: int) -> bool:
     newest = max(state[SLOTS::4])
     at = SLOTS + 4 * slot
     late = state[at] == newest and state[at + 3] == state[EPOCH] and state[at + 1] in (EXPIRED, LOST)
-    return late and state[STATUS] == PENDING
+    return late and state[STATUS] in (PENDING, FAILED)
 
 
 def _begun(state: bytes, slot: int) -> bool:

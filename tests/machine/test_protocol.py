@@ -52,6 +52,7 @@ def test_no_state_of_the_protocol_with_two_requeues_breaks_a_rule() -> None:
         ("byname", "a beat of a lease that is over was answered"),
         ("norefundlimit", "I4: more refunds"),
         ("offbyone", "I4: more attempts"),
+        ("adoptscancelled", "a beat of a lease that is over was answered"),
     ],
 )
 def test_the_search_finds_what_goes_wrong_without_a_guard(switch: str, rule: str) -> None:

@@ -464,6 +464,16 @@ def test_show_tells_everything_about_one_job(stub: Stub, capsys: pytest.CaptureF
     assert stub.asked[0][2] == {"id_prefix": "a1b2c3", "limit": "11"}
 
 
+def test_show_says_how_much_of_a_long_history_it_shows(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    stub.answers["GET", f"/v1/job/{FIRST}"] = dataclasses.replace(DETAIL, attempts_total=5000, events_total=10001)
+    assert program.main(["show", FIRST]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith(("attempts,", "events,"))] == [
+        "attempts, the newest 2 of 5000",
+        "events, the newest 2 of 10001; `cis490-jobs events --job` shows all of them",
+    ]
+
+
 def test_show_of_a_plain_job_leaves_out_what_is_not_there(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     stub.answers["GET", f"/v1/job/{FIRST}"] = wire.JobDetail(job(), {"v": 1}, {}, [], [], "")
     assert program.main(["show", FIRST]) == 0

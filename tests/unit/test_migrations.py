@@ -167,7 +167,9 @@ def test_a_step_that_fails_undoes_those_before_it(path: Path, monkeypatch: pytes
     old_database(OLD[0], path)
     before = tables(path)
     monkeypatch.setattr(upkeep, "MIGRATIONS", {**LATER, NEWEST + 3: "INSERT INTO nowhere VALUES (1)"})
-    with pytest.raises(ConfigurationError, match=r"from schema 1 to 5 \(no such table: nowhere\); nothing was changed"):
+    with pytest.raises(
+        ConfigurationError, match=rf"from schema 1 to {NEWEST + 3} \(no such table: nowhere\); nothing was changed"
+    ):
         Sqlite.open(path)
     assert (tables(path), number(path)) == (before, 1)
 
@@ -177,7 +179,7 @@ def test_a_step_that_leaves_rows_without_their_job_is_undone(path: Path, monkeyp
     monkeypatch.setattr(
         upkeep, "MIGRATIONS", {**LATER, NEWEST + 3: "DROP TRIGGER job_is_never_deleted; DELETE FROM job WHERE seq = 1"}
     )
-    with pytest.raises(ConfigurationError, match=r"from schema 1 to 5 \(\d+ rows of \w+ name rows"):
+    with pytest.raises(ConfigurationError, match=rf"from schema 1 to {NEWEST + 3} \(\d+ rows of \w+ name rows"):
         Sqlite.open(path)
     assert number(path) == 1
 

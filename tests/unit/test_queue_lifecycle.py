@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +146,9 @@ def test_leases_the_worker_denies_are_ended(world: World) -> None:
     world.load([entry(1), entry(2, priority=-1)], {"pi": Policy(slots=2)})
     started = world.running("pi")
     unstarted = world.claim("pi", [started.lease_id])
-    fresh = world.claim("pi")
-    assert fresh.job_id == started.job_id
+    assert world.claim("pi") is None
+    world.wait(2)
+    assert world.claim("pi").job_id == started.job_id
     assert world.detail(started.job_id).attempts[0].outcome == "expired"
     assert world.detail(unstarted.job_id).attempts[0].outcome == "lost_claim"
     with pytest.raises(StaleLeaseError):
@@ -157,7 +158,8 @@ def test_leases_the_worker_denies_are_ended(world: World) -> None:
 def test_a_claim_says_which_leases_to_stop(world: World) -> None:
     world.load([entry(1), entry(2)])
     over = world.running("pi")
-    world.fail(over, "spec_rejected")
+    world.fail(over, "lost")
+    world.cancel(over.job_id)
     other = world.claim("server")
     world.requeue(over.job_id)
     lease = world.claim("pi", ["no-such-lease", over.lease_id, other.lease_id])
@@ -404,19 +406,6 @@ def test_a_late_result_is_refused_once_somebody_else_has_begun(world: World) -> 
         world.complete(zombie, ARTIFACT)
 
 
-@pytest.mark.parametrize("asked_to_cancel", [True, False])
-def test_a_late_result_of_a_job_that_is_over_is_refused(world: World, asked_to_cancel: bool) -> None:
-    world.load([entry(1, max_attempts=1)])
-    lease = world.running()
-    if asked_to_cancel:
-        world.cancel(lease.job_id)
-    world.wait(601)
-    assert world.status(lease.job_id) == ("cancelled" if asked_to_cancel else "failed")
-    for late in (lambda: world.beat(lease), lambda: world.complete(lease)):
-        with pytest.raises(StaleLeaseError):
-            late()
-
-
 def test_the_same_host_cannot_use_its_older_lease(world: World) -> None:
     world.load([entry(1)])
     old = world.running()
@@ -470,6 +459,119 @@ def test_a_failed_report_of_a_lease_that_ran_out_is_refused(world: World) -> Non
     world.wait(601)
     with pytest.raises(StaleLeaseError):
         world.fail(lease)
+
+
+# ---- late results of a job that failed with its last lease
+
+
+def last_lease_ran_out(world: World) -> Any:
+    world.load([entry(1, max_attempts=1)])
+    lease = world.running()
+    world.wait(601)
+    assert world.status(lease.job_id) == "failed"
+    return lease
+
+
+def test_a_late_result_of_the_last_attempt_is_accepted(world: World) -> None:
+    """The training took a week, the network was away for one lease term, and nobody else has begun."""
+    lease = last_lease_ran_out(world)
+    assert world.do(lambda tx: world.queue.lease_for_upload(tx, lease.lease_id))[0] == lease.job_id
+    assert world.complete(lease) == wire.State(lease.job_id, "completed")
+    assert world.complete(lease) == wire.State(lease.job_id, "completed")
+    view = world.job(lease.job_id)
+    assert (view.artifact, view.failure, view.attempts_used) == (ARTIFACT, None, 1)
+    assert world.do(world.queue.recent_failures) == []
+    counts = world.queue.counts()
+    assert (counts["completed"], counts["failed"]) == (1, 0)
+    event = world.detail(lease.job_id).events[-1]
+    assert (event.action, event.from_status, event.to_status) == ("complete", "failed", "completed")
+
+
+def test_a_late_beat_of_the_last_attempt_takes_the_job_back(world: World) -> None:
+    lease = last_lease_ran_out(world)
+    assert world.beat(lease) == wire.Beat(600.0)
+    view = world.job(lease.job_id)
+    assert (view.status, view.host, view.attempts_used, view.failure) == ("running", "pi", 1, None)
+    event = world.detail(lease.job_id).events[-1]
+    assert (event.action, event.from_status, event.to_status) == ("adopt", "failed", "running")
+    world.wait(599)
+    assert world.status(lease.job_id) == "running"
+    world.wait(1)
+    assert world.status(lease.job_id) == "failed"
+    assert world.beat(lease) == wire.Beat(600.0)
+    assert world.fail(lease).status == "failed"
+    with pytest.raises(StaleLeaseError):
+        world.beat(lease)
+
+
+def test_a_claim_that_was_lost_on_the_last_attempt_is_taken_back_too(tmp_path: Path) -> None:
+    with open_world(tmp_path, Terms(refunds=0)) as world:
+        world.load([entry(1, max_attempts=1)])
+        lease = world.claim()
+        world.wait(90)
+        assert world.status(lease.job_id) == "failed"
+        world.beat(lease)
+        assert world.status(lease.job_id) == "running"
+
+
+def test_a_worker_is_not_told_to_stop_a_training_that_its_failed_job_still_waits_for(world: World) -> None:
+    world.load([entry(1, max_attempts=1), entry(2)])
+    late = world.running(host("pi", ram_gib=32))
+    world.wait(601)
+    other = world.running("pi")
+    assert world.beat(other, held=[other.lease_id, late.lease_id]).stop == []
+    assert world.status(late.job_id) == "failed"
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_a_late_result_of_a_job_that_should_stop_is_refused(world: World, attempts: int) -> None:
+    world.load([entry(1, max_attempts=attempts)])
+    lease = world.running()
+    world.cancel(lease.job_id)
+    world.wait(601)
+    assert world.status(lease.job_id) == "cancelled"
+    for late in (world.beat, world.complete):
+        with pytest.raises(StaleLeaseError):
+            late(lease)
+    with pytest.raises(StaleLeaseError):
+        world.do(lambda tx: world.queue.lease_for_upload(tx, lease.lease_id))
+    assert world.claim() is None
+
+
+def test_a_requeue_of_a_failed_job_shuts_out_the_lease_that_ran_out(world: World) -> None:
+    lease = last_lease_ran_out(world)
+    world.requeue(lease.job_id)
+    for late in (world.beat, world.complete):
+        with pytest.raises(StaleLeaseError):
+            late(lease)
+    world.fail(world.running("server"))
+    assert world.status(lease.job_id) == "failed"
+    for late in (world.beat, world.complete):
+        with pytest.raises(StaleLeaseError):
+            late(lease)
+
+
+def test_a_job_that_failed_by_a_report_is_not_taken_back(world: World) -> None:
+    world.load([entry(1, max_attempts=1)])
+    lease = world.running()
+    world.fail(lease)
+    for late in (world.beat, world.complete):
+        with pytest.raises(StaleLeaseError):
+            late(lease)
+
+
+def test_a_lost_claim_of_a_job_whose_budget_shrank_is_taken_back_within_the_budget(world: World) -> None:
+    """Its attempt was given back before the manifest asked for fewer attempts than the job had used."""
+    world.load([entry(1, max_attempts=3)])
+    world.fail(world.running("server"))
+    world.wait(30)
+    lease = world.claim()
+    world.wait(90)
+    world.load([entry(1, max_attempts=1)])
+    assert world.status(lease.job_id) == "failed"
+    world.beat(lease)
+    view = world.job(lease.job_id)
+    assert (view.status, view.attempts_used, view.max_attempts) == ("running", 1, 1)
 
 
 def test_a_restart_gives_every_live_lease_a_full_fresh_term(world: World) -> None:
@@ -723,17 +825,98 @@ def test_a_repeated_failure_report_leaves_the_next_attempt_alone(world: World) -
     assert world.complete(heir).status == "completed"
 
 
-def test_a_rejected_specification_fails_the_job_at_once(world: World) -> None:
+def test_a_rejected_specification_fails_for_good_when_a_second_host_says_the_same(world: World) -> None:
     world.load([entry(1)])
-    assert world.fail(world.running(), "spec_rejected").status == "failed"
+    assert world.fail(world.running("pi"), "spec_rejected", error="no such key").status == "pending"
+    view = world.job(entry(1).id)
+    assert (view.attempts_used, view.failure and view.failure.kind) == (0, "spec_rejected")
+    assert world.claim("pi") is None
+    assert world.fail(world.running("server"), "spec_rejected", error="no such key").status == "failed"
+    assert [event.why for event in world.detail(entry(1).id).events if event.action == "fail"] == [
+        "spec_rejected: no such key; the job fails for good when a second host says the same",
+        "spec_rejected: no such key; pi said the same",
+    ]
 
 
-def test_a_job_given_back_costs_nothing_and_can_be_claimed_at_once(world: World) -> None:
+def test_a_rejection_by_the_only_host_is_final_after_as_many_times_as_the_job_has_attempts(world: World) -> None:
+    world.load([entry(1, max_attempts=2)])
+    assert world.fail(world.running("pi"), "spec_rejected").status == "pending"
+    world.wait(30)
+    assert world.fail(world.running("pi"), "spec_rejected").status == "failed"
+    assert world.detail(entry(1).id).events[-1].why == (
+        "spec_rejected; said 2 times, and no other host that is heard could run the job"
+    )
+
+
+def test_one_host_alone_fails_no_job_that_another_host_could_run(world: World) -> None:
+    world.load([entry(1, max_attempts=1), entry(2, max_attempts=1)])
+    world.running("server")
+    for _ in range(6):
+        assert world.fail(world.running("pi"), "spec_rejected").status == "pending"
+        world.now += 1800
+        world.queue.hosts.seen("server")
+
+
+def test_a_host_that_is_away_is_not_waited_for(world: World) -> None:
+    world.load([entry(1, max_attempts=1)])
+    world.fail(world.running("server"), "preempted")
+    world.wait(601)
+    assert world.fail(world.running("pi"), "spec_rejected").status == "failed"
+
+
+def test_a_requeue_forgets_who_rejected_the_job(world: World) -> None:
+    world.load([entry(1)])
+    world.fail(world.running("pi"), "spec_rejected")
+    world.fail(world.running("server"), "spec_rejected")
+    world.requeue(entry(1).id)
+    assert world.fail(world.running("server"), "spec_rejected").status == "pending"
+    assert world.fail(world.running("pi"), "spec_rejected").status == "failed"
+
+
+def test_a_rejection_by_a_host_with_another_trainer_concerns_that_host_only(world: World) -> None:
+    """Its checkout changed between the claim and the start."""
+    wanted = Requirement("gbt", contract="sha256:manifest")
+    world.load([entry(1, wanted, max_attempts=1), entry(2, wanted)], {"default": Policy(slots=2)})
+    lease = world.running(host("pi", contract="sha256:manifest"))
+    changed = host("pi", contract="sha256:another")
+    assert world.claim(changed, [lease.lease_id]) is None
+    assert world.fail(lease, "spec_rejected", error="no such key").status == "pending"
+    attempt, event = world.detail(lease.job_id).attempts[-1], world.detail(lease.job_id).events[-1]
+    assert (attempt.outcome, attempt.kind, attempt.error) == ("released", "spec_rejected", "no such key")
+    assert event.why == (
+        "spec_rejected: no such key; only this host is concerned: its own trainer declares sha256:another, "
+        "the manifest wants sha256:manifest"
+    )
+    world.wait(2000)
+    assert world.claim(changed) is None
+    assert world.fail(world.running(host("server", contract="sha256:manifest")), "spec_rejected").status == "failed"
+    assert "said 1 times" in world.detail(lease.job_id).events[-1].why
+
+
+def test_a_host_with_a_trainer_of_its_own_counts_as_a_witness_for_a_foreign_one(world: World) -> None:
+    """A job of a foreign trainer has no declaration that the host's own could differ from."""
+    world.load([entry(1)])
+    world.fail(world.running(host("pi", contract="sha256:mine")), "spec_rejected")
+    assert world.fail(world.running(host("server", contract="sha256:other")), "spec_rejected").status == "failed"
+
+
+def test_a_job_given_back_costs_nothing_and_others_can_claim_it_at_once(world: World) -> None:
     world.load([entry(1)])
     assert world.fail(world.running(), "preempted").status == "pending"
     view = world.job(entry(1).id)
     assert (view.attempts_used, view.failure, view.delayed) == (0, None, False)
     assert world.events(entry(1).id)[-1] == "release"
+    assert world.claim("pi") is None
+    assert world.claim("server") is not None
+
+
+def test_the_only_host_gets_a_job_that_it_gave_back_after_a_moment(world: World) -> None:
+    world.load([entry(1)])
+    world.fail(world.running(), "preempted")
+    world.wait(2)
+    lease = world.running()
+    world.wait(60)
+    world.fail(lease, "preempted")  # it had the job for longer than any delay it has earned
     assert world.claim() is not None
 
 
@@ -752,6 +935,152 @@ def test_a_job_given_back_keeps_the_failure_before_it(world: World) -> None:
     world.cancel(entry(1).id)
     assert world.fail(cancelled, "lost").status == "cancelled"
     assert kept_failure(world, cancelled) == before
+
+
+@pytest.mark.parametrize("kind", ["preempted", "host_fault", "denied", "unacknowledged"])
+def test_giving_back_one_job_takes_longer_each_time(tmp_path: Path, kind: str) -> None:
+    with open_world(tmp_path, Terms(refunds=100, ack_s=1.0)) as world:
+        world.load([entry(1, max_attempts=100)])
+        lease, waited_s = world.claim(), []
+        for _ in range(5):
+            begun = world.now
+            if kind == "unacknowledged":
+                world.wait(1)
+            elif kind != "denied":
+                world.fail(lease, kind)
+            while (lease := world.claim()) is None:
+                world.wait(1)
+            waited_s.append(world.now - begun)
+    first_s = 30 if kind == "host_fault" else 2
+    assert waited_s == [first_s, 2 * first_s, 4 * first_s, 8 * first_s, 16 * first_s]
+
+
+def rounds_in(hours: int, world: World, one_round: Callable[[], bool]) -> int:
+    """Let a worker try something as often as it can; return how often it could."""
+    end, rounds = world.now + 3600 * hours, 0
+    while world.now < end and rounds < 200:
+        if one_round():
+            rounds += 1
+        else:
+            world.wait(world.queue._held_back.left_s("pi") or 60)
+    return rounds
+
+
+def give_back(world: World) -> bool:
+    lease = world.claim()
+    if lease is not None:
+        world.fail(lease, "preempted")
+    return lease is not None
+
+
+def events(world: World) -> int:
+    row = world.do(lambda tx: tx.one("newest_event"))
+    number: int = row["id"]
+    return number
+
+
+def test_a_host_that_gives_back_one_job_after_the_other_waits_longer_and_longer(world: World) -> None:
+    world.load([entry(number) for number in range(60)])
+    before = events(world)
+    assert 50 < rounds_in(24, world, lambda: give_back(world)) < 70
+    assert events(world) - before < 200
+    assert world.claim("server") is not None
+
+
+def test_a_host_that_denies_its_lease_and_takes_it_back_waits_longer_and_longer(world: World) -> None:
+    """Each round would cost nothing else: the lease that the next claim ended is adopted by a heartbeat."""
+    world.load([entry(1)])
+    lease, begun = world.running(), events(world)
+
+    def deny_and_take_back() -> bool:
+        before = events(world)
+        assert world.claim() is None
+        world.beat(lease)
+        return events(world) > before
+
+    assert 15 < rounds_in(6, world, deny_and_take_back) < 45
+    assert events(world) - begun < 130
+
+
+def test_a_host_that_waits_keeps_the_lease_that_its_claim_does_not_list(world: World) -> None:
+    world.load([entry(number) for number in range(20)], {"default": Policy(slots=20)})
+    held = [world.claim("pi", [])]
+    for _ in range(9):
+        held.append(world.claim("pi", [lease.lease_id for lease in held]))
+    for lease in held[:9]:
+        world.fail(lease, "preempted")
+    assert world.claim("pi") is None
+    assert world.status(held[9].job_id) == "claimed"
+    world.wait(31)
+    assert world.claim("pi") is not None
+    assert world.status(held[9].job_id) == "pending"
+
+
+def held_back(world: World, jobs: int = 12) -> None:
+    world.load([entry(number) for number in range(jobs)])
+    while give_back(world):
+        pass
+    assert world.claim() is None
+    assert world.queue.counts()["pending"] == jobs
+
+
+def test_a_result_ends_the_wait_of_a_host(world: World) -> None:
+    held_back(world)
+    world.wait(31)
+    world.complete(world.running())
+    for _ in range(8):
+        assert give_back(world)
+
+
+def test_a_claim_asked_again_is_answered_while_its_host_waits(world: World) -> None:
+    world.load([entry(number) for number in range(20)], {"default": Policy(slots=20)})
+    lease = world.claim("pi", claim_id="claim-once")
+    for _ in range(9):
+        world.fail(world.claim("pi", [lease.lease_id]), "preempted")
+    assert world.claim("pi", [lease.lease_id]) is None
+    assert world.claim("pi", claim_id="claim-once") == lease
+
+
+def test_a_reload_ends_every_wait(world: World) -> None:
+    held_back(world)
+    world.load([entry(number) for number in range(12)])
+    assert world.claim().job_id == entry(0).id
+
+
+def test_a_requeue_lets_every_host_have_the_job_at_once(world: World) -> None:
+    world.load([entry(1)])
+    world.fail(world.running(), "host_fault")
+    world.cancel(entry(1).id)
+    world.requeue(entry(1).id)
+    assert world.claim() is not None
+
+
+def test_a_job_given_back_and_a_claim_in_one_batch_wait_as_well(world: World) -> None:
+    """Else who sends both at once would never wait."""
+    world.load([entry(1)])
+    lease = world.running()
+
+    def both(tx: Any) -> Any:
+        world.queue.fail(tx, lease.job_id, wire.Fail(lease.lease_id, "preempted"))
+        return world.queue.claim(tx, wire.Claim("claim-next", "pi", host("pi")))
+
+    assert world.do(both) is None
+
+
+def test_a_job_given_back_in_a_change_that_is_undone_leaves_no_wait(world: World) -> None:
+    world.load([entry(1), entry(2)], {"default": Policy(slots=2)})
+    lease = world.claim()
+    other = world.claim("pi", [lease.lease_id])
+    world.fail(other, "host_fault")
+
+    def fail_late(tx: Any) -> None:
+        world.queue.fail(tx, lease.job_id, wire.Fail(lease.lease_id, "host_fault"))
+        raise ConflictError("changed my mind")
+
+    before = dict(world.queue._apart._entries), dict(world.queue._held_back._entries)
+    with pytest.raises(ConflictError):
+        world.do(fail_late)
+    assert (world.queue._apart._entries, world.queue._held_back._entries) == before
 
 
 def test_a_host_fault_costs_nothing_and_keeps_the_job_from_that_host_for_a_while(world: World) -> None:
@@ -775,7 +1104,7 @@ def test_host_faults_are_forgotten_in_the_end(world: World) -> None:
     world.load([entry(1)])
     world.fail(world.running("pi"), "host_fault")
     world.wait(1900)
-    assert world.queue._avoided == {}
+    assert (len(world.queue._apart), len(world.queue._held_back)) == (0, 0)
 
 
 def test_a_gpu_that_is_too_small_is_not_tried_again(world: World) -> None:

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import contextlib
+import json
 import re
+import sqlite3
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,7 @@ import pytest
 from tests.queue_world import ARTIFACT, World, entry, host, open_world
 from training.fleet import __version__, wire
 from training.fleet.errors import InvalidMessageError, NotFoundError
-from training.fleet.jobs import DatasetRef, Policy, Requirement, Terms, Trainer
+from training.fleet.jobs import DatasetRef, Policy, Requirement, Trainer
 from training.fleet.queue import Filters, lists
 
 
@@ -47,12 +51,12 @@ def numbers(world: World) -> dict[str, int]:
 
 def filled(world: World) -> None:
     """Jobs 0 completed, 1 running, 2 claimed, 3 cancelled, 4 failed, 5 and 6 pending; the odd ones are oracle."""
-    world.load([entry(number, mode="oracle" if number % 2 else "realistic") for number in range(7)])
+    world.load([entry(number, mode="oracle" if number % 2 else "realistic", max_attempts=1) for number in range(7)])
     world.complete(world.running("pi"))
     world.running("pi")
     world.claim("server")
     world.cancel(entry(3, mode="oracle").id)
-    world.fail(world.running("tower"), "spec_rejected", error="no such key")
+    world.fail(world.running("tower"), "trainer_error", error="no such key")
 
 
 def test_an_empty_queue_has_one_empty_page(world: World) -> None:
@@ -227,20 +231,20 @@ def test_an_unknown_job_is_not_found(world: World) -> None:
 
 
 def test_recent_failures_are_those_of_jobs_not_completed_since(world: World) -> None:
-    world.load([entry(1), entry(2), entry(3)], {"default": Policy(slots=3)})
+    world.load([entry(1, max_attempts=1), entry(2), entry(3)], {"default": Policy(slots=3)})
 
     def recent(limit: int = 10) -> list[tuple[str, str]]:
         found = world.do(lambda tx: world.queue.recent_failures(tx, limit))
         return [(failure.job_id, failure.failure.kind) for failure in found]
 
     assert recent() == []
-    world.fail(world.running("a"), "spec_rejected", error="one")
+    world.fail(world.running("a"), "trainer_error", error="one")
     world.running("b")
     world.wait(601)
-    assert recent() == [(entry(2).id, "expired"), (entry(1).id, "spec_rejected")]
+    assert recent() == [(entry(2).id, "expired"), (entry(1).id, "trainer_error")]
     assert recent(1) == [(entry(2).id, "expired")]
     world.complete(world.running("c"))
-    assert recent() == [(entry(1).id, "spec_rejected")]
+    assert recent() == [(entry(1).id, "trainer_error")]
     world.requeue(entry(1).id)
     world.fail(world.running("d"), "preempted")
     assert recent() == [(entry(1).id, "spec_rejected")]
@@ -381,12 +385,44 @@ def test_why_of_a_job_that_every_host_faulted_on_says_when_it_is_tried_again(wor
     assert why(world, entry(1).id).summary == "it waits for a free slot on tower"
     world.fail(world.running("tower"), "host_fault")
     assert re.fullmatch(
-        r"pi, tower could not run it through a fault of the host \(`cis490-jobs show` has its error\); "
-        r"the next try is due in \d+ s",
+        r"pi, tower gave back or could not run this job, or one after the other \(`cis490-jobs show` and "
+        r"`cis490-jobs workers` say why\); the next try is due in \d+ s",
         why(world, entry(1).id).summary,
     )
     world.wait(3600)
     assert why(world, entry(1).id).summary == "it waits for a free slot on pi, tower"
+
+
+def test_why_says_who_rejected_a_job_and_what_ends_that(world: World) -> None:
+    """A fleet of one host would otherwise wait without a word."""
+    world.load([entry(1)], {"pi": Policy()})
+    world.fail(world.running("pi"), "spec_rejected", error="no such key\nsecond line")
+    summary = why(world, entry(1).id).summary
+    assert summary.startswith(
+        "pi rejected its specification (no such key …); it fails for good when a second host does, or after 3 times "
+        "when no other host that is heard could run it; cancel it if it is wrong; pi gave back or could not"
+    )
+    assert summary.endswith("the next try is due in 30 s")
+    world.cancel(entry(1).id)
+    assert why(world, entry(1).id).summary == "the job is cancelled"
+
+
+def test_a_host_that_gives_everything_back_is_shown_as_held_back(world: World) -> None:
+    world.load([entry(number) for number in range(10)], {"pi": Policy()})
+    for _ in range(9):
+        assert world.queue.workers().workers[0].alerts == []
+        world.fail(world.claim("pi"), "preempted")
+    told = (
+        "gets no job for 30 s, because it gave back or lost 9 without a result in between; "
+        "`cis490-jobs events --worker pi` lists them, a reload ends the wait"
+    )
+    assert world.queue.workers().workers[0].alerts == [told]
+    own = world.do(lambda tx: world.queue.own(tx, "pi", __version__))
+    assert (own.waiting, own.able, own.reasons, own.alerts) == (10, 0, [told], [])
+    assert why(world, entry(9).id).summary.endswith("the next try is due in 30 s")
+    world.wait(30)
+    assert world.queue.workers().workers[0].alerts == []
+    assert why(world, entry(9).id).summary == "it waits for a free slot on pi"
 
 
 def test_why_of_a_job_that_does_not_wait_says_where_it_is(world: World) -> None:
@@ -404,12 +440,60 @@ def test_why_without_any_host_says_so(world: World) -> None:
     assert why(world, entry(1).id).summary == "no host is known that could run it"
 
 
-def test_the_last_events_are_shown_when_there_are_many(tmp_path: Path) -> None:
-    with open_world(tmp_path, Terms(refunds=3)) as world:
-        world.load([entry(1)])
-        for _ in range(110):
-            world.fail(world.claim(), "preempted")
-        events = world.detail(entry(1).id).events
-        assert len(events) == 200
-        assert [event.id for event in events] == sorted(event.id for event in events)
-        assert events[-1].action == "release"
+def given_back(world: World, times: int, error: str) -> None:
+    """Let a job be given back often, each time once its host may have it again."""
+    for number in range(times):
+        world.now += 100_000
+        world.fail(world.claim(), "host_fault", error=error.format(number))
+
+
+def test_the_newest_attempts_and_events_are_shown_and_how_many_there_are(world: World) -> None:
+    world.load([entry(1)])
+    given_back(world, 210, "no card")
+    detail = world.detail(entry(1).id)
+    assert [attempt.fence for attempt in detail.attempts] == list(range(11, 211))
+    assert (detail.attempts_total, detail.events_total) == (210, 421)
+    assert [event.id for event in detail.events] == sorted(event.id for event in detail.events)
+    assert (len(detail.events), detail.events[-1].action) == (200, "fail")
+
+
+def test_the_number_of_attempts_and_events_is_told_when_all_are_shown(world: World) -> None:
+    world.load([entry(1)])
+    world.running()
+    detail = world.detail(entry(1).id)
+    assert (detail.attempts_total, detail.events_total) == (1, 3)
+
+
+def test_the_same_error_is_kept_once(world: World) -> None:
+    """A host that gives a job back again and again says the same each time."""
+    world.load([entry(1), entry(2)])
+    words = "no card\n" + "x" * 3000
+    given_back(world, 8, words)
+    assert {attempt.error for attempt in world.detail(entry(1).id).attempts} == {words}
+    assert world.job(entry(1).id).failure == wire.Failure("host_fault", words, 1, "pi", world.wall)
+    assert {event.why for event in world.detail(entry(1).id).events if event.action == "fail"} == {
+        "host_fault: no card …"
+    }
+    world.database.close()
+    with contextlib.closing(sqlite3.connect(world.path)) as connection:
+        dump = "\n".join(connection.iterdump())
+    world.open()
+    assert dump.count("x" * 3000) == 1
+
+
+@pytest.mark.parametrize("letter", ["x", "\N{OCTOPUS}"])
+def test_the_answer_about_a_job_stays_small_whatever_its_history(world: World, letter: str) -> None:
+    world.load([entry(1)])
+    given_back(world, 250, "{} " + letter * 3990)
+    detail = world.detail(entry(1).id)
+    assert [len(attempt.error) for attempt in detail.attempts[-8:]] == [3994] * 8
+    assert {len(attempt.error) for attempt in detail.attempts[:100]} == {121}
+    assert detail.attempts[0].error.endswith("…")
+    assert len(json.dumps(asdict(detail), ensure_ascii=False).encode()) < 2**19
+
+
+def test_why_does_not_quote_another_failure_as_the_rejection(world: World) -> None:
+    world.load([entry(1)], {"pi": Policy(), "server": Policy()})
+    world.fail(world.running("pi"), "spec_rejected", error="no such key")
+    world.fail(world.running("server"), "host_fault", error="no card")
+    assert why(world, entry(1).id).summary.startswith("pi rejected its specification; it fails for good")

@@ -199,6 +199,17 @@ def test_a_job_that_does_not_prefer_cuda_is_not_announced_when_it_has_waited(wor
     assert told == []
 
 
+def test_the_end_of_its_wait_wakes_a_host_that_gave_back_too_much(world: Parked) -> None:
+    world.load([entry(number) for number in range(10)])
+    for _ in range(9):
+        world.fail(world.claim("pi"), "preempted")
+    place = world.park("pi")
+    world.wait(29)
+    assert world.take(place) == "asleep"
+    world.wait(1)
+    assert world.take(place) is not None
+
+
 def test_a_slot_that_becomes_free_wakes_its_host(world: Parked) -> None:
     world.load([entry(1), entry(2)], {"pi": Policy(slots=1), "default": Policy(deny_jobs=("*",))})
     lease = world.running("pi")

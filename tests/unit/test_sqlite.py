@@ -128,7 +128,7 @@ def test_a_newer_database_is_refused(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
-    with pytest.raises(ConfigurationError, match="has schema 99, this program knows up to 2"):
+    with pytest.raises(ConfigurationError, match="has schema 99, this program knows up to 3"):
         Sqlite.open(path)
 
 
@@ -558,7 +558,11 @@ WRITTEN = {
 
 @pytest.fixture
 def raw(path: Path) -> Iterator[sqlite3.Connection]:
-    """The tables without the code in front of them, with one pending job, one completed and one failed."""
+    """The tables without the code in front of them, with one pending job, one completed and one failed.
+
+    The newest lease of jobs 4 to 7 ran out: 4 has failed with it, 5 was cancelled, 6 was requeued and failed again, 7
+    has an attempt after it that failed.
+    """
     Sqlite.open(path).close()
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("INSERT INTO requirement VALUES (1, 'x', '{}')")
@@ -571,6 +575,26 @@ def raw(path: Path) -> Iterator[sqlite3.Connection]:
     connection.execute(
         "INSERT INTO attempt (job, fence, lease_id, worker, claim_id, claimed_at, outcome, ended_at)"
         " VALUES (2, 5, 'lease', 'pi', 'claim', '', 'completed', '')"
+    )
+    for seq, status, fence, attempt in (
+        (4, "failed", 5, 5),
+        (5, "cancelled", 5, 5),
+        (6, "failed", 6, 5),
+        (7, "failed", 6, 6),
+    ):
+        connection.execute(
+            "INSERT INTO job (seq, id, spec, model, mode, requirement, priority, position, timeout_s, max_attempts,"
+            " status, fence, attempt, updated_at) VALUES (?, ?, '{}', 'gbt', 'oracle', 1, 0, 1, 60, 3, ?, ?, ?, '')",
+            (seq, f"{seq}" * 64, status, fence, attempt),
+        )
+        connection.execute(
+            "INSERT INTO attempt (job, fence, lease_id, worker, claim_id, claimed_at, outcome, ended_at)"
+            " VALUES (?, 5, ?, 'pi', ?, '', 'expired', '')",
+            (seq, f"lease-{seq}", f"claim-{seq}"),
+        )
+    connection.execute(
+        "INSERT INTO attempt (job, fence, lease_id, worker, claim_id, claimed_at, outcome, ended_at)"
+        " VALUES (7, 6, 'newest', 'pi', 'newest', '', 'failed', '')"
     )
     connection.execute("INSERT INTO event VALUES (1, '', '', 1, NULL, 'add', NULL, 'pending', '')")
     yield connection
@@ -597,6 +621,11 @@ def raw(path: Path) -> Iterator[sqlite3.Connection]:
         "UPDATE job SET artifact = 'c' WHERE seq = 2",
         "UPDATE job SET status = 'running', lease_id = 'x' WHERE seq = 3",
         "UPDATE job SET status = 'cancelled' WHERE seq = 3",
+        "UPDATE job SET status = 'running', lease_id = 'x', fence = 6 WHERE seq = 4",
+        "UPDATE job SET status = 'claimed', lease_id = 'x' WHERE seq = 4",
+        "UPDATE job SET status = 'running', lease_id = 'x' WHERE seq = 5",
+        "UPDATE job SET status = 'running', lease_id = 'x' WHERE seq = 6",
+        "UPDATE job SET status = 'running', lease_id = 'x' WHERE seq = 7",
         "UPDATE job SET spec = 'x' WHERE seq = 1",
         "UPDATE job SET requirement = 7 WHERE seq = 1",
         "UPDATE job SET timeout_s = 0 WHERE seq = 1",
@@ -650,6 +679,7 @@ def test_what_must_never_be_true_cannot_be_written(raw: sqlite3.Connection, stat
         "UPDATE job SET status = 'pending', fence = 6 WHERE seq = 3",
         "UPDATE job SET status = 'pending', fence = 5 WHERE seq = 3",
         "UPDATE job SET status = 'failed' WHERE seq = 3",
+        "UPDATE job SET status = 'running', lease_id = 'lease-4' WHERE seq = 4",
         "UPDATE job SET named = 0, priority = 4 WHERE seq = 2",
         "UPDATE job SET status = 'completed', artifact = '{good}' WHERE seq = 1",
         "UPDATE job SET status = 'completed' WHERE seq = 2",

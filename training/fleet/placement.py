@@ -384,6 +384,17 @@ def _dataset(requirement: Requirement, capability: Capability) -> Reason | None:
     return Reason("dataset", f"{wanted.name} {_brief(wanted.digest)}", _brief(held) if held else "no digest reported")
 
 
+def trainer_drift(requirement: Requirement, capability: Capability) -> str:
+    """Return how a host's own trainer differs from the one a job was checked against, in words; empty if it does not.
+
+    Args:
+        requirement: What the job needs.
+        capability: What the host detected.
+    """
+    reason = _contract(requirement, capability)
+    return "" if reason is None else f"its own trainer declares {reason.found}, the manifest wants {reason.wanted}"
+
+
 def _contract(requirement: Requirement, capability: Capability) -> Reason | None:
     if not requirement.contract or not capability.contract or requirement.contract == capability.contract:
         return None

@@ -440,7 +440,7 @@ class AttemptView:
         outcome: completed, failed, expired, lost_claim, released or cancelled; None while it lives.
         kind: Failure kind, None without a failure.
         exit_status: The trainer's, None without one.
-        error: The actual error, empty without one.
+        error: The actual error, empty without one; its start where the job's history is long.
     """
 
     fence: int
@@ -485,9 +485,11 @@ class JobDetail:
         job: As in lists.
         spec: Identity document.
         constraints: Requirement and limits, by manifest key; learned ones as `over_vram_gib`, `over_ram_gib`.
-        attempts: Oldest first.
-        events: Oldest first, the newest 200.
+        attempts: Oldest first, the newest 200; errors of older ones are cut where the newer ones are long.
+        events: Oldest first, the newest 200; reasons of older ones are cut in the same way.
         log_tail: End of the log of the newest failed attempt, empty without one.
+        attempts_total: How many attempts the job has had.
+        events_total: How many events it has had; `GET /v1/events` shows all of them.
     """
 
     job: JobView
@@ -496,6 +498,8 @@ class JobDetail:
     attempts: list[AttemptView]
     events: list[EventView]
     log_tail: str
+    attempts_total: int = 0
+    events_total: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -513,7 +517,8 @@ class WorkerView:
             parameters than the manifest was checked against, and a worker of another version than the receiver; for
             people.
         identity: `none`, `enrolled`, `rotating` or `revoked`.
-        alerts: What an operator should look into now, such as a second machine with its identity; for people.
+        alerts: What an operator should look into now, such as a second machine with its identity, or that it gets no
+            job for a while because it gave too many back; for people.
     """
 
     name: str
@@ -550,9 +555,9 @@ class OwnView:
         contract: Digest of the declaration the manifest was checked against; None where its trainer is not the
             project's own.
         drift: As in `WorkerView`.
-        alerts: As in `WorkerView`.
+        alerts: Those of `WorkerView` that concern the identity.
         waiting: Jobs that can be claimed now, at most 64 of each requirement.
-        able: How many of them this worker could run.
+        able: How many of them this worker could run; none while it gets no job because it gave too many back.
         reasons: Why it could not run the others, for people; some of them where there are many.
     """
 

@@ -65,7 +65,7 @@ async def workers(fleet: Fleet, request: Request) -> Answer:
 
 def _with_alerts(fleet: Fleet, worker: WorkerView) -> WorkerView:
     alerts = _alerts(fleet, worker.name)
-    return replace(worker, alerts=alerts) if alerts else worker
+    return replace(worker, alerts=[*alerts, *worker.alerts]) if alerts else worker
 
 
 def _alerts(fleet: Fleet, worker: str) -> list[str]:

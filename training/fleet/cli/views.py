@@ -210,13 +210,21 @@ def show(found: wire.JobDetail, terminal: Terminal) -> list[str]:
         figures = {name: number(value) for name, value in found.job.metrics.items()}
         lines += ["", terminal.head("metrics"), *_pairs(figures)]
     if found.attempts:
-        lines += ["", terminal.head("attempts"), *_attempts(found.attempts, terminal)]
+        lines += ["", terminal.head(_part("attempts", len(found.attempts), found.attempts_total))]
+        lines += _attempts(found.attempts, terminal)
     if found.events:
-        lines += ["", terminal.head("events"), *_events(found.events, terminal)]
+        part = _part("events", len(found.events), found.events_total, "; `cis490-jobs events --job` shows all of them")
+        lines += ["", terminal.head(part)]
+        lines += _events(found.events, terminal)
     if found.log_tail:
         tail = (f"  {clean(line)}" for line in found.log_tail.splitlines())
         lines += ["", terminal.head("end of the log of the newest failed attempt"), *tail]
     return lines
+
+
+def _part(name: str, shown: int, total: int, rest: str = "") -> str:
+    """Return a heading that says how much of a long history is below it, and where the rest is."""
+    return name if shown >= total else f"{name}, the newest {shown} of {total}{rest}"
 
 
 def _facts(job: wire.JobView, terminal: Terminal) -> list[str]:

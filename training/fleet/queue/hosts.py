@@ -212,6 +212,17 @@ class Hosts:
             else:
                 yield name, placement.declared(name, policy or Policy(), word.datasets), policy, False
 
+    def heard_and_able(self, requirement_id: int, but: str) -> list[str]:
+        """Return the workers that are heard now and could run a job with this requirement, one of them left out."""
+        wanted = self._requirements[requirement_id]
+        return [
+            name
+            for name, known in sorted(self._known.items())
+            if name != but
+            and not self.away(known)
+            and placement.judge(wanted, known.capability, self.policy(name)).eligible
+        ]
+
     def look_around(self) -> None:
         """Find out which workers with CUDA are heard now; hosts without CUDA leave them what they prefer."""
         with self._lock:

@@ -33,6 +33,7 @@ class LiveLease:
         worker: Who holds it.
         running: Whether the first heartbeat came.
         cancel: Whether the operator wants the job stopped.
+        granted_at: When it began to live here, monotonic seconds.
         renewed_at: When the holder was last answered, monotonic seconds.
         deadline: When it runs out, monotonic seconds.
         progress: The latest report, None before the first.
@@ -44,6 +45,7 @@ class LiveLease:
     worker: str
     running: bool
     cancel: bool
+    granted_at: float
     renewed_at: float
     deadline: float
     progress: Progress | None = None
@@ -87,9 +89,11 @@ class Leases:
         now = self._clock()
         with self._lock:
             old = self._live.get(lease_id)
-            progress = None if old is None else old.progress
+            granted_at, progress = (now, None) if old is None else (old.granted_at, old.progress)
             deadline = now + self._term(running)
-            self._live[lease_id] = LiveLease(seq, job_id, lease_id, worker, running, cancel, now, deadline, progress)
+            self._live[lease_id] = LiveLease(
+                seq, job_id, lease_id, worker, running, cancel, granted_at, now, deadline, progress
+            )
             self._by_worker.setdefault(worker, set()).add(lease_id)
 
     def extend(self, lease_id: str) -> None:
@@ -158,6 +162,7 @@ class Leases:
         for live in leases:
             self.put(live.seq, live.job_id, live.lease_id, live.worker, running=live.running, cancel=live.cancel)
             self.report(live.lease_id, live.progress)
+            self._live[live.lease_id].granted_at = live.granted_at
 
     def next_sweep(self) -> float | None:
         """Return when the sweeper is needed next, monotonic seconds; None while nothing lives."""

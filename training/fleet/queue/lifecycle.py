@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from training.fleet import placement, wire
 from training.fleet.database import Row, Transaction
@@ -23,43 +23,15 @@ from training.fleet.errors import (
     StaleLeaseError,
 )
 from training.fleet.jobs import FREE_KINDS, Policy, Requirement
+from training.fleet.queue.endings import GIVEN_BACK_S, Ending, Witnesses, rejection, told
 from training.fleet.queue.hosts import capability_json
 from training.fleet.queue.memory import Memory, state_of, worker_actor
 
 RECEIVER = "receiver"
 _LIVE = ("claimed", "running")
-_ADOPTABLE = ("expired", "lost_claim")
+_RAN_OUT = ("expired", "lost_claim")
 
 _compact = json.JSONEncoder(separators=(",", ":")).encode
-
-
-@dataclass(frozen=True, slots=True)
-class _Ending:
-    """How an attempt ends without a result.
-
-    Attributes:
-        to: Status of the job afterwards.
-        outcome: Of the attempt.
-        action: Of the event.
-        actor: Of the event.
-        why: Of the event.
-        given_back: Whether the attempt costs the budget nothing.
-        refunded: Whether that counts as one of the refunds of lost claims.
-        delay_s: Seconds before a pending job is offered again.
-        requirement: What the job needs from now on, None when nothing was learned.
-        report: What the worker said, None when it said nothing.
-    """
-
-    to: str
-    outcome: str
-    action: str
-    actor: str
-    why: str = ""
-    given_back: bool = False
-    refunded: bool = False
-    delay_s: float = 0.0
-    requirement: Requirement | None = None
-    report: wire.Fail | None = None
 
 
 class Lifecycle(Memory):
@@ -71,10 +43,11 @@ class Lifecycle(Memory):
         """Give the best job the caller can run.
 
         One statement decides, so two callers never get the same job. A repeated `claim_id` gets the same lease
-        again. Leases the queue believes the worker holds and the worker does not list are ended.
+        again. Leases the queue believes the worker holds and the worker does not list are ended, but not while the
+        worker is held back: it could end and take back one lease without end otherwise.
 
         Returns:
-            The lease, or None when nothing is there for this worker or all its slots are taken.
+            The lease, or None when nothing is there for this worker, all its slots are taken, or it is held back.
 
         Raises:
             HostRefusedError: The manifest does not admit the host.
@@ -85,6 +58,8 @@ class Lifecycle(Memory):
         known = tx.one("attempt_of_claim", worker=message.worker, claim_id=message.claim_id)
         if known is not None:
             return self._give_again(tx, known, message)
+        if self._held_back.left_s(message.worker) > 0:
+            return None
         held = self._reconcile(tx, message)
         if len(held) >= policy.slots:
             self._full.add(message.worker)
@@ -125,7 +100,8 @@ class Lifecycle(Memory):
             if row["lease_id"] in message.held_leases:
                 held.add(row["lease_id"])
             else:
-                self._lapse(tx, row["lease_id"], "the worker asked for another job and does not hold this one")
+                why = "the worker asked for another job and does not hold this one"
+                self._lapse(tx, row["lease_id"], why, self._granted_at(row["lease_id"]))
         return held
 
     def _grant(self, tx: Transaction, message: wire.Claim, held: set[str]) -> wire.Lease | None:
@@ -188,11 +164,10 @@ class Lifecycle(Memory):
         return stop
 
     def _avoided_by(self, worker: str) -> str:
-        """Return the jobs a host has just faulted on, as JSON."""
-        if not self._avoided:
+        """Return the jobs a host has just given back or failed on, as JSON."""
+        if not len(self._apart):
             return "[]"
-        now = self._clock()
-        return json.dumps([seq for (host, seq), (until, _) in self._avoided.items() if host == worker and until > now])
+        return json.dumps([seq for host, seq in self._apart.waiting() if host == worker])
 
     # ---- heartbeat
 
@@ -247,11 +222,14 @@ class Lifecycle(Memory):
 
     def _adopt(self, tx: Transaction, row: Row) -> None:
         at, refunded = self._now(), row["refunded"]
-        tx.run("adopt", seq=row["seq"], lease_id=row["own_lease"], fence=row["fence"], refunded=refunded, at=at)
+        changed = tx.run(
+            "adopt", seq=row["seq"], lease_id=row["own_lease"], fence=row["fence"], refunded=refunded, at=at
+        )
+        assert changed == 1
         tx.run("adopt_attempt", job=row["seq"], fence=row["fence"], at=at)
         why = f"the lease had ended ({row['outcome']}), nobody else had begun"
-        self._record(tx, row["seq"], worker_actor(row["worker"]), "adopt", "pending", "running", why)
-        self._moved(tx, "pending", "running")
+        self._record(tx, row["seq"], worker_actor(row["worker"]), "adopt", row["status"], "running", why)
+        self._moved(tx, row["status"], "running")
 
     # ---- complete and fail
 
@@ -297,6 +275,8 @@ class Lifecycle(Memory):
         self._moved(tx, row["status"], "completed")
         self._forget_lease(tx, row)
         self.hosts.seen(row["worker"])
+        worker = row["worker"]
+        tx.after_commit(lambda: self._held_back.forget(lambda host: host == worker))
 
     def fail(self, tx: Transaction, job_id: str, message: wire.Fail) -> wire.State:
         """End an attempt without a result; the job goes back, fails for good, or is cancelled if that was asked.
@@ -312,41 +292,47 @@ class Lifecycle(Memory):
             return state_of(row)
         if not _live(row):
             raise _stale(row)
-        ending = self._judge_failure(row, message)
+        ending = self._judge_failure(tx, row, message)
         if ending.report is not None and message.log_tail:
             tx.run("keep_log", job=row["seq"], tail=message.log_tail)
         self._settle(tx, row, ending)
         self.hosts.seen(row["worker"])
         return state_of(self._job_state(tx, job_id))
 
-    def _judge_failure(self, row: Row, message: wire.Fail) -> _Ending:
-        actor, why = worker_actor(row["worker"]), f"{message.kind}: {message.error}".rstrip(": ")
+    def _judge_failure(self, tx: Transaction, row: Row, message: wire.Fail) -> Ending:
+        actor, why, now = worker_actor(row["worker"]), told(message), self._clock()
         if row["cancel_requested"]:
-            return _Ending(
-                "cancelled", "cancelled", "cancel", actor, f"confirmed by the worker ({why})", report=message
-            )
+            return Ending("cancelled", "cancelled", "cancel", actor, f"confirmed by the worker ({why})", report=message)
         if message.kind == "preempted":
-            return _Ending("pending", "released", "release", actor, why, given_back=True, report=message)
+            away_s, since = min(self.terms.backoff_s, GIVEN_BACK_S), self._granted_at(row["own_lease"])
+            free = Ending("pending", "released", "release", actor, why, given_back=True, report=message)
+            return replace(free, away_s=away_s, away_from=since)
+        away_s = self.terms.backoff_s
         if message.kind in FREE_KINDS:
-            self._avoid(row["worker"], row["seq"])
-            return _Ending("pending", "failed", "fail", actor, why, given_back=True, report=message)
-        if message.kind == "spec_rejected" or row["attempts_used"] >= row["max_attempts"]:
-            return _Ending(
-                "failed", "failed", "fail", actor, why, requirement=self._learned(row, message), report=message
-            )
-        delay_s = self._backoff_s(row["attempts_used"])
+            free = Ending("pending", "failed", "fail", actor, why, given_back=True, report=message)
+            return replace(free, away_s=away_s, away_from=now)
+        if message.kind == "spec_rejected":
+            return rejection(actor, message, self._witnesses(tx, row), row["max_attempts"], away_s, now)
         learned = self._learned(row, message)
-        return _Ending("pending", "failed", "fail", actor, why, delay_s=delay_s, requirement=learned, report=message)
+        if row["attempts_used"] >= row["max_attempts"]:
+            return Ending("failed", "failed", "fail", actor, why, requirement=learned, report=message)
+        delay_s = self._backoff_s(row["attempts_used"], self.terms.backoff_s)
+        return Ending("pending", "failed", "fail", actor, why, delay_s=delay_s, requirement=learned, report=message)
 
-    def _backoff_s(self, failures: int) -> float:
-        """Return the delay after so many failures: doubling, capped, half of it random."""
-        full = min(self.terms.backoff_cap_s, self.terms.backoff_s * 2.0 ** min(failures - 1, 32))
-        return full * (1 + self._jitter()) / 2
+    def _witnesses(self, tx: Transaction, row: Row) -> Witnesses:
+        """Return what is known beside a host's word that a job's specification is wrong."""
+        said = {found["worker"]: found["times"] for found in tx.all("rejections", job=row["seq"])}
+        times = said.pop(row["worker"], 0) + 1
+        known, number = self.hosts.known(row["worker"]), row["requirement"]
+        drift = "" if known is None else placement.trainer_drift(self.hosts.requirement(number), known.capability)
+        return Witnesses(drift, times, sorted(said), self.hosts.heard_and_able(number, but=row["worker"]))
 
-    def _avoid(self, worker: str, seq: int) -> None:
-        """Keep a job that a host faulted on from that host for a while; others may have it at once."""
-        _, faults = self._avoided.get((worker, seq), (0.0, 0))
-        self._avoided[worker, seq] = (self._clock() + self._backoff_s(faults + 1), faults + 1)
+    def _keep_apart(self, tx: Transaction, row: Row, ending: Ending) -> None:
+        """Let a host wait for a job that it gave back, and for any job once it does so again and again."""
+        if ending.away_s > 0:
+            worker, since = row["worker"], ending.away_from
+            tx.after_rollback(self._apart.add((worker, row["seq"]), ending.away_s, since))
+            tx.after_rollback(self._held_back.add(worker, self.terms.backoff_s, since))
 
     def _learned(self, row: Row, message: wire.Fail) -> Requirement | None:
         """Return the requirement without hosts of the size that ran out of memory."""
@@ -362,8 +348,12 @@ class Lifecycle(Memory):
 
     # ---- endings without a result
 
-    def _lapse(self, tx: Transaction, lease_id: str, why: str) -> None:
-        """End a lease that nobody renewed; one that is over already stays as it is."""
+    def _lapse(self, tx: Transaction, lease_id: str, why: str, granted_at: float) -> None:
+        """End a lease that nobody renewed; one that is over already stays as it is.
+
+        Its host waits as if it had given the job back, whatever that cost the job: a lease that ran out can be taken
+        back for nothing and be left to run out again.
+        """
         row = tx.one("lease", lease_id=lease_id)
         if row is None or not _live(row):
             return
@@ -371,19 +361,20 @@ class Lifecycle(Memory):
         refunded = lost and row["refunds"] < self.terms.refunds
         left = row["max_attempts"] - row["attempts_used"] + refunded
         to = "cancelled" if row["cancel_requested"] else "pending" if left > 0 else "failed"
-        outcome = "lost_claim" if lost else "expired"
-        self._settle(tx, row, _Ending(to, outcome, "expire", RECEIVER, why, given_back=refunded, refunded=refunded))
+        outcome, away_s = "lost_claim" if lost else "expired", min(self.terms.backoff_s, GIVEN_BACK_S)
+        ending = Ending(to, outcome, "expire", RECEIVER, why, given_back=refunded, refunded=refunded)
+        self._settle(tx, row, replace(ending, away_s=away_s, away_from=granted_at))
 
     def _take_back(self, tx: Transaction, lease_id: str, actor: str, why: str) -> None:
         """End a live lease of a worker that may work no more; the attempt costs the job nothing."""
         row = tx.one("lease", lease_id=lease_id)
         assert row is not None
         if row["cancel_requested"]:
-            self._settle(tx, row, _Ending("cancelled", "cancelled", "cancel", actor, why))
+            self._settle(tx, row, Ending("cancelled", "cancelled", "cancel", actor, why))
         else:
-            self._settle(tx, row, _Ending("pending", "released", "release", actor, why, given_back=True))
+            self._settle(tx, row, Ending("pending", "released", "release", actor, why, given_back=True))
 
-    def _settle(self, tx: Transaction, row: Row, ending: _Ending) -> None:
+    def _settle(self, tx: Transaction, row: Row, ending: Ending) -> None:
         """Take the lease from a job and write down everything about it."""
         seq, before = row["seq"], row["status"]
         self._record(tx, seq, ending.actor, ending.action, before, ending.to, ending.why)
@@ -408,6 +399,7 @@ class Lifecycle(Memory):
         )
         assert changed == 1
         self._end_attempt(tx, row, ending.outcome, ending.report, refunded=ending.refunded)
+        self._keep_apart(tx, row, ending)
         self._moved(tx, before, ending.to, number if ending.to == "pending" and not delayed else None)
         self._forget_lease(tx, row)
         if delayed:
@@ -425,7 +417,7 @@ class Lifecycle(Memory):
             refunded=int(refunded),
             kind=None if report is None else report.kind,
             exit_status=None if report is None else report.exit_status,
-            error="" if report is None else report.error,
+            error_id=_error_id(tx, "" if report is None else report.error),
         )
 
     def _forget_lease(self, tx: Transaction, row: Row) -> None:
@@ -443,8 +435,7 @@ class Lifecycle(Memory):
         """Let a worker look again whose claim found all its slots taken."""
         self._full.discard(worker)
         tx.after_rollback(lambda: self._full.add(worker))
-        waiting = (row["id"] for row in tx.all("requirements_with_ready_jobs"))
-        number = next((number for number in waiting if self.hosts.eligible(number, worker)), None)
+        number = self._first_for(tx, worker)
         if number is not None:
             tx.after_commit(lambda: self._on_ready({number: 1}))
 
@@ -491,7 +482,7 @@ class Lifecycle(Memory):
         tx.after_commit(lambda: self.leases.ask_to_stop(lease_id))
 
     def requeue(self, tx: Transaction, job_id: str, actor: str) -> wire.State:
-        """Give a failed or cancelled job a new budget. On a job that waits it changes nothing.
+        """Give a failed or cancelled job a new budget, on every host at once. On a job that waits it changes nothing.
 
         Args:
             tx: The change.
@@ -512,6 +503,8 @@ class Lifecycle(Memory):
         number = self._requirement_id(tx, needs)
         tx.run("requeue", seq=row["seq"], requirement=number, tick=self.tick(), at=self._now())
         self._record(tx, row["seq"], actor, "requeue", status, "pending")
+        seq = row["seq"]
+        tx.after_commit(lambda: self._apart.forget(lambda key: key[1] == seq))
         self._moved(tx, status, "pending", number)
         return state_of(self._job_state(tx, job_id))
 
@@ -569,14 +562,26 @@ class Lifecycle(Memory):
         return row
 
 
+def _error_id(tx: Transaction, text: str) -> int | None:
+    """Return the number of the row that keeps the words of a failure, None without words."""
+    if not text:
+        return None
+    row = tx.one("keep_error", text=text)
+    assert row is not None
+    number: int = row["id"]
+    return number
+
+
 def _live(row: Row) -> bool:
     """Say whether a lease is the one its job has now."""
     return bool(row["lease_id"] == row["own_lease"])
 
 
 def _adoptable(row: Row) -> bool:
-    """Say whether a lease ran out and nobody else has begun since."""
-    return bool(row["status"] == "pending" and row["attempt_fence"] == row["fence"] and row["outcome"] in _ADOPTABLE)
+    """Say whether a lease ran out and nobody else has begun since; that the budget was used up changes nothing."""
+    if row["status"] not in ("pending", "failed"):
+        return False
+    return bool(row["attempt_fence"] == row["fence"] and row["outcome"] in _RAN_OUT)
 
 
 def _stale(row: Row) -> StaleLeaseError:

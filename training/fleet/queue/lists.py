@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from training.fleet.capability import Capability
 from training.fleet.database import Row, Transaction
 from training.fleet.errors import InvalidMessageError, NotFoundError
 from training.fleet.jobs import STATUSES, Policy, Requirement
+from training.fleet.queue.endings import first_line
 from training.fleet.queue.hosts import DEFAULT_HOST
 from training.fleet.queue.memory import Memory
 
@@ -28,11 +29,15 @@ WINDOW: Final = 2000
 """Jobs looked at in one step when filters may refuse most of them."""
 SCAN_S: Final = 0.005
 """How long one page may look for matching jobs, seconds."""
-MAX_EVENTS: Final = 200
+MAX_HISTORY: Final = 200
+"""Attempts, and events, that are shown of one job: the newest."""
+WHOLE_CHARS: Final = 32768
+"""Characters of errors, and of reasons, that are shown of one job before older ones are cut."""
+CUT_CHARS: Final = 120
 MAX_SPECS: Final = 100
+"""Jobs on a page with their specifications, each of which may take 64 KiB."""
 MAX_OWN_REQUIREMENTS: Final = 256
 MAX_OWN_REASONS: Final = 8
-"""Jobs on a page with their specifications, each of which may take 64 KiB."""
 _BAD_ENDS: Final = frozenset({"failed", "expired", "lost_claim"})
 
 
@@ -129,21 +134,26 @@ class Lists(Memory):
         return sorted(found, key=_seq)[:limit]
 
     def job(self, tx: Transaction, job_id: str) -> wire.JobDetail:
-        """Return everything about one job.
+        """Return everything about one job, of its history the newest part.
 
         Raises:
             NotFoundError: There is no such job.
         """
         row = self._job_row(tx, job_id)
-        log = tx.one("log", job=row["seq"])
-        events = tx.all("events", job=row["seq"], limit=MAX_EVENTS)
+        seq = row["seq"]
+        log, length = tx.one("log", job=seq), tx.one("history_length", job=seq)
+        assert length is not None
+        attempts, events = (tx.all(name, job=seq, limit=MAX_HISTORY) for name in ("attempts", "events"))
+        errors, reasons = _shortened(attempts, "error"), _shortened(events, "why")
         return wire.JobDetail(
             job=self._view(row),
             spec=json.loads(row["spec"]),
             constraints=self._constraints(row),
-            attempts=[_attempt(attempt) for attempt in tx.all("attempts", job=row["seq"])],
-            events=[_event(event) for event in reversed(events)],
+            attempts=[_attempt(*one) for one in zip(attempts, errors, strict=True)][::-1],
+            events=[_event(*one) for one in zip(events, reasons, strict=True)][::-1],
             log_tail=log["tail"] if log else "",
+            attempts_total=length["attempts"],
+            events_total=length["events"],
         )
 
     def recent_failures(self, tx: Transaction, limit: int = 10) -> list[wire.RecentFailure]:
@@ -208,7 +218,17 @@ class Lists(Memory):
             policy=None if policy is None else asdict(policy),
             drift=drift,
             identity="none" if enrolled is None else enrolled.state,
+            alerts=self._alerts(name),
         )
+
+    def _alerts(self, name: str) -> list[str]:
+        left_s, times = self._held_back.left_s(name), self._held_back.repeats(name)
+        if left_s <= 0:
+            return []
+        return [
+            f"gets no job for {math.ceil(left_s)} s, because it gave back or lost {times} without a result in between; "
+            f"`cis490-jobs events --worker {name}` lists them, a reload ends the wait"
+        ]
 
     def own(self, tx: Transaction, name: str, version: str) -> wire.OwnView:
         """Return what a worker may know of itself: its row, the manifest's word on it, and what it could run now.
@@ -220,6 +240,8 @@ class Lists(Memory):
         """
         row, in_force = self._worker(name), self.hosts.in_force
         waiting, able, reasons = self._prospects(tx, name)
+        if row.alerts:
+            able, reasons = 0, row.alerts
         table = "" if row.policy is None else f"hosts.{name if name in in_force.hosts else DEFAULT_HOST}"
         return wire.OwnView(
             worker=name,
@@ -231,7 +253,7 @@ class Lists(Memory):
             table=table,
             contract=in_force.own_contract,
             drift=row.drift,
-            alerts=row.alerts,
+            alerts=[],
             waiting=waiting,
             able=able,
             reasons=reasons,
@@ -266,7 +288,7 @@ class Lists(Memory):
         hosts = list(self._verdicts(requirement))
         able = [host.host for host in hosts if host.eligible]
         change = "" if able else placement.smallest_change_among(requirement, self._judged())
-        return wire.Why(job_id, row["status"], self._summary(row, able, change), hosts, change)
+        return wire.Why(job_id, row["status"], self._summary(tx, row, able, change), hosts, change)
 
     def _judged(self) -> Iterator[tuple[Capability, Policy | None]]:
         return ((capability, policy) for _, capability, policy, _ in self.hosts.all())
@@ -278,26 +300,42 @@ class Lists(Memory):
             shown = [wire.ReasonView(reason.constraint, reason.wanted, reason.found) for reason in reasons]
             yield wire.HostVerdict(name, not reasons, shown, seen, change)
 
-    def _summary(self, row: Row, able: list[str], change: str) -> str:
+    def _summary(self, tx: Transaction, row: Row, able: list[str], change: str) -> str:
         status, host = row["status"], row["host"]
         if status != "pending":
             return f"the job is {status}" + (f" on {host}" if status in ("claimed", "running", "completed") else "")
+        rejected = self._rejected(tx, row)
         if not able:
-            return f"no known host can run it: {change}" if change else "no host is known that could run it"
-        if not row["ready"]:
-            return f"it waits for the back-off after its last failure; then {_names(able)} can run it"
-        kept = {host: left_s for host in able if (left_s := self._kept_away_s(host, row["seq"])) > 0}
-        if len(kept) == len(able):
-            return (
-                f"{_names(able)} could not run it through a fault of the host (`cis490-jobs show` has its error); "
-                f"the next try is due in {math.ceil(min(kept.values()))} s"
-            )
-        return f"it waits for a free slot on {_names([host for host in able if host not in kept])}"
+            waits = f"no known host can run it: {change}" if change else "no host is known that could run it"
+        elif not row["ready"]:
+            waits = f"it waits for the back-off after its last failure; then {_names(able)} can run it"
+        else:
+            waits = self._next_try(row["seq"], able)
+        return f"{rejected}; {waits}" if rejected else waits
+
+    def _next_try(self, seq: int, able: list[str]) -> str:
+        kept = {host: left_s for host in able if (left_s := self._kept_away_s(host, seq)) > 0}
+        if len(kept) < len(able):
+            return f"it waits for a free slot on {_names([host for host in able if host not in kept])}"
+        return (
+            f"{_names(able)} gave back or could not run this job, or one after the other (`cis490-jobs show` and "
+            f"`cis490-jobs workers` say why); the next try is due in {math.ceil(min(kept.values()))} s"
+        )
+
+    def _rejected(self, tx: Transaction, row: Row) -> str:
+        """Return who rejected a job that waits, and what ends that; empty when nobody did."""
+        hosts = [found["worker"] for found in tx.all("rejections", job=row["seq"])]
+        if not hosts:
+            return ""
+        error = f" ({first_line(row['error'])})" if row["kind"] == "spec_rejected" and row["error"] else ""
+        return (
+            f"{_names(hosts)} rejected its specification{error}; it fails for good when a second host does, or after "
+            f"{row['max_attempts']} times when no other host that is heard could run it; cancel it if it is wrong"
+        )
 
     def _kept_away_s(self, host: str, seq: int) -> float:
-        """Return for how many seconds yet a host that faulted on a job is not offered it again."""
-        until, _ = self._avoided.get((host, seq), (0.0, 0))
-        return until - self._clock()
+        """Return for how many seconds yet a host is not offered a job that it gave back, or any job."""
+        return max(self._apart.left_s((host, seq)), self._held_back.left_s(host))
 
     # ---- shared
 
@@ -373,7 +411,17 @@ def _failure(row: Row) -> wire.Failure | None:
     return wire.Failure(kind, row["error"], row["exit_status"], row["host"], row["ended_at"])
 
 
-def _attempt(row: Row) -> wire.AttemptView:
+def _shortened(newest_first: Sequence[Row], column: str) -> list[str]:
+    """Return a column of text, of which the older part is cut once the newer takes enough room."""
+    left, texts = WHOLE_CHARS, []
+    for row in newest_first:
+        text: str = row[column]
+        left -= len(text)
+        texts.append(text if left >= 0 or len(text) <= CUT_CHARS else f"{text[:CUT_CHARS]}…")
+    return texts
+
+
+def _attempt(row: Row, error: str) -> wire.AttemptView:
     return wire.AttemptView(
         fence=row["fence"],
         host=row["worker"],
@@ -383,11 +431,11 @@ def _attempt(row: Row) -> wire.AttemptView:
         outcome=row["outcome"],
         kind=row["kind"],
         exit_status=row["exit_status"],
-        error=row["error"],
+        error=error,
     )
 
 
-def _event(row: Row) -> wire.EventView:
+def _event(row: Row, why: str) -> wire.EventView:
     return wire.EventView(
         id=row["id"],
         at=row["at"],
@@ -395,7 +443,7 @@ def _event(row: Row) -> wire.EventView:
         action=row["action"],
         from_status=row["from_status"],
         to_status=row["to_status"],
-        why=row["why"],
+        why=why,
     )
 
 

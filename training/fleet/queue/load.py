@@ -195,6 +195,9 @@ class Load(Memory):
         def follow() -> None:
             self._half_written = False
             self.hosts.rule(change.in_force)
+            # What hosts gave back may have been the manifest's fault, and the operator has just looked at it.
+            self._apart.forget()
+            self._held_back.forget()
             self._touch()
             self._on_ready(ready)
 

@@ -21,6 +21,7 @@ from training.fleet.auth.identities import Registry
 from training.fleet.database import Row, Transaction
 from training.fleet.errors import NotFoundError
 from training.fleet.jobs import STATUSES, Requirement, Terms, requirement_digest
+from training.fleet.queue.delays import Delays
 from training.fleet.queue.hosts import Hosts, capability_from, in_force_from, requirement_from, requirement_json
 from training.fleet.queue.leases import Leases, LiveLease
 
@@ -28,6 +29,9 @@ TICK_KEY: Final = "fleet_clock_s"
 MANIFEST_KEY: Final = "manifest"
 HALF_KEY: Final = "manifest_half_written"
 """Set from the first row a reload writes to its last, so that a reload that broke off is noticed."""
+FREE_ENDS: Final = 8
+"""Attempts without a result that a host may have in a row before it waits for its next job: what a flaky network, or an
+owner who comes and goes, brings about in a day."""
 TICK_STEP_S: Final = 60
 """How far the fleet clock may be behind after a crash, seconds."""
 
@@ -81,7 +85,9 @@ class Memory:
         self._tick_kept = 0
         self._counts: Counter[str] = Counter()
         self._delayed: dict[int, float] = {}
-        self._avoided: dict[tuple[str, int], tuple[float, int]] = {}
+        fades_s = self.terms.backoff_cap_s
+        self._apart: Delays[tuple[str, int]] = Delays(clock, self._backoff_s, fades_s)
+        self._held_back: Delays[str] = Delays(clock, self._backoff_s, fades_s, FREE_ENDS)
         self._forgiven_at = clock()
         self._full: set[str] = set()
         self._half_written = False
@@ -128,6 +134,21 @@ class Memory:
             running=row["status"] == "running",
             cancel=bool(row["cancel_requested"]),
         )
+
+    def _backoff_s(self, failures: int, first_s: float) -> float:
+        """Return the delay after so many failures: doubling from the first one, capped, half of it random."""
+        full = min(self.terms.backoff_cap_s, first_s * 2.0 ** min(failures - 1, 32))
+        return full * (1 + self._jitter()) / 2
+
+    def _granted_at(self, lease_id: str) -> float:
+        """Return when a live lease was granted, monotonic seconds; now for one that was granted in this batch."""
+        live = self.leases.get(lease_id)
+        return self._clock() if live is None else live.granted_at
+
+    def _first_for(self, tx: Transaction, worker: str) -> int | None:
+        """Return a requirement of a job that waits and that a worker could run, None without one."""
+        waiting = (row["id"] for row in tx.all("requirements_with_ready_jobs"))
+        return next((number for number in waiting if self.hosts.eligible(number, worker)), None)
 
     def _keep_tick(self, tx: Transaction) -> None:
         tick = self.tick()

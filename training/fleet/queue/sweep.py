@@ -27,7 +27,7 @@ class Sweep(Lifecycle):
         if over:
             tx.after_rollback(lambda: self.leases.restore(over))
         for live in over:
-            self._lapse(tx, live.lease_id, _ran_out(live))
+            self._lapse(tx, live.lease_id, _ran_out(live), live.granted_at)
         now = self._clock()
         for seq in [seq for seq, ready_at in self._delayed.items() if ready_at <= now]:
             self._make_ready(tx, seq)
@@ -37,11 +37,11 @@ class Sweep(Lifecycle):
 
     def next_deadline(self) -> float | None:
         """Return when `sweep` is needed next, monotonic seconds; None while nothing waits for time to pass."""
-        avoided = (until for until, _ in list(self._avoided.values()))
         times = [
             self.leases.next_sweep(),
             min(self._delayed.values(), default=None),
-            min((until for until in avoided if until > self._forgiven_at), default=None),
+            self._apart.next_end(self._forgiven_at),
+            self._held_back.next_end(self._forgiven_at),
         ]
         return min((time for time in times if time is not None), default=None)
 
@@ -74,14 +74,17 @@ class Sweep(Lifecycle):
         tx.after_commit(follow)
 
     def _forgive(self, tx: Transaction, now: float) -> None:
-        """Offer jobs again to the hosts that faulted on them, and forget faults of long ago."""
+        """Offer jobs again to the hosts that wait, and forget what was long ago."""
         ready: Counter[int] = Counter()
-        for (_, seq), (until, _) in self._avoided.items():
-            if self._forgiven_at < until <= now and (row := tx.one("claimable_job", seq=seq)) is not None:
+        for worker, seq in self._apart.ended(self._forgiven_at, now):
+            row = None if self._held_back.left_s(worker) > 0 else tx.one("claimable_job", seq=seq)
+            if row is not None:
                 ready[row["requirement"]] += 1
-
-        kept_after = now - self.terms.backoff_cap_s
-        self._avoided = {key: entry for key, entry in self._avoided.items() if entry[0] > kept_after}
+        for worker in self._held_back.ended(self._forgiven_at, now):
+            if (number := self._first_for(tx, worker)) is not None:
+                ready[number] += 1
+        self._apart.fade(now)
+        self._held_back.fade(now)
 
         def follow() -> None:
             self._forgiven_at = now

@@ -221,7 +221,7 @@ SELECT seq, id, lease_id, status FROM job WHERE host = :worker AND lease_id IS N
 -- name: claim
 -- Gives the best head among the requirements a caller can meet. They come in claim order: those from index `second` on
 -- rank behind those before it, those from `third` on behind both, and those from `waiting` on are given only when they
--- became pending no later than `waited_since`. `avoid` lists jobs this host has just faulted on.
+-- became pending no later than `waited_since`. `avoid` lists jobs this host has just given back or failed on.
 -- dialects: PostgreSQL needs FOR UPDATE SKIP LOCKED on the head.
 UPDATE job SET
     status = 'claimed', lease_id = :lease_id, host = :worker, fence = fence + 1, attempt = fence + 1,
@@ -257,6 +257,16 @@ SELECT
 FROM attempt AS a JOIN job AS j ON j.seq = a.job
 WHERE a.lease_id = :lease_id;
 
+-- name: rejections
+-- Which hosts have rejected a job's specification, and how often, since its last requeue, which leaves out a fence.
+-- Those that the host alone was to blame for are released, not failed.
+SELECT a.worker, count(*) AS times FROM attempt AS a
+WHERE a.job = :job AND a.kind = 'spec_rejected' AND a.outcome = 'failed' AND a.fence >= (
+    SELECT max(b.fence) FROM attempt AS b
+    WHERE b.job = :job AND NOT EXISTS (SELECT 1 FROM attempt AS c WHERE c.job = :job AND c.fence = b.fence - 1)
+)
+GROUP BY a.worker;
+
 -- name: job_state
 -- Where a job stands.
 SELECT seq, id, status, lease_id, cancel_requested, requirement FROM job WHERE id = :id;
@@ -270,16 +280,17 @@ UPDATE job SET status = 'running', updated_at = :at WHERE seq = :seq AND status 
 UPDATE attempt SET started_at = :at WHERE job = :job AND fence = :fence;
 
 -- name: adopt
--- Gives a lease that ran out back to its worker, because nobody else has begun.
+-- Gives a lease that ran out back to its worker, because nobody else has begun. A reload may have made the budget
+-- smaller since, so that an attempt which was given back finds no room in it.
 UPDATE job SET
     status = 'running', lease_id = :lease_id, ready = 1, updated_at = :at, failure = NULL,
-    attempts_used = attempts_used + :refunded, refunds = refunds - :refunded
-WHERE seq = :seq AND status = 'pending' AND fence = :fence;
+    attempts_used = min(max_attempts, attempts_used + :refunded), refunds = refunds - :refunded
+WHERE seq = :seq AND status IN ('pending', 'failed') AND fence = :fence;
 
 -- name: adopt_attempt
 -- The attempt lives again.
 UPDATE attempt SET
-    outcome = NULL, ended_at = NULL, refunded = 0, kind = NULL, exit_status = NULL, error = '',
+    outcome = NULL, ended_at = NULL, refunded = 0, kind = NULL, exit_status = NULL, error_id = NULL,
     started_at = coalesce(started_at, :at)
 WHERE job = :job AND fence = :fence;
 
@@ -288,15 +299,20 @@ WHERE job = :job AND fence = :fence;
 UPDATE job SET
     status = 'completed', lease_id = NULL, ready = 1, cancel_requested = 0, failure = NULL, artifact = :artifact,
     metrics = :metrics, content_digest = :content_digest, duration_s = :duration_s, updated_at = :at,
-    attempts_used = attempts_used + :refunded, refunds = refunds - :refunded
-WHERE seq = :seq AND status IN ('claimed', 'running', 'pending') AND fence = :fence
+    attempts_used = min(max_attempts, attempts_used + :refunded), refunds = refunds - :refunded
+WHERE seq = :seq AND status IN ('claimed', 'running', 'pending', 'failed') AND fence = :fence
 AND EXISTS (SELECT 1 FROM artifact AS a WHERE a.sha256 = :artifact AND a.model = job.model AND a.mode = job.mode);
 
 -- name: end_attempt
 -- Notes how an attempt ended.
 UPDATE attempt SET
-    ended_at = :at, outcome = :outcome, refunded = :refunded, kind = :kind, exit_status = :exit_status, error = :error
+    ended_at = :at, outcome = :outcome, refunded = :refunded, kind = :kind, exit_status = :exit_status,
+    error_id = :error_id
 WHERE job = :job AND fence = :fence;
+
+-- name: keep_error
+-- Gives the words of a failure their row, or finds it.
+INSERT INTO error (text) VALUES (:text) ON CONFLICT (text) DO UPDATE SET text = excluded.text RETURNING id;
 
 -- name: settle
 -- Takes the lease from a job without a result.
@@ -398,9 +414,18 @@ SELECT max(seq) AS seq FROM job;
 SELECT * FROM job_newest WHERE id = :id;
 
 -- name: attempts
--- All attempts of a job, oldest first.
-SELECT fence, worker, claimed_at, started_at, ended_at, outcome, kind, exit_status, error
-FROM attempt WHERE job = :job ORDER BY fence;
+-- The newest attempts of a job, newest first.
+SELECT
+    a.fence, a.worker, a.claimed_at, a.started_at, a.ended_at, a.outcome, a.kind, a.exit_status,
+    coalesce(e.text, '') AS error
+FROM attempt AS a LEFT JOIN error AS e ON e.id = a.error_id
+WHERE a.job = :job ORDER BY a.fence DESC LIMIT :limit;
+
+-- name: history_length
+-- How many attempts and changes a job has had.
+SELECT
+    (SELECT count(*) FROM attempt WHERE job = :job) AS attempts,
+    (SELECT count(*) FROM event WHERE job = :job) AS events;
 
 -- name: events
 -- The newest changes of a job, newest first.
