@@ -475,7 +475,7 @@ def last_lease_ran_out(world: World) -> Any:
 def test_a_late_result_of_the_last_attempt_is_accepted(world: World) -> None:
     """The training took a week, the network was away for one lease term, and nobody else has begun."""
     lease = last_lease_ran_out(world)
-    assert world.do(lambda tx: world.queue.lease_for_upload(tx, lease.lease_id))[0] == lease.job_id
+    assert world.do(lambda tx: world.queue.lease_for_upload(tx, lease.lease_id, ARTIFACT))[0] == lease.job_id
     assert world.complete(lease) == wire.State(lease.job_id, "completed")
     assert world.complete(lease) == wire.State(lease.job_id, "completed")
     view = world.job(lease.job_id)
@@ -534,7 +534,7 @@ def test_a_late_result_of_a_job_that_should_stop_is_refused(world: World, attemp
         with pytest.raises(StaleLeaseError):
             late(lease)
     with pytest.raises(StaleLeaseError):
-        world.do(lambda tx: world.queue.lease_for_upload(tx, lease.lease_id))
+        world.do(lambda tx: world.queue.lease_for_upload(tx, lease.lease_id, ARTIFACT))
     assert world.claim() is None
 
 

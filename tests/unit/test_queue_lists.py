@@ -247,8 +247,8 @@ def test_recent_failures_are_those_of_jobs_not_completed_since(world: World) -> 
     assert recent() == [(entry(1).id, "trainer_error")]
     world.requeue(entry(1).id)
     world.fail(world.running("d"), "preempted")
-    assert recent() == [(entry(1).id, "spec_rejected")]
-    world.complete(world.running("d"))
+    assert recent() == [(entry(1).id, "trainer_error")]
+    world.complete(world.running("e"))
     assert recent() == []
 
 

@@ -684,7 +684,7 @@ def test_what_must_never_be_true_cannot_be_written(raw: sqlite3.Connection, stat
         "UPDATE job SET status = 'completed', artifact = '{good}' WHERE seq = 1",
         "UPDATE job SET status = 'completed' WHERE seq = 2",
         "UPDATE job SET timeout_s = 1, max_attempts = 1, ready = 0, attempt = 5 WHERE seq = 1",
-        "UPDATE attempt SET outcome = 'completed', error = 'x' WHERE job = 2",
+        "UPDATE attempt SET outcome = 'completed', exit_status = 1 WHERE job = 2",
         "INSERT INTO artifact VALUES (1, '{good}', 'gbt', 'oracle', 0, '')",
         "{job} (9, '{good}', '{{}}', 'gbt', 'realistic', 1, 0, 1, 60, 3, '')",
         "{attempt} (1, 1, 'l', 'b', 'c', '', 'expired', '', 1)",

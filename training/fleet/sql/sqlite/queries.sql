@@ -455,10 +455,14 @@ SELECT tail FROM log WHERE job = :job;
 -- name: recent_failures
 -- The newest bad ends of jobs that are not completed since. The attempt is looked for, because one that was given back
 -- may have followed it.
-SELECT j.id, j.model, j.mode, j.status, a.worker AS host, a.ended_at, a.outcome, a.kind, a.exit_status, a.error
-FROM job AS j JOIN attempt AS a ON a.job = j.seq AND a.fence = (
+SELECT
+    j.id, j.model, j.mode, j.status, a.worker AS host, a.ended_at, a.outcome, a.kind, a.exit_status,
+    coalesce(e.text, '') AS error
+FROM job AS j
+JOIN attempt AS a ON a.job = j.seq AND a.fence = (
     SELECT max(b.fence) FROM attempt AS b WHERE b.job = j.seq AND b.outcome IN ('failed', 'expired', 'lost_claim')
 )
+LEFT JOIN error AS e ON e.id = a.error_id
 WHERE j.failure IS NOT NULL ORDER BY j.failure DESC LIMIT :limit;
 
 ---- the manifest -----------------------------------------------------------------------------------------------------
