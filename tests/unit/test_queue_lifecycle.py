@@ -281,6 +281,18 @@ def test_progress_is_shown_and_counts_as_a_change(world: World) -> None:
     assert world.queue.revision == before
 
 
+def test_a_beat_that_says_nothing_of_progress_keeps_what_is_known(world: World) -> None:
+    world.load([entry(1)])
+    lease = world.running()
+    world.beat(lease, wire.Progress(1, 10))
+    world.beat(lease)
+    world.beat(lease, held=["no-such-lease"])
+    assert world.job(lease.job_id).progress == wire.Progress(1, 10)
+    world.wait(601)
+    assert world.beat(lease) is not None
+    assert world.job(lease.job_id).progress is None, "its lease had ended"
+
+
 def test_a_beat_names_the_leases_to_stop_and_keeps_the_others(world: World) -> None:
     world.load([entry(1), entry(2)], {"pi": Policy(slots=2)})
     over = world.running()
