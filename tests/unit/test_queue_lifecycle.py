@@ -570,6 +570,7 @@ def test_the_same_result_is_answered_for_ever(world: World) -> None:
     world.restart()
     assert world.complete(lease) == first == wire.State(lease.job_id, "completed")
     assert world.events(lease.job_id).count("complete") == 1
+    assert world.detail(lease.job_id).events[-1].why == ""
 
 
 def test_another_result_under_the_same_lease_is_refused(world: World) -> None:
@@ -834,6 +835,14 @@ def test_the_log_of_the_newest_failure_is_kept(world: World) -> None:
     world.wait(30)
     world.fail(world.running(), log_tail="second")
     assert world.detail(entry(1).id).log_tail == "second"
+
+
+def test_a_failure_without_a_log_leaves_the_one_before(world: World) -> None:
+    world.load([entry(1)])
+    world.fail(world.running(), log_tail="first")
+    world.wait(30)
+    world.fail(world.running())
+    assert world.detail(entry(1).id).log_tail == "first"
 
 
 def test_each_job_has_the_log_of_its_own_failure(world: World) -> None:
