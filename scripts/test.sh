@@ -53,6 +53,8 @@ main() {
         scripts/test-windows.sh
         step "mutants"
         .venv/bin/python -m tests.mutants
+        step "every guard broken"
+        .venv/bin/python -m tests.mutants sweep
     fi
 }
 
