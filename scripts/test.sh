@@ -73,6 +73,8 @@ long_tests() {
     scripts/test-windows.sh
     step "mutants"
     .venv/bin/python -m tests.mutants
+    step "every guard broken"
+    .venv/bin/python -m tests.mutants sweep
 }
 
 main "$@"

@@ -283,6 +283,18 @@ def test_progress_is_shown_and_counts_as_a_change(world: World) -> None:
     assert world.queue.revision == before
 
 
+def test_a_beat_that_says_nothing_of_progress_keeps_what_is_known(world: World) -> None:
+    world.load([entry(1)])
+    lease = world.running()
+    world.beat(lease, wire.Progress(1, 10))
+    world.beat(lease)
+    world.beat(lease, held=["no-such-lease"])
+    assert world.job(lease.job_id).progress == wire.Progress(1, 10)
+    world.wait(601)
+    assert world.beat(lease) is not None
+    assert world.job(lease.job_id).progress is None, "its lease had ended"
+
+
 def test_a_beat_names_the_leases_to_stop_and_keeps_the_others(world: World) -> None:
     world.load([entry(1), entry(2)], {"pi": Policy(slots=2)})
     over = world.running()
@@ -660,6 +672,7 @@ def test_the_same_result_is_answered_for_ever(world: World) -> None:
     world.restart()
     assert world.complete(lease) == first == wire.State(lease.job_id, "completed")
     assert world.events(lease.job_id).count("complete") == 1
+    assert world.detail(lease.job_id).events[-1].why == ""
 
 
 def test_another_result_under_the_same_lease_is_refused(world: World) -> None:
@@ -1164,6 +1177,14 @@ def test_the_log_of_the_newest_failure_is_kept(world: World) -> None:
     world.wait(30)
     world.fail(world.running(), log_tail="second")
     assert world.detail(entry(1).id).log_tail == "second"
+
+
+def test_a_failure_without_a_log_leaves_the_one_before(world: World) -> None:
+    world.load([entry(1)])
+    world.fail(world.running(), log_tail="first")
+    world.wait(30)
+    world.fail(world.running())
+    assert world.detail(entry(1).id).log_tail == "first"
 
 
 def test_each_job_has_the_log_of_its_own_failure(world: World) -> None:

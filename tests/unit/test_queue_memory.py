@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -293,3 +294,15 @@ def test_others_wait_for_a_host_with_cuda_only_as_long_as_it_is_large_enough() -
     assert hosts.offer("pi").waiting == 0
     hosts.meet(host("tower", vram_gib=12, ram_gib=8))
     assert hosts.offer("pi").waiting == 1
+
+
+def test_nothing_is_left_to_a_host_whose_card_something_else_uses() -> None:
+    hosts = Hosts(lambda: 0.0, Terms())
+    hosts.rule(InForce(hosts={"default": Policy()}))
+    hosts.learn(1, Requirement("gbt", prefer_cuda=True))
+    hosts.meet(host("pi"))
+    tower = host("tower", vram_gib=12)
+    hosts.meet(replace(tower, gpus=(replace(tower.gpus[0], free_vram_bytes=0),)))
+    assert hosts.eligible(1, "pi")
+    hosts.meet(tower)
+    assert not hosts.eligible(1, "pi")

@@ -187,6 +187,12 @@ def test_the_first_beat_writes_when_the_attempt_began(world: World, crowd: Crowd
     }
 
 
+def test_a_later_beat_that_needs_the_database_writes_nothing(world: World, crowd: Crowd) -> None:
+    before = world.events(crowd.id(2))
+    assert changed(world, lambda: world.beat(crowd.leases[2], held=["no-such-lease"])) == {}
+    assert world.events(crowd.id(2)) == before
+
+
 def test_an_adopted_claim_that_was_lost_begins_and_costs_its_attempt(world: World, crowd: Crowd) -> None:
     lease = crowd.leases[1]
     assert changed(world, lambda: world.beat(lease)) == {
