@@ -31,7 +31,7 @@ import traceback
 import types
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -206,9 +206,10 @@ class _Noted(dict[str, Any]):
 
 
 class _Mapping:
-    """Sees what each test reaches."""
+    """Sees what each test reaches; what a shared fixture reaches, every test with it does."""
 
-    def __init__(self) -> None:
+    def __init__(self, items: list[pytest.Item]) -> None:
+        self.items = items
         self.seconds: dict[str, float] = {}
         self.failed: list[str] = []
         self.statements: dict[str, set[str]] = defaultdict(set)
@@ -219,15 +220,29 @@ class _Mapping:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        self.test, begun = item.nodeid, time.monotonic()
-        self.coverage.switch_context(item.nodeid)
+        begun = time.monotonic()
+        self._see(item.nodeid)
         try:
             return (yield)
         finally:
             self.seconds[item.nodeid] = round(time.monotonic() - begun, 4)
 
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Iterator[None]:
+        before = self.test
+        if fixturedef.scope != "function":
+            self._see(fixturedef.argname)
+        try:
+            return (yield)
+        finally:
+            self._see(before)
+
+    def _see(self, test: str) -> None:
+        self.test = test
+        self.coverage.switch_context(test)
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if not report.passed:
+        if report.failed:
             self.failed.append(report.nodeid)
 
     def note(self, name: str) -> None:
@@ -239,17 +254,22 @@ class _Mapping:
             warnings.simplefilter("ignore")  # tests that reach none of the files are no trouble
             data = self.coverage.get_data()
         lines = {
-            f"{file}:{line}": [test for test in tests if test]
+            f"{file}:{line}": self._tests(seen)
             for file in FILES
-            for line, tests in data.contexts_by_lineno(str(ROOT / file)).items()
+            for line, seen in data.contexts_by_lineno(str(ROOT / file)).items()
         }
-        statements = {name: sorted(tests) for name, tests in self.statements.items()}
+        statements = {name: self._tests(seen) for name, seen in self.statements.items()}
         return {"seconds": self.seconds, "failed": self.failed, "lines": lines, "statements": statements}
+
+    def _tests(self, seen: Iterable[str]) -> list[str]:
+        names = set(seen)
+        users = {one.nodeid for one in self.items if names & set(getattr(one, "fixturenames", ()))}
+        return sorted({name for name in names if "::" in name} | users)
 
 
 def _map(session: pytest.Session, items: list[pytest.Item], own: Path) -> int:
     _begin_alone(own)
-    mapping = _Mapping()
+    mapping = _Mapping(items)
     session.config.pluginmanager.register(mapping)
     session.config.option.maxfail = 0
     for module in [one for name, one in sys.modules.items() if name.startswith("training.fleet.database")]:
