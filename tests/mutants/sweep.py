@@ -295,7 +295,7 @@ class Sweep:
         processes: How many at a time.
         folder: Where each process gets a folder of its own.
         done: Called with each break and what became of it: `found`, `survived`, `hung` or `trouble`, and by which test.
-        kept: What is known of what the tests of a file reach, by the mark of the file.
+        kept: Where it is kept what the tests of a file reach, by the mark of the file; None for nowhere.
         seconds: Longest time of the tests that one break gets, as they take without it.
     """
 
@@ -303,7 +303,7 @@ class Sweep:
     processes: int
     folder: Path
     done: Callable[[Guard, str, str], None]
-    kept: dict[str, dict[str, Any]]
+    kept: Path | None
     seconds: float = MOST_S
     reach: Reach = field(default_factory=Reach)
     killers: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
@@ -322,6 +322,7 @@ class Sweep:
         return True
 
     def _look(self, session: pytest.Session) -> None:
+        kept: dict[str, Any] = json.loads(self.kept.read_text()) if self.kept and self.kept.exists() else {}
         files: dict[str, list[pytest.Item]] = defaultdict(list)
         for item in session.items:
             if not any(item.iter_markers("slow")):
@@ -333,14 +334,16 @@ class Sweep:
         def end(items: list[pytest.Item], status: int, own: Path) -> None:
             file = items[0].nodeid.partition("::")[0]
             if status == SURVIVED:
-                self.kept[_mark(file)] = json.loads((own / "found").read_text())
+                kept[_mark(file)] = json.loads((own / "found").read_text())
             else:
                 told = (own / "told").read_text() if (own / "told").exists() else f"status {status}"
                 self.reach.failed.append(f"{file} ({told.strip().splitlines()[-1]})")
 
-        self._forked([(items, begin(items)) for file, items in files.items() if _mark(file) not in self.kept], end)
+        self._forked([(items, begin(items)) for file, items in files.items() if _mark(file) not in kept], end)
         for file in files:
-            self.reach.add(self.kept.get(_mark(file), {}))
+            self.reach.add(kept.get(_mark(file), {}))
+        if self.kept:
+            self.kept.write_text(json.dumps(kept))
         say(f"without a break: {len(self.reach.seconds)} tests, {sum(self.reach.seconds.values()):.0f} s")
 
     def _pass_unbroken(self, session: pytest.Session) -> None:
@@ -435,7 +438,7 @@ def _collected() -> list[str]:
 
 def run(wanted: list[Guard], options: argparse.Namespace) -> tuple[bool, dict[str, tuple[Guard, str]]]:
     """Try breaks; return whether they could be tried, and what became of each."""
-    log, reach = options.log, options.reach
+    log: Path | None = options.log
     results: dict[str, tuple[Guard, str]] = {}
 
     def done(guard: Guard, word: str, by: str) -> None:
@@ -448,12 +451,9 @@ def run(wanted: list[Guard], options: argparse.Namespace) -> tuple[bool, dict[st
 
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
     with tempfile.TemporaryDirectory(prefix="sweep-", dir=memory) as folder:
-        kept = json.loads(reach.read_text()) if reach and reach.exists() else {}
-        sweep = Sweep(wanted, options.processes, Path(folder), done, kept, options.seconds)
+        sweep = Sweep(wanted, options.processes, Path(folder), done, options.reach, options.seconds)
         flags = ["-x", "-q", "--tb=no", "--capture=sys", "-p", "no:cacheprovider", "-p", "no:randomly", "--no-header"]
         pytest.main([*flags, f"--rootdir={ROOT}", *_collected()], plugins=[sweep])
-    if reach:
-        reach.write_text(json.dumps(sweep.kept))
     for test in sweep.reach.failed:
         say(f"without a break {test} does not pass; make it pass first")
     return sweep.ready, results

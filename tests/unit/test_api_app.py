@@ -23,11 +23,17 @@ def app(host_names: tuple[str, ...] = (), *, any_host: bool = False) -> App:
 
 
 def asked(
-    edge: App, path: str = "/healthz", method: str = "GET", host: bytes | None = b"localhost", more: Pairs | None = None
+    edge: App,
+    path: str = "/healthz",
+    method: str = "GET",
+    host: bytes | None = b"localhost",
+    more: Pairs | None = None,
+    version: str = "1.1",
 ) -> tuple[int, dict[str, Any], dict[bytes, bytes]]:
     """Return status, body and headers of an answer."""
     headers: Pairs = [] if host is None else [(b"host", host)]
-    scope: Message = {"type": "http", "http_version": "1.1", "method": method, "path": path, "raw_path": path.encode()}
+    scope: Message = {"type": "http", "http_version": version, "method": method, "path": path}
+    scope |= {"raw_path": path.encode()}
     scope |= {"headers": [*headers, *(more or [])], "query_string": b"", "client": ("192.0.2.1", 40000)}
     sent: list[Message] = []
 
@@ -154,6 +160,11 @@ def test_another_method_is_refused_with_those_there_are(path: str, method: str, 
 
 def test_what_can_be_got_can_be_asked_for_by_its_head() -> None:
     assert asked(app(), method="HEAD")[0] == 200
+
+
+@pytest.mark.parametrize(("version", "status"), [("1.1", 200), ("1.0", 200), ("0.9", 400), ("2", 400), ("1.2", 400)])
+def test_only_http_of_the_two_known_versions_is_spoken(version: str, status: int) -> None:
+    assert asked(app(), version=version)[0] == status
 
 
 @pytest.mark.parametrize("kind", ["websocket", "lifespan"])
