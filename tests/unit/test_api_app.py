@@ -236,3 +236,48 @@ def test_a_header_that_decides_something_stands_there_once(name: bytes) -> None:
 )
 def test_what_two_servers_could_read_differently_is_refused(more: Pairs, status: int) -> None:
     assert asked(app(), more=more)[0] == status
+
+
+# ---- bodies that nobody reads
+
+
+def refused(headers: Pairs, pieces: list[Message]) -> tuple[int, bool, int]:
+    """Send a body with a request that is refused; return status, whether it ends the connection, and what is left."""
+    scope: Message = {"type": "http", "http_version": "1.1", "method": "POST", "path": "/nothing", "query_string": b""}
+    scope |= {"raw_path": b"/nothing", "headers": [(b"host", b"localhost"), *headers], "client": None}
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return pieces.pop(0) if pieces else {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    asyncio.run(app()(scope, receive, send))
+    assert sent[-1].get("more_body", False) is False
+    return sent[0]["status"], (b"connection", b"close") in sent[0]["headers"], len(pieces)
+
+
+def piece(data: bytes, *, more: bool = False) -> Message:
+    return {"type": "http.request", "body": data, "more_body": more}
+
+
+@pytest.mark.parametrize(
+    ("headers", "pieces", "ends"),
+    [
+        pytest.param([], [], False, id="no body"),
+        pytest.param([(b"content-length", b"0")], [], False, id="an empty one"),
+        pytest.param([(b"content-length", b"3")], [piece(b"abc")], False, id="a small one"),
+        pytest.param([(b"content-length", b"3")], [piece(b"a", more=True), piece(b"bc")], False, id="in two pieces"),
+        pytest.param([(b"content-length", b"65536")], [piece(b"a" * 65536)], False, id="the largest that is read"),
+        pytest.param([(b"content-length", b"65537")], [piece(b"a")], True, id="a byte more"),
+        pytest.param([(b"content-length", b"99999999")], [piece(b"a")], True, id="a huge one"),
+        pytest.param([(b"content-length", b"x")], [piece(b"a")], True, id="a length that is no number"),
+        pytest.param([(b"transfer-encoding", b"chunked")], [piece(b"a")], True, id="one without a length"),
+        pytest.param([(b"content-length", b"3")], [piece(b"a", more=True)], True, id="a client that has gone"),
+    ],
+)
+def test_a_refused_body_is_read_away_when_it_is_small_and_ends_the_connection_else(
+    headers: Pairs, pieces: list[Message], ends: bool
+) -> None:
+    assert refused(headers, pieces) == (404, ends, 0)
