@@ -54,7 +54,10 @@ TESTS = (
 SHARE = 0.02
 """Part of the breaks that may survive without a reason."""
 HANG_S = 20.0
-"""How long a test may take beyond five times its usual time; one that a break hangs has noticed it."""
+"""How long a test may take beyond five times its usual time, and all of a break beyond three times theirs.
+
+What a break hangs has noticed it.
+"""
 MOST_S = 90.0
 """Longest time of the tests that one break gets, as they take without it."""
 CONTROL = 20
@@ -100,16 +103,18 @@ class Reach:
 
 
 class _Limits:
-    """Ends the process when a test hangs, and writes down which test failed."""
+    """Ends the process when a test hangs, or all of them take long, and writes down which test failed."""
 
-    def __init__(self, seconds: dict[str, float], told: Path) -> None:
+    def __init__(self, items: list[pytest.Item], seconds: dict[str, float], told: Path) -> None:
         self.seconds = seconds
         self.told = told
+        self.until = time.monotonic() + HANG_S + 3 * sum(seconds[item.nodeid] for item in items)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         self.told.write_text(item.nodeid)
-        signal.setitimer(signal.ITIMER_REAL, HANG_S + 5 * self.seconds[item.nodeid])
+        left_s = max(0.1, self.until - time.monotonic())
+        signal.setitimer(signal.ITIMER_REAL, min(left_s, HANG_S + 5 * self.seconds[item.nodeid]))
         return (yield)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -167,7 +172,7 @@ def _try(
         (own / "told").write_text(f"{type(error).__name__}: {error}")
         return TROUBLE
     session.config.option.limit = 0  # that of each test takes its place
-    session.config.pluginmanager.register(_Limits(seconds, own / "told"))
+    session.config.pluginmanager.register(_Limits(chosen, seconds, own / "told"))
     session.items[:] = chosen
     with contextlib.suppress(session.Failed, session.Interrupted):
         run_items(session)
