@@ -177,6 +177,15 @@ def test_the_end_of_a_fault_delay_announces_no_job_that_waits_for_its_next_try(w
     assert told == [{1: 1}]
 
 
+def test_a_kind_of_job_is_overdue_when_its_own_best_job_has_waited(world: World) -> None:
+    other = Requirement("gbt", min_ram_gib=1)
+    world.load([entry(1), entry(2, other)])
+    world.now += 100
+    world.load([entry(1), entry(2, other), entry(3, priority=5)])
+    rows = world.do(lambda tx: tx.all("overdue", requirements="[1, 2]", waited_since=50))
+    assert [(row["requirement"], row["seq"]) for row in rows] == [(2, 2)]
+
+
 def announced(world: World) -> list[dict[int, int]]:
     told: list[dict[int, int]] = []
     world.queue.on_ready(lambda ready: told.append(dict(ready)))
