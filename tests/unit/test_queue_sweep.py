@@ -273,3 +273,23 @@ def test_a_beat_between_sweeps_is_not_lost(world: Parked) -> None:
         assert world.queue.beat(lease.job_id, wire.Heartbeat(lease.lease_id)) is not None
         world.sweep()
     assert world.claim("pi") is None
+
+
+def test_the_sweeper_is_needed_at_the_end_of_a_fault_delay_and_announces_it_once(world: World) -> None:
+    world.load([entry(1)])
+    world.fail(world.running("pi"), "host_fault")
+    assert world.queue.next_deadline() == 1030.0
+    told = announced(world)
+    world.now = 1030.0
+    for _ in range(3):
+        world.sweep()
+    assert told == [{1: 1}]
+    assert world.queue.next_deadline() is None
+
+
+def test_the_history_says_why_a_lease_ran_out(world: World) -> None:
+    world.load([entry(1), entry(2)])
+    started, unstarted = world.running("pi"), world.claim("tower")
+    world.wait(600)
+    why = [world.detail(lease.job_id).events[-1].why for lease in (started, unstarted)]
+    assert why == ["no heartbeat from pi for the whole lease", "tower did not acknowledge the job in time"]
