@@ -31,7 +31,7 @@ import traceback
 import types
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -54,7 +54,10 @@ TESTS = (
 SHARE = 0.02
 """Part of the breaks that may survive without a reason."""
 HANG_S = 20.0
-"""How long a test may take beyond five times its usual time; one that a break hangs has noticed it."""
+"""How long a test may take beyond five times its usual time, and all of a break beyond three times theirs.
+
+What a break hangs has noticed it.
+"""
 MOST_S = 90.0
 """Longest time of the tests that one break gets, as they take without it."""
 CONTROL = 20
@@ -100,16 +103,18 @@ class Reach:
 
 
 class _Limits:
-    """Ends the process when a test hangs, and writes down which test failed."""
+    """Ends the process when a test hangs, or all of them take long, and writes down which test failed."""
 
-    def __init__(self, seconds: dict[str, float], told: Path) -> None:
+    def __init__(self, items: list[pytest.Item], seconds: dict[str, float], told: Path) -> None:
         self.seconds = seconds
         self.told = told
+        self.until = time.monotonic() + HANG_S + 3 * sum(seconds[item.nodeid] for item in items)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         self.told.write_text(item.nodeid)
-        signal.setitimer(signal.ITIMER_REAL, HANG_S + 5 * self.seconds[item.nodeid])
+        left_s = max(0.1, self.until - time.monotonic())
+        signal.setitimer(signal.ITIMER_REAL, min(left_s, HANG_S + 5 * self.seconds[item.nodeid]))
         return (yield)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -138,7 +143,8 @@ def _break(guard: Guard) -> None:
 def _replace_functions(path: str, before: bytes, after: bytes) -> None:
     old, new = ({_key(code): code for code in _codes(compile(text, path, "exec"))} for text in (before, after))
     changed = {key: code for key, code in new.items() if key not in old or old[key] != code}
-    found = [one for one in gc.get_objects() if isinstance(one, types.FunctionType) and _key(one.__code__) in changed]
+    # By `type`, because `isinstance` asks the object for its class, and some answer with a warning.
+    found = [one for one in gc.get_objects() if type(one) is types.FunctionType and _key(one.__code__) in changed]
     if not found:
         raise LookupError("no function has it")
     for function in found:
@@ -167,7 +173,7 @@ def _try(
         (own / "told").write_text(f"{type(error).__name__}: {error}")
         return TROUBLE
     session.config.option.limit = 0  # that of each test takes its place
-    session.config.pluginmanager.register(_Limits(seconds, own / "told"))
+    session.config.pluginmanager.register(_Limits(chosen, seconds, own / "told"))
     session.items[:] = chosen
     with contextlib.suppress(session.Failed, session.Interrupted):
         run_items(session)
@@ -206,9 +212,10 @@ class _Noted(dict[str, Any]):
 
 
 class _Mapping:
-    """Sees what each test reaches."""
+    """Sees what each test reaches; what a shared fixture reaches, every test with it does."""
 
-    def __init__(self) -> None:
+    def __init__(self, items: list[pytest.Item]) -> None:
+        self.items = items
         self.seconds: dict[str, float] = {}
         self.failed: list[str] = []
         self.statements: dict[str, set[str]] = defaultdict(set)
@@ -219,15 +226,29 @@ class _Mapping:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        self.test, begun = item.nodeid, time.monotonic()
-        self.coverage.switch_context(item.nodeid)
+        begun = time.monotonic()
+        self._see(item.nodeid)
         try:
             return (yield)
         finally:
             self.seconds[item.nodeid] = round(time.monotonic() - begun, 4)
 
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Iterator[None]:
+        before = self.test
+        if fixturedef.scope != "function":
+            self._see(fixturedef.argname)
+        try:
+            return (yield)
+        finally:
+            self._see(before)
+
+    def _see(self, test: str) -> None:
+        self.test = test
+        self.coverage.switch_context(test)
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if not report.passed:
+        if report.failed:
             self.failed.append(report.nodeid)
 
     def note(self, name: str) -> None:
@@ -239,17 +260,22 @@ class _Mapping:
             warnings.simplefilter("ignore")  # tests that reach none of the files are no trouble
             data = self.coverage.get_data()
         lines = {
-            f"{file}:{line}": [test for test in tests if test]
+            f"{file}:{line}": self._tests(seen)
             for file in FILES
-            for line, tests in data.contexts_by_lineno(str(ROOT / file)).items()
+            for line, seen in data.contexts_by_lineno(str(ROOT / file)).items()
         }
-        statements = {name: sorted(tests) for name, tests in self.statements.items()}
+        statements = {name: self._tests(seen) for name, seen in self.statements.items()}
         return {"seconds": self.seconds, "failed": self.failed, "lines": lines, "statements": statements}
+
+    def _tests(self, seen: Iterable[str]) -> list[str]:
+        names = set(seen)
+        users = {one.nodeid for one in self.items if names & set(getattr(one, "fixturenames", ()))}
+        return sorted({name for name in names if "::" in name} | users)
 
 
 def _map(session: pytest.Session, items: list[pytest.Item], own: Path) -> int:
     _begin_alone(own)
-    mapping = _Mapping()
+    mapping = _Mapping(items)
     session.config.pluginmanager.register(mapping)
     session.config.option.maxfail = 0
     for module in [one for name, one in sys.modules.items() if name.startswith("training.fleet.database")]:
@@ -275,7 +301,7 @@ class Sweep:
         processes: How many at a time.
         folder: Where each process gets a folder of its own.
         done: Called with each break and what became of it: `found`, `survived`, `hung` or `trouble`, and by which test.
-        kept: What is known of what the tests of a file reach, by the mark of the file.
+        kept: Where it is kept what the tests of a file reach, by the mark of the file; None for nowhere.
         seconds: Longest time of the tests that one break gets, as they take without it.
     """
 
@@ -283,7 +309,7 @@ class Sweep:
     processes: int
     folder: Path
     done: Callable[[Guard, str, str], None]
-    kept: dict[str, dict[str, Any]]
+    kept: Path | None
     seconds: float = MOST_S
     reach: Reach = field(default_factory=Reach)
     killers: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
@@ -302,6 +328,7 @@ class Sweep:
         return True
 
     def _look(self, session: pytest.Session) -> None:
+        kept: dict[str, Any] = json.loads(self.kept.read_text()) if self.kept and self.kept.exists() else {}
         files: dict[str, list[pytest.Item]] = defaultdict(list)
         for item in session.items:
             if not any(item.iter_markers("slow")):
@@ -313,14 +340,16 @@ class Sweep:
         def end(items: list[pytest.Item], status: int, own: Path) -> None:
             file = items[0].nodeid.partition("::")[0]
             if status == SURVIVED:
-                self.kept[_mark(file)] = json.loads((own / "found").read_text())
+                kept[_mark(file)] = json.loads((own / "found").read_text())
             else:
                 told = (own / "told").read_text() if (own / "told").exists() else f"status {status}"
                 self.reach.failed.append(f"{file} ({told.strip().splitlines()[-1]})")
 
-        self._forked([(items, begin(items)) for file, items in files.items() if _mark(file) not in self.kept], end)
+        self._forked([(items, begin(items)) for file, items in files.items() if _mark(file) not in kept], end)
         for file in files:
-            self.reach.add(self.kept.get(_mark(file), {}))
+            self.reach.add(kept.get(_mark(file), {}))
+        if self.kept:
+            self.kept.write_text(json.dumps(kept))
         say(f"without a break: {len(self.reach.seconds)} tests, {sum(self.reach.seconds.values()):.0f} s")
 
     def _pass_unbroken(self, session: pytest.Session) -> None:
@@ -415,7 +444,7 @@ def _collected() -> list[str]:
 
 def run(wanted: list[Guard], options: argparse.Namespace) -> tuple[bool, dict[str, tuple[Guard, str]]]:
     """Try breaks; return whether they could be tried, and what became of each."""
-    log, reach = options.log, options.reach
+    log: Path | None = options.log
     results: dict[str, tuple[Guard, str]] = {}
 
     def done(guard: Guard, word: str, by: str) -> None:
@@ -428,12 +457,9 @@ def run(wanted: list[Guard], options: argparse.Namespace) -> tuple[bool, dict[st
 
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
     with tempfile.TemporaryDirectory(prefix="sweep-", dir=memory) as folder:
-        kept = json.loads(reach.read_text()) if reach and reach.exists() else {}
-        sweep = Sweep(wanted, options.processes, Path(folder), done, kept, options.seconds)
+        sweep = Sweep(wanted, options.processes, Path(folder), done, options.reach, options.seconds)
         flags = ["-x", "-q", "--tb=no", "--capture=sys", "-p", "no:cacheprovider", "-p", "no:randomly", "--no-header"]
         pytest.main([*flags, f"--rootdir={ROOT}", *_collected()], plugins=[sweep])
-    if reach:
-        reach.write_text(json.dumps(sweep.kept))
     for test in sweep.reach.failed:
         say(f"without a break {test} does not pass; make it pass first")
     return sweep.ready, results

@@ -331,6 +331,15 @@ def test_a_revoked_workers_jobs_return_at_once_and_cost_no_attempt(world: World)
     assert world.claim("another").job_id == running.job_id
 
 
+def test_what_a_revoked_worker_has_finished_stays(world: World) -> None:
+    world.load([entry(1), entry(2)])
+    enrolled(world)
+    world.complete(world.running("pi"))
+    running = world.running("pi")
+    revoke(world)
+    assert [world.status(entry(1).id), world.status(running.job_id)] == ["completed", "pending"]
+
+
 def test_a_job_whose_cancellation_waits_is_cancelled_when_its_worker_is_revoked(world: World) -> None:
     world.load([entry(1)])
     enrolled(world)

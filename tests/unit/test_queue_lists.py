@@ -139,6 +139,16 @@ def test_the_jobs_of_a_status_come_in_their_order_however_small_the_pages_are(wo
     assert [every(world, Filters(frozenset({"pending"})), limit=limit) for limit in (1, 2, 3)] == [list(range(8))] * 3
 
 
+def test_a_window_ends_where_it_was_told_to(world: World) -> None:
+    world.load(entry(number) for number in range(8))
+    values = {"after": 2, "upto": 4, "model": None, "mode": None, "host": None, "limit": 9}
+    for statement, more in (("jobs_by_seq", {}), ("jobs_by_status", {"status": "pending"})):
+        found = world.do(lambda tx, statement=statement, more=more: tx.all(statement, **values, **more))
+        assert [row["seq"] for row in found] == [3, 4]
+    found = world.do(lambda tx: tx.all("jobs_named", ids=json.dumps([entry(3).id, entry(99).id])))
+    assert [row["id"] for row in found] == [entry(3).id]
+
+
 def test_a_start_of_ids_can_be_filtered_and_paged(world: World) -> None:
     world.load(entry(number) for number in range(10))
     digit = "0123456789abcdef"

@@ -216,6 +216,20 @@ def test_an_adopted_attempt_keeps_when_it_began(world: World, crowd: Crowd) -> N
     }
 
 
+def test_only_the_newest_attempt_of_a_job_begins_and_is_adopted(world: World, crowd: Crowd) -> None:
+    world.fail(crowd.leases[2], "preempted")
+    lease = crowd.claim(2)
+    assert changed(world, lambda: world.beat(lease)) == {
+        "job 2": {"status": "running"},
+        "attempt 2 3": {"started_at": LATE},
+    }
+    world.wait(601)
+    assert changed(world, lambda: world.beat(lease)) == {
+        "job 2": {"status": "running", "lease_id": lease.lease_id, "failure": None},
+        "attempt 2 3": {"outcome": None, "ended_at": None},
+    }
+
+
 def result(artifact: str) -> dict[str, Any]:
     return {
         "status": "completed",

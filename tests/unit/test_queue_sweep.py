@@ -177,6 +177,15 @@ def test_the_end_of_a_fault_delay_announces_no_job_that_waits_for_its_next_try(w
     assert told == [{1: 1}]
 
 
+def test_a_kind_of_job_is_overdue_when_its_own_best_job_has_waited(world: World) -> None:
+    other = Requirement("gbt", min_ram_gib=1)
+    world.load([entry(1), entry(2, other)])
+    world.now += 100
+    world.load([entry(1), entry(2, other), entry(3, priority=5)])
+    rows = world.do(lambda tx: tx.all("overdue", requirements="[1, 2]", waited_since=50))
+    assert [(row["requirement"], row["seq"]) for row in rows] == [(2, 2)]
+
+
 def announced(world: World) -> list[dict[int, int]]:
     told: list[dict[int, int]] = []
     world.queue.on_ready(lambda ready: told.append(dict(ready)))
@@ -275,3 +284,23 @@ def test_a_beat_between_sweeps_is_not_lost(world: Parked) -> None:
         assert world.queue.beat(lease.job_id, wire.Heartbeat(lease.lease_id)) is not None
         world.sweep()
     assert world.claim("pi") is None
+
+
+def test_the_sweeper_is_needed_at_the_end_of_a_fault_delay_and_announces_it_once(world: World) -> None:
+    world.load([entry(1)])
+    world.fail(world.running("pi"), "host_fault")
+    assert world.queue.next_deadline() == 1030.0
+    told = announced(world)
+    world.now = 1030.0
+    for _ in range(3):
+        world.sweep()
+    assert told == [{1: 1}]
+    assert world.queue.next_deadline() is None
+
+
+def test_the_history_says_why_a_lease_ran_out(world: World) -> None:
+    world.load([entry(1), entry(2)])
+    started, unstarted = world.running("pi"), world.claim("tower")
+    world.wait(600)
+    why = [world.detail(lease.job_id).events[-1].why for lease in (started, unstarted)]
+    assert why == ["no heartbeat from pi for the whole lease", "tower did not acknowledge the job in time"]

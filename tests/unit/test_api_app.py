@@ -1,0 +1,283 @@
+"""What every request must pass before a handler sees it: path, method, host name, site; by calls of the application."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import types
+from typing import Any
+
+import pytest
+
+from training.fleet.api.app import App
+from training.fleet.api.exchange import Message
+from training.fleet.auth import Credentials
+
+ID = "a" * 64
+Pairs = list[tuple[bytes, bytes]]
+
+
+def app(host_names: tuple[str, ...] = (), *, any_host: bool = False) -> App:
+    """Return an application whose fleet knows nothing but that anybody may ask what is open to all."""
+    return App(types.SimpleNamespace(credentials=Credentials()), frozenset(host_names), any_host=any_host)  # type: ignore[arg-type]
+
+
+def asked(
+    edge: App,
+    path: str = "/healthz",
+    method: str = "GET",
+    host: bytes | None = b"localhost",
+    more: Pairs | None = None,
+    version: str = "1.1",
+) -> tuple[int, dict[str, Any], dict[bytes, bytes]]:
+    """Return status, body and headers of an answer."""
+    headers: Pairs = [] if host is None else [(b"host", host)]
+    scope: Message = {"type": "http", "http_version": version, "method": method, "path": path}
+    scope |= {"raw_path": path.encode()}
+    scope |= {"headers": [*headers, *(more or [])], "query_string": b"", "client": ("192.0.2.1", 40000)}
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    asyncio.run(edge(scope, receive, send))
+    return sent[0]["status"], json.loads(sent[1]["body"]), dict(sent[0]["headers"])
+
+
+# ---- host names
+
+
+@pytest.mark.parametrize(
+    "host",
+    [b"localhost", b"LOCALHOST:8445", b"127.0.0.1", b"127.9.9.9:1", b"[::1]:8445", b"fleet.lab", b"Fleet.LAB:8445"],
+)
+def test_the_receiver_answers_under_its_own_names(host: bytes) -> None:
+    assert asked(app(("fleet.lab",)), host=host)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        b"evil.example",
+        b"fleet.lab.evil.example",
+        b"evil.example:8445",
+        b"localhost.evil.example",
+        b"192.0.2.1",
+        b"[2001:db8::1]",
+        b"xfleet.lab",
+        b"\xe4.lab",
+        b" ",
+    ],
+)
+def test_under_any_other_name_nothing_is_answered(host: bytes) -> None:
+    status, body, _ = asked(app(("fleet.lab",)), host=host)
+    assert (status, body["code"]) == (403, "forbidden")
+    assert "is not a name of this receiver" in body["detail"]
+
+
+@pytest.mark.parametrize("host", [None, b""])
+def test_a_request_without_a_host_name_is_refused_even_where_any_name_is_good(host: bytes | None) -> None:
+    for edge in (app(), app(any_host=True)):
+        status, body, _ = asked(edge, host=host)
+        assert (status, body["code"]) == (400, "bad_request")
+
+
+def test_without_a_list_a_receiver_beyond_loopback_answers_under_every_name() -> None:
+    assert asked(app(any_host=True), host=b"evil.example")[0] == 200
+    assert asked(app(), host=b"evil.example")[0] == 403
+
+
+def test_a_name_that_was_refused_is_refused_again_and_a_good_one_stays_good() -> None:
+    edge = app(("fleet.lab",))
+    for _ in range(3):
+        assert asked(edge, host=b"evil.example")[0] == 403
+        assert asked(edge, host=b"fleet.lab")[0] == 200
+
+
+def test_however_many_spellings_come_no_more_than_64_are_remembered() -> None:
+    edge = app(any_host=True)
+    for number in range(70):
+        assert asked(edge, host=b"name-%d.lab" % number)[0] == 200
+    assert len(edge._known_hosts) == 64
+
+
+# ---- paths and methods
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/v1",
+        "/v1/",
+        "/v1/job",
+        "/v1/job/",
+        f"/v1/job/{ID}/",
+        f"/v1/job/{ID}/why/",
+        f"/v1/job/{ID}/why/more",
+        f"/v2/job/{ID}",
+        f"/job/{ID}",
+        f"//v1/job/{ID}",
+        f"/v1/job/{ID[1:]}",
+        f"/v1/job/{ID}a",
+        f"/v1/job/{ID.upper()}",
+        f"/v1/job/{ID}%2Fwhy",
+        f"/v1/job/{ID}/explode",
+        f"/v1/nothing/{ID}",
+        "/v1/worker/UPPER/revoke",
+        "/v1/worker/-a/revoke",
+        f"/v1/worker/{'a' * 64}/revoke",
+        "/healthz/",
+        "/HEALTHZ",
+    ],
+)
+def test_nothing_is_at_any_other_path(path: str) -> None:
+    for method in ("GET", "POST"):
+        status, body, _ = asked(app(), path, method)
+        assert (status, body["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "allow"),
+    [
+        ("/healthz", "POST", b"GET, HEAD"),
+        ("/healthz", "get", b"GET, HEAD"),
+        ("/v1/job/claim", "GET", b"POST"),
+        ("/v1/job/claim", "HEAD", b"POST"),
+        (f"/v1/job/{ID}/cancel", "HEAD", b"POST"),
+        (f"/v1/model/{ID}", "POST", b"PUT"),
+        ("/v1/worker/w1/revoke", "GET", b"POST"),
+        (f"/v1/job/{ID}", "DELETE", b"GET, HEAD"),
+    ],
+)
+def test_another_method_is_refused_with_those_there_are(path: str, method: str, allow: bytes) -> None:
+    status, body, headers = asked(app(), path, method)
+    assert (status, body["code"], headers[b"allow"]) == (405, "method_not_allowed", allow)
+
+
+def test_what_can_be_got_can_be_asked_for_by_its_head() -> None:
+    assert asked(app(), method="HEAD")[0] == 200
+
+
+@pytest.mark.parametrize(("version", "status"), [("1.1", 200), ("1.0", 200), ("0.9", 400), ("2", 400), ("1.2", 400)])
+def test_only_http_of_the_two_known_versions_is_spoken(version: str, status: int) -> None:
+    assert asked(app(), version=version)[0] == status
+
+
+@pytest.mark.parametrize("kind", ["websocket", "lifespan"])
+def test_what_is_no_request_gets_no_answer(kind: str) -> None:
+    async def never(*_: Any) -> Any:
+        raise AssertionError("nothing is said")
+
+    asyncio.run(app()({"type": kind}, never, never))
+
+
+# ---- other sites
+
+
+@pytest.mark.parametrize("site", [b"cross-site", b"same-site", b"", b"NONE"])
+def test_a_page_of_another_site_changes_nothing_and_may_look(site: bytes) -> None:
+    more = [(b"sec-fetch-site", site)]
+    status, body, _ = asked(app(), f"/v1/job/{ID}/cancel", "POST", more=more)
+    assert (status, body["code"]) == (403, "forbidden")
+    assert "another site" in body["detail"]
+    assert asked(app(), more=more)[0] == 200
+    assert asked(app(), method="HEAD", more=more)[0] == 200
+
+
+@pytest.mark.parametrize("more", [[], [(b"sec-fetch-site", b"none")], [(b"sec-fetch-site", b"same-origin")]])
+def test_the_command_line_and_the_receivers_own_pages_are_let_on(more: Pairs) -> None:
+    status, body, _ = asked(app(), f"/v1/job/{ID}/cancel", "POST", more=more)
+    assert (status, body["code"]) == (403, "forbidden")
+    assert "has no operator token" in body["detail"]
+
+
+# ---- heads
+
+
+def test_as_many_headers_as_may_be_are_taken_and_one_more_is_refused() -> None:
+    fill = [(b"x-%d" % number, b"a") for number in range(63)]
+    assert asked(app(), more=fill)[0] == 200
+    assert asked(app(), more=[*fill, (b"x-more", b"a")])[0] == 400
+
+
+def test_as_long_headers_as_may_be_are_taken_and_a_byte_more_is_refused() -> None:
+    rest = 16384 - len(b"hostlocalhost" + b"x-long")
+    assert asked(app(), more=[(b"x-long", b"a" * rest)])[0] == 200
+    assert asked(app(), more=[(b"x-long", b"a" * (rest + 1))])[0] == 400
+    twice = [(b"x-long", b"a" * (rest // 2)), (b"x-long", b"a" * (rest // 2))]
+    assert asked(app(), more=twice)[0] == 400
+    assert asked(app(), more=[(b"x-twice", b"a"), (b"x-twice", b"a")])[0] == 200
+
+
+@pytest.mark.parametrize("name", [b"content-length", b"authorization", b"x-operator-token", b"sec-fetch-site", b"host"])
+def test_a_header_that_decides_something_stands_there_once(name: bytes) -> None:
+    status, body, _ = asked(app(), more=[(name, b"1"), (name, b"1")])
+    assert (status, body["code"]) == (400, "bad_request")
+    assert "twice" in body["detail"]
+
+
+@pytest.mark.parametrize(
+    ("more", "status"),
+    [
+        ([(b"transfer-encoding", b"chunked")], 200),
+        ([(b"transfer-encoding", b"Chunked")], 200),
+        ([(b"transfer-encoding", b"gzip, chunked")], 400),
+        ([(b"transfer-encoding", b"identity")], 400),
+        ([(b"transfer-encoding", b"chunked"), (b"content-length", b"3")], 400),
+        ([(b"upgrade", b"h2c")], 200),
+        ([(b"upgrade", b"h2c"), (b"content-length", b"0")], 200),
+        ([(b"upgrade", b"h2c"), (b"content-length", b"3")], 400),
+        ([(b"upgrade", b"h2c"), (b"transfer-encoding", b"chunked")], 400),
+    ],
+)
+def test_what_two_servers_could_read_differently_is_refused(more: Pairs, status: int) -> None:
+    assert asked(app(), more=more)[0] == status
+
+
+# ---- bodies that nobody reads
+
+
+def refused(headers: Pairs, pieces: list[Message]) -> tuple[int, bool, int]:
+    """Send a body with a request that is refused; return status, whether it ends the connection, and what is left."""
+    scope: Message = {"type": "http", "http_version": "1.1", "method": "POST", "path": "/nothing", "query_string": b""}
+    scope |= {"raw_path": b"/nothing", "headers": [(b"host", b"localhost"), *headers], "client": None}
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return pieces.pop(0) if pieces else {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    asyncio.run(app()(scope, receive, send))
+    assert sent[-1].get("more_body", False) is False
+    return sent[0]["status"], (b"connection", b"close") in sent[0]["headers"], len(pieces)
+
+
+def piece(data: bytes, *, more: bool = False) -> Message:
+    return {"type": "http.request", "body": data, "more_body": more}
+
+
+@pytest.mark.parametrize(
+    ("headers", "pieces", "ends"),
+    [
+        pytest.param([], [], False, id="no body"),
+        pytest.param([(b"content-length", b"0")], [], False, id="an empty one"),
+        pytest.param([(b"content-length", b"3")], [piece(b"abc")], False, id="a small one"),
+        pytest.param([(b"content-length", b"3")], [piece(b"a", more=True), piece(b"bc")], False, id="in two pieces"),
+        pytest.param([(b"content-length", b"65536")], [piece(b"a" * 65536)], False, id="the largest that is read"),
+        pytest.param([(b"content-length", b"65537")], [piece(b"a")], True, id="a byte more"),
+        pytest.param([(b"content-length", b"99999999")], [piece(b"a")], True, id="a huge one"),
+        pytest.param([(b"content-length", b"x")], [piece(b"a")], True, id="a length that is no number"),
+        pytest.param([(b"transfer-encoding", b"chunked")], [piece(b"a")], True, id="one without a length"),
+        pytest.param([(b"content-length", b"3")], [piece(b"a", more=True)], True, id="a client that has gone"),
+    ],
+)
+def test_a_refused_body_is_read_away_when_it_is_small_and_ends_the_connection_else(
+    headers: Pairs, pieces: list[Message], ends: bool
+) -> None:
+    assert refused(headers, pieces) == (404, ends, 0)
