@@ -155,6 +155,14 @@ def test_leases_the_worker_denies_are_ended(world: World) -> None:
         world.complete(started)
 
 
+def test_a_host_that_denies_a_lease_late_gets_the_job_again_at_once(world: World) -> None:
+    """Its delay counts from when it got the job."""
+    world.load([entry(1)])
+    lease = world.claim("pi")
+    world.wait(50)
+    assert world.claim("pi").job_id == lease.job_id
+
+
 def test_a_claim_says_which_leases_to_stop(world: World) -> None:
     world.load([entry(1), entry(2)])
     over = world.running("pi")

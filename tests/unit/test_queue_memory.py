@@ -80,6 +80,18 @@ def test_a_requirement_that_did_not_become_durable_is_made_again(world: World) -
     assert world.detail(lease.job_id).constraints["over_ram_gib"] == 16
 
 
+def test_a_requirement_known_before_is_known_after_a_change_that_did_not_become_durable(world: World) -> None:
+    world.load([entry(1, max_attempts=1)])
+    world.fail(world.running("pi"))
+    mend = refuse_commits(world)
+    with pytest.raises(StorageFullError):
+        world.requeue(entry(1).id)
+    mend()
+    assert world.queue.hosts.requirement_ids() == [1]
+    world.requeue(entry(1).id)
+    assert world.claim("pi").job_id == entry(1).id
+
+
 def test_a_requirement_whose_removal_did_not_become_durable_is_known_again(world: World) -> None:
     world.load([entry(1)])
     world.do(lambda tx: tx.run("add_requirement", digest="spare", body=requirement_json(SPARE)))

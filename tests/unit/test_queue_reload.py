@@ -458,4 +458,5 @@ def test_after_a_reload_that_broke_off_the_whole_manifest_is_read(world: World) 
     world.restart()
     assert edited(world, old, 1, 2, [])[0] is None
     world.load(old)
+    world.restart()
     assert edited(world, old, 1, 2, [], allow_shrink=True)[0] is not None
