@@ -1045,6 +1045,33 @@ def held_back(world: World, jobs: int = 12) -> None:
     assert world.queue.counts()["pending"] == jobs
 
 
+def test_a_host_waits_until_the_last_second_of_its_delay(world: World) -> None:
+    held_back(world)
+    world.wait(29.5)
+    assert world.claim() is None
+    world.wait(0.5)
+    assert world.claim() is not None
+
+
+@pytest.mark.parametrize("kind", ["preempted", "host_fault", "trainer_error"])
+def test_a_first_delay_of_one_second_is_kept(tmp_path: Path, kind: str) -> None:
+    with open_world(tmp_path, Terms(backoff_s=1.0)) as world:
+        world.load([entry(1)])
+        world.fail(world.running(), kind)
+        world.wait(0.5)
+        assert world.claim() is None
+        world.wait(0.5)
+        assert world.claim().job_id == entry(1).id
+
+
+def test_ordinary_failures_do_not_count_among_the_jobs_given_back(world: World) -> None:
+    world.load([entry(number) for number in range(10)])
+    for _ in range(8):
+        world.fail(world.running(), "trainer_error")
+    world.fail(world.running(), "preempted")
+    assert world.claim().job_id == entry(9).id
+
+
 def test_a_result_ends_the_wait_of_a_host(world: World) -> None:
     held_back(world)
     world.wait(31)
