@@ -1322,6 +1322,16 @@ def test_parked_claims_are_told_how_many_jobs_of_which_requirement_appeared(worl
     assert not world.queue.hosts.eligible(1, "stranger")
 
 
+def test_a_job_that_ends_for_good_is_announced_to_nobody(world: World) -> None:
+    world.load([entry(1, max_attempts=1), entry(2)])
+    failed, cancelled = world.running("pi"), world.running("server")
+    world.cancel(cancelled.job_id)
+    world.ready.clear()
+    assert world.fail(failed).status == "failed"
+    assert world.fail(cancelled, "lost").status == "cancelled"
+    assert world.ready == []
+
+
 def test_a_change_that_is_undone_leaves_no_trace_in_memory(world: World) -> None:
     world.load([entry(1)])
     revision = world.queue.revision

@@ -444,6 +444,21 @@ def test_an_edit_without_room_between_its_neighbours_needs_the_whole_manifest(wo
     assert order(world) == [1, 10, 11, 2]
 
 
+def test_an_edit_at_the_end_leaves_room_for_the_next_one(world: World) -> None:
+    old = [entry(1), entry(2)]
+    world.load(old)
+    _, new = edited(world, old, 2, 2, [entry(20)])
+    assert edited(world, new, 2, 2, [entry(10)])[0] is not None
+    assert order(world) == [1, 2, 10, 20]
+
+
+def test_a_queue_that_names_another_number_of_jobs_needs_the_whole_manifest(world: World) -> None:
+    old = [entry(number) for number in range(3)]
+    world.load(old)
+    world.do(lambda tx: tx.run("drop_job", seq=3, at=world.wall))
+    assert edited(world, old, 1, 1, [entry(9)])[0] is None
+
+
 def test_after_a_reload_that_broke_off_the_whole_manifest_is_read(world: World) -> None:
     old = [entry(number) for number in range(3)]
     world.load(old)
