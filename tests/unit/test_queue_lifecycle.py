@@ -163,6 +163,19 @@ def test_a_host_that_denies_a_lease_late_gets_the_job_again_at_once(world: World
     assert world.claim("pi").job_id == lease.job_id
 
 
+def test_a_lease_that_is_denied_in_the_batch_that_gave_it_is_ended(world: World) -> None:
+    world.load([entry(1)])
+
+    def twice(tx: Any) -> Any:
+        first = world.queue.claim(tx, wire.Claim("claim-0001", "pi", host("pi")))
+        return first, world.queue.claim(tx, wire.Claim("claim-0002", "pi", host("pi")))
+
+    first, second = world.do(twice)
+    assert (first.job_id, second) == (entry(1).id, None)
+    world.wait(2)
+    assert world.claim("pi").job_id == entry(1).id
+
+
 def test_a_claim_says_which_leases_to_stop(world: World) -> None:
     world.load([entry(1), entry(2)])
     over = world.running("pi")
@@ -771,6 +784,15 @@ def test_an_artifact_is_noted_once(world: World) -> None:
     rows = world.do(lambda tx: world.queue.artifacts(tx, 0, 10))
     assert [row["sha256"] for row in rows] == [ARTIFACT, OTHER]
     assert [row["sha256"] for row in world.do(lambda tx: world.queue.artifacts(tx, rows[0]["seq"], 10))] == [OTHER]
+
+
+def test_the_length_of_an_artifact_is_that_of_its_own_model_and_mode(world: World) -> None:
+    def length(model: str, mode: str) -> Any:
+        return world.do(lambda tx: world.queue.artifact_bytes(tx, ARTIFACT, model, mode))
+
+    for size_bytes, mode in ((10, "realistic"), (20, "oracle")):
+        world.do(lambda tx, size=size_bytes, mode=mode: world.queue.add_artifact(tx, ARTIFACT, size, "gbt", mode))
+    assert [length("gbt", "realistic"), length("gbt", "oracle"), length("mlp", "oracle")] == [10, 20, None]
 
 
 # ---- fail

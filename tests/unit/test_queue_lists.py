@@ -547,6 +547,12 @@ def test_the_same_error_is_kept_once(world: World) -> None:
     assert dump.count("x" * 3000) == 1
 
 
+def test_an_event_repeats_the_first_line_of_an_error_that_has_words(world: World) -> None:
+    world.load([entry(1)])
+    world.fail(world.running(), error="\n \n  no card \n")
+    assert world.detail(entry(1).id).events[-1].why == "trainer_error: no card"
+
+
 @pytest.mark.parametrize("letter", ["x", "\N{OCTOPUS}"])
 def test_the_answer_about_a_job_stays_small_whatever_its_history(world: World, letter: str) -> None:
     world.load([entry(1)])

@@ -182,6 +182,16 @@ def test_claimable_jobs_are_counted_up_to_64(world: World) -> None:
     assert (claimable(1), claimable(2)) == (64, 0)
 
 
+def test_the_fleet_clock_is_written_once_a_minute(world: World) -> None:
+    def kept(second: int) -> str | None:
+        world.now = 1000.0 + second
+        world.sweep()
+        row = world.do(lambda tx: tx.one("remembered", key="fleet_clock_s"))
+        return row and row["value"]
+
+    assert [kept(second) for second in (1, 59, 60, 61, 119, 120)] == [None, None, "60", "60", "60", "120"]
+
+
 def test_the_fleet_clock_loses_at_most_a_minute_in_a_crash(world: World) -> None:
     world.load([entry(1)])
     lease = world.claim()

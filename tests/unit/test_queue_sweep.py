@@ -236,6 +236,15 @@ def test_a_slot_that_becomes_free_wakes_nobody_without_a_job(world: Parked) -> N
     assert world.take(place) == "asleep"
 
 
+def test_a_slot_that_becomes_free_announces_nothing_without_a_job(world: World) -> None:
+    world.load([entry(1)])
+    lease = world.running("pi")
+    assert world.claim("pi", (lease.lease_id,)) is None
+    told = announced(world)
+    world.complete(lease)
+    assert told == []
+
+
 def test_a_slot_that_a_failure_frees_wakes_its_host(world: Parked) -> None:
     world.load([entry(1), entry(2)])
     lease = world.running("pi")
@@ -360,8 +369,8 @@ def test_a_host_that_waits_for_its_next_job_is_not_woken_for_an_older_one_before
     assert told == [{1: 1}]
 
 
-def test_the_end_of_its_wait_announces_nothing_where_no_job_waits(world: World) -> None:
-    world.load([entry(number) for number in range(9)])
+def test_the_end_of_its_wait_announces_nothing_where_no_job_waits_that_the_host_can_run(world: World) -> None:
+    world.load([*(entry(number) for number in range(9)), entry(9, Requirement("gbt", min_ram_gib=64))])
     for _ in range(9):
         world.fail(world.claim("pi"), "preempted")
     for number in range(9):
