@@ -78,6 +78,7 @@ def test_a_page_with_specifications_is_bounded_more_tightly(world: World) -> Non
     assert [view.spec["hyper"] for view in rest.jobs if view.spec] == [
         {"max_iter": number} for number in (100, 101, 102)
     ]
+    assert {view.spec is None for view in page(world, limit=500).jobs} == {True}
     assert len(page(world, limit=500).jobs) == 103
 
 
@@ -197,7 +198,7 @@ def test_only_a_filter_that_may_refuse_most_jobs_is_looked_for_in_windows(
     assert page(world, filters).next == next_one
 
 
-@pytest.mark.parametrize("cursor", ["", "x1", "s", "s-1", "s1.5", "i12", "s①", "s'; DROP TABLE job"])
+@pytest.mark.parametrize("cursor", ["", "x1", "s", "sabc", "s-1", "s1.5", "i12", "s①", "s'; DROP TABLE job"])
 def test_a_strange_cursor_is_refused(world: World, cursor: str) -> None:
     with pytest.raises(InvalidMessageError, match="start again without one"):
         page(world, None, cursor)
@@ -396,6 +397,22 @@ def test_hosts_are_remembered_over_a_restart(world: World) -> None:
     world.restart()
     view = world.queue.workers().workers[0]
     assert (view.capability, view.last_seen_s, view.state) == (capability, None, "working")
+
+
+def test_a_worker_is_told_what_it_could_run_and_what_stands_against_the_other_jobs(world: World) -> None:
+    large, gone = Requirement("gbt", min_ram_gib=64), Requirement("gbt", min_ram_gib=128)
+    world.load([entry(1), entry(2), entry(3, large), entry(4, gone)], {"pi": Policy(), "default": Policy()})
+    world.cancel(entry(4, gone).id)
+    world.complete(world.running("pi"))
+
+    def own(name: str) -> Any:
+        found = world.do(lambda tx: world.queue.own(tx, name, __version__))
+        return found.table, found.waiting, found.able, found.reasons, found.alerts
+
+    assert own("pi") == ("hosts.pi", 2, 1, ["min_ram_gib 64, found 16"], [])
+    assert own("newcomer") == ("hosts.default", 2, 0, [], [])
+    world.load([entry(1), entry(2), entry(3, large), entry(4, gone)], {"pi": Policy()})
+    assert own("newcomer") == ("", 2, 0, [], [])
 
 
 # ---- why
