@@ -169,8 +169,10 @@ def test_writing_a_job_that_is_as_wanted_already_changes_nothing(world: World) -
             world.queue.write_jobs(tx, change, writes)
             world.queue.write_jobs(tx, change, writes)
 
+    world.ready.clear()
     world.do(twice)
     assert world.events(entry(1).id) == ["add", "change"]
+    assert world.ready == [{1: 1}]
 
 
 def test_claimable_jobs_are_counted_up_to_64(world: World) -> None:

@@ -227,8 +227,16 @@ def test_new_jobs_take_the_place_they_have_in_the_manifest(world: World) -> None
 def test_a_new_order_in_the_manifest_counts_without_being_a_change(world: World) -> None:
     world.load([entry(number) for number in (1, 2, 3, 4)])
     assert counts(world.load([entry(number) for number in (4, 2, 1, 3)])) == {"unchanged": 4}
-    assert world.events(entry(4).id) == ["add"]
+    assert [world.events(entry(number).id) for number in (1, 2, 3, 4)] == [["add"]] * 4
     assert order(world) == [4, 2, 1, 3]
+
+
+def test_new_terms_of_a_job_that_does_not_wait_are_announced_to_nobody(world: World) -> None:
+    world.load([entry(1)])
+    world.cancel(entry(1).id)
+    world.ready.clear()
+    assert world.load([entry(1, priority=3)]).counts["changed"] == 1
+    assert [ready for ready in world.ready if ready] == []
 
 
 def test_inserting_a_job_rewrites_only_a_few_others(world: World) -> None:
