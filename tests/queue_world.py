@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
@@ -38,6 +39,23 @@ def entry(number: int, requirement: Requirement | None = None, **more: Any) -> J
     return JobEntry(spec.job_id(), spec, canonical(spec.document()).decode(), needs, limits, number)
 
 
+@contextmanager
+def every_step_done() -> Iterator[None]:
+    """Fail when a step after a commit did: the database only logs it, because its writer must live on."""
+    log, failed = logging.getLogger("training.fleet.database.sqlite"), list[str]()
+
+    def note(record: logging.LogRecord) -> bool:
+        failed.append(f"{record.getMessage()}: {record.exc_info and record.exc_info[1]!r}")
+        return True
+
+    log.addFilter(note)
+    try:
+        yield
+    finally:
+        log.removeFilter(note)
+    assert failed == []
+
+
 def repeated(database: Sqlite, change: Callable[[Any], Any]) -> Any:
     """Run a repeatable change in a batch that is undone and run again because a neighbour fails after a write."""
     gate = threading.Event()
@@ -56,8 +74,9 @@ def repeated(database: Sqlite, change: Callable[[Any], Any]) -> Any:
     database.post(lambda _tx: gate.wait(10), lambda *_: None, repeatable=True)
     database.post(change, settle, repeatable=True)
     database.post(fail, lambda *_: None, repeatable=True)
-    gate.set()
-    return answer.result(10)
+    with every_step_done():
+        gate.set()
+        return answer.result(10)
 
 
 class Ending:
@@ -101,7 +120,8 @@ class World:
         self.open()
 
     def do(self, change: Callable[[Transaction], Any]) -> Any:
-        return self.database.submit(change).result()
+        with every_step_done():
+            return self.database.submit(change).result()
 
     def header(self, count: int, hosts: Mapping[str, Policy] | None = None, **more: Any) -> Header:
         self.numbers += 1
@@ -120,7 +140,8 @@ class World:
     ) -> wire.Plan:
         jobs = list(entries)
         header = self.header(len(jobs), hosts, **more)
-        return reload(self.database, self.queue, header, jobs, allow_shrink=allow_shrink, if_plan=if_plan)
+        with every_step_done():
+            return reload(self.database, self.queue, header, jobs, allow_shrink=allow_shrink, if_plan=if_plan)
 
     def plan(self, entries: Iterable[JobEntry], hosts: Mapping[str, Policy] | None = None, **more: Any) -> wire.Plan:
         jobs = list(entries)

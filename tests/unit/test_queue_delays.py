@@ -60,6 +60,19 @@ def test_repeats_fade_one_by_one_and_are_forgotten_in_the_end() -> None:
     assert len(delays) == 0
 
 
+def test_what_has_faded_is_forgotten_at_the_end_of_its_delay_and_not_before() -> None:
+    clock = Clock()
+    delays: Delays[str] = Delays(clock, doubled, 10.0)
+    delays.add("pi", 30.0, clock.now)
+    clock.now += 20
+    delays.fade(clock.now)
+    assert (delays.repeats("pi"), delays.left_s("pi"), list(delays.waiting())) == (0, 10.0, ["pi"])
+    clock.now += 10
+    assert list(delays.waiting()) == []
+    delays.fade(clock.now)
+    assert len(delays) == 0
+
+
 def test_no_more_repeats_count_than_fade_within_hours() -> None:
     clock = Clock()
     delays: Delays[str] = Delays(clock, doubled, 1800.0)

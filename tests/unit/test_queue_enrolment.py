@@ -127,6 +127,32 @@ def test_a_code_that_was_used_by_a_worker_since_revoked_is_refused(world: World)
         enrol(world, code)
 
 
+def test_a_code_is_good_for_its_own_host_alone(world: World) -> None:
+    code = invited(world)
+    with pytest.raises(ForbiddenError, match="not good for the host tower"):
+        enrol(world, code, worker="tower")
+    assert enrol(world, code).worker == "pi"
+
+
+def test_a_code_that_was_used_with_another_key_is_refused(world: World) -> None:
+    code = invited(world)
+    enrol(world, code)
+    with pytest.raises(InviteRefusedError, match="used already"):
+        enrol(world, code, TWO)
+
+
+def test_of_two_keys_that_bring_one_code_in_one_batch_the_first_counts(world: World) -> None:
+    code = invited(world)
+
+    def twice(tx: Any) -> Any:
+        first = world.queue.enrol(tx, wire.Enrol(code, "pi", ONE))
+        with pytest.raises(InviteRefusedError, match="used already"):
+            world.queue.enrol(tx, wire.Enrol(code, "pi", TWO))
+        return first
+
+    assert world.do(twice) == world.queue.registry.living("pi")
+
+
 def test_codes_of_long_ago_are_forgotten(world: World) -> None:
     code = invited(world, ttl_s=60)
     world.now += 61 + 86400

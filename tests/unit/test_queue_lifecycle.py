@@ -155,6 +155,27 @@ def test_leases_the_worker_denies_are_ended(world: World) -> None:
         world.complete(started)
 
 
+def test_a_host_that_denies_a_lease_late_gets_the_job_again_at_once(world: World) -> None:
+    """Its delay counts from when it got the job."""
+    world.load([entry(1)])
+    lease = world.claim("pi")
+    world.wait(50)
+    assert world.claim("pi").job_id == lease.job_id
+
+
+def test_a_lease_that_is_denied_in_the_batch_that_gave_it_is_ended(world: World) -> None:
+    world.load([entry(1)])
+
+    def twice(tx: Any) -> Any:
+        first = world.queue.claim(tx, wire.Claim("claim-0001", "pi", host("pi")))
+        return first, world.queue.claim(tx, wire.Claim("claim-0002", "pi", host("pi")))
+
+    first, second = world.do(twice)
+    assert (first.job_id, second) == (entry(1).id, None)
+    world.wait(2)
+    assert world.claim("pi").job_id == entry(1).id
+
+
 def test_a_claim_says_which_leases_to_stop(world: World) -> None:
     world.load([entry(1), entry(2)])
     over = world.running("pi")
@@ -765,6 +786,15 @@ def test_an_artifact_is_noted_once(world: World) -> None:
     assert [row["sha256"] for row in world.do(lambda tx: world.queue.artifacts(tx, rows[0]["seq"], 10))] == [OTHER]
 
 
+def test_the_length_of_an_artifact_is_that_of_its_own_model_and_mode(world: World) -> None:
+    def length(model: str, mode: str) -> Any:
+        return world.do(lambda tx: world.queue.artifact_bytes(tx, ARTIFACT, model, mode))
+
+    for size_bytes, mode in ((10, "realistic"), (20, "oracle")):
+        world.do(lambda tx, size=size_bytes, mode=mode: world.queue.add_artifact(tx, ARTIFACT, size, "gbt", mode))
+    assert [length("gbt", "realistic"), length("gbt", "oracle"), length("mlp", "oracle")] == [10, 20, None]
+
+
 # ---- fail
 
 
@@ -1037,6 +1067,33 @@ def held_back(world: World, jobs: int = 12) -> None:
     assert world.queue.counts()["pending"] == jobs
 
 
+def test_a_host_waits_until_the_last_second_of_its_delay(world: World) -> None:
+    held_back(world)
+    world.wait(29.5)
+    assert world.claim() is None
+    world.wait(0.5)
+    assert world.claim() is not None
+
+
+@pytest.mark.parametrize("kind", ["preempted", "host_fault", "trainer_error"])
+def test_a_first_delay_of_one_second_is_kept(tmp_path: Path, kind: str) -> None:
+    with open_world(tmp_path, Terms(backoff_s=1.0)) as world:
+        world.load([entry(1)])
+        world.fail(world.running(), kind)
+        world.wait(0.5)
+        assert world.claim() is None
+        world.wait(0.5)
+        assert world.claim().job_id == entry(1).id
+
+
+def test_ordinary_failures_do_not_count_among_the_jobs_given_back(world: World) -> None:
+    world.load([entry(number) for number in range(10)])
+    for _ in range(8):
+        world.fail(world.running(), "trainer_error")
+    world.fail(world.running(), "preempted")
+    assert world.claim().job_id == entry(9).id
+
+
 def test_a_result_ends_the_wait_of_a_host(world: World) -> None:
     held_back(world)
     world.wait(31)
@@ -1285,6 +1342,16 @@ def test_parked_claims_are_told_how_many_jobs_of_which_requirement_appeared(worl
     assert world.ready == [{1: 1}]
     assert world.queue.hosts.eligible(1, "pi")
     assert not world.queue.hosts.eligible(1, "stranger")
+
+
+def test_a_job_that_ends_for_good_is_announced_to_nobody(world: World) -> None:
+    world.load([entry(1, max_attempts=1), entry(2)])
+    failed, cancelled = world.running("pi"), world.running("server")
+    world.cancel(cancelled.job_id)
+    world.ready.clear()
+    assert world.fail(failed).status == "failed"
+    assert world.fail(cancelled, "lost").status == "cancelled"
+    assert world.ready == []
 
 
 def test_a_change_that_is_undone_leaves_no_trace_in_memory(world: World) -> None:

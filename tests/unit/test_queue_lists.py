@@ -78,6 +78,7 @@ def test_a_page_with_specifications_is_bounded_more_tightly(world: World) -> Non
     assert [view.spec["hyper"] for view in rest.jobs if view.spec] == [
         {"max_iter": number} for number in (100, 101, 102)
     ]
+    assert {view.spec is None for view in page(world, limit=500).jobs} == {True}
     assert len(page(world, limit=500).jobs) == 103
 
 
@@ -169,16 +170,50 @@ def test_a_page_with_rare_filters_stops_looking_after_a_while(world: World, monk
     assert every(world, Filters(host="tower")) == [4]
 
 
-@pytest.mark.parametrize("cursor", ["", "x1", "s", "s-1", "s1.5", "i12", "s①", "s'; DROP TABLE job"])
+def test_the_last_page_names_no_next_one_even_when_it_is_full(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lists, "WINDOW", 2)
+    monkeypatch.setattr(lists, "SCAN_S", 0.0)
+    filled(world)
+    wanted = [Filters(), Filters(host="pi"), Filters(id_prefix=entry(0).id)]
+    found = [page(world, filters, limit=limit) for filters, limit in zip(wanted, (7, 2, 1), strict=True)]
+    assert [(len(one.jobs), one.next) for one in found] == [(7, None), (2, None), (1, None)]
+
+
+@pytest.mark.parametrize(
+    ("filters", "next_one"),
+    [
+        (Filters(model="mlp"), "s2"),
+        (Filters(mode="none"), "s2"),
+        (Filters(host="none"), "s2"),
+        (Filters(frozenset({"claimed"})), None),
+        (Filters(), None),
+    ],
+)
+def test_only_a_filter_that_may_refuse_most_jobs_is_looked_for_in_windows(
+    world: World, monkeypatch: pytest.MonkeyPatch, filters: Filters, next_one: str | None
+) -> None:
+    monkeypatch.setattr(lists, "WINDOW", 2)
+    monkeypatch.setattr(lists, "SCAN_S", -1.0)
+    filled(world)
+    assert page(world, filters).next == next_one
+
+
+@pytest.mark.parametrize("cursor", ["", "x1", "s", "sabc", "s-1", "s1.5", "i12", "s①", "s'; DROP TABLE job"])
 def test_a_strange_cursor_is_refused(world: World, cursor: str) -> None:
     with pytest.raises(InvalidMessageError, match="start again without one"):
         page(world, None, cursor)
 
 
-def test_a_strange_cursor_of_an_id_list_is_refused(world: World) -> None:
+@pytest.mark.parametrize("cursor", ["s1", "i", "i-", "i①", "ié"])
+def test_a_strange_cursor_of_an_id_list_is_refused(world: World, cursor: str) -> None:
     with pytest.raises(InvalidMessageError):
-        page(world, Filters(id_prefix="a"), "s1")
+        page(world, Filters(id_prefix="a"), cursor)
     assert page(world, Filters(id_prefix="a"), "iffff").jobs == []
+
+
+def test_behind_a_cursor_of_many_digits_there_is_no_job(world: World) -> None:
+    filled(world)
+    assert page(world, None, "s" + "9" * 64) == wire.JobPage([], None)
 
 
 def test_the_limit_is_bounded(world: World) -> None:
@@ -350,6 +385,11 @@ def test_hosts_are_paged_by_name(world: World) -> None:
     assert ([view.name for view in second.workers], second.next) == (["c"], None)
 
 
+def test_the_last_page_of_hosts_names_no_next_one_even_when_it_is_full(world: World) -> None:
+    world.load([], {name: Policy() for name in ("a", "b", "c")})
+    assert world.queue.workers(None, 3).next is None
+
+
 def test_hosts_are_remembered_over_a_restart(world: World) -> None:
     world.load([entry(1)])
     capability = host("pi", vram_gib=8, models=("gbt",), datasets={"lab": "sha256:1"}, problems=("no git",))
@@ -357,6 +397,22 @@ def test_hosts_are_remembered_over_a_restart(world: World) -> None:
     world.restart()
     view = world.queue.workers().workers[0]
     assert (view.capability, view.last_seen_s, view.state) == (capability, None, "working")
+
+
+def test_a_worker_is_told_what_it_could_run_and_what_stands_against_the_other_jobs(world: World) -> None:
+    large, gone = Requirement("gbt", min_ram_gib=64), Requirement("gbt", min_ram_gib=128)
+    world.load([entry(1), entry(2), entry(3, large), entry(4, gone)], {"pi": Policy(), "default": Policy()})
+    world.cancel(entry(4, gone).id)
+    world.complete(world.running("pi"))
+
+    def own(name: str) -> Any:
+        found = world.do(lambda tx: world.queue.own(tx, name, __version__))
+        return found.table, found.waiting, found.able, found.reasons, found.alerts
+
+    assert own("pi") == ("hosts.pi", 2, 1, ["min_ram_gib 64, found 16"], [])
+    assert own("newcomer") == ("hosts.default", 2, 0, [], [])
+    world.load([entry(1), entry(2), entry(3, large), entry(4, gone)], {"pi": Policy()})
+    assert own("newcomer") == ("", 2, 0, [], [])
 
 
 # ---- why
@@ -388,6 +444,14 @@ def test_why_of_a_job_that_can_run_says_what_it_waits_for(world: World) -> None:
     assert why(world, entry(1).id).summary.startswith("it waits for the back-off after its last failure; then host0")
 
 
+@pytest.mark.parametrize(
+    ("count", "names"), [(5, "host0, host1, host2, host3, host4"), (6, "host0, host1, host2, host3, host4 and 1 more")]
+)
+def test_why_names_five_hosts_and_counts_the_others(world: World, count: int, names: str) -> None:
+    world.load([entry(1)], {f"host{number}": Policy() for number in range(count)})
+    assert why(world, entry(1).id).summary == f"it waits for a free slot on {names}"
+
+
 def test_why_of_a_job_that_every_host_faulted_on_says_when_it_is_tried_again(world: World) -> None:
     """Such a job costs no attempt and would otherwise look as if it waited for a slot for ever."""
     world.load([entry(1)], {"pi": Policy(), "tower": Policy()})
@@ -417,6 +481,12 @@ def test_why_says_who_rejected_a_job_and_what_ends_that(world: World) -> None:
     assert why(world, entry(1).id).summary == "the job is cancelled"
 
 
+def test_why_of_a_job_rejected_without_words_quotes_none(world: World) -> None:
+    world.load([entry(1)], {"pi": Policy()})
+    world.fail(world.running("pi"), "spec_rejected")
+    assert why(world, entry(1).id).summary.startswith("pi rejected its specification; it fails for good")
+
+
 def test_a_host_that_gives_everything_back_is_shown_as_held_back(world: World) -> None:
     world.load([entry(number) for number in range(10)], {"pi": Policy()})
     for _ in range(9):
@@ -430,7 +500,10 @@ def test_a_host_that_gives_everything_back_is_shown_as_held_back(world: World) -
     own = world.do(lambda tx: world.queue.own(tx, "pi", __version__))
     assert (own.waiting, own.able, own.reasons, own.alerts) == (10, 0, [told], [])
     assert why(world, entry(9).id).summary.endswith("the next try is due in 30 s")
-    world.wait(30)
+    world.wait(29.5)
+    assert why(world, entry(9).id).summary.endswith("the next try is due in 1 s")
+    assert world.queue.workers().workers[0].alerts == [told.replace("30 s", "1 s")]
+    world.wait(0.5)
     assert world.queue.workers().workers[0].alerts == []
     assert why(world, entry(9).id).summary == "it waits for a free slot on pi"
 
@@ -491,6 +564,12 @@ def test_the_same_error_is_kept_once(world: World) -> None:
     assert dump.count("x" * 3000) == 1
 
 
+def test_an_event_repeats_the_first_line_of_an_error_that_has_words(world: World) -> None:
+    world.load([entry(1)])
+    world.fail(world.running(), error="\n \n  no card \n")
+    assert world.detail(entry(1).id).events[-1].why == "trainer_error: no card"
+
+
 @pytest.mark.parametrize("letter", ["x", "\N{OCTOPUS}"])
 def test_the_answer_about_a_job_stays_small_whatever_its_history(world: World, letter: str) -> None:
     world.load([entry(1)])
@@ -500,6 +579,24 @@ def test_the_answer_about_a_job_stays_small_whatever_its_history(world: World, l
     assert {len(attempt.error) for attempt in detail.attempts[:100]} == {121}
     assert detail.attempts[0].error.endswith("…")
     assert len(json.dumps(asdict(detail), ensure_ascii=False).encode()) < 2**19
+
+
+@pytest.mark.parametrize(
+    ("lengths", "shown"),
+    [
+        ((122, 120, 130, 170), [121, 120, 130, 170]),
+        ((122, 120, 131, 170), [121, 120, 121, 170]),
+    ],
+)
+def test_an_error_is_cut_once_newer_ones_take_all_the_room_and_it_is_longer_than_a_line(
+    world: World, monkeypatch: pytest.MonkeyPatch, lengths: tuple[int, ...], shown: list[int]
+) -> None:
+    monkeypatch.setattr(lists, "WHOLE_CHARS", 300)
+    world.load([entry(1)])
+    for length in lengths:
+        world.now += 100_000
+        world.fail(world.claim(), "host_fault", error="x" * length)
+    assert [len(attempt.error) for attempt in world.detail(entry(1).id).attempts] == shown
 
 
 def test_why_does_not_quote_another_failure_as_the_rejection(world: World) -> None:

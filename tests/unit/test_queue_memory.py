@@ -80,6 +80,18 @@ def test_a_requirement_that_did_not_become_durable_is_made_again(world: World) -
     assert world.detail(lease.job_id).constraints["over_ram_gib"] == 16
 
 
+def test_a_requirement_known_before_is_known_after_a_change_that_did_not_become_durable(world: World) -> None:
+    world.load([entry(1, max_attempts=1)])
+    world.fail(world.running("pi"))
+    mend = refuse_commits(world)
+    with pytest.raises(StorageFullError):
+        world.requeue(entry(1).id)
+    mend()
+    assert world.queue.hosts.requirement_ids() == [1]
+    world.requeue(entry(1).id)
+    assert world.claim("pi").job_id == entry(1).id
+
+
 def test_a_requirement_whose_removal_did_not_become_durable_is_known_again(world: World) -> None:
     world.load([entry(1)])
     world.do(lambda tx: tx.run("add_requirement", digest="spare", body=requirement_json(SPARE)))
@@ -157,8 +169,10 @@ def test_writing_a_job_that_is_as_wanted_already_changes_nothing(world: World) -
             world.queue.write_jobs(tx, change, writes)
             world.queue.write_jobs(tx, change, writes)
 
+    world.ready.clear()
     world.do(twice)
     assert world.events(entry(1).id) == ["add", "change"]
+    assert world.ready == [{1: 1}]
 
 
 def test_claimable_jobs_are_counted_up_to_64(world: World) -> None:
@@ -168,6 +182,16 @@ def test_claimable_jobs_are_counted_up_to_64(world: World) -> None:
         return world.do(lambda tx: world.queue.claimable(tx, requirement))
 
     assert (claimable(1), claimable(2)) == (64, 0)
+
+
+def test_the_fleet_clock_is_written_once_a_minute(world: World) -> None:
+    def kept(second: int) -> str | None:
+        world.now = 1000.0 + second
+        world.sweep()
+        row = world.do(lambda tx: tx.one("remembered", key="fleet_clock_s"))
+        return row and row["value"]
+
+    assert [kept(second) for second in (1, 59, 60, 61, 119, 120)] == [None, None, "60", "60", "60", "120"]
 
 
 def test_the_fleet_clock_loses_at_most_a_minute_in_a_crash(world: World) -> None:

@@ -227,8 +227,16 @@ def test_new_jobs_take_the_place_they_have_in_the_manifest(world: World) -> None
 def test_a_new_order_in_the_manifest_counts_without_being_a_change(world: World) -> None:
     world.load([entry(number) for number in (1, 2, 3, 4)])
     assert counts(world.load([entry(number) for number in (4, 2, 1, 3)])) == {"unchanged": 4}
-    assert world.events(entry(4).id) == ["add"]
+    assert [world.events(entry(number).id) for number in (1, 2, 3, 4)] == [["add"]] * 4
     assert order(world) == [4, 2, 1, 3]
+
+
+def test_new_terms_of_a_job_that_does_not_wait_are_announced_to_nobody(world: World) -> None:
+    world.load([entry(1)])
+    world.cancel(entry(1).id)
+    world.ready.clear()
+    assert world.load([entry(1, priority=3)]).counts["changed"] == 1
+    assert [ready for ready in world.ready if ready] == []
 
 
 def test_inserting_a_job_rewrites_only_a_few_others(world: World) -> None:
@@ -444,6 +452,21 @@ def test_an_edit_without_room_between_its_neighbours_needs_the_whole_manifest(wo
     assert order(world) == [1, 10, 11, 2]
 
 
+def test_an_edit_at_the_end_leaves_room_for_the_next_one(world: World) -> None:
+    old = [entry(1), entry(2)]
+    world.load(old)
+    _, new = edited(world, old, 2, 2, [entry(20)])
+    assert edited(world, new, 2, 2, [entry(10)])[0] is not None
+    assert order(world) == [1, 2, 10, 20]
+
+
+def test_a_queue_that_names_another_number_of_jobs_needs_the_whole_manifest(world: World) -> None:
+    old = [entry(number) for number in range(3)]
+    world.load(old)
+    world.do(lambda tx: tx.run("drop_job", seq=3, at=world.wall))
+    assert edited(world, old, 1, 1, [entry(9)])[0] is None
+
+
 def test_after_a_reload_that_broke_off_the_whole_manifest_is_read(world: World) -> None:
     old = [entry(number) for number in range(3)]
     world.load(old)
@@ -458,4 +481,5 @@ def test_after_a_reload_that_broke_off_the_whole_manifest_is_read(world: World) 
     world.restart()
     assert edited(world, old, 1, 2, [])[0] is None
     world.load(old)
+    world.restart()
     assert edited(world, old, 1, 2, [], allow_shrink=True)[0] is not None

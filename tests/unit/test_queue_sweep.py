@@ -236,6 +236,15 @@ def test_a_slot_that_becomes_free_wakes_nobody_without_a_job(world: Parked) -> N
     assert world.take(place) == "asleep"
 
 
+def test_a_slot_that_becomes_free_announces_nothing_without_a_job(world: World) -> None:
+    world.load([entry(1)])
+    lease = world.running("pi")
+    assert world.claim("pi", (lease.lease_id,)) is None
+    told = announced(world)
+    world.complete(lease)
+    assert told == []
+
+
 def test_a_slot_that_a_failure_frees_wakes_its_host(world: Parked) -> None:
     world.load([entry(1), entry(2)])
     lease = world.running("pi")
@@ -304,3 +313,77 @@ def test_the_history_says_why_a_lease_ran_out(world: World) -> None:
     world.wait(600)
     why = [world.detail(lease.job_id).events[-1].why for lease in (started, unstarted)]
     assert why == ["no heartbeat from pi for the whole lease", "tower did not acknowledge the job in time"]
+
+
+def test_a_job_that_waited_long_enough_is_announced_once(world: World) -> None:
+    lease = busy_tower(world, entry(1, PREFERS))
+    world.sweep()
+    told = announced(world)
+    wait_and_beat(world, lease, 800)
+    assert told == [{2: 1}]
+
+
+def test_when_hosts_with_cuda_go_only_what_they_were_left_is_announced(world: World) -> None:
+    world.load([entry(1, PREFERS), entry(2, Requirement("gbt", min_ram_gib=64))])
+    world.complete(world.claim(TOWER))
+    world.load([entry(2, Requirement("gbt", min_ram_gib=64)), entry(3, PREFERS)], allow_shrink=True)
+    told = announced(world)
+    world.now += 601
+    world.sweep()
+    assert told == [{1: 1}]
+
+
+def test_counting_the_jobs_of_a_kind_takes_no_announcement_from_the_sweeper(world: Parked) -> None:
+    lease = busy_tower(world, entry(1, PREFERS))
+    place = world.park("pi")
+    wait_and_beat(world, lease, 500)
+    world.now += 100
+    assert world.do(lambda tx: world.queue.claimable(tx, 2)) == 1
+    world.sweep()
+    assert world.take(place).job_id == entry(1).id
+
+
+def test_a_kind_whose_best_job_has_just_come_is_left_to_cuda_again_and_the_others_are_not(world: Parked) -> None:
+    other = Requirement("gbt", prefer_cuda=True, min_ram_gib=1)
+    lease = busy_tower(world, entry(1, PREFERS), entry(2, other))
+    wait_and_beat(world, lease, 300)
+    world.load([entry(0, Requirement("gbt", require_cuda=True)), *(entry(n, PREFERS) for n in (1, 3)), entry(2, other)])
+    wait_and_beat(world, lease, 300)
+    assert world.claim("pi").job_id == entry(1).id
+    assert [world.queue.hosts.eligible(number, "pi") for number in (2, 3)] == [True, True]
+    assert world.do(lambda tx: world.queue.claimable(tx, 2)) == 1
+    assert [world.queue.hosts.eligible(number, "pi") for number in (2, 3)] == [False, True]
+
+
+def test_a_host_that_waits_for_its_next_job_is_not_woken_for_an_older_one_before(world: World) -> None:
+    world.load([entry(number) for number in range(10)])
+    world.fail(world.claim("pi"), "host_fault")
+    for _ in range(7):
+        world.fail(world.claim("pi"), "preempted")
+    world.now += 0.5
+    world.fail(world.claim("pi"), "preempted")
+    told = announced(world)
+    world.wait(29.5)
+    assert told == []
+    world.wait(0.5)
+    assert told == [{1: 1}]
+
+
+def test_the_end_of_its_wait_announces_nothing_where_no_job_waits_that_the_host_can_run(world: World) -> None:
+    world.load([*(entry(number) for number in range(9)), entry(9, Requirement("gbt", min_ram_gib=64))])
+    for _ in range(9):
+        world.fail(world.claim("pi"), "preempted")
+    for number in range(9):
+        world.cancel(entry(number).id)
+    told = announced(world)
+    world.wait(60)
+    assert told == []
+
+
+def test_the_end_of_a_delay_announces_no_job_that_was_cancelled_meanwhile(world: World) -> None:
+    world.load([entry(1)])
+    world.fail(world.running("pi"))
+    world.cancel(entry(1).id)
+    told = announced(world)
+    world.wait(60)
+    assert (told, world.queue.next_deadline()) == ([], None)
