@@ -352,6 +352,23 @@ def test_a_row_with_another_length_than_its_sound_file_is_corrected_by_a_repair(
     assert site.index() == before
 
 
+def test_a_corrected_length_is_written_to_its_own_row_alone(site: Site) -> None:
+    short = hashlib.sha256(b"short").hexdigest()
+    bundle = site.places.store / "gbt_realistic" / short / "bundle.tar.zst"
+    bundle.parent.mkdir(parents=True)
+    bundle.write_bytes(b"short")
+    change(
+        site.db,
+        "UPDATE artifact SET size_bytes = 801 WHERE seq = 1",
+        f"INSERT INTO artifact VALUES (4, '{short}', 'gbt', 'realistic', 5, '')",
+    )
+    site.fsck(repair=True)
+    connection = sqlite3.connect(site.db)
+    lengths = connection.execute("SELECT seq, size_bytes FROM artifact ORDER BY seq").fetchall()
+    connection.close()
+    assert lengths == [(1, 800), (2, 800), (3, 800), (4, 5)]
+
+
 @pytest.mark.parametrize("options", [{"hashes": False}, {}], ids=["unread", "a damaged database"])
 def test_a_length_is_corrected_only_when_the_file_was_read_and_the_database_is_sound(
     site: Site, options: dict[str, Any]

@@ -98,6 +98,25 @@ def test_the_queue_works_on_with_an_old_database(text: Path, path: Path) -> None
         world.database.close()
 
 
+def test_an_upgrade_keeps_each_error_once_and_with_the_attempts_that_ended_with_it(path: Path) -> None:
+    old_database(OLD[0], path)
+    connection = sqlite3.connect(path)
+    connection.executescript("""
+        UPDATE job SET fence = 3, attempt = 3 WHERE seq = 2;
+        INSERT INTO attempt VALUES (2, 2, 'l2', 'pi', 'c2', '', '', '', 'failed', 0, 'host_fault', 1, 'card is gone');
+        INSERT INTO attempt VALUES (2, 3, 'l3', 'pi', 'c3', '', '', '', 'failed', 0, 'spec_rejected', 1, 'no such key');
+        UPDATE attempt SET error = 'all is full' WHERE job = 5 AND fence = 1;
+    """)
+    connection.close()
+    Sqlite.open(path).close()
+    assert ask(path, "SELECT id, text FROM error ORDER BY id") == [
+        (1, "no such key"), (2, "card is gone"), (3, "all is full"),
+    ]  # fmt: skip
+    assert ask(path, "SELECT job, fence, error_id FROM attempt ORDER BY job, fence") == [
+        (1, 1, None), (2, 1, 1), (2, 2, 2), (2, 3, 1), (3, 1, None), (4, 1, None), (4, 2, None), (5, 1, 3),
+    ]  # fmt: skip
+
+
 def test_a_database_is_copied_before_its_tables_change(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

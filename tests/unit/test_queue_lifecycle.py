@@ -916,6 +916,23 @@ def test_a_requeue_forgets_who_rejected_the_job(world: World) -> None:
     assert world.fail(world.running("pi"), "spec_rejected").status == "failed"
 
 
+def test_hosts_that_reject_different_jobs_do_not_say_the_same(world: World) -> None:
+    world.load([entry(1), entry(2)])
+    leases = [world.running("pi"), world.running("server")]
+    assert [world.fail(lease, "spec_rejected").status for lease in leases] == ["pending", "pending"]
+
+
+def test_who_rejected_a_job_is_counted_by_its_own_attempts_and_requeues(world: World) -> None:
+    others, own = ("h0", "h1", "h2", "h3", "h4"), ("pi", "server")
+    world.load([entry(1, Requirement("gbt", allowed_hosts=others)), entry(2, Requirement("gbt", allowed_hosts=own))])
+    for name in others:
+        world.fail(world.running(name), "preempted")
+    said = [world.fail(world.running(name), "spec_rejected").status for name in own]
+    world.requeue(entry(2).id)
+    said += [world.fail(world.running(name), "spec_rejected").status for name in reversed(own)]
+    assert said == ["pending", "failed", "pending", "failed"]
+
+
 def test_a_rejection_by_a_host_with_another_trainer_concerns_that_host_only(world: World) -> None:
     """Its checkout changed between the claim and the start."""
     wanted = Requirement("gbt", contract="sha256:manifest")

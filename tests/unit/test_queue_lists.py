@@ -297,6 +297,14 @@ def test_recent_failures_are_those_of_jobs_not_completed_since(world: World) -> 
     assert recent() == []
 
 
+def test_a_bad_end_without_words_has_an_empty_error_among_the_failures(world: World) -> None:
+    world.load([entry(1)])
+    world.running("a")
+    world.wait(601)
+    (found,) = world.do(world.queue.recent_failures)
+    assert (found.failure.kind, found.failure.error) == ("expired", "")
+
+
 def test_a_job_given_back_still_shows_the_error_before_it_and_takes_no_place_of_a_newer_one(world: World) -> None:
     world.load([entry(1), entry(2)], {"default": Policy(slots=3)})
 
@@ -545,6 +553,13 @@ def test_the_number_of_attempts_and_events_is_told_when_all_are_shown(world: Wor
     world.running()
     detail = world.detail(entry(1).id)
     assert (detail.attempts_total, detail.events_total) == (1, 3)
+
+
+def test_attempts_and_events_of_other_jobs_are_not_counted(world: World) -> None:
+    world.load([entry(1), entry(2)])
+    world.running()
+    found = [world.detail(entry(number).id) for number in (1, 2)]
+    assert [(detail.attempts_total, detail.events_total) for detail in found] == [(1, 3), (0, 1)]
 
 
 def test_the_same_error_is_kept_once(world: World) -> None:

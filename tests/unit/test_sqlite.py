@@ -560,8 +560,8 @@ WRITTEN = {
 def raw(path: Path) -> Iterator[sqlite3.Connection]:
     """The tables without the code in front of them, with one pending job, one completed and one failed.
 
-    The newest lease of jobs 4 to 7 ran out: 4 has failed with it, 5 was cancelled, 6 was requeued and failed again, 7
-    has an attempt after it that failed.
+    A lease of jobs 4 to 7 ran out: 4 has failed with it, 5 was cancelled, 6 was requeued and failed again, 7 has an
+    attempt after it that failed. No lease of job 8 ran out: its only attempt failed.
     """
     Sqlite.open(path).close()
     connection = sqlite3.connect(path, isolation_level=None)
@@ -581,6 +581,7 @@ def raw(path: Path) -> Iterator[sqlite3.Connection]:
         (5, "cancelled", 5, 5),
         (6, "failed", 6, 5),
         (7, "failed", 6, 6),
+        (8, "failed", 5, 5),
     ):
         connection.execute(
             "INSERT INTO job (seq, id, spec, model, mode, requirement, priority, position, timeout_s, max_attempts,"
@@ -589,8 +590,8 @@ def raw(path: Path) -> Iterator[sqlite3.Connection]:
         )
         connection.execute(
             "INSERT INTO attempt (job, fence, lease_id, worker, claim_id, claimed_at, outcome, ended_at)"
-            " VALUES (?, 5, ?, 'pi', ?, '', 'expired', '')",
-            (seq, f"lease-{seq}", f"claim-{seq}"),
+            " VALUES (?, 5, ?, 'pi', ?, '', ?, '')",
+            (seq, f"lease-{seq}", f"claim-{seq}", "failed" if seq == 8 else "expired"),
         )
     connection.execute(
         "INSERT INTO attempt (job, fence, lease_id, worker, claim_id, claimed_at, outcome, ended_at)"
@@ -626,6 +627,7 @@ def raw(path: Path) -> Iterator[sqlite3.Connection]:
         "UPDATE job SET status = 'running', lease_id = 'x' WHERE seq = 5",
         "UPDATE job SET status = 'running', lease_id = 'x' WHERE seq = 6",
         "UPDATE job SET status = 'running', lease_id = 'x' WHERE seq = 7",
+        "UPDATE job SET status = 'running', lease_id = 'x' WHERE seq = 8",
         "UPDATE job SET spec = 'x' WHERE seq = 1",
         "UPDATE job SET requirement = 7 WHERE seq = 1",
         "UPDATE job SET timeout_s = 0 WHERE seq = 1",
