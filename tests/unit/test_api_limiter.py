@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests.clock import Clock
 from training.fleet.api.limiter import Limiter
 from training.fleet.errors import TooManyTriesError
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.clock import Clock
 from training.fleet.api.news import ALL, EACH, News
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

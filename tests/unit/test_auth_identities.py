@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.clock import Clock
 from training.fleet.auth import Credentials, Identity, Operator, Peer, Registry, Sessions, neighbourhood, operators_of
 from training.fleet.auth.identities import digest_of, id_of, key_of, secret_of
 from training.fleet.errors import (
@@ -220,13 +221,6 @@ HOME, COPY = "a" * 32, "b" * 32
 
 def at(place: str, start: int) -> str:
     return f"{place}.{start:032x}"
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

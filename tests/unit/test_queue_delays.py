@@ -1,14 +1,7 @@
 from __future__ import annotations
 
+from tests.clock import Clock
 from training.fleet.queue.delays import MAX_COUNTED, Delays
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def doubled(repeats: int, first_s: float) -> float:

@@ -7,20 +7,14 @@ from pathlib import Path
 import pytest
 from tls_site import Site
 
+from tests.clock import Clock
 from training.fleet.certificates import DAY_S
 from training.fleet.receiver.tls import Issuer
 
 
-class Clock:
-    now = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1_800_000_000.0)
 
 
 @pytest.fixture
