@@ -41,6 +41,7 @@ FOREIGN = {
     "two with a comma": (BEHIND, b"https://fleet.example,https://evil.example", "http"),
     "a newline behind": (BEHIND, b"https://fleet.example\n", "http"),
     "another scheme": (BEHIND, b"chrome-extension://fleet.example", "http"),
+    "beside a Host that is no name": (b"user@fleet.example", b"https://other.example", "http"),
     "no scheme": (BEHIND, b"fleet.example", "http"),
 }
 

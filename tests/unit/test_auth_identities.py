@@ -249,6 +249,19 @@ def test_another_place_waits_until_the_first_was_silent(sessions: Sessions, cloc
         meet(sessions, at(HOME, 1))
 
 
+def test_a_machine_that_names_its_place_is_not_told_to_name_it(sessions: Sessions) -> None:
+    meet(sessions, at(HOME, 1))
+    with pytest.raises(IdentityInUseError) as refused:
+        meet(sessions, at(COPY, 1))
+    assert "does not name" not in refused.value.message
+
+
+@pytest.mark.parametrize(("session", "found"), [("", "found none in"), ("here", "found 'here' in")])
+def test_who_names_no_session_is_told_what_was_found(sessions: Sessions, session: str, found: str) -> None:
+    with pytest.raises(RequestError, match=found):
+        meet(sessions, session, looks=True)
+
+
 def test_a_session_lives_as_long_as_a_call_of_it_waits(sessions: Sessions, clock: Clock) -> None:
     with sessions.present("w1", at(HOME, 1)):
         clock.now += 1000
