@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from live_receiver import LiveReceiver, manifest
+from tls_site import Site
 
 from training.fleet.api.routes import ROUTES
 from training.fleet.auth import Credentials, Operator
+from training.fleet.receiver.tls import Issuer
 
 TOKENS = {"operator": "an-operator-token-for-tests", "read": "a-read-token-for-tests"}
 NAMED = {"looker": "read", "steward": "operate", "doorman": "enrol"}
@@ -259,4 +262,13 @@ def test_on_loopback_the_shared_token_names_hosts_that_did_not_enrol_and_an_enro
 def test_a_key_of_its_own_is_for_enrolled_workers_alone(loopback: LiveReceiver) -> None:
     shared = {"Authorization": "Bearer a-shared-token-for-tests"}
     reply = loopback.call("POST", "/v1/secret", {"secret_sha256": "0" * 64}, shared)
+    assert (reply.status, reply.json["code"]) == (403, "forbidden")
+
+
+def test_a_certificate_of_its_own_is_for_enrolled_workers_alone(
+    loopback: LiveReceiver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(loopback.fleet, "issuer", Issuer(Site(tmp_path).authority))
+    shared = {"Authorization": "Bearer a-shared-token-for-tests"}
+    reply = loopback.call("POST", "/v1/worker/certificate", {}, shared)
     assert (reply.status, reply.json["code"]) == (403, "forbidden")
