@@ -255,10 +255,10 @@ def test_each_other_trouble_is_one_line_with_its_exit_status(
     assert refused(["--bundle", tmp_path / "x", "--data", data], capsys)[0] == 75
     assert refused(["--bundle", gbt, "--data", data, "--out", tmp_path / "s.txt"], capsys)[0] == 78
     assert refused(["--bundle", gbt, "--data", data, "--out", tmp_path / "no/s.csv"], capsys)[0] == 75
-    monkeypatch.setattr("training.trainer.scoring.missing_libraries", lambda model: ["lightgbm"])
+    monkeypatch.setattr("training.trainer.stored.scoring.missing_libraries", lambda model: ["lightgbm"])
     assert refused(["--bundle", gbt, "--data", data], capsys, in_this_process)[0] == 75
     for fault in (MemoryError(), ImportError("no pyarrow")):
-        monkeypatch.setattr("training.trainer.scoring.unpacked", raising(fault))
+        monkeypatch.setattr("training.trainer.stored.scoring.unpacked", raising(fault))
         assert refused(["--bundle", gbt, "--data", data], capsys, in_this_process)[0] == 75
 
 

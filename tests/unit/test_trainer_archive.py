@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from training.fleet import bundle
 from training.fleet.errors import TrainerError as NotPacked
-from training.trainer import archive
-from training.trainer.archive import Limits, extract, plain
 from training.trainer.faults import SpecError
+from training.trainer.stored import archive
+from training.trainer.stored.archive import Limits, extract, plain
 
 
 class Cage:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training.trainer.checkpoint import Checkpoints, FitCheckpoint, checkpoint_key
-from training.trainer.job import Job, parsed_job
+from training.trainer.exchange.checkpoint import Checkpoints, FitCheckpoint, checkpoint_key
+from training.trainer.exchange.job import Job, parsed_job
 
 WEIGHTS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array([7], np.uint8)}
 

@@ -24,9 +24,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from training.trainer.curves import precision_recall, receiver_operating
-from training.trainer.measures import FALSE_ALARM_RATE
-from training.trainer.predictions import Predictions
+from training.trainer.evaluation.curves import precision_recall, receiver_operating
+from training.trainer.evaluation.measures import FALSE_ALARM_RATE
+from training.trainer.evaluation.scored_windows import Predictions
 
 POOLED_POINTS = 500
 HOST_POINTS = 1000

@@ -27,9 +27,9 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as save_tensors
 
+from training.trainer.exchange.job import RESUME_KEY, Job
+from training.trainer.exchange.stop import stop_asked, stopped
 from training.trainer.files import sync, write_whole
-from training.trainer.job import RESUME_KEY, Job
-from training.trainer.stop import stop_asked, stopped
 
 Tensors = dict[str, npt.NDArray[Any]]
 
@@ -56,7 +56,7 @@ def checkpoint_key(job: Job, dataset_digest: str, numeric_class: Mapping[str, An
 
 def _code_digest() -> str:
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from training.dataset import Dataset, Features, PublishedSplit, RandomSplit, Roles, Windows
-from training.trainer.csv_files import csv_batches
-from training.trainer.datasets.folder import Source
-from training.trainer.datasets.values import KnownValues
+from training.trainer.data.csv_files import csv_batches
+from training.trainer.data.imports.folder import Source
+from training.trainer.data.imports.values import KnownValues
 from training.trainer.faults import HostError
 
 FILES = {"train": "KDDTrain+.txt", "test": "KDDTest+.txt"}

@@ -19,7 +19,7 @@ from training.needs import installing
 from training.trainer.faults import HostError, TrainerError
 
 if TYPE_CHECKING:
-    from training.trainer.datasets.folder import Source
+    from training.trainer.data.imports.folder import Source
 
 EXIT_INTERRUPTED = 130
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
-        from training.trainer.datasets.folder import is_free, write_folder
+        from training.trainer.data.imports.folder import is_free, write_folder
 
         if not is_free(options.out):
             parser.error(f"{options.out} is there already and not an empty folder; name a new one")
@@ -57,18 +57,18 @@ def _refused(message: str, status: int) -> int:
 
 def _source(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Source:
     if options.layout == "smd":
-        from training.trainer.datasets.smd import smd_source
+        from training.trainer.data.imports.smd import smd_source
 
         return smd_source(options.source, options.machines, options.names, options.realistic)
     if options.layout == "nslkdd":
-        from training.trainer.datasets.nslkdd import nslkdd_source
+        from training.trainer.data.imports.nslkdd import nslkdd_source
 
         return nslkdd_source(options.source)
     return _csv_source(options, parser)
 
 
 def _csv_source(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Source:
-    from training.trainer.datasets.plain_csv import Request, csv_source
+    from training.trainer.data.imports.plain_csv import Request, csv_source
 
     name = options.name or re.sub(r"[^A-Za-z0-9_-]+", "-", options.source.stem).strip("-_")
     if not _NAME.fullmatch(name):

@@ -21,14 +21,14 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from training.trainer.data import Floats
+from training.trainer.data.telemetry import Floats
 from training.trainer.hyper import MODELS
 from training.trainer.models import Fitted
 
 if TYPE_CHECKING:
     from training.trainer.models.gbt import Trees
     from training.trainer.models.mlp import Perceptron
-    from training.trainer.networks import Network
+    from training.trainer.models.networks import Network
 
 OPSET = 18
 IR_VERSION = 10

@@ -10,10 +10,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from training.trainer.artifact.numeric_class import installed, numeric_class
+from training.trainer.exchange.job import Job
 from training.trainer.experiment import Outcome
 from training.trainer.hyper import MODELS
-from training.trainer.job import Job
-from training.trainer.numeric_class import installed, numeric_class
 
 FORMAT_VERSION = 1
 _GIT_LIMIT_S = 10
@@ -46,7 +46,7 @@ def revision() -> dict[str, Any]:
 
     The commit is the last one that touched the trainer, so that a change elsewhere does not make another artifact.
     """
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     commit = _git(root, "log", "-1", "--format=%H", "--", *_TRAINER_PATHS) if (root / ".git").exists() else None
     changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", *_TRAINER_PATHS) if commit else None
     return {

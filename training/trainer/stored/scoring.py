@@ -21,14 +21,14 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from training.dataset import expanded_columns
-from training.trainer.bundle_reader import Description, unpacked
-from training.trainer.child import limited
-from training.trainer.data import Columns, Floats, Telemetry, read_rows
+from training.trainer.data.telemetry import Columns, Floats, Telemetry, read_rows
+from training.trainer.data.windows import Sequences, WindowSet, input_names, model_inputs, window_set
 from training.trainer.faults import SpecError, lacking
 from training.trainer.files import partial_of
 from training.trainer.hyper import MODELS, missing_libraries
 from training.trainer.models import Fitted, InputShape, model_module
-from training.trainer.windows import Sequences, WindowSet, input_names, model_inputs, window_set
+from training.trainer.stored.child import limited
+from training.trainer.stored.model_files import Description, unpacked
 
 _PARQUET_MAGIC = b"PAR1"
 """First bytes of every parquet file. Source: Apache Parquet, file format."""

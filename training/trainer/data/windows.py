@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from training.trainer.data import Floats, Ints, Telemetry
+from training.trainer.data.telemetry import Floats, Ints, Telemetry
 
 STATISTICS = ("last", "mean", "std", "difference")
 HISTORY_LIMIT = 10.0

@@ -19,11 +19,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from training.dataset import DECLARATION, Dataset, DatasetError, dataset_digest, read_dataset
-from training.trainer.data import Columns, Telemetry, read_rows
-from training.trainer.datasets.declaration import declaration_text
+from training.trainer.data.imports.declaration import declaration_text
+from training.trainer.data.splits import final_fold, folds_of
+from training.trainer.data.telemetry import Columns, Telemetry, read_rows
+from training.trainer.data.windows import window_set
 from training.trainer.faults import SpecError
-from training.trainer.splits import final_fold, folds_of
-from training.trainer.windows import window_set
 
 _SEED = 0
 

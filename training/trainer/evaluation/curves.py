@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from training.trainer.data import Ints
-from training.trainer.measures import Labels, Scores
-from training.trainer.windows import Doubles
+from training.trainer.data.telemetry import Ints
+from training.trainer.data.windows import Doubles
+from training.trainer.evaluation.measures import Labels, Scores
 
 
 def precision_recall(label: Labels, score: Scores, limit: int) -> tuple[Doubles, Doubles]:

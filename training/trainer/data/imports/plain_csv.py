@@ -26,10 +26,10 @@ from training.dataset import (
     TimeSplit,
     Windows,
 )
-from training.trainer.csv_files import csv_batches, csv_names
-from training.trainer.datasets.declaration import dealt
-from training.trainer.datasets.folder import Source
-from training.trainer.datasets.values import KnownValues
+from training.trainer.data.csv_files import csv_batches, csv_names
+from training.trainer.data.imports.declaration import dealt
+from training.trainer.data.imports.folder import Source
+from training.trainer.data.imports.values import KnownValues
 from training.trainer.faults import SpecError
 
 WINDOW_ROWS = 30

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from training.trainer.data import Ints
-from training.trainer.predictions import Predictions
+from training.trainer.data.telemetry import Ints
+from training.trainer.evaluation.scored_windows import Predictions
 
 MAX_LISTED = 2000
 

@@ -27,9 +27,9 @@ import numpy as np
 import numpy.typing as npt
 
 from training.dataset import Dataset, GroupSplit, HostsSplit, PublishedSplit, RandomSplit, TimeSplit
-from training.trainer.data import Ints
+from training.trainer.data.telemetry import Ints
+from training.trainer.data.windows import WindowSet, touched_rows
 from training.trainer.faults import SpecError
-from training.trainer.windows import WindowSet, touched_rows
 
 LEAKING_RECIPES = frozenset({"random"})
 VALIDATION_FRACTION = 0.2

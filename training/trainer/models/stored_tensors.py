@@ -16,9 +16,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from training.trainer.data import Floats
+from training.trainer.data.telemetry import Floats
 from training.trainer.faults import SpecError
-from training.trainer.json_text import parsed
+from training.trainer.strict_json import parsed
 
 MAX_HEADER_BYTES: Final = 1 << 20
 """The largest network of the trainer has 300 tensors of 150 bytes each here."""

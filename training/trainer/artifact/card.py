@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from training.dataset import Dataset
+from training.trainer.exchange.job import Job
 from training.trainer.hyper import MODELS
-from training.trainer.job import Job
 
 MAX_MISSED = 50
 MAX_HOSTS = 200

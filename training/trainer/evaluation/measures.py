@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from training.trainer.calibration import brier
+from training.trainer.evaluation.calibration import brier
 
 FALSE_ALARM_RATE = 0.01
 HEADLINES = (

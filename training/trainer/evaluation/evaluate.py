@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from training.trainer.bootstrap import host_intervals
-from training.trainer.calibration import reliability
-from training.trainer.incidents import MAX_LISTED, incident_summary, incidents_of
-from training.trainer.measures import measured
-from training.trainer.predictions import Predictions
+from training.trainer.evaluation.calibration import reliability
+from training.trainer.evaluation.incidents import MAX_LISTED, incident_summary, incidents_of
+from training.trainer.evaluation.intervals import host_intervals
+from training.trainer.evaluation.measures import measured
+from training.trainer.evaluation.scored_windows import Predictions
 
 
 def evaluated(predictions: Predictions, seed: int) -> dict[str, Any]:

@@ -32,15 +32,15 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from training.trainer import tensors as stored
-from training.trainer.checkpoint import Tensors
-from training.trainer.data import Floats
+from training.trainer.data.telemetry import Floats
+from training.trainer.data.windows import Samples, Sequences
+from training.trainer.evaluation.measures import auprc_host_mean
+from training.trainer.exchange.checkpoint import Tensors
 from training.trainer.faults import HostError, SpecError, TrainerError
 from training.trainer.hyper import MODELS, completed_hyper
-from training.trainer.json_text import parsed
-from training.trainer.measures import auprc_host_mean
 from training.trainer.models import InputShape, Setting
-from training.trainer.windows import Samples, Sequences
+from training.trainer.models import stored_tensors as stored
+from training.trainer.strict_json import parsed
 
 MODEL_FILE = "model.safetensors"
 SCORE_ROWS = 4096

@@ -21,15 +21,15 @@ import numpy.typing as npt
 
 from training.dataset import expanded_columns
 from training.needs import installing
-from training.trainer.bundle_reader import Description
-from training.trainer.child import limited
-from training.trainer.data import Floats
+from training.trainer.data.telemetry import Floats
+from training.trainer.data.windows import Sequences, input_names, model_inputs
 from training.trainer.faults import HostError, SpecError, TrainerError
 from training.trainer.files import write_whole
 from training.trainer.hyper import MODELS
 from training.trainer.models import Fitted
-from training.trainer.scoring import host_windows, load_bundle, read_for
-from training.trainer.windows import Sequences, input_names, model_inputs
+from training.trainer.stored.child import limited
+from training.trainer.stored.model_files import Description
+from training.trainer.stored.scoring import host_windows, load_bundle, read_for
 
 MAX_DIFFERENCE = 1e-5
 RANDOM_WINDOWS = 500
@@ -72,7 +72,7 @@ def export(bundle: Path, out: Path, data: Path | None) -> tuple[float, int]:
 def _converted(model: Fitted, description: Description, content: str) -> bytes:
     from onnx import helper
 
-    from training.trainer import onnx_graphs
+    from training.trainer.stored import onnx_graphs
 
     try:
         with limited(_STEP_LIMIT_S):

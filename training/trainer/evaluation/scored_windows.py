@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.trainer.data import Floats, Ints, Telemetry
+from training.trainer.data.telemetry import Floats, Ints, Telemetry
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from training.dataset import MAX_WINDOW_ROWS, category_faults
-from training.trainer.archive import Limits, extract
 from training.trainer.faults import HostError, SpecError
-from training.trainer.json_text import parsed
+from training.trainer.stored.archive import Limits, extract
+from training.trainer.strict_json import parsed
 
 MAX_MEMBERS = 64
 MAX_FILE_BYTES = 512 << 20

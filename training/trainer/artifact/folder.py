@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from training.dataset import Dataset
-from training.trainer.card import Facts, model_card
+from training.trainer.artifact.card import Facts, model_card
+from training.trainer.artifact.provenance import provenance
+from training.trainer.evaluation.measures import headline
+from training.trainer.evaluation.scored_windows import Predictions, write_predictions
+from training.trainer.exchange.job import Job
 from training.trainer.experiment import Outcome
 from training.trainer.files import sync, write_whole
-from training.trainer.job import Job
-from training.trainer.measures import headline
-from training.trainer.predictions import Predictions, write_predictions
-from training.trainer.provenance import provenance
 
 FORMAT_VERSION = 1
 LEAK_WARNING = (
@@ -109,7 +109,7 @@ def _drawn(document: Mapping[str, Any], predictions: Predictions) -> dict[str, b
     # It warns of a home that can't be written to, which is the rule for a service and harms nothing.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
-        from training.trainer.figures import Result, drawn
+        from training.trainer.artifact.figures import Result, drawn
     except ImportError:
         return {}
     return drawn(Result(predictions, document))

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from training.trainer.stop import stop_asked, stopped
+from training.trainer.exchange.stop import stop_asked, stopped
 
 STEPS = 1000
 

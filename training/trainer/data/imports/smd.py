@@ -20,9 +20,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from training.dataset import Dataset, Features, GroupSplit, RandomSplit, Roles, Split, TimeSplit, Windows
-from training.trainer.csv_files import csv_batches, unreadable
-from training.trainer.datasets.declaration import dealt
-from training.trainer.datasets.folder import Source
+from training.trainer.data.csv_files import csv_batches, unreadable
+from training.trainer.data.imports.declaration import dealt
+from training.trainer.data.imports.folder import Source
 from training.trainer.faults import HostError, SpecError
 
 WINDOW_ROWS = 30
