@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from training.dataset import (
+from training.contracts.dataset import (
     DatasetError,
     GroupSplit,
     HostsSplit,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from scored_windows import Host, result_document, scored
 
-from training.dataset import Dataset, Features, HostsSplit, Roles, Windows
+from training.contracts.dataset import Dataset, Features, HostsSplit, Roles, Windows
 from training.trainer.artifact.card import Facts, code, model_card
 from training.trainer.exchange.job import parsed_job
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.dataset import (
+from training.contracts.dataset import (
     Dataset,
     Features,
     GroupSplit,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from scored_windows import result_document, scored
 
-from training.dataset import _KINDS, _SPLIT_KEYS, MAX_WINDOW_ROWS
+from training.contracts.dataset import _KINDS, _SPLIT_KEYS, MAX_WINDOW_ROWS
 from training.trainer import accuracy, datasets, export, faults, hyper, predict, train, unpack
 from training.trainer.artifact import card
 from training.trainer.artifact.numeric_class import numeric_class

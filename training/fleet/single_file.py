@@ -20,7 +20,8 @@ PACKAGES: Final = ("auth", "client", "executors", "system", "worker")
 """Packages of the fleet that the worker consists of, whole."""
 MODULES: Final = (
     "training/__init__.py",
-    "training/dataset.py",
+    "training/contracts/__init__.py",
+    "training/contracts/dataset.py",
     "training/fleet/__init__.py",
     "training/fleet/bundle.py",
     "training/fleet/capability.py",

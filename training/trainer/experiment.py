@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from training.dataset import Dataset
+from training.contracts.dataset import Dataset
 from training.trainer.data.splits import LEAKING_RECIPES, Fold, final_fold, fold_digest, folds_of
 from training.trainer.data.telemetry import Floats, Ints, Telemetry, read_telemetry
 from training.trainer.data.windows import Samples, Sequences, WindowSet, input_names, model_inputs, window_set

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from training.dataset import Dataset
+from training.contracts.dataset import Dataset
 from training.trainer.exchange.job import Job
 from training.trainer.hyper import MODELS
 

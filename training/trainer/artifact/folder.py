@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from training.dataset import Dataset
+from training.contracts.dataset import Dataset
 from training.trainer.artifact.card import Facts, model_card
 from training.trainer.artifact.provenance import provenance
 from training.trainer.evaluation.measures import headline

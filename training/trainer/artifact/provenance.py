@@ -17,7 +17,7 @@ from training.trainer.hyper import MODELS
 
 FORMAT_VERSION = 1
 _GIT_LIMIT_S = 10
-_TRAINER_PATHS = ("training/trainer", "training/dataset.py")
+_TRAINER_PATHS = ("training/trainer", "training/contracts")
 
 
 def provenance(job: Job, digest: str, outcome: Outcome) -> dict[str, Any]:

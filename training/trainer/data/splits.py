@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from training.dataset import Dataset, GroupSplit, HostsSplit, PublishedSplit, RandomSplit, TimeSplit
+from training.contracts.dataset import Dataset, GroupSplit, HostsSplit, PublishedSplit, RandomSplit, TimeSplit
 from training.trainer.data.telemetry import Ints
 from training.trainer.data.windows import WindowSet, touched_rows
 from training.trainer.faults import SpecError

@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from training.dataset import SINGLE_HOST, Dataset, expanded_columns
+from training.contracts.dataset import SINGLE_HOST, Dataset, expanded_columns
 from training.trainer.data.csv_files import csv_batches, csv_names, unreadable
 from training.trainer.faults import SpecError
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.dataset import MODES, SPLIT_RECIPES
+from training.contracts.dataset import MODES, SPLIT_RECIPES
 from training.trainer.faults import HostError, SpecError
 from training.trainer.hyper import MODELS, Value, completed_hyper
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from training.dataset import MAX_WINDOW_ROWS, category_faults
+from training.contracts.dataset import MAX_WINDOW_ROWS, category_faults
 from training.trainer.faults import HostError, SpecError
 from training.trainer.stored.archive import Limits, extract
 from training.trainer.strict_json import parsed

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from training.dataset import expanded_columns
+from training.contracts.dataset import expanded_columns
 from training.needs import installing
 from training.trainer.data.telemetry import Floats
 from training.trainer.data.windows import Sequences, input_names, model_inputs

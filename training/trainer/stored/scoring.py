@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from training.dataset import expanded_columns
+from training.contracts.dataset import expanded_columns
 from training.trainer.data.telemetry import Columns, Floats, Telemetry, read_rows
 from training.trainer.data.windows import Sequences, WindowSet, input_names, model_inputs, window_set
 from training.trainer.faults import SpecError, lacking

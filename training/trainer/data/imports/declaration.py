@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from training.dataset import (
+from training.contracts.dataset import (
     SCHEMA,
     Dataset,
     GroupSplit,

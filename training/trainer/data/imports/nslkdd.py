@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from training.dataset import Dataset, Features, PublishedSplit, RandomSplit, Roles, Windows
+from training.contracts.dataset import Dataset, Features, PublishedSplit, RandomSplit, Roles, Windows
 from training.trainer.data.csv_files import csv_batches
 from training.trainer.data.imports.folder import Source
 from training.trainer.data.imports.values import KnownValues

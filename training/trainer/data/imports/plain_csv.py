@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from training.dataset import (
+from training.contracts.dataset import (
     Dataset,
     Features,
     GroupSplit,

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from training.dataset import Dataset, Features, GroupSplit, RandomSplit, Roles, Split, TimeSplit, Windows
+from training.contracts.dataset import Dataset, Features, GroupSplit, RandomSplit, Roles, Split, TimeSplit, Windows
 from training.trainer.data.csv_files import csv_batches, unreadable
 from training.trainer.data.imports.declaration import dealt
 from training.trainer.data.imports.folder import Source

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from training.dataset import MAX_CATEGORY_LENGTH, MAX_CATEGORY_VALUES
+from training.contracts.dataset import MAX_CATEGORY_LENGTH, MAX_CATEGORY_VALUES
 from training.trainer.faults import SpecError
 
 
