@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from bench.stage import ROOT
-from training.contracts.dataset import read_dataset
+from training.contracts.dataset_folder import read_dataset
 from training.trainer.data.telemetry import read_telemetry
 from training.trainer.data.windows import WindowSet, window_set
 

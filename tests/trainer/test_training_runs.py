@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from synthetic import DECLARATION, job_document, synthetic_table, write_dataset
 
-from training.contracts.dataset import dataset_digest
+from training.contracts.dataset_folder import dataset_digest
 from training.trainer import run
 from training.trainer.artifact import provenance
 from training.trainer.artifact.folder import LEAK_WARNING

@@ -16,10 +16,9 @@ from training.contracts.dataset import (
     PublishedSplit,
     RandomSplit,
     TimeSplit,
-    dataset_digest,
     expanded_columns,
-    read_dataset,
 )
+from training.contracts.dataset_folder import dataset_digest, read_dataset
 
 WHOLE = """
 schema = 1

@@ -21,9 +21,8 @@ from training.contracts.dataset import (
     Roles,
     TimeSplit,
     Windows,
-    dataset_digest,
-    read_dataset,
 )
+from training.contracts.dataset_folder import dataset_digest, read_dataset
 from training.trainer import datasets
 from training.trainer.data.imports import nslkdd
 from training.trainer.data.imports.declaration import dealt, declaration_text

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from scored_windows import result_document, scored
 
-from training.contracts.dataset import _KINDS, _SPLIT_KEYS, MAX_WINDOW_ROWS
+from training.contracts.dataset import MAX_WINDOW_ROWS
+from training.contracts.dataset_folder import _KINDS, _SPLIT_KEYS
 from training.trainer import accuracy, datasets, export, faults, hyper, predict, train, unpack
 from training.trainer.artifact import card
 from training.trainer.artifact.numeric_class import numeric_class

@@ -21,7 +21,9 @@ PACKAGES: Final = ("auth", "client", "executors", "system", "worker")
 MODULES: Final = (
     "training/__init__.py",
     "training/contracts/__init__.py",
+    "training/contracts/bundle.py",
     "training/contracts/dataset.py",
+    "training/contracts/dataset_folder.py",
     "training/fleet/__init__.py",
     "training/fleet/bundle.py",
     "training/fleet/capability.py",

@@ -25,7 +25,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from training.contracts.dataset import MODES, SPLIT_RECIPES, Dataset, DatasetError, read_dataset
+from training.contracts.dataset import MODES, SPLIT_RECIPES, Dataset, DatasetError
+from training.contracts.dataset_folder import read_dataset
 from training.trainer.data.splits import LEAKING_RECIPES
 from training.trainer.exchange.job import parsed_job
 from training.trainer.faults import HostError, SpecError, TrainerError

@@ -24,7 +24,8 @@ import os
 import time
 from collections.abc import Sequence
 
-from training.contracts.dataset import Dataset, DatasetError, dataset_digest, read_dataset
+from training.contracts.dataset import Dataset, DatasetError
+from training.contracts.dataset_folder import dataset_digest, read_dataset
 from training.needs import missing
 from training.trainer.exchange.job import Job, read_job
 from training.trainer.faults import HostError, SpecError, TrainerError, lacking

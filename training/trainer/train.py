@@ -25,7 +25,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, Any
 
-from training.contracts.dataset import MODES, SPLIT_RECIPES, DatasetError, read_dataset
+from training.contracts.dataset import MODES, SPLIT_RECIPES, DatasetError
+from training.contracts.dataset_folder import read_dataset
 from training.trainer import run
 from training.trainer.exchange.job import MAX_SEED, MAX_THREADS, RESUME_KEY
 from training.trainer.faults import HostError

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
+from training.contracts.bundle import MAX_DEPTH, MAX_FILES, MAX_TAR_BYTES, is_plain_name, paths_to
 from training.needs import installing
 from training.trainer.faults import HostError, SpecError
 
@@ -31,8 +32,6 @@ RATIO_FROM_BYTES: Final = 16 << 20
 MAX_WINDOW_LOG: Final = 23
 """Largest window as a power of two; what a reader must support. Source: RFC 8878, section 3.1.1.1.2."""
 
-_PART: Final = re.compile(r"[0-9A-Za-z_.+=@,~ -]{1,100}")
-_RESERVED: Final = re.compile(r"(?i:con|prn|aux|nul|com[0-9]|lpt[0-9]) *(\..*)?")
 _OCTAL: Final = re.compile(rb"([0-7]+)[ \0]*")
 _CHUNK_BYTES: Final = 1 << 18
 _UNUSED: Final = re.compile(rb"[0-7 \0]*")
@@ -45,13 +44,13 @@ _MAGIC: Final = b"ustar\x0000"
 class Limits:
     """How much may come out; the defaults are what the fleet packs."""
 
-    members: int = 10_000
+    members: int = MAX_FILES
     """Files."""
-    file_bytes: int = 8 << 30
+    file_bytes: int = MAX_TAR_BYTES
     """Size of one file."""
-    total_bytes: int = 8 << 30
+    total_bytes: int = MAX_TAR_BYTES
     """Size of the archive before compression."""
-    depth: int = 16
+    depth: int = MAX_DEPTH
     """Folders above a file."""
 
 
@@ -197,7 +196,7 @@ def _shown(name: str) -> str:
 
 
 def _mib(size_bytes: int) -> str:
-    return f"{size_bytes >> 20} MiB"
+    return f"{-(-size_bytes >> 20)} MiB"
 
 
 class _Names:
@@ -210,14 +209,15 @@ class _Names:
     def add(self, name: str) -> None:
         """Take note of a file, or refuse its name."""
         parts = name.split("/")
-        if not all(map(plain, parts)):
+        if not all(map(is_plain_name, parts)):
             raise SpecError(f"the bundle's member {_shown(name)} is no plain file name")
         if len(parts) > self._limits.depth + 1:
             raise SpecError(f"the bundle's member {_shown(name)} lies deeper than {self._limits.depth} folders")
         if self._seen.get(name.casefold()) == (name, True):
             raise SpecError(f"the bundle holds {name!r} twice")
-        for end in range(1, len(parts)):
-            self._claim("/".join(parts[:end]), is_file=False)
+        *folders, _ = paths_to(name)
+        for folder in folders:
+            self._claim(folder, is_file=False)
         self._claim(name, is_file=True)
 
     def _claim(self, path: str, *, is_file: bool) -> None:
@@ -226,13 +226,6 @@ class _Names:
             raise SpecError(f"the bundle holds {known[0]!r} and {path!r}, which are one name on Windows")
         if known[1] != is_file:
             raise SpecError(f"the bundle holds {path!r} as a file and as a folder")
-
-
-def plain(part: str) -> bool:
-    """Say whether every system takes a part of a path as the name it is."""
-    if not _PART.fullmatch(part) or _RESERVED.fullmatch(part):
-        return False
-    return part[0] not in " -" and part[-1] not in " ."
 
 
 class _Folder:

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from training.contracts.dataset import DECLARATION, Dataset, DatasetError, dataset_digest, read_dataset
+from training.contracts.dataset import Dataset, DatasetError
+from training.contracts.dataset_folder import DECLARATION, dataset_digest, read_dataset
 from training.trainer.data.imports.declaration import declaration_text
 from training.trainer.data.splits import final_fold, folds_of
 from training.trainer.data.telemetry import Columns, Telemetry, read_rows
