@@ -55,9 +55,12 @@ def checkpoint_key(job: Job, dataset_digest: str, numeric_class: Mapping[str, An
 
 
 def _code_digest() -> str:
+    """Return the digest of the code that decides what a fit does: all of the trainer, and what it reads data by."""
+    training = Path(__file__).parents[2]
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
-        digest.update(path.read_bytes())
+    for folder in ("contracts", "trainer"):
+        for path in sorted((training / folder).rglob("*.py")):
+            digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
