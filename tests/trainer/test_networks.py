@@ -216,7 +216,7 @@ def with_shape(path: Path, **changes: Any) -> None:
         ("transformer", {"heads": 64, "head_width": 512, "layers": 24}, "found the shape"),
         ("transformer", {"steps": 100_000}, "its shape has steps 100000, expected"),
         ("cnn", {"channels": 1}, "its shape has channels 1, expected"),
-        ("cnn", {"clip": float("nan")}, "its shape is not JSON: NaN is no number of JSON"),
+        ("cnn", {"clip": float("nan")}, "its shape is not JSON: NaN is not a number in JSON"),
         ("cnn", {"hyper": []}, "its shape names no hyper-parameters"),
         ("cnn", {"x" * 100_000: 1}, "its shape names 'xxx"),
     ],
@@ -305,7 +305,7 @@ def test_a_fit_that_left_the_numbers_says_so(loss: float, score: float) -> None:
     )
     loop = networks._Loop(module, train, setting, torch.device("cpu"))
     loop.loss_sum.fill_(loss)
-    with pytest.raises(TrainerError, match=r"left the numbers in epoch 1 .*; use a smaller learning_rate"):
+    with pytest.raises(TrainerError, match=r"is not a number any more in epoch 1 .*; use a smaller learning_rate"):
         loop.judge(train, np.full(len(train), score, np.float32))
 
 

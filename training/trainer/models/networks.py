@@ -45,11 +45,13 @@ from training.trainer.strict_json import parsed
 
 MODEL_FILE = "model.safetensors"
 SCORE_ROWS = 4096
+"""Windows scored at a time, so that the inner states of a network stay small in memory."""
 WARM_UP = 0.05
 """Part of all steps over which the learning rate rises."""
 MAX_FAULT_LENGTH = 200
-"""Characters shown of what a foreign file says."""
+"""Characters that a message quotes from a file of somebody else."""
 _SMALL = 1e-6
+"""A channel whose deviation is below this part of its mean counts as constant: float32 has seven digits."""
 
 Build = Callable[[int, int, Mapping[str, Any]], nn.Module]
 """(n_channels, n_steps, hyper) to a network that maps (n_windows, n_steps, n_channels) to (n_windows,) logits."""
@@ -77,7 +79,7 @@ class Scaled(nn.Module):
 class Patches(nn.Module):
     """Merges every few rows into one step by a learned projection and a ReLU, so that there are fewer steps to take.
 
-    The last row stands in the last step; a window that is no multiple of a patch is lengthened by zeros at its front.
+    The last row is in the last step; a window whose rows are not a multiple of a patch gets zeros at its front.
 
     Source: Nie et al., A Time Series is Worth 64 Words, ICLR 2023.
     """
@@ -143,19 +145,21 @@ class Gather:
         self.starts = torch.from_numpy(windows.ends).to(device) + (1 - windows.length)
         """(n_windows,) row at which each window begins."""
         self._scaled: Tensor | None = None
+        self._room = torch.empty((0, windows.length * self.rows.shape[1]), device=device)
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def batch(self, part: Tensor | slice) -> Tensor:
         """Return (n, n_steps, n_channels) float32: the windows with these numbers."""
-        return self._copied(self._overlapping(self.rows), self.starts[part])
+        return self._overlapping(self.rows).index_select(0, self.starts[part]).view(-1, self.length, self.rows.shape[1])
 
     def scaled(self, starts: Tensor, module: Scaled) -> Tensor:
-        """Return the windows that begin at these rows, as the network behind a scaler sees them.
+        """Return the windows that begin at these rows, as the network behind a scaler sees them, until the next call.
 
-        A row stands in many windows, so all rows are scaled once, by the first module that asks; this takes as much
-        memory as the rows.
+        A row is in many windows, so all rows are scaled once, by the first module that asks; this takes as much memory
+        as the rows. Each call writes its windows over those of the last one: memory that was just used is still in the
+        processor's cache.
         """
         if self._scaled is None:
             scale = Scaled(nn.Identity(), module.mean, module.spread, module.clip)
@@ -163,16 +167,18 @@ class Gather:
             for first in range(0, len(rows), SCORE_ROWS):
                 rows[first : first + SCORE_ROWS] = scale(self.rows[first : first + SCORE_ROWS])
             self._scaled = self._overlapping(rows)
-        return self._copied(self._scaled, starts)
+        if len(self._room) < len(starts):
+            self._room = self._room.new_empty((len(starts), self._room.shape[1]))
+        windows = torch.index_select(self._scaled, 0, starts, out=self._room[: len(starts)])
+        return windows.view(len(starts), self.length, -1)
 
     def _overlapping(self, rows: Tensor) -> Tensor:
-        """Return a view of every stretch of as many rows as a window has, one a line; nothing is copied."""
+        """Return a view of every stretch of as many rows as a window has, one a line.
+
+        Rows of a window stand side by side, so each window is one piece to copy and not one per row.
+        """
         length, channels = self.length, rows.shape[1]
         return rows.as_strided((len(rows) - length + 1, length * channels), (channels, 1))
-
-    def _copied(self, stretches: Tensor, starts: Tensor) -> Tensor:
-        # Rows of a window stand side by side, so each window is one piece to copy and not one per row.
-        return stretches.index_select(0, starts).view(len(starts), self.length, -1)
 
 
 def fit(build: Build, train: Samples[Sequences], validation: Samples[Sequences], setting: Setting) -> Network:
@@ -323,6 +329,7 @@ class _Loop:
         self.epochs, self.step = 0, 0
         self.best, self.best_epoch, self.best_weights = -1.0, 0, _copied(module.state_dict())
         self.curve: list[dict[str, float]] = []
+        # On the device and read once an epoch: to read it at every step would make the card wait for the processor.
         self.loss_sum = torch.zeros((), device=device)
         drawn = min(len(train), setting.whole("epoch_windows"))
         self.steps_per_epoch = math.ceil(drawn / setting.whole("batch_rows"))
@@ -330,8 +337,8 @@ class _Loop:
     @property
     def ended(self) -> bool:
         """Whether enough epochs are done or none of the last ones was better."""
-        vain = self.epochs - self.best_epoch if self.epochs else 0
-        return self.epochs >= self.setting.whole("max_epochs") or vain >= self.setting.whole("patience")
+        without_gain = self.epochs - self.best_epoch if self.epochs else 0
+        return self.epochs >= self.setting.whole("max_epochs") or without_gain >= self.setting.whole("patience")
 
     def epoch(self) -> None:
         """Take the steps of one epoch, or those that are left of it after a resume."""
@@ -343,16 +350,16 @@ class _Loop:
                 self.setting.checkpoint.save(*self._state())
 
     def judge(self, validation: Samples[Sequences], score: Floats) -> None:
-        """End an epoch with what the validation windows say.
+        """End an epoch: note its losses, and keep the weights if the validation AUPRC is the best so far.
 
         Raises:
-            TrainerError: The loss is no number any more.
+            TrainerError: The loss is not a number any more.
         """
         self.epochs, self.step = self.epochs + 1, 0
         loss = float(self.loss_sum) / self.steps_per_epoch
         if not (math.isfinite(loss) and np.isfinite(score).all()):
             raise TrainerError(
-                f"the fit left the numbers in epoch {self.epochs} (loss {loss}); use a smaller learning_rate"
+                f"the loss is not a number any more in epoch {self.epochs} ({loss}); use a smaller learning_rate"
             )
         self.loss_sum.zero_()
         auprc = auprc_host_mean(validation.label, score, validation.host)
@@ -364,7 +371,7 @@ class _Loop:
         self.setting.report(part, {"validation_auprc": auprc, "train_loss": loss})
 
     def resume(self) -> None:
-        """Go on where a checkpoint stopped; without one this is the beginning."""
+        """Continue from the checkpoint; without one, do nothing."""
         found = self.setting.checkpoint.load()
         if found is not None:
             self._restore(*found)
@@ -445,8 +452,11 @@ def cut_gradients(parameters: Sequence[Tensor], limit: float) -> None:
     """
     gradients = [parameter.grad for parameter in parameters]
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    # A hair above the norm, as torch has it, so that gradients of 0 divide by no 0.
-    torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1.0))
+    # torch adds this as well, so that gradients of 0 are not divided by 0.
+    part = limit / (norm + 1e-6)
+    if part.device.type == "cpu" and part >= 1:
+        return  # a card would have to be waited for to know this
+    torch._foreach_mul_(gradients, part.clamp(max=1.0))
 
 
 def learning_rate_part(step: int, steps: int) -> float:
