@@ -138,9 +138,9 @@ def test_a_folder_of_other_things_is_never_taken_for_checkpoints(
 ) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     common = ["gbt", "--data", "d", "--out", str(tmp_path / "out"), "--resume"]
-    assert "holds other things; name a new or an empty folder" in refused([*common, str(tmp_path)], capsys)
+    assert "holds other files; name a new or an empty folder" in refused([*common, str(tmp_path)], capsys)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
-    assert "holds other things" in refused([*common, str(tmp_path / "thesis.txt")], capsys)
+    assert "holds other files" in refused([*common, str(tmp_path / "thesis.txt")], capsys)
 
 
 def test_a_folder_with_the_mark_of_checkpoints_is_gone_on_from(synthetic: Path, tmp_path: Path) -> None:

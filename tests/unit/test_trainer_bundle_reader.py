@@ -89,9 +89,9 @@ def link(name: str) -> tarfile.TarInfo:
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ([link("model.txt")], "the bundle's member 'model.txt' is no regular file"),
-        ([("../model.txt", b"")], "the bundle's member '../model.txt' is no plain file name"),
-        ([("/etc/x", b"")], "is no plain file name"),
+        ([link("model.txt")], "the bundle's member 'model.txt' is not a regular file"),
+        ([("../model.txt", b"")], "the bundle's member '../model.txt' is not a plain file name"),
+        ([("/etc/x", b"")], "is not a plain file name"),
         ([("model.txt", b""), ("model.txt", b"")], "the bundle holds 'model.txt' twice"),
         ([(f"f{i}", b"") for i in range(65)], "the bundle holds more than 64 files"),
     ],
@@ -139,7 +139,7 @@ def test_a_missing_bundle_is_the_hosts_trouble(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("description", "message"),
     [
-        (None, "holds no model.json; it is no bundle of this trainer"),
+        (None, "holds no model.json, so another trainer made it; use that one's program"),
         ([], r"v: found \[\], expected 1"),
         (WHOLE | {"v": 2}, "v: found 2, expected 1"),
         (

@@ -177,7 +177,7 @@ def test_one_machine_has_no_hosts_to_leave_out(smd: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "content", "status", "message"),
     [
-        ("test/notes.txt", "", 78, "test: found notes.txt, expected names such as machine-1-1.txt; take other files"),
+        ("test/notes.txt", "", 78, "test: found notes.txt, expected names such as machine-1-1.txt; move other files"),
         ("test/machine-1-2.txt", "1,2\n" * 120, 78, "test/machine-1-10.txt: row 1: found 3 columns, expected 2"),
         (
             "test/machine-1-10.txt",
@@ -216,9 +216,9 @@ def test_one_machine_has_no_hosts_to_leave_out(smd: Path) -> None:
             78,
             "ServerMachineDataset, as it was written: column 'm02' of host 'machine-1-10' holds infinite values",
         ),
-        ("test_label/machine-1-2.txt", None, 75, "machine-1-2.txt can't be read"),
+        ("test_label/machine-1-2.txt", None, 75, "machine-1-2.txt does not exist; check the path"),
         ("test/machine-1-2.txt", "", 78, "test/machine-1-2.txt is not a readable csv file: Empty CSV file"),
-        ("test/machine-1-2.txt", b"\xff\xfe", 78, "found bytes that are no UTF-8"),
+        ("test/machine-1-2.txt", b"\xff\xfe", 78, "found bytes that are not UTF-8"),
     ],
 )
 def test_smd_that_does_not_fit_is_refused_with_file_and_row(
@@ -483,7 +483,7 @@ def edited(column: int, value: str, row: int = 5) -> list[list[str]]:
             "column 'side': found the values Train, expected train and",
         ),
         (rows(), [], ["--realistic", "kind,bytes"], "features: found 'kind', expected an input that is no role"),
-        (rows(), [], ["--categorical", "proto,note"], "column 'note' is named as text but is no input"),
+        (rows(), [], ["--categorical", "proto,note"], "column 'note' is named as text, but it is not an input"),
         ([[*line[:7], "", line[8]] for line in rows()], [], [], "column 'proto': found no value in any training row"),
         ([["0"] * 8], [], [], "row 2: found 8 columns, expected 9"),
     ],
@@ -557,7 +557,7 @@ def test_a_folder_that_holds_something_is_left_alone_and_an_empty_one_is_filled(
     with pytest.raises(SystemExit) as caught:
         datasets.main(["import", "nslkdd", str(kdd), str(out)])
     assert caught.value.code == 2
-    assert "is there already and not an empty folder; name a new one" in capsys.readouterr().err
+    assert "exists and is not an empty folder; name a new one" in capsys.readouterr().err
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
     (out / "mine.txt").unlink()
     assert sorted(path.name for path in imported("nslkdd", kdd).iterdir()) == ["dataset.toml", "nslkdd.parquet"]

@@ -42,12 +42,12 @@ def test_what_safetensors_wrote_is_read_as_it_reads_it(tmp_path: Path) -> None:
     ("header", "message"),
     [
         (b"{", "header is not JSON"),
-        (b"[]", "header is no table of tensors"),
+        (b"[]", "header is not a table of tensors"),
         (b'{"a":' * 60_000, "header is not JSON"),
         (b"\xff\xfe", "header is not JSON"),
         (b'{"a": %s, "a": %s}' % ((json.dumps(ENTRY).encode(),) * 2), "'a' is named twice"),
-        ({"__metadata__": [1]}, "__metadata__ is no table of texts"),
-        ({"__metadata__": {"shape": 1}}, "__metadata__ is no table of texts"),
+        ({"__metadata__": [1]}, "__metadata__ is not a table of texts"),
+        ({"__metadata__": {"shape": 1}}, "__metadata__ is not a table of texts"),
         ({"a": []}, "tensor 'a' is not described by dtype, shape and data_offsets alone"),
         ({"a": ENTRY | {"more": 1}}, "tensor 'a' is not described by"),
         ({"a": ENTRY | {"dtype": "F64"}}, "tensor 'a' has the type 'F64', expected F32"),
@@ -78,12 +78,12 @@ def test_a_header_that_the_trainer_does_not_write_is_refused(tmp_path: Path, hea
 @pytest.mark.parametrize("content", [b"", b"\0" * 8, b"\1\0\0", b"\xff" * 16, struct.pack("<Q", 9) + b"{}      "])
 def test_a_length_of_the_header_beyond_the_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x").write_bytes(content)
-    with pytest.raises(SpecError, match="its header of"):
+    with pytest.raises(SpecError, match="its header has"):
         read(tmp_path / "x")
 
 
 def test_a_header_over_a_mebibyte_is_refused_unread(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="its header of 1048577 bytes"):
+    with pytest.raises(SpecError, match="its header has 1048577 bytes"):
         read(file(tmp_path / "x", b"{" + b" " * (1 << 20)))
 
 

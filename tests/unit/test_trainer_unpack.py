@@ -87,7 +87,7 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path: Path, capsys: pytest.Cap
     path, _ = packed(tmp_path)
     (tmp_path / "new").symlink_to(tmp_path / "nowhere")
     assert unpack.main([str(path), str(tmp_path / "new")]) == 75
-    assert "is there already; name a folder that does not exist" in capsys.readouterr().err
+    assert "exists; name a folder that does not" in capsys.readouterr().err
 
 
 def test_what_is_missing_here_is_the_hosts_trouble(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,12 +17,15 @@ SCHEMA = 1
 MODES = ("realistic", "oracle")
 SPLIT_RECIPES = ("random", "time", "hosts", "group", "published")
 SINGLE_HOST = "all"
+"""Name of the one host of a dataset without a column of hosts."""
 MAX_CATEGORY_VALUES = 256
+"""Known values of a column of text: each becomes a column of its own in memory."""
 MAX_CATEGORY_LENGTH = 100
 
 NEEDED_ROLES = {"time": ("time",), "hosts": ("host",), "group": ("host",)}
 """Split recipe to the roles without which it means nothing."""
 MAX_WINDOW_ROWS = 100_000
+"""More than two months by the minute; a wrong unit must not ask for all memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +35,9 @@ class Fault:
     place: str
     """Where: the key path inside dataset.toml, or the file."""
     found: str
-    """What stands there now."""
+    """What is there now."""
     expected: str
-    """What must stand there, with the nearest valid name when a name is wrong."""
+    """What must be there, with the nearest valid name when a name is wrong."""
 
     def __str__(self) -> str:
         return f"{self.place}: found {self.found}, expected {self.expected}"
@@ -45,7 +48,7 @@ class DatasetError(Exception):
 
     Attributes:
         faults: All faults, in file order.
-        unreadable: True when the folder or a file could not be read at all, so another host may fare better.
+        unreadable: True when the folder or a file could not be read at all, so another host may be able to.
     """
 
     def __init__(self, folder: Path, faults: Iterable[Fault], *, unreadable: bool = False) -> None:
@@ -103,7 +106,7 @@ class Windows:
     """What one sample is."""
 
     length: int
-    """Rows of one host that end at the scored row; 1 to 100,000. 1 means that each row stands alone."""
+    """Rows of one host that end at the scored row; 1 to 100,000. 1 means that each row is scored by itself."""
     label: str = "last"
     """Which row of the window gives the label; only "last" exists."""
 
@@ -147,7 +150,7 @@ class PublishedSplit:
     """The split its publishers declared, as a marker column."""
 
     column: str
-    """Column that says which side a row is on."""
+    """Column that marks the side of a row."""
     train: str = "train"
     """Marker of training rows; compared as text."""
     test: str = "test"
@@ -187,7 +190,7 @@ class Dataset:
         return {name: list(self.categories[name]) for name in self.features.columns(mode) if name in self.categories}
 
     def missing_split(self, recipe: str) -> str:
-        """Say why a recipe that is not declared can't be used, naming the role it needs when that is missing."""
+        """Return the message about a recipe that is not declared, with the role it needs when that is missing too."""
         has = ", ".join(self.splits) or "none"
         lacking = [f"roles.{role}" for role in NEEDED_ROLES.get(recipe, ()) if getattr(self.roles, role) is None]
         why = f"; that split needs {', '.join(lacking)}, which this dataset does not have" if lacking else ""
@@ -215,7 +218,7 @@ def category_faults(categories: object, columns: Iterable[str]) -> list[Fault]:
         columns: The feature columns.
 
     Returns:
-        Faults with places such as `categories.service`; empty when all is well.
+        Faults with places such as `categories.service`; empty when there is none.
     """
     if not isinstance(categories, dict):
         return [Fault("categories", repr(categories)[:200], "a table of column names and lists of values")]

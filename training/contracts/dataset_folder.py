@@ -154,7 +154,7 @@ def _read_cache(cache: Path | None) -> dict[str, Any]:
 
 
 def _write_cache(cache: Path, entries: dict[str, Any]) -> None:
-    """Replace the cache in one step; a cache that can't be written costs time, not correctness."""
+    """Replace the cache in one step. One that can't be written is no error: digests are computed again next time."""
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=cache.parent, prefix=cache.name)
@@ -166,14 +166,14 @@ def _write_cache(cache: Path, entries: dict[str, Any]) -> None:
 
 
 class _Reader:
-    """Walks a parsed declaration and gathers faults instead of stopping at the first."""
+    """Reads a parsed declaration and collects all faults, so that a person can correct them in one go."""
 
     def __init__(self, document: dict[str, Any]) -> None:
         self.document = document
         self.faults: list[Fault] = []
 
     def dataset(self, folder: Path) -> Dataset:
-        """Build the declaration; it is meaningful only when no fault was gathered."""
+        """Return the declaration; it is valid only if `faults` is empty afterwards."""
         self._known_keys("", self.document, _TABLES)
         if self.document.get("schema") != SCHEMA or isinstance(self.document.get("schema"), bool):
             self._fault("schema", self.document.get("schema"), str(SCHEMA))
@@ -340,6 +340,6 @@ class _Reader:
     def _fault(self, place: str, found: Any, expected: str, *, raw: bool = False) -> None:
         table, dot, _ = place.partition(".")
         if dot and not isinstance(self.document.get(table), dict):
-            return  # one fault for a missing table is enough
+            return  # the missing table is a fault already
         text = found if raw else "nothing" if found is None else repr(found)
         self.faults.append(Fault(place, text if len(text) <= 200 else text[:197] + "...", expected))

@@ -3,7 +3,7 @@
 Owns the form of the file: a canonical tar (USTAR, names sorted, times 0, owners 0, regular files only) inside one zstd
 frame of level 1. Guarantees that equal folders give equal tars on every platform, that the target appears whole or not
 at all, and that memory stays constant whatever the size. The digest of the tar is the `content_digest`; it is compared
-between hosts, because compressors differ. Leaves the upload to the worker and unpacking to whoever reads bundles.
+between hosts, because compressors differ. The upload is the worker's part, and reading bundles that of the trainer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from training.fleet.errors import TrainerError
 
 _CHUNK_BYTES: Final = 2**20
 _BEHIND: Final = 2
+"""Chunks that may wait for a step: one in work and one ready keep it busy."""
 _LEVEL: Final = 1
+"""The fastest of zstd's ordinary levels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ def pack(folder: Path, target: Path) -> Packed:
         target: The file to make; it is replaced when it is there. Its folder must exist.
 
     Returns:
-        The digests and the length of what stands at `target` now.
+        The digests and the length of the new file.
 
     Raises:
         TrainerError: The folder is missing, empty, a link, over a limit, or holds something other than plainly named
@@ -242,7 +244,7 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _chunks(pieces: Iterator[bytes]) -> Iterator[bytearray]:
-    """Yield the same bytes in chunks of about a MiB, cut by nothing but the content."""
+    """Yield the same bytes in chunks of about a MiB; equal content is cut at equal places."""
     held = bytearray()
     for piece in pieces:
         held += piece
@@ -253,7 +255,7 @@ def _chunks(pieces: Iterator[bytes]) -> Iterator[bytearray]:
 
 
 class _Stage:
-    """One step of a pipeline on its own thread, at most two chunks behind."""
+    """One step of a pipeline on its own thread, at most two chunks behind, so that memory stays constant."""
 
     def __init__(self, step: Callable[[bytes | bytearray], None]) -> None:
         self._step = step

@@ -2,9 +2,9 @@
 
 `python -m training.trainer.accuracy --data DIR --seeds 0,1,2 [--splits hosts,group,time,random] [--write FILE.md]`
 
-Every job is the one the fleet would train with default hyper-parameters, in a process of its own, several at a time;
-only the model that the fleet would keep beside the folds' is left out, because no number depends on it. A split that
-leaks is marked in its rows and in a closing line that says how much better it looks. With `--write` the text between
+Every job is the one the fleet would train with default hyper-parameters, in a process of its own, several at a time.
+Only the model that the fleet would keep is not trained, because no reported number depends on it. A split that leaks is
+marked in its rows, and a last line tells how much better it looks. With `--write` the text between
 the two marker lines of a Markdown file is replaced after every row, so that a run cut short keeps what it measured;
 otherwise the table goes to the standard output at the end.
 """
@@ -116,7 +116,7 @@ def _numbers(dataset: Dataset, split: str, model: str, mode: str, seed: int, thr
 
 
 def _one() -> None:
-    """Train the job on the standard input and print its numbers; what the processes of their own run."""
+    """Train the job on the standard input and print its numbers; each process of `_numbers` runs this."""
     from training.trainer.evaluation.measures import headline
     from training.trainer.exchange.checkpoint import Checkpoints
     from training.trainer.exchange.progress import Progress
@@ -152,7 +152,7 @@ def _spread(numbers: Sequence[Mapping[str, float]], key: str) -> str:
 
 
 def _leak_lines(rows: Sequence[Row]) -> list[str]:
-    """Say how much better a leaking split looks than the hosts split."""
+    """Return one line per leaking result: how much better it looks than the same with the hosts split."""
     means = {
         (row["split"], row["model"], row["mode"]): statistics.fmean(
             entry["auprc_host_mean"] for entry in row["numbers"]
@@ -177,19 +177,28 @@ def _marked(path: Path) -> tuple[str, str]:
     before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise SpecError(f"{path} lacks the lines {BEGIN!r} and {END!r}; add them where the table belongs")
+        raise SpecError(f"{path} lacks the lines {BEGIN!r} and {END!r}; add both where the table belongs")
     return before, after
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="training.trainer.accuracy", description="Write the accuracy table.")
     parser.add_argument("--data", type=Path, required=True, help="dataset folder")
-    parser.add_argument("--seeds", type=_seeds, default=[0, 1, 2], help="seeds, such as 0,1,2")
-    parser.add_argument("--models", type=_chosen(list(MODELS)), default=list(MODELS), help="models, by comma")
-    parser.add_argument("--modes", type=_chosen(list(MODES)), default=list(MODES), help="modes, by comma")
-    parser.add_argument("--splits", type=_chosen(list(SPLIT_RECIPES)), default=["hosts"], help="splits, by comma")
-    parser.add_argument("--parallel", type=int, default=2, help="jobs at a time")
-    parser.add_argument("--threads", type=int, default=1, help="threads per job")
+    parser.add_argument("--seeds", type=_seeds, default=[0, 1, 2], help="seeds, separated by commas (default 0,1,2)")
+    parser.add_argument(
+        "--models", type=_chosen(list(MODELS)), default=list(MODELS), help="models, separated by commas (default all)"
+    )
+    parser.add_argument(
+        "--modes", type=_chosen(list(MODES)), default=list(MODES), help="modes, separated by commas (default both)"
+    )
+    parser.add_argument(
+        "--splits",
+        type=_chosen(list(SPLIT_RECIPES)),
+        default=["hosts"],
+        help="splits, separated by commas (default hosts)",
+    )
+    parser.add_argument("--parallel", type=int, default=2, help="jobs trained at a time (default 2)")
+    parser.add_argument("--threads", type=int, default=1, help="threads per job (default 1)")
     parser.add_argument("--write", type=Path, metavar="FILE.md", help="replace the table in this file")
     return parser.parse_args(arguments)
 
@@ -199,7 +208,7 @@ def _seeds(text: str) -> list[int]:
 
 
 def _chosen(known: Sequence[str]) -> Callable[[str], list[str]]:
-    """Return a parser of names by comma that refuses unknown ones."""
+    """Return a parser of names separated by commas, which refuses unknown ones."""
 
     def parsed(text: str) -> list[str]:
         names = text.split(",")

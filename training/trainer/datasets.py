@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from training.trainer.data.imports.folder import is_free, write_folder
 
         if not is_free(options.out):
-            parser.error(f"{options.out} is there already and not an empty folder; name a new one")
+            parser.error(f"{options.out} exists and is not an empty folder; name a new one")
         for line in write_folder(_source(options, parser), options.out).lines():
             sys.stdout.write(line + "\n")
     except KeyboardInterrupt:
@@ -100,22 +100,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     smd = _layout(layouts, "smd", "the folder ServerMachineDataset")
     smd.add_argument("--machines", nargs="+", default=[], metavar="GLOB", help="machines wanted, such as 'machine-1-*'")
-    smd.add_argument("--names", type=Path, metavar="FILE", help="names of the metrics, one a line; else m00, m01 ...")
-    smd.add_argument("--realistic", type=_names, default=(), metavar="A,B", help="metrics that an outsider sees")
+    smd.add_argument("--names", type=Path, metavar="FILE", help="metric names, one a line; without it m00, m01 ...")
+    smd.add_argument("--realistic", type=_names, default=(), metavar="A,B", help="metrics that an outsider can measure")
     _layout(layouts, "nslkdd", "the folder with KDDTrain+.txt and KDDTest+.txt")
     table = _layout(layouts, "csv", "a CSV file with a header")
     table.add_argument("--label", required=True, metavar="COL", help="1 for anomalous and 0 for normal, see --positive")
-    table.add_argument("--host", metavar="COL", help="host of a row; without it all rows belong to one")
+    table.add_argument("--host", metavar="COL", help="host of a row; without it all rows are of one host")
     table.add_argument("--time", metavar="COL", help="orders the rows of a host; without it file order is time order")
-    table.add_argument("--group", metavar="COL", help="group of the host")
-    table.add_argument("--split", metavar="COL", help="train or test, as the publishers say")
-    table.add_argument("--realistic", type=_names, default=(), metavar="A,B", help="what an outsider sees")
-    table.add_argument("--oracle", type=_names, default=(), metavar="A,B", help="what only the host itself knows")
-    table.add_argument("--never", type=_names, default=(), metavar="A,B", help="kept, but no inputs")
-    table.add_argument("--categorical", type=_names, default=(), metavar="A,B", help="inputs that hold text")
+    table.add_argument("--group", metavar="COL", help="column that names the group of the host")
+    table.add_argument("--split", metavar="COL", help="train or test, as the publishers marked the row")
+    table.add_argument("--realistic", type=_names, default=(), metavar="A,B", help="what an outsider can measure")
+    table.add_argument("--oracle", type=_names, default=(), metavar="A,B", help="what only the host itself can read")
+    table.add_argument("--never", type=_names, default=(), metavar="A,B", help="columns to keep that are never inputs")
+    table.add_argument("--categorical", type=_names, default=(), metavar="A,B", help="input columns that hold text")
     table.add_argument("--window", type=_rows, metavar="N", help="rows per window; 30, or 1 without host and time")
     table.add_argument("--positive", nargs="+", default=[], metavar="VALUE", help="labels that mean anomalous")
-    table.add_argument("--name", metavar="NAME", help="name of the dataset; else the file's")
+    table.add_argument("--name", metavar="NAME", help="name of the dataset; without it the name of the file")
     return parser
 
 

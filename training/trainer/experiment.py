@@ -5,8 +5,8 @@ checkpoint.
 
 Each window that is tested is scored by a model that saw neither it nor, for the splits that promise it, its host. A
 split with one fold keeps that fold's model: the one whose scores are reported. A split with several folds keeps one
-more model, trained on all allowed hosts; the reported scores are those of the fold models and say how such a model does
-on hosts it never saw.
+more model, trained on all allowed hosts; the reported scores are those of the fold models, each on hosts that it never
+saw, because the model that is kept has no unseen host left to be tested on.
 """
 
 from __future__ import annotations
@@ -33,8 +33,12 @@ from training.trainer.hyper import MODELS
 from training.trainer.models import Fitted, InputShape, Setting, model_module
 
 MAX_TRAIN_WINDOWS = 100_000
+"""Training windows of a model on statistics, unless `train_stride` is given: neighbouring windows share most rows, so
+every n-th says nearly as much as all."""
 SCORE_ROWS = 65_536
+"""Windows scored at a time."""
 _READ_PART = 0.05
+"""Part of the progress that reading takes; the fits share the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +95,7 @@ def run_experiment(
         dataset: The declaration of its dataset.
         progress: Where the steps go.
         checkpoints: What an earlier run of the job finished, and where this one leaves what it finishes.
-        keep: Whether a split with several folds gets its further model; no number depends on it.
+        keep: Whether a split with several folds also gets the model that is kept; no reported number depends on it.
 
     Raises:
         SpecError: The data or the split don't allow the job.

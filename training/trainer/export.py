@@ -1,6 +1,6 @@
 """The export program: `export.py --bundle bundle.tar.zst --out model.onnx [--data FILE]`.
 
-Writes a stored model as ONNX and says how close its scores are to the original's. A file whose scores differ by more
+Writes a stored model as ONNX and reports how close its scores are to the original's. A file whose scores differ by more
 than 1e-5 is not written.
 
 A child process does the work, as in `predict`.
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 if not __package__:
-    # Started as a file: the project root stands in for this folder, whose module names must not become top-level ones.
+    # Started as a file: the project root replaces this folder, whose module names must not become top-level ones.
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import training.trainer  # noqa: F401 - ends a Python that is too old, before it reads what is new to it

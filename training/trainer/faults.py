@@ -1,7 +1,7 @@
-"""Owns the ways a training run can end badly, with the exit status and the kind that the worker is told.
+"""Owns the errors that end a training run, each with its exit status and the failure kind that the worker reads.
 
     TrainerError           1   the trainer broke; another attempt may do better
-    |- SpecError           78  the job can't be done by anybody as it is written; never retried
+    |- SpecError           78  no host can do the job as it is written; never retried
     '- HostError           75  this host can't do it now; another one may
 
 Every message says what was found, what was expected and what to do next.
@@ -23,7 +23,7 @@ class TrainerError(Exception):
 
 
 class SpecError(TrainerError):
-    """The job as written can't be done: an unknown key, a split the dataset lacks, data that break the contract."""
+    """No host can do the job: an unknown key, a split the dataset lacks, data that break the contract."""
 
     exit_status: ClassVar[int] = 78
     kind = "spec_rejected"
@@ -45,7 +45,7 @@ class HostError(TrainerError):
 
 
 def lacking(model: str, libraries: Sequence[str]) -> HostError:
-    """Return the fault of a host that lacks libraries of a model, with the command that installs them."""
+    """Return the error of a host without the libraries of a model, with the command that installs them."""
     extras = "trainer,torch" if "torch" in libraries else "trainer"
     return HostError(
         f"model {model} needs the libraries {', '.join(libraries)}, which this Python lacks; {installing(extras)}"

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 if not __package__:
-    # Started as a file: the project root stands in for this folder, whose module names must not become top-level ones.
+    # Started as a file: the project root replaces this folder, whose module names must not become top-level ones.
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import training.trainer  # noqa: F401 - ends a Python that is too old, before it reads what is new to it
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         whole = status not in (child.EXIT_CRASHED, child.EXIT_KILLED, child.EXIT_INTERRUPTED)
     finally:
         if options.out is not None and not whole:
-            # A child that was ended had no time for it.
+            # A child that was killed could not delete it.
             partial_of(options.out).unlink(missing_ok=True)
     return status
 
@@ -61,7 +61,7 @@ def scored(options: argparse.Namespace) -> int:
     except ImportError as fault:
         return _refused(f"{fault}; {installing('trainer')}", HostError.exit_status)
     except BrokenPipeError:
-        # Who reads the scores has seen enough; without this Python complains when it flushes at its end.
+        # The reader of the scores has stopped; without this Python would complain when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_CLOSED
     except MemoryError:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 if not __package__:
-    # Started as a file: the project root stands in for this folder, whose module names must not become top-level ones.
+    # Started as a file: the project root replaces this folder, whose module names must not become top-level ones.
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import training.trainer  # noqa: F401 - ends a Python that is too old, before it reads what is new to it
@@ -173,12 +173,12 @@ def _known(fault: Exception) -> TrainerError | None:
 
 
 def _is_torch_out_of_memory(fault: Exception, words: Sequence[str]) -> bool:
-    """Tell by its words, because torch raises RuntimeError on the CPU and classes of its own on CUDA."""
+    """Return True if the text says so: torch raises RuntimeError on the CPU and classes of its own on CUDA."""
     return isinstance(fault, RuntimeError) and any(word in str(fault) for word in words)
 
 
 def _record_failure(out: Path | None, kind: str, error: str) -> None:
-    """Write `result.json` with plain means, because what failed may be a library or the disk."""
+    """Write `result.json` with the standard library alone, because a library may be what failed."""
     if out is None:
         return
     document = {"v": RESULT_VERSION, "status": "failed", "kind": kind, "error": error}
@@ -188,7 +188,7 @@ def _record_failure(out: Path | None, kind: str, error: str) -> None:
         temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         temporary.replace(out / "result.json")
     except OSError:
-        return
+        return  # the message on stderr and the exit status remain
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Owns reading JSON that came in a bundle: plain JSON alone, each name once."""
+"""Owns reading JSON that nobody trusts: UTF-8, no NaN or infinity, and no key twice in a table."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 
 def parsed(text: bytes) -> Any:
-    """Return what a JSON text says.
+    """Return the value of a JSON text.
 
     Raises:
-        ValueError: It is no JSON in UTF-8, nests too deeply, holds NaN or infinity, or names a key twice. Of two equal
-            keys one reader takes the first and another the last, so a text with both says two things.
+        ValueError: It is not JSON in UTF-8, nests too deeply, holds NaN or infinity, or names a key twice. Of two equal
+            keys one reader takes the first and another the last, so they would read different values.
     """
     try:
         return json.loads(text.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_unique)
@@ -20,7 +20,7 @@ def parsed(text: bytes) -> Any:
 
 
 def _refuse_constant(text: str) -> float:
-    raise ValueError(f"{text} is no number of JSON")
+    raise ValueError(f"{text} is not a number in JSON")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The training program for people: `train.py MODEL --data DIR --out DIR`, one option per hyper-parameter of the model.
 
-The options come from the declaration in `hyper`. What they say is written to `OUT/job.json`, and `run` trains that job,
-as it does for a worker. On a terminal the run's progress is shown on the standard error output; the headline numbers
+The options come from the declaration in `hyper`. They are written to `OUT/job.json`, and `run` trains that job as it
+does for a worker. On a terminal the run's progress is shown on the standard error output; the headline numbers
 and the place of the artifact follow on the standard output. Until training begins the standard library is enough.
 
 Exit status: that of `run`; 2 for a wrong option.
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 if not __package__:
-    # Started as a file: the project root stands in for this folder, whose module names must not become top-level ones.
+    # Started as a file: the project root replaces this folder, whose module names must not become top-level ones.
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import training.trainer  # noqa: F401 - ends a Python that is too old, before it reads what is new to it
@@ -34,6 +34,7 @@ from training.trainer.files import write_whole
 from training.trainer.hyper import MODELS, Hyper, ModelDeclaration
 
 DEFAULT_SEED = 490
+"""The example manifest's seed, so that a training by hand gives the same model."""
 LOOK_S = 0.3
 """Seconds between two looks at the progress of the run."""
 _PREFIX = "hyper."
@@ -100,7 +101,7 @@ def _dataset_name(folder: Path) -> str:
     try:
         return read_dataset(folder).name
     except DatasetError:
-        # The run names every fault of the declaration; until then the folder's name does.
+        # The run reports every fault of the declaration; here the folder's name is enough.
         return folder.resolve().name or "dataset"
 
 
@@ -154,12 +155,15 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         near = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1, cutoff=0.0)[0]
         models[options.model].error(f"{options.model} has no option {unknown[0]}, nearest is {near}")
     if options.resume is not None and not _is_for_checkpoints(options.resume):
-        models[options.model].error(f"--resume: {options.resume} holds other things; name a new or an empty folder")
+        models[options.model].error(f"--resume: {options.resume} holds other files; name a new or an empty folder")
     return options
 
 
 def _is_for_checkpoints(folder: Path) -> bool:
-    """Tell whether a folder may be used for checkpoints: what it holds is deleted when it belongs to another job."""
+    """Return True if a folder may hold checkpoints: it is new, empty or already holds some.
+
+    Checkpoints of another job are deleted, so a folder with other files is refused.
+    """
     if not folder.exists():
         return True
     return folder.is_dir() and ((folder / RESUME_KEY).is_file() or not any(folder.iterdir()))

@@ -1,7 +1,8 @@
 """The unpacking program: `unpack.py BUNDLE FOLDER`, for a bundle that came from somewhere else.
 
-The folder appears whole or not at all. A process of its own, held by the system to little memory and time, reads the
-bundle; this one looks at how that ends. Windows has no such limits, there the reader's own hold alone.
+The folder appears whole or not at all. Another process reads the bundle, and the system limits its memory and time;
+this one waits for it and reports how it ended. Windows has no such limits, so there only those of the reader itself
+apply.
 
 Exit status 0: done. 75: something is missing on this host. 78: the bundle is wrong. 2: wrong usage.
 """
@@ -10,7 +11,7 @@ import sys
 from pathlib import Path
 
 if not __package__:
-    # Started as a file: the project root stands for this folder, whose module names must not become top-level ones.
+    # Started as a file: the project root replaces this folder, whose module names must not become top-level ones.
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import training.trainer  # noqa: F401 - ends a Python that is too old, before it reads what is new to it
@@ -31,11 +32,11 @@ from training.trainer.files import sync
 from training.trainer.stored.archive import Limits, extract
 
 MEMORY_BYTES: Final = 40 << 20
-"""What the reader may take beyond what it has once Python is loaded: the largest window of zstd, thrice."""
+"""Memory that the reader may take once Python is loaded: a few times the largest window of zstd, 8 MiB."""
 CPU_S: Final = 4
 """CPU time of the reader for any bundle."""
 BYTES_PER_CPU_S: Final = 10 << 20
-"""Bytes of the bundle that earn one second more; an honest bundle is read ten times as fast on a Raspberry Pi."""
+"""For each of these the reader gets one second more; a Raspberry Pi reads an honest bundle ten times as fast."""
 READER: Final = "--read-standard-input"
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -69,11 +70,11 @@ def unpack(bundle: Path, folder: Path, sha256: str | None = None) -> dict[str, A
         The fields of `archive.Extracted`.
 
     Raises:
-        SpecError: The bundle is damaged, breaks a limit, or is another one than its name says.
+        SpecError: The bundle is damaged, breaks a limit, or has another digest than its name.
         HostError: It cannot be read, or the folder cannot be made here.
     """
     if os.path.lexists(folder):
-        raise HostError(f"{folder} is there already; name a folder that does not exist")
+        raise HostError(f"{folder} exists; name a folder that does not")
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
     try:
         found = _through_reader(bundle, part)
@@ -96,7 +97,9 @@ def _named(bundle: Path) -> str | None:
 
 def _demand_digest(found: str, wanted: str | None) -> None:
     if wanted is not None and found != wanted:
-        raise SpecError(f"the bundle's digest is {found}, expected {wanted}; it is another one, or damaged")
+        raise SpecError(
+            f"the bundle's digest is {found}, expected {wanted}; it is another one, or damaged; fetch it again"
+        )
 
 
 def _through_reader(bundle: Path, part: Path) -> dict[str, Any]:
@@ -106,7 +109,7 @@ def _through_reader(bundle: Path, part: Path) -> dict[str, Any]:
         raise HostError(f"{bundle} does not exist; give a bundle.tar.zst") from fault
     with stream:
         command = [sys.executable, str(Path(__file__).resolve()), READER, bundle.name]
-        # Nothing in the command is the bundle's: it names this file, and the bundle as the caller wrote it.
+        # No part of the command comes from inside the bundle: it is this file, and the name that the caller gave.
         done = subprocess.run(command, stdin=stream, cwd=part, capture_output=True, check=False)  # noqa: S603
     if done.returncode == 0:
         found: dict[str, Any] = json.loads(done.stdout)
@@ -117,7 +120,8 @@ def _through_reader(bundle: Path, part: Path) -> dict[str, Any]:
     if done.returncode == SpecError.exit_status:
         raise SpecError(said)
     raise SpecError(
-        f"reading {bundle.name} took more memory or time than any bundle needs (it ended {done.returncode})"
+        f"reading {bundle.name} took more memory or time than any bundle needs (it ended {done.returncode}); "
+        "do not use it"
     )
 
 
@@ -142,7 +146,7 @@ def _read(name: str) -> int:
 
 
 def _limit(size_bytes: int) -> None:
-    """Have the system end this process when it takes more than a bundle of that size needs."""
+    """Let the system end this process if it takes more memory or time than a bundle of that size needs."""
     if sys.platform == "win32":
         return
     import resource

@@ -20,6 +20,7 @@ from training.trainer.hyper import MODELS
 
 MAX_MISSED = 50
 MAX_HOSTS = 200
+"""Rows of the two tables; `metrics.json` has all of them, and a person reads no more."""
 _SPLITS = {
     "random": "rows drawn at random are tested; rows of the same incident train",
     "time": "the first part of every host trains, the last part is tested",
@@ -186,7 +187,7 @@ def _incidents(facts: Facts) -> list[str]:
 
 
 def _price(pooled: Mapping[str, Any]) -> str:
-    """Return what the found incidents cost, for whoever alarms all the time finds every one."""
+    """Return what the found incidents cost: a model that raises an alarm all the time finds every one."""
     count, normal = pooled["false_alarms"], pooled["windows"] - pooled["anomalous"]
     part = f" ({100 * count / normal:.2f} % of the normal windows)" if normal else ""
     return f"The price is false alarms: {count:,}{part}."

@@ -1,8 +1,8 @@
-"""Owns the figures of a result, as SVG drawn by matplotlib; only where that library is installed is this file loaded.
+"""Owns the figures of a result, as SVG drawn by matplotlib; this file is loaded only where that library is installed.
 
-The same result gives the same bytes on the same machine: fixed ids, no date, letters as outlines, and no setting of the
-user's takes part. Text from outside, such as host names, is drawn as it is and never read as a formula. A figure that
-has nothing to show is not drawn. Curves are thinned, so that each file stays small whatever the data.
+The same result gives the same bytes on the same machine: fixed ids, no date, letters as outlines, and the settings of
+the user are not read. Text from outside, such as host names, is drawn as it is and never read as a formula. A figure
+that has nothing to show is not drawn. Curves are thinned, so that each file stays small whatever the data.
 
 Colours are those of Okabe and Ito, which people with colour-blindness can tell apart.
 Source: Wong, Points of view: Color blindness, Nature Methods 8, 2011.
@@ -28,6 +28,7 @@ from training.trainer.evaluation.curves import precision_recall, receiver_operat
 from training.trainer.evaluation.measures import FALSE_ALARM_RATE
 from training.trainer.evaluation.scored_windows import Predictions
 
+# Points, curves and bars are limited so that a figure of a thousand hosts stays readable and small.
 POOLED_POINTS = 500
 HOST_POINTS = 1000
 MAX_HOST_CURVES = 40
@@ -172,7 +173,7 @@ def _curves(result: Result) -> Figure | None:
 
 
 def _host_curves(result: Result) -> Iterator[tuple[Any, Any]]:
-    """Yield label and score of the hosts with both classes; of very many, some evenly chosen from worst to best."""
+    """Yield label and score of the hosts with both classes; of more than 40, 40 evenly chosen from worst to best."""
     scored = result.predictions
     hosts = result.document["hosts"]
     mixed = sorted((entry["auprc"], name) for name, entry in hosts.items() if entry["auprc"] is not None)

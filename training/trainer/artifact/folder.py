@@ -2,8 +2,8 @@
 
 The artifact holds the model files, `model.json` (what `predict` needs), `metrics.json`, `model_card.md`,
 `provenance.json`, `predictions.parquet` and, where matplotlib is installed, figures. It holds no time, duration, path
-or process number: the same job on the same machine with the same threads gives the same bytes. What stands in the card,
-the figures and the provenance is the business of their modules.
+or process number: the same job on the same machine with the same threads gives the same bytes. The card, the figures
+and the provenance are made by their own modules.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ def metrics_document(job: Job, digest: str, outcome: Outcome) -> dict[str, Any]:
 
 
 def _drawn(document: Mapping[str, Any], predictions: Predictions) -> dict[str, bytes]:
-    """Draw the figures; none where matplotlib is not installed, for no number depends on it."""
-    # It warns of a home that can't be written to, which is the rule for a service and harms nothing.
+    """Draw the figures; none where matplotlib is not installed: no number depends on them."""
+    # It warns that the home folder can't be written to, which is normal for a service and does no harm.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
         from training.trainer.artifact.figures import Result, drawn

@@ -1,8 +1,8 @@
 """Owns the numeric class: what decides the last bits of a computation, as one JSON object.
 
-Two machines with the same numeric class are expected to give the same numbers for the same job; with another one they
-may differ in the last bits, and training carries that on. Nothing is imported to find out: torch is asked only when the
-model has loaded it. Names of hosts, paths, times and serial numbers do not belong here.
+Two machines with the same numeric class are expected to give the same numbers for the same job. With different classes
+the last bits may differ, and training makes such differences grow. No library is imported for this: torch is asked only
+if the model has loaded it. Names of hosts, paths, times and serial numbers do not belong here.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def _driver() -> str | None:
 
 
 def _torch_flags(torch: Any) -> dict[str, Any]:
-    """Return the switches by which torch trades sameness for speed."""
+    """Return the switches of torch that make it faster but less repeatable."""
     return {
         "torch_deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
         "torch_float32_matmul_precision": torch.get_float32_matmul_precision(),

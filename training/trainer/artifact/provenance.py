@@ -17,6 +17,7 @@ from training.trainer.hyper import MODELS
 
 FORMAT_VERSION = 1
 _GIT_LIMIT_S = 10
+"""git answers in milliseconds; a checkout on a dead network drive must not hold a finished training up."""
 _TRAINER_PATHS = ("training/trainer", "training/contracts")
 
 

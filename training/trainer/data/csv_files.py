@@ -16,6 +16,7 @@ import pyarrow.csv as pacsv
 from training.trainer.faults import HostError, SpecError
 
 BLOCK_BYTES = 4 << 20
+"""Text parsed at a time; a row must fit in."""
 _CONVERSION = re.compile(
     r"In CSV column #(\d+): (?:Row #(\d+): )?CSV conversion error to ([^:]+): (?:invalid value '(.*)'|(.*))", re.DOTALL
 )
@@ -27,7 +28,7 @@ def csv_names(path: Path) -> list[str]:
     """Return the column names in the header of a CSV file.
 
     Raises:
-        SpecError: The file is empty or no CSV.
+        SpecError: The file is empty or not CSV.
         HostError: It can't be read here.
     """
     try:
@@ -92,4 +93,6 @@ def csv_fault(file: str, names: Sequence[str], fault: Exception) -> SpecError:
 
 def unreadable(path: Path, fault: OSError) -> HostError:
     """Return the fault of a file that can't be read on this host."""
+    if isinstance(fault, FileNotFoundError):
+        return HostError(f"{path.name} does not exist; check the path")
     return HostError(f"{path.name} can't be read: {fault}; check that the file is whole, its path and its rights")

@@ -33,6 +33,7 @@ from training.trainer.faults import SpecError
 
 LEAKING_RECIPES = frozenset({"random"})
 VALIDATION_FRACTION = 0.2
+"""Part of the training side that chooses the threshold and the stopping point; a fifth is the usual choice."""
 _TRAIN, _TEST, _UNUSED = 0, 1, 2
 
 Mask = npt.NDArray[np.bool_]
@@ -212,6 +213,7 @@ def _tail_held_out(windows: WindowSet, rows: Ints, gap: int, seed: int) -> tuple
 def _by_hosts(windows: WindowSet, rows: Ints, seed: int) -> tuple[Ints, Ints] | None:
     """Hold out hosts, drawn by the seed, until a fifth of them and both classes are there; None when that fails."""
     host, label = windows.host[rows], windows.label[rows]
+    # The second number keeps these draws apart from those of `_random_fold`, which begin with 1, and of fits.
     order = np.random.default_rng([seed, 2]).permutation(np.unique(host))
     for count in range(max(1, math.ceil(VALIDATION_FRACTION * len(order))), len(order)):
         out = np.isin(host, order[:count])

@@ -35,6 +35,7 @@ from training.trainer.faults import SpecError
 
 BATCH_ROWS = 65536
 MAX_TEXT_LENGTH = 200
+"""Characters of a host, group or marker. numpy gives every text the room of the longest one."""
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -134,7 +135,7 @@ def read_rows(path: Path, wanted: Columns) -> Telemetry:
             chunks.append(batch.column(name))
         values.append(_matrix(path.name, batch, wanted))
     if not sum(len(part) for part in values):
-        raise SpecError(f"{path.name} holds no rows, expected telemetry")
+        raise SpecError(f"{path.name} holds no rows, expected telemetry; check how it was written")
     return _assembled(path.name, wanted, parts, values)
 
 
@@ -228,7 +229,7 @@ def _assembled(file: str, wanted: Columns, parts: dict[str, list[Any]], values: 
     hosts, host = _hosts(file, wanted.host, parts, sum(len(part) for part in values))
     time = _times(file, wanted.time, parts, hosts, host)
     label = _labels(file, wanted.label, parts, hosts, host)
-    order = np.lexsort((time, host))
+    order = np.lexsort((time, host))  # by host, then time; equal rows keep the order of the file
     texts = {column: _texts(file, column, parts[column], hosts, host)[order] for column in wanted.texts}
     telemetry = Telemetry(
         columns=expanded_columns(wanted.values, wanted.categories),
@@ -244,7 +245,7 @@ def _assembled(file: str, wanted: Columns, parts: dict[str, list[Any]], values: 
 
 
 def _ordered(chunks: list[Floats], order: Ints) -> Floats:
-    """Move rows to their places and empty the list meanwhile, so that sorted data are never there twice."""
+    """Move rows to their places, and drop each chunk once it is moved, so that memory does not hold all rows twice."""
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
     out = np.empty((len(order), chunks[0].shape[1]), np.float32)
@@ -365,6 +366,7 @@ def _check_times(column: str | None, telemetry: Telemetry) -> None:
 def _filled(telemetry: Telemetry) -> Telemetry:
     """Fill gaps from each host's past and drop what precedes its first complete row."""
     values = telemetry.values
+    # Most data have no gap; the work below would copy all of them.
     if np.isfinite(values).all():
         return telemetry
     keep = np.ones(len(values), bool)
@@ -387,4 +389,4 @@ def _refuse_unusable(telemetry: Telemetry, index: int, rows: Floats) -> None:
     for bad, what in ((infinite, "holds infinite values"), (absent, "has no value at all")):
         if bad.any():
             column, host = telemetry.columns[int(np.argmax(bad))], telemetry.hosts[index]
-            raise SpecError(f"column {column!r} of host {host!r} {what}; mend the data or leave that host out")
+            raise SpecError(f"column {column!r} of host {host!r} {what}; fix the data, or leave that host out")

@@ -21,9 +21,12 @@ from training.trainer.data.telemetry import Floats, Ints, Telemetry
 
 STATISTICS = ("last", "mean", "std", "difference")
 HISTORY_LIMIT = 10.0
+"""Standard deviations at which standardised metrics are cut: the first rows of a host have hardly any past."""
 _FLOOR = 1e-3
+"""Part of the largest magnitude so far that is added to the deviation."""
 _BLOCK_COLUMNS = 8
 _BLOCK_WINDOWS = 2048
+"""Block whose four statistics, as float64, fit the second cache of a small processor (half a MiB)."""
 
 Doubles = npt.NDArray[np.float64]
 

@@ -18,6 +18,7 @@ from training.trainer.data.telemetry import Ints
 from training.trainer.evaluation.scored_windows import Predictions
 
 MAX_LISTED = 2000
+"""Incidents in `metrics.json`, which a receiver and a person read whole; counts and medians come from all of them."""
 
 Number = int | float
 
@@ -101,15 +102,15 @@ def _incident(predictions: Predictions, anomalous: Ints, run: tuple[int, int], a
     start, end = run
     first, last = anomalous[start], anomalous[end - 1]
     found = alarm < end
-    begun = predictions.time[first].item()
+    first_time = predictions.time[first].item()
     return Incident(
         host=predictions.hosts[predictions.host[first]],
-        first_time=begun,
+        first_time=first_time,
         last_time=predictions.time[last].item(),
         rows=end - start,
         cut=bool(predictions.continues[first]),
         found=found,
         delay_rows=alarm - start if found else None,
-        delay_time=predictions.time[anomalous[alarm]].item() - begun if found else None,
+        delay_time=predictions.time[anomalous[alarm]].item() - first_time if found else None,
         top_score=score,
     )

@@ -25,6 +25,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from training.trainer.evaluation.calibration import brier
 
 FALSE_ALARM_RATE = 0.01
+"""Part of the normal windows that may raise an alarm, for the one number that compares models there."""
 HEADLINES = (
     "auroc",
     "auprc",
@@ -44,7 +45,7 @@ Hosts = npt.NDArray[np.int32]
 
 
 def has_both(label: Labels) -> bool:
-    """Say whether both classes occur."""
+    """Return True if both classes occur."""
     return bool(label.any()) and not bool(label.all())
 
 
@@ -58,7 +59,9 @@ def f1(label: Labels, alarm: Mask) -> float:
 def best_threshold(label: Labels, score: Scores) -> float:
     """Return the score at or above which alarms give the best F1; for validation windows only."""
     precision, recall, thresholds = precision_recall_curve(label, score)
+    # `tiny` where both are 0: the F1 is 0 there, and 0 / 0 would be no number.
     f1s = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
+    # The last point, precision 1 and recall 0, belongs to no threshold.
     return float(thresholds[int(np.argmax(f1s[:-1]))])
 
 

@@ -46,6 +46,7 @@ def continuing(telemetry: Telemetry, rows: Ints) -> npt.NDArray[np.bool_]:
     tested[rows] = True
     before = np.maximum(rows - 1, 0)
     same = (rows > 0) & (telemetry.host[before] == telemetry.host[rows])
+    # Row 0 has no row before it; `maximum` only keeps its index valid, and `same` is False there.
     found: npt.NDArray[np.bool_] = same & (telemetry.label[before] == 1) & ~tested[before]
     return found
 

@@ -1,11 +1,11 @@
 """Owns the resume folder: what a run leaves so that the next one goes on where this one stopped.
 
 resume/
-    key.json               what the checkpoints belong to; other content makes the run begin anew
+    key.json               what the checkpoints belong to; other content makes the run start from the beginning
     part-03/               a finished fit: model files, record.json, score.npy
     part-04.safetensors    a fit under way, as its loop saved it
 
-Guarantees: every file or folder appears whole, and a torn or foreign one is dropped, never believed. A checkpoint is
+Guarantees: every file or folder appears whole, and a damaged one, or one of another run, is deleted. A checkpoint is
 bound to job, data, code, libraries, threads and device, because only then do the same steps give the same bytes. Files
 are formats that load without running code.
 """
@@ -68,7 +68,7 @@ class Checkpoints:
     """The resume folder of one run.
 
     Args:
-        folder: Where it is; made when missing. None keeps nothing, so a run begins anew each time.
+        folder: Where it is; made when missing. None keeps nothing, so each run starts from the beginning.
         key: From `checkpoint_key`; checkpoints with another key are deleted.
         every_s: Seconds between two checkpoints of a fit under way.
         clock: Monotonic seconds.
@@ -126,6 +126,7 @@ class Checkpoints:
         sync(partial)
         partial.rename(part)
         sync(self._folder)
+        # Last: a power cut before this line leaves both, and the finished fit is looked for first.
         part.with_suffix(".safetensors").unlink(missing_ok=True)
 
     def clear(self) -> None:
@@ -136,7 +137,7 @@ class Checkpoints:
 
 @dataclass(slots=True)
 class FitCheckpoint:
-    """The one file of a fit under way: tensors, and a state of plain numbers and lists beside them."""
+    """The file of a fit that is not finished: tensors, and a state of plain numbers and lists."""
 
     path: Path | None
     """None keeps nothing."""
@@ -145,10 +146,10 @@ class FitCheckpoint:
     _saved_s: float | None = None
 
     def due(self) -> bool:
-        """Say whether it is time to save: one interval after the first question, and when the run is asked to stop.
+        """Return True if it is time to save: one interval after the first call, and when the run is asked to stop.
 
         Raises:
-            HostError: It is asked to stop and keeps nothing.
+            HostError: The run is asked to stop, and there is no folder for a checkpoint.
         """
         if stop_asked():
             if self.path is None:
@@ -163,7 +164,7 @@ class FitCheckpoint:
         """Replace the checkpoint; a power cut leaves the old one or the new one.
 
         Raises:
-            HostError: The run is asked to stop; the checkpoint is whole.
+            HostError: The run is asked to stop; the checkpoint has been saved.
         """
         if self.path is not None:
             write_whole(self.path, save_tensors(tensors, {_STATE: json.dumps(state)}))

@@ -19,9 +19,10 @@ from training.trainer.hyper import MODELS, Value, completed_hyper
 
 MAX_THREADS = 1024
 MAX_SEED = 2**53 - 1
+"""Largest whole number that every reader of JSON keeps exactly. Source: RFC 8259, section 6."""
 MAX_CHECKPOINT_S = 86400
 RESUME_KEY = "key.json"
-"""File that marks a folder of checkpoints and says whose they are."""
+"""File that marks a folder of checkpoints and names the run they belong to."""
 _LIMIT_BYTES = 1 << 20
 
 

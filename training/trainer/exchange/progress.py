@@ -14,6 +14,7 @@ from typing import Self
 from training.trainer.exchange.stop import stop_asked, stopped
 
 STEPS = 1000
+"""Thousandths: fine enough for a bar and for the time left, whatever the model counts in."""
 
 
 class Progress:

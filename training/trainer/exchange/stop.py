@@ -1,4 +1,4 @@
-"""Owns the wish to stop on systems without TERM: a file that appears where `CIS490_STOP_FILE` says."""
+"""Owns the request to stop on systems without SIGTERM: the worker makes the file that `CIS490_STOP_FILE` names."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from training.trainer.faults import HostError
 
 VARIABLE = "CIS490_STOP_FILE"
 LOOK_S = 0.25
-"""Least time between two looks, seconds."""
+"""Seconds between two looks: each is a call of the system, and a step may take a millisecond."""
 
 _looked_s = 0.0
 
 
 def stop_asked() -> bool:
-    """Say whether the run is to stop. Cheap enough for every step: it looks a few times a second at most."""
+    """Return True if the run is asked to stop. May be called at every step: it looks for the file 4 times a second."""
     global _looked_s
     path = os.environ.get(VARIABLE)
     now_s = time.monotonic()
@@ -28,5 +28,5 @@ def stop_asked() -> bool:
 
 
 def stopped() -> HostError:
-    """Return the end of a run that was asked to stop."""
+    """Return the error that ends a run which was asked to stop."""
     return HostError("stopped because the worker asked for it; the next run goes on from the last checkpoint")

@@ -29,7 +29,7 @@ Report = Callable[[float, Mapping[str, float]], None]
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a fit is told beside its samples."""
+    """What a fit needs besides its samples."""
 
     hyper: Mapping[str, Value]
     """Every declared parameter of the model."""
@@ -57,7 +57,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class InputShape:
-    """What a stored model is asked to score; its file is held to this."""
+    """The shape of the inputs that a stored model must take; a file for other inputs is refused."""
 
     model: str
     """Name in `hyper.MODELS`."""

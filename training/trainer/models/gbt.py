@@ -26,6 +26,7 @@ from training.trainer.models.stored_trees import checked
 
 MODEL_FILE = "model.txt"
 EVALUATE_EVERY = 10
+"""Boosting rounds between two looks at the validation windows, each of which scores all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ def load(folder: Path, shape: InputShape) -> Trees:
 def _plain(names: Sequence[str]) -> list[str]:
     """Encode names as in a URL, because LightGBM refuses the signs of JSON and turns blanks into underscores.
 
-    It refuses twins as well, such as one feature each of the columns `x` and `x.history`; then names get numbers.
+    It refuses equal names as well, which the columns `x` and `x.history` can give; then all names get numbers.
     """
     plain = [quote(name, safe="=") for name in names]
     return plain if len(set(plain)) == len(plain) else [f"{index}.{name}" for index, name in enumerate(plain)]
@@ -109,7 +110,7 @@ def _parameters(setting: Setting) -> dict[str, Any]:
         "feature_fraction": setting.number("feature_fraction"),
         "bagging_fraction": setting.number("row_fraction"),
         "bagging_freq": 1,
-        "seed": setting.seed % (2**31 - 1),
+        "seed": setting.seed % (2**31 - 1),  # LightGBM keeps it in 32 bits
         "num_threads": setting.threads,
         "deterministic": True,
         "force_row_wise": True,

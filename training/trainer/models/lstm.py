@@ -32,9 +32,8 @@ class Lstm(nn.Module):
         self.out = nn.Linear(2 * hidden, 1)
         with torch.no_grad():
             for layer in self.layers:
-                cast(Tensor, layer.bias_ih_l0)[hidden : 2 * hidden].fill_(
-                    1.0
-                )  # gates stand in the order input, forget, cell, output
+                # torch keeps the gates in the order input, forget, cell, output.
+                cast(Tensor, layer.bias_ih_l0)[hidden : 2 * hidden].fill_(1.0)
 
     def forward(self, windows: Tensor) -> Tensor:
         """Map (n, n_steps, n_channels) to (n,) logits."""

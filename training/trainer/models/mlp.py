@@ -30,7 +30,9 @@ from training.trainer.models import stored_tensors as stored
 
 MODEL_FILE = "model.safetensors"
 SCORE_ROWS = 16384
+"""Windows scored at a time, so that no second copy of all features is made."""
 _SMALL = 1e-6
+"""A feature whose deviation is below this part of its mean counts as constant: float32 has seven digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ def load(folder: Path, shape: InputShape) -> Perceptron:
 
 
 def _shapes(width: int, units: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor of a network that sees so many features and has layers of so many units."""
+    """Return the shape of every tensor of a network, given its number of features and the units of each layer."""
     shapes: dict[str, tuple[int, ...]] = {"scaler.mean": (width,), "scaler.spread": (width,), "scaler.clip": (1,)}
     for index, (size, further) in enumerate(itertools.pairwise([width, *units[:-1], 1])):
         shapes |= {f"layer{index}.weight": (size, further), f"layer{index}.bias": (further,)}
@@ -166,7 +168,7 @@ class _Adam:
         step = (first / (1 - self.rate_first**self.steps)) / (
             np.sqrt(second / (1 - self.rate_second**self.steps)) + self.tiny
         )
-        if tensor.ndim == 2:
+        if tensor.ndim == 2:  # weights decay, biases don't
             step = step + self.decay * tensor
         np.subtract(tensor, np.float32(self.rate) * step, out=tensor)
 

@@ -1,7 +1,7 @@
 """Owns reading a `model.safetensors` that nobody trusts, in Python alone.
 
-Taken is what the trainer writes: tensors of float32 that stand one behind the other and fill the file, each with a
-number in every place. Whether they are those of a model is checked by the model's module, before it builds anything.
+It accepts what the trainer writes: float32 tensors, one after the other, which fill the file; no value is NaN or
+infinite. Whether they are those of a model is checked by the model's module, before it builds anything.
 
 Source: safetensors, section "Format" of its README.
 """
@@ -40,7 +40,7 @@ def read(path: Path) -> tuple[dict[str, str], dict[str, Floats]]:
     """Read a file of tensors.
 
     Returns:
-        The texts beside the tensors, and the tensors by name, each float32 in memory of its own.
+        The texts of `__metadata__`, and the tensors by name, each float32 with memory of its own.
 
     Raises:
         SpecError: The file is damaged, or of another form than the trainer writes.
@@ -49,16 +49,18 @@ def read(path: Path) -> tuple[dict[str, str], dict[str, Floats]]:
     length = int.from_bytes(content[:_LENGTH_BYTES], "little")
     first = _LENGTH_BYTES + length
     if not 0 < length <= MAX_HEADER_BYTES or first > len(content):
-        raise SpecError(f"its header of {length} bytes is none, beyond {MAX_HEADER_BYTES}, or beyond the file's end")
+        raise SpecError(
+            f"its header has {length} bytes, expected 1 to {MAX_HEADER_BYTES} and no more than the file holds"
+        )
     try:
         header = parsed(content[_LENGTH_BYTES:first])
     except ValueError as fault:
         raise SpecError(f"its header is not JSON: {fault}") from fault
     if not isinstance(header, dict):
-        raise SpecError("its header is no table of tensors")
+        raise SpecError("its header is not a table of tensors")
     texts = header.pop(_METADATA, {})
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
-        raise SpecError(f"{_METADATA} is no table of texts")
+        raise SpecError(f"{_METADATA} is not a table of texts")
     places = sorted((_tensor(name, entry) for name, entry in header.items()), key=lambda place: place.begin)
     _demand_whole(places, len(content) - first)
     return texts, {place.name: _values(content, first, place) for place in places}
@@ -68,7 +70,7 @@ def demand_shapes(found: Mapping[str, Floats], wanted: Mapping[str, Sequence[int
     """Refuse tensors that are not exactly those of a model, by name and shape.
 
     Raises:
-        SpecError: One is missing, too much, or of another shape.
+        SpecError: One is missing, unknown, or of another shape.
     """
     for name in sorted({*found, *wanted}):
         shapes = [tuple(side[name]) if name in side else None for side in (_shapes(found), wanted)]

@@ -1,11 +1,11 @@
-"""Owns LightGBM's text form of trees: holds a foreign text to what the trainer writes, line by line.
+"""Owns the check of a LightGBM model text that nobody trusts: every line must be one that the trainer writes.
 
-LightGBM believes its text: a child, a feature or a size that leads nowhere makes it read and write memory that is not
-its own, and a circle never ends. So each line is looked at here first, and LightGBM gets a text of those lines alone.
+LightGBM does not check its text: a child, a feature or a size out of range makes it read and write memory that is not
+its own, and a circle of splits never ends. So each line is checked here first, and LightGBM gets only checked lines.
 
-Taken are the header of one binary score, trees with numerical splits, and as many of both as a job can ask for.
+Accepted are the header of one binary score, and trees with numerical splits, within the limits of a job.
 `tree_sizes`, an index of byte positions that LightGBM would follow, is left out: without it the text is read from its
-beginning to its end. What stands behind `end of trees` is for people and stays out as well.
+beginning to its end. What follows `end of trees` is for people and is left out as well.
 
 Source: LightGBM 4.7, `GBDT::LoadModelFromString` and `Tree::Tree`.
 """
@@ -48,7 +48,7 @@ def checked(content: bytes, features: int) -> str:
         features: How many features the model must take.
 
     Raises:
-        SpecError: A line is not as the trainer writes it, or what it says cannot be.
+        SpecError: A line is not one that the trainer writes, or a value in it is impossible.
     """
     lines = _Lines(content)
     for line in (*_HEADER, f"max_feature_idx={features - 1}", _OBJECTIVE):
@@ -97,7 +97,8 @@ def is_tree(left: Sequence[int], right: Sequence[int]) -> bool:
     """Return True if the children of splits form one tree with split 0 at its root.
 
     Split i has the children `left[i]` and `right[i]`: another split, or leaf -1 - c where a child c is negative. A
-    split stands behind its parent, as LightGBM numbers them; with one parent each, no circle and no island is left.
+    split has a higher number than its parent, as LightGBM numbers them; if each also has exactly one parent, there is
+    no circle and no split that the root does not reach.
     """
     splits = len(left)
     if sorted([*left, *right]) != ([*range(-splits - 1, 0), *range(1, splits)] if splits else []):
@@ -134,7 +135,7 @@ class _Lines:
             self._place += 1
 
     def words(self, key: str, pattern: str, count: int) -> list[str]:
-        """Take a key with so many words of a form."""
+        """Take the line of a key with `count` words that match a pattern."""
         found, equals, rest = self.next().partition("=")
         words = rest.split(" ") if rest else []
         if found != key or not equals:
@@ -149,14 +150,14 @@ class _Lines:
         return words
 
     def wholes(self, key: str, count: int, low: int, high: int) -> list[int]:
-        """Take a key with so many whole numbers from low to high."""
+        """Take the line of a key with `count` whole numbers from low to high."""
         found = list(map(int, self.words(key, _WHOLE, count)))
         if found and not low <= min(found) <= max(found) <= high:
             raise self.wrong(f"{key} from {low} to {high}")
         return found
 
     def numbers(self, key: str, count: int, largest: float = MAX_NUMBER) -> None:
-        """Take a key with so many numbers, none beyond plus or minus the largest."""
+        """Take the line of a key with `count` numbers, none beyond plus or minus the largest."""
         if max(map(abs, map(float, self.words(key, _NUMBER, count))), default=0.0) > largest:
             raise self.wrong(f"{key} within {largest:g}")
 

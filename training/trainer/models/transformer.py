@@ -1,6 +1,6 @@
 """Transformer encoder on windows.
 
-Rows become vectors, sinusoids say where in the window they stand, and pre-norm encoder layers let every row look at
+Rows become vectors, sinusoids mark their place in the window, and pre-norm encoder layers let every row look at
 every other. The last row's vector, the mean and the maximum over rows give the logit. Attention is written out, so that
 it is the same arithmetic on CPU and CUDA and the same every time.
 

@@ -1,9 +1,9 @@
-"""Owns taking files out of a bundle that nobody trusts: the one reader of the archive in the project.
+"""Owns taking files out of a bundle that nobody trusts. No other code of the project reads the archive.
 
 Reads only what the fleet writes: one zstd frame with a window of at most 8 MiB, in it a USTAR archive of regular files.
 Names are those that Linux, macOS and Windows all take as they stand; nothing is made outside the folder, no link is
 followed, no file is written over. Memory stays at a few MiB whatever the archive claims, and it ends at its limits.
-Anything else is refused, whole: bytes before, between and behind the files, and every other type of member.
+Everything else is refused: bytes before, between and behind the files, and every other type of member.
 
 Source: POSIX.1-2017, pax, "ustar Interchange Format"; RFC 8878 (zstd).
 """
@@ -27,15 +27,16 @@ from training.trainer.faults import HostError, SpecError
 BLOCK_BYTES: Final = 512
 RECORD_BYTES: Final = 20 * BLOCK_BYTES
 MAX_RATIO: Final = 200
-"""How often a bundle may unfold to its own size, once it has unfolded to `RATIO_FROM_BYTES`."""
+"""A bundle may unfold to this many times its own size; models stay far below."""
 RATIO_FROM_BYTES: Final = 16 << 20
+"""Below this size the ratio is not checked: a small bundle of zeros is harmless."""
 MAX_WINDOW_LOG: Final = 23
 """Largest window as a power of two; what a reader must support. Source: RFC 8878, section 3.1.1.1.2."""
 
 _OCTAL: Final = re.compile(rb"([0-7]+)[ \0]*")
 _CHUNK_BYTES: Final = 1 << 18
 _UNUSED: Final = re.compile(rb"[0-7 \0]*")
-"""What stands in the other numbers of a header: owner, group, time, device."""
+"""The other numbers of a header, which are not used: owner, group, time, device."""
 _CAN_OPEN_BELOW: Final = {os.open, os.mkdir} <= os.supports_dir_fd
 _MAGIC: Final = b"ustar\x0000"
 
@@ -90,7 +91,7 @@ def extract(
         folder: An empty folder.
         name: What to call the bundle in messages.
         limits: How much may come out.
-        wanted: Says of each file whether it is written; the others are checked all the same.
+        wanted: Returns True for a file that is to be written; the others are checked all the same.
 
     Raises:
         SpecError: The bundle is damaged, breaks a limit or holds something other than plainly named regular files.
@@ -118,7 +119,7 @@ def zstd_module() -> Any:
     """Return the zstd module: Python's own from 3.14 on, `backports.zstd` before.
 
     Raises:
-        HostError: There is none.
+        HostError: This Python has none.
     """
     try:
         if sys.version_info >= (3, 14):
@@ -167,7 +168,7 @@ def _member(block: bytes, source: _Source) -> _Member:
         raise source.broken("a header's checksum is wrong")
     shown = _shown(block[:100].partition(b"\0")[0].decode("latin-1"))
     if block[156:157] != b"0" or block[157:257].strip(b"\0"):
-        raise SpecError(f"the bundle's member {shown} is no regular file")
+        raise SpecError(f"the bundle's member {shown} is not a regular file")
     if block[257:265] != _MAGIC:
         raise SpecError(f"the bundle's member {shown} has a header of another kind; expected USTAR")
     mode, size_bytes = _number(block[100:108]), _number(block[124:136])
@@ -207,10 +208,10 @@ class _Names:
         self._seen: dict[str, tuple[str, bool]] = {}
 
     def add(self, name: str) -> None:
-        """Take note of a file, or refuse its name."""
+        """Add a file, or refuse its name."""
         parts = name.split("/")
         if not all(map(is_plain_name, parts)):
-            raise SpecError(f"the bundle's member {_shown(name)} is no plain file name")
+            raise SpecError(f"the bundle's member {_shown(name)} is not a plain file name")
         if len(parts) > self._limits.depth + 1:
             raise SpecError(f"the bundle's member {_shown(name)} lies deeper than {self._limits.depth} folders")
         if self._seen.get(name.casefold()) == (name, True):
@@ -280,10 +281,10 @@ class _Source:
         self._waiting = b""
 
     def take(self, size: int) -> bytes:
-        """Return exactly so many bytes.
+        """Return exactly `size` bytes.
 
         Raises:
-            SpecError: The bundle ends before, is damaged, or unfolds to more than it may.
+            SpecError: The bundle ends too early, is damaged, or unfolds to more than it may.
         """
         pieces = []
         left = size
@@ -297,10 +298,10 @@ class _Source:
         return b"".join(pieces)
 
     def finish(self) -> None:
-        """Read on to the end, where nothing but padding may stand.
+        """Read to the end and refuse anything but padding.
 
         Raises:
-            SpecError: Something else stands there.
+            SpecError: Other bytes follow the last file.
         """
         if self.take(BLOCK_BYTES) != bytes(BLOCK_BYTES):
             raise self.broken("its end is marked in the middle")
@@ -327,7 +328,7 @@ class _Source:
         return SpecError(f"{self._name} is not a whole bundle.tar.zst: {why}; fetch it again")
 
     def _unfold(self, size: int) -> bytes:
-        """Return some bytes, at most so many; none at the end."""
+        """Return 1 to `size` bytes; none at the end."""
         while not self._frame.eof:
             data = self._fill() if self._frame.needs_input else b""
             if not data and self._frame.needs_input:
@@ -353,6 +354,4 @@ class _Source:
         if self._unfolded_bytes > self._limits.total_bytes:
             raise SpecError(f"the bundle unfolds to more than {_mib(self._limits.total_bytes)}")
         if self._unfolded_bytes > max(RATIO_FROM_BYTES, MAX_RATIO * self._read_bytes):
-            raise SpecError(
-                f"the bundle unfolds to more than {MAX_RATIO} times its size; it is made to fill a disk, or no result"
-            )
+            raise SpecError(f"the bundle unfolds to more than {MAX_RATIO} times its size; it looks made to fill a disk")

@@ -1,12 +1,12 @@
-"""Owns the process in which a stored model meets the libraries that load and score it.
+"""Owns the child process in which libraries load and score a stored model.
 
 A model comes from somewhere else. What Python can check of it is checked first, but numpy, LightGBM, torch and ONNX
 Runtime are native code, which a bad number can crash or keep busy for ever. So a program that uses a stored model
-starts itself once more: the child does the work with the same arguments and streams, and the parent says in one line
-how it ended. What the child leaves in its temporary folder goes with the parent.
+starts itself once more: the child does the work with the same arguments and streams, and the parent reports in one line
+how it ended. The parent deletes what the child leaves in its temporary folder.
 
-The child writes no core file, and while a model is loaded or scored it has a time in which it must be done, and on
-Linux no more memory than is free. Windows has the time alone.
+The child writes no core file. While it loads or scores a model, its time is limited, and on Linux also its memory, to
+what is free.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ CHILD: Final = "--as-child"
 EXIT_CRASHED: Final = 70
 """The model crashed or did not end. Source: sysexits.h, EX_SOFTWARE."""
 EXIT_KILLED: Final = 75
-"""Somebody, or the system for want of memory, ended the child: as `HostError.exit_status`."""
+"""Somebody ended the child, or the system did because memory ran out. The same as `HostError.exit_status`."""
 CLOCK_PER_CPU: Final = 10
 """Seconds on the clock for one of CPU time: a machine that others keep busy gives a process a tenth of itself."""
 EXIT_INTERRUPTED: Final = 130
-"""Ctrl-C, as shells say it."""
+"""Ctrl-C: 128 and the number of SIGINT, as shells report it."""
 
 _OUTSIDE: Final = ("SIGHUP", "SIGINT", "SIGKILL", "SIGTERM")
 """Signals that a process does not bring on itself."""
@@ -60,7 +60,7 @@ _confined: list[bool] = []
 
 
 def run(program: Path, name: str, arguments: Sequence[str], bundle: str) -> int:
-    """Run a program of this folder as a child and say on the standard error output how it ended.
+    """Run a program of the trainer as a child and report on the standard error output how it ended.
 
     Args:
         program: Its file.
@@ -76,7 +76,7 @@ def run(program: Path, name: str, arguments: Sequence[str], bundle: str) -> int:
     try:
         with _unwound_by_signals(), _folder(name) as folder:
             environment = {**os.environ, "TMPDIR": folder}
-            # Nothing in the command is the bundle's: it names this program, and what the caller wrote.
+            # No part of the command comes from inside the bundle: it is this program, and what the caller gave.
             done = subprocess.run(command, stderr=subprocess.PIPE, env=environment, check=False)  # noqa: S603
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -91,7 +91,14 @@ def _folder(name: str) -> tempfile.TemporaryDirectory[str]:
 
 
 def ending(status: int, errors: bytes, name: str, bundle: str) -> tuple[int, str]:
-    """Return the exit status for the caller and what to say, from how a child ended and what it wrote of errors."""
+    """Return the exit status for the caller and the message for people.
+
+    Args:
+        status: How the child ended; negative for a signal.
+        errors: What it wrote to its standard error output.
+        name: What the program's own lines begin with.
+        bundle: What to call the bundle.
+    """
     lines = errors.decode(errors="replace").splitlines()
     own = [line.removeprefix(f"{name}: ") for line in lines if line.startswith(f"{name}: ")]
     if status < 0:
@@ -111,7 +118,7 @@ def _ended_by(number: int, bundle: str) -> tuple[int, str]:
     try:
         name = signal.Signals(number).name
     except ValueError:
-        name = "of the system's own"
+        name = "unknown to Python"
     if name == "SIGXCPU":
         return _endless(bundle)
     if name in _OUTSIDE:
@@ -134,7 +141,7 @@ def _endless(bundle: str) -> tuple[int, str]:
 
 @contextlib.contextmanager
 def _unwound_by_signals() -> Iterator[None]:
-    """Let signals that end this process end the child first, and take the temporary folder along."""
+    """Turn the signals that end this process into an exit that first ends the child and deletes its folder."""
     changed = {}
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
@@ -152,7 +159,7 @@ def _leave(number: int, _: object) -> None:
 
 
 def confine() -> None:
-    """Be the child: no core file, no dialog, an end without a word at Ctrl-C, and none later than the parent's."""
+    """Prepare this process to be the child: no core file, no dialog, silent at Ctrl-C, and ended with its parent."""
     _confined.append(True)
     if sys.platform == "win32":
         import ctypes
@@ -170,10 +177,10 @@ def confine() -> None:
 
 @contextlib.contextmanager
 def limited(limit_s: float) -> Iterator[None]:
-    """Hold what runs inside to a time, and on Linux to the memory that is free; in a child alone.
+    """Limit the time of what runs inside, and on Linux its memory to what is free. Does nothing outside of a child.
 
-    The system counts the CPU time. The clock is for what waits for ever, and for Windows: a thread of `faulthandler`
-    looks at it, which needs no lock of Python and ends the process even where a library holds that lock.
+    The system limits the CPU time. The clock limits what waits for ever, and Windows: `faulthandler` watches it in a
+    thread that needs no lock of Python, so it ends the process even while a library holds that lock.
 
     Args:
         limit_s: Seconds of CPU time on every core; on the clock it is `CLOCK_PER_CPU` times that.
@@ -210,7 +217,7 @@ def writable_bytes() -> int | None:
     """Return the private memory that this process may write to and what it can take without another one suffering.
 
     RLIMIT_DATA counts what is written to. RLIMIT_AS would count what is merely reserved as well, of which a process
-    with torch has gigabytes. None where the system does not say.
+    with torch has gigabytes. None where the system does not tell.
     """
     own, machine = _kib("/proc/self/status"), _kib("/proc/meminfo")
     parts = (own.get("VmData"), machine.get("MemAvailable"), machine.get("SwapFree", 0))

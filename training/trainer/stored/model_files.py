@@ -18,6 +18,7 @@ from training.trainer.faults import HostError, SpecError
 from training.trainer.stored.archive import Limits, extract
 from training.trainer.strict_json import parsed
 
+# A bundle of this trainer holds about ten files, and its models are far smaller.
 MAX_MEMBERS = 64
 MAX_FILE_BYTES = 512 << 20
 MAX_TOTAL_BYTES = 1 << 30
@@ -29,7 +30,7 @@ _MODEL_FILES = frozenset({DESCRIPTION, "model.txt", "model.safetensors"})
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What `model.json` says about a stored model."""
+    """What `model.json` states about a stored model."""
 
     model: str
     """Name in `hyper.MODELS`."""
@@ -48,7 +49,7 @@ class Description:
     mode: str = ""
     """What the model was allowed to see in training: "realistic" or "oracle"; for the record."""
     model_bytes: int = 0
-    """Size of the model's files; the time that they may take grows with it."""
+    """Size of the model's files; the time that loading and scoring may take grows with it."""
 
 
 def unpacked(bundle: Path, folder: Path) -> Description:
@@ -95,7 +96,7 @@ def _description(path: Path, name: str) -> Description:
             raise SpecError(f"{name}: {DESCRIPTION} is larger than {MAX_DESCRIPTION_BYTES >> 20} MiB")
         found = parsed(path.read_bytes())
     except FileNotFoundError as fault:
-        raise SpecError(f"{name} holds no {DESCRIPTION}; it is no bundle of this trainer") from fault
+        raise SpecError(f"{name} holds no {DESCRIPTION}, so another trainer made it; use that one's program") from fault
     except ValueError as fault:
         raise SpecError(f"{name}: {DESCRIPTION} is not JSON: {fault}") from fault
     faults = list(_faults(found))
@@ -141,7 +142,7 @@ def _category_faults(categories: Any, columns: list[str]) -> Iterator[str]:
     known = set(columns)
     for column in categories if isinstance(categories, dict) else ():
         if column not in known:
-            # Alone, and without the nearest of the names: a comparison of all with all takes hours for a few MiB.
+            # One fault, without the nearest name: to compare all names with all takes hours for a few MiB.
             yield f"categories.{column[:80]}: found no such feature, expected one of the columns"
             return
     yield from (str(fault) for fault in category_faults(categories, columns))

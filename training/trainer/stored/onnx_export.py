@@ -32,6 +32,7 @@ from training.trainer.stored.model_files import Description
 from training.trainer.stored.scoring import host_windows, load_bundle, read_for
 
 MAX_DIFFERENCE = 1e-5
+"""Between two scores: some hundred roundings of float32, and far too little to change an alarm that matters."""
 RANDOM_WINDOWS = 500
 SEED = 490
 _CHUNK_WINDOWS = 4096
@@ -47,7 +48,7 @@ def export(bundle: Path, out: Path, data: Path | None) -> tuple[float, int]:
     Args:
         bundle: A `bundle.tar.zst` or an artifact folder.
         out: The file to write, .onnx.
-        data: Telemetry to compare on beside the random windows; None for none.
+        data: Telemetry to compare on as well; None compares on the random windows alone.
 
     Returns:
         The largest difference between two scores, and on how many windows.
@@ -86,7 +87,7 @@ def _converted(model: Fitted, description: Description, content: str) -> bytes:
 
 
 def properties(description: Description, content: str) -> dict[str, str]:
-    """Return what the ONNX file says about its model: text as it is, everything else as JSON."""
+    """Return the properties that the ONNX file states of its model: text as it is, everything else as JSON."""
     columns = expanded_columns(description.columns, description.categories)
     kind = MODELS[description.model].inputs
     return {
@@ -113,7 +114,7 @@ def difference(model: Fitted, text: bytes, inputs: Iterator[Floats | Sequences])
     for part in inputs:
         with limited(_STEP_LIMIT_S):
             wanted, found = model.score(part), _onnx_scores(session, part)
-        # A score that is no number makes the sum no number, and the comparison below false.
+        # If a score is NaN, the largest difference is NaN, and the comparison below is false.
         largest = float(np.max(np.abs(found - wanted), initial=largest))
         count += len(wanted)
     if not largest <= MAX_DIFFERENCE:

@@ -35,6 +35,7 @@ IR_VERSION = 10
 INPUTS = {"statistics": "features", "sequences": "windows"}
 OUTPUT = "score"
 _EXPORT_WINDOWS = 2
+"""Windows that torch traces with: with one it would take their number for a constant."""
 
 
 def graph_of(name: str, model: Fitted) -> Any:
@@ -137,9 +138,9 @@ def network_graph(network: Network) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what converters print, log and warn of their own ways from the terminal; whether they are right is checked.
+    """Keep what converters print, log and warn off the terminal; errors still pass.
 
-    Their faults are raised and pass through.
+    People can do nothing about those lines, and whether the result is right is checked by its scores.
     """
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

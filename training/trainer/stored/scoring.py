@@ -33,11 +33,12 @@ from training.trainer.stored.model_files import Description, unpacked
 _PARQUET_MAGIC = b"PAR1"
 """First bytes of every parquet file. Source: Apache Parquet, file format."""
 _CHUNK_BYTES = 1 << 20
+# These limits are for a model that never ends: they allow far more than an honest one takes.
 MIN_LIMIT_S = 60.0
 LOAD_BYTES_PER_S = 1 << 19
 WINDOW_S = 0.01
 SCORE_BYTES_PER_S = 1e8
-"""A gbt of 360 KB takes 10 microseconds a window where this and the line above allow 120,000."""
+"""A gbt of 360 KB takes 10 microseconds a window; this and the line above allow 120,000 (30 rows)."""
 SCHEMA = {"host": pa.string(), "score": pa.float32(), "alarm": pa.bool_()}
 
 
@@ -133,7 +134,7 @@ def scores(model: Fitted, description: Description, inputs: Floats | Sequences) 
             f"the model of the bundle can't be scored: {_shown(fault)}; if memory ran out, score fewer hosts at a time"
         ) from fault
     if not np.isfinite(found).all():
-        raise SpecError("the model of the bundle gives scores that are no numbers; do not use it, train its job again")
+        raise SpecError("the model of the bundle gives scores that are not numbers; do not use it, train its job again")
     return found
 
 
@@ -149,7 +150,7 @@ def score_limit_s(description: Description, windows: int) -> float:
 
 
 def _shown(fault: Exception) -> str:
-    """Return the first line of a foreign error that says something; torch writes pages."""
+    """Return the first line of a library's error that is not empty; torch writes pages."""
     lines = [line for line in str(fault).splitlines() if line.strip()]
     return lines[0][:200] if lines else type(fault).__name__
 

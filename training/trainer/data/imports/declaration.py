@@ -17,7 +17,9 @@ from training.contracts.dataset import (
 )
 
 MAX_FOLDS = 5
+"""Folds of the proposed split by hosts: each costs a training."""
 MAX_FOLD_HOSTS = 5000
+"""Hosts named in a declaration, which may have 1 MiB."""
 _ON_A_LINE = 6
 
 

@@ -27,6 +27,7 @@ from training.trainer.data.windows import window_set
 from training.trainer.faults import SpecError
 
 _SEED = 0
+"""Seed of the trial cut of each split: whether a split can be trained on depends on the data, hardly on the draw."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Source:
     dataset: Dataset
     """The declaration; its folder does not matter."""
     task: str
-    """What the label says, one sentence for people."""
+    """What the label means, one sentence for people."""
     batches: Iterator[pa.RecordBatch]
     """The rows, with the columns of the declaration; labels are 0 and 1."""
 
@@ -54,7 +55,7 @@ class Imported:
     hosts: int
     positives: int
     unusable: Mapping[str, str]
-    """Declared split to the reason why it can't be trained on as it is; empty when all can."""
+    """Declared split to the reason why it can't be used as it is; empty when all can."""
 
     def lines(self) -> list[str]:
         """Return the summary for people."""
@@ -72,7 +73,7 @@ class Imported:
 
 
 def is_free(out: Path) -> bool:
-    """Say whether a folder may be written: it does not exist, or is an empty folder."""
+    """Return True if a folder may be written: it does not exist, or it is empty."""
     return not os.path.lexists(out) or (out.is_dir() and not any(out.iterdir()))
 
 
@@ -105,7 +106,7 @@ def write_folder(source: Source, out: Path) -> Imported:
 
 @contextlib.contextmanager
 def _appearing(out: Path) -> Iterator[Path]:
-    """Give a folder beside the wanted one that takes its name at the end, or goes when something fails."""
+    """Give a temporary folder beside the wanted one; rename it at the end, or delete it when something fails."""
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:

@@ -33,6 +33,7 @@ from training.trainer.data.imports.values import KnownValues
 from training.trainer.faults import SpecError
 
 WINDOW_ROWS = 30
+"""Rows per window unless the caller says otherwise: half an hour of telemetry by the minute."""
 _TRAIN, _TEST = "train", "test"
 _SHOWN_VALUES = 10
 
@@ -48,7 +49,7 @@ class Request:
     time: str | None = None
     group: str | None = None
     split: str | None = None
-    """Column whose values are train and test; other values are used on neither side."""
+    """Column whose values are train and test; rows with other values are not used."""
     realistic: tuple[str, ...] = ()
     oracle: tuple[str, ...] = ()
     never: tuple[str, ...] = ()
@@ -59,7 +60,7 @@ class Request:
     """Rows per window; None takes 30, and 1 where neither host nor time is there."""
 
     def roles(self) -> tuple[str, ...]:
-        """Return the columns that are no inputs by their part."""
+        """Return the columns that can't be inputs because of the part they play."""
         return tuple(name for name in (self.host, self.group, self.time, self.label, self.split) if name is not None)
 
 
@@ -112,7 +113,9 @@ def _check_names(file: str, columns: Sequence[str], request: Request) -> None:
     ]
     faults += ["found a column without a name" for name in columns if not name.strip()][:1]
     inputs = {*request.roles(), *request.never}
-    faults += [f"column {name!r} is named as text but is no input" for name in request.categorical if name in inputs]
+    faults += [
+        f"column {name!r} is named as text, but it is not an input" for name in request.categorical if name in inputs
+    ]
     if faults:
         raise SpecError(f"{file}: {'; '.join(faults)}; it has {', '.join(columns)}")
 

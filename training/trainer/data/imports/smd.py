@@ -26,6 +26,7 @@ from training.trainer.data.imports.folder import Source
 from training.trainer.faults import HostError, SpecError
 
 WINDOW_ROWS = 30
+"""Half an hour: a row is a minute."""
 _MACHINE = re.compile(r"machine-(\d{1,6})-(\d{1,6})\.txt")
 _ROLE_NAMES = ("host", "group", "t", "label")
 
@@ -80,7 +81,7 @@ def _machines(folder: Path, globs: Sequence[str]) -> list[str]:
     present = [path.name for path in (folder / "test").glob("*.txt")]
     odd = sorted(name for name in present if not _MACHINE.fullmatch(name))
     if odd:
-        raise SpecError(f"test: found {odd[0]}, expected names such as machine-1-1.txt; take other files away")
+        raise SpecError(f"test: found {odd[0]}, expected names such as machine-1-1.txt; move other files elsewhere")
     names = sorted((name.removesuffix(".txt") for name in present), key=_key)
     wanted = [name for name in names if not globs or any(fnmatch.fnmatchcase(name, glob) for glob in globs)]
     if not wanted:
@@ -103,7 +104,7 @@ def _metric_names(folder: Path, machine: str, names: Path | None) -> tuple[str, 
             return tuple(f"m{index:02d}" for index in range(count))
         found = [line.strip() for line in names.read_text(encoding="utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError as fault:
-        raise SpecError(f"{(names or folder).name}: found bytes that are no UTF-8: {fault}, expected text") from fault
+        raise SpecError(f"{(names or folder).name}: found bytes that are not UTF-8: {fault}, expected text") from fault
     except OSError as fault:
         raise unreadable(Path(fault.filename or folder), fault) from fault
     if len(found) != count or len(set(found)) < count or set(found) & set(_ROLE_NAMES):

@@ -12,7 +12,7 @@ from training.trainer.faults import SpecError
 
 
 class KnownValues:
-    """Distinct values per column of text; an empty cell is no value."""
+    """Distinct values per column of text; an empty cell does not count as a value."""
 
     def __init__(self, file: str, columns: Sequence[str]) -> None:
         self._file = file
