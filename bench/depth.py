@@ -13,11 +13,11 @@ from bench.figures import Figure
 from bench.load import capability
 from bench.stage import manifest, receiver
 from training.fleet import wire
-from training.fleet.capability import Capability
 from training.fleet.database import Transaction
 from training.fleet.database.sqlite import Sqlite
-from training.fleet.jobs import Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
 from training.fleet.manifest import Header, JobEntry
+from training.fleet.model.capability import Capability
+from training.fleet.model.jobs import Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
 from training.fleet.queue import Queue, apply
 from training.trainer.hyper import contract_digest, describe
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from training.fleet import wire
-from training.fleet.capability import GIB, Capability, Gpu
 from training.fleet.database import Transaction
 from training.fleet.database.sqlite import Sqlite
 from training.fleet.errors import ConflictError
-from training.fleet.jobs import Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
 from training.fleet.manifest import Header, JobEntry
+from training.fleet.model.capability import GIB, Capability, Gpu
+from training.fleet.model.jobs import Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
 from training.fleet.queue import Queue, plan, reload
 
 ARTIFACT = "a" * 64

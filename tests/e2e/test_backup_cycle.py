@@ -17,9 +17,9 @@ from live_receiver import manifest
 from processes import ROOT, WORKER, Fleet, wait_until
 
 from training.fleet import wire
-from training.fleet.capability import GIB, Capability
 from training.fleet.client import Client
 from training.fleet.errors import NotFoundError, StaleLeaseError
+from training.fleet.model.capability import GIB, Capability
 
 JOBS = 500
 EACH = 200

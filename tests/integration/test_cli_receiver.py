@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from training.fleet import wire
-from training.fleet.capability import GIB, Capability
 from training.fleet.client import Client
+from training.fleet.model.capability import GIB, Capability
 
 TOKEN = "operator-token-for-this-test"
 SCHEMA = {

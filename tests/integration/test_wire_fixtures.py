@@ -15,9 +15,9 @@ from record_wire import ACTS, MANIFEST, WORKER
 from stub_receiver import StubReceiver
 
 from training.fleet import wire
-from training.fleet.capability import Capability
 from training.fleet.client import Client
 from training.fleet.errors import NotFoundError, StaleLeaseError
+from training.fleet.model.capability import Capability
 
 RECORDED = sorted((Path(__file__).parents[1] / "vectors" / "wire").glob("*.json"))
 SCHEMA = {

@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from one_job_receiver import OneJobReceiver, forked
 
-from training.fleet import capability, wire, worker
+from training.fleet import wire, worker
+from training.fleet.capability.detect import detect
 from training.fleet.worker import loop, program, resume
 from training.fleet.worker.folder import RunFolder, State
 
@@ -75,7 +76,7 @@ class WorkerFlow:
         os.environ.pop("CIS490_CONFIG", None)
         os.environ["XDG_STATE_HOME"] = str(scratch / "nothing")
         self._work.mkdir()
-        found = dataclasses.replace(capability.detect(self._work, name="tower"), gpus=())
+        found = dataclasses.replace(detect(self._work, name="tower"), gpus=())
         program.detect = lambda *_args, **_more: found  # type: ignore[assignment]
         # The same waits, only shorter.
         loop.REFUSED_S = loop.AWAY_S = 0.05  # type: ignore[misc]

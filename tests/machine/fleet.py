@@ -39,8 +39,7 @@ import pytest
 from tests.machine.fleet_model import SWEEP_S, Model
 from tests.machine.inline_database import InlineSqlite
 from tests.queue_world import Ending
-from training.fleet import placement, wire
-from training.fleet.capability import GIB, Capability, Gpu
+from training.fleet import wire
 from training.fleet.database.pages import sums_path
 from training.fleet.errors import (
     ArtifactMissingError,
@@ -54,8 +53,10 @@ from training.fleet.errors import (
 )
 from training.fleet.integrity.artifacts import Options, Places
 from training.fleet.integrity.fsck import fsck
-from training.fleet.jobs import FAIL_KINDS, Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
 from training.fleet.manifest import Header, JobEntry
+from training.fleet.model import placement
+from training.fleet.model.capability import GIB, Capability, Gpu
+from training.fleet.model.jobs import FAIL_KINDS, Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
 from training.fleet.queue import Queue, reload
 from training.fleet.store import Store, index_line, index_row
 

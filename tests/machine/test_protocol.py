@@ -14,10 +14,10 @@ from tests.machine.inline_database import InlineSqlite
 from tests.machine.protocol import Event, Protocol, Search
 from tests.queue_world import Ending
 from training.fleet import wire
-from training.fleet.capability import GIB, Capability
 from training.fleet.errors import ConflictError, OtherResultError, StaleLeaseError
-from training.fleet.jobs import Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
 from training.fleet.manifest import Header, JobEntry
+from training.fleet.model.capability import GIB, Capability
+from training.fleet.model.jobs import Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
 from training.fleet.queue import Queue, reload
 
 ALL = Protocol(alike=True)

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from training.fleet import wire
-from training.fleet.capability import Capability, Gpu
 from training.fleet.cli.answers import read
 from training.fleet.errors import FleetError
+from training.fleet.model.capability import Capability, Gpu
 
 STATE = {"id": "a" * 64, "status": "pending", "cancel_requested": False}
 

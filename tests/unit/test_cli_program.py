@@ -15,9 +15,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from training.fleet import wire
-from training.fleet.capability import GIB, Capability, Gpu
 from training.fleet.cli import commands, program
 from training.fleet.errors import ConflictError, Fault, FleetError, ManifestError, NotFoundError, PreconditionError
+from training.fleet.model.capability import GIB, Capability, Gpu
 
 FIRST = "a1b2c3d4e5f6" + "0" * 52
 SECOND = "a1b2ffffffff" + "1" * 52

@@ -17,7 +17,6 @@ import pytest
 from stub_receiver import Reply, StubReceiver, lease, problem
 
 from training.fleet import wire
-from training.fleet.capability import Capability
 from training.fleet.client import Client, address
 from training.fleet.errors import (
     AuthenticationError,
@@ -32,6 +31,7 @@ from training.fleet.errors import (
     UnavailableError,
     UnreachableError,
 )
+from training.fleet.model.capability import Capability
 
 CLAIM = wire.Claim("claim-0001", "box", Capability("box"))
 

@@ -8,7 +8,6 @@ import pytest
 
 from tests.queue_world import ARTIFACT, OTHER, World, entry, host, open_world
 from training.fleet import wire
-from training.fleet.capability import Capability
 from training.fleet.errors import (
     ArtifactMissingError,
     ConflictError,
@@ -18,7 +17,8 @@ from training.fleet.errors import (
     OtherResultError,
     StaleLeaseError,
 )
-from training.fleet.jobs import Policy, Requirement, Terms, Trainer
+from training.fleet.model.capability import Capability
+from training.fleet.model.jobs import Policy, Requirement, Terms, Trainer
 from training.fleet.queue import lifecycle
 
 TOWER = host("tower", ram_gib=32, vram_gib=12)

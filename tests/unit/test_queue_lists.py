@@ -14,7 +14,7 @@ import pytest
 from tests.queue_world import ARTIFACT, World, entry, host, open_world
 from training.fleet import __version__, wire
 from training.fleet.errors import InvalidMessageError, NotFoundError
-from training.fleet.jobs import DatasetRef, Policy, Requirement, Trainer
+from training.fleet.model.jobs import DatasetRef, Policy, Requirement, Trainer
 from training.fleet.queue import Filters, lists
 
 

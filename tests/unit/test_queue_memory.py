@@ -12,7 +12,7 @@ import pytest
 from tests.queue_world import World, entry, host, open_world
 from training.fleet import wire
 from training.fleet.errors import ConflictError, StorageFullError
-from training.fleet.jobs import DatasetRef, Policy, Requirement, Terms
+from training.fleet.model.jobs import DatasetRef, Policy, Requirement, Terms
 from training.fleet.queue.hosts import Hosts, InForce, requirement_from, requirement_json
 from training.fleet.queue.leases import Leases
 from training.fleet.queue.memory import wall_label

@@ -9,8 +9,8 @@ import pytest
 from tests.queue_world import World, entry, host, open_world
 from training.fleet import wire
 from training.fleet.errors import FleetError, PreconditionError, WouldShrinkError
-from training.fleet.jobs import DatasetRef, Policy, Requirement, Trainer
 from training.fleet.manifest import Edit, JobEntry
+from training.fleet.model.jobs import DatasetRef, Policy, Requirement, Trainer
 from training.fleet.queue import change, reload, reload_edit
 from training.fleet.queue.hosts import requirement_from
 

@@ -16,7 +16,7 @@ from tests.queue_world import ARTIFACT, OPERATOR, OTHER, World, entry, host, ope
 from training.fleet import wire
 from training.fleet.auth.identities import digest_of
 from training.fleet.errors import ArtifactMissingError, FleetError
-from training.fleet.jobs import Policy, Requirement
+from training.fleet.model.jobs import Policy, Requirement
 
 KEYS = {
     "job": ("seq",),

@@ -11,7 +11,7 @@ import pytest
 from tests.queue_world import World, entry, host
 from training.fleet import wire
 from training.fleet.api.parking import Lot, Place
-from training.fleet.jobs import Policy, Requirement, Terms
+from training.fleet.model.jobs import Policy, Requirement, Terms
 from training.fleet.queue import Queue
 
 PREFERS = Requirement("gbt", prefer_cuda=True)

@@ -16,11 +16,12 @@ import pytest
 from backports.zstd import decompress
 from stub_receiver import Reply, Seen, StubReceiver, lease, problem, route
 
-from training.fleet import capability, wire
-from training.fleet.capability import Capability, Datasets, Gpu
+from training.fleet import wire
+from training.fleet.capability import cards
 from training.fleet.client import Client
 from training.fleet.errors import ConfigurationError, UnavailableError, UnreachableError, UpgradeRequiredError
 from training.fleet.executors.local import ShimTraining
+from training.fleet.model.capability import Capability, Datasets, Gpu
 from training.fleet.worker import attempt as attempt_module
 from training.fleet.worker import loop as loop_module
 from training.fleet.worker.ages import Ages
@@ -552,7 +553,7 @@ def test_a_card_that_others_fill_is_no_word_on_what_the_job_needs(
     site: Site, stub: StubReceiver, monkeypatch: pytest.MonkeyPatch, free_bytes: int, kind: str, outcome: str
 ) -> None:
     idle = Gpu("card", "GPU-7", 2**33, 2**33, "550")
-    monkeypatch.setattr(capability, "_gpus", lambda _: (dataclasses.replace(idle, free_vram_bytes=free_bytes),))
+    monkeypatch.setattr(cards, "find", lambda _: (dataclasses.replace(idle, free_vram_bytes=free_bytes),))
     stub.offer(lease("oom_gpu", cuda=True))
     assert site.worker(Capability("box", gpus=(idle,), cuda_usable=True)).serve_once(1) == outcome
     told = stub.wait_for("fail", 1)[0].json

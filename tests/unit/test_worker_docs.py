@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from training.fleet.executors import shim
-from training.fleet.jobs import FAIL_KINDS
+from training.fleet.model.jobs import FAIL_KINDS
 from training.fleet.settings import Setting
 from training.fleet.worker.options import TABLE
 

@@ -16,17 +16,15 @@ from pathlib import Path
 from typing import Final
 
 NAME: Final = "cis490-training-worker.pyz"
-PACKAGES: Final = ("auth", "client", "executors", "system", "worker")
+PACKAGES: Final = ("auth", "capability", "client", "executors", "model", "system", "worker")
 """Packages of the fleet that the worker consists of, whole."""
 MODULES: Final = (
     "training/__init__.py",
     "training/dataset.py",
     "training/fleet/__init__.py",
     "training/fleet/bundle.py",
-    "training/fleet/capability.py",
     "training/fleet/checks.py",
     "training/fleet/errors.py",
-    "training/fleet/jobs.py",
     "training/fleet/service.py",
     "training/fleet/settings.py",
     "training/fleet/wire.py",

@@ -32,7 +32,7 @@ from training.fleet.errors import (
     TooLargeError,
     passing,
 )
-from training.fleet.jobs import MODES
+from training.fleet.model.jobs import MODES
 
 BUNDLE: Final = "bundle.tar.zst"
 QUARANTINE: Final = "quarantine"

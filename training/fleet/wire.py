@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 
-from training.fleet.capability import Capability
-from training.fleet.jobs import FailKind, Status
+from training.fleet.model.capability import Capability
+from training.fleet.model.jobs import FailKind, Status
 
 MAX_BODY_BYTES = 65536
 MAX_MANIFEST_BYTES = 32 * 2**20

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Final, Generic, TypeVar, Union, get_args, get
 import msgspec
 
 from training.fleet.errors import Fault, InvalidMessageError, RequestError
-from training.fleet.jobs import MAX_INTEGER
+from training.fleet.model.jobs import MAX_INTEGER
 from training.fleet.wire import Limit
 
 T = TypeVar("T")

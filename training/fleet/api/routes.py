@@ -15,7 +15,7 @@ from training.fleet.api import enrolment, look, operate, work
 from training.fleet.api.exchange import Answer, Request
 from training.fleet.api.fleet import Fleet
 from training.fleet.auth import Right, Role
-from training.fleet.jobs import MODES, STATUSES
+from training.fleet.model.jobs import MODES, STATUSES
 
 Handler = Callable[[Fleet, Request], Awaitable[Answer]]
 Body = type[Any] | Literal["bundle", "manifest"] | None

@@ -17,7 +17,7 @@ from training.fleet import wire
 from training.fleet.cli.text import GAP, LEAST_WIDTH, Terminal, cells, clean, cut, table
 from training.fleet.cli.views import plain
 from training.fleet.errors import FleetError
-from training.fleet.jobs import MODES
+from training.fleet.model.jobs import MODES
 
 DEFAULT_METRIC: Final = "auprc_host_mean"
 LEAKING_SPLITS: Final = frozenset({"random"})

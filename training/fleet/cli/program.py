@@ -25,7 +25,7 @@ from training.fleet.cli.remote import Remote
 from training.fleet.cli.text import Terminal, silence
 from training.fleet.client import DEFAULT_RECEIVER, Client, certificate_files
 from training.fleet.errors import EX_FAILURE, AuthenticationError, FleetError, UnreachableError
-from training.fleet.jobs import MODES, STATUSES
+from training.fleet.model.jobs import MODES, STATUSES
 from training.fleet.settings import secret
 
 PATIENCE_S: Final = 3.0

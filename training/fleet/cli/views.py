@@ -23,7 +23,7 @@ from training.fleet.cli.text import (
     table,
     word,
 )
-from training.fleet.jobs import STATUSES
+from training.fleet.model.jobs import STATUSES
 
 SHORT_ID: Final = 12
 """Digits of a job id in a table on a terminal."""

@@ -16,7 +16,7 @@ from training.fleet.database import Row
 from training.fleet.database.reading import NEWEST_SCHEMA, Reading
 from training.fleet.errors import ConfigurationError
 from training.fleet.integrity.report import UNREADABLE, Report
-from training.fleet.jobs import Terms
+from training.fleet.model.jobs import Terms
 
 RESTORE: Final = "restore a backup: cis490-trainer-receiver restore BACKUP --replace"
 REPORT: Final = f"{RESTORE}; report this if the disk is sound"

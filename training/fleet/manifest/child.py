@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import IO, Any, TextIO
 
 from training.fleet.errors import Fault, ManifestError, UnavailableError
-from training.fleet.jobs import DatasetRef, Limits, Policy, Requirement, Spec, Trainer
 from training.fleet.manifest.entries import Edit, Header, JobEntry
 from training.fleet.manifest.source import InForce
+from training.fleet.model.jobs import DatasetRef, Limits, Policy, Requirement, Spec, Trainer
 
 _ROOT = Path(__file__).resolve().parents[3]
 _SCRUBBED = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIALS")

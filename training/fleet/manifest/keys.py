@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from training.fleet.jobs import MODES, Limits, Policy, Requirement, Spec, Trainer, normal_hosts
+from training.fleet.model.jobs import MODES, Limits, Policy, Requirement, Spec, Trainer, normal_hosts
 
 NAME: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]{0,63}")
 HOST: Final = re.compile(r"[0-9a-z][0-9a-z._-]{0,62}")

@@ -11,7 +11,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from training.fleet.errors import InvalidMessageError, TrainerError
-from training.fleet.jobs import (
+from training.fleet.manifest import keys
+from training.fleet.manifest.declaration import Declaration, compiled
+from training.fleet.manifest.entries import DEFAULT_HOST, Header, JobEntry, Manifest
+from training.fleet.manifest.findings import Findings, nearest, short
+from training.fleet.manifest.keys import Key, WrongValueError
+from training.fleet.manifest.text import MAX_JOBS, Document, read_document
+from training.fleet.model.jobs import (
     DEFAULT_DATASET,
     MAX_SPEC_BYTES,
     DatasetRef,
@@ -23,12 +29,6 @@ from training.fleet.jobs import (
     canonical,
     normalise,
 )
-from training.fleet.manifest import keys
-from training.fleet.manifest.declaration import Declaration, compiled
-from training.fleet.manifest.entries import DEFAULT_HOST, Header, JobEntry, Manifest
-from training.fleet.manifest.findings import Findings, nearest, short
-from training.fleet.manifest.keys import Key, WrongValueError
-from training.fleet.manifest.text import MAX_JOBS, Document, read_document
 
 __all__ = ["MAX_JOBS", "parse"]
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.fleet.errors import Fault, ManifestError, TrainerError
-from training.fleet.jobs import Trainer
 from training.fleet.manifest.declaration import declaration_of
 from training.fleet.manifest.difference import Difference, difference, leading_tables
 from training.fleet.manifest.entries import Manifest
 from training.fleet.manifest.findings import invalid
 from training.fleet.manifest.parse import checked, trainer_of
 from training.fleet.manifest.text import MAX_MANIFEST_BYTES, Document, NotPlainError, read_document, too_large
+from training.fleet.model.jobs import Trainer
 
 __all__ = ["MAX_MANIFEST_BYTES", "load", "read_bytes"]
 

@@ -15,11 +15,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from training.fleet import placement, wire
-from training.fleet.capability import Capability, with_free_cards
+from training.fleet import wire
 from training.fleet.database import Row
-from training.fleet.jobs import Limits, Policy, Requirement
 from training.fleet.manifest import Header, JobEntry
+from training.fleet.model import placement
+from training.fleet.model.capability import Capability, with_free_cards
+from training.fleet.model.jobs import Limits, Policy, Requirement
 from training.fleet.queue.hosts import DEFAULT_HOST, InForce
 
 MAX_LISTED: Final = 1000

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from training.fleet import wire
-from training.fleet.jobs import Requirement
+from training.fleet.model.jobs import Requirement
 
 GIVEN_BACK_S: Final = 2.0
 """First delay before a host gets a job again that it gave back, seconds from when it got the job: a worker that is

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from training.fleet.jobs import Terms
+from training.fleet.model.jobs import Terms
 from training.fleet.wire import Progress
 
 SWEEP_S: Final = 5.0

@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import replace
 
-from training.fleet import placement, wire
+from training.fleet import wire
 from training.fleet.database import Row, Transaction
 from training.fleet.errors import (
     ArtifactMissingError,
@@ -22,7 +22,8 @@ from training.fleet.errors import (
     OtherResultError,
     StaleLeaseError,
 )
-from training.fleet.jobs import FREE_KINDS, Policy, Requirement
+from training.fleet.model import placement
+from training.fleet.model.jobs import FREE_KINDS, Policy, Requirement
 from training.fleet.queue.endings import GIVEN_BACK_S, Ending, Witnesses, rejection, told
 from training.fleet.queue.hosts import capability_json
 from training.fleet.queue.memory import Memory, state_of, worker_actor

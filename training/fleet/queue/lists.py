@@ -13,11 +13,12 @@ from collections.abc import Iterator, Sequence, Set
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from training.fleet import __version__, placement, wire
-from training.fleet.capability import Capability
+from training.fleet import __version__, wire
 from training.fleet.database import Row, Transaction
 from training.fleet.errors import InvalidMessageError, NotFoundError
-from training.fleet.jobs import STATUSES, Policy, Requirement
+from training.fleet.model import placement, remedy
+from training.fleet.model.capability import Capability
+from training.fleet.model.jobs import STATUSES, Policy, Requirement
 from training.fleet.queue.endings import first_line
 from training.fleet.queue.hosts import DEFAULT_HOST
 from training.fleet.queue.memory import Memory
@@ -287,7 +288,7 @@ class Lists(Memory):
         requirement = self.hosts.requirement(row["requirement"])
         hosts = list(self._verdicts(requirement))
         able = [host.host for host in hosts if host.eligible]
-        change = "" if able else placement.smallest_change_among(requirement, self._judged())
+        change = "" if able else remedy.smallest_change_among(requirement, self._judged())
         return wire.Why(job_id, row["status"], self._summary(tx, row, able, change), hosts, change)
 
     def _judged(self) -> Iterator[tuple[Capability, Policy | None]]:
@@ -296,7 +297,7 @@ class Lists(Memory):
     def _verdicts(self, requirement: Requirement) -> Iterator[wire.HostVerdict]:
         for name, capability, policy, seen in self.hosts.all():
             reasons = placement.judge(requirement, capability, policy).reasons
-            change = placement.smallest_change(requirement, capability, policy) if reasons else ""
+            change = remedy.smallest_change(requirement, capability, policy) if reasons else ""
             shown = [wire.ReasonView(reason.constraint, reason.wanted, reason.found) for reason in reasons]
             yield wire.HostVerdict(name, not reasons, shown, seen, change)
 

@@ -20,7 +20,7 @@ from training.fleet import wire
 from training.fleet.auth.identities import Registry
 from training.fleet.database import Row, Transaction
 from training.fleet.errors import NotFoundError
-from training.fleet.jobs import STATUSES, Requirement, Terms, requirement_digest
+from training.fleet.model.jobs import STATUSES, Requirement, Terms, requirement_digest
 from training.fleet.queue.delays import Delays
 from training.fleet.queue.hosts import Hosts, capability_from, in_force_from, requirement_from, requirement_json
 from training.fleet.queue.leases import Leases, LiveLease

@@ -38,8 +38,8 @@ from training.fleet.database.pages import make_folder
 from training.fleet.database.sqlite import Sqlite
 from training.fleet.errors import EX_FAILURE, ConfigurationError, FleetError, passing
 from training.fleet.integrity.artifacts import Places
-from training.fleet.jobs import Terms
 from training.fleet.locks import file_held, folders_held
+from training.fleet.model.jobs import Terms
 from training.fleet.queue import Queue
 from training.fleet.receiver import options, tls
 from training.fleet.receiver.connections import guarded

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from training.fleet import system, wire
-from training.fleet.capability import CHECKOUT, taken_by_others
+from training.fleet.capability.cards import taken_by_others
+from training.fleet.capability.checkout import CHECKOUT
 from training.fleet.client import Client
 from training.fleet.errors import (
     ConflictError,
@@ -35,7 +36,7 @@ from training.fleet.errors import (
 )
 from training.fleet.executors.ending import Ending, read_ending
 from training.fleet.executors.local import Training, launch, running_s, sweep, take_over
-from training.fleet.jobs import FREE_KINDS, FailKind
+from training.fleet.model.jobs import FREE_KINDS, FailKind
 from training.fleet.worker import start
 from training.fleet.worker.beats import Beats, Listener
 from training.fleet.worker.files import delete_tree

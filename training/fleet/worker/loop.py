@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Final
 
 from training.fleet import wire
-from training.fleet.capability import Capability, refresh
+from training.fleet.capability.detect import refresh
 from training.fleet.client import Client
 from training.fleet.errors import ConflictError, FleetError, UnavailableError, UpgradeRequiredError
+from training.fleet.model.capability import Capability
 from training.fleet.worker.ages import Ages
 from training.fleet.worker.attempt import Attempt, Outcome, Place
 from training.fleet.worker.folder import RunFolder, State, unfinished, write_whole

@@ -17,7 +17,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from training.fleet import __version__, system, wire
-from training.fleet.capability import PACKED, Capability
+from training.fleet.capability.checkout import PACKED
 from training.fleet.checks import (
     DAY_S,
     LIMIT_S,
@@ -39,6 +39,7 @@ from training.fleet.client.addresses import proxy_address
 from training.fleet.client.answer import read
 from training.fleet.client.trust import reason
 from training.fleet.errors import FleetError
+from training.fleet.model.capability import Capability
 from training.fleet.settings import demand_private
 from training.fleet.worker.identity import show_secret, visit
 from training.fleet.worker.options import TOKEN, Options

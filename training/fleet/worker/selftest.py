@@ -8,10 +8,11 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from training.fleet.capability import GIB, Capability, detect
+from training.fleet.capability.detect import detect
 from training.fleet.client import Client
 from training.fleet.errors import FleetError, TrainerError
-from training.fleet.jobs import DEFAULT_DATASET
+from training.fleet.model.capability import GIB, Capability
+from training.fleet.model.jobs import DEFAULT_DATASET
 from training.fleet.worker.identity import show_secret
 from training.fleet.worker.options import Options
 from training.fleet.worker.start import OWN_COMMAND, argument_vector, declared

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from training.fleet.executors.ending import Ending
-from training.fleet.jobs import FailKind
+from training.fleet.model.jobs import FailKind
 from training.fleet.worker.log import plain
 
 EXIT_ELSEWHERE: Final = 75
