@@ -30,13 +30,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Self
 
-from training.fleet import wire
 from training.fleet.cli import views
-from training.fleet.cli.answers import read
-from training.fleet.cli.remote import Remote
+from training.fleet.cli.remote import Remote, read
 from training.fleet.cli.text import Terminal, bar, clean, cut, duration, number, table
 from training.fleet.client import Client
 from training.fleet.errors import EX_FAILURE, FleetError
+from training.fleet.wire.people import JobPage, JobView, Why
 from training.needs import demand_packages
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -193,11 +192,11 @@ class Fleet:
     remote: Remote
     programs: list[Program] = field(default_factory=list)
 
-    def jobs(self) -> list[wire.JobView]:
+    def jobs(self) -> list[JobView]:
         """Return the jobs that the manifest names, in its order; raise when a process has ended."""
         for program in self.programs:
             program.check()
-        page = read(wire.JobPage, self.remote.collect("/v1/jobs", "jobs", {}))
+        page = read(JobPage, self.remote.collect("/v1/jobs", "jobs", {}))
         return [job for job in page.jobs if job.named]
 
     def start_worker(self) -> None:
@@ -280,7 +279,7 @@ class Screen:
     retries: int = 0
     said: dict[str, tuple[str, float]] = field(default_factory=dict)
 
-    def show(self, jobs: Sequence[wire.JobView], now: float) -> None:
+    def show(self, jobs: Sequence[JobView], now: float) -> None:
         """Show the jobs as they are now."""
         news = [line for job in jobs for line in self._news(job, now)]
         live = []
@@ -299,7 +298,7 @@ class Screen:
             sys.stdout.flush()
             self.height = 0
 
-    def _news(self, job: wire.JobView, now: float) -> list[str]:
+    def _news(self, job: JobView, now: float) -> list[str]:
         last, at = self.said.get(job.id, ("", now))
         state = f"{job.status} {job.attempts_used}"
         who = f"{job.id[: views.SHORT_ID]}  {job.model} {job.mode} {job.split}"
@@ -311,7 +310,7 @@ class Screen:
             return [clean(f"runs   {who}  {views.meter(job.progress)}")]
         return []
 
-    def _change(self, job: wire.JobView, who: str, *, first: bool) -> list[str]:
+    def _change(self, job: JobView, who: str, *, first: bool) -> list[str]:
         if job.status == "completed" and not first:
             return [clean(f"done   {who}  {views.detail(job)}")]
         if job.status == "running":
@@ -322,7 +321,7 @@ class Screen:
             return [clean(f"{what}{who}  {views.detail(job)}")]
         return []
 
-    def _live(self, jobs: Sequence[wire.JobView], now: float, width: int) -> list[str]:
+    def _live(self, jobs: Sequence[JobView], now: float, width: int) -> list[str]:
         done = sum(job.status in DONE for job in jobs)
         share = done + sum(_share(job) for job in jobs)
         total = bar(round(100 * share), 100 * len(jobs), 24)
@@ -339,7 +338,7 @@ class Screen:
         return [cut(line, width - 1) for line in lines]
 
 
-def _share(job: wire.JobView) -> float:
+def _share(job: JobView) -> float:
     now = job.progress
     return now.step / now.steps if job.status == "running" and now is not None and now.steps else 0.0
 
@@ -371,9 +370,9 @@ def follow(whole: Fleet, terminal: Terminal) -> None:
         screen.finish()
 
 
-def _stuck(whole: Fleet, jobs: Sequence[wire.JobView]) -> str:
+def _stuck(whole: Fleet, jobs: Sequence[JobView]) -> str:
     waiting = next(job for job in jobs if job.status not in DONE)
-    why = read(wire.Why, whole.remote.why(waiting.id))
+    why = read(Why, whole.remote.why(waiting.id))
     log = shown(whole.state.log("worker"))
     return f"nothing moved for {STUCK_S:.0f} s: {waiting.id[:12]} is {why.status}, {why.summary}; see {log}"
 
@@ -386,7 +385,7 @@ def shown(path: Path) -> str:
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
-def results(jobs: Sequence[wire.JobView], state: State, terminal: Terminal) -> list[str]:
+def results(jobs: Sequence[JobView], state: State, terminal: Terminal) -> list[str]:
     """Return the table of results; on a terminal the path of each artifact has a line of its own."""
     rows = [_result(job, terminal) for job in jobs]
     paths = ["-" if job.artifact_path is None else shown(state.store / job.artifact_path) for job in jobs]
@@ -399,7 +398,7 @@ def results(jobs: Sequence[wire.JobView], state: State, terminal: Terminal) -> l
     return [*lines, "", terminal.head("artifacts"), *(f"  {clean(path)}" for path in paths if path != "-")]
 
 
-def _result(job: wire.JobView, terminal: Terminal) -> list[str]:
+def _result(job: JobView, terminal: Terminal) -> list[str]:
     who = [views.identity(job.id, terminal), job.model, job.mode, job.split, job.host or "-"]
     if job.status != "completed":
         return [*who, job.status, "-", "-", "-"]
@@ -407,7 +406,7 @@ def _result(job: wire.JobView, terminal: Terminal) -> list[str]:
     return [*who, duration(job.duration_s), *figures, views.identity(job.artifact or "-", terminal)]
 
 
-def failures(jobs: Sequence[wire.JobView]) -> list[str]:
+def failures(jobs: Sequence[JobView]) -> list[str]:
     """Return the actual error of every failed job."""
     lines = []
     for job in jobs:
@@ -417,7 +416,7 @@ def failures(jobs: Sequence[wire.JobView]) -> list[str]:
     return lines
 
 
-def further(jobs: Sequence[wire.JobView], state: State) -> list[str]:
+def further(jobs: Sequence[JobView], state: State) -> list[str]:
     """Return how to look further, and where the data came from."""
     path = next((state.store / job.artifact_path for job in jobs if job.artifact_path), None)
     lines = [
@@ -497,7 +496,7 @@ def run(state: State, options: argparse.Namespace) -> int:
     return 0 if all(job.status in DONE for job in jobs) else EX_FAILURE
 
 
-def _begin(whole: Fleet) -> list[wire.JobView]:
+def _begin(whole: Fleet) -> list[JobView]:
     """Say what there is to do, and give jobs that failed in an earlier run another try."""
     jobs = whole.jobs()
     for job in jobs:

@@ -19,13 +19,13 @@ from live_receiver import HEAD, TOKEN, LiveReceiver, manifest
 from stub_receiver import StubReceiver, problem
 from tls_site import Site
 
-from training.fleet import wire
 from training.fleet.auth import Credentials
 from training.fleet.capability import cards, libraries
 from training.fleet.capability.detect import detect
 from training.fleet.certificates import DAY_S
 from training.fleet.client import Client
 from training.fleet.model.capability import Datasets, Gpu
+from training.fleet.wire.worker import Claim
 from training.fleet.worker import main, reach
 from training.fleet.worker.enrol import enrol_host
 from training.fleet.worker.identity import session
@@ -98,7 +98,7 @@ class Secured:
             certificate=(pem, pem),
             session=here,
         )
-        client.claim(wire.Claim("claim-of-the-doctor", "box", found, []))
+        client.claim(Claim("claim-of-the-doctor", "box", found, []))
         client.close()
 
 

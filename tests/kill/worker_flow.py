@@ -23,8 +23,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from one_job_receiver import OneJobReceiver, forked
 
-from training.fleet import wire, worker
+from training.fleet import worker
 from training.fleet.capability.detect import detect
+from training.fleet.wire.worker import Lease
 from training.fleet.worker import loop, program, resume
 from training.fleet.worker.folder import RunFolder, State
 
@@ -110,7 +111,7 @@ class WorkerFlow:
         (self._work / "secret").write_text(SECRET + "\n")
         (self._work / "secret").chmod(0o600)
         old = RunFolder(self._work / "runs" / f"{'c' * 12}-1")
-        old.make(State("over", wire.Lease(**self._receiver.ask("/old-lease"))))
+        old.make(State("over", Lease(**self._receiver.ask("/old-lease"))))
         long_ago = time.time() - 2 * KEEP_S
         os.utime(old.path, (long_ago, long_ago))
         (self._work / "runs" / f"{'d' * 12}-1.gone").mkdir()

@@ -11,16 +11,17 @@ from typing import Any
 import pytest
 
 from tools import demo
-from training.fleet import wire
 from training.fleet.cli.text import Terminal
 from training.fleet.errors import FleetError
+from training.fleet.wire.people import FailureView, JobView
+from training.fleet.wire.worker import Progress
 
 AT = "2026-11-23T15:10:13Z"
 WIDE = Terminal(100, 30)
 PIPE = Terminal()
 
 
-def job(number: int, **changes: Any) -> wire.JobView:
+def job(number: int, **changes: Any) -> JobView:
     values: dict[str, Any] = {
         "id": f"{number}" * 64,
         "model": "gbt",
@@ -38,11 +39,11 @@ def job(number: int, **changes: Any) -> wire.JobView:
         "delayed": False,
         "updated_at": AT,
     }
-    return wire.JobView(**{**values, **changes})
+    return JobView(**{**values, **changes})
 
 
-def running(step: int) -> wire.JobView:
-    return job(1, status="running", host="pi", attempts_used=1, progress=wire.Progress(step, 100, "fold 1/5", {}, 1, 9))
+def running(step: int) -> JobView:
+    return job(1, status="running", host="pi", attempts_used=1, progress=Progress(step, 100, "fold 1/5", {}, 1, 9))
 
 
 COMPLETED = job(
@@ -60,11 +61,11 @@ FAILED = job(
     status="failed",
     host="pi",
     attempts_used=2,
-    failure=wire.Failure("trainer_error", "ValueError: no\x1b[2J rows\nmore", 1, "pi", AT),
+    failure=FailureView("trainer_error", "ValueError: no\x1b[2J rows\nmore", 1, "pi", AT),
 )
 
 
-def shown(screen: demo.Screen, jobs: list[wire.JobView], now: float) -> str:
+def shown(screen: demo.Screen, jobs: list[JobView], now: float) -> str:
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         screen.show(jobs, now)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 NAME: Final = "cis490-training-worker.pyz"
-PACKAGES: Final = ("auth", "capability", "client", "executors", "model", "system", "worker")
+PACKAGES: Final = ("auth", "capability", "client", "executors", "model", "system", "wire", "worker")
 """Packages of the fleet that the worker consists of, whole."""
 MODULES: Final = (
     "training/__init__.py",
@@ -27,7 +27,6 @@ MODULES: Final = (
     "training/fleet/errors.py",
     "training/fleet/service.py",
     "training/fleet/settings.py",
-    "training/fleet/wire.py",
     "training/needs.py",
     "training/trainer/__init__.py",
     "training/trainer/hyper.py",

@@ -21,7 +21,7 @@ from training.fleet.integrity.artifacts import Options, Places
 from training.fleet.integrity.backup import Order, Source, back_up
 from training.fleet.integrity.fsck import fsck_running
 from training.fleet.integrity.report import Report
-from training.fleet.wire import BackupOrder, Chore, Finding, FsckOrder
+from training.fleet.wire.people import BackupOrder, Chore, Finding, FsckOrder
 
 JOIN_S: Final = 5.0
 """How long the end of the receiver waits for a chore to stop."""

@@ -30,7 +30,7 @@ from training.fleet.errors import (
 from training.fleet.manifest import MAX_MANIFEST_BYTES, InForce, Loaded, child_load
 from training.fleet.model.jobs import Trainer
 from training.fleet.queue import Queue
-from training.fleet.wire import Plan, Reload
+from training.fleet.wire.people import Plan, Reload
 from training.trainer import hyper
 
 START_ACTOR: Final = "receiver"

@@ -16,7 +16,7 @@ from training.fleet.auth import neighbourhood
 from training.fleet.database import Transaction
 from training.fleet.errors import DigestMismatchError, LengthRequiredError, RequestError, UpgradeRequiredError
 from training.fleet.store import Upload, index_row
-from training.fleet.wire import Claim, Complete, Fail, Heartbeat, Lease, Stored
+from training.fleet.wire.worker import Claim, Complete, Fail, Heartbeat, Lease, Stored
 
 PARK_CAP_S: Final = 60.0
 OLDEST_WORKER: Final = (0, 1)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from training.fleet.model.jobs import Terms
-from training.fleet.wire import Progress
+from training.fleet.wire.worker import Progress
 
 SWEEP_S: Final = 5.0
 """Longest time between two sweeps while a lease lives; what goes beyond it is the receiver's own stall."""

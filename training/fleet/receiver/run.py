@@ -49,7 +49,7 @@ from training.fleet.service import Service
 from training.fleet.settings import Settings
 from training.fleet.single_file import own_single_file
 from training.fleet.store import Store, index_row
-from training.fleet.wire import Reload
+from training.fleet.wire.people import Reload
 
 DUE_S: Final = 0.02
 """Shortest time between two sweeps."""

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 from training.fleet.auth import Peer, peers
 from training.fleet.errors import ConfigurationError, FleetError
 from training.fleet.settings import Settings, demand_private
-from training.fleet.wire import RENEW_AT, Material
+from training.fleet.wire.identities import RENEW_AT, Material
 from training.needs import installing
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from training.fleet import system, wire
+from training.fleet import system
 from training.fleet.capability.cards import taken_by_others
 from training.fleet.capability.checkout import CHECKOUT
 from training.fleet.client import Client
@@ -37,13 +37,14 @@ from training.fleet.errors import (
 from training.fleet.executors.ending import Ending, read_ending
 from training.fleet.executors.local import Training, launch, running_s, sweep, take_over
 from training.fleet.model.jobs import FREE_KINDS, FailKind
+from training.fleet.wire.worker import MAX_LOG_TAIL, Beat, Complete, Fail, Lease, Progress
 from training.fleet.worker import start
 from training.fleet.worker.beats import Beats, Listener
 from training.fleet.worker.files import delete_tree
 from training.fleet.worker.folder import RunFolder, State
 from training.fleet.worker.journal import Journal
 from training.fleet.worker.log import Log, plain
-from training.fleet.worker.progress import Progress, flat_metrics
+from training.fleet.worker.progress import ProgressFile, flat_metrics
 from training.fleet.worker.verdict import MAX_ERROR_CHARS, Evidence, Failure, judge
 
 Outcome = Literal["completed", "failed", "released", "over", "kept"]
@@ -101,7 +102,7 @@ class Place:
     held: Mapping[str, str]
     contracts: start.Contracts
     leases: Callable[[], list[str]]
-    heed: Callable[[wire.Beat], object]
+    heed: Callable[[Beat], object]
     resume: Path | None = None
 
 
@@ -153,7 +154,7 @@ class Attempt:
         self._started_s = time.monotonic()
         self._training: Training | None = None
         self._log = Log(folder.path)
-        self._progress = Progress(folder.progress)
+        self._progress = ProgressFile(folder.progress)
         self._wake = threading.Event()
         self._leave = threading.Event()
         self._hurry = False
@@ -285,7 +286,7 @@ class Attempt:
         self._log.close()
         self._conclude(ending, oom_killed=_oom_kills() > oom_kills)
 
-    def _check_contract(self, lease: wire.Lease) -> None:
+    def _check_contract(self, lease: Lease) -> None:
         if lease.trainer_contract is None:
             return
         found = self._place.contracts.digest(lease.trainer_command, self._folder.scratch)
@@ -355,7 +356,7 @@ class Attempt:
             return self._over(self._lost)
         if not self._folder.path.is_dir():
             return self._failed("trainer_error", "the folder of the run was deleted while the trainer ran")
-        tail = self._log.tail(wire.MAX_LOG_TAIL)
+        tail = self._log.tail(MAX_LOG_TAIL)
         result = self._folder.trainer_result()
         evidence = Evidence(
             ending, self._state.stopped, result, tail, self._folder.has_artifact(), oom_killed, self._disk_is_full()
@@ -445,7 +446,7 @@ class Attempt:
         if not self._lost:
             bundle = self._folder.bundle
             self._client.upload(lease.lease_id, state.artifact, bundle, deadline_s=deadline_s, retry_full=True)
-        message = wire.Complete(
+        message = Complete(
             lease.lease_id, state.artifact, state.metrics, state.content_digest or None, state.duration_s
         )
         self._client.complete(lease.job_id, message, deadline_s=deadline_s)
@@ -474,7 +475,7 @@ class Attempt:
                 self._reported(failure)
         return None
 
-    def _reported(self, failure: wire.Fail) -> None:
+    def _reported(self, failure: Fail) -> None:
         self._outcome = "released" if failure.kind in FREE_KINDS else "failed"
         self._beats.stop()
         self._drop_checkpoints()
@@ -501,10 +502,10 @@ class Attempt:
 
     # ---- what the heartbeats say ------------------------------------------------------------------------------------
 
-    def _report_progress(self) -> wire.Progress | None:
+    def _report_progress(self) -> Progress | None:
         return None if self._training is None else self._progress.report(self._elapsed_s())
 
-    def _heed(self, beat: wire.Beat) -> None:
+    def _heed(self, beat: Beat) -> None:
         if beat.cancel:
             self._wish = self._wish or _CANCEL
             self._wake.set()
@@ -519,8 +520,8 @@ class Attempt:
     # ---- state ------------------------------------------------------------------------------------------------------
 
     def _failed(self, kind: str, error: str, exit_status: int | None = None, log_tail: str = "") -> None:
-        tail = log_tail.encode()[-wire.MAX_LOG_TAIL :].decode("utf-8", "ignore")
-        failure = wire.Fail(self.lease_id, kind, exit_status, plain(error)[:MAX_ERROR_CHARS], tail)  # type: ignore[arg-type]
+        tail = log_tail.encode()[-MAX_LOG_TAIL:].decode("utf-8", "ignore")
+        failure = Fail(self.lease_id, kind, exit_status, plain(error)[:MAX_ERROR_CHARS], tail)  # type: ignore[arg-type]
         self._note("job given back" if kind in FREE_KINDS else "attempt failed", kind=kind, error=error)
         if kind == "disk_full":
             self._folder.make_room()

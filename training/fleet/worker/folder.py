@@ -23,9 +23,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from training.fleet import system, wire
+from training.fleet import system
+from training.fleet.wire.limits import Metrics
+from training.fleet.wire.worker import Fail, Lease
 from training.fleet.worker.files import delete_tree, has_files, open_regular
-from training.fleet.worker.progress import Metrics
 from training.fleet.worker.verdict import Failure
 
 Step = Literal["claimed", "training", "packed", "failed", "over"]
@@ -55,7 +56,7 @@ class State:
     """
 
     step: Step
-    lease: wire.Lease
+    lease: Lease
     claim_id: str = ""
     shim: str = ""
     stopped: Failure | None = None
@@ -63,7 +64,7 @@ class State:
     content_digest: str = ""
     metrics: Metrics = field(default_factory=dict)
     duration_s: float = 0.0
-    failure: wire.Fail | None = None
+    failure: Fail | None = None
     why: str = ""
 
 
@@ -110,9 +111,9 @@ class RunFolder:
         found = read_object(self._state, _MAX_STATE_BYTES)
         try:
             found.pop("v")
-            lease = wire.Lease(**found.pop("lease"))
+            lease = Lease(**found.pop("lease"))
             failure, stopped = found.pop("failure"), found.pop("stopped", None)
-            found["failure"] = None if failure is None else wire.Fail(**failure)
+            found["failure"] = None if failure is None else Fail(**failure)
             found["stopped"] = None if stopped is None else Failure(**stopped)
             state = State(**found, lease=lease)
         except (KeyError, TypeError):

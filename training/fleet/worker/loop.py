@@ -18,11 +18,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from training.fleet import wire
 from training.fleet.capability.detect import refresh
 from training.fleet.client import Client
 from training.fleet.errors import ConflictError, FleetError, UnavailableError, UpgradeRequiredError
 from training.fleet.model.capability import Capability
+from training.fleet.wire.worker import Beat, Claim, Fail, Lease
 from training.fleet.worker.ages import Ages
 from training.fleet.worker.attempt import Attempt, Outcome, Place
 from training.fleet.worker.folder import RunFolder, State, unfinished, write_whole
@@ -125,7 +125,7 @@ class Worker:
         finally:
             self._close()
 
-    def _ask_until(self, end: float) -> wire.Lease | None:
+    def _ask_until(self, end: float) -> Lease | None:
         lease = None
         while lease is None and not self._stop.is_set():
             left_s = end - time.monotonic()
@@ -182,7 +182,7 @@ class Worker:
 
     # ---- claims -----------------------------------------------------------------------------------------------------
 
-    def _ask(self, wait_s: float, once_until: float | None = None) -> wire.Lease | None:
+    def _ask(self, wait_s: float, once_until: float | None = None) -> Lease | None:
         """Ask for one job; None when there is none, after whatever pause is due."""
         assert self._capability is not None
         self._resumes.make_room()
@@ -192,7 +192,7 @@ class Worker:
             self._clean(keep_s=0.0)
             self._stop.wait(REFUSED_S)
             return None
-        message = wire.Claim(self._claim_id, capability.hostname, capability, self._leases())
+        message = Claim(self._claim_id, capability.hostname, capability, self._leases())
         asked_s = time.monotonic()
         try:
             lease, retry_after_s = self._claims.claim(message, wait_s=wait_s)
@@ -214,7 +214,7 @@ class Worker:
         left_s = delay_s if once_until is None else max(0.0, once_until - time.monotonic())
         self._stop.wait(min(delay_s, left_s))
 
-    def _heard(self, lease: wire.Lease | None) -> wire.Lease | None:
+    def _heard(self, lease: Lease | None) -> Lease | None:
         """Heed what comes with a lease, and refuse one that makes no sense here."""
         if lease is None:
             return None
@@ -251,7 +251,7 @@ class Worker:
 
     # ---- runs -------------------------------------------------------------------------------------------------------
 
-    def _begin(self, lease: wire.Lease) -> bool:
+    def _begin(self, lease: Lease) -> bool:
         """Start the run of a lease. The run is on disk before the next question replaces this one there."""
         folder, state = RunFolder(self._run_path(lease)), State("claimed", lease, self._claim_id)
         try:
@@ -273,13 +273,13 @@ class Worker:
         except OSError as error:
             self._journal.note_once("the next question could not be written down", why=error.strerror)
 
-    def _run_path(self, lease: wire.Lease) -> Path:
+    def _run_path(self, lease: Lease) -> Path:
         path = self._runs / f"{lease.job_id[:12]}-{lease.fence}"
         return path.with_name(f"{path.name}-{lease.lease_id[:8]}") if path.exists() else path
 
-    def _give_up(self, lease: wire.Lease, why: str) -> None:
+    def _give_up(self, lease: Lease, why: str) -> None:
         try:
-            self._client.fail(lease.job_id, wire.Fail(lease.lease_id, "host_fault", error=why))
+            self._client.fail(lease.job_id, Fail(lease.lease_id, "host_fault", error=why))
         except FleetError as error:
             self._journal.note("a job could not be given back; its lease will run out", why=error.message)
 
@@ -337,7 +337,7 @@ class Worker:
         with self._change:
             return list(self._attempts)
 
-    def _heed(self, beat: wire.Beat) -> None:
+    def _heed(self, beat: Beat) -> None:
         self._drain = self._drain or beat.drain
         self._doubt(beat.stop)
 

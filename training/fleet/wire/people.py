@@ -1,9 +1,4 @@
-"""The messages between worker, operator and receiver.
-
-Owns their fields and bounds, in one place for both sides. Standard library only, because the worker speaks them too:
-the receiver turns the same classes into strict decoders and into the OpenAPI document. Fields are only ever added, and
-unknown ones are ignored, so an older worker and a newer receiver can talk.
-"""
+"""The messages between people and the receiver: what an operator looks at and orders."""
 
 from __future__ import annotations
 
@@ -11,133 +6,12 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 
 from training.fleet.model.capability import Capability
-from training.fleet.model.jobs import FailKind, Status
+from training.fleet.model.jobs import Status
+from training.fleet.wire.limits import Hex64, Limit
+from training.fleet.wire.worker import Progress
 
-MAX_BODY_BYTES = 65536
-MAX_MANIFEST_BYTES = 32 * 2**20
-MAX_LOG_TAIL = 16384
-MAX_PAGE = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """Bounds of a field, checked by the receiver and shown in the OpenAPI document.
-
-    Attributes:
-        pattern: Regular expression the text must match.
-        min_length: Least number of characters or items.
-        max_length: Largest number of characters or items.
-        ge: Least number.
-        le: Largest number.
-    """
-
-    pattern: str | None = None
-    min_length: int | None = None
-    max_length: int | None = None
-    ge: float | None = None
-    le: float | None = None
-
-
-Hex64 = Annotated[str, Limit(pattern="^[0-9a-f]{64}$", min_length=64, max_length=64)]
-"""A SHA-256 in lower-case hex: a job id, an artifact id."""
-Token = Annotated[str, Limit(pattern="^[0-9A-Za-z_-]{8,64}$", min_length=8, max_length=64)]
-"""A name made by a machine: a lease id, a claim id."""
-HostName = Annotated[str, Limit(pattern="^[0-9a-z]([0-9a-z._-]{0,62})$", min_length=1, max_length=63)]
-"""The name of a host and its worker, lower case."""
-Leases = Annotated[list[Token], Limit(max_length=64)]
-Metrics = Annotated[dict[str, float | int | str | bool | None], Limit(max_length=256)]
-"""Flat figures of a run, by name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a trainer is.
-
-    Attributes:
-        step: Steps done, over the whole job.
-        steps: Steps in all, 0 when unknown.
-        phase: What it does, for people ("fold 2/5").
-        metrics: The latest figures.
-        elapsed_s: Seconds since the trainer started.
-        left_s: Seconds still to go as the worker estimates them, None when it cannot.
-    """
-
-    step: Annotated[int, Limit(ge=0)] = 0
-    steps: Annotated[int, Limit(ge=0)] = 0
-    phase: Annotated[str, Limit(max_length=200)] = ""
-    metrics: Metrics = field(default_factory=dict)
-    elapsed_s: Annotated[float, Limit(ge=0)] = 0.0
-    left_s: float | None = None
-
-
-# ---- worker to receiver ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """`POST /v1/job/claim`: ask for a job.
-
-    Attributes:
-        claim_id: Made by the worker, new for each job it asks for, the same when it asks again after a lost answer.
-        worker: Name of the host.
-        capability: What the host can do now.
-        held_leases: Leases the worker holds; a worker asks for one job at a time, so this list is complete.
-    """
-
-    claim_id: Token
-    worker: HostName
-    capability: Capability
-    held_leases: Leases = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
-    """`POST /v1/job/{id}/heartbeat`: the trainer is alive. The first one acknowledges the lease."""
-
-    lease_id: Token
-    progress: Progress | None = None
-    held_leases: Leases = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Complete:
-    """`POST /v1/job/{id}/complete`: the artifact is stored, this is the job's result.
-
-    Attributes:
-        lease_id: The lease the result was made under.
-        artifact: SHA-256 of the uploaded bundle.
-        metrics: Headline figures of the result.
-        content_digest: "sha256:<hex>" of the uncompressed tar, or None.
-        duration_s: Seconds the trainer ran, or None.
-    """
-
-    lease_id: Token
-    artifact: Hex64
-    metrics: Metrics = field(default_factory=dict)
-    content_digest: Annotated[str, Limit(pattern="^sha256:[0-9a-f]{64}$", max_length=71)] | None = None
-    duration_s: Annotated[float, Limit(ge=0)] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Fail:
-    """`POST /v1/job/{id}/fail`: the attempt ended without a result.
-
-    `preempted` gives the job back: the worker shuts down or the host is wanted. On a job whose cancellation was
-    asked for, any kind confirms it.
-
-    Attributes:
-        lease_id: The lease of the attempt.
-        kind: What went wrong.
-        exit_status: The trainer's exit status (negative: a signal), None when it never ran.
-        error: The actual error in one or a few lines.
-        log_tail: The end of the trainer's log.
-    """
-
-    lease_id: Token
-    kind: FailKind
-    exit_status: int | None = None
-    error: Annotated[str, Limit(max_length=4000)] = ""
-    log_tail: Annotated[str, Limit(max_length=MAX_LOG_TAIL)] = ""
+MAX_MANIFEST_BYTES: Final = 32 * 2**20
+MAX_PAGE: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,173 +52,7 @@ class FsckOrder:
 
 
 @dataclass(frozen=True, slots=True)
-class InviteOrder:
-    """`POST /v1/invite`: let a host enrol.
-
-    Attributes:
-        worker: Name of the host; the code is good for it alone.
-        ttl_s: Seconds the code lives.
-    """
-
-    worker: HostName
-    ttl_s: Annotated[int, Limit(ge=60, le=86400)] = 900
-
-
-@dataclass(frozen=True, slots=True)
-class Enrol:
-    """`POST /v1/enrol`: exchange a one-time code for an identity.
-
-    Attributes:
-        code: What an invite holds.
-        worker: Name of the host, the one of the invite.
-        secret_sha256: SHA-256 of the key that the worker has made; the key itself stays on its host.
-    """
-
-    code: Annotated[str, Limit(pattern="^[0-9A-Za-z_-]{22,64}$", min_length=22, max_length=64)]
-    worker: HostName
-    secret_sha256: Hex64
-
-
-@dataclass(frozen=True, slots=True)
-class NewSecret:
-    """`POST /v1/secret`: the digest of a worker's next key, which takes over at its first use."""
-
-    secret_sha256: Hex64
-
-
-# ---- receiver to worker ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """Answer to a claim: a job, for as long as the worker beats.
-
-    Attributes:
-        job_id: Identity of the job.
-        lease_id: Random; every later write of the worker carries it.
-        fence: Number of the grant of this job; never goes back.
-        ack_within_s: Seconds until the first heartbeat must have arrived.
-        lease_s: Seconds the lease lives after each heartbeat.
-        heartbeat_s: Seconds between heartbeats.
-        spec: The job's identity document (`jobs.Spec.document`).
-        timeout_s: Wall-clock limit of the attempt.
-        trainer_command: Argument vector, `{python}` stands for the worker's interpreter.
-        trainer_contract: Digest of the declaration the trainer must match, or None.
-        stop: Leases the worker believes it holds but does not; their trainers must end.
-        cuda: Whether the trainer may use the host's card: it has a usable one and the manifest does not keep it free.
-    """
-
-    job_id: str
-    lease_id: str
-    fence: int
-    ack_within_s: float
-    lease_s: float
-    heartbeat_s: float
-    spec: dict[str, Any]
-    timeout_s: int
-    trainer_command: list[str]
-    trainer_contract: str | None = None
-    stop: list[str] = field(default_factory=list)
-    cuda: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Beat:
-    """Answer to a heartbeat.
-
-    Attributes:
-        lease_s: Seconds the lease lives from now.
-        cancel: The operator wants the job stopped; stop the trainer and confirm with `fail`.
-        drain: The worker should take no new job.
-        stop: Leases the worker believes it holds but does not.
-    """
-
-    lease_s: float
-    cancel: bool = False
-    drain: bool = False
-    stop: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """Answer to a change of a job: where it stands now."""
-
-    id: str
-    status: Status
-    cancel_requested: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """Answer to an upload.
-
-    Attributes:
-        sha256: Artifact id.
-        size_bytes: Its length.
-        new: False when it was already there.
-    """
-
-    sha256: str
-    size_bytes: int
-    new: bool
-
-
-RENEW_AT: Final = "renew-at: "
-"""Begin of the line in front of a worker's certificate that says when to ask for the next one, RFC 3339."""
-
-
-@dataclass(frozen=True, slots=True)
-class Material:
-    """What a worker needs for mutual TLS, in PEM; empty where the receiver issues none.
-
-    Attributes:
-        ca_pem: The authority to trust.
-        certificate_pem: The worker's certificate, with a line in front that says when to renew it.
-        key_pem: Its key.
-        fingerprint: SHA-256 of the certificate, hex.
-    """
-
-    ca_pem: str = ""
-    certificate_pem: str = ""
-    key_pem: str = ""
-    fingerprint: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Enrolled:
-    """Answer to an enrolment; asked again with the same code and digest it is the same.
-
-    Attributes:
-        worker: The name the worker is held to.
-        id: Public part of its secret, which is `cis490w.ID.KEY`.
-        version: Of the receiver.
-        heartbeat_s: Seconds between heartbeats.
-        ca_pem: The authority to trust, empty without one.
-        certificate_pem: The worker's certificate, empty without one.
-        key_pem: Its key, empty without one.
-    """
-
-    worker: str
-    id: str
-    version: str
-    heartbeat_s: float
-    ca_pem: str = ""
-    certificate_pem: str = ""
-    key_pem: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class SecretTaken:
-    """Answer to a new key's digest."""
-
-    id: str
-
-
-# ---- receiver to people ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
+class FailureView:
     """How an attempt ended badly.
 
     Attributes:
@@ -411,7 +119,7 @@ class JobView:
     claimed_at: str | None = None
     ended_at: str | None = None
     progress: Progress | None = None
-    failure: Failure | None = None
+    failure: FailureView | None = None
     artifact: str | None = None
     artifact_path: str | None = None
     metrics: dict[str, float | int | str | bool | None] = field(default_factory=dict)
@@ -541,92 +249,6 @@ class WorkerPage:
 
 
 @dataclass(frozen=True, slots=True)
-class OwnView:
-    """`GET /v1/worker/self`: what the receiver knows and thinks of the worker that asks.
-
-    Attributes:
-        worker: Host name; that of the enrolment where there is one.
-        version: Of the receiver.
-        state: `working`, `idle` or `away`.
-        identity: `none`, `enrolled`, `rotating` or `revoked`.
-        capability: As the running worker last reported, None when it never called.
-        policy: As the manifest in force says, None when the manifest does not admit the host.
-        table: Manifest table that the policy comes from, empty without one.
-        contract: Digest of the declaration the manifest was checked against; None where its trainer is not the
-            project's own.
-        drift: As in `WorkerView`.
-        alerts: Those of `WorkerView` that concern the identity.
-        waiting: Jobs that can be claimed now, at most 64 of each requirement.
-        able: How many of them this worker could run; none while it gets no job because it gave too many back.
-        reasons: Why it could not run the others, for people; some of them where there are many.
-    """
-
-    worker: str
-    version: str
-    state: str
-    identity: str
-    capability: Capability | None
-    policy: dict[str, Any] | None
-    table: str
-    contract: str | None
-    drift: list[str]
-    alerts: list[str]
-    waiting: int
-    able: int
-    reasons: list[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Invite:
-    """Answer to an invite; the code is shown once.
-
-    Attributes:
-        worker: The host it is good for.
-        code: The one-time code.
-        ttl_s: Seconds it lives.
-        expires_at: When it ends, RFC 3339, UTC.
-        ca_sha256: SHA-256 of the receiver's certificate authority, hex; None without one.
-        replaces: Whether the host is enrolled already; enrolling anew revokes that.
-    """
-
-    worker: str
-    code: str
-    ttl_s: int
-    expires_at: str
-    ca_sha256: str | None = None
-    replaces: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class IdentityView:
-    """One identity of a worker.
-
-    Attributes:
-        worker: Name of the host.
-        id: Public part of its secret.
-        state: `enrolled`, `rotating` (a new key is asked for or not used yet) or `revoked`.
-        created_at: When it enrolled, RFC 3339, UTC.
-        revoked_at: When it was revoked or replaced, None while it lives.
-        fingerprint: SHA-256 of its client certificate, None without one.
-    """
-
-    worker: str
-    id: str
-    state: str
-    created_at: str
-    revoked_at: str | None = None
-    fingerprint: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class IdentityPage:
-    """`GET /v1/identities`: one page. `next` is the cursor of the following page, None at the end."""
-
-    identities: list[IdentityView]
-    next: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class FleetEvent:
     """One event of the audit trail: a change of a job, or of a worker's identity.
 
@@ -669,7 +291,7 @@ class RecentFailure:
     model: str
     mode: str
     status: Status
-    failure: Failure
+    failure: FailureView
 
 
 @dataclass(frozen=True, slots=True)
