@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 from training.fleet.capability import libraries
-from training.fleet.worker import main
+from training.fleet.worker.program import main
 
 ON_FILES = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir"}
 OTHERS = {"subprocess.Popen", "http.client.send"}

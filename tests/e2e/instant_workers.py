@@ -19,12 +19,12 @@ from typing import Any
 
 from training.fleet.client import Client
 from training.fleet.client import client as client_module
-from training.fleet.executors.local import Ending, process_identity
 from training.fleet.model.capability import Capability
 from training.fleet.worker import attempt, loop
 from training.fleet.worker.journal import Journal
 from training.fleet.worker.loop import Worker
 from training.fleet.worker.options import options
+from training.fleet.worker.process.local import Ending, process_identity
 
 ME = process_identity(os.getpid())
 TRAININGS: list[dict[str, Any]] = []
@@ -32,7 +32,7 @@ CHANCE = random.Random(490)
 
 
 class Instant:
-    """Stands in for `executors.local.Training`."""
+    """Stands in for `worker.process.training.Training`."""
 
     identity = ME
 

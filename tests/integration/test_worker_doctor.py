@@ -26,10 +26,11 @@ from training.fleet.certificates import DAY_S
 from training.fleet.client import Client
 from training.fleet.model.capability import Datasets, Gpu
 from training.fleet.wire.worker import Claim
-from training.fleet.worker import main, reach
+from training.fleet.worker import reach
 from training.fleet.worker.enrol import enrol_host
 from training.fleet.worker.identity import session
 from training.fleet.worker.options import options
+from training.fleet.worker.program import main
 
 TOKENS = {"operator": TOKEN, "read": "a-read-token-for-tests"}
 SECRETS = (*TOKENS.values(), "a-worker-token-for-tests", "cis490w.")

@@ -23,7 +23,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from one_job_receiver import OneJobReceiver, forked
 
-from training.fleet import worker
 from training.fleet.capability.detect import detect
 from training.fleet.wire.worker import Lease
 from training.fleet.worker import loop, program, resume
@@ -124,7 +123,7 @@ class WorkerFlow:
     def _program(self) -> int:
         flags = ["--receiver", self._receiver.url, "--name", "tower", "--min-free-gib", "0", "--keep-s", str(KEEP_S)]
         more = ["--grace-s", "1", "--worker-secret-file", str(self._work / "secret"), "--stop-limit-s", "10"]
-        return worker.main(["--work-dir", str(self._work), *flags, *more])
+        return program.main(["--work-dir", str(self._work), *flags, *more])
 
     def _stop_when_done(self, process: int, ended: threading.Event) -> None:
         """Stop the worker once the job is done and the secret changed, or when it hangs."""

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from training.fleet.errors import ConfigurationError
-from training.fleet.executors import local, shim
-from training.fleet.executors.local import (
+from training.fleet.worker.process import local, shim
+from training.fleet.worker.process.local import (
     Ending,
     Training,
     lives,

@@ -19,7 +19,6 @@ from stub_receiver import Reply, Seen, StubReceiver, lease, problem, route
 from training.fleet.capability import cards
 from training.fleet.client import Client
 from training.fleet.errors import ConfigurationError, UnavailableError, UnreachableError, UpgradeRequiredError
-from training.fleet.executors.local import ShimTraining
 from training.fleet.model.capability import Capability, Datasets, Gpu
 from training.fleet.wire.worker import Beat, Fail, Lease
 from training.fleet.worker import attempt as attempt_module
@@ -31,6 +30,7 @@ from training.fleet.worker.folder import RunFolder, State
 from training.fleet.worker.journal import Journal
 from training.fleet.worker.loop import Worker
 from training.fleet.worker.options import Options, options
+from training.fleet.worker.process.local import ShimTraining
 from training.fleet.worker.start import Contracts, Seat
 
 TESTS = Path(__file__).resolve().parents[1]

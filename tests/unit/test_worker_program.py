@@ -15,8 +15,9 @@ from stub_receiver import StubReceiver, lease, problem
 
 from training.fleet.capability import libraries
 from training.fleet.model.capability import Capability, Gpu
-from training.fleet.worker import main, selftest
+from training.fleet.worker import selftest
 from training.fleet.worker.identity import visit
+from training.fleet.worker.program import main
 from training.fleet.worker.selftest import Check, Report
 
 TESTS = Path(__file__).resolve().parents[1]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from training.fleet.executors.local import Ending
+from training.fleet.worker.process.local import Ending
 from training.fleet.worker.verdict import Evidence, Failure, judge
 
 DONE = Ending(0, duration_s=5.0)

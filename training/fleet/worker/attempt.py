@@ -34,8 +34,6 @@ from training.fleet.errors import (
     TooLargeError,
     TrainerError,
 )
-from training.fleet.executors.ending import Ending, read_ending
-from training.fleet.executors.local import Training, launch, running_s, sweep, take_over
 from training.fleet.model.jobs import FREE_KINDS, FailKind
 from training.fleet.wire.worker import MAX_LOG_TAIL, Beat, Complete, Fail, Lease, Progress
 from training.fleet.worker import start
@@ -44,6 +42,8 @@ from training.fleet.worker.files import delete_tree
 from training.fleet.worker.folder import RunFolder, State
 from training.fleet.worker.journal import Journal
 from training.fleet.worker.log import Log, plain
+from training.fleet.worker.process.ending import Ending, read_ending
+from training.fleet.worker.process.local import Training, launch, running_s, sweep, take_over
 from training.fleet.worker.progress import ProgressFile, flat_metrics
 from training.fleet.worker.verdict import MAX_ERROR_CHARS, Evidence, Failure, judge
 

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from training.fleet.executors.ending import Ending
 from training.fleet.model.jobs import FailKind
 from training.fleet.worker.log import plain
+from training.fleet.worker.process.ending import Ending
 
 EXIT_ELSEWHERE: Final = 75
 EXIT_WRONG_SPEC: Final = 78

@@ -31,7 +31,7 @@ from typing import Final
 
 from training.fleet import system
 from training.fleet.errors import TrainerError
-from training.fleet.executors.ending import Ending, read_ending
+from training.fleet.worker.process.ending import Ending, read_ending
 
 assert sys.platform == "win32"
 

@@ -22,15 +22,15 @@ from pathlib import Path
 from typing import IO, Final, Protocol
 
 from training.fleet.errors import ConfigurationError
-from training.fleet.executors.ending import Ending, read_ending
+from training.fleet.worker.process.ending import Ending, read_ending
 
 if sys.platform == "win32":
-    from training.fleet.executors import windows
+    from training.fleet.worker.process import windows
 
 SHIM: Final = Path(__file__).with_name("shim.py")
 _FROM_SINGLE_FILE: Final = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); "
-    "from training.fleet.executors.shim import main; sys.exit(main(sys.argv[1:]))"
+    "from training.fleet.worker.process.shim import main; sys.exit(main(sys.argv[1:]))"
 )
 _CHUNK_BYTES = 65536
 _LOOK_S = 0.05
