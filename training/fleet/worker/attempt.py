@@ -43,7 +43,8 @@ from training.fleet.worker.folder import RunFolder, State
 from training.fleet.worker.journal import Journal
 from training.fleet.worker.log import Log, plain
 from training.fleet.worker.process.ending import Ending, read_ending
-from training.fleet.worker.process.local import Training, launch, running_s, sweep, take_over
+from training.fleet.worker.process.local import launch, running_s, sweep, take_over
+from training.fleet.worker.process.training import Training
 from training.fleet.worker.progress import ProgressFile, flat_metrics
 from training.fleet.worker.verdict import MAX_ERROR_CHARS, Evidence, Failure, judge
 

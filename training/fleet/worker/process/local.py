@@ -23,6 +23,7 @@ from typing import IO, Final, Protocol
 
 from training.fleet.errors import ConfigurationError
 from training.fleet.worker.process.ending import Ending, read_ending
+from training.fleet.worker.process.training import Training
 
 if sys.platform == "win32":
     from training.fleet.worker.process import windows
@@ -61,38 +62,8 @@ class _TakenOver:
             time.sleep(_LOOK_S)
 
 
-class Training(Protocol):
-    """A trainer, ready to run once it gets its `go`; made by `launch` and `take_over`.
-
-    Attributes:
-        identity: Name by which a later worker can take it over, empty where that is not possible.
-        ended: Set once no process of it lives.
-    """
-
-    identity: str
-    ended: threading.Event
-
-    def go(self) -> None:
-        """Start the trainer."""
-
-    def stop(self) -> None:
-        """Ask the tree to end and kill what is left after the grace."""
-
-    def abort(self) -> None:
-        """Let the trainer dump its traceback where the system can, then stop it."""
-
-    def kill(self) -> None:
-        """Kill the tree now."""
-
-    def ending(self) -> Ending:
-        """Return how it ended; call it once `ended` is set."""
-
-    def guarded(self) -> bool:
-        """Tell whether its tree still ends with this worker."""
-
-
 class ShimTraining:
-    """A trainer under the shim. See `Training`."""
+    """A trainer under the shim. See `training.Training`."""
 
     def __init__(
         self, shim: _Shim, report: Path, *, log: Callable[[bytes], object], wake: Callable[[], object]

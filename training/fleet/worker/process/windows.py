@@ -147,7 +147,7 @@ def _handle_of(process: subprocess.Popen[bytes]) -> wintypes.HANDLE:
 
 
 class JobTraining:
-    """A trainer in a job object. See `local.Training`."""
+    """A trainer in a job object. See `training.Training`."""
 
     identity = ""
 
