@@ -13,9 +13,9 @@ from typing import Any
 
 from queue_world import World, entry
 
-from training.fleet.integrity.artifacts import Options, Places
-from training.fleet.integrity.fsck import fsck
-from training.fleet.integrity.report import Report
+from training.fleet.maintenance.artifacts import Options, Places
+from training.fleet.maintenance.fsck import fsck
+from training.fleet.maintenance.report import Report
 from training.fleet.store import Store
 
 STATUSES = ["completed", "completed", "completed", "failed", "running", "claimed", "pending", "cancelled"]

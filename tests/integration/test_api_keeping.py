@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from live_receiver import LiveReceiver, manifest
 
-from training.fleet.integrity import backup as backup_module
-from training.fleet.integrity.artifacts import Places
-from training.fleet.integrity.report import ignore
-from training.fleet.integrity.restore import Target, restore
+from training.fleet.maintenance import backup as backup_module
+from training.fleet.maintenance.artifacts import Places
+from training.fleet.maintenance.report import ignore
+from training.fleet.maintenance.restore import Target, restore
 
 
 @pytest.fixture

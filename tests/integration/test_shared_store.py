@@ -13,8 +13,8 @@ from live_receiver import manifest
 from test_receiver_process import Running, environment, refused, started
 
 from training.fleet.database.sqlite import Sqlite
-from training.fleet.integrity.backup import Order, back_up
-from training.fleet.integrity.report import Report, ignore
+from training.fleet.maintenance.backup import Order, back_up
+from training.fleet.maintenance.report import Report, ignore
 
 
 def flags(folder: Path, **places: Path) -> list[str]:

@@ -23,8 +23,8 @@ from integrity_site import Site
 
 from training.fleet import receiver
 from training.fleet.database.sqlite import Sqlite
-from training.fleet.integrity.backup import Order, back_up
-from training.fleet.integrity.report import Report, ignore
+from training.fleet.maintenance.backup import Order, back_up
+from training.fleet.maintenance.report import Report, ignore
 
 PLACES = {"--db": "queue.db", "--store-root": "store", "--incoming-root": "incoming", "--index-path": "index.jsonl"}
 LEFTOVER = "0123456789abcdef" * 2 + ".part"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from boundary import Ran
 
-from training.fleet.integrity.artifacts import Options, Places
-from training.fleet.integrity.backup import Entry, measured
-from training.fleet.integrity.fsck import fsck
+from training.fleet.maintenance.artifacts import Options, Places
+from training.fleet.maintenance.backup import Entry, measured
+from training.fleet.maintenance.fsck import fsck
 
 
 @dataclass

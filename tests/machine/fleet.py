@@ -50,8 +50,8 @@ from training.fleet.errors import (
     StaleLeaseError,
     StorageFullError,
 )
-from training.fleet.integrity.artifacts import Options, Places
-from training.fleet.integrity.fsck import fsck
+from training.fleet.maintenance.artifacts import Options, Places
+from training.fleet.maintenance.fsck import fsck
 from training.fleet.manifest import Header, JobEntry
 from training.fleet.model import placement
 from training.fleet.model.capability import GIB, Capability, Gpu

@@ -29,8 +29,8 @@ from tests.machine.fleet import ROOM
 from tests.machine.inline_database import InlineSqlite
 from training.fleet.database.reading import of_receiver
 from training.fleet.errors import ConflictError, FleetError
-from training.fleet.integrity.records import check_pages, check_rows, check_structure
-from training.fleet.integrity.report import Report
+from training.fleet.maintenance.records import check_pages, check_rows, check_structure
+from training.fleet.maintenance.report import Report
 from training.fleet.manifest import Header, JobEntry
 from training.fleet.model.capability import GIB, Capability, Gpu
 from training.fleet.model.jobs import Limits, Policy, Requirement, Spec, Terms, Trainer, canonical

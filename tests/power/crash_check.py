@@ -32,9 +32,9 @@ from training.fleet.database.pages import make_folder, sums_path
 from training.fleet.database.sqlite import _prepare
 from training.fleet.database.upkeep import DatabaseFile
 from training.fleet.errors import FleetError
-from training.fleet.integrity.artifacts import Options, Places
-from training.fleet.integrity.fsck import fsck
-from training.fleet.integrity.restore import Target, restore
+from training.fleet.maintenance.artifacts import Options, Places
+from training.fleet.maintenance.fsck import fsck
+from training.fleet.maintenance.restore import Target, restore
 from training.fleet.receiver.run import _open_database
 from training.fleet.store import Store, index_line, index_row
 

@@ -20,14 +20,14 @@ from integrity_site import STATUSES, Site
 from training.fleet.database import pages
 from training.fleet.database.sqlite import Sqlite
 from training.fleet.errors import ConfigurationError, ConflictError, FleetError, StorageFullError
-from training.fleet.integrity import backup as backup_module
-from training.fleet.integrity import restore as restore_module
-from training.fleet.integrity.artifacts import Options, Places
-from training.fleet.integrity.backup import Order, back_up
-from training.fleet.integrity.fsck import fsck
-from training.fleet.integrity.report import Report, ignore
-from training.fleet.integrity.restore import Target, restore
 from training.fleet.locks import folder_held
+from training.fleet.maintenance import backup as backup_module
+from training.fleet.maintenance import restore as restore_module
+from training.fleet.maintenance.artifacts import Options, Places
+from training.fleet.maintenance.backup import Order, back_up
+from training.fleet.maintenance.fsck import fsck
+from training.fleet.maintenance.report import Report, ignore
+from training.fleet.maintenance.restore import Target, restore
 
 NAME = "20260101T000000Z-nightly"
 
@@ -407,8 +407,8 @@ def test_a_database_in_use_is_neither_replaced_nor_checked(backup: Path, in_use:
 RESTORE = """
 import os, signal, sys
 from pathlib import Path
-from training.fleet.integrity.artifacts import Places
-from training.fleet.integrity.restore import Target, restore
+from training.fleet.maintenance.artifacts import Places
+from training.fleet.maintenance.restore import Target, restore
 folder, die_at, seen = Path(sys.argv[2]), int(sys.argv[3]), []
 def count(event, _arguments):
     if event in ("open", "os.rename", "os.mkdir", "os.remove", "os.chmod"):

@@ -2,7 +2,7 @@
 
 Owns the one chore that may run at a time and what is known of it. Guarantees that the receiver answers on while a
 chore runs: it has a thread of its own that rests as long as it reads, and the writer thread is held up for a few
-milliseconds at most. Leaves the work itself to `integrity`.
+milliseconds at most. Leaves the work itself to `maintenance`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Final
 
 from training.fleet import __version__
 from training.fleet.errors import ConflictError, Fault, FleetError, UnavailableError
-from training.fleet.integrity.artifacts import Options, Places
-from training.fleet.integrity.backup import Order, Source, back_up
-from training.fleet.integrity.fsck import fsck_running
-from training.fleet.integrity.report import Report
+from training.fleet.maintenance.artifacts import Options, Places
+from training.fleet.maintenance.backup import Order, Source, back_up
+from training.fleet.maintenance.fsck import fsck_running
+from training.fleet.maintenance.report import Report
 from training.fleet.wire.people import BackupOrder, Chore, Finding, FsckOrder
 
 JOIN_S: Final = 5.0

@@ -20,7 +20,7 @@ from training.fleet.checks import DAY_S, Look, State, fail, first_certificate, l
 from training.fleet.database.pages import log_path
 from training.fleet.database.reading import NEWEST_SCHEMA, DatabaseError, of_receiver
 from training.fleet.errors import ConfigurationError
-from training.fleet.integrity.backup import CONTENTS
+from training.fleet.maintenance.backup import CONTENTS
 from training.fleet.receiver import options
 from training.fleet.settings import Settings, demand_private
 

@@ -1,6 +1,6 @@
 """`cis490-trainer-receiver fsck` and `restore`: what is done with a receiver's files while it does not run.
 
-Owns their command lines and what they print. Leaves the checks to `integrity`.
+Owns their command lines and what they print. Leaves the checks to `maintenance`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Final, TextIO
 
 from training.fleet import settings
 from training.fleet.errors import EX_FAILURE, FleetError
-from training.fleet.integrity.artifacts import Options, Places
-from training.fleet.integrity.fsck import fsck
-from training.fleet.integrity.report import Report
-from training.fleet.integrity.restore import Target, restore
+from training.fleet.maintenance.artifacts import Options, Places
+from training.fleet.maintenance.fsck import fsck
+from training.fleet.maintenance.report import Report
+from training.fleet.maintenance.restore import Target, restore
 from training.fleet.receiver import options
 from training.fleet.settings import Settings
 

@@ -37,8 +37,8 @@ from training.fleet.database import Row
 from training.fleet.database.pages import make_folder
 from training.fleet.database.sqlite import Sqlite
 from training.fleet.errors import EX_FAILURE, ConfigurationError, FleetError, passing
-from training.fleet.integrity.artifacts import Places
 from training.fleet.locks import file_held, folders_held
+from training.fleet.maintenance.artifacts import Places
 from training.fleet.model.jobs import Terms
 from training.fleet.queue import Queue
 from training.fleet.receiver import options, tls

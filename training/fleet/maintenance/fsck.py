@@ -14,8 +14,9 @@ from typing import Final
 from training.fleet.database.reading import Reading, of_copy, of_receiver
 from training.fleet.database.sqlite import Sqlite
 from training.fleet.errors import ConfigurationError
-from training.fleet.integrity import records
-from training.fleet.integrity.artifacts import (
+from training.fleet.locks import file_held, folders_held
+from training.fleet.maintenance import records
+from training.fleet.maintenance.artifacts import (
     Options,
     Places,
     artifact_rows,
@@ -23,9 +24,8 @@ from training.fleet.integrity.artifacts import (
     check_incoming,
     check_index,
 )
-from training.fleet.integrity.backup import Source
-from training.fleet.integrity.report import Report
-from training.fleet.locks import file_held, folders_held
+from training.fleet.maintenance.backup import Source
+from training.fleet.maintenance.report import Report
 from training.fleet.store import Store, index_row
 
 UPLOAD_S: Final = 60.0

@@ -21,8 +21,9 @@ from typing import Any, Final
 from training.fleet.database.pages import log_path, make_folder, sums_path, sync_folder, unused
 from training.fleet.database.reading import NEWEST_SCHEMA, held, of_copy
 from training.fleet.errors import ConfigurationError, Fault, FleetError
-from training.fleet.integrity.artifacts import Places, artifact_rows
-from training.fleet.integrity.backup import (
+from training.fleet.locks import file_held, folders_held
+from training.fleet.maintenance.artifacts import Places, artifact_rows
+from training.fleet.maintenance.backup import (
     CONTENTS,
     DATABASE,
     FORMAT,
@@ -34,8 +35,7 @@ from training.fleet.integrity.backup import (
     copied,
     measured,
 )
-from training.fleet.integrity.report import Progress, ignore
-from training.fleet.locks import file_held, folders_held
+from training.fleet.maintenance.report import Progress, ignore
 from training.fleet.store import BUNDLE, bundle_path, quarantined
 
 MAX_CONTENTS_BYTES: Final = 256 * 2**20

@@ -15,7 +15,7 @@ from typing import Final
 from training.fleet.database import Row
 from training.fleet.database.reading import NEWEST_SCHEMA, Reading
 from training.fleet.errors import ConfigurationError
-from training.fleet.integrity.report import UNREADABLE, Report
+from training.fleet.maintenance.report import UNREADABLE, Report
 from training.fleet.model.jobs import Terms
 
 RESTORE: Final = "restore a backup: cis490-trainer-receiver restore BACKUP --replace"

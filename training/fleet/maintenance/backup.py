@@ -23,10 +23,10 @@ from typing import Final, Protocol
 from training.fleet.database.pages import make_folder, sync_folder
 from training.fleet.database.reading import Reading, of_copy
 from training.fleet.errors import ConflictError, FleetError, StorageFullError
-from training.fleet.integrity.artifacts import LOST, Places, artifact_rows, index_lines
-from training.fleet.integrity.records import MAX_LISTED, RESTORE
-from training.fleet.integrity.report import UNREADABLE, Progress, Report, ignore
 from training.fleet.locks import folder_held, is_held
+from training.fleet.maintenance.artifacts import LOST, Places, artifact_rows, index_lines
+from training.fleet.maintenance.records import MAX_LISTED, RESTORE
+from training.fleet.maintenance.report import UNREADABLE, Progress, Report, ignore
 from training.fleet.queue.memory import MANIFEST_KEY
 from training.fleet.store import bundle_path
 
