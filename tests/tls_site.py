@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from training.fleet.certificates import DAY_S, Authority, Pair, make_authority, replace
+from training.fleet.tls.certificates import DAY_S, Authority, Pair, make_authority, replace
 
 NAMES = ("localhost", "127.0.0.1")
 

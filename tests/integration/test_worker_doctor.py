@@ -22,9 +22,9 @@ from tls_site import Site
 from training.fleet.auth import Credentials
 from training.fleet.capability import cards, libraries
 from training.fleet.capability.detect import detect
-from training.fleet.certificates import DAY_S
 from training.fleet.client import Client
 from training.fleet.model.capability import Datasets, Gpu
+from training.fleet.tls.certificates import DAY_S
 from training.fleet.wire.worker import Claim
 from training.fleet.worker import reach
 from training.fleet.worker.enrol import enrol_host

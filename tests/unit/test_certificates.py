@@ -9,17 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from training.fleet.certificates import (
-    DAY_S,
-    Authority,
-    Pair,
-    facts,
-    make_authority,
-    replace,
-    signed_by,
-    write_new,
-)
 from training.fleet.errors import ConfigurationError, FleetError
+from training.fleet.tls.certificates import DAY_S, Authority, Pair, facts, make_authority, replace, signed_by, write_new
 
 NOW = 1_800_000_000.0
 URI = "urn:cis490:worker:gpu-tower:abc"

@@ -14,8 +14,8 @@ import pytest
 from tls_site import Site
 
 from training.fleet.client import Client
-from training.fleet.client.trust import Identity, reason
 from training.fleet.errors import ConfigurationError, UnreachableError
+from training.fleet.tls.trust import Identity, reason
 
 URI = "urn:cis490:worker:gpu-tower:abc"
 

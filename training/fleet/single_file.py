@@ -27,6 +27,8 @@ MODULES: Final = (
     "training/fleet/errors.py",
     "training/fleet/service.py",
     "training/fleet/settings.py",
+    "training/fleet/tls/__init__.py",
+    "training/fleet/tls/trust.py",
     "training/needs.py",
     "training/trainer/__init__.py",
     "training/trainer/hyper.py",

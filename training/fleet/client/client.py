@@ -21,7 +21,6 @@ from urllib.parse import quote, urlencode
 from training.fleet import __version__
 from training.fleet.client.addresses import DEFAULT_RECEIVER, address, proxy_address
 from training.fleet.client.answer import Answer, document, read, refusal
-from training.fleet.client.trust import CUT, Identity, of_tls, reason
 from training.fleet.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -30,6 +29,7 @@ from training.fleet.errors import (
     UnavailableError,
     UnreachableError,
 )
+from training.fleet.tls.trust import CUT, Identity, of_tls, reason
 from training.fleet.wire.worker import Beat, Claim, Complete, Fail, Heartbeat, JobState, Lease, Stored
 
 T = TypeVar("T")

@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from training.fleet import certificates
-from training.fleet.certificates import Authority, Facts
 from training.fleet.errors import ConfigurationError
 from training.fleet.settings import demand_private, state_folder
+from training.fleet.tls import certificates
+from training.fleet.tls.certificates import Authority, Facts
 
 AUTHORITY: Final = ("ca.pem", "ca.key")
 SERVER: Final = ("receiver.pem", "receiver.key")

@@ -20,14 +20,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from training.fleet.auth import Peer, peers
+from training.fleet.auth import Peer
 from training.fleet.errors import ConfigurationError, FleetError
 from training.fleet.settings import Settings, demand_private
+from training.fleet.tls import peers
 from training.fleet.wire.identities import RENEW_AT, Material
 from training.needs import installing
 
 if TYPE_CHECKING:
-    from training.fleet.certificates import Authority
+    from training.fleet.tls.certificates import Authority
 
 HANDSHAKE_S: Final = 10.0
 """How long a client may take to agree on TLS."""
@@ -112,7 +113,7 @@ class Tls:
 
     def _issue(self, certificate: Path, key: Path, now: float) -> None:
         # Only a receiver that is an authority itself needs what this brings along.
-        from training.fleet import certificates
+        from training.fleet.tls import certificates
 
         pem = self._files.certificate.read_bytes()
         held = certificates.facts(pem)
@@ -257,7 +258,7 @@ class Issuer:
             return last.material
 
     def _issue(self, worker: str, identity: str, now: float) -> _Issued:
-        from training.fleet.certificates import WORKER_S
+        from training.fleet.tls.certificates import WORKER_S
 
         life_s = self._life_s or WORKER_S
         pair = self._authority.worker(worker, peers.worker_uri(worker, identity), now, life_s=life_s)
@@ -281,7 +282,7 @@ def issuer(settings: Settings) -> Issuer | None:
     if settings["tls_ca_key"] is None:
         return None
     try:
-        from training.fleet.certificates import Authority
+        from training.fleet.tls.certificates import Authority
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"tls_ca_key needs the package {error.name}, which is not installed; {installing('tls')}"
