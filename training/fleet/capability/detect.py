@@ -20,9 +20,9 @@ from training.fleet import __version__, system
 from training.fleet.capability import cards, checkout, child, libraries
 from training.fleet.errors import ConfigurationError
 from training.fleet.model.capability import Capability, Datasets
+from training.fleet.model.names import is_host_name
 
 MAX_PROBLEMS: Final = 16
-_HOST_NAME = re.compile(r"[0-9a-z][0-9a-z._-]{0,62}")
 _CGROUP = Path("/sys/fs/cgroup")
 _UNLIMITED_BYTES = 1 << 60
 
@@ -163,7 +163,7 @@ def _own_name() -> str:
 
 
 def _checked_name(name: str) -> str:
-    if not _HOST_NAME.fullmatch(name.lower()):
+    if not is_host_name(name.lower()):
         raise ConfigurationError(
             f"found the host name {name!r}; expected up to 63 letters, digits, dots, dashes and underscores "
             "that begin with a letter or digit"

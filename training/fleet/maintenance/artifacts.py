@@ -18,6 +18,7 @@ from training.fleet.database import Row
 from training.fleet.database.reading import Reading
 from training.fleet.errors import FleetError
 from training.fleet.maintenance.report import Progress, Report, ignore
+from training.fleet.model.names import is_sha256
 from training.fleet.store import BUNDLE, QUARANTINE, bundle_path, index_line, index_row, quarantined
 
 LOST: Final = (
@@ -25,7 +26,6 @@ LOST: Final = (
     "is lost: the job stays completed, so train it anew as a new job with another seed"
 )
 _FOLDER: Final = re.compile(r"(?P<model>[0-9A-Za-z][0-9A-Za-z_.-]{0,63})_(?P<mode>realistic|oracle)")
-_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _TEMPORARY: Final = re.compile(r"[0-9a-f]{32}\.part")
 _CHUNK_BYTES: Final = 2**20
 _WINDOW: Final = 2000
@@ -148,7 +148,7 @@ def _check_files(reading: Reading, store: Path, report: Report, hashing: _Hashin
     for path in _files(store):
         parts = path.relative_to(store).parts
         folder = _FOLDER.fullmatch(parts[0]) if len(parts) == 3 else None
-        if folder is None or parts[2] != BUNDLE or not _SHA256.fullmatch(parts[1]):
+        if folder is None or parts[2] != BUNDLE or not is_sha256(parts[1]):
             report.note(str(path), "a file that is no artifact", "bundles only", "move it elsewhere")
             continue
         rows = reading.rows("artifact_rows", sha256=parts[1])

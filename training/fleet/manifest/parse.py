@@ -29,6 +29,7 @@ from training.fleet.model.jobs import (
     canonical,
     normalise,
 )
+from training.fleet.model.names import is_host_name
 
 __all__ = ["MAX_JOBS", "parse"]
 
@@ -344,7 +345,7 @@ class Tables:
 
     def _hosts(self, tables: Any) -> dict[str, Policy]:
         hosts: dict[str, Policy] = {}
-        for name, table in self._named("hosts", tables, lambda text: keys.HOST.fullmatch(text.lower()), "a host name"):
+        for name, table in self._named("hosts", tables, lambda text: is_host_name(text.lower()), "a host name"):
             values = _values(table, keys.HOST_TABLE, f"hosts.{name}", self._document, self._findings)
             if name.lower() in hosts:
                 place = f"hosts.{name}{_at(self._document.table_line(f'hosts.{name}'))}"

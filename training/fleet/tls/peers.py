@@ -18,10 +18,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from training.fleet.auth.credentials import Peer
+from training.fleet.model.names import HOST_NAME, is_sha256
 
 URN: Final = "urn:cis490:worker:"
-_URI: Final = re.compile(re.escape(URN) + r"([0-9a-z][0-9a-z._-]{0,62})(?::([0-9a-f]{1,64}))?")
-_HEX64: Final = re.compile(r"[0-9a-f]{64}")
+_URI: Final = re.compile(re.escape(URN) + rf"({HOST_NAME})(?::([0-9a-f]{{1,64}}))?")
 _OF_NOTHING: Final = hashlib.sha256(b"").hexdigest()
 """What Caddy 2.11 calls the fingerprint of no certificate; 2.6 leaves its placeholder there."""
 
@@ -50,7 +50,7 @@ def from_proxy(uri: str, fingerprint: str) -> Peer | None:
         uri: First URI of the certificate.
         fingerprint: SHA-256 of the certificate, hex; anything else means that there was none.
     """
-    if not _HEX64.fullmatch(fingerprint) or fingerprint == _OF_NOTHING:
+    if not is_sha256(fingerprint) or fingerprint == _OF_NOTHING:
         return None
     return _peer(uri, fingerprint, float("inf"))
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Final
 
+from training.fleet.model.names import HOST_NAME, SHA256
+
 MAX_BODY_BYTES: Final = 65536
 
 
@@ -30,11 +32,11 @@ class Limit:
     le: float | None = None
 
 
-Hex64 = Annotated[str, Limit(pattern="^[0-9a-f]{64}$", min_length=64, max_length=64)]
+Hex64 = Annotated[str, Limit(pattern=f"^{SHA256}$", min_length=64, max_length=64)]
 """A SHA-256 in lower-case hex: a job id, an artifact id."""
 Token = Annotated[str, Limit(pattern="^[0-9A-Za-z_-]{8,64}$", min_length=8, max_length=64)]
 """A name made by a machine: a lease id, a claim id."""
-HostName = Annotated[str, Limit(pattern="^[0-9a-z]([0-9a-z._-]{0,62})$", min_length=1, max_length=63)]
+HostName = Annotated[str, Limit(pattern=f"^{HOST_NAME}$", min_length=1, max_length=63)]
 """The name of a host and its worker, lower case."""
 Leases = Annotated[list[Token], Limit(max_length=64)]
 Metrics = Annotated[dict[str, float | int | str | bool | None], Limit(max_length=256)]

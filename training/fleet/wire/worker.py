@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 
 from training.fleet.model.capability import Capability
 from training.fleet.model.jobs import FailKind, Status
+from training.fleet.model.names import SHA256
 from training.fleet.wire.limits import Hex64, HostName, Leases, Limit, Metrics, Token
 
 MAX_LOG_TAIL: Final = 16384
@@ -74,7 +75,7 @@ class Complete:
     lease_id: Token
     artifact: Hex64
     metrics: Metrics = field(default_factory=dict)
-    content_digest: Annotated[str, Limit(pattern="^sha256:[0-9a-f]{64}$", max_length=71)] | None = None
+    content_digest: Annotated[str, Limit(pattern=f"^sha256:{SHA256}$", max_length=71)] | None = None
     duration_s: Annotated[float, Limit(ge=0)] | None = None
 
 

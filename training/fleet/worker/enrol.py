@@ -36,6 +36,7 @@ from training.fleet.errors import (
     UnavailableError,
     UnreachableError,
 )
+from training.fleet.model.names import is_host_name, is_sha256
 from training.fleet.settings import secret, state_folder
 from training.fleet.worker.certificate import together
 from training.fleet.worker.identity import FORM, show_secret, visit, write_private
@@ -50,7 +51,6 @@ PATIENCE_S: Final = 10.0
 MAX_CA_BYTES: Final = 2**16
 """A certificate has about 1 KiB; a longer text than this is none."""
 _KEY: Final = re.compile(r"[0-9A-Za-z_-]{32,128}")
-_HOST: Final = re.compile(r"[0-9a-z][0-9a-z._-]{0,62}")
 _BEGIN: Final = "-----BEGIN CERTIFICATE-----"
 _END: Final = "-----END CERTIFICATE-----"
 _SEQUENCE: Final = 0x30
@@ -124,13 +124,13 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
 
 
 def _order(given: argparse.Namespace) -> Order:
-    if not _HOST.fullmatch(given.host):
+    if not is_host_name(given.host):
         raise ConfigurationError(
             f"found the host name {given.host[:80]!a}; expected the one of the invite, of a-z, 0-9, dots, dashes and "
             "underscores"
         )
     fingerprint = given.ca_sha256 and given.ca_sha256.lower().replace(":", "")
-    if fingerprint is not None and not re.fullmatch(r"[0-9a-f]{64}", fingerprint):
+    if fingerprint is not None and not is_sha256(fingerprint):
         raise ConfigurationError("--ca-sha256 is no fingerprint; expected the 64 hex digits of the invite")
     paths = (path.expanduser().absolute() for path in (given.ca_file, given.secret_file, given.settings_file))
     return Order(address(given.receiver).url, given.host, fingerprint, *paths)

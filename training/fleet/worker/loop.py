@@ -22,6 +22,7 @@ from training.fleet.capability.detect import refresh
 from training.fleet.client import Client
 from training.fleet.errors import ConflictError, FleetError, UnavailableError, UpgradeRequiredError
 from training.fleet.model.capability import Capability
+from training.fleet.model.names import is_sha256
 from training.fleet.wire.worker import Beat, Claim, Fail, Lease
 from training.fleet.worker.ages import Ages
 from training.fleet.worker.attempt import Attempt, Outcome, Place
@@ -38,7 +39,6 @@ AWAY_CAP_S: Final = 60.0
 EARLY_PART: Final = 0.5
 HURRY_LIMIT_S: Final = 5.0
 CLEAN_S: Final = 3600.0
-_JOB_ID = re.compile(r"[0-9a-f]{64}")
 _LEASE_ID = re.compile(r"[0-9A-Za-z_-]{8,64}")
 _CLAIM_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -219,7 +219,7 @@ class Worker:
         if lease is None:
             return None
         self._doubt(lease.stop)
-        if not (_JOB_ID.fullmatch(lease.job_id) and _LEASE_ID.fullmatch(lease.lease_id) and lease.trainer_command):
+        if not (is_sha256(lease.job_id) and _LEASE_ID.fullmatch(lease.lease_id) and lease.trainer_command):
             self._journal.note("the receiver granted a lease that makes no sense; is it older than this worker?")
             self._ask_anew()
             self._stop.wait(REFUSED_S)
