@@ -47,7 +47,7 @@ def detect(
         trainer_dir: Where the trainer of a worker in a single file lies; any other worker brings its own.
 
     Raises:
-        ConfigurationError: `name` is no host name.
+        ConfigurationError: `name` is not a host name.
     """
     problems: list[str] = []
     gpus = cards.find(problems)
@@ -152,7 +152,7 @@ def host_name(name: str | None) -> str:
     """Return the name this host reports: the given one, or the machine's own.
 
     Raises:
-        ConfigurationError: `name` is no host name.
+        ConfigurationError: `name` is not a host name.
     """
     return _own_name() if name is None else _checked_name(name)
 

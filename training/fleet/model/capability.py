@@ -56,7 +56,7 @@ class Capability:
         torch_version: Version of torch, None when it is not installed.
         python: Python version.
         revision: Git commit of the trainer's checkout, None outside a checkout.
-        dirty: Whether that checkout has changes, None outside a checkout.
+        dirty: True if that checkout has changes, None outside a checkout.
         free_disk_bytes: Free space where runs are made.
         version: Version of the worker.
         contract: Digest of the declaration of the host's own trainer, None when it has none.

@@ -191,7 +191,7 @@ class Policy:
         allow_jobs: Model globs the host may train.
         deny_jobs: Model globs it may not; wins over `allow_jobs`.
         slots: Jobs it may hold at once, 1 to 64.
-        cuda: Whether its GPU may be used; None leaves it to detection.
+        cuda: True if its GPU may be used, False if not; None leaves it to detection.
         vram_gib: GPU memory it offers, GiB; None leaves it to detection.
         ram_gib: Memory it offers, GiB; None leaves it to detection.
     """
@@ -247,7 +247,7 @@ def normal_hosts(names: Iterable[str]) -> tuple[str, ...]:
     """Return host names or globs in normal form: NFC, lower case, sorted, each once.
 
     Raises:
-        InvalidMessageError: A name is no valid text.
+        InvalidMessageError: A name is not valid text.
     """
     # Lower case of a composed text need not be composed: J and a caron has no composed form, j and a caron has.
     return tuple(sorted({_text(_text(name).lower()) for name in names}))

@@ -39,7 +39,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a host could run a job.
+    """The answer to whether a host could run a job.
 
     Attributes:
         reasons: Everything that stands against it; empty when nothing does.
@@ -73,7 +73,7 @@ def effective(capability: Capability, policy: Policy) -> Capability:
 
 
 def judge(requirement: Requirement, capability: Capability, policy: Policy | None) -> Verdict:
-    """Say whether a host could run a job, with every reason why not.
+    """Return whether a host could run a job, with every reason against it.
 
     Args:
         requirement: What the job needs.
@@ -121,7 +121,7 @@ def rank(requirement: Requirement, capability: Capability) -> int:
 
 
 def waits_for_cuda(requirement: Requirement, capability: Capability, live: Iterable[tuple[Capability, Policy]]) -> bool:
-    """Say whether a host without CUDA should leave a job to a live host with CUDA.
+    """Return True if a host without CUDA should leave a job to a live host with CUDA.
 
     Args:
         requirement: What the job needs.

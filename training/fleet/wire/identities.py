@@ -104,7 +104,7 @@ class Invite:
         ttl_s: Seconds it lives.
         expires_at: When it ends, RFC 3339, UTC.
         ca_sha256: SHA-256 of the receiver's certificate authority, hex; None without one.
-        replaces: Whether the host is enrolled already; enrolling anew revokes that.
+        replaces: True if the host is enrolled already; enrolling again revokes that identity.
     """
 
     worker: str

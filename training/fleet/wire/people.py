@@ -19,7 +19,7 @@ class Reload:
     """`POST /v1/manifest/reload`: read the manifest file again and apply it.
 
     Attributes:
-        allow_shrink: Leave to drop jobs that the file no longer names.
+        allow_shrink: Permission to drop jobs that the file no longer names.
         if_plan: Digest of the plan the operator saw; refused with 412 when it would differ now.
     """
 
@@ -33,7 +33,7 @@ class BackupOrder:
 
     Attributes:
         label: Stands behind the date in its name; None for the date alone.
-        artifacts: Whether the artifacts belong to it.
+        artifacts: True to copy the artifacts as well.
     """
 
     label: Annotated[str, Limit(pattern="^[a-z0-9-]{1,40}$", min_length=1, max_length=40)] | None = None
@@ -45,7 +45,7 @@ class FsckOrder:
     """`POST /v1/fsck`: check database, store and index against each other.
 
     Attributes:
-        hashes: Whether the artifacts are read; without it only their presence and length are looked at.
+        hashes: True to read the artifacts; otherwise only their presence and length are checked.
     """
 
     hashes: bool = True
@@ -332,7 +332,7 @@ class ReasonView:
 
 @dataclass(frozen=True, slots=True)
 class HostVerdict:
-    """Whether one host could run a job, and every reason why not.
+    """The answer to whether one host could run a job, with every reason against it.
 
     Attributes:
         host: Host name.

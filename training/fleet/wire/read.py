@@ -126,7 +126,7 @@ def _members(reader: _Reader) -> _Reader:
 def _plain(kinds: tuple[Any, ...]) -> _Reader:
     expected = " or ".join(_PLAIN[kind] for kind in kinds)
     accepted = {*kinds, int} if float in kinds else {*kinds}  # JSON makes no difference between 3 and 3.0
-    # Python reads NaN and integers of any size from JSON; both break the arithmetic of whoever trusts the field.
+    # Python reads NaN and integers of any size from JSON; both would break arithmetic much later.
     limit = sys.float_info.max if float in kinds else MAX_INTEGER
 
     def read(found: Any) -> Any:

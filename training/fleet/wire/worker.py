@@ -117,7 +117,7 @@ class Lease:
         trainer_command: Argument vector, `{python}` stands for the worker's interpreter.
         trainer_contract: Digest of the declaration the trainer must match, or None.
         stop: Leases the worker believes it holds but does not; their trainers must end.
-        cuda: Whether the trainer may use the host's card: it has a usable one and the manifest does not keep it free.
+        cuda: True if the trainer may use the host's card: there is a usable one and the manifest does not keep it free.
     """
 
     job_id: str

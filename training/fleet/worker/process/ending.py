@@ -32,7 +32,7 @@ class Ending:
 
 
 def read_ending(report: Path) -> Ending | None:
-    """Return what the shim reported, None when there is no report to read."""
+    """Return the ending that the shim reported, None if there is no readable report."""
     try:
         with report.open("rb") as stream:
             found = json.loads(stream.read(_MAX_REPORT_BYTES))

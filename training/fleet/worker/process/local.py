@@ -101,7 +101,7 @@ class ShimTraining:
         return read_ending(self._report) or unknown
 
     def guarded(self) -> bool:
-        """Tell whether the shim lives; without it nobody ends what the trainer started."""
+        """Return True if the shim lives; without it nothing ends the processes that the trainer started."""
         return lives(self.identity)
 
     def _order(self, order: str) -> None:
@@ -178,7 +178,7 @@ def take_over(
 ) -> Training | None:
     """Hold the life-line of a trainer whose worker died, and read on what it prints.
 
-    The shim's input and output are pipes without a name; the system lets processes of the same user open them anew.
+    The shim's input and output are pipes without a name; the system lets processes of the same user open them again.
     A shim that still waits for its `go` gets it.
 
     Args:
@@ -262,6 +262,6 @@ def process_identity(pid: int) -> str:
 
 
 def lives(identity: str) -> bool:
-    """Tell whether the process of that identity is still there."""
+    """Return True if the process of that identity still exists."""
     pid = identity.partition(":")[0]
     return pid.isdigit() and process_identity(int(pid)) == identity
