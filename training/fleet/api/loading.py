@@ -27,8 +27,8 @@ from training.fleet.errors import (
     PreconditionError,
     UnavailableError,
 )
-from training.fleet.manifest import MAX_MANIFEST_BYTES, InForce, Loaded, child_load
-from training.fleet.model.jobs import Trainer
+from training.fleet.manifest import InForce, Loaded, child_load
+from training.fleet.model.jobs import MAX_MANIFEST_BYTES, Trainer
 from training.fleet.queue import Queue
 from training.fleet.wire.people import Plan, Reload
 from training.trainer import hyper

@@ -25,19 +25,9 @@ from training.fleet.errors import (
     TooLargeError,
     UnavailableError,
 )
+from training.fleet.model.jobs import MAX_MANIFEST_BYTES
 from training.fleet.wire.identities import IdentityPage, IdentityView, Invite
-from training.fleet.wire.people import (
-    MAX_MANIFEST_BYTES,
-    Chore,
-    EventPage,
-    Health,
-    JobDetail,
-    JobPage,
-    JobView,
-    Plan,
-    Why,
-    WorkerPage,
-)
+from training.fleet.wire.people import Chore, EventPage, Health, JobDetail, JobPage, JobView, Plan, Why, WorkerPage
 from training.fleet.wire.worker import JobState
 
 EX_CHANGES: Final = 3

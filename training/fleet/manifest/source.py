@@ -18,10 +18,10 @@ from training.fleet.manifest.difference import Difference, difference, leading_t
 from training.fleet.manifest.entries import Manifest
 from training.fleet.manifest.findings import invalid
 from training.fleet.manifest.parse import checked, trainer_of
-from training.fleet.manifest.text import MAX_MANIFEST_BYTES, Document, NotPlainError, read_document, too_large
-from training.fleet.model.jobs import Trainer
+from training.fleet.manifest.text import Document, NotPlainError, read_document, too_large
+from training.fleet.model.jobs import MAX_MANIFEST_BYTES, Trainer
 
-__all__ = ["MAX_MANIFEST_BYTES", "load", "read_bytes"]
+__all__ = ["load", "read_bytes"]
 
 _TRIES = 5
 

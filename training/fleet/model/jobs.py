@@ -41,6 +41,8 @@ FREE_KINDS: Final = frozenset({"host_fault", "preempted"})
 MAX_INTEGER: Final = 2**53 - 1
 MAX_DEPTH: Final = 8
 MAX_SPEC_BYTES: Final = 65536
+MAX_MANIFEST_BYTES: Final = 32 * 2**20
+"""Longest manifest that is read, sent or accepted."""
 DEFAULT_DATASET: Final = "default"
 """Name under which a worker reports the dataset it uses for jobs that name none."""
 

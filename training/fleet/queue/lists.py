@@ -39,7 +39,7 @@ from training.fleet.wire.people import (
 )
 from training.fleet.wire.worker import OwnView
 
-BUNDLE: Final = "{model}_{mode}/{sha256}/bundle.tar.zst"
+ARTIFACT_PATH: Final = "{model}_{mode}/{sha256}/bundle.tar.zst"
 """Where an artifact lies below the store root."""
 MAX_SEQ: Final = 2**62
 WINDOW: Final = 2000
@@ -392,7 +392,7 @@ class Lists(Memory):
             progress=None if live is None else live.progress,
             failure=_failure(row),
             artifact=artifact,
-            artifact_path=artifact and BUNDLE.format(model=row["model"], mode=row["mode"], sha256=artifact),
+            artifact_path=artifact and ARTIFACT_PATH.format(model=row["model"], mode=row["mode"], sha256=artifact),
             metrics=json.loads(row["metrics"]),
             duration_s=row["duration_s"],
             spec=spec if with_spec else None,

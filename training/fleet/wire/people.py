@@ -10,7 +10,6 @@ from training.fleet.model.jobs import Status
 from training.fleet.wire.limits import Hex64, Limit
 from training.fleet.wire.worker import Progress
 
-MAX_MANIFEST_BYTES: Final = 32 * 2**20
 MAX_PAGE: Final = 500
 
 
