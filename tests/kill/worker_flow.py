@@ -26,7 +26,7 @@ from one_job_receiver import OneJobReceiver, forked
 from training.fleet.capability.detect import detect
 from training.fleet.wire.worker import Lease
 from training.fleet.worker import loop, program, resume
-from training.fleet.worker.folder import RunFolder, State
+from training.fleet.worker.folder import RunFolder, RunState
 
 SECRET = "cis490w.0123456789abcdef." + "k" * 43
 LIMIT_S = 60.0
@@ -110,7 +110,7 @@ class WorkerFlow:
         (self._work / "secret").write_text(SECRET + "\n")
         (self._work / "secret").chmod(0o600)
         old = RunFolder(self._work / "runs" / f"{'c' * 12}-1")
-        old.make(State("over", Lease(**self._receiver.ask("/old-lease"))))
+        old.make(RunState("over", Lease(**self._receiver.ask("/old-lease"))))
         long_ago = time.time() - 2 * KEEP_S
         os.utime(old.path, (long_ago, long_ago))
         (self._work / "runs" / f"{'d' * 12}-1.gone").mkdir()

@@ -26,7 +26,7 @@ from training.fleet.worker import loop as loop_module
 from training.fleet.worker.ages import Ages
 from training.fleet.worker.attempt import Attempt, Place, Rules
 from training.fleet.worker.beats import Beats, Listener
-from training.fleet.worker.folder import RunFolder, State
+from training.fleet.worker.folder import RunFolder, RunState
 from training.fleet.worker.journal import Journal
 from training.fleet.worker.loop import Worker
 from training.fleet.worker.options import Options, options
@@ -67,7 +67,7 @@ class Bench:
 
     def attempt(self, step: str = "claimed", *, resumed: bool = False, act: str = "good", **changes: Any) -> Attempt:
         granted = Lease(**lease(act, heartbeat_s=0.1))
-        state = State(step, granted, **changes)  # type: ignore[arg-type]
+        state = RunState(step, granted, **changes)  # type: ignore[arg-type]
         if not self.folder.path.exists():
             self.folder.make(state)
         if resumed:
@@ -78,7 +78,7 @@ class Bench:
     def made(self) -> None:
         """Make the folder as a worker that began a run has left it."""
         if not self.folder.path.exists():
-            self.folder.make(State("claimed", Lease(**lease("good"))))
+            self.folder.make(RunState("claimed", Lease(**lease("good"))))
 
     def packed(self) -> Attempt:
         """An attempt whose training is done, by an earlier worker."""
@@ -399,7 +399,7 @@ def test_a_shim_that_cannot_be_started_is_the_hosts_fault(bench: Bench, monkeypa
 
 
 def test_nothing_starts_when_the_state_cannot_be_saved(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: RunFolder, state: State) -> None:
+    def full(self: RunFolder, state: RunState) -> None:
         raise OSError(28, "No space left on device")
 
     attempt = bench.attempt(act="slow")
@@ -581,7 +581,7 @@ def test_a_lease_that_makes_no_sense_is_left_alone(site: Site, stub: StubReceive
 def test_a_run_folder_that_cannot_be_made_gives_the_job_back(
     site: Site, stub: StubReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(self: RunFolder, state: State) -> None:
+    def full(self: RunFolder, state: RunState) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(RunFolder, "make", full)
@@ -647,7 +647,7 @@ def left_over(site: Site, *jobs: str) -> None:
     for job in jobs:
         granted = Lease(**lease("good", job=job))
         failure = Fail(granted.lease_id, "stalled")
-        RunFolder(site.work / "runs" / job).make(State("failed", granted, failure=failure))
+        RunFolder(site.work / "runs" / job).make(RunState("failed", granted, failure=failure))
 
 
 def test_what_is_left_over_does_not_wait_until_the_host_is_looked_at(site: Site, stub: StubReceiver) -> None:
@@ -774,7 +774,7 @@ def test_folders_nobody_needs_are_deleted_after_their_time(site: Site, stub: Stu
     for name in ("old", "new", "broken"):
         (runs / name).mkdir(parents=True)
     for name in ("old", "new"):
-        RunFolder(runs / name).save(State("over", Lease(**lease("good"))))
+        RunFolder(runs / name).save(RunState("over", Lease(**lease("good"))))
     for name in ("old", "broken"):
         os.utime(runs / name, (1_710_000_000, 1_710_000_000))
     site.serve(keep_s=1000.0)
@@ -786,7 +786,7 @@ def test_a_folder_that_its_run_deletes_while_old_ones_are_looked_for_does_not_en
     site: Site, stub: StubReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = site.work / "runs"
-    RunFolder(runs / "ending-1").make(State("over", Lease(**lease("good"))))
+    RunFolder(runs / "ending-1").make(RunState("over", Lease(**lease("good"))))
     age_of = Ages.of
 
     def late(ages: Ages, folder: Path) -> float:

@@ -17,7 +17,7 @@ from training.fleet.wire.worker import Fail, Lease, Progress
 from training.fleet.worker import files
 from training.fleet.worker import log as log_module
 from training.fleet.worker.files import delete_tree, open_regular
-from training.fleet.worker.folder import RunFolder, State, read_object, unfinished, write_whole
+from training.fleet.worker.folder import RunFolder, RunState, read_object, unfinished, write_whole
 from training.fleet.worker.held import ByDescriptor, ByPath
 from training.fleet.worker.journal import Journal
 from training.fleet.worker.log import Log, plain
@@ -354,7 +354,7 @@ def test_a_folder_swapped_for_a_link_while_its_tree_is_deleted_leads_nowhere(
 def test_what_a_worker_was_killed_over_is_known_by_its_name(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run-1")
     (tmp_path / "run-1.new" / "out").mkdir(parents=True)
-    folder.make(State("claimed", LEASE))
+    folder.make(RunState("claimed", LEASE))
     assert [path.name for path in tmp_path.iterdir()] == ["run-1"]
     assert (unfinished(tmp_path / "run-1.new"), unfinished(tmp_path / "run-1.gone")) == (True, True)
     assert not unfinished(folder.path)
@@ -375,13 +375,13 @@ def test_a_run_folder_that_cannot_be_made_whole_leaves_nothing(
 
     monkeypatch.setattr(system, call, refuse)
     with pytest.raises(OSError, match="No space left"):
-        RunFolder(tmp_path / "run-1").make(State("claimed", LEASE))
+        RunFolder(tmp_path / "run-1").make(RunState("claimed", LEASE))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_room_is_made_without_the_log_and_the_state(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run-1")
-    folder.make(State("claimed", LEASE))
+    folder.make(RunState("claimed", LEASE))
     for path in (folder.out / "junk", folder.scratch / "junk", folder.bundle, folder.path / "log.head"):
         path.write_text("x")
     folder.make_room()
@@ -390,13 +390,13 @@ def test_room_is_made_without_the_log_and_the_state(tmp_path: Path) -> None:
 
 def test_a_state_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
-    folder.make(State("claimed", LEASE))
+    folder.make(RunState("claimed", LEASE))
     failure = Fail("lease-0001", "stalled", -9, "e", "tail")
     stopped = Failure("timeout", "stopped")
     for state in (
-        State("claimed", LEASE, "0" * 32),
-        State("training", LEASE, shim="1:2:x", stopped=stopped),
-        State("failed", LEASE, failure=failure, metrics={"a": 0.5}),
+        RunState("claimed", LEASE, "0" * 32),
+        RunState("training", LEASE, shim="1:2:x", stopped=stopped),
+        RunState("failed", LEASE, failure=failure, metrics={"a": 0.5}),
     ):
         folder.save(state)
         assert folder.load() == state
@@ -409,7 +409,7 @@ def test_a_folder_of_a_run_that_its_trainer_made_a_link_is_dropped_without_what_
     precious = precious_in(tmp_path)
     folder = RunFolder(tmp_path / "runs" / "run-1")
     folder.path.parent.mkdir()
-    folder.make(State("claimed", LEASE))
+    folder.make(RunState("claimed", LEASE))
     link = getattr(folder, part)
     if link.exists():
         link.rename(tmp_path / "aside")
@@ -438,13 +438,13 @@ def test_a_state_that_cannot_be_read_is_none(tmp_path: Path, text: str) -> None:
 
 def test_an_unknown_step_is_no_state(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    folder.save(State("of a later version", LEASE))  # type: ignore[arg-type]
+    folder.save(RunState("of a later version", LEASE))  # type: ignore[arg-type]
     assert folder.load() is None
 
 
 def test_an_artifact_needs_a_file(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
-    folder.make(State("claimed", LEASE))
+    folder.make(RunState("claimed", LEASE))
     assert not folder.has_artifact()
     (folder.artifact / "deep").mkdir(parents=True)
     assert not folder.has_artifact()
@@ -454,7 +454,7 @@ def test_an_artifact_needs_a_file(tmp_path: Path) -> None:
 
 def test_what_cannot_be_looked_into_counts_as_an_artifact_so_that_packing_can_say_why(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
-    folder.make(State("claimed", LEASE))
+    folder.make(RunState("claimed", LEASE))
     folder.artifact.write_text("a file")
     assert folder.has_artifact()
 

@@ -1,6 +1,6 @@
 """One lease, from the start of its trainer to the answer that nothing more is wanted of it.
 
-The steps are those of `folder.State`; each is on disk before the call that depends on it, so an attempt begun from a
+The steps are those of `folder.RunState`; each is on disk before the call that depends on it, so an attempt begun from a
 folder left by an earlier worker goes on where that one stopped, with the trainer if that still lives. Guarantees that
 at its end no process of the trainer lives, that a result or a failure that could not be delivered stays in the folder
 for the next start, and that a fault of its own is reported and not left to the end of the lease.
@@ -39,7 +39,7 @@ from training.fleet.wire.worker import MAX_LOG_TAIL, Beat, Complete, Fail, Lease
 from training.fleet.worker import start
 from training.fleet.worker.beats import Beats, Listener
 from training.fleet.worker.files import delete_tree
-from training.fleet.worker.folder import RunFolder, State
+from training.fleet.worker.folder import RunFolder, RunState
 from training.fleet.worker.journal import Journal
 from training.fleet.worker.log import Log, plain
 from training.fleet.worker.process.ending import Ending, read_ending
@@ -140,7 +140,7 @@ class Attempt:
         rules: Rules,
         place: Place,
         folder: RunFolder,
-        state: State,
+        state: RunState,
         journal: Journal,
         *,
         resumed: bool = False,

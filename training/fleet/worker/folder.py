@@ -37,7 +37,7 @@ _UNFINISHED = (".new", ".gone")
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class RunState:
     """How far a run is.
 
     Attributes:
@@ -87,7 +87,7 @@ class RunFolder:
         self.bundle = path / "bundle.tar.zst"
         self._state = path / "state.json"
 
-    def make(self, state: State) -> None:
+    def make(self, state: RunState) -> None:
         """Make the folder of a new run, whole and with its state; when that fails nothing is left of it."""
         new = RunFolder(self.path.with_name(self.path.name + ".new"))
         new.remove()
@@ -102,11 +102,11 @@ class RunFolder:
             self.remove()
             raise
 
-    def save(self, state: State) -> None:
+    def save(self, state: RunState) -> None:
         """Write the state, whole and synced."""
         write_whole(self._state, json.dumps({"v": 1, **dataclasses.asdict(state)}))
 
-    def load(self) -> State | None:
+    def load(self) -> RunState | None:
         """Return the state, None when there is none that can be read."""
         found = read_object(self._state, _MAX_STATE_BYTES)
         try:
@@ -115,7 +115,7 @@ class RunFolder:
             failure, stopped = found.pop("failure"), found.pop("stopped", None)
             found["failure"] = None if failure is None else Fail(**failure)
             found["stopped"] = None if stopped is None else Failure(**stopped)
-            state = State(**found, lease=lease)
+            state = RunState(**found, lease=lease)
         except (KeyError, TypeError):
             return None
         return state if state.step in STEPS else None

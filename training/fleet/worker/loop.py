@@ -26,7 +26,7 @@ from training.fleet.model.names import is_sha256
 from training.fleet.wire.worker import Beat, Claim, Fail, Lease
 from training.fleet.worker.ages import Ages
 from training.fleet.worker.attempt import Attempt, Outcome, Place
-from training.fleet.worker.folder import RunFolder, State, unfinished, write_whole
+from training.fleet.worker.folder import RunFolder, RunState, unfinished, write_whole
 from training.fleet.worker.journal import Journal
 from training.fleet.worker.options import Options
 from training.fleet.worker.resume import ResumeFolders
@@ -253,7 +253,7 @@ class Worker:
 
     def _begin(self, lease: Lease) -> bool:
         """Start the run of a lease. The run is on disk before the next question replaces this one there."""
-        folder, state = RunFolder(self._run_path(lease)), State("claimed", lease, self._claim_id)
+        folder, state = RunFolder(self._run_path(lease)), RunState("claimed", lease, self._claim_id)
         try:
             folder.make(state)
         except OSError as error:
@@ -283,7 +283,7 @@ class Worker:
         except FleetError as error:
             self._journal.note("a job could not be given back; its lease will run out", why=error.message)
 
-    def _start(self, folder: RunFolder, state: State, *, resumed: bool) -> None:
+    def _start(self, folder: RunFolder, state: RunState, *, resumed: bool) -> None:
         resume = self._resumes.take(state.lease.job_id)
         with self._change:
             # More may be left over than there are slots now; all of them have a lease, none can wait.
