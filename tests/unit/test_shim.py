@@ -322,7 +322,7 @@ def test_the_end_of_what_was_printed_stands_in_the_report_when_nobody_takes_over
 
 
 def test_the_report_has_its_room_before_a_trainer_can_fill_the_disk(tmp_path: Path) -> None:
-    report = shim.Report(str(tmp_path / "exit.json"))
+    report = shim.ReportFile(str(tmp_path / "exit.json"))
     assert [(path.name, path.stat().st_size) for path in tmp_path.iterdir()] == [("exit.json.new", shim.REPORT_BYTES)]
     report.write("{}")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("exit.json", "{}")]
@@ -333,7 +333,7 @@ def test_a_report_without_room_may_still_fit_later(tmp_path: Path, monkeypatch: 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    shim.Report(str(tmp_path / "exit.json")).write("{}")
+    shim.ReportFile(str(tmp_path / "exit.json")).write("{}")
     assert (tmp_path / "exit.json").read_text() == "{}"
 
 

@@ -270,7 +270,7 @@ def send(pid: int, number: int) -> None:
         return
 
 
-class Report:
+class ReportFile:
     """The file of the report, which appears whole or not at all. Its room is taken at once, before a trainer can."""
 
     def __init__(self, path: str) -> None:
@@ -297,7 +297,7 @@ def main(argv: list[str]) -> int:
         argv: Grace in seconds, path of the report, the trainer's command.
     """
     started = time.monotonic()
-    shim, rest, file = Shim(float(argv[0])), "", Report(argv[1])
+    shim, rest, file = Shim(float(argv[0])), "", ReportFile(argv[1])
     if os.read(0, 1) == b"G":
         shim.start(argv[2:])
         shim.run()
