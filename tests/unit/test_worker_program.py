@@ -18,7 +18,7 @@ from training.fleet.model.capability import Capability, Gpu
 from training.fleet.worker import selftest
 from training.fleet.worker.identity import visit
 from training.fleet.worker.program import main
-from training.fleet.worker.selftest import Check, Report
+from training.fleet.worker.selftest import Check, HostReport
 
 TESTS = Path(__file__).resolve().parents[1]
 Run = Callable[..., int]
@@ -160,7 +160,7 @@ def test_cards_changes_and_notes_are_shown_to_people() -> None:
     host = Capability(
         "box", gpus=(card,), cuda_present=True, torch_version="2.13", revision="abc", dirty=True, problems=("a note",)
     )
-    text = Report(host, (Check("disk", True, "x"),)).as_text()
+    text = HostReport(host, (Check("disk", True, "x"),)).as_text()
     assert "gpu          RTX 3060, 12.0 GiB, 11.0 free, driver 560\n" in text
     assert "cuda         present, not usable\n" in text
     assert "revision     abc with changes\n" in text

@@ -34,7 +34,7 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class HostReport:
     """What this host can do and whether it can train.
 
     Attributes:
@@ -70,7 +70,7 @@ class Report:
         return "\n".join(lines) + "\n"
 
 
-def examine(chosen: Options, client: Client | None) -> Report:
+def examine(chosen: Options, client: Client | None) -> HostReport:
     """Detect the capability and try everything that a training needs.
 
     Args:
@@ -88,7 +88,7 @@ def examine(chosen: Options, client: Client | None) -> Report:
     checks += [dataset(name, capability) for name in chosen.datasets.folders if name != DEFAULT_DATASET]
     if client is not None:
         checks.append(_receiver(client, capability.hostname))
-    return Report(capability, tuple(checks), tuple(_hints(chosen)))
+    return HostReport(capability, tuple(checks), tuple(_hints(chosen)))
 
 
 def _hints(chosen: Options) -> list[str]:
