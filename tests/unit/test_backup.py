@@ -24,7 +24,7 @@ from training.fleet.locks import folder_held
 from training.fleet.maintenance import backup as backup_module
 from training.fleet.maintenance import restore as restore_module
 from training.fleet.maintenance.artifacts import Options, Places
-from training.fleet.maintenance.backup import Order, back_up
+from training.fleet.maintenance.backup import BackupTask, back_up
 from training.fleet.maintenance.fsck import fsck
 from training.fleet.maintenance.report import Report, ignore
 from training.fleet.maintenance.restore import Target, restore
@@ -42,10 +42,10 @@ def site(template: Site, tmp_path: Path) -> Site:
     return template.copied(tmp_path / "receiver")
 
 
-def order(site: Site, *, artifacts: bool = True) -> Order:
+def order(site: Site, *, artifacts: bool = True) -> BackupTask:
     manifest = site.folder / "manifest.applied.toml"
     root = site.folder.parent / "backups"
-    return Order(root, NAME, site.places, manifest, artifacts, "2026-01-01T00:00:00Z", "0.1.0")
+    return BackupTask(root, NAME, site.places, manifest, artifacts, "2026-01-01T00:00:00Z", "0.1.0")
 
 
 def made(site: Site, report: Report | None = None, *, artifacts: bool = True) -> Path:

@@ -18,7 +18,7 @@ from typing import Final
 from training.fleet import __version__
 from training.fleet.errors import ConflictError, Fault, FleetError, UnavailableError
 from training.fleet.maintenance.artifacts import Options, Places
-from training.fleet.maintenance.backup import Order, Source, back_up
+from training.fleet.maintenance.backup import BackupTask, Source, back_up
 from training.fleet.maintenance.fsck import fsck_running
 from training.fleet.maintenance.report import Report
 from training.fleet.wire.people import BackupOrder, Chore, Finding, FsckOrder
@@ -78,7 +78,7 @@ class Keeper:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
         name = f"{stamp}-{order.label}" if order.label else stamp
         made_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
-        wanted = Order(
+        wanted = BackupTask(
             self.backup_root, name, self.places, self.manifest, order.artifacts, made_at, version=__version__
         )
 
