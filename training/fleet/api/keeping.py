@@ -18,7 +18,7 @@ from typing import Final
 from training.fleet import __version__
 from training.fleet.errors import ConflictError, Fault, FleetError, UnavailableError
 from training.fleet.maintenance.artifacts import Options, Places
-from training.fleet.maintenance.backup import BackupTask, Source, back_up
+from training.fleet.maintenance.backup import BackupTask, RunningDatabase, back_up
 from training.fleet.maintenance.fsck import fsck_running
 from training.fleet.maintenance.report import Report
 from training.fleet.wire.people import BackupOrder, Chore, Finding, FsckOrder
@@ -44,7 +44,7 @@ class Keeper:
         copy_path: Where a check puts its copy of the database.
     """
 
-    database: Source
+    database: RunningDatabase
     places: Places
     manifest: Path
     backup_root: Path

@@ -40,7 +40,7 @@ CHUNK_BYTES: Final = 2**20
 _PART: Final = re.compile(r"\.[0-9A-Za-z-]+\.part")
 
 
-class Source(Protocol):
+class RunningDatabase(Protocol):
     """What a backup or a check needs of a running database."""
 
     @property
@@ -94,7 +94,7 @@ class Entry:
     sha256: str
 
 
-def back_up(source: Source, order: BackupTask, report: Report, progress: Progress) -> Path:
+def back_up(source: RunningDatabase, order: BackupTask, report: Report, progress: Progress) -> Path:
     """Make a backup. Takes its time; not for the event loop or the writer thread.
 
     Args:
@@ -131,7 +131,7 @@ def _make_new(part: Path, final: Path) -> None:
     raise ConflictError(f"there is a backup {final.name} already; ask again, or give another label")
 
 
-def _made(source: Source, order: BackupTask, part: Path, report: Report, progress: Progress) -> None:
+def _made(source: RunningDatabase, order: BackupTask, part: Path, report: Report, progress: Progress) -> None:
     """Fill the folder and give it its name; nothing of it is left when that fails."""
     try:
         # Held, so that another receiver with the same folder of backups takes it for no leftover.
@@ -157,7 +157,7 @@ def _refused(root: Path, error: OSError) -> FleetError:
     return FleetError(f"cannot make a backup below {root} ({error}); look at --backup-root and its disk")
 
 
-def _fill(source: Source, order: BackupTask, part: Path, report: Report, progress: Progress) -> None:
+def _fill(source: RunningDatabase, order: BackupTask, part: Path, report: Report, progress: Progress) -> None:
     if pages := source.differing_pages():
         shown = ", ".join(map(str, pages[:MAX_LISTED]))
         report.find("the database", f"damaged pages: {shown}", "pages as they were written", RESTORE)

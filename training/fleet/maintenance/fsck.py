@@ -24,7 +24,7 @@ from training.fleet.maintenance.artifacts import (
     check_incoming,
     check_index,
 )
-from training.fleet.maintenance.backup import Source
+from training.fleet.maintenance.backup import RunningDatabase
 from training.fleet.maintenance.report import Report
 from training.fleet.store import Store, index_row
 
@@ -63,7 +63,7 @@ def fsck(database: Path, places: Places, options: Options) -> Report:
     return report
 
 
-def fsck_running(source: Source, copy: Path, places: Places, options: Options, report: Report) -> None:
+def fsck_running(source: RunningDatabase, copy: Path, places: Places, options: Options, report: Report) -> None:
     """Check the files of a receiver that runs, without holding it up: rows are looked at in a copy.
 
     Leftovers of uploads are left out, because uploads go on.
