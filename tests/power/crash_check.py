@@ -34,7 +34,7 @@ from training.fleet.database.upkeep import DatabaseFile
 from training.fleet.errors import FleetError
 from training.fleet.maintenance.artifacts import Options, Places
 from training.fleet.maintenance.fsck import fsck
-from training.fleet.maintenance.restore import Target, restore
+from training.fleet.maintenance.restore import RestoreTarget, restore
 from training.fleet.receiver.run import _open_database
 from training.fleet.store import Store, index_line, index_row
 
@@ -241,7 +241,7 @@ class Receiver:
 def check_restore(_image: Image, site: Path) -> Iterator[str]:
     """Repeat the restore and look whether all is there."""
     files = Places(site / "data/store", site / "data/incoming", site / "lists/index.jsonl")
-    restore(site / "backup", Target(site / "state/queue.db", files), replace=True, progress=lambda *_: None)
+    restore(site / "backup", RestoreTarget(site / "state/queue.db", files), replace=True, progress=lambda *_: None)
     yield from (f"fsck: {fault}" for fault in fsck(site / "state/queue.db", files, Options(repair=True)).findings)
 
 

@@ -27,7 +27,7 @@ from training.fleet.maintenance.artifacts import Options, Places
 from training.fleet.maintenance.backup import BackupTask, back_up
 from training.fleet.maintenance.fsck import fsck
 from training.fleet.maintenance.report import Report, ignore
-from training.fleet.maintenance.restore import Target, restore
+from training.fleet.maintenance.restore import RestoreTarget, restore
 
 NAME = "20260101T000000Z-nightly"
 
@@ -230,8 +230,8 @@ def backup(kept: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(kept, tmp_path / "backup"))
 
 
-def target(folder: Path) -> Target:
-    return Target(folder / "queue.db", Places(folder / "store", folder / "incoming", folder / "index.jsonl"))
+def target(folder: Path) -> RestoreTarget:
+    return RestoreTarget(folder / "queue.db", Places(folder / "store", folder / "incoming", folder / "index.jsonl"))
 
 
 def brought(backup: Path, folder: Path, *, replace: bool = False) -> list[str]:
@@ -446,7 +446,7 @@ def test_a_file_that_changes_between_check_and_copy_is_not_brought(
 ) -> None:
     demand = restore_module._demand_free
 
-    def spoil(place: Target, *, replace: bool) -> None:
+    def spoil(place: RestoreTarget, *, replace: bool) -> None:
         demand(place, replace=replace)
         flip(backup / "queue.db", 5000)
 

@@ -46,7 +46,7 @@ _NAME: Final = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class RestoreTarget:
     """Where a backup is brought to.
 
     Attributes:
@@ -63,7 +63,7 @@ class Target:
         return self.database.with_name(MANIFEST)
 
 
-def restore(backup: Path, target: Target, *, replace: bool, progress: Progress) -> list[str]:
+def restore(backup: Path, target: RestoreTarget, *, replace: bool, progress: Progress) -> list[str]:
     """Bring a backup back.
 
     Args:
@@ -144,7 +144,7 @@ def _demand_whole(backup: Path, files: Mapping[str, Entry], progress: Progress) 
         )
 
 
-def _demand_free(target: Target, *, replace: bool) -> None:
+def _demand_free(target: RestoreTarget, *, replace: bool) -> None:
     """Refuse where a database is there and stays."""
     if target.database.exists() and not replace:
         raise ConfigurationError(
@@ -153,7 +153,7 @@ def _demand_free(target: Target, *, replace: bool) -> None:
         )
 
 
-def _bring(backup: Path, files: Mapping[str, Entry], target: Target) -> Iterator[str]:
+def _bring(backup: Path, files: Mapping[str, Entry], target: RestoreTarget) -> Iterator[str]:
     artifacts = [name for name in files if name.startswith(f"{STORE}/")]
     brought = sum(_bring_artifact(backup / name, files[name], name, target.places) for name in artifacts)
     yield f"artifacts: {brought} brought back, {len(artifacts) - brought} were there"
@@ -238,7 +238,7 @@ def _named_again(old: Path, new: Path) -> None:
         old.rename(new)
 
 
-def _missing(target: Target) -> Iterator[str]:
+def _missing(target: RestoreTarget) -> Iterator[str]:
     """Yield the artifacts that the database names and the store lacks."""
     with of_copy(target.database) as reading:
         for row in artifact_rows(reading):

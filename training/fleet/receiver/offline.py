@@ -19,7 +19,7 @@ from training.fleet.errors import EX_FAILURE, FleetError
 from training.fleet.maintenance.artifacts import Options, Places
 from training.fleet.maintenance.fsck import fsck
 from training.fleet.maintenance.report import Report
-from training.fleet.maintenance.restore import Target, restore
+from training.fleet.maintenance.restore import RestoreTarget, restore
 from training.fleet.receiver import options
 from training.fleet.settings import Settings
 
@@ -110,7 +110,9 @@ def run_restore(words: Sequence[str]) -> int:
     given = vars(parser.parse_args(words))
     chosen = _chosen(given)
     meter = Meter(sys.stderr, "checked")
-    done = restore(given["backup"], Target(chosen["db"], _places(chosen)), replace=given["replace"], progress=meter)
+    done = restore(
+        given["backup"], RestoreTarget(chosen["db"], _places(chosen)), replace=given["replace"], progress=meter
+    )
     meter.end()
     sys.stdout.write("".join(f"{line}\n" for line in done))
     return 0
