@@ -50,7 +50,7 @@ from training.fleet.errors import (
     StaleLeaseError,
     StorageFullError,
 )
-from training.fleet.maintenance.artifacts import Options, Places
+from training.fleet.maintenance.artifacts import CheckOptions, Places
 from training.fleet.maintenance.fsck import fsck
 from training.fleet.manifest import Header, JobEntry
 from training.fleet.model import placement
@@ -710,7 +710,7 @@ class Fleet:
         self.open()
         self.database.close()
         self.tidy_uploads()
-        assert fsck(self.path, self.places, Options()).findings == []
+        assert fsck(self.path, self.places, CheckOptions()).findings == []
 
     def settle(self) -> None:
         """I15: every job that some worker may have ends within its budget of leases and runs."""

@@ -23,7 +23,7 @@ from training.fleet.errors import ConfigurationError, ConflictError, FleetError,
 from training.fleet.locks import folder_held
 from training.fleet.maintenance import backup as backup_module
 from training.fleet.maintenance import restore as restore_module
-from training.fleet.maintenance.artifacts import Options, Places
+from training.fleet.maintenance.artifacts import CheckOptions, Places
 from training.fleet.maintenance.backup import BackupTask, back_up
 from training.fleet.maintenance.fsck import fsck
 from training.fleet.maintenance.report import Report, ignore
@@ -240,7 +240,7 @@ def brought(backup: Path, folder: Path, *, replace: bool = False) -> list[str]:
 
 def checked(folder: Path) -> Report:
     place = target(folder)
-    return fsck(place.database, place.places, Options())
+    return fsck(place.database, place.places, CheckOptions())
 
 
 def statuses(folder: Path) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Final
 
 from training.fleet import __version__
 from training.fleet.errors import ConflictError, Fault, FleetError, UnavailableError
-from training.fleet.maintenance.artifacts import Options, Places
+from training.fleet.maintenance.artifacts import CheckOptions, Places
 from training.fleet.maintenance.backup import BackupTask, RunningDatabase, back_up
 from training.fleet.maintenance.fsck import fsck_running
 from training.fleet.maintenance.report import Report
@@ -93,7 +93,7 @@ class Keeper:
         Raises:
             ConflictError: Another chore runs.
         """
-        options = Options(hashes=order.hashes, progress=self._progress)
+        options = CheckOptions(hashes=order.hashes, progress=self._progress)
         made_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
         def work(keeper: Keeper, report: Report) -> str:

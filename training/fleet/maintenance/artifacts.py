@@ -47,7 +47,7 @@ class Places:
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class CheckOptions:
     """How much a check of the artifacts does.
 
     Attributes:
@@ -78,7 +78,7 @@ def index_lines(reading: Reading) -> Iterator[bytes]:
         yield index_line(index_row(row))
 
 
-def check_artifacts(reading: Reading, store: Path, report: Report, options: Options) -> None:
+def check_artifacts(reading: Reading, store: Path, report: Report, options: CheckOptions) -> None:
     """Check every row against its file, then every file against the rows."""
     (totals,) = reading.rows("artifact_totals")
     hashing = _Hashing(options, totals["size_bytes"])
@@ -92,7 +92,7 @@ def check_artifacts(reading: Reading, store: Path, report: Report, options: Opti
 class _Hashing:
     """Reads files and tells how far it is."""
 
-    def __init__(self, options: Options, todo: int) -> None:
+    def __init__(self, options: CheckOptions, todo: int) -> None:
         self.options = options
         self.done = 0
         self._todo = todo
@@ -138,7 +138,7 @@ def _place(reading: Reading, row: Row) -> str:
     return f"artifact {row['sha256']} ({f'result of job {names}' if names else 'result of no job'})"
 
 
-def _put_aside(store: Path, path: Path, sha256: str, report: Report, options: Options) -> None:
+def _put_aside(store: Path, path: Path, sha256: str, report: Report, options: CheckOptions) -> None:
     if options.repair:
         report.repaired.append(f"artifact {sha256}: moved to {quarantined(store, path, sha256)}")
 

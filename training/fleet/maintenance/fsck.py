@@ -17,7 +17,7 @@ from training.fleet.errors import ConfigurationError
 from training.fleet.locks import file_held, folders_held
 from training.fleet.maintenance import records
 from training.fleet.maintenance.artifacts import (
-    Options,
+    CheckOptions,
     Places,
     artifact_rows,
     check_artifacts,
@@ -32,7 +32,7 @@ UPLOAD_S: Final = 60.0
 """How long the row of an artifact may follow its last byte."""
 
 
-def fsck(database: Path, places: Places, options: Options) -> Report:
+def fsck(database: Path, places: Places, options: CheckOptions) -> Report:
     """Check the files of a receiver that does not run.
 
     Args:
@@ -63,7 +63,7 @@ def fsck(database: Path, places: Places, options: Options) -> Report:
     return report
 
 
-def fsck_running(source: RunningDatabase, copy: Path, places: Places, options: Options, report: Report) -> None:
+def fsck_running(source: RunningDatabase, copy: Path, places: Places, options: CheckOptions, report: Report) -> None:
     """Check the files of a receiver that runs, without holding it up: rows are looked at in a copy.
 
     Leftovers of uploads are left out, because uploads go on.
@@ -106,7 +106,7 @@ def _check_growing_index(reading: Reading, index: Path, report: Report) -> None:
     check_index(reading, index, report, surplus=True)
 
 
-def _check_files(reading: Reading, places: Places, report: Report, options: Options) -> None:
+def _check_files(reading: Reading, places: Places, report: Report, options: CheckOptions) -> None:
     sound = not report.findings
     # A row that a flipped bit changed must not send a good file to the quarantine or into the index.
     with records.readable(reading, report, "artifact"):

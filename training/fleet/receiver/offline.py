@@ -16,7 +16,7 @@ from typing import Final, TextIO
 
 from training.fleet import settings
 from training.fleet.errors import EX_FAILURE, FleetError
-from training.fleet.maintenance.artifacts import Options, Places
+from training.fleet.maintenance.artifacts import CheckOptions, Places
 from training.fleet.maintenance.fsck import fsck
 from training.fleet.maintenance.report import Report
 from training.fleet.maintenance.restore import RestoreTarget, restore
@@ -84,7 +84,7 @@ def run_fsck(words: Sequence[str]) -> int:
     chosen = _chosen(given)
     meter = Meter(sys.stderr, "hashed")
     try:
-        report = fsck(chosen["db"], _places(chosen), Options(not given["no_hash"], given["repair"], meter))
+        report = fsck(chosen["db"], _places(chosen), CheckOptions(not given["no_hash"], given["repair"], meter))
     except OSError as error:
         raise FleetError(f"the check came to no end ({error}); look at the disk and run this again") from error
     meter.end()
