@@ -17,7 +17,7 @@ from typing import Final
 from training.fleet.database import Row
 from training.fleet.database.reading import Reading
 from training.fleet.errors import FleetError
-from training.fleet.maintenance.report import Progress, Report, ignore
+from training.fleet.maintenance.report import OnProgress, Report, ignore
 from training.fleet.model.names import is_sha256
 from training.fleet.store import BUNDLE, QUARANTINE, bundle_path, index_line, index_row, quarantined
 
@@ -60,7 +60,7 @@ class CheckOptions:
 
     hashes: bool = True
     repair: bool = False
-    progress: Progress = ignore
+    progress: OnProgress = ignore
     before: float | None = None
 
 

@@ -26,7 +26,7 @@ from training.fleet.errors import ConflictError, FleetError, StorageFullError
 from training.fleet.locks import folder_held, is_held
 from training.fleet.maintenance.artifacts import LOST, Places, artifact_rows, index_lines
 from training.fleet.maintenance.records import MAX_LISTED, RESTORE
-from training.fleet.maintenance.report import UNREADABLE, Progress, Report, ignore
+from training.fleet.maintenance.report import UNREADABLE, OnProgress, Report, ignore
 from training.fleet.queue.memory import MANIFEST_KEY
 from training.fleet.store import bundle_path
 
@@ -94,7 +94,7 @@ class Entry:
     sha256: str
 
 
-def back_up(source: RunningDatabase, order: BackupTask, report: Report, progress: Progress) -> Path:
+def back_up(source: RunningDatabase, order: BackupTask, report: Report, progress: OnProgress) -> Path:
     """Make a backup. Takes its time; not for the event loop or the writer thread.
 
     Args:
@@ -131,7 +131,7 @@ def _make_new(part: Path, final: Path) -> None:
     raise ConflictError(f"there is a backup {final.name} already; ask again, or give another label")
 
 
-def _made(source: RunningDatabase, order: BackupTask, part: Path, report: Report, progress: Progress) -> None:
+def _made(source: RunningDatabase, order: BackupTask, part: Path, report: Report, progress: OnProgress) -> None:
     """Fill the folder and give it its name; nothing of it is left when that fails."""
     try:
         # Held, so that another receiver with the same folder of backups takes it for no leftover.
@@ -157,7 +157,7 @@ def _refused(root: Path, error: OSError) -> FleetError:
     return FleetError(f"cannot make a backup below {root} ({error}); look at --backup-root and its disk")
 
 
-def _fill(source: RunningDatabase, order: BackupTask, part: Path, report: Report, progress: Progress) -> None:
+def _fill(source: RunningDatabase, order: BackupTask, part: Path, report: Report, progress: OnProgress) -> None:
     if pages := source.differing_pages():
         shown = ", ".join(map(str, pages[:MAX_LISTED]))
         report.find("the database", f"damaged pages: {shown}", "pages as they were written", RESTORE)
@@ -183,7 +183,7 @@ def _fill(source: RunningDatabase, order: BackupTask, part: Path, report: Report
     sync_folder(part)
 
 
-def _parts(reading: Reading, order: BackupTask, part: Path, report: Report, progress: Progress) -> dict[str, Entry]:
+def _parts(reading: Reading, order: BackupTask, part: Path, report: Report, progress: OnProgress) -> dict[str, Entry]:
     """Write what belongs to the copy of the database."""
     files = {INDEX: _written(part / INDEX, index_lines(reading))}
     manifest = _manifest(reading, order.manifest)
@@ -207,7 +207,7 @@ def _manifest(reading: Reading, path: Path) -> bytes | None:
 
 
 def _artifacts(
-    reading: Reading, order: BackupTask, part: Path, report: Report, progress: Progress
+    reading: Reading, order: BackupTask, part: Path, report: Report, progress: OnProgress
 ) -> Iterator[tuple[str, Entry]]:
     (totals,) = reading.rows("artifact_totals")
     count = Count(progress, totals["size_bytes"])
@@ -237,7 +237,7 @@ class Count:
         todo: Bytes to do.
     """
 
-    def __init__(self, progress: Progress, todo: int) -> None:
+    def __init__(self, progress: OnProgress, todo: int) -> None:
         self._progress = progress
         self._todo = todo
         self._done = 0

@@ -13,7 +13,7 @@ from training.fleet.errors import Fault, InvalidMessageError
 UNREADABLE: Final = (*DatabaseError, InvalidMessageError, TypeError, ValueError, AttributeError)
 """What looking at damaged rows can raise: a flipped bit can turn a text into a number, a blob or nothing."""
 
-Progress = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 """Takes bytes done and bytes to do."""
 
 

@@ -35,7 +35,7 @@ from training.fleet.maintenance.backup import (
     copied,
     measured,
 )
-from training.fleet.maintenance.report import Progress, ignore
+from training.fleet.maintenance.report import OnProgress, ignore
 from training.fleet.store import BUNDLE, bundle_path, quarantined
 
 MAX_CONTENTS_BYTES: Final = 256 * 2**20
@@ -63,7 +63,7 @@ class RestoreTarget:
         return self.database.with_name(MANIFEST)
 
 
-def restore(backup: Path, target: RestoreTarget, *, replace: bool, progress: Progress) -> list[str]:
+def restore(backup: Path, target: RestoreTarget, *, replace: bool, progress: OnProgress) -> list[str]:
     """Bring a backup back.
 
     Args:
@@ -124,7 +124,7 @@ def _entries(path: Path, files: Any) -> Iterator[tuple[str, Entry]]:
         yield name, Entry(entry.get("size_bytes", -1), entry.get("sha256", ""))
 
 
-def _demand_whole(backup: Path, files: Mapping[str, Entry], progress: Progress) -> None:
+def _demand_whole(backup: Path, files: Mapping[str, Entry], progress: OnProgress) -> None:
     count = Count(progress, sum(entry.size_bytes for entry in files.values()))
     faults: list[Fault] = []
     for name, entry in files.items():
