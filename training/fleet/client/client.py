@@ -29,7 +29,7 @@ from training.fleet.errors import (
     UnavailableError,
     UnreachableError,
 )
-from training.fleet.tls.trust import CUT, Identity, of_tls, reason
+from training.fleet.tls.trust import CUT, ClientTls, of_tls, reason
 from training.fleet.wire.worker import Beat, Claim, Complete, Fail, Heartbeat, JobState, Lease, Stored
 
 T = TypeVar("T")
@@ -90,7 +90,7 @@ class Client:
             self._headers["X-Worker-Session"] = session
         self._fields()  # a token that cannot be used ends here
         self._heed = heed
-        self._tls = Identity(ca_file, certificate) if self.address.secure else None
+        self._tls = ClientTls(ca_file, certificate) if self.address.secure else None
         self._proxy = proxy_address(proxy, secure=self.address.secure)
         self._sleep = sleep
         self._random = random

@@ -25,7 +25,7 @@ CUT: Final = f"it was cut; if that repeats, the receiver may refuse this host's 
 """What a cut connection means to who showed a certificate: the reason can get lost on the way."""
 
 
-class Identity:
+class ClientTls:
     """TLS of one client: the authorities it trusts and the certificate it shows.
 
     Args:
