@@ -240,7 +240,7 @@ def _pair(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Pai
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class CertificateFacts:
     """What a certificate says of itself.
 
     Attributes:
@@ -258,7 +258,7 @@ class Facts:
     issuer: str
 
 
-def facts(pem: bytes) -> Facts:
+def facts(pem: bytes) -> CertificateFacts:
     """Return what the first certificate of a PEM text says.
 
     Raises:
@@ -274,7 +274,7 @@ def facts(pem: bytes) -> Facts:
         names = tuple(str(item.value) for item in held)
     digest = hashlib.sha256(found.public_bytes(serialization.Encoding.DER)).hexdigest()
     begin, end = found.not_valid_before_utc.timestamp(), found.not_valid_after_utc.timestamp()
-    return Facts(names, begin, end, digest, found.issuer.rfc4514_string())
+    return CertificateFacts(names, begin, end, digest, found.issuer.rfc4514_string())
 
 
 def signed_by(pem: bytes, authority: Authority) -> bool:
