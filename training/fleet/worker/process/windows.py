@@ -86,7 +86,7 @@ _kernel.CreateJobObjectW.restype = wintypes.HANDLE
 _native = ctypes.WinDLL("ntdll")
 
 
-class Job:
+class JobObject:
     """A job object of this process. Closing it kills what is in it."""
 
     def __init__(self) -> None:
@@ -154,7 +154,7 @@ class JobTraining:
     def __init__(
         self,
         process: subprocess.Popen[bytes],
-        job: Job,
+        job: JobObject,
         report: Path,
         stop_file: Path,
         *,
@@ -278,7 +278,7 @@ def launch(
 ) -> JobTraining:
     """See `local.launch`."""
     stop_file = report.with_name("stop")
-    job = Job()
+    job = JobObject()
     try:
         process = subprocess.Popen(  # noqa: S603 - the command is the operator's, no shell is involved
             list(command),
