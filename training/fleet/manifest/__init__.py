@@ -13,14 +13,14 @@ from training.fleet.manifest.child import Loaded, child_load
 from training.fleet.manifest.declaration import declaration_of
 from training.fleet.manifest.entries import Edit, Header, JobEntry, Manifest
 from training.fleet.manifest.parse import MAX_JOBS, parse
-from training.fleet.manifest.source import InForce, load
+from training.fleet.manifest.source import LastApplied, load
 
 __all__ = [
     "MAX_JOBS",
     "Edit",
     "Header",
-    "InForce",
     "JobEntry",
+    "LastApplied",
     "Loaded",
     "Manifest",
     "child_load",

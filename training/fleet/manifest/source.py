@@ -27,7 +27,7 @@ _TRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
-class InForce:
+class LastApplied:
     """The manifest that was applied last.
 
     Attributes:
@@ -68,7 +68,7 @@ def load_bytes(data: bytes, base: Path, *, ask_trainer: bool = True, schema_requ
 
 def load_edit(
     path: Path,
-    in_force: InForce,
+    in_force: LastApplied,
     *,
     base: Path | None = None,
     ask_trainer: bool = True,
