@@ -24,7 +24,7 @@ from training.fleet.wire.worker import Beat, Fail, Lease
 from training.fleet.worker import attempt as attempt_module
 from training.fleet.worker import loop as loop_module
 from training.fleet.worker.ages import Ages
-from training.fleet.worker.attempt import Attempt, Place, Rules
+from training.fleet.worker.attempt import Attempt, Rules, Workplace
 from training.fleet.worker.beats import Beats, Listener
 from training.fleet.worker.folder import RunFolder, RunState
 from training.fleet.worker.journal import Journal
@@ -72,7 +72,7 @@ class Bench:
             self.folder.make(state)
         if resumed:
             self.folder.save(state)
-        place = Place(Seat(1), {}, Contracts(None, TESTS), lambda: [granted.lease_id], self.heard.append)
+        place = Workplace(Seat(1), {}, Contracts(None, TESTS), lambda: [granted.lease_id], self.heard.append)
         return Attempt(self.client, self.rules, place, self.folder, state, Journal(self.words), resumed=resumed)
 
     def made(self) -> None:

@@ -87,7 +87,7 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Workplace:
     """Where an attempt runs.
 
     Attributes:
@@ -138,7 +138,7 @@ class Attempt:
         self,
         client: Client,
         rules: Rules,
-        place: Place,
+        place: Workplace,
         folder: RunFolder,
         state: RunState,
         journal: Journal,

@@ -25,7 +25,7 @@ from training.fleet.model.capability import Capability
 from training.fleet.model.names import is_sha256
 from training.fleet.wire.worker import Beat, Claim, Fail, Lease
 from training.fleet.worker.ages import Ages
-from training.fleet.worker.attempt import Attempt, Outcome, Place
+from training.fleet.worker.attempt import Attempt, Outcome, Workplace
 from training.fleet.worker.folder import RunFolder, RunState, unfinished, write_whole
 from training.fleet.worker.journal import Journal
 from training.fleet.worker.options import Options
@@ -296,12 +296,12 @@ class Worker:
             attempt.release()
         threading.Thread(target=self._run, args=(attempt, slot, resume), name=f"run-{slot}", daemon=True).start()
 
-    def _place(self, slot: int | None, resume: Path | None, *, cuda: bool) -> Place:
+    def _place(self, slot: int | None, resume: Path | None, *, cuda: bool) -> Workplace:
         """Return where an attempt runs; one that was begun earlier has its seat already."""
         found, offered = self._capability, Seat(1)
         if found is not None and slot is not None:
             offered = seat(found, slot, self._options.slots, self._options.threads, cuda=cuda)
-        return Place(offered, found.datasets if found else {}, self._contracts, self._leases, self._heed, resume)
+        return Workplace(offered, found.datasets if found else {}, self._contracts, self._leases, self._heed, resume)
 
     def _run(self, attempt: Attempt, slot: int | None, resume: Path | None) -> None:
         outcome: Outcome = "kept"
