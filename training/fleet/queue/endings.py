@@ -22,7 +22,7 @@ MAX_WHY_CHARS: Final = 160
 
 
 @dataclass(frozen=True, slots=True)
-class AttemptEnding:
+class Ending:
     """How an attempt ends without a result.
 
     Attributes:
@@ -71,9 +71,7 @@ class Witnesses:
     able: Sequence[str]
 
 
-def rejection(
-    actor: str, message: Fail, known: Witnesses, max_attempts: int, away_s: float, now: float
-) -> AttemptEnding:
+def rejection(actor: str, message: Fail, known: Witnesses, max_attempts: int, away_s: float, now: float) -> Ending:
     """Return what follows from a `spec_rejected`.
 
     One host is no proof: its checkout may be another one, or it may lie. So the job fails for good when a second host
@@ -91,17 +89,15 @@ def rejection(
     why = told(message)
     if known.drift:
         reason = f"{why}; only this host is concerned: {known.drift}"
-        ending = AttemptEnding("pending", "released", "release", actor, reason, given_back=True, report=message)
+        ending = Ending("pending", "released", "release", actor, reason, given_back=True, report=message)
         return replace(ending, away_s=away_s, away_from=now)
     if known.others:
-        return AttemptEnding(
-            "failed", "failed", "fail", actor, f"{why}; {known.others[0]} said the same", report=message
-        )
+        return Ending("failed", "failed", "fail", actor, f"{why}; {known.others[0]} said the same", report=message)
     if known.times >= max_attempts and not known.able:
         reason = f"{why}; said {known.times} times, and no other host that is heard could run the job"
-        return AttemptEnding("failed", "failed", "fail", actor, reason, report=message)
+        return Ending("failed", "failed", "fail", actor, reason, report=message)
     reason = f"{why}; the job fails for good when a second host says the same"
-    ending = AttemptEnding("pending", "failed", "fail", actor, reason, given_back=True, report=message)
+    ending = Ending("pending", "failed", "fail", actor, reason, given_back=True, report=message)
     return replace(ending, away_s=away_s, away_from=now)
 
 

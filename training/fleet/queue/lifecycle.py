@@ -23,7 +23,7 @@ from training.fleet.errors import (
 )
 from training.fleet.model import placement
 from training.fleet.model.jobs import FREE_KINDS, Policy, Requirement
-from training.fleet.queue.endings import GIVEN_BACK_S, AttemptEnding, Witnesses, rejection, told
+from training.fleet.queue.endings import GIVEN_BACK_S, Ending, Witnesses, rejection, told
 from training.fleet.queue.hosts import capability_json
 from training.fleet.queue.memory import Memory, state_of, worker_actor
 from training.fleet.wire.worker import Beat, Claim, Complete, Fail, Heartbeat, JobState, Lease
@@ -300,29 +300,25 @@ class Lifecycle(Memory):
         self.hosts.seen(row["worker"])
         return state_of(self._job_state(tx, job_id))
 
-    def _judge_failure(self, tx: Transaction, row: Row, message: Fail) -> AttemptEnding:
+    def _judge_failure(self, tx: Transaction, row: Row, message: Fail) -> Ending:
         actor, why, now = worker_actor(row["worker"]), told(message), self._clock()
         if row["cancel_requested"]:
-            return AttemptEnding(
-                "cancelled", "cancelled", "cancel", actor, f"confirmed by the worker ({why})", report=message
-            )
+            return Ending("cancelled", "cancelled", "cancel", actor, f"confirmed by the worker ({why})", report=message)
         if message.kind == "preempted":
             away_s, since = min(self.terms.backoff_s, GIVEN_BACK_S), self._granted_at(row["own_lease"])
-            free = AttemptEnding("pending", "released", "release", actor, why, given_back=True, report=message)
+            free = Ending("pending", "released", "release", actor, why, given_back=True, report=message)
             return replace(free, away_s=away_s, away_from=since)
         away_s = self.terms.backoff_s
         if message.kind in FREE_KINDS:
-            free = AttemptEnding("pending", "failed", "fail", actor, why, given_back=True, report=message)
+            free = Ending("pending", "failed", "fail", actor, why, given_back=True, report=message)
             return replace(free, away_s=away_s, away_from=now)
         if message.kind == "spec_rejected":
             return rejection(actor, message, self._witnesses(tx, row), row["max_attempts"], away_s, now)
         learned = self._learned(row, message)
         if row["attempts_used"] >= row["max_attempts"]:
-            return AttemptEnding("failed", "failed", "fail", actor, why, requirement=learned, report=message)
+            return Ending("failed", "failed", "fail", actor, why, requirement=learned, report=message)
         delay_s = self._backoff_s(row["attempts_used"], self.terms.backoff_s)
-        return AttemptEnding(
-            "pending", "failed", "fail", actor, why, delay_s=delay_s, requirement=learned, report=message
-        )
+        return Ending("pending", "failed", "fail", actor, why, delay_s=delay_s, requirement=learned, report=message)
 
     def _witnesses(self, tx: Transaction, row: Row) -> Witnesses:
         """Return what is known beside a host's word that a job's specification is wrong."""
@@ -332,7 +328,7 @@ class Lifecycle(Memory):
         drift = "" if known is None else placement.trainer_drift(self.hosts.requirement(number), known.capability)
         return Witnesses(drift, times, sorted(said), self.hosts.heard_and_able(number, but=row["worker"]))
 
-    def _keep_apart(self, tx: Transaction, row: Row, ending: AttemptEnding) -> None:
+    def _keep_apart(self, tx: Transaction, row: Row, ending: Ending) -> None:
         """Let a host wait for a job that it gave back, and for any job once it does so again and again."""
         if ending.away_s > 0:
             worker, since = row["worker"], ending.away_from
@@ -367,7 +363,7 @@ class Lifecycle(Memory):
         left = row["max_attempts"] - row["attempts_used"] + refunded
         to = "cancelled" if row["cancel_requested"] else "pending" if left > 0 else "failed"
         outcome, away_s = "lost_claim" if lost else "expired", min(self.terms.backoff_s, GIVEN_BACK_S)
-        ending = AttemptEnding(to, outcome, "expire", RECEIVER, why, given_back=refunded, refunded=refunded)
+        ending = Ending(to, outcome, "expire", RECEIVER, why, given_back=refunded, refunded=refunded)
         self._settle(tx, row, replace(ending, away_s=away_s, away_from=granted_at))
 
     def _take_back(self, tx: Transaction, lease_id: str, actor: str, why: str) -> None:
@@ -375,11 +371,11 @@ class Lifecycle(Memory):
         row = tx.one("lease", lease_id=lease_id)
         assert row is not None
         if row["cancel_requested"]:
-            self._settle(tx, row, AttemptEnding("cancelled", "cancelled", "cancel", actor, why))
+            self._settle(tx, row, Ending("cancelled", "cancelled", "cancel", actor, why))
         else:
-            self._settle(tx, row, AttemptEnding("pending", "released", "release", actor, why, given_back=True))
+            self._settle(tx, row, Ending("pending", "released", "release", actor, why, given_back=True))
 
-    def _settle(self, tx: Transaction, row: Row, ending: AttemptEnding) -> None:
+    def _settle(self, tx: Transaction, row: Row, ending: Ending) -> None:
         """Take the lease from a job and write down everything about it."""
         seq, before = row["seq"], row["status"]
         self._record(tx, seq, ending.actor, ending.action, before, ending.to, ending.why)
