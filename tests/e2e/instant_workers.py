@@ -24,7 +24,7 @@ from training.fleet.worker import attempt, loop
 from training.fleet.worker.journal import Journal
 from training.fleet.worker.loop import Worker
 from training.fleet.worker.options import options
-from training.fleet.worker.process.local import Ending, process_identity
+from training.fleet.worker.process.local import TrainerEnding, process_identity
 
 ME = process_identity(os.getpid())
 TRAININGS: list[dict[str, Any]] = []
@@ -66,8 +66,8 @@ class Instant:
     def guarded(self) -> bool:
         return True
 
-    def ending(self) -> Ending:
-        return Ending(-9, "K") if self.stopped.is_set() else Ending(0, duration_s=self.duration_s)
+    def ending(self) -> TrainerEnding:
+        return TrainerEnding(-9, "K") if self.stopped.is_set() else TrainerEnding(0, duration_s=self.duration_s)
 
 
 def launch(

@@ -18,7 +18,7 @@ import pytest
 from training.fleet.errors import ConfigurationError
 from training.fleet.worker.process import local, shim
 from training.fleet.worker.process.local import (
-    Ending,
+    TrainerEnding,
     Training,
     lives,
     process_identity,
@@ -96,7 +96,7 @@ class Started:
     def take(self, chunk: bytes) -> None:
         self.output += chunk
 
-    def ending(self) -> Ending:
+    def ending(self) -> TrainerEnding:
         assert self.told.wait(15)
         return self.trainings[-1].ending()
 
@@ -419,7 +419,7 @@ def test_a_shim_that_was_killed_takes_its_trainer_along_and_is_reported(start: S
     training = start("import sys, time; sys.stdout.write('ready'); sys.stdout.flush(); time.sleep(600)")
     start.until_it_says(b"ready")
     os.kill(training._shim.pid, signal.SIGKILL)
-    assert start.ending() == Ending(error="the shim was killed before it could report")
+    assert start.ending() == TrainerEnding(error="the shim was killed before it could report")
     assert start.processes() == []
 
 

@@ -42,7 +42,7 @@ from training.fleet.worker.files import delete_tree
 from training.fleet.worker.folder import RunFolder, RunState
 from training.fleet.worker.journal import Journal
 from training.fleet.worker.log import Log, plain
-from training.fleet.worker.process.ending import Ending, read_ending
+from training.fleet.worker.process.ending import TrainerEnding, read_ending
 from training.fleet.worker.process.local import launch, running_s, sweep, take_over
 from training.fleet.worker.process.training import Training
 from training.fleet.worker.progress import ProgressFile, flat_metrics
@@ -298,7 +298,7 @@ class Attempt:
                 kind="spec_rejected",
             )
 
-    def _watch(self, training: Training) -> Ending:
+    def _watch(self, training: Training) -> TrainerEnding:
         """Wait for the end of the trainer, and stop it when there is a reason to."""
         seen_bytes, seen_s, tick_s = 0, self._elapsed_s(), 0.0
         floor = self._rules.min_free_bytes
@@ -313,7 +313,7 @@ class Attempt:
                 sweep(self._folder.scratch)
             self._stop_if(training, self._wish or self._overdue(now_s, now_s - seen_s, full=self._disk_is_full()))
             if self._unkillable():
-                return Ending(error="a process of the trainer cannot be killed; restart this host")
+                return TrainerEnding(error="a process of the trainer cannot be killed; restart this host")
         self._progress.poll(self._elapsed_s())
         return training.ending()
 
@@ -351,7 +351,7 @@ class Attempt:
         except OSError:  # a trainer may have deleted the folder
             return float("inf")
 
-    def _conclude(self, ending: Ending, *, oom_killed: bool = False) -> None:
+    def _conclude(self, ending: TrainerEnding, *, oom_killed: bool = False) -> None:
         """Judge how the trainer ended and go to the next step."""
         if self._lost:
             return self._over(self._lost)
@@ -400,7 +400,7 @@ class Attempt:
         training = self._training = take_over(shim, report, log=self._log.take, wake=self._wake.set)
         if training is None:
             sweep(self._folder.scratch)
-            ending = read_ending(report) or Ending()
+            ending = read_ending(report) or TrainerEnding()
             self._log.take(ending.rest.encode("latin-1", "replace"))
             self._log.close()
             return self._conclude(ending)

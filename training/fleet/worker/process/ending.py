@@ -10,7 +10,7 @@ _MAX_REPORT_BYTES = 2**18
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class TrainerEnding:
     """How a trainer ended.
 
     Attributes:
@@ -31,11 +31,11 @@ class Ending:
     rest: str = ""
 
 
-def read_ending(report: Path) -> Ending | None:
+def read_ending(report: Path) -> TrainerEnding | None:
     """Return the ending that the shim reported, None if there is no readable report."""
     try:
         with report.open("rb") as stream:
             found = json.loads(stream.read(_MAX_REPORT_BYTES))
-        return Ending(**{name: found[name] for name in Ending.__slots__})
+        return TrainerEnding(**{name: found[name] for name in TrainerEnding.__slots__})
     except (OSError, ValueError, TypeError, KeyError):
         return None

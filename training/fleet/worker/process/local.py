@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Final, Protocol
 
 from training.fleet.errors import ConfigurationError
-from training.fleet.worker.process.ending import Ending, read_ending
+from training.fleet.worker.process.ending import TrainerEnding, read_ending
 from training.fleet.worker.process.training import Training
 
 if sys.platform == "win32":
@@ -95,9 +95,9 @@ class ShimTraining:
         """Kill the tree now."""
         self._order("K")
 
-    def ending(self) -> Ending:
+    def ending(self) -> TrainerEnding:
         """Return how it ended; call it once `ended` is set."""
-        unknown = Ending(asked=self._asked, error="the shim was killed before it could report")
+        unknown = TrainerEnding(asked=self._asked, error="the shim was killed before it could report")
         return read_ending(self._report) or unknown
 
     def guarded(self) -> bool:

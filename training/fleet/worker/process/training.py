@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Protocol
 
-from training.fleet.worker.process.ending import Ending
+from training.fleet.worker.process.ending import TrainerEnding
 
 
 class Training(Protocol):
@@ -31,7 +31,7 @@ class Training(Protocol):
     def kill(self) -> None:
         """Kill the tree now."""
 
-    def ending(self) -> Ending:
+    def ending(self) -> TrainerEnding:
         """Return how it ended; call it once `ended` is set."""
 
     def guarded(self) -> bool:

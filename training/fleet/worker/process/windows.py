@@ -31,7 +31,7 @@ from typing import Final
 
 from training.fleet import system
 from training.fleet.errors import TrainerError
-from training.fleet.worker.process.ending import Ending, read_ending
+from training.fleet.worker.process.ending import TrainerEnding, read_ending
 
 assert sys.platform == "win32"
 
@@ -199,7 +199,7 @@ class JobTraining:
         self._asks("K")
         self._job.terminate()
 
-    def ending(self) -> Ending:
+    def ending(self) -> TrainerEnding:
         """Return how it ended; call it once `ended` is set."""
         return read_ending(self._report) or self._seen()
 
@@ -252,13 +252,13 @@ class JobTraining:
         self.ended.set()
         self._wake()
 
-    def _seen(self) -> Ending:
+    def _seen(self) -> TrainerEnding:
         if not self._ran:
-            return Ending(asked="N")
+            return TrainerEnding(asked="N")
         duration_s = round(time.monotonic() - self._began_s, 3)
-        return Ending(self._process.returncode, self._asked, "", self._job.peak_bytes(), duration_s)
+        return TrainerEnding(self._process.returncode, self._asked, "", self._job.peak_bytes(), duration_s)
 
-    def _keep(self, seen: Ending) -> None:
+    def _keep(self, seen: TrainerEnding) -> None:
         """Leave the report for a worker that is started while this one packs the artifact."""
         temporary = self._report.with_name(self._report.name + ".new")
         with contextlib.suppress(OSError):
