@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.queue_world import World, entry, host
-from training.fleet.api.parking import Lot, Place
+from training.fleet.api.parking import Lot, ParkedCall
 from training.fleet.model.jobs import Policy, Requirement, Terms
 from training.fleet.queue import Queue
 from training.fleet.wire.worker import Heartbeat
@@ -26,12 +26,12 @@ class Parked(World):
         self.lot = Lot(self.queue.hosts.eligible)
         self.queue.on_ready(self.lot.publish)
 
-    def park(self, worker: str, held: tuple[str, ...] = ()) -> Place:
+    def park(self, worker: str, held: tuple[str, ...] = ()) -> ParkedCall:
         place = self.lot.enter(worker)
         assert self.claim(worker, held) is None
         return place
 
-    def take(self, place: Place, held: tuple[str, ...] = ()) -> Any:
+    def take(self, place: ParkedCall, held: tuple[str, ...] = ()) -> Any:
         """Let a woken caller ask again, as the API does; its lease, None when there is nothing, \"asleep\" else."""
         if place.offer is None:
             return "asleep"
