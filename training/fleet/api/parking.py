@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 
-class Offer:
+class OpenJob:
     """One claimable job that somebody parked may take.
 
     Attributes:
@@ -48,7 +48,7 @@ class ParkedCall:
         self.worker = worker
         self.spot = spot
         self.address = address
-        self.offer: Offer | None = None
+        self.offer: OpenJob | None = None
         self.over = False
         self.bell = asyncio.Event()
 
@@ -136,7 +136,7 @@ class Lot:
             ready: Number of jobs by requirement.
         """
         for requirement, count in ready.items():
-            self._hand_out([Offer(requirement) for _ in range(min(count, len(self._places)))])
+            self._hand_out([OpenJob(requirement) for _ in range(min(count, len(self._places)))])
 
     def ring_all(self) -> None:
         """Have every caller look up, because the receiver drains."""
@@ -149,7 +149,7 @@ class Lot:
             if place.worker == worker:
                 place.bell.set()
 
-    def _hand_out(self, offers: list[Offer]) -> None:
+    def _hand_out(self, offers: list[OpenJob]) -> None:
         for place in self._places:
             if not offers:
                 return
