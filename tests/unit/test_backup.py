@@ -408,14 +408,14 @@ RESTORE = """
 import os, signal, sys
 from pathlib import Path
 from training.fleet.maintenance.artifacts import Places
-from training.fleet.maintenance.restore import Target, restore
+from training.fleet.maintenance.restore import RestoreTarget, restore
 folder, die_at, seen = Path(sys.argv[2]), int(sys.argv[3]), []
 def count(event, _arguments):
     if event in ("open", "os.rename", "os.mkdir", "os.remove", "os.chmod"):
         seen.append(event)
         if len(seen) == die_at:
             os.kill(os.getpid(), signal.SIGKILL)
-target = Target(folder / "queue.db", Places(folder / "store", folder / "incoming", folder / "index.jsonl"))
+target = RestoreTarget(folder / "queue.db", Places(folder / "store", folder / "incoming", folder / "index.jsonl"))
 sys.addaudithook(count)
 restore(Path(sys.argv[1]), target, replace=True, progress=lambda *_: None)
 """
