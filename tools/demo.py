@@ -59,7 +59,7 @@ RESULT_COLUMNS: Final = ("JOB", "MODEL", "MODE", "SPLIT", "HOST", "DURATION", "A
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class DemoFolder:
     """The folder of the demo.
 
     Attributes:
@@ -128,7 +128,9 @@ class Program:
     process: subprocess.Popen[bytes]
 
     @classmethod
-    def start(cls, name: str, state: State, module: str, arguments: Sequence[str], token: tuple[str, Path]) -> Self:
+    def start(
+        cls, name: str, state: DemoFolder, module: str, arguments: Sequence[str], token: tuple[str, Path]
+    ) -> Self:
         """Start a module of the fleet with its output in a fresh log."""
         environ = {key: value for key, value in os.environ.items() if not key.startswith("CIS490_")}
         environ |= {token[0]: str(token[1]), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
@@ -188,7 +190,7 @@ class Fleet:
         programs: What runs, in the order of starting.
     """
 
-    state: State
+    state: DemoFolder
     remote: Remote
     programs: list[Program] = field(default_factory=list)
 
@@ -218,7 +220,7 @@ class Fleet:
 
 
 @contextlib.contextmanager
-def fleet(state: State, manifest: Path, port: int) -> Iterator[Fleet]:
+def fleet(state: DemoFolder, manifest: Path, port: int) -> Iterator[Fleet]:
     """Start a receiver, yield it once it answers, and stop everything afterwards.
 
     Args:
@@ -385,7 +387,7 @@ def shown(path: Path) -> str:
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
-def results(jobs: Sequence[JobView], state: State, terminal: Terminal) -> list[str]:
+def results(jobs: Sequence[JobView], state: DemoFolder, terminal: Terminal) -> list[str]:
     """Return the table of results; on a terminal the path of each artifact has a line of its own."""
     rows = [_result(job, terminal) for job in jobs]
     paths = ["-" if job.artifact_path is None else shown(state.store / job.artifact_path) for job in jobs]
@@ -416,7 +418,7 @@ def failures(jobs: Sequence[JobView]) -> list[str]:
     return lines
 
 
-def further(jobs: Sequence[JobView], state: State) -> list[str]:
+def further(jobs: Sequence[JobView], state: DemoFolder) -> list[str]:
     """Return how to look further, and where the data came from."""
     path = next((state.store / job.artifact_path for job in jobs if job.artifact_path), None)
     lines = [
@@ -462,7 +464,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, _stop)
     demand_packages("numpy", "lightgbm", "sklearn", "pyarrow", "msgspec", "uvicorn")
-    state = State(options.state.resolve())
+    state = DemoFolder(options.state.resolve())
     try:
         state.make()
         with state.held():
@@ -481,7 +483,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EX_FAILURE
 
 
-def run(state: State, options: argparse.Namespace) -> int:
+def run(state: DemoFolder, options: argparse.Namespace) -> int:
     """Train what is left to train, show the results, and stay if asked to."""
     terminal = Terminal.of(sys.stdout, os.environ)
     with fleet(state, options.manifest.resolve(), options.port) as whole:

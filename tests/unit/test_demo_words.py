@@ -127,7 +127,7 @@ def test_a_terminal_is_redrawn_in_place_and_cleared_at_the_end() -> None:
 
 
 def test_the_results_name_every_job_with_its_figures_and_its_artifact(root: Path) -> None:
-    state = demo.State(root / ".demo")
+    state = demo.DemoFolder(root / ".demo")
     assert demo.results([COMPLETED, FAILED], state, WIDE) == [
         "JOB           MODEL  MODE    SPLIT  HOST  DURATION  AUROC   AUPRC  ARTIFACT",
         "111111111111  gbt    oracle  hosts  pi    12 s      0.9123  0.5    aaaaaaaaaaaa",
@@ -152,7 +152,7 @@ def test_a_failed_job_shows_its_actual_error() -> None:
 
 
 def test_every_path_and_script_it_names_exists(root: Path) -> None:
-    lines = "\n".join(demo.further([COMPLETED], demo.State(root / ".demo")))
+    lines = "\n".join(demo.further([COMPLETED], demo.DemoFolder(root / ".demo")))
     for name in ("data/lab", "data/lab/README.md", "data/lab/lab.parquet", "tools/record_telemetry.py",
                  "scripts/demo.sh", "docs/tutorial.md"):  # fmt: skip
         assert name in lines
@@ -160,7 +160,7 @@ def test_every_path_and_script_it_names_exists(root: Path) -> None:
 
 
 def test_tokens_are_secret_and_kept(tmp_path: Path) -> None:
-    state = demo.State(tmp_path / "state")
+    state = demo.DemoFolder(tmp_path / "state")
     state.make()
     token = state.operator_token.read_text()
     assert len(token.strip()) >= 32
@@ -171,6 +171,6 @@ def test_tokens_are_secret_and_kept(tmp_path: Path) -> None:
 
 
 def test_two_demos_on_one_folder_are_refused(tmp_path: Path) -> None:
-    state = demo.State(tmp_path)
+    state = demo.DemoFolder(tmp_path)
     with state.held(), pytest.raises(FleetError, match="name another folder with --state"), state.held():
         pass
