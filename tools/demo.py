@@ -181,7 +181,7 @@ class Program:
 
 
 @dataclass(slots=True)
-class Fleet:
+class DemoFleet:
     """A receiver and, once started, a worker.
 
     Attributes:
@@ -220,7 +220,7 @@ class Fleet:
 
 
 @contextlib.contextmanager
-def fleet(state: DemoFolder, manifest: Path, port: int) -> Iterator[Fleet]:
+def fleet(state: DemoFolder, manifest: Path, port: int) -> Iterator[DemoFleet]:
     """Start a receiver, yield it once it answers, and stop everything afterwards.
 
     Args:
@@ -240,7 +240,7 @@ def fleet(state: DemoFolder, manifest: Path, port: int) -> Iterator[Fleet]:
     except BaseException:
         receiver.stop()
         raise
-    whole = Fleet(state, Remote(client, address), [receiver])
+    whole = DemoFleet(state, Remote(client, address), [receiver])
     try:
         whole.remote.health()
         yield whole
@@ -345,7 +345,7 @@ def _share(job: JobView) -> float:
     return now.step / now.steps if job.status == "running" and now is not None and now.steps else 0.0
 
 
-def follow(whole: Fleet, terminal: Terminal) -> None:
+def follow(whole: DemoFleet, terminal: Terminal) -> None:
     """Show the jobs until all of them ended.
 
     Raises:
@@ -372,7 +372,7 @@ def follow(whole: Fleet, terminal: Terminal) -> None:
         screen.finish()
 
 
-def _stuck(whole: Fleet, jobs: Sequence[JobView]) -> str:
+def _stuck(whole: DemoFleet, jobs: Sequence[JobView]) -> str:
     waiting = next(job for job in jobs if job.status not in DONE)
     why = read(Why, whole.remote.why(waiting.id))
     log = shown(whole.state.log("worker"))
@@ -440,7 +440,7 @@ def further(jobs: Sequence[JobView], state: DemoFolder) -> list[str]:
     ]
 
 
-def invitation(whole: Fleet) -> list[str]:
+def invitation(whole: DemoFleet) -> list[str]:
     """Return what to type in another terminal while the fleet runs."""
     command = "python3 tools/cis490_jobs.py"
     return [
@@ -498,7 +498,7 @@ def run(state: DemoFolder, options: argparse.Namespace) -> int:
     return 0 if all(job.status in DONE for job in jobs) else EX_FAILURE
 
 
-def _begin(whole: Fleet) -> list[JobView]:
+def _begin(whole: DemoFleet) -> list[JobView]:
     """Say what there is to do, and give jobs that failed in an earlier run another try."""
     jobs = whole.jobs()
     for job in jobs:
@@ -513,7 +513,7 @@ def _begin(whole: Fleet) -> list[JobView]:
     return whole.jobs()
 
 
-def _stay(whole: Fleet) -> None:
+def _stay(whole: DemoFleet) -> None:
     whole.start_worker()
     say(["", *invitation(whole)])
     while True:
