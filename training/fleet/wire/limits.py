@@ -38,6 +38,6 @@ Token = Annotated[str, Limit(pattern="^[0-9A-Za-z_-]{8,64}$", min_length=8, max_
 """A name made by a machine: a lease id, a claim id."""
 HostName = Annotated[str, Limit(pattern=f"^{HOST_NAME}$", min_length=1, max_length=63)]
 """The name of a host and its worker, lower case."""
-Leases = Annotated[list[Token], Limit(max_length=64)]
+LeaseIds = Annotated[list[Token], Limit(max_length=64)]
 Metrics = Annotated[dict[str, float | int | str | bool | None], Limit(max_length=256)]
 """Flat figures of a run, by name."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 from training.fleet.model.capability import Capability
 from training.fleet.model.jobs import FailKind, Status
 from training.fleet.model.names import SHA256
-from training.fleet.wire.limits import Hex64, HostName, Leases, Limit, Metrics, Token
+from training.fleet.wire.limits import Hex64, HostName, LeaseIds, Limit, Metrics, Token
 
 MAX_LOG_TAIL: Final = 16384
 
@@ -48,7 +48,7 @@ class Claim:
     claim_id: Token
     worker: HostName
     capability: Capability
-    held_leases: Leases = field(default_factory=list)
+    held_leases: LeaseIds = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Heartbeat:
 
     lease_id: Token
     progress: Progress | None = None
-    held_leases: Leases = field(default_factory=list)
+    held_leases: LeaseIds = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
