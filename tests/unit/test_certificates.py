@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from training.fleet.errors import ConfigurationError, FleetError
-from training.fleet.tls.certificates import DAY_S, Authority, Pair, facts, make_authority, replace, signed_by, write_new
+from training.fleet.tls.certificates import (
+    DAY_S,
+    Authority,
+    KeyPair,
+    facts,
+    make_authority,
+    replace,
+    signed_by,
+    write_new,
+)
 
 NOW = 1_800_000_000.0
 URI = "urn:cis490:worker:gpu-tower:abc"
@@ -38,7 +47,7 @@ def openssl(*words: str, text: bytes = b"") -> str:
     return (done.stdout + done.stderr).decode()
 
 
-def verified(folder: Path, pair: Pair, purpose: str, at: float, *more: str) -> str:
+def verified(folder: Path, pair: KeyPair, purpose: str, at: float, *more: str) -> str:
     (folder / "shown.pem").write_bytes(pair.certificate_pem)
     words = ["-x509_strict", "-attime", str(int(at)), "-purpose", purpose, "-CAfile", str(folder / "ca.pem"), *more]
     return openssl("verify", *words, str(folder / "shown.pem"))

@@ -42,7 +42,7 @@ _HOST_NAME: Final = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class KeyPair:
     """A certificate and its key.
 
     Attributes:
@@ -98,7 +98,7 @@ class Authority:
 
     def server(
         self, names: Iterable[str], now: float, *, life_s: float = SERVER_S, key_pem: bytes | None = None
-    ) -> Pair:
+    ) -> KeyPair:
         """Issue a certificate for a receiver.
 
         Args:
@@ -115,7 +115,7 @@ class Authority:
             raise FleetError(f"found {len(found)} host names for a certificate, expected 1 to {MAX_NAMES}")
         return self._issue(str(found[0].value), found, ExtendedKeyUsageOID.SERVER_AUTH, now, life_s, _key(key_pem))
 
-    def worker(self, name: str, uri: str, now: float, *, life_s: float = WORKER_S) -> Pair:
+    def worker(self, name: str, uri: str, now: float, *, life_s: float = WORKER_S) -> KeyPair:
         """Issue a certificate and a new key for a worker.
 
         Args:
@@ -135,7 +135,7 @@ class Authority:
         now: float,
         life_s: float,
         key: ec.EllipticCurvePrivateKey,
-    ) -> Pair:
+    ) -> KeyPair:
         own = self.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
         builder = (
             _begun(title, key, now, now + life_s)
@@ -149,7 +149,7 @@ class Authority:
         return _pair(builder.sign(self._key, hashes.SHA256()), key)
 
 
-def make_authority(now: float, *, title: str = "CIS490 training fleet", life_s: float = AUTHORITY_S) -> Pair:
+def make_authority(now: float, *, title: str = "CIS490 training fleet", life_s: float = AUTHORITY_S) -> KeyPair:
     """Make a new authority that signs for itself.
 
     Args:
@@ -229,8 +229,8 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
-def _pair(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Pair:
-    return Pair(
+def _pair(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> KeyPair:
+    return KeyPair(
         certificate.public_bytes(serialization.Encoding.PEM),
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
         certificate.fingerprint(hashes.SHA256()).hex(),
