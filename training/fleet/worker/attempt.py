@@ -48,7 +48,7 @@ from training.fleet.worker.process.training import Training
 from training.fleet.worker.progress import ProgressFile, flat_metrics
 from training.fleet.worker.verdict import MAX_ERROR_CHARS, Evidence, Failure, judge
 
-Outcome = Literal["completed", "failed", "released", "over", "kept"]
+AttemptOutcome = Literal["completed", "failed", "released", "over", "kept"]
 """completed; failed and reported; given back; nobody waits for it; left in the folder for the next start."""
 
 TICK_S: Final = 1.0
@@ -162,7 +162,7 @@ class Attempt:
         self._wish: _Stop | None = None
         self._stopped_s: float | None = None
         self._lost = ""
-        self._outcome: Outcome | None = None
+        self._outcome: AttemptOutcome | None = None
         listener = Listener(self._report_progress, place.leases, self._heed, self.lose, self._silence)
         self._beats = Beats(client, state.lease, listener)
 
@@ -179,7 +179,7 @@ class Attempt:
         failure = self._state.failure
         return failure is not None and (failure.kind == "spec_rejected" or failure.error == _CANCEL.verdict.error)
 
-    def run(self) -> Outcome:
+    def run(self) -> AttemptOutcome:
         """Go on until nothing more can or need be done."""
         steps = {
             "claimed": self._give_back if self._resumed else self._train,

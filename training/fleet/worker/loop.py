@@ -25,7 +25,7 @@ from training.fleet.model.capability import Capability
 from training.fleet.model.names import is_sha256
 from training.fleet.wire.worker import Beat, Claim, Fail, Lease
 from training.fleet.worker.ages import Ages
-from training.fleet.worker.attempt import Attempt, Outcome, Workplace
+from training.fleet.worker.attempt import Attempt, AttemptOutcome, Workplace
 from training.fleet.worker.folder import RunFolder, RunState, unfinished, write_whole
 from training.fleet.worker.journal import Journal
 from training.fleet.worker.options import Options
@@ -76,7 +76,7 @@ class Worker:
         self._resumes = ResumeFolders(options.work_dir / "resume", options.rules.min_free_bytes, journal)
         self._free = list(range(options.slots))
         self._attempts: dict[str, Attempt] = {}
-        self._outcomes: list[Outcome] = []
+        self._outcomes: list[AttemptOutcome] = []
         self._change = threading.Condition()
         self._stop = threading.Event()
         self._question = options.work_dir / "claim"
@@ -107,7 +107,7 @@ class Worker:
         finally:
             self._close()
 
-    def serve_once(self, wait_s: float) -> Outcome | None:
+    def serve_once(self, wait_s: float) -> AttemptOutcome | None:
         """Finish what is left over, run one job and return how it ended; None when none came in time.
 
         Raises:
@@ -304,7 +304,7 @@ class Worker:
         return Workplace(offered, found.datasets if found else {}, self._contracts, self._leases, self._heed, resume)
 
     def _run(self, attempt: Attempt, slot: int | None, resume: Path | None) -> None:
-        outcome: Outcome = "kept"
+        outcome: AttemptOutcome = "kept"
         try:
             outcome = attempt.run()
         except Exception as error:  # noqa: BLE001 - one broken run must not end the others
