@@ -114,7 +114,7 @@ class DemoFolder:
 
 
 @dataclass(slots=True)
-class Program:
+class DemoProgram:
     """A process of the demo, in a session of its own so that Ctrl-C reaches only the demo.
 
     Attributes:
@@ -192,7 +192,7 @@ class DemoFleet:
 
     state: DemoFolder
     remote: Remote
-    programs: list[Program] = field(default_factory=list)
+    programs: list[DemoProgram] = field(default_factory=list)
 
     def jobs(self) -> list[JobView]:
         """Return the jobs that the manifest names, in its order; raise when a process has ended."""
@@ -208,7 +208,7 @@ class DemoFleet:
         arguments = ["--receiver", self.remote.address, "--work-dir", str(self.state.folder / "worker")]
         arguments += ["--dataset", f"lab={ROOT / 'data' / 'lab'}"]
         token = ("CIS490_WORKER_TOKEN_FILE", self.state.worker_token)
-        self.programs.append(Program.start("worker", self.state, "training.fleet.worker", arguments, token))
+        self.programs.append(DemoProgram.start("worker", self.state, "training.fleet.worker", arguments, token))
 
     def stop(self) -> None:
         """Stop everything, the worker first, and let no second Ctrl-C get in between."""
@@ -233,7 +233,7 @@ def fleet(state: DemoFolder, manifest: Path, port: int) -> Iterator[DemoFleet]:
     arguments += ["--store-root", str(state.store), "--incoming-root", str(folder / "incoming")]
     arguments += ["--index-path", str(folder / "index.jsonl"), *QUICK]
     token = ("CIS490_OPERATOR_TOKEN_FILE", state.operator_token)
-    receiver = Program.start("receiver", state, "training.fleet.receiver", arguments, token)
+    receiver = DemoProgram.start("receiver", state, "training.fleet.receiver", arguments, token)
     try:
         address = _address(receiver)
         client = Client(address, operator_token=state.operator_token.read_text().strip(), deadline_s=START_S)
@@ -248,7 +248,7 @@ def fleet(state: DemoFolder, manifest: Path, port: int) -> Iterator[DemoFleet]:
         whole.stop()
 
 
-def _address(receiver: Program) -> str:
+def _address(receiver: DemoProgram) -> str:
     """Return the address the receiver says it listens on."""
     end = time.monotonic() + START_S
     while time.monotonic() < end:
