@@ -170,7 +170,7 @@ def launch(
 
 def _shim() -> list[str]:
     """Return what Python is to run: the shim's file, or its module where the worker is a single file."""
-    return [str(SHIM)] if SHIM.is_file() else ["-c", _FROM_SINGLE_FILE, str(SHIM.parents[3])]
+    return [str(SHIM)] if SHIM.is_file() else ["-c", _FROM_SINGLE_FILE, str(SHIM.parents[4])]
 
 
 def take_over(
