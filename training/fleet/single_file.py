@@ -35,7 +35,7 @@ MODULES: Final = (
 )
 """What else it needs. The trainer is no part of it; `hyper` says how a declaration is digested."""
 _SHELL_LINE: Final = b"#!/usr/bin/env python3\n"
-_MAIN: Final = b"import sys\n\nfrom training.fleet.worker.program import main\n\nsys.exit(main())\n"
+_MAIN: Final = b"import sys\n\nfrom training.fleet.worker import main\n\nsys.exit(main())\n"
 _FIRST_INSTANT: Final = (1980, 1, 1, 0, 0, 0)
 _UNIX: Final = 3
 _RIGHTS: Final = 0o644 << 16
