@@ -442,6 +442,12 @@ def test_an_unknown_step_is_no_state(tmp_path: Path) -> None:
     assert folder.load() is None
 
 
+def test_a_state_with_a_number_for_a_text_is_none(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.save(RunState("claimed", LEASE, shim=7))  # type: ignore[arg-type]
+    assert folder.load() is None
+
+
 def test_an_artifact_needs_a_file(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     folder.make(RunState("claimed", LEASE))

@@ -45,7 +45,7 @@ def message(kind: type[T], document: Any) -> T:
     """Return a JSON document as a message.
 
     Args:
-        kind: A dataclass of this package.
+        kind: A dataclass whose fields are plain values, such as those of this package.
         document: What `json.loads` made of the answer.
 
     Raises:

@@ -25,6 +25,7 @@ from typing import Any, Final, Literal
 
 from training.fleet import system
 from training.fleet.wire.limits import Metrics
+from training.fleet.wire.read import MismatchError, message
 from training.fleet.wire.worker import Fail, Lease
 from training.fleet.worker.files import delete_tree, has_files, open_regular
 from training.fleet.worker.verdict import Failure
@@ -108,15 +109,9 @@ class RunFolder:
 
     def load(self) -> RunState | None:
         """Return the state, None when there is none that can be read."""
-        found = read_object(self._state, _MAX_STATE_BYTES)
         try:
-            found.pop("v")
-            lease = Lease(**found.pop("lease"))
-            failure, stopped = found.pop("failure"), found.pop("stopped", None)
-            found["failure"] = None if failure is None else Fail(**failure)
-            found["stopped"] = None if stopped is None else Failure(**stopped)
-            state = RunState(**found, lease=lease)
-        except (KeyError, TypeError):
+            state = message(RunState, read_object(self._state, _MAX_STATE_BYTES))
+        except MismatchError:
             return None
         return state if state.step in STEPS else None
 
