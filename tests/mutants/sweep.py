@@ -7,8 +7,8 @@
 Nothing is written into the project: a break is put into the memory of a process of its own, forked after the tests were
 collected. So a break costs what its tests cost, but programs that a test starts do not have it. First each test runs
 once to see which lines and statements it reaches; a break then gets the tests that reach it, those first that found one
-near by, then those that reach what few reach, then the quick ones. `accepted.toml` has the breaks that may survive,
-each with its reason.
+near by, then those that reach what few reach, then those of a file named after that of the break, then the quick ones.
+`accepted.toml` has the breaks that may survive, each with its reason.
 
 Exit status: 0 when at most 2 of 100 breaks survive without a reason, 1 when more do, 2 when the tests do not pass
 without a break or the list of accepted ones no longer fits.
@@ -107,7 +107,7 @@ class Reach:
 
         Most tests pass a guard of the edge and see nothing of it; those that it stops see it broken.
         """
-        near = [self.lines.get(f"{guard.file}:{line}", ()) for line in range(guard.first, guard.last + 4)]
+        near = [self.lines.get(f"{guard.file}:{line}", ()) for line in range(guard.first, guard.last + 7)]
         return {test for tests in near if 0 < len(tests) <= RARE for test in tests}
 
 
@@ -398,12 +398,13 @@ class Sweep:
     def _chosen(self, guard: Guard) -> list[str]:
         """Return the tests of a break in the order in which they are asked."""
         killers = self.killers[f"{guard.file} {guard.where}"]
-        rare = self.reach.rare_near(guard)
+        rare, stem = self.reach.rare_near(guard), Path(guard.file).stem
 
         def rank(test: str) -> tuple[Any, ...]:
             file = test.partition("::")[0]
             place = next(place for place, part in enumerate(("/unit/", "/integration/", "/")) if part in file)
-            return -killers[test], test not in rare, place, file if place else "", self.reach.seconds[test]
+            own = stem in file
+            return -killers[test], test not in rare, not own, place, file if place else "", self.reach.seconds[test]
 
         chosen, left_s = [], self.seconds
         for test in sorted(self.reach.of(guard), key=rank):
