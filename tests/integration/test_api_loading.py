@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 from live_receiver import HEAD, LiveReceiver, manifest
 
 from training.fleet.api import loading
+from training.fleet.errors import ManifestError
+from training.fleet.jobs import Trainer
 
 
 @pytest.fixture
@@ -29,6 +32,17 @@ def test_a_file_that_did_not_change_is_not_read_by_a_child_again(
     monkeypatch.setattr(loading, "child_load", lambda path, **_: read.append(path))
     plan = reloaded(receiver)
     assert (plan.status, plan.json["counts"]["unchanged"], read) == (200, 2, [])
+
+
+def test_another_trainer_than_the_projects_own_is_asked_again_though_the_file_did_not_change(
+    receiver: LiveReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ManifestError("a child was asked")
+
+    monkeypatch.setattr(loading, "child_load", refuse)
+    monkeypatch.setattr(loading, "Trainer", lambda: replace(Trainer(), command=("another", "one")))
+    assert reloaded(receiver).json["detail"] == "a child was asked"
 
 
 def test_an_expectation_that_is_wrong_says_nothing_about_the_file(receiver: LiveReceiver) -> None:
