@@ -100,6 +100,7 @@ class LiveReceiver:
         self.loop.call_soon_threadsafe(self._stop)
         self._thread.join(20)
         assert not self._thread.is_alive()
+        assert self._error is None, f"the receiver ended with {self._error!r}"
 
     def _stop(self) -> None:
         self.fleet.drain()
