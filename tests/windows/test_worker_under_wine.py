@@ -21,7 +21,7 @@ from tls_doors import READ, direct
 from windows_trainer import DECLARATION
 from wine import PYTHON, Program, environment, processes_with, until, windows_path
 
-from training.dataset import dataset_digest
+from training.contracts.dataset_folder import dataset_digest
 from training.fleet.bundle import pack
 from training.fleet.single_file import own_single_file
 from training.fleet.worker.enrol import fingerprint

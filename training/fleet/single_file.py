@@ -20,7 +20,10 @@ PACKAGES: Final = ("auth", "capability", "client", "model", "system", "wire", "w
 """Packages of the fleet that the worker consists of, whole."""
 MODULES: Final = (
     "training/__init__.py",
-    "training/dataset.py",
+    "training/contracts/__init__.py",
+    "training/contracts/bundle.py",
+    "training/contracts/dataset.py",
+    "training/contracts/dataset_folder.py",
     "training/fleet/__init__.py",
     "training/fleet/bundle.py",
     "training/fleet/checks.py",

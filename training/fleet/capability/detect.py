@@ -182,7 +182,8 @@ def _os_version() -> str:
 def _digests(datasets: Datasets, problems: list[str]) -> dict[str, str]:
     if not datasets.folders:
         return {}
-    from training.dataset import DatasetError, dataset_digest  # not paid for by a worker without datasets
+    from training.contracts.dataset import DatasetError  # not paid for by a worker without datasets
+    from training.contracts.dataset_folder import dataset_digest
 
     found: dict[str, str] = {}
     for name, folder in datasets.folders.items():

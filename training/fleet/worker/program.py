@@ -44,7 +44,7 @@ STOP_FILE: Final = "stop"
 """Name of the file in the work folder that stops a worker on systems where no signal can."""
 LOG_BYTES: Final = 2**20
 """Size beyond which the worker's own log makes way at its start."""
-_LATE = ("training.dataset", "training.fleet.bundle", "training.trainer.hyper")
+_LATE = ("training.contracts.dataset_folder", "training.fleet.bundle", "training.trainer.hyper")
 """Modules that are otherwise loaded when first needed."""
 _STOPPING = ("SIGTERM", "SIGINT", "SIGBREAK")
 
