@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 NAME: Final = "cis490-training-worker.pyz"
-PACKAGES: Final = ("auth", "client", "executors", "system", "worker")
+PACKAGES: Final = ("auth", "client", "executors", "install", "system", "worker")
 """Packages of the fleet that the worker consists of, whole."""
 MODULES: Final = (
     "training/__init__.py",
