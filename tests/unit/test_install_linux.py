@@ -223,6 +223,35 @@ def test_a_release_that_was_cut_off_is_made_again(site: Site) -> None:
     assert (site.release() / "complete").exists()
 
 
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (KeyboardInterrupt(), 130, "told to stop"),
+        (PermissionError(13, "Permission denied", "x.env"), 1, "Permission denied: x.env"),
+        (ValueError("odd"), 1, "a fault of the installer itself, please report it: ValueError: odd"),
+    ],
+)
+def test_whatever_stops_it_is_one_line_with_the_step(
+    site: Site, monkeypatch: pytest.MonkeyPatch, error: BaseException, status: int, said: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(linux.Linux, "_write", fail)
+    found, lines = site.run("install", *INVITE)
+    assert found == status
+    assert f"install: stopped at: write {site.host.root}/etc/cis490/training-worker.env: {said}; " in lines[-1]
+    assert "Traceback" not in "\n".join(lines)
+
+
+def test_settings_in_another_encoding_stay_as_they_are(site: Site) -> None:
+    settings = site.host.root / "etc/cis490/training-worker.env"
+    site.install(*INVITE)
+    settings.write_bytes(b"# caf\xe9\nCIS490_SLOTS=2\n")
+    assert site.install()[0] == "nothing to change"
+    assert settings.read_bytes() == b"# caf\xe9\nCIS490_SLOTS=2\n"
+
+
 @pytest.mark.parametrize("more", [(), ("--without-trainer",)])
 def test_a_dry_run_says_every_change_and_makes_none(
     site: Site, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]

@@ -55,5 +55,6 @@ if __name__ == "__main__":
         status = run_installer(sys.argv[3:], os.environ, PcPrograms(Scheduler(TASK, Background())))
     finally:
         sys.stderr.flush()
-        print(DONE, flush=True)
+        sys.stdout.write(f"{DONE}\n")
+        sys.stdout.flush()
     sys.exit(status)

@@ -198,7 +198,7 @@ class Linux:
 
     def want_file(self, path: Path, mode: int, owner: str, text: str) -> None:
         """Have a file with this text and these rights; see `want_folder`."""
-        if path.is_file() and self._has_rights(path, mode, owner) and path.read_bytes() == text.encode():
+        if path.is_file() and self._has_rights(path, mode, owner) and _text(path) == text:
             return
         self.steps.change(f"write {path}", lambda: self._write(path, mode, owner, text))
 
@@ -208,7 +208,7 @@ class Linux:
         part.unlink(missing_ok=True)
         # Nobody else may read it until it has its owner, because it may hold a secret.
         with os.fdopen(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as stream:
-            stream.write(text.encode())
+            stream.write(text.encode(errors="surrogateescape"))
             stream.flush()
             os.fsync(stream.fileno())
         self._give(part, owner)
@@ -242,7 +242,7 @@ class Linux:
 
     def settings_text(self, otherwise: str) -> str:
         """Return what stands in the settings of the service, or the text of new ones."""
-        return self.settings.read_text(encoding="utf-8") if self.settings.exists() else otherwise
+        return _text(self.settings) if self.settings.exists() else otherwise
 
     def setting(self, name: str) -> str:
         """Return a setting of the service as it stands there, empty when it is not set or cannot be read."""
@@ -250,7 +250,7 @@ class Linux:
 
     def _settings(self) -> str:
         try:
-            return self.settings.read_text(encoding="utf-8")
+            return _text(self.settings)
         except OSError:
             return ""
 
@@ -334,6 +334,11 @@ def _owner(path: Path) -> str:
         return f"{path.owner()}:{path.group()}"
     except KeyError:
         return ""
+
+
+def _text(path: Path) -> str:
+    """Return the text of a file; bytes that are no UTF-8 come back as they were when it is written."""
+    return path.read_bytes().decode(errors="surrogateescape")
 
 
 def with_setting(text: str, name: str, value: str) -> str:

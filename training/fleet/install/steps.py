@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import Final
 
 from training.fleet.errors import EX_FAILURE
+
+_INTERRUPTED: Final = 130
+"""Status after Ctrl-C, as shells have it."""
 
 
 class StopError(Exception):
@@ -94,8 +98,13 @@ def run_steps(program: str, steps: Steps, act: Callable[[], object]) -> int:
         return stop.status
     except ProgramError as error:
         return _stopped(program, steps, str(error), error.status)
+    except KeyboardInterrupt:
+        return _stopped(program, steps, "told to stop", _INTERRUPTED)
     except OSError as error:
         return _stopped(program, steps, f"{error.strerror}: {error.filename}", EX_FAILURE)
+    except Exception as error:  # noqa: BLE001 - a person gets one line, never a traceback
+        fault = f"a fault of the installer itself, please report it: {type(error).__name__}: {error}"
+        return _stopped(program, steps, fault, EX_FAILURE)
     return 0
 
 

@@ -6,21 +6,15 @@ battery. Its state is read from XML and a number, because the words for it are i
 
 from __future__ import annotations
 
-import csv
-import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 from xml.sax.saxutils import escape
 
+from training.fleet.checks import TASK_RUNNING, is_disabled, last_results
 from training.fleet.install.programs import Programs
 
-_DISABLED: Final = re.compile(r"<Settings>(?:(?!</Settings>).)*<Enabled>false</Enabled>", re.DOTALL)
-_LAST_RESULT: Final = 6
-"""Column of a task's last result in what schtasks lists at length."""
-_RUNNING: Final = "267009"
-"""Source: Microsoft, Task Scheduler Error and Success Constants, SCHED_S_TASK_RUNNING."""
 _FORM: Final = """<?xml version="1.0" encoding="UTF-16"?>
 <Task version="1.2" xmlns="http://schemas.microsoft.com/windows/2004/02/mit/task">
   <Triggers>
@@ -102,12 +96,12 @@ class Task:
     def is_enabled(self) -> bool:
         """Return True if the scheduler would start it."""
         status, xml = self._query("/xml")
-        return status == 0 and not _DISABLED.search(xml)
+        return status == 0 and not is_disabled(xml)
 
     def is_running(self) -> bool:
-        """Return True if the scheduler has started it and it has not ended. Source: Microsoft, schtasks query."""
+        """Return True if the scheduler has started it and it has not ended."""
         _, told = self._query("/v", "/fo", "csv", "/nh")
-        return any(len(row) > _LAST_RESULT and row[_LAST_RESULT] == _RUNNING for row in csv.reader(told.splitlines()))
+        return TASK_RUNNING in last_results(told)
 
     def is_as_told(self, description: str) -> bool:
         """Return True if it was registered with this description and may start."""
