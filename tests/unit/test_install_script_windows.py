@@ -6,6 +6,8 @@ No PowerShell runs on the machines of the tests.
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,13 @@ def test_it_starts_a_python_to_ask_its_version_and_one_to_install_and_nothing_el
     assert body[body.index(CALL) + 1] == "exit $LASTEXITCODE"
     cmdlets = set(re.findall(r"\b[A-Z][a-z]+-[A-Z]\w+", "\n".join(body)))
     assert cmdlets == {"Get-Command", "Select-Object", "Remove-Item"}
+
+
+def test_the_question_about_python_is_one_that_python_answers(body: list[str]) -> None:
+    [question] = [line.partition("'")[2].rstrip("'") for line in body if "-IBc" in line]
+    assert '"' not in question  # which PowerShell 5.1 would drop
+    for asked, status in ((question, 0), (question.replace("(3, 11)", "(99,)"), 1)):
+        assert subprocess.run([sys.executable, "-IBc", asked], timeout=60, check=False).returncode == status
 
 
 def test_there_is_no_logic_in_it_but_to_find_a_python(source: str, body: list[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from windows_pc import SPACE, PcPrograms, Scheduler, split_line
 from training.fleet import system
 from training.fleet.errors import EX_CONFIG
 from training.fleet.install import code, worker, worker_windows
+from training.fleet.worker import enrol, program
 
+PYTHON = sys.executable
 ENROL = ("--receiver", "https://receiver.example:8445", "--host", "gpu-tower", "--ca-sha256", "ab")
 INVITE = (*ENROL, "--code", "C0DE")
 STOPPED = "stop the worker; its job goes back to the queue"
@@ -188,6 +191,26 @@ def test_from_nothing_it_makes_installs_enrols_tests_registers_and_starts(site: 
     ]  # fmt: skip
     assert site.scheduler.exec()["WorkingDirectory"] == str(site.root / "code")
     assert site.installed() == "1\n"
+
+
+def test_the_worker_and_pip_take_the_commands_that_they_get(site: Site) -> None:
+    _, ran = site.install(*INVITE, "--dataset", "lab=D:\\lab")
+    _, pip, enrolment, test = ran
+    told = enrol._parser({}).parse_args(enrolment[4:])
+    assert enrolment[3] == "enrol"
+    assert (told.receiver, told.host, told.secret_file) == (ENROL[1], "gpu-tower", site.state / "worker.secret")
+    told = program._parsed(test[3:])
+    assert told["self_test"]
+    assert {name for name, value in told.items() if value} == {
+        "self_test", "config", "work_dir", "trainer_dir", "dataset",
+    }  # fmt: skip
+    [line] = site.workers.words
+    assert {name for name, value in program._parsed(line[3:]).items() if value} == {
+        "config", "work_dir", "log_file", "dataset",
+    }  # fmt: skip
+    asked = "import sys; from pip._internal.commands import create_command as c; c('install').parse_args(sys.argv[1:])"
+    done = subprocess.run([PYTHON, "-c", asked, *pip[4:]], capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("by", ["flag", "variable"])
