@@ -113,6 +113,12 @@ def test_a_file_made_private_is_read_by_its_owner_and_no_longer_by_everybody(tmp
     assert path.read_text() == "s"
 
 
+def test_whom_a_file_belongs_to_is_told_by_number_and_who_runs_this_may_install(tmp_path: Path) -> None:
+    assert system.owner(tmp_path).startswith("S-1-5-")
+    assert system.owner(tmp_path / "none") == ""
+    assert system.is_administrator()
+
+
 # ---- the host
 
 

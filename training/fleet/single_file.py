@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 NAME: Final = "cis490-training-worker.pyz"
-PACKAGES: Final = ("auth", "capability", "client", "model", "system", "wire", "worker")
+PACKAGES: Final = ("auth", "capability", "client", "install", "model", "system", "wire", "worker")
 """Packages of the fleet that the worker consists of, whole."""
 MODULES: Final = (
     "training/__init__.py",
