@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
     if sys.argv[1] == "worker":
-        from training.fleet.worker import main
+        from training.fleet.worker.program import main
     else:
         from training.fleet.install.receiver import main
     sys.exit(main(sys.argv[2:]))
