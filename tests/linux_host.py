@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from training.fleet.install import linux, release, unit
-from training.fleet.install.linux import Part, Places
+from training.fleet.install.linux import InstallPart, LinuxFolders
 from training.fleet.install.programs import Programs
 
 CODE = "C0DE"
@@ -55,8 +55,8 @@ class LinuxHost(Programs):
         patch.setattr(release.os, "umask", lambda _mask: 0)
         patch.setattr(unit.time, "sleep", lambda _s: None)
 
-    def _places(self, part: Part) -> Places:
-        return Places(
+    def _places(self, part: InstallPart) -> LinuxFolders:
+        return LinuxFolders(
             self.root / "opt/cis490" / part.name, self.root / "usr/local/bin", self.root / "etc/cis490",
             self.root / "var/lib" / part.account, self.root / "etc/systemd/system",
         )  # fmt: skip

@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
-class Invite:
+class CodeHandover:
     """What an invite says.
 
     Attributes:

@@ -32,7 +32,7 @@ _PREFIX: Final = "CIS490_"
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class InstallPart:
     """What is installed.
 
     Attributes:
@@ -54,7 +54,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class LinuxFolders:
     """Where the parts of an installation lie.
 
     Attributes:
@@ -82,9 +82,9 @@ class Places:
         return self.current / "venv" / "bin" / "python"
 
 
-def places_of_machine(part: Part, root: Path = Path("/")) -> Places:
+def places_of_machine(part: InstallPart, root: Path = Path("/")) -> LinuxFolders:
     """Return where a part lies that is installed for the whole machine."""
-    return Places(
+    return LinuxFolders(
         root / "opt/cis490" / part.name,
         root / "usr/local/bin",
         root / "etc/cis490",
@@ -93,11 +93,11 @@ def places_of_machine(part: Part, root: Path = Path("/")) -> Places:
     )
 
 
-def places_of_user(part: Part, environ: Mapping[str, str]) -> Places:
+def places_of_user(part: InstallPart, environ: Mapping[str, str]) -> LinuxFolders:
     """Return where a part lies that a person installs. Source: XDG Base Directory Specification."""
     home = Path(environ["HOME"])
     config = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
-    return Places(
+    return LinuxFolders(
         Path(environ.get("XDG_DATA_HOME") or home / ".local/share") / "cis490" / part.name,
         home / ".local/bin",
         config / "cis490",
@@ -120,13 +120,13 @@ class Linux:
 
     def __init__(
         self,
-        part: Part,
+        part: InstallPart,
         steps: Steps,
         programs: Programs,
         environ: Mapping[str, str],
         *,
         user: bool,
-        places: Places | None = None,
+        places: LinuxFolders | None = None,
     ) -> None:
         self.part = part
         self.steps = steps

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Final
 
 from training.fleet.errors import EX_FAILURE
-from training.fleet.install.linux import Linux, Part, with_setting
+from training.fleet.install.linux import InstallPart, Linux, with_setting
 from training.fleet.install.programs import Programs
 from training.fleet.install.release import Release, wanted_release
 from training.fleet.install.steps import ProgramError, Steps, StopError, run_steps, say
 from training.fleet.install.unit import Unit
 
 PROGRAM: Final = "install-trainer-receiver"
-PART: Final = Part(
+PART: Final = InstallPart(
     "receiver", "cis490-trainer-receiver", "cis490", "requests under way are answered, and jobs train on"
 )
 CHECKOUT: Final = Path(__file__).resolve().parents[3]
@@ -42,7 +42,7 @@ _KEPT: Final = ("manifest.applied.toml", "store", "incoming", "index.jsonl", "ba
 
 
 @dataclass(frozen=True, slots=True)
-class Choices:
+class ReceiverChoices:
     """What the person chose.
 
     Attributes:
@@ -81,7 +81,7 @@ def main(words: Sequence[str], environ: Mapping[str, str] = os.environ, programs
     if given.uninstall:
         return run_steps(PROGRAM, steps, lambda: receiver.uninstall(purge=given.purge))
     names = ",".join(given.host_names)
-    choices = Choices(CHECKOUT, given.listen or "", names, given.python or "", given.wheels)
+    choices = ReceiverChoices(CHECKOUT, given.listen or "", names, given.python or "", given.wheels)
     return run_steps(PROGRAM, steps, lambda: receiver.install(choices))
 
 
@@ -120,7 +120,7 @@ class LinuxReceiver:
 
     # ---- install
 
-    def install(self, choices: Choices) -> None:
+    def install(self, choices: ReceiverChoices) -> None:
         """Install, upgrade or repair it, and wait until it listens.
 
         Raises:
@@ -176,7 +176,7 @@ class LinuxReceiver:
             raise ProgramError(status, f"{PART.unit} init")
         return said
 
-    def _want_settings(self, choices: Choices, keys: str) -> None:
+    def _want_settings(self, choices: ReceiverChoices, keys: str) -> None:
         host = self._host
         is_new = not host.settings.exists()
         text = host.settings_text("# Settings of the receiver; docs/reference/settings.md lists them.\n")

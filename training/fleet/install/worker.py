@@ -12,7 +12,7 @@ from collections.abc import Callable, MutableMapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from training.fleet.install.enrolment import Invite
+from training.fleet.install.enrolment import CodeHandover
 from training.fleet.install.programs import Programs
 from training.fleet.install.steps import Steps, run_steps
 
@@ -95,8 +95,8 @@ def _some(text: str) -> str:
     return text
 
 
-def _invite(given: argparse.Namespace) -> Invite:
-    return Invite(given.receiver or "", given.host or "", given.code or "", given.ca_sha256 or "")
+def _invite(given: argparse.Namespace) -> CodeHandover:
+    return CodeHandover(given.receiver or "", given.host or "", given.code or "", given.ca_sha256 or "")
 
 
 def _datasets(given: argparse.Namespace) -> tuple[str, ...]:
@@ -107,11 +107,13 @@ def _on_linux(
     command: str, given: argparse.Namespace, steps: Steps, programs: Programs, environ: MutableMapping[str, str]
 ) -> Callable[[], None]:
     from training.fleet.install.linux import Linux
-    from training.fleet.install.worker_linux import PART, Choices, LinuxWorker
+    from training.fleet.install.worker_linux import PART, LinuxChoices, LinuxWorker
 
     worker = LinuxWorker(Linux(PART, steps, programs, environ, user=given.user))
     if command == "install":
-        choices = Choices(CHECKOUT, _invite(given), _datasets(given), given.trainer, given.python or "", given.wheels)
+        choices = LinuxChoices(
+            CHECKOUT, _invite(given), _datasets(given), given.trainer, given.python or "", given.wheels
+        )
         return lambda: worker.install(choices)
     if command == "uninstall":
         return lambda: worker.uninstall(purge=given.purge)

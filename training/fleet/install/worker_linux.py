@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Final
 
 from training.fleet.errors import EX_CONFIG, EX_FAILURE, EX_NOPERM, EX_USAGE
-from training.fleet.install.enrolment import Invite, is_enrolled
-from training.fleet.install.linux import HOMES, Linux, Part, with_setting
+from training.fleet.install.enrolment import CodeHandover, is_enrolled
+from training.fleet.install.linux import HOMES, InstallPart, Linux, with_setting
 from training.fleet.install.release import Release, want_openmp, wanted_release
 from training.fleet.install.steps import StopError, say
 from training.fleet.install.unit import Unit
 
-PART: Final = Part("worker", "cis490-training-worker", "cis490-worker", "a running job is finished or given back")
+PART: Final = InstallPart(
+    "worker", "cis490-training-worker", "cis490-worker", "a running job is finished or given back"
+)
 LISTED_S: Final = 90.0
 """How long the receiver is given to list the host."""
 _DATASET: Final = "CIS490_DATASET"
@@ -23,7 +25,7 @@ _NAME: Final = re.compile(r'^name = "(.*)"$', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
-class Choices:
+class LinuxChoices:
     """What the person chose.
 
     Attributes:
@@ -36,7 +38,7 @@ class Choices:
     """
 
     checkout: Path
-    invite: Invite
+    invite: CodeHandover
     datasets: tuple[str, ...]
     requirements: str | None
     python: str
@@ -59,7 +61,7 @@ class LinuxWorker:
 
     # ---- install
 
-    def install(self, choices: Choices) -> None:
+    def install(self, choices: LinuxChoices) -> None:
         """Install, upgrade or repair it, and wait until the receiver lists the host.
 
         Raises:
@@ -92,7 +94,7 @@ class LinuxWorker:
         release.drop_others()
         self._report()
 
-    def _judge(self, choices: Choices) -> None:
+    def _judge(self, choices: LinuxChoices) -> None:
         """Refuse what cannot be done before anything is."""
         if not choices.invite.receiver and not self._is_enrolled():
             raise StopError(
@@ -116,7 +118,7 @@ class LinuxWorker:
     def _is_enrolled(self) -> bool:
         return is_enrolled(self._enrolled, self._secret)
 
-    def _want_settings(self, choices: Choices) -> None:
+    def _want_settings(self, choices: LinuxChoices) -> None:
         text = self._host.settings_text(
             "# Settings of the training worker; docs/guides/worker.md lists them. "
             f"Who it is stands in {self._enrolled}.\n"
@@ -125,7 +127,7 @@ class LinuxWorker:
             text = with_setting(text, _DATASET, ",".join(choices.datasets))
         self._host.want_file(self._host.settings, 0o640, "root:root", text)
 
-    def _examine(self, release: Release, choices: Choices) -> None:
+    def _examine(self, release: Release, choices: LinuxChoices) -> None:
         """See that the host can train before the release takes the place of an older one, or a job."""
         host = self._host
         words = [str(release.python), "-P", "-m", PART.module, "--self-test"]
@@ -147,7 +149,7 @@ class LinuxWorker:
             )
         say("it was installed without the project's own trainer, so only trainers of another kind can run here")
 
-    def _want_enrolled(self, release: Release, invite: Invite) -> None:
+    def _want_enrolled(self, release: Release, invite: CodeHandover) -> None:
         host, enrolled = self._host, self._is_enrolled()
         if not invite.receiver:
             return
