@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from windows_guide import handed_on, parameters_of
 
-from training.fleet import wire
 from training.fleet.cli import views
 from training.fleet.install import worker
+from training.fleet.wire.identities import Invite
 
 CALL = '& $found.Source -IB "$PSScriptRoot\\installing.py" worker $words'
 
@@ -82,7 +82,7 @@ def test_the_one_time_code_goes_to_python_in_the_environment_alone(source: str, 
 
 
 def test_the_parameters_are_those_that_an_invite_prints_and_each_is_explained(source: str) -> None:
-    made = wire.Invite(
+    made = Invite(
         worker="pc", code="c0de", ttl_s=900, expires_at="2026-01-01T00:15:00Z", ca_sha256="ab" * 32, replaces=False
     )
     printed = views.invite(made, "https://receiver.example:8445")[1]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
-class CodeHandover:
+class InviteWords:
     """What an invite says.
 
     Attributes:

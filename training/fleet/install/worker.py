@@ -12,7 +12,7 @@ from collections.abc import Callable, MutableMapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from training.fleet.install.enrolment import CodeHandover
+from training.fleet.install.enrolment import InviteWords
 from training.fleet.install.programs import Programs
 from training.fleet.install.steps import Steps, run_steps
 
@@ -95,8 +95,8 @@ def _some(text: str) -> str:
     return text
 
 
-def _invite(given: argparse.Namespace) -> CodeHandover:
-    return CodeHandover(given.receiver or "", given.host or "", given.code or "", given.ca_sha256 or "")
+def _invite(given: argparse.Namespace) -> InviteWords:
+    return InviteWords(given.receiver or "", given.host or "", given.code or "", given.ca_sha256 or "")
 
 
 def _datasets(given: argparse.Namespace) -> tuple[str, ...]:

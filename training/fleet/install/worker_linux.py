@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from training.fleet.errors import EX_CONFIG, EX_FAILURE, EX_NOPERM, EX_USAGE
-from training.fleet.install.enrolment import CodeHandover, is_enrolled
+from training.fleet.install.enrolment import InviteWords, is_enrolled
 from training.fleet.install.linux import HOMES, InstallPart, Linux, with_setting
 from training.fleet.install.release import Release, want_openmp, wanted_release
 from training.fleet.install.steps import StopError, say
@@ -38,7 +38,7 @@ class LinuxChoices:
     """
 
     checkout: Path
-    invite: CodeHandover
+    invite: InviteWords
     datasets: tuple[str, ...]
     requirements: str | None
     python: str
@@ -149,7 +149,7 @@ class LinuxWorker:
             )
         say("it was installed without the project's own trainer, so only trainers of another kind can run here")
 
-    def _want_enrolled(self, release: Release, invite: CodeHandover) -> None:
+    def _want_enrolled(self, release: Release, invite: InviteWords) -> None:
         host, enrolled = self._host, self._is_enrolled()
         if not invite.receiver:
             return

@@ -17,7 +17,7 @@ from typing import Final
 from training.fleet import system
 from training.fleet.errors import EX_CONFIG, EX_FAILURE, EX_NOPERM, EX_USAGE
 from training.fleet.install.code import copy_code, demand_checkout, digest, pip_install, requirements_file
-from training.fleet.install.enrolment import CodeHandover, is_enrolled
+from training.fleet.install.enrolment import InviteWords, is_enrolled
 from training.fleet.install.programs import Programs
 from training.fleet.install.steps import ProgramError, Steps, StopError, say
 from training.fleet.install.task import Task, described
@@ -74,7 +74,7 @@ class WindowsWorker:
 
     # ---- install
 
-    def install(self, checkout: Path, invite: CodeHandover, datasets: Sequence[str], *, with_trainer: bool) -> None:
+    def install(self, checkout: Path, invite: InviteWords, datasets: Sequence[str], *, with_trainer: bool) -> None:
         """Install, upgrade or repair it, and wait until it says that it runs.
 
         Args:
@@ -173,11 +173,11 @@ class WindowsWorker:
         self._steps.change(f"install interpreter, packages and code below {self._root}", update)
         return wanted
 
-    def _want_enrolled(self, invite: CodeHandover) -> None:
+    def _want_enrolled(self, invite: InviteWords) -> None:
         if invite.receiver:
             self._steps.change(f"enrol as {invite.host} at {invite.receiver}", lambda: self._enrol(invite))
 
-    def _enrol(self, invite: CodeHandover) -> None:
+    def _enrol(self, invite: InviteWords) -> None:
         places = {
             "--settings-file": self._settings, "--secret-file": self._secret, "--ca-file": self._state / "ca.pem",
         }  # fmt: skip
