@@ -42,7 +42,7 @@ def entry(number: int, requirement: Requirement | None = None, **more: Any) -> J
 @contextmanager
 def every_step_done() -> Iterator[None]:
     """Fail when a step after a commit did: the database only logs it, because its writer must live on."""
-    log, failed = logging.getLogger("training.fleet.database.sqlite"), list[str]()
+    log, failed = logging.getLogger("training.fleet.database.sqlite.writer"), list[str]()
 
     def note(record: logging.LogRecord) -> bool:
         failed.append(f"{record.getMessage()}: {record.exc_info and record.exc_info[1]!r}")

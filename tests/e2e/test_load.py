@@ -13,7 +13,7 @@ from processes import wait_until
 
 from bench.load import claim_body
 from bench.stage import Load, Program, call, manifest, receiver
-from training.fleet import sql
+from training.fleet.database import statements as sql
 
 WORKERS, JOBS = 200, 2000
 

@@ -41,7 +41,7 @@ from tests.machine.inline_database import InlineSqlite
 from tests.queue_world import Ending
 from training.fleet import placement, wire
 from training.fleet.capability import GIB, Capability, Gpu
-from training.fleet.database.pages import sums_path
+from training.fleet.database.sqlite.pages import sums_path
 from training.fleet.errors import (
     ArtifactMissingError,
     ConflictError,

@@ -58,7 +58,7 @@ class NoThread:
 class InlineSqlite(Sqlite):
     def __init__(self, *values: Any) -> None:
         self.held = False
-        with mock.patch("training.fleet.database.sqlite.threading.Thread", NoThread):
+        with mock.patch("training.fleet.database.sqlite.writer.threading.Thread", NoThread):
             super().__init__(*values)
         self.faults = FaultyCursor(self._transaction._cursor)
         self._transaction._cursor = self.faults  # type: ignore[assignment]

@@ -29,7 +29,7 @@ from tests.machine.fleet import ROOM
 from tests.machine.inline_database import InlineSqlite
 from training.fleet import wire
 from training.fleet.capability import GIB, Capability, Gpu
-from training.fleet.database.reading import of_receiver
+from training.fleet.database.sqlite.reading import of_receiver
 from training.fleet.errors import ConflictError, FleetError
 from training.fleet.integrity.records import check_pages, check_rows, check_structure
 from training.fleet.integrity.report import Report

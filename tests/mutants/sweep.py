@@ -92,7 +92,7 @@ class Reach:
 
     def of(self, guard: Guard) -> set[str]:
         """Return the tests that reach a guard."""
-        if guard.file.endswith("schema.sql"):
+        if "/migrations/" in guard.file:
             return {test for tests in self.statements.values() for test in tests if "/unit/" in test}
         if guard.file.endswith(".sql"):
             return set(self.statements[guard.where])
@@ -129,10 +129,10 @@ def _break(guard: Guard) -> None:
     if guard.file.endswith(".py"):
         _replace_functions(str(path), path.read_bytes(), broken)
         return
-    from training.fleet import sql
+    from training.fleet.database import statements as sql
 
-    read = sql._read
-    sql._read = lambda dialect, name: broken.decode() if name == path.name else read(dialect, name)
+    read = sql.read
+    sql.read = lambda dialect, name: broken.decode() if path.match(f"{dialect}/{name}") else read(dialect, name)
     for module in [one for name, one in sys.modules.items() if name.startswith("training.fleet.database")]:
         if "_SQL" in vars(module):
             module._SQL.update(sql.statements("sqlite"))

@@ -27,10 +27,10 @@ from crash_disk import Disk, Image, choice
 from crash_scenes import Scene
 from crash_trace import Step
 
-from training.fleet.database import upkeep
-from training.fleet.database.pages import make_folder, sums_path
-from training.fleet.database.sqlite import _prepare
-from training.fleet.database.upkeep import DatabaseFile
+from training.fleet.database.sqlite import upkeep
+from training.fleet.database.sqlite.pages import make_folder, sums_path
+from training.fleet.database.sqlite.upkeep import DatabaseFile
+from training.fleet.database.sqlite.writer import _prepare
 from training.fleet.errors import FleetError
 from training.fleet.integrity.artifacts import Options, Places
 from training.fleet.integrity.fsck import fsck

@@ -17,8 +17,7 @@ from typing import Any
 import pytest
 from integrity_site import STATUSES, Site
 
-from training.fleet.database import pages
-from training.fleet.database.sqlite import Sqlite
+from training.fleet.database.sqlite import Sqlite, pages
 from training.fleet.errors import ConfigurationError, ConflictError, FleetError, StorageFullError
 from training.fleet.integrity import backup as backup_module
 from training.fleet.integrity import restore as restore_module

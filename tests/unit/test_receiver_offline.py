@@ -11,8 +11,7 @@ import pytest
 from integrity_site import Site
 
 from training.fleet import receiver
-from training.fleet.database import pages, reading
-from training.fleet.database.sqlite import Sqlite
+from training.fleet.database.sqlite import Sqlite, pages, reading
 from training.fleet.integrity.backup import Order, back_up
 from training.fleet.integrity.report import Report, ignore
 from training.fleet.receiver import offline

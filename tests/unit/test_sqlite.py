@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 
-from training.fleet import sql
-from training.fleet.database import sqlite
-from training.fleet.database.sqlite import Sqlite
+from training.fleet.database import statements as sql
+from training.fleet.database.sqlite import Sqlite, writer
 from training.fleet.errors import (
     ConfigurationError,
     ConflictError,
@@ -116,7 +115,7 @@ def test_a_second_receiver_is_refused(database: Sqlite, path: Path) -> None:
     code = "import sys; from pathlib import Path; from training.fleet.database.sqlite import Sqlite; " + (
         "Sqlite.open(Path(sys.argv[1]))"
     )
-    root = str(Path(sqlite.__file__).parents[3])
+    root = str(Path(writer.__file__).parents[4])
     words = [sys.executable, "-c", code, str(path)]
     done = subprocess.run(words, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode != 0
@@ -153,8 +152,8 @@ def test_a_damaged_database_is_refused(path: Path) -> None:
 
 def test_a_large_database_is_not_checked_at_every_start(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Sqlite.open(path).close()
-    monkeypatch.setattr(sqlite, "QUICK_CHECK_BYTES", 0)
-    monkeypatch.setattr(sqlite, "_check", lambda *_: pytest.fail("it was checked"))
+    monkeypatch.setattr(writer, "QUICK_CHECK_BYTES", 0)
+    monkeypatch.setattr(writer, "_check", lambda *_: pytest.fail("it was checked"))
     Sqlite.open(path).close()
 
 
@@ -169,7 +168,7 @@ def test_a_disk_that_refuses_at_the_start_is_a_clear_error(path: Path, monkeypat
         error.sqlite_errorcode = sqlite3.SQLITE_IOERR
         raise error
 
-    monkeypatch.setattr(sqlite, "_settle", refuse)
+    monkeypatch.setattr(writer, "_settle", refuse)
     with pytest.raises(UnavailableError, match="disk I/O error"):
         Sqlite.open(path)
 
@@ -199,7 +198,7 @@ def test_a_batch_that_only_reads_needs_no_commit(database: Sqlite) -> None:
 
 
 def test_a_batch_is_bounded(database: Sqlite, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "MAX_BATCH", 5)
+    monkeypatch.setattr(writer, "MAX_BATCH", 5)
     cursor = Failing(database)
     together(database, *(remember(str(number)) for number in range(20)))
     assert cursor.commits >= 4
@@ -538,7 +537,7 @@ def test_every_statement_compiles(database: Sqlite) -> None:
 
 
 def test_every_statement_is_used() -> None:
-    code = "".join(path.read_text() for path in Path(sqlite.__file__).parents[1].rglob("*.py"))
+    code = "".join(path.read_text() for path in Path(writer.__file__).parents[2].rglob("*.py"))
     unused = [name for name in sql.statements("sqlite") if f'"{name}"' not in code]
     assert unused == []
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from training.fleet.database import sqlite
-from training.fleet.database.sqlite import Sqlite
+from training.fleet.database.sqlite import Sqlite, writer
 
 FOR_EVER_S = 60.0
 
@@ -92,7 +91,7 @@ def test_the_end_is_not_kept_waiting(database: Sqlite, commits: list[str]) -> No
 
 
 def test_after_a_fast_commit_nobody_waits(database: Sqlite, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "SLOW_COMMIT_S", 3600.0)
+    monkeypatch.setattr(writer, "SLOW_COMMIT_S", 3600.0)
     database.submit(remember("first")).result(10)
     assert database._patience_s == 0.0
 
@@ -100,8 +99,8 @@ def test_after_a_fast_commit_nobody_waits(database: Sqlite, monkeypatch: pytest.
 def test_after_a_slow_commit_the_wait_is_a_share_of_it_and_bounded(
     database: Sqlite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "SLOW_COMMIT_S", -1.0)
-    monkeypatch.setattr(sqlite, "PATIENCE", 1e9)
+    monkeypatch.setattr(writer, "SLOW_COMMIT_S", -1.0)
+    monkeypatch.setattr(writer, "PATIENCE", 1e9)
     database.submit(remember("first")).result(10)
     assert database._patience_s == 0.004
     assert database._expected == 1

@@ -22,7 +22,7 @@ from typing import BinaryIO, Final
 
 from training.fleet.blobs.folder import Data, Folder, Part
 from training.fleet.database import Row
-from training.fleet.database.pages import sync_folder
+from training.fleet.database.sqlite.pages import sync_folder
 from training.fleet.errors import (
     ConfigurationError,
     DigestMismatchError,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from training.fleet.database import Row
-from training.fleet.database.reading import Reading
+from training.fleet.database.sqlite.reading import Reading
 from training.fleet.errors import FleetError
 from training.fleet.integrity.report import Progress, Report, ignore
 from training.fleet.store import BUNDLE, QUARANTINE, bundle_path, index_line, index_row, quarantined

@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from training.fleet.database.pages import make_folder, sync_folder
-from training.fleet.database.reading import Reading, of_copy
+from training.fleet.database.sqlite.pages import make_folder, sync_folder
+from training.fleet.database.sqlite.reading import Reading, of_copy
 from training.fleet.errors import ConflictError, FleetError, StorageFullError
 from training.fleet.integrity.artifacts import LOST, Places, artifact_rows, index_lines
 from training.fleet.integrity.records import MAX_LISTED, RESTORE

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from training.fleet.database.reading import Reading, of_copy, of_receiver
 from training.fleet.database.sqlite import Sqlite
+from training.fleet.database.sqlite.reading import Reading, of_copy, of_receiver
 from training.fleet.errors import ConfigurationError
 from training.fleet.integrity import records
 from training.fleet.integrity.artifacts import (

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from training.fleet.database import Row
-from training.fleet.database.reading import NEWEST_SCHEMA, Reading
+from training.fleet.database.sqlite.reading import NEWEST_SCHEMA, Reading
 from training.fleet.errors import ConfigurationError
 from training.fleet.integrity.report import UNREADABLE, Report
 from training.fleet.jobs import Terms

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from training.fleet.database.pages import log_path, make_folder, sums_path, sync_folder, unused
-from training.fleet.database.reading import NEWEST_SCHEMA, held, of_copy
+from training.fleet.database.sqlite.pages import log_path, make_folder, sums_path, sync_folder, unused
+from training.fleet.database.sqlite.reading import NEWEST_SCHEMA, held, of_copy
 from training.fleet.errors import ConfigurationError, Fault, FleetError
 from training.fleet.integrity.artifacts import Places, artifact_rows
 from training.fleet.integrity.backup import (

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
-from training.fleet import sql
 from training.fleet.database import Row, Transaction
-from training.fleet.database.upkeep import DatabaseFile, copy_database, disk_failed, migrate, sync_copy
+from training.fleet.database import statements as sql
+from training.fleet.database.sqlite.upkeep import DatabaseFile, copy_database, disk_failed, migrate, sync_copy
 from training.fleet.errors import ConfigurationError, FleetError, StorageFullError, UnavailableError, passing
 
 T = TypeVar("T")

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from training.fleet import sql
-from training.fleet.database.pages import PageSums, log_path, make_folder, sums_path, sync_folder, unused
+from training.fleet.database import statements as sql
+from training.fleet.database.sqlite.pages import PageSums, log_path, make_folder, sums_path, sync_folder, unused
 from training.fleet.errors import ConfigurationError, passing
 
 CHECKPOINT_CHANGES: Final = 4000

@@ -20,9 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, cast
 
-from training.fleet import sql
 from training.fleet.database import Row
-from training.fleet.database.pages import LogState, PageSums, log_path, read_log
+from training.fleet.database import statements as sql
+from training.fleet.database.sqlite.pages import LogState, PageSums, log_path, read_log
 from training.fleet.errors import ConfigurationError
 
 LOCKED_FROM: Final = 0x40000000
