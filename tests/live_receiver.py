@@ -20,9 +20,10 @@ from training.fleet.api.fleet import Fleet
 from training.fleet.api.front import Front
 from training.fleet.auth import Credentials
 from training.fleet.database.sqlite import Sqlite
-from training.fleet.receiver import options, tls
+from training.fleet.receiver import options
 from training.fleet.receiver.run import make_server, start_fleet
 from training.fleet.receiver.server import Server, listen
+from training.fleet.tls import serving
 
 TOKEN = "an-operator-token-for-tests"
 HERE = {"X-Worker-Session": f"{'5' * 32}.{'1' * 32}"}
@@ -116,7 +117,7 @@ class LiveReceiver:
         database = Sqlite.open(self.settings["db"])
         try:
             self.fleet = await start_fleet(self.settings, database)
-            self.secure = tls.make(self.settings)
+            self.secure = serving.make(self.settings)
             self.server = make_server(
                 self.settings, self.credentials, self.fleet, "127.0.0.1", self.parser, self.secure, self.front
             )

@@ -11,14 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from training.fleet import wire
-from training.fleet.capability import GIB, Capability, Gpu
 from training.fleet.database import Transaction
 from training.fleet.database.sqlite import Sqlite
 from training.fleet.errors import ConflictError
-from training.fleet.jobs import Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
 from training.fleet.manifest import Header, JobEntry
+from training.fleet.model.capability import GIB, Capability, Gpu
+from training.fleet.model.jobs import Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
 from training.fleet.queue import Queue, plan, reload
+from training.fleet.wire.people import JobDetail, JobView, Plan
+from training.fleet.wire.worker import Claim, Complete, Fail, Heartbeat, Lease, Progress
 
 ARTIFACT = "a" * 64
 OTHER = "b" * 64
@@ -137,24 +138,24 @@ class World:
         allow_shrink: bool = False,
         if_plan: str | None = None,
         **more: Any,
-    ) -> wire.Plan:
+    ) -> Plan:
         jobs = list(entries)
         header = self.header(len(jobs), hosts, **more)
         with every_step_done():
             return reload(self.database, self.queue, header, jobs, allow_shrink=allow_shrink, if_plan=if_plan)
 
-    def plan(self, entries: Iterable[JobEntry], hosts: Mapping[str, Policy] | None = None, **more: Any) -> wire.Plan:
+    def plan(self, entries: Iterable[JobEntry], hosts: Mapping[str, Policy] | None = None, **more: Any) -> Plan:
         jobs = list(entries)
         return plan(self.database, self.queue, self.header(len(jobs), hosts, **more), jobs)
 
     def claim(self, worker: Capability | str = "pi", held: Iterable[str] = (), claim_id: str = "") -> Any:
         capability = host(worker) if isinstance(worker, str) else worker
         self.numbers += 1
-        message = wire.Claim(claim_id or f"claim-{self.numbers:04d}", capability.hostname, capability, list(held))
+        message = Claim(claim_id or f"claim-{self.numbers:04d}", capability.hostname, capability, list(held))
         return repeated(self.database, lambda tx: self.queue.claim(tx, message))
 
-    def beat(self, lease: wire.Lease, progress: wire.Progress | None = None, held: Iterable[str] = ()) -> Any:
-        message = wire.Heartbeat(lease.lease_id, progress, list(held))
+    def beat(self, lease: Lease, progress: Progress | None = None, held: Iterable[str] = ()) -> Any:
+        message = Heartbeat(lease.lease_id, progress, list(held))
         return self.queue.beat(lease.job_id, message) or repeated(
             self.database, lambda tx: self.queue.heartbeat(tx, lease.job_id, message)
         )
@@ -164,14 +165,14 @@ class World:
         self.beat(lease)
         return lease
 
-    def complete(self, lease: wire.Lease, artifact: str = ARTIFACT, store: bool = True) -> Any:
+    def complete(self, lease: Lease, artifact: str = ARTIFACT, store: bool = True) -> Any:
         if store:
             self.do(lambda tx: self.queue.add_artifact(tx, artifact, 10, lease.spec["model"], lease.spec["mode"]))
-        message = wire.Complete(lease.lease_id, artifact, {"auroc": 0.9}, "sha256:" + "c" * 64, 12.5)
+        message = Complete(lease.lease_id, artifact, {"auroc": 0.9}, "sha256:" + "c" * 64, 12.5)
         return repeated(self.database, lambda tx: self.queue.complete(tx, lease.job_id, message))
 
-    def fail(self, lease: wire.Lease, kind: Any = "trainer_error", error: str = "", log_tail: str = "") -> Any:
-        message = wire.Fail(lease.lease_id, kind, 1, error, log_tail)
+    def fail(self, lease: Lease, kind: Any = "trainer_error", error: str = "", log_tail: str = "") -> Any:
+        message = Fail(lease.lease_id, kind, 1, error, log_tail)
         return self.do(lambda tx: self.queue.fail(tx, lease.job_id, message))
 
     def cancel(self, job_id: str) -> Any:
@@ -192,13 +193,13 @@ class World:
         self.now = end
         self.sweep()
 
-    def job(self, job_id: str) -> wire.JobView:
+    def job(self, job_id: str) -> JobView:
         detail = self.detail(job_id)
         return detail.job
 
-    def detail(self, job_id: str) -> wire.JobDetail:
+    def detail(self, job_id: str) -> JobDetail:
         found = self.do(lambda tx: self.queue.job(tx, job_id))
-        assert isinstance(found, wire.JobDetail)
+        assert isinstance(found, JobDetail)
         return found
 
     def status(self, job_id: str) -> str:

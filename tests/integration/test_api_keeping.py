@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from live_receiver import LiveReceiver, manifest
 
-from training.fleet.integrity import backup as backup_module
-from training.fleet.integrity.artifacts import Places
-from training.fleet.integrity.report import ignore
-from training.fleet.integrity.restore import Target, restore
+from training.fleet.maintenance import backup as backup_module
+from training.fleet.maintenance.artifacts import Places
+from training.fleet.maintenance.report import ignore
+from training.fleet.maintenance.restore import RestoreTarget, restore
 
 
 @pytest.fixture
@@ -62,7 +62,9 @@ def test_a_backup_is_made_below_the_receivers_own_folder(receiver: LiveReceiver,
     named = json.loads((path / "backup.json").read_text())["files"]
     assert {"queue.db", "index.jsonl", "manifest.applied.toml"} < set(named)
     assert (path / "manifest.applied.toml").read_text() == manifest(4)
-    place = Target(tmp_path / "new" / "queue.db", Places(*(tmp_path / "new" / name for name in ("s", "i", "x.jsonl"))))
+    place = RestoreTarget(
+        tmp_path / "new" / "queue.db", Places(*(tmp_path / "new" / name for name in ("s", "i", "x.jsonl")))
+    )
     assert restore(path, place, replace=False, progress=ignore)[0] == "artifacts: 1 brought back, 0 were there"
 
 

@@ -39,8 +39,6 @@ import pytest
 from tests.machine.fleet_model import SWEEP_S, Model
 from tests.machine.inline_database import InlineSqlite
 from tests.queue_world import Ending
-from training.fleet import placement, wire
-from training.fleet.capability import GIB, Capability, Gpu
 from training.fleet.database.sqlite.pages import sums_path
 from training.fleet.errors import (
     ArtifactMissingError,
@@ -52,12 +50,15 @@ from training.fleet.errors import (
     StaleLeaseError,
     StorageFullError,
 )
-from training.fleet.integrity.artifacts import Options, Places
-from training.fleet.integrity.fsck import fsck
-from training.fleet.jobs import FAIL_KINDS, Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
+from training.fleet.maintenance.artifacts import CheckOptions, Places
+from training.fleet.maintenance.fsck import fsck
 from training.fleet.manifest import Header, JobEntry
+from training.fleet.model import placement
+from training.fleet.model.capability import GIB, Capability, Gpu
+from training.fleet.model.jobs import FAIL_KINDS, Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
 from training.fleet.queue import Queue, reload
 from training.fleet.store import Store, index_line, index_row
+from training.fleet.wire.worker import Claim, Complete, Fail, Heartbeat, JobState, Lease, Progress
 
 T = TypeVar("T")
 TERMS = Terms(prefer_wait_s=100.0)
@@ -152,7 +153,7 @@ class Fleet:
         self.artifacts: set[tuple[str, str]] = set()
         self.unchecked: set[tuple[str, str]] = set()
         self.claims: dict[str, tuple[str, str]] = {}
-        self.answered: dict[str, wire.Lease] = {}
+        self.answered: dict[str, Lease] = {}
         self.numbers = 0
         self.wall = "2026-01-01T00:00:00Z"
         self.seen = Seen()
@@ -236,7 +237,7 @@ class Fleet:
         job_id = self.job_id()
         job = self.model.jobs[job_id]
 
-        def ask() -> wire.State:
+        def ask() -> JobState:
             return self.do(lambda tx: self.queue.cancel(tx, job_id, "operator:test"))
 
         if job.status in ("completed", "failed"):
@@ -247,14 +248,14 @@ class Fleet:
             job.status, job.ready_at = "cancelled", 0.0
         elif job.status in ("claimed", "running"):
             job.cancel = True
-        assert ask() == ask() == wire.State(job_id, job.status, job.cancel)
+        assert ask() == ask() == JobState(job_id, job.status, job.cancel)
 
     @event(2)
     def requeue(self) -> None:
         job_id = self.job_id()
         job = self.model.jobs[job_id]
 
-        def ask() -> wire.State:
+        def ask() -> JobState:
             return self.do(lambda tx: self.queue.requeue(tx, job_id, "operator:test"))
 
         if job.status in ("failed", "cancelled"):
@@ -263,7 +264,7 @@ class Fleet:
             with pytest.raises(ConflictError):
                 ask()
             return
-        assert ask() == ask() == wire.State(job_id, "pending")
+        assert ask() == ask() == JobState(job_id, "pending")
 
     # ---- workers
 
@@ -272,7 +273,7 @@ class Fleet:
         """The worker may have lost what it held, and the answer may never arrive."""
         self.claims_a_job(self.pick(list(WORKERS)), forget=not self.choose(3), lost=not self.choose(3))
 
-    def claims_a_job(self, name: str, *, forget: bool, lost: bool) -> wire.Lease | None:
+    def claims_a_job(self, name: str, *, forget: bool, lost: bool) -> Lease | None:
         self.numbers += 1
         claim_id = f"claim-{self.numbers:06d}"
         held = [] if forget else self.model.held_by(name)
@@ -296,13 +297,13 @@ class Fleet:
             self.answered[claim_id] = lease
         return lease
 
-    def asks_for_a_job(self, name: str, claim_id: str, held: list[str]) -> wire.Lease | None:
-        message = wire.Claim(claim_id, name, WORKERS[name], held)
+    def asks_for_a_job(self, name: str, claim_id: str, held: list[str]) -> Lease | None:
+        message = Claim(claim_id, name, WORKERS[name], held)
         answer = self.ask(lambda tx: self.queue.claim(tx, message))
-        assert answer is None or isinstance(answer, wire.Lease)
+        assert answer is None or isinstance(answer, Lease)
         return answer
 
-    def check_choice(self, name: str, lease: wire.Lease) -> None:
+    def check_choice(self, name: str, lease: Lease) -> None:
         model, worker = self.model, WORKERS[name]
         assert lease.lease_id not in model.attempts
         assert model.may_have(worker, lease.job_id), "a job was given to a worker that may not have it"
@@ -354,7 +355,7 @@ class Fleet:
                 self.passes(self.pick([3, 35, 70]))
                 continue
             self.model.failed(lease.lease_id, "preempted", WORKERS[name])
-            message = wire.Fail(lease.lease_id, "preempted")
+            message = Fail(lease.lease_id, "preempted")
             self.do(lambda tx, lease=lease, message=message: self.queue.fail(tx, lease.job_id, message))
 
     @event(6, lambda fleet: fleet.model.attempts)
@@ -365,7 +366,7 @@ class Fleet:
 
     def beats(self, lease_id: str, believed: list[str]) -> None:
         attempt = self.model.attempts[lease_id]
-        message = wire.Heartbeat(lease_id, wire.Progress(1, 2), believed)
+        message = Heartbeat(lease_id, Progress(1, 2), believed)
         go = self.model.live(lease_id) or self.model.adoptable(lease_id)
         beat = self.queue.beat(attempt.job, message)
         if not go:
@@ -432,9 +433,9 @@ class Fleet:
     def completes(self, lease_id: str, artifact: str) -> None:
         attempt = self.model.attempts[lease_id]
         job = self.model.jobs[attempt.job]
-        message = wire.Complete(lease_id, artifact, {"auroc": 0.5})
+        message = Complete(lease_id, artifact, {"auroc": 0.5})
 
-        def ask() -> wire.State:
+        def ask() -> JobState:
             return self.ask(lambda tx: self.queue.complete(tx, attempt.job, message))
 
         refusal: type[FleetError] | None = None
@@ -447,7 +448,7 @@ class Fleet:
         else:
             self.model.completed(lease_id, artifact)
         if refusal is None:
-            assert ask() == ask() == wire.State(attempt.job, "completed")
+            assert ask() == ask() == JobState(attempt.job, "completed")
         else:
             with pytest.raises(refusal):
                 ask()
@@ -456,9 +457,9 @@ class Fleet:
     def fail(self) -> None:
         lease_id, kind = self.pick(self.recent()), self.pick(FAIL_KINDS)
         attempt = self.model.attempts[lease_id]
-        message = wire.Fail(lease_id, kind, 1, "it broke")
+        message = Fail(lease_id, kind, 1, "it broke")
 
-        def ask() -> wire.State:
+        def ask() -> JobState:
             return self.do(lambda tx: self.queue.fail(tx, attempt.job, message))
 
         if self.model.live(lease_id):
@@ -477,7 +478,7 @@ class Fleet:
                 ask()
             return
         job = self.model.jobs[attempt.job]
-        assert ask() == ask() == wire.State(attempt.job, job.status, job.cancel)
+        assert ask() == ask() == JobState(attempt.job, job.status, job.cancel)
 
     @event()
     def forge(self) -> None:
@@ -485,9 +486,9 @@ class Fleet:
         if lease_id in self.model.attempts and self.model.attempts[lease_id].job == job_id:
             lease_id = "no-such-lease"
         for ask in (
-            lambda tx: self.queue.heartbeat(tx, job_id, wire.Heartbeat(lease_id)),
-            lambda tx: self.queue.complete(tx, job_id, wire.Complete(lease_id, next(iter(BUNDLES)))),
-            lambda tx: self.queue.fail(tx, job_id, wire.Fail(lease_id, "lost")),
+            lambda tx: self.queue.heartbeat(tx, job_id, Heartbeat(lease_id)),
+            lambda tx: self.queue.complete(tx, job_id, Complete(lease_id, next(iter(BUNDLES)))),
+            lambda tx: self.queue.fail(tx, job_id, Fail(lease_id, "lost")),
         ):
             with pytest.raises(StaleLeaseError):
                 self.do(ask)
@@ -573,13 +574,13 @@ class Fleet:
         name, job_id = self.pick(list(WORKERS)), self.job_id()
         lease_id = self.pick(self.recent() or ["no-such-lease"])
         own_job = self.model.attempts[lease_id].job if lease_id in self.model.attempts else job_id
-        claim = wire.Claim("claim-refused", name, WORKERS[name], self.model.held_by(name))
+        claim = Claim("claim-refused", name, WORKERS[name], self.model.held_by(name))
         asked: list[Callable[[Any], Any]] = [
             lambda tx: self.queue.claim(tx, claim),
             lambda tx: self.queue.cancel(tx, job_id, "operator:test"),
             lambda tx: self.queue.requeue(tx, job_id, "operator:test"),
-            lambda tx: self.queue.fail(tx, own_job, wire.Fail(lease_id, "oom_ram")),
-            lambda tx: self.queue.complete(tx, own_job, wire.Complete(lease_id, next(iter(BUNDLES)))),
+            lambda tx: self.queue.fail(tx, own_job, Fail(lease_id, "oom_ram")),
+            lambda tx: self.queue.complete(tx, own_job, Complete(lease_id, next(iter(BUNDLES)))),
         ]
         return self.pick(asked)
 
@@ -709,7 +710,7 @@ class Fleet:
         self.open()
         self.database.close()
         self.tidy_uploads()
-        assert fsck(self.path, self.places, Options()).findings == []
+        assert fsck(self.path, self.places, CheckOptions()).findings == []
 
     def settle(self) -> None:
         """I15: every job that some worker may have ends within its budget of leases and runs."""
@@ -738,7 +739,7 @@ class Fleet:
             self.beats(lease_id, [lease_id])
             if self.model.jobs[attempt.job].cancel:
                 self.model.failed(lease_id, "preempted", WORKERS[name])
-                self.do(lambda tx: self.queue.fail(tx, attempt.job, wire.Fail(lease_id, "preempted")))
+                self.do(lambda tx: self.queue.fail(tx, attempt.job, Fail(lease_id, "preempted")))
             elif self.model.now >= done_at:
                 sha256 = next(iter(BUNDLES))
                 self.bring(sha256, "gbt", ENTRIES[attempt.job].mode)

@@ -27,15 +27,15 @@ from typing import Any
 
 from tests.machine.fleet import ROOM
 from tests.machine.inline_database import InlineSqlite
-from training.fleet import wire
-from training.fleet.capability import GIB, Capability, Gpu
 from training.fleet.database.sqlite.reading import of_receiver
 from training.fleet.errors import ConflictError, FleetError
-from training.fleet.integrity.records import check_pages, check_rows, check_structure
-from training.fleet.integrity.report import Report
-from training.fleet.jobs import Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
+from training.fleet.maintenance.records import check_pages, check_rows, check_structure
+from training.fleet.maintenance.report import Report
 from training.fleet.manifest import Header, JobEntry
+from training.fleet.model.capability import GIB, Capability, Gpu
+from training.fleet.model.jobs import Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
 from training.fleet.queue import Queue, reload
+from training.fleet.wire.worker import Beat, Claim, Complete, Fail, Heartbeat, JobState, Lease, Progress
 
 TICK_S = 5.0
 BEAT_S = 30.0
@@ -53,11 +53,11 @@ class LostError(Exception):
 
 @dataclass
 class Run:
-    lease: wire.Lease
+    lease: Lease
     left_s: float
     contact_at: float
     training: bool = True
-    owes: Callable[[], wire.State] | None = None
+    owes: Callable[[], JobState] | None = None
     """The report that is still to be delivered."""
 
 
@@ -203,8 +203,8 @@ class Life:
             except FleetError:
                 self.happened["late and refused"] += 1
 
-    def beat(self, host: Host, lease: wire.Lease) -> wire.Beat:
-        message = wire.Heartbeat(lease.lease_id, wire.Progress(1, 2), [lease.lease_id])
+    def beat(self, host: Host, lease: Lease) -> Beat:
+        message = Heartbeat(lease.lease_id, Progress(1, 2), [lease.lease_id])
         beat = self.queue.beat(lease.job_id, message)
         if beat is None:
             beat = self.do(lambda tx: self.queue.heartbeat(tx, lease.job_id, message))
@@ -212,23 +212,23 @@ class Life:
         self.seen.acknowledged.add(lease.lease_id)
         return beat
 
-    def claim(self, host: Host) -> wire.Lease | None:
-        message = wire.Claim(host.claim_id, host.name, host.capability, [])
-        lease: wire.Lease | None = self.do(lambda tx: self.queue.claim(tx, message))
+    def claim(self, host: Host) -> Lease | None:
+        message = Claim(host.claim_id, host.name, host.capability, [])
+        lease: Lease | None = self.do(lambda tx: self.queue.claim(tx, message))
         if lease is not None:
             self.seen.contacts[lease.lease_id] = self.now
         return lease
 
-    def complete(self, lease: wire.Lease) -> wire.State:
+    def complete(self, lease: Lease) -> JobState:
         artifact = hashlib.sha256(lease.job_id.encode()).hexdigest()
         self.do(lambda tx: self.queue.add_artifact(tx, artifact, 10, "gbt", "realistic"))
-        message = wire.Complete(lease.lease_id, artifact, {"auroc": 0.9})
-        state: wire.State = self.do(lambda tx: self.queue.complete(tx, lease.job_id, message))
+        message = Complete(lease.lease_id, artifact, {"auroc": 0.9})
+        state: JobState = self.do(lambda tx: self.queue.complete(tx, lease.job_id, message))
         return state
 
-    def fail(self, lease: wire.Lease, kind: Any) -> wire.State:
-        message = wire.Fail(lease.lease_id, kind, 1, "it broke")
-        state: wire.State = self.do(lambda tx: self.queue.fail(tx, lease.job_id, message))
+    def fail(self, lease: Lease, kind: Any) -> JobState:
+        message = Fail(lease.lease_id, kind, 1, "it broke")
+        state: JobState = self.do(lambda tx: self.queue.fail(tx, lease.job_id, message))
         return state
 
     # ---- workers
@@ -274,7 +274,7 @@ class Life:
             self.happened[kind] += 1
             self.end(host, run, lambda: self.fail(lease, kind))
 
-    def end(self, host: Host, run: Run, report: Callable[[], wire.State]) -> None:
+    def end(self, host: Host, run: Run, report: Callable[[], JobState]) -> None:
         run.training, run.owes = False, report
         self.report(host, run)
 

@@ -13,12 +13,12 @@ from tests.machine import protocol
 from tests.machine.inline_database import InlineSqlite
 from tests.machine.protocol import Event, Protocol, Search
 from tests.queue_world import Ending
-from training.fleet import wire
-from training.fleet.capability import GIB, Capability
 from training.fleet.errors import ConflictError, OtherResultError, StaleLeaseError
-from training.fleet.jobs import Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
 from training.fleet.manifest import Header, JobEntry
+from training.fleet.model.capability import GIB, Capability
+from training.fleet.model.jobs import Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
 from training.fleet.queue import Queue, reload
+from training.fleet.wire.worker import Claim, Complete, Fail, Heartbeat
 
 ALL = Protocol(alike=True)
 SMALL = Protocol(claims=2)
@@ -100,7 +100,7 @@ class RealJob:
         worker, claim = divmod(slot, self.rules.claims)
         capability = Capability(f"worker-{worker}", ram_bytes=GIB)
         held = [lease for of, lease in self.leases.items() if of // self.rules.claims == worker] if holds else []
-        message = wire.Claim(f"claim-{claim:04d}", capability.hostname, capability, held)
+        message = Claim(f"claim-{claim:04d}", capability.hostname, capability, held)
         lease = self.do(lambda tx: self.queue.claim(tx, message))
         if lease is None:
             return "none"
@@ -108,17 +108,17 @@ class RealJob:
         return "lease"
 
     def beat(self, slot: int, _: int) -> str:
-        message = wire.Heartbeat(self.leases[slot])
+        message = Heartbeat(self.leases[slot])
         if self.queue.beat(self.id, message) is None:
             self.do(lambda tx: self.queue.heartbeat(tx, self.id, message))
         return "go on"
 
     def complete(self, slot: int, artifact: int) -> str:
-        message = wire.Complete(self.leases[slot], ARTIFACTS[artifact])
+        message = Complete(self.leases[slot], ARTIFACTS[artifact])
         return str(self.do(lambda tx: self.queue.complete(tx, self.id, message)).status)
 
     def fail(self, slot: int, released: int) -> str:
-        self.do(lambda tx: self.queue.fail(tx, self.id, wire.Fail(self.leases[slot], KINDS[released])))
+        self.do(lambda tx: self.queue.fail(tx, self.id, Fail(self.leases[slot], KINDS[released])))
         return "noted"
 
     def expire(self, _slot: int, _: int) -> str:

@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 
-from training.fleet import wire
 from training.fleet.api.messages import Decoder, demand_sound_json
 from training.fleet.errors import InvalidMessageError, RequestError
+from training.fleet.wire.people import Reload
+from training.fleet.wire.worker import Claim, Complete, Fail, Heartbeat, Progress
 
-HEARTBEAT = Decoder(wire.Heartbeat)
-CLAIM = Decoder(wire.Claim)
-COMPLETE = Decoder(wire.Complete)
-FAIL = Decoder(wire.Fail)
-RELOAD = Decoder(wire.Reload)
+HEARTBEAT = Decoder(Heartbeat)
+CLAIM = Decoder(Claim)
+COMPLETE = Decoder(Complete)
+FAIL = Decoder(Fail)
+RELOAD = Decoder(Reload)
 
 BEAT = {"lease_id": "lease-0001"}
 
@@ -26,15 +27,15 @@ def body(**changes: Any) -> bytes:
 
 def test_a_message_is_an_instance_of_the_shared_class() -> None:
     found = HEARTBEAT.decode(body(progress={"step": 3, "metrics": {"auroc": 0.5, "n": 2, "ok": True, "x": None}}))
-    assert isinstance(found, wire.Heartbeat)
-    assert isinstance(found.progress, wire.Progress)
+    assert isinstance(found, Heartbeat)
+    assert isinstance(found.progress, Progress)
     assert found.progress.metrics == {"auroc": 0.5, "n": 2, "ok": True, "x": None}
     assert found.held_leases == []
 
 
 def test_unknown_fields_are_ignored_at_every_depth() -> None:
     found = HEARTBEAT.decode(body(later=[{"deep": 1}], progress={"step": 1, "new": {}}))
-    assert found == wire.Heartbeat("lease-0001", wire.Progress(step=1)) or found.lease_id == "lease-0001"
+    assert found == Heartbeat("lease-0001", Progress(step=1)) or found.lease_id == "lease-0001"
 
 
 def test_a_whole_claim_with_gpus_is_read() -> None:

@@ -13,7 +13,7 @@ from integrity_site import Site, killed
 
 from training.fleet.database.sqlite import pages
 from training.fleet.errors import ConfigurationError, FleetError
-from training.fleet.integrity import fsck as fsck_module
+from training.fleet.maintenance import fsck as fsck_module
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.fleet.errors import ManifestError
-from training.fleet.manifest import Edit, InForce, child_load, load, parse
+from training.fleet.manifest import Edit, LastApplied, child_load, load, parse
 from training.fleet.manifest.__main__ import main
 from training.fleet.manifest.difference import Difference, difference
 from training.fleet.manifest.source import load_edit
@@ -155,7 +155,7 @@ def test_a_child_reads_only_what_differs_from_the_manifest_in_force(tmp_path: Pa
     old.write_text(TEN)
     new.write_text(TEN.replace("seed = 4\n", "seed = 4\npriority = 9\n"))
     before = load(old)
-    loaded = child_load(new, in_force=InForce(old, 10, before.contract))
+    loaded = child_load(new, in_force=LastApplied(old, 10, before.contract))
     assert loaded.header == load(new).header
     assert tuple(loaded.entries) == (load(new).jobs[4],)
     assert loaded.edit == Edit(stood=ids(4), gone=(), after=ids(3)[0], before=ids(5)[0])
@@ -166,7 +166,7 @@ def test_a_child_reads_the_whole_file_where_it_must(tmp_path: Path, count: int) 
     old, new = tmp_path / "applied.toml", tmp_path / "manifest.toml"
     old.write_text(TEN if count == 9 else "[manifest]\n")
     new.write_text(TEN)
-    loaded = child_load(new, in_force=InForce(old, count, None))
+    loaded = child_load(new, in_force=LastApplied(old, count, None))
     assert loaded.edit is None
     assert len(list(loaded.entries)) == 10
 
@@ -186,8 +186,8 @@ def test_the_child_program_writes_an_edit_or_the_whole_file(tmp_path: Path, caps
 def test_an_edit_of_a_lost_file_or_with_a_silent_trainer_is_none(tmp_path: Path) -> None:
     path = tmp_path / "manifest.toml"
     path.write_text(HEAD + '[trainer]\ncommand = ["./absent"]\n' + job(1))
-    assert load_edit(path, InForce(path, 1, None)) is None
-    assert load_edit(path, InForce(tmp_path / "absent.toml", 1, None)) is None
+    assert load_edit(path, LastApplied(path, 1, None)) is None
+    assert load_edit(path, LastApplied(tmp_path / "absent.toml", 1, None)) is None
 
 
 def test_a_file_without_a_manifest_table_must_be_read_whole() -> None:
@@ -197,7 +197,7 @@ def test_a_file_without_a_manifest_table_must_be_read_whole() -> None:
 def test_a_manifest_in_force_that_is_lost_means_reading_the_whole_file(tmp_path: Path) -> None:
     new = tmp_path / "manifest.toml"
     new.write_text(TEN)
-    loaded = child_load(new, in_force=InForce(tmp_path / "absent.toml", 10, load(new).contract))
+    loaded = child_load(new, in_force=LastApplied(tmp_path / "absent.toml", 10, load(new).contract))
     assert (loaded.edit, len(list(loaded.entries))) == (None, 10)
 
 
@@ -206,4 +206,4 @@ def test_a_trainer_that_cannot_be_asked_means_reading_the_whole_file_for_its_fau
     (tmp_path / "applied.toml").write_text(old)
     (tmp_path / "manifest.toml").write_text(old + job(2))
     with pytest.raises(ManifestError, match=r"\./absent cannot be started"):
-        child_load(tmp_path / "manifest.toml", in_force=InForce(tmp_path / "applied.toml", 1, None))
+        child_load(tmp_path / "manifest.toml", in_force=LastApplied(tmp_path / "applied.toml", 1, None))

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from training.fleet.errors import ManifestError, TrainerError, UnavailableError
-from training.fleet.jobs import DatasetRef
-from training.fleet.manifest import MAX_MANIFEST_BYTES, InForce, child, child_load, declaration_of, load
+from training.fleet.manifest import LastApplied, child, child_load, declaration_of, load
 from training.fleet.manifest.__main__ import main
 from training.fleet.manifest.source import read_bytes
+from training.fleet.model.jobs import MAX_MANIFEST_BYTES, DatasetRef
 from training.trainer import hyper
 
 A = "sha256:" + "a" * 64
@@ -254,7 +254,7 @@ def test_where_a_schema_is_required_no_trainer_is_started(tmp_path: Path) -> Non
     assert fault.place == "trainer (line 4)"
     assert fault.found.startswith("no trainer.schema, and the setting schema_required keeps")
     assert "trainer.schema" in fault.hint
-    in_force = InForce(path, 1, hyper.contract_digest(DECLARATION))
+    in_force = LastApplied(path, 1, hyper.contract_digest(DECLARATION))
     with pytest.raises(ManifestError):
         child_load(path, schema_required=True, in_force=in_force)
     write(tmp_path, json.dumps(DECLARATION), "mine.json")

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from queue_world import World, entry
 
-from training.fleet import wire
 from training.fleet.auth.identities import digest_of
 from training.fleet.errors import (
     ConflictError,
@@ -22,6 +21,8 @@ from training.fleet.errors import (
     NotFoundError,
     RevokedError,
 )
+from training.fleet.wire.identities import Enrol, InviteOrder
+from training.fleet.wire.people import FleetEvent
 
 ALICE = "operator:alice"
 ONE, TWO = "1" * 64, "2" * 64
@@ -35,13 +36,13 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 def invited(world: World, worker: str = "pi", ttl_s: int = 900) -> str:
-    made = world.do(lambda tx: world.queue.invite(tx, wire.InviteOrder(worker, ttl_s), ALICE))
+    made = world.do(lambda tx: world.queue.invite(tx, InviteOrder(worker, ttl_s), ALICE))
     code: str = made.code
     return code
 
 
 def enrol(world: World, code: str, digest: str = ONE, worker: str = "pi") -> Any:
-    return world.do(lambda tx: world.queue.enrol(tx, wire.Enrol(code, worker, digest)))
+    return world.do(lambda tx: world.queue.enrol(tx, Enrol(code, worker, digest)))
 
 
 def enrolled(world: World, digest: str = ONE) -> Any:
@@ -56,8 +57,8 @@ def rotate(world: World, worker: str = "pi") -> Any:
     return world.do(lambda tx: world.queue.ask_to_rotate(tx, worker, ALICE))
 
 
-def trail(world: World, job: str | None = None, worker: str | None = None, limit: int = 500) -> list[wire.FleetEvent]:
-    found: list[wire.FleetEvent] = []
+def trail(world: World, job: str | None = None, worker: str | None = None, limit: int = 500) -> list[FleetEvent]:
+    found: list[FleetEvent] = []
     cursor: str | None = None
     for _ in range(1000):
         page = world.do(functools.partial(world.queue.events, job_id=job, worker=worker, cursor=cursor, limit=limit))
@@ -145,9 +146,9 @@ def test_of_two_keys_that_bring_one_code_in_one_batch_the_first_counts(world: Wo
     code = invited(world)
 
     def twice(tx: Any) -> Any:
-        first = world.queue.enrol(tx, wire.Enrol(code, "pi", ONE))
+        first = world.queue.enrol(tx, Enrol(code, "pi", ONE))
         with pytest.raises(InviteRefusedError, match="used already"):
-            world.queue.enrol(tx, wire.Enrol(code, "pi", TWO))
+            world.queue.enrol(tx, Enrol(code, "pi", TWO))
         return first
 
     assert world.do(twice) == world.queue.registry.living("pi")
@@ -215,7 +216,7 @@ def test_a_key_that_nobody_asked_for_takes_the_place_of_none(world: World) -> No
 
 def test_an_invite_says_whether_it_replaces_an_identity(world: World) -> None:
     def replaces() -> bool:
-        order = wire.InviteOrder("pi", 900)
+        order = InviteOrder("pi", 900)
         return bool(world.do(lambda tx: world.queue.invite(tx, order, ALICE)).replaces)
 
     assert not replaces()

@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 
 from tests.queue_world import ARTIFACT, OTHER, World, entry, host, open_world
-from training.fleet import wire
-from training.fleet.capability import Capability
 from training.fleet.errors import (
     ArtifactMissingError,
     ConflictError,
@@ -18,8 +16,11 @@ from training.fleet.errors import (
     OtherResultError,
     StaleLeaseError,
 )
-from training.fleet.jobs import Policy, Requirement, Terms, Trainer
+from training.fleet.model.capability import Capability
+from training.fleet.model.jobs import Policy, Requirement, Terms, Trainer
 from training.fleet.queue import lifecycle
+from training.fleet.wire.people import FailureView
+from training.fleet.wire.worker import Beat, Claim, Fail, Heartbeat, JobState, Lease, Progress
 
 TOWER = host("tower", ram_gib=32, vram_gib=12)
 
@@ -30,7 +31,7 @@ def world(tmp_path: Path) -> Iterator[World]:
         yield opened
 
 
-def kept_failure(world: World, lease: wire.Lease) -> int | None:
+def kept_failure(world: World, lease: Lease) -> int | None:
     """Return the event of the newest bad end of a lease's job."""
     event: int | None = world.do(lambda tx: tx.one("lease", lease_id=lease.lease_id))["failure"]
     return event
@@ -115,7 +116,7 @@ def test_before_the_first_manifest_every_host_is_refused(world: World) -> None:
 
 def test_a_worker_is_judged_by_its_own_name(world: World) -> None:
     world.load([entry(1, Requirement("gbt", allowed_hosts=("server",)))])
-    message = wire.Claim("claim-0001", "pi", host("server"))
+    message = Claim("claim-0001", "pi", host("server"))
     assert world.do(lambda tx: world.queue.claim(tx, message)) is None
 
 
@@ -133,9 +134,9 @@ def test_claims_in_one_batch_respect_the_slots(world: World) -> None:
     world.load([entry(1), entry(2)])
 
     def twice(tx: Any) -> tuple[Any, Any]:
-        first = world.queue.claim(tx, wire.Claim("claim-0001", "pi", host("pi")))
+        first = world.queue.claim(tx, Claim("claim-0001", "pi", host("pi")))
         assert first is not None
-        return first, world.queue.claim(tx, wire.Claim("claim-0002", "pi", host("pi"), [first.lease_id]))
+        return first, world.queue.claim(tx, Claim("claim-0002", "pi", host("pi"), [first.lease_id]))
 
     first, second = world.do(twice)
     assert first is not None
@@ -167,8 +168,8 @@ def test_a_lease_that_is_denied_in_the_batch_that_gave_it_is_ended(world: World)
     world.load([entry(1)])
 
     def twice(tx: Any) -> Any:
-        first = world.queue.claim(tx, wire.Claim("claim-0001", "pi", host("pi")))
-        return first, world.queue.claim(tx, wire.Claim("claim-0002", "pi", host("pi")))
+        first = world.queue.claim(tx, Claim("claim-0001", "pi", host("pi")))
+        return first, world.queue.claim(tx, Claim("claim-0002", "pi", host("pi")))
 
     first, second = world.do(twice)
     assert (first.job_id, second) == (entry(1).id, None)
@@ -265,19 +266,19 @@ def test_waiting_for_cuda_survives_a_restart(world: World) -> None:
 def test_the_first_heartbeat_starts_the_job_and_the_next_need_no_database(world: World) -> None:
     world.load([entry(1)])
     lease = world.claim()
-    message = wire.Heartbeat(lease.lease_id)
+    message = Heartbeat(lease.lease_id)
     assert world.queue.beat(lease.job_id, message) is None
-    assert world.beat(lease) == wire.Beat(600.0)
+    assert world.beat(lease) == Beat(600.0)
     assert world.status(lease.job_id) == "running"
-    assert world.queue.beat(lease.job_id, message) == wire.Beat(600.0)
+    assert world.queue.beat(lease.job_id, message) == Beat(600.0)
 
 
 def test_a_beat_for_another_job_is_not_answered_from_memory(world: World) -> None:
     world.load([entry(1), entry(2)])
     lease = world.running()
-    assert world.queue.beat(entry(2).id, wire.Heartbeat(lease.lease_id)) is None
+    assert world.queue.beat(entry(2).id, Heartbeat(lease.lease_id)) is None
     with pytest.raises(StaleLeaseError):
-        world.do(lambda tx: world.queue.heartbeat(tx, entry(2).id, wire.Heartbeat(lease.lease_id)))
+        world.do(lambda tx: world.queue.heartbeat(tx, entry(2).id, Heartbeat(lease.lease_id)))
 
 
 def test_heartbeats_keep_a_lease_for_ever(world: World) -> None:
@@ -292,25 +293,25 @@ def test_heartbeats_keep_a_lease_for_ever(world: World) -> None:
 def test_progress_is_shown_and_counts_as_a_change(world: World) -> None:
     world.load([entry(1)])
     lease = world.claim()
-    world.beat(lease, wire.Progress(1, 10))
-    assert world.job(lease.job_id).progress == wire.Progress(1, 10)
+    world.beat(lease, Progress(1, 10))
+    assert world.job(lease.job_id).progress == Progress(1, 10)
     before = world.queue.revision
-    world.beat(lease, wire.Progress(2, 10))
-    assert world.job(lease.job_id).progress == wire.Progress(2, 10)
+    world.beat(lease, Progress(2, 10))
+    assert world.job(lease.job_id).progress == Progress(2, 10)
     assert world.queue.revision > before
     before = world.queue.revision
     world.beat(lease)
-    assert world.job(lease.job_id).progress == wire.Progress(2, 10)
+    assert world.job(lease.job_id).progress == Progress(2, 10)
     assert world.queue.revision == before
 
 
 def test_a_beat_that_says_nothing_of_progress_keeps_what_is_known(world: World) -> None:
     world.load([entry(1)])
     lease = world.running()
-    world.beat(lease, wire.Progress(1, 10))
+    world.beat(lease, Progress(1, 10))
     world.beat(lease)
     world.beat(lease, held=["no-such-lease"])
-    assert world.job(lease.job_id).progress == wire.Progress(1, 10)
+    assert world.job(lease.job_id).progress == Progress(1, 10)
     world.wait(601)
     assert world.beat(lease) is not None
     assert world.job(lease.job_id).progress is None, "its lease had ended"
@@ -323,15 +324,15 @@ def test_a_beat_names_the_leases_to_stop_and_keeps_the_others(world: World) -> N
     lease = world.running()
     beat = world.beat(lease, held=[lease.lease_id, over.lease_id, "no-such-lease"])
     assert beat.stop == [over.lease_id, "no-such-lease"]
-    assert world.queue.beat(lease.job_id, wire.Heartbeat(lease.lease_id, None, [over.lease_id])) is None
+    assert world.queue.beat(lease.job_id, Heartbeat(lease.lease_id, None, [over.lease_id])) is None
 
 
 def test_heartbeats_of_an_unknown_job_or_lease_say_which_is_unknown(world: World) -> None:
     world.load([entry(1)])
     with pytest.raises(NotFoundError, match="cis490-jobs list"):
-        world.do(lambda tx: world.queue.heartbeat(tx, "f" * 64, wire.Heartbeat("no-such-lease")))
+        world.do(lambda tx: world.queue.heartbeat(tx, "f" * 64, Heartbeat("no-such-lease")))
     with pytest.raises(StaleLeaseError, match="no such lease"):
-        world.do(lambda tx: world.queue.heartbeat(tx, entry(1).id, wire.Heartbeat("no-such-lease")))
+        world.do(lambda tx: world.queue.heartbeat(tx, entry(1).id, Heartbeat("no-such-lease")))
 
 
 # ---- leases that run out
@@ -383,7 +384,7 @@ def test_a_late_heartbeat_is_adopted_while_nobody_else_has_begun(world: World) -
     world.load([entry(1)])
     lease = world.running()
     world.wait(601)
-    assert world.beat(lease) == wire.Beat(600.0)
+    assert world.beat(lease) == Beat(600.0)
     view = world.job(lease.job_id)
     assert (view.status, view.attempts_used, view.failure, view.ended_at) == ("running", 1, None, None)
     assert world.claim("server") is None
@@ -412,7 +413,7 @@ def test_a_late_result_is_adopted_while_nobody_else_has_begun(world: World) -> N
     world.load([entry(1)])
     lease = world.running()
     world.wait(601)
-    assert world.complete(lease) == wire.State(lease.job_id, "completed")
+    assert world.complete(lease) == JobState(lease.job_id, "completed")
     assert world.events(lease.job_id)[-1] == "complete"
     assert "late result" in world.detail(lease.job_id).events[-1].why
 
@@ -509,8 +510,8 @@ def test_a_late_result_of_the_last_attempt_is_accepted(world: World) -> None:
     """The training took a week, the network was away for one lease term, and nobody else has begun."""
     lease = last_lease_ran_out(world)
     assert world.do(lambda tx: world.queue.lease_for_upload(tx, lease.lease_id, ARTIFACT))[0] == lease.job_id
-    assert world.complete(lease) == wire.State(lease.job_id, "completed")
-    assert world.complete(lease) == wire.State(lease.job_id, "completed")
+    assert world.complete(lease) == JobState(lease.job_id, "completed")
+    assert world.complete(lease) == JobState(lease.job_id, "completed")
     view = world.job(lease.job_id)
     assert (view.artifact, view.failure, view.attempts_used) == (ARTIFACT, None, 1)
     assert world.do(world.queue.recent_failures) == []
@@ -522,7 +523,7 @@ def test_a_late_result_of_the_last_attempt_is_accepted(world: World) -> None:
 
 def test_a_late_beat_of_the_last_attempt_takes_the_job_back(world: World) -> None:
     lease = last_lease_ran_out(world)
-    assert world.beat(lease) == wire.Beat(600.0)
+    assert world.beat(lease) == Beat(600.0)
     view = world.job(lease.job_id)
     assert (view.status, view.host, view.attempts_used, view.failure) == ("running", "pi", 1, None)
     event = world.detail(lease.job_id).events[-1]
@@ -531,7 +532,7 @@ def test_a_late_beat_of_the_last_attempt_takes_the_job_back(world: World) -> Non
     assert world.status(lease.job_id) == "running"
     world.wait(1)
     assert world.status(lease.job_id) == "failed"
-    assert world.beat(lease) == wire.Beat(600.0)
+    assert world.beat(lease) == Beat(600.0)
     assert world.fail(lease).status == "failed"
     with pytest.raises(StaleLeaseError):
         world.beat(lease)
@@ -691,7 +692,7 @@ def test_the_same_result_is_answered_for_ever(world: World) -> None:
     lease = world.running()
     first = world.complete(lease)
     world.restart()
-    assert world.complete(lease) == first == wire.State(lease.job_id, "completed")
+    assert world.complete(lease) == first == JobState(lease.job_id, "completed")
     assert world.events(lease.job_id).count("complete") == 1
     assert world.detail(lease.job_id).events[-1].why == ""
 
@@ -730,7 +731,7 @@ def test_a_result_that_comes_before_the_cancel_request_is_obeyed_wins(world: Wor
     world.load([entry(1)])
     lease = world.running()
     world.cancel(lease.job_id)
-    assert world.complete(lease) == wire.State(lease.job_id, "completed")
+    assert world.complete(lease) == JobState(lease.job_id, "completed")
     with pytest.raises(ConflictError, match="completed already"):
         world.cancel(lease.job_id)
 
@@ -810,7 +811,7 @@ def test_a_failure_is_retried_after_a_growing_delay_and_then_fails_the_job(world
         assert not world.job(entry(1).id).delayed
     seen.append(world.fail(world.running(), error="it broke").status)
     assert seen == ["pending", "pending", "failed"]
-    assert world.job(entry(1).id).failure == wire.Failure("trainer_error", "it broke", 1, "pi", world.wall)
+    assert world.job(entry(1).id).failure == FailureView("trainer_error", "it broke", 1, "pi", world.wall)
 
 
 def test_the_delay_is_capped(tmp_path: Path) -> None:
@@ -1148,8 +1149,8 @@ def test_a_job_given_back_and_a_claim_in_one_batch_wait_as_well(world: World) ->
     lease = world.running()
 
     def both(tx: Any) -> Any:
-        world.queue.fail(tx, lease.job_id, wire.Fail(lease.lease_id, "preempted"))
-        return world.queue.claim(tx, wire.Claim("claim-next", "pi", host("pi")))
+        world.queue.fail(tx, lease.job_id, Fail(lease.lease_id, "preempted"))
+        return world.queue.claim(tx, Claim("claim-next", "pi", host("pi")))
 
     assert world.do(both) is None
 
@@ -1161,7 +1162,7 @@ def test_a_job_given_back_in_a_change_that_is_undone_leaves_no_wait(world: World
     world.fail(other, "host_fault")
 
     def fail_late(tx: Any) -> None:
-        world.queue.fail(tx, lease.job_id, wire.Fail(lease.lease_id, "host_fault"))
+        world.queue.fail(tx, lease.job_id, Fail(lease.lease_id, "host_fault"))
         raise ConflictError("changed my mind")
 
     before = dict(world.queue._apart._entries), dict(world.queue._held_back._entries)
@@ -1241,8 +1242,8 @@ def test_a_failure_confirms_a_cancellation(world: World) -> None:
     world.load([entry(1)])
     lease = world.running()
     world.cancel(lease.job_id)
-    assert world.fail(lease, "lost") == wire.State(lease.job_id, "cancelled")
-    assert world.fail(lease, "lost") == wire.State(lease.job_id, "cancelled")
+    assert world.fail(lease, "lost") == JobState(lease.job_id, "cancelled")
+    assert world.fail(lease, "lost") == JobState(lease.job_id, "cancelled")
 
 
 def test_the_log_of_the_newest_failure_is_kept(world: World) -> None:
@@ -1273,8 +1274,8 @@ def test_each_job_has_the_log_of_its_own_failure(world: World) -> None:
 
 def test_cancelling_a_waiting_job_ends_it(world: World) -> None:
     world.load([entry(1)])
-    assert world.cancel(entry(1).id) == wire.State(entry(1).id, "cancelled")
-    assert world.cancel(entry(1).id) == wire.State(entry(1).id, "cancelled")
+    assert world.cancel(entry(1).id) == JobState(entry(1).id, "cancelled")
+    assert world.cancel(entry(1).id) == JobState(entry(1).id, "cancelled")
     assert world.claim() is None
     assert world.events(entry(1).id) == ["add", "cancel"]
 
@@ -1290,8 +1291,8 @@ def test_cancelling_a_delayed_job_ends_it(world: World) -> None:
 def test_cancelling_a_running_job_asks_its_worker(world: World) -> None:
     world.load([entry(1)])
     lease = world.running()
-    assert world.cancel(lease.job_id) == wire.State(lease.job_id, "running", True)
-    assert world.cancel(lease.job_id) == wire.State(lease.job_id, "running", True)
+    assert world.cancel(lease.job_id) == JobState(lease.job_id, "running", True)
+    assert world.cancel(lease.job_id) == JobState(lease.job_id, "running", True)
     assert world.beat(lease).cancel
     assert world.events(lease.job_id).count("cancel") == 1
 
@@ -1308,7 +1309,7 @@ def test_cancelling_a_claimed_job_is_told_with_the_first_beat(world: World) -> N
     world.load([entry(1)])
     lease = world.claim()
     world.cancel(lease.job_id)
-    assert world.beat(lease) == wire.Beat(600.0, cancel=True)
+    assert world.beat(lease) == Beat(600.0, cancel=True)
 
 
 def test_a_failed_job_cannot_be_cancelled(world: World) -> None:
@@ -1321,8 +1322,8 @@ def test_a_failed_job_cannot_be_cancelled(world: World) -> None:
 def test_a_requeue_gives_a_new_budget(world: World) -> None:
     world.load([entry(1, max_attempts=1)])
     world.fail(world.running())
-    assert world.requeue(entry(1).id) == wire.State(entry(1).id, "pending")
-    assert world.requeue(entry(1).id) == wire.State(entry(1).id, "pending")
+    assert world.requeue(entry(1).id) == JobState(entry(1).id, "pending")
+    assert world.requeue(entry(1).id) == JobState(entry(1).id, "pending")
     view = world.job(entry(1).id)
     assert (view.attempts_used, view.failure is not None) == (0, True)
     assert world.claim().fence == 3
@@ -1376,7 +1377,7 @@ def test_a_change_that_is_undone_leaves_no_trace_in_memory(world: World) -> None
     revision = world.queue.revision
 
     def fail_late(tx: Any) -> None:
-        world.queue.claim(tx, wire.Claim("claim-0001", "pi", host("pi")))
+        world.queue.claim(tx, Claim("claim-0001", "pi", host("pi")))
         raise ConflictError("changed my mind")
 
     with pytest.raises(FleetError):

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from tests.queue_world import ARTIFACT, World, entry, host, open_world
-from training.fleet import __version__, wire
+from training.fleet import __version__
 from training.fleet.errors import InvalidMessageError, NotFoundError
-from training.fleet.jobs import DatasetRef, Policy, Requirement, Trainer
+from training.fleet.model.jobs import DatasetRef, Policy, Requirement, Trainer
 from training.fleet.queue import Filters, lists
+from training.fleet.wire.people import AttemptView, FailureView, JobPage
 
 
 @pytest.fixture
@@ -24,9 +25,9 @@ def world(tmp_path: Path) -> Iterator[World]:
         yield opened
 
 
-def page(world: World, filters: Filters | None = None, cursor: str | None = None, limit: int = 100) -> wire.JobPage:
+def page(world: World, filters: Filters | None = None, cursor: str | None = None, limit: int = 100) -> JobPage:
     found = world.do(lambda tx: world.queue.jobs(tx, filters, cursor, limit))
-    assert isinstance(found, wire.JobPage)
+    assert isinstance(found, JobPage)
     return found
 
 
@@ -60,8 +61,8 @@ def filled(world: World) -> None:
 
 
 def test_an_empty_queue_has_one_empty_page(world: World) -> None:
-    assert page(world) == wire.JobPage([], None)
-    assert page(world, Filters(frozenset({"pending"}))) == wire.JobPage([], None)
+    assert page(world) == JobPage([], None)
+    assert page(world, Filters(frozenset({"pending"}))) == JobPage([], None)
 
 
 def test_pages_follow_each_other_without_gaps_or_repeats(world: World) -> None:
@@ -213,7 +214,7 @@ def test_a_strange_cursor_of_an_id_list_is_refused(world: World, cursor: str) ->
 
 def test_behind_a_cursor_of_many_digits_there_is_no_job(world: World) -> None:
     filled(world)
-    assert page(world, None, "s" + "9" * 64) == wire.JobPage([], None)
+    assert page(world, None, "s" + "9" * 64) == JobPage([], None)
 
 
 def test_the_limit_is_bounded(world: World) -> None:
@@ -247,12 +248,12 @@ def test_a_job_shows_everything_about_it(world: World) -> None:
         "max_attempts": 2,
     }
     at = world.wall
-    assert detail.attempts == [wire.AttemptView(1, "pi", at, at, at, "failed", "timeout", 1, "took too long")]
+    assert detail.attempts == [AttemptView(1, "pi", at, at, at, "failed", "timeout", 1, "took too long")]
     assert [event.action for event in detail.events] == ["add", "claim", "start", "fail"]
     assert detail.log_tail == "step 7"
     view = detail.job
     assert (view.dataset, view.split, view.seed, view.priority) == ("lab", "hosts", 490, 3)
-    assert view.failure == wire.Failure("timeout", "took too long", 1, "pi", at)
+    assert view.failure == FailureView("timeout", "took too long", 1, "pi", at)
 
 
 def test_a_job_without_history_shows_empty_fields(world: World) -> None:
@@ -568,7 +569,7 @@ def test_the_same_error_is_kept_once(world: World) -> None:
     words = "no card\n" + "x" * 3000
     given_back(world, 8, words)
     assert {attempt.error for attempt in world.detail(entry(1).id).attempts} == {words}
-    assert world.job(entry(1).id).failure == wire.Failure("host_fault", words, 1, "pi", world.wall)
+    assert world.job(entry(1).id).failure == FailureView("host_fault", words, 1, "pi", world.wall)
     assert {event.why for event in world.detail(entry(1).id).events if event.action == "fail"} == {
         "host_fault: no card …"
     }

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from tests.queue_world import World, entry, host, open_world
-from training.fleet import wire
 from training.fleet.errors import ConflictError, StorageFullError
-from training.fleet.jobs import DatasetRef, Policy, Requirement, Terms
+from training.fleet.model.jobs import DatasetRef, Policy, Requirement, Terms
 from training.fleet.queue.hosts import Hosts, InForce, requirement_from, requirement_json
 from training.fleet.queue.leases import Leases
 from training.fleet.queue.memory import wall_label
+from training.fleet.wire.worker import Complete, Heartbeat, Progress
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_wall_labels_are_utc_with_milliseconds() -> None:
 def test_a_lease_whose_end_did_not_become_durable_gets_a_full_term(world: World) -> None:
     world.load([entry(1)])
     lease = world.running()
-    world.beat(lease, wire.Progress(3, 9))
+    world.beat(lease, Progress(3, 9))
     world.wait(599)
     world.now += 1
     mend = refuse_commits(world)
@@ -63,7 +63,7 @@ def test_a_lease_whose_end_did_not_become_durable_gets_a_full_term(world: World)
     mend()
     world.wait(599)
     assert world.status(lease.job_id) == "running"
-    assert world.job(lease.job_id).progress == wire.Progress(3, 9)
+    assert world.job(lease.job_id).progress == Progress(3, 9)
     world.wait(1)
     assert world.status(lease.job_id) == "pending"
 
@@ -117,7 +117,7 @@ def test_a_lease_that_ended_while_the_sweeper_took_it_is_left_alone(world: World
         world.sweep()
 
     def both(tx: Any) -> None:
-        world.queue.complete(tx, lease.job_id, wire.Complete(lease.lease_id, "a" * 64))
+        world.queue.complete(tx, lease.job_id, Complete(lease.lease_id, "a" * 64))
         world.queue.leases.put(1, lease.job_id, lease.lease_id, "pi", running=True)
         world.now += 601
         for _ in range(130):
@@ -137,12 +137,12 @@ def test_a_beat_that_is_being_answered_wins_over_the_sweep_behind_it(world: Worl
     world.now += 1
 
     def both(tx: Any) -> None:
-        world.queue.heartbeat(tx, lease.job_id, wire.Heartbeat(lease.lease_id))
+        world.queue.heartbeat(tx, lease.job_id, Heartbeat(lease.lease_id))
         world.queue.sweep(tx)
 
     world.do(both)
     assert world.status(lease.job_id) == "running"
-    assert world.queue.beat(lease.job_id, wire.Heartbeat(lease.lease_id)) is not None
+    assert world.queue.beat(lease.job_id, Heartbeat(lease.lease_id)) is not None
 
 
 def test_a_change_in_force_that_was_undone_is_not_followed(world: World) -> None:
@@ -233,7 +233,7 @@ def test_lease_that_is_gone_takes_no_message() -> None:
     leases = Leases(lambda: 0.0, Terms())
     leases.extend("gone")
     leases.ask_to_stop("gone")
-    leases.report("gone", wire.Progress(1))
+    leases.report("gone", Progress(1))
     assert leases.beat("job", "gone", None, ()) is None
     assert leases.next_sweep() is None
 

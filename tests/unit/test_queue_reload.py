@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from tests.queue_world import World, entry, host, open_world
-from training.fleet import wire
 from training.fleet.errors import FleetError, PreconditionError, WouldShrinkError
-from training.fleet.jobs import DatasetRef, Policy, Requirement, Trainer
 from training.fleet.manifest import Edit, JobEntry
+from training.fleet.model.jobs import DatasetRef, Policy, Requirement, Trainer
 from training.fleet.queue import change, reload, reload_edit
 from training.fleet.queue.hosts import requirement_from
+from training.fleet.wire.people import Plan, PlannedJob
+from training.fleet.wire.worker import Beat
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def order(world: World, worker: str = "pi") -> list[int]:
     return given
 
 
-def counts(plan: wire.Plan) -> dict[str, int]:
+def counts(plan: Plan) -> dict[str, int]:
     return {key: value for key, value in plan.counts.items() if value}
 
 
@@ -68,7 +69,7 @@ def test_a_plan_and_the_reload_after_it_agree(world: World) -> None:
     wanted = [entry(1), entry(2, priority=4), entry(4)]
     plan = world.plan(wanted, digest="d" * 64)
     assert counts(plan) == {"added": 1, "changed": 1, "unchanged": 1, "dropped": 1}
-    assert plan.changed == [wire.PlannedJob(entry(2).id, "gbt", "realistic", {"priority": [0, 4]})]
+    assert plan.changed == [PlannedJob(entry(2).id, "gbt", "realistic", {"priority": [0, 4]})]
     assert [job.id for job in plan.dropped] == [entry(3).id]
     done = world.load(wanted, digest="d" * 64, allow_shrink=True, if_plan=plan.digest)
     assert done == plan
@@ -100,7 +101,7 @@ def test_existing_jobs_keep_their_status(world: World) -> None:
     world.cancel(entry(3).id)
     assert counts(world.load([entry(number, priority=7) for number in range(4)])) == {"changed": 4}
     assert [world.status(entry(number).id) for number in range(4)] == ["completed", "running", "pending", "cancelled"]
-    assert world.beat(lease) == wire.Beat(600.0)
+    assert world.beat(lease) == Beat(600.0)
 
 
 def test_changed_constraints_are_named_field_by_field_and_count_at_once(world: World) -> None:
@@ -347,7 +348,7 @@ def test_hosts_that_may_do_more_under_the_new_manifest_are_woken(world: World) -
 
 def edited(
     world: World, old: list[JobEntry], start: int, end: int, part: list[JobEntry], **more: Any
-) -> tuple[wire.Plan | None, list[JobEntry]]:
+) -> tuple[Plan | None, list[JobEntry]]:
     """Replace old[start:end] by `part`, the way the reader of edits says it."""
     new = [*old[:start], *part, *old[end:]]
     stood = tuple(job.id for job in old[start:end])

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from tests.queue_world import ARTIFACT, OPERATOR, OTHER, World, entry, host, open_world
-from training.fleet import wire
 from training.fleet.auth.identities import digest_of
 from training.fleet.errors import ArtifactMissingError, FleetError
-from training.fleet.jobs import Policy, Requirement
+from training.fleet.model.jobs import Policy, Requirement
+from training.fleet.wire.identities import Enrol, InviteOrder
+from training.fleet.wire.worker import Lease
 
 KEYS = {
     "job": ("seq",),
@@ -72,7 +73,7 @@ class Crowd:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.leases: dict[int, wire.Lease] = {}
+        self.leases: dict[int, Lease] = {}
         own = {number: Requirement("gbt", allowed_hosts=(f"host-{number}",)) for number in range(1, 12)}
         self.entries = [entry(number, own[number], max_attempts=1 if number == 4 else 3) for number in range(1, 12)]
         world.load(self.entries, {"default": Policy(slots=9)})
@@ -93,18 +94,18 @@ class Crowd:
         world.cancel(self.id(10))
         for worker, digest in (("alpha", ONE), ("beta", TWO)):
             code = self.invite(worker)
-            world.do(lambda tx, w=worker, c=code, d=digest: world.queue.enrol(tx, wire.Enrol(c, w, d)))
+            world.do(lambda tx, w=worker, c=code, d=digest: world.queue.enrol(tx, Enrol(c, w, d)))
         world.wall = LATE
         world.now += 7
 
     def id(self, number: int) -> str:
         return self.entries[number - 1].id
 
-    def claim(self, number: int) -> wire.Lease:
+    def claim(self, number: int) -> Lease:
         self.leases[number] = self.world.claim(f"host-{number}")
         return self.leases[number]
 
-    def run(self, number: int, ends_as: str = "") -> wire.Lease:
+    def run(self, number: int, ends_as: str = "") -> Lease:
         lease = self.claim(number)
         self.world.beat(lease)
         if ends_as:
@@ -112,7 +113,7 @@ class Crowd:
         return lease
 
     def invite(self, worker: str, ttl_s: int = 900) -> str:
-        order = wire.InviteOrder(worker, ttl_s)
+        order = InviteOrder(worker, ttl_s)
         code: str = self.world.do(lambda tx: self.world.queue.invite(tx, order, OPERATOR)).code
         return code
 
@@ -174,7 +175,7 @@ def test_a_host_that_has_changed_is_written_down_and_no_other(world: World, crow
 
 def test_a_repeated_claim_is_answered_with_its_own_job(world: World, crowd: Crowd) -> None:
     first = world.claim("host-9", claim_id="claim-once")
-    again: list[wire.Lease] = []
+    again: list[Lease] = []
     assert changed(world, lambda: again.append(world.claim("host-9", claim_id="claim-once"))) == {}
     assert again == [first]
     assert first.job_id == crowd.id(9)
@@ -433,7 +434,7 @@ def test_an_invite_takes_the_place_of_an_unused_one_of_its_worker_alone(world: W
 
 def test_a_code_that_is_used_is_marked_and_no_other(world: World, crowd: Crowd) -> None:
     code, _ = crowd.invite("gamma"), crowd.invite("delta")
-    found = changed(world, lambda: world.do(lambda tx: world.queue.enrol(tx, wire.Enrol(code, "gamma", THREE))))
+    found = changed(world, lambda: world.do(lambda tx: world.queue.enrol(tx, Enrol(code, "gamma", THREE))))
     identity = world.queue.registry.living("gamma")
     assert identity is not None
     assert found.keys() == {"invite gamma", f"identity gamma {THREE}"}
@@ -442,7 +443,7 @@ def test_a_code_that_is_used_is_marked_and_no_other(world: World, crowd: Crowd) 
 
 def test_a_code_is_used_once_even_if_the_code_forgets_to_look(world: World, crowd: Crowd) -> None:
     code = crowd.invite("gamma")
-    world.do(lambda tx: world.queue.enrol(tx, wire.Enrol(code, "gamma", THREE)))
+    world.do(lambda tx: world.queue.enrol(tx, Enrol(code, "gamma", THREE)))
     own, other = (world.queue.registry.living(name) for name in ("gamma", "alpha"))
     assert own is not None and other is not None
     use = lambda tx: tx.run("use_invite", digest=digest_of(code), identity=other.id)  # noqa: E731

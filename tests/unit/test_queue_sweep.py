@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from tests.queue_world import World, entry, host
-from training.fleet import wire
-from training.fleet.api.parking import Lot, Place
-from training.fleet.jobs import Policy, Requirement, Terms
+from training.fleet.api.parking import Lot, ParkedCall
+from training.fleet.model.jobs import Policy, Requirement, Terms
 from training.fleet.queue import Queue
+from training.fleet.wire.worker import Heartbeat
 
 PREFERS = Requirement("gbt", prefer_cuda=True)
 TOWER = host("tower", vram_gib=12)
@@ -26,12 +26,12 @@ class Parked(World):
         self.lot = Lot(self.queue.hosts.eligible)
         self.queue.on_ready(self.lot.publish)
 
-    def park(self, worker: str, held: tuple[str, ...] = ()) -> Place:
+    def park(self, worker: str, held: tuple[str, ...] = ()) -> ParkedCall:
         place = self.lot.enter(worker)
         assert self.claim(worker, held) is None
         return place
 
-    def take(self, place: Place, held: tuple[str, ...] = ()) -> Any:
+    def take(self, place: ParkedCall, held: tuple[str, ...] = ()) -> Any:
         """Let a woken caller ask again, as the API does; its lease, None when there is nothing, \"asleep\" else."""
         if place.offer is None:
             return "asleep"
@@ -290,7 +290,7 @@ def test_a_beat_between_sweeps_is_not_lost(world: Parked) -> None:
     lease = busy_tower(world, entry(1, PREFERS))
     for _ in range(4):
         world.wait(149)
-        assert world.queue.beat(lease.job_id, wire.Heartbeat(lease.lease_id)) is not None
+        assert world.queue.beat(lease.job_id, Heartbeat(lease.lease_id)) is not None
         world.sweep()
     assert world.claim("pi") is None
 

@@ -13,8 +13,8 @@ import pytest
 import tree_sitter_powershell
 from tree_sitter import Language, Node, Parser
 
-from training.fleet import wire
 from training.fleet.cli import views
+from training.fleet.wire.identities import Invite
 from training.fleet.worker import enrol, program
 
 PARSER = Parser(Language(tree_sitter_powershell.language()))
@@ -213,7 +213,7 @@ def test_the_code_goes_to_the_worker_in_the_environment_alone(tree: Node) -> Non
 
 
 def test_the_parameters_are_those_that_an_invite_prints(tree: Node) -> None:
-    made = wire.Invite(
+    made = Invite(
         worker="pc", code="c0de", ttl_s=900, expires_at="2026-01-01T00:15:00Z", ca_sha256="ab" * 32, replaces=False
     )
     printed = views.invite(made, "https://receiver.example:8445")[1]

@@ -16,27 +16,26 @@ from pathlib import Path
 from typing import Final
 
 NAME: Final = "cis490-training-worker.pyz"
-PACKAGES: Final = ("auth", "client", "executors", "system", "worker")
+PACKAGES: Final = ("auth", "capability", "client", "model", "system", "wire", "worker")
 """Packages of the fleet that the worker consists of, whole."""
 MODULES: Final = (
     "training/__init__.py",
     "training/dataset.py",
     "training/fleet/__init__.py",
     "training/fleet/bundle.py",
-    "training/fleet/capability.py",
     "training/fleet/checks.py",
     "training/fleet/errors.py",
-    "training/fleet/jobs.py",
     "training/fleet/service.py",
     "training/fleet/settings.py",
-    "training/fleet/wire.py",
+    "training/fleet/tls/__init__.py",
+    "training/fleet/tls/trust.py",
     "training/needs.py",
     "training/trainer/__init__.py",
     "training/trainer/hyper.py",
 )
 """What else it needs. The trainer is no part of it; `hyper` says how a declaration is digested."""
 _SHELL_LINE: Final = b"#!/usr/bin/env python3\n"
-_MAIN: Final = b"import sys\n\nfrom training.fleet.worker import main\n\nsys.exit(main())\n"
+_MAIN: Final = b"import sys\n\nfrom training.fleet.worker.program import main\n\nsys.exit(main())\n"
 _FIRST_INSTANT: Final = (1980, 1, 1, 0, 0, 0)
 _UNIX: Final = 3
 _RIGHTS: Final = 0o644 << 16

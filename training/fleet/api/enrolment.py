@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from training.fleet import wire
 from training.fleet.api.callers import address, note
 from training.fleet.api.exchange import Answer, Request, answer
 from training.fleet.api.fleet import Fleet
@@ -16,10 +15,11 @@ from training.fleet.errors import (
     InviteRefusedError,
     NotFoundError,
 )
+from training.fleet.wire.identities import Enrol, Enrolled, Invite, InviteOrder, Material, NewSecret
 
-INVITE: Final = Decoder(wire.InviteOrder)
-ENROL: Final = Decoder(wire.Enrol)
-SECRET: Final = Decoder(wire.NewSecret)
+INVITE: Final = Decoder(InviteOrder)
+ENROL: Final = Decoder(Enrol)
+SECRET: Final = Decoder(NewSecret)
 NO_STORE: Final = (b"cache-control", b"no-store")
 
 
@@ -27,7 +27,7 @@ async def invite(fleet: Fleet, request: Request) -> Answer:
     """Make a one-time code with which one host can enrol."""
     order, who = INVITE.decode(await request.body()), request.caller.who
     made = await fleet.run(lambda tx: fleet.queue.invite(tx, order, who))
-    shown = wire.Invite(made.worker, made.code, made.ttl_s, made.expires_at, fleet.ca_sha256, made.replaces)
+    shown = Invite(made.worker, made.code, made.ttl_s, made.expires_at, fleet.ca_sha256, made.replaces)
     return answer(shown, headers=[NO_STORE])
 
 
@@ -50,7 +50,7 @@ async def enrol(fleet: Fleet, request: Request) -> Answer:
         fleet.sessions.forget(identity.worker)
         fleet.lot.ring(identity.worker)
     material = await _issued(fleet, identity.id, identity.worker)
-    enrolled = wire.Enrolled(
+    enrolled = Enrolled(
         worker=identity.worker,
         id=identity.id,
         version=fleet.version,
@@ -62,10 +62,10 @@ async def enrol(fleet: Fleet, request: Request) -> Answer:
     return answer(enrolled, headers=[NO_STORE])
 
 
-async def _issued(fleet: Fleet, public_id: str, worker: str) -> wire.Material:
+async def _issued(fleet: Fleet, public_id: str, worker: str) -> Material:
     """Return what the worker needs for mutual TLS; who asks again soon gets the same."""
     if fleet.issuer is None:
-        return wire.Material()
+        return Material()
     material = await asyncio.to_thread(fleet.issuer, worker, public_id)
     await fleet.run(lambda tx: fleet.queue.keep_certificate(tx, public_id, material.fingerprint))
     return material

@@ -22,7 +22,7 @@ from training.fleet.api.parking import Lot
 from training.fleet.api.uploading import Uploads
 from training.fleet.auth import Credentials, Sessions
 from training.fleet.errors import UnavailableError
-from training.fleet.wire import Material
+from training.fleet.wire.identities import Material
 
 if TYPE_CHECKING:
     from training.fleet.api.keeping import Keeper

@@ -27,10 +27,10 @@ from training.fleet.errors import (
     PreconditionError,
     UnavailableError,
 )
-from training.fleet.jobs import Trainer
-from training.fleet.manifest import MAX_MANIFEST_BYTES, InForce, Loaded, child_load
+from training.fleet.manifest import LastApplied, Loaded, child_load
+from training.fleet.model.jobs import MAX_MANIFEST_BYTES, Trainer
 from training.fleet.queue import Queue
-from training.fleet.wire import Plan, Reload
+from training.fleet.wire.people import Plan, Reload
 from training.trainer import hyper
 
 START_ACTOR: Final = "receiver"
@@ -155,12 +155,12 @@ class Loader:
             loaded = child_load(self._path, schema_required=self._schema_required)
         return fleet_queue.reload(*parts, loaded.header, loaded.entries, **terms)
 
-    def _kept(self) -> InForce | None:
+    def _kept(self) -> LastApplied | None:
         """Return the manifest in force where its bytes are at hand, else None."""
         in_force = self._queue.hosts.in_force
         with contextlib.suppress(OSError):
             if in_force.digest and _digest(self._applied_path) == in_force.digest:
-                return InForce(self._applied_path, in_force.count, in_force.contract)
+                return LastApplied(self._applied_path, in_force.count, in_force.contract)
         return None
 
     def _plan(self, text: bytes | None) -> Plan:

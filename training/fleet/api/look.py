@@ -15,7 +15,7 @@ from training.fleet.api.fleet import Fleet
 from training.fleet.errors import FleetError, InvalidMessageError
 from training.fleet.queue import Filters
 from training.fleet.single_file import NAME, own_single_file
-from training.fleet.wire import Health, WorkerView
+from training.fleet.wire.people import Health, WorkerView
 
 DEFAULT_PAGE: Final = 100
 MAX_FAILURES: Final = 10

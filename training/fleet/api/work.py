@@ -11,12 +11,12 @@ from training.fleet.api.callers import address, client, demand_holder, demand_ow
 from training.fleet.api.exchange import KNOWN, PARKED, Answer, ClientGoneError, Request, answer
 from training.fleet.api.fleet import Fleet
 from training.fleet.api.messages import Decoder
-from training.fleet.api.parking import Place
+from training.fleet.api.parking import ParkedCall
 from training.fleet.auth import neighbourhood
 from training.fleet.database import Transaction
 from training.fleet.errors import DigestMismatchError, LengthRequiredError, RequestError, UpgradeRequiredError
 from training.fleet.store import Upload, index_row
-from training.fleet.wire import Claim, Complete, Fail, Heartbeat, Lease, Stored
+from training.fleet.wire.worker import Claim, Complete, Fail, Heartbeat, Lease, Stored
 
 PARK_CAP_S: Final = 60.0
 OLDEST_WORKER: Final = (0, 1)
@@ -71,7 +71,9 @@ async def _parked(fleet: Fleet, request: Request, message: Claim, wait_s: float)
         del request.scope[PARKED]
 
 
-async def _wait_for_job(fleet: Fleet, request: Request, place: Place, message: Claim, wait_s: float) -> Lease | None:
+async def _wait_for_job(
+    fleet: Fleet, request: Request, place: ParkedCall, message: Claim, wait_s: float
+) -> Lease | None:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + wait_s
     timer = loop.call_at(deadline, place.bell.set)
@@ -96,7 +98,7 @@ async def _wait_for_job(fleet: Fleet, request: Request, place: Place, message: C
         gone.cancel()
 
 
-async def _take_offered(fleet: Fleet, request: Request, place: Place, message: Claim) -> Lease | None:
+async def _take_offered(fleet: Fleet, request: Request, place: ParkedCall, message: Claim) -> Lease | None:
     offer = place.offer
     assert offer is not None
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from training.fleet.errors import ManifestError
 from training.fleet.manifest.child import write_faults, write_rows
-from training.fleet.manifest.source import InForce, load, load_edit
+from training.fleet.manifest.source import LastApplied, load, load_edit
 
 
 def main(argv: list[str]) -> int:
@@ -47,7 +47,7 @@ def _write(options: argparse.Namespace) -> None:
         "schema_required": options.schema_required,
     }
     if options.in_force is not None:
-        in_force = InForce(options.in_force, options.count, options.contract)
+        in_force = LastApplied(options.in_force, options.count, options.contract)
         found = load_edit(options.rows, in_force, **place)
         if found is not None:
             write_rows(found.header, found.entries, sys.stdout, found.edit)

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import IO, Any, TextIO
 
 from training.fleet.errors import Fault, ManifestError, UnavailableError
-from training.fleet.jobs import DatasetRef, Limits, Policy, Requirement, Spec, Trainer
 from training.fleet.manifest.entries import Edit, Header, JobEntry
-from training.fleet.manifest.source import InForce
+from training.fleet.manifest.source import LastApplied
+from training.fleet.model.jobs import DatasetRef, Limits, Policy, Requirement, Spec, Trainer
 
 _ROOT = Path(__file__).resolve().parents[3]
 _SCRUBBED = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIALS")
@@ -48,7 +48,7 @@ def child_load(
     base: Path | None = None,
     ask_trainer: bool = True,
     schema_required: bool = False,
-    in_force: InForce | None = None,
+    in_force: LastApplied | None = None,
     timeout_s: float = 120,
 ) -> Loaded:
     """Read and check a manifest file in a child process.

@@ -13,21 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.fleet.errors import Fault, ManifestError, TrainerError
-from training.fleet.jobs import Trainer
 from training.fleet.manifest.declaration import declaration_of
 from training.fleet.manifest.difference import Difference, difference, leading_tables
 from training.fleet.manifest.entries import Manifest
 from training.fleet.manifest.findings import invalid
 from training.fleet.manifest.parse import checked, trainer_of
-from training.fleet.manifest.text import MAX_MANIFEST_BYTES, Document, NotPlainError, read_document, too_large
+from training.fleet.manifest.text import Document, NotPlainError, read_document, too_large
+from training.fleet.model.jobs import MAX_MANIFEST_BYTES, Trainer
 
-__all__ = ["MAX_MANIFEST_BYTES", "load", "read_bytes"]
+__all__ = ["load", "read_bytes"]
 
 _TRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
-class InForce:
+class LastApplied:
     """The manifest that was applied last.
 
     Attributes:
@@ -68,7 +68,7 @@ def load_bytes(data: bytes, base: Path, *, ask_trainer: bool = True, schema_requ
 
 def load_edit(
     path: Path,
-    in_force: InForce,
+    in_force: LastApplied,
     *,
     base: Path | None = None,
     ask_trainer: bool = True,

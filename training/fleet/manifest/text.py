@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from training.fleet.errors import Fault, ManifestError
 from training.fleet.manifest.findings import invalid, short
+from training.fleet.model.jobs import MAX_MANIFEST_BYTES
 
-MAX_MANIFEST_BYTES: Final = 32 * 2**20
 MAX_JOBS: Final = 200_000
 
 # The comment after a header holds no control character, as TOML demands: the quick way does not look at it again.

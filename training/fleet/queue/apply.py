@@ -12,12 +12,12 @@ from functools import partial
 from itertools import islice
 from typing import Final, TypeVar
 
-from training.fleet import wire
 from training.fleet.database import Database, Transaction
 from training.fleet.errors import PreconditionError, WouldShrinkError
 from training.fleet.manifest import Edit, Header, JobEntry
 from training.fleet.queue.change import ManifestChange
 from training.fleet.queue.load import Load
+from training.fleet.wire.people import Plan
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ CHUNK: Final = 150
 """Jobs in one step: a few milliseconds of the writer's time."""
 
 
-def plan(database: Database, queue: Load, header: Header, entries: Iterable[JobEntry]) -> wire.Plan:
+def plan(database: Database, queue: Load, header: Header, entries: Iterable[JobEntry]) -> Plan:
     """Say what a manifest would change, and change nothing.
 
     Args:
@@ -47,7 +47,7 @@ def reload(
     actor: str = "receiver",
     allow_shrink: bool = False,
     if_plan: str | None = None,
-) -> wire.Plan:
+) -> Plan:
     """Bring a manifest in force.
 
     Args:
@@ -80,7 +80,7 @@ def reload_edit(
     actor: str = "receiver",
     allow_shrink: bool = False,
     if_plan: str | None = None,
-) -> wire.Plan | None:
+) -> Plan | None:
     """Bring a manifest in force of which only the part that differs was read.
 
     Args:
@@ -112,9 +112,7 @@ def reload_edit(
         return _apply(database, queue, change, allow_shrink, if_plan)
 
 
-def _apply(
-    database: Database, queue: Load, change: ManifestChange, allow_shrink: bool, if_plan: str | None
-) -> wire.Plan:
+def _apply(database: Database, queue: Load, change: ManifestChange, allow_shrink: bool, if_plan: str | None) -> Plan:
     found = change.plan()
     _check(found, allow_shrink, if_plan)
     before = queue.hosts.in_force
@@ -153,7 +151,7 @@ def _compared(
     return change
 
 
-def _check(found: wire.Plan, allow_shrink: bool, if_plan: str | None) -> None:
+def _check(found: Plan, allow_shrink: bool, if_plan: str | None) -> None:
     if if_plan is not None and if_plan != found.digest:
         raise PreconditionError(
             f"the manifest or the queue moved: the plan was {if_plan[:12]}, it would be {found.digest[:12]} now; "

@@ -15,12 +15,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from training.fleet import placement, wire
-from training.fleet.capability import Capability, with_free_cards
 from training.fleet.database import Row
-from training.fleet.jobs import Limits, Policy, Requirement
 from training.fleet.manifest import Header, JobEntry
+from training.fleet.model import placement
+from training.fleet.model.capability import Capability, with_free_cards
+from training.fleet.model.jobs import Limits, Policy, Requirement
 from training.fleet.queue.hosts import DEFAULT_HOST, InForce
+from training.fleet.wire.people import Plan, PlannedJob
 
 MAX_LISTED: Final = 1000
 """Jobs listed in each part of a plan."""
@@ -80,7 +81,7 @@ class ManifestChange:
         self._warnings = list(header.warnings)
         self._hosts: list[tuple[str, Capability, Policy | None]] = []
         self._digest = hashlib.sha256(header.digest.encode())
-        self._listed: dict[str, list[wire.PlannedJob]] = {"added": [], "changed": [], "dropped": []}
+        self._listed: dict[str, list[PlannedJob]] = {"added": [], "changed": [], "dropped": []}
         self._stranded: list[str] = []
         self._seen = bytearray()
         self._able: dict[Requirement, list[str]] = {}
@@ -110,7 +111,7 @@ class ManifestChange:
     def add(self, entry: JobEntry, position: int) -> None:
         """Note a job that the queue does not have."""
         able = self._able_hosts(entry.requirement)
-        planned = wire.PlannedJob(entry.id, entry.spec.model, entry.spec.mode, hosts=able[:MAX_HOSTS])
+        planned = PlannedJob(entry.id, entry.spec.model, entry.spec.mode, hosts=able[:MAX_HOSTS])
         self._note("added", planned)
         if not able and not self._welcome(entry.requirement):
             self.counts["stranded"] += 1
@@ -121,7 +122,7 @@ class ManifestChange:
     def alter(self, entry: JobEntry, position: int, fields: dict[str, list[Any]]) -> None:
         """Note a job whose terms change; without a field only its place does."""
         if fields:
-            self._note("changed", wire.PlannedJob(entry.id, entry.spec.model, entry.spec.mode, change=fields))
+            self._note("changed", PlannedJob(entry.id, entry.spec.model, entry.spec.mode, change=fields))
         else:
             self.counts["unchanged"] += 1
         self._keep(entry, position)
@@ -129,7 +130,7 @@ class ManifestChange:
     def drop(self, row: Row) -> None:
         """Note a job that the manifest no longer names."""
         self.gone.append(row["seq"])
-        self._note("dropped", wire.PlannedJob(row["id"], row["model"], row["mode"]))
+        self._note("dropped", PlannedJob(row["id"], row["model"], row["mode"]))
 
     def see(self, seq: int, named: bool) -> None:
         """Note that the manifest names a job of the queue."""
@@ -144,9 +145,9 @@ class ManifestChange:
         byte, bit = divmod(seq, 8)
         return byte < len(self._seen) and bool(self._seen[byte] >> bit & 1)
 
-    def plan(self) -> wire.Plan:
+    def plan(self) -> Plan:
         """Return what was found, as people see it."""
-        return wire.Plan(
+        return Plan(
             digest=self._digest.hexdigest(),
             manifest=self.in_force.digest,
             counts={key: self.counts[key] for key in ("added", "changed", "unchanged", "dropped", "stranded")},
@@ -173,7 +174,7 @@ class ManifestChange:
         bounds = self._parts.setdefault(entry.limits, len(self._parts))
         self._spool.write(json.dumps([entry.id, entry.document, needs, bounds, position]) + "\n")
 
-    def _note(self, part: str, planned: wire.PlannedJob) -> None:
+    def _note(self, part: str, planned: PlannedJob) -> None:
         self.counts[part] += 1
         change = json.dumps(planned.change, sort_keys=True) if planned.change else "{}"
         self._digest.update(f"{part} {planned.id} {change}\n".encode())

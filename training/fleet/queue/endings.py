@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from training.fleet import wire
-from training.fleet.jobs import Requirement
+from training.fleet.model.jobs import Requirement
+from training.fleet.wire.worker import Fail
 
 GIVEN_BACK_S: Final = 2.0
 """First delay before a host gets a job again that it gave back, seconds from when it got the job: a worker that is
@@ -51,7 +51,7 @@ class Ending:
     away_s: float = 0.0
     away_from: float = 0.0
     requirement: Requirement | None = None
-    report: wire.Fail | None = None
+    report: Fail | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Witnesses:
     able: Sequence[str]
 
 
-def rejection(actor: str, message: wire.Fail, known: Witnesses, max_attempts: int, away_s: float, now: float) -> Ending:
+def rejection(actor: str, message: Fail, known: Witnesses, max_attempts: int, away_s: float, now: float) -> Ending:
     """Return what follows from a `spec_rejected`.
 
     One host is no proof: its checkout may be another one, or it may lie. So the job fails for good when a second host
@@ -101,7 +101,7 @@ def rejection(actor: str, message: wire.Fail, known: Witnesses, max_attempts: in
     return replace(ending, away_s=away_s, away_from=now)
 
 
-def told(message: wire.Fail) -> str:
+def told(message: Fail) -> str:
     """Return kind and start of an error for the history; the attempt keeps all of it."""
     return f"{message.kind}: {first_line(message.error)}".rstrip(": ")
 

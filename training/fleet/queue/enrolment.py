@@ -14,12 +14,13 @@ from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from training.fleet import wire
 from training.fleet.auth.identities import Identity, digest_of
 from training.fleet.database import Row, Transaction
 from training.fleet.errors import ConflictError, ForbiddenError, InvalidMessageError, InviteRefusedError, NotFoundError
 from training.fleet.queue.lifecycle import Lifecycle
 from training.fleet.queue.memory import worker_actor
+from training.fleet.wire.identities import Enrol, IdentityPage, IdentityView, Invite, InviteOrder, SecretTaken
+from training.fleet.wire.people import EventPage, FleetEvent
 
 CODE_BYTES: Final = 24
 """Random bytes in a one-time code."""
@@ -44,7 +45,7 @@ class Enrolment(Lifecycle):
 
     # ---- invites
 
-    def invite(self, tx: Transaction, order: wire.InviteOrder, actor: str) -> wire.Invite:
+    def invite(self, tx: Transaction, order: InviteOrder, actor: str) -> Invite:
         """Make a one-time code for a host. Codes for it that nobody has used are void from now on."""
         code, at = secrets.token_urlsafe(CODE_BYTES), self._now()
         expires_at = _later(at, order.ttl_s)
@@ -60,9 +61,9 @@ class Enrolment(Lifecycle):
         )
         self._note(tx, actor, order.worker, "invite", f"good until {expires_at}")
         replaces = self.registry.living(order.worker) is not None
-        return wire.Invite(order.worker, code, order.ttl_s, expires_at, replaces=replaces)
+        return Invite(order.worker, code, order.ttl_s, expires_at, replaces=replaces)
 
-    def enrol(self, tx: Transaction, message: wire.Enrol) -> Identity:
+    def enrol(self, tx: Transaction, message: Enrol) -> Identity:
         """Exchange a code for an identity, once; asked again with the same digest the answer is the same.
 
         Raises:
@@ -100,7 +101,7 @@ class Enrolment(Lifecycle):
             )
         return identity
 
-    def _new_identity(self, tx: Transaction, message: wire.Enrol) -> Identity:
+    def _new_identity(self, tx: Transaction, message: Enrol) -> Identity:
         worker, at = message.worker, self._now()
         actor = worker_actor(worker)
         old = self.registry.living(worker)
@@ -133,7 +134,7 @@ class Enrolment(Lifecycle):
 
     # ---- secrets
 
-    def revoke(self, tx: Transaction, worker: str, actor: str) -> wire.IdentityView:
+    def revoke(self, tx: Transaction, worker: str, actor: str) -> IdentityView:
         """Take a worker's secret back. Its jobs return to the queue, its unused invites are void. Safe to repeat.
 
         Raises:
@@ -154,7 +155,7 @@ class Enrolment(Lifecycle):
         for row in tx.all("leases_of", worker=worker):
             self._take_back(tx, row["lease_id"], actor, why)
 
-    def ask_to_rotate(self, tx: Transaction, worker: str, actor: str) -> wire.IdentityView:
+    def ask_to_rotate(self, tx: Transaction, worker: str, actor: str) -> IdentityView:
         """Ask a worker for a new key; it makes one at its next contact. Safe to repeat.
 
         Raises:
@@ -174,7 +175,7 @@ class Enrolment(Lifecycle):
             self._note(tx, actor, worker, "rotate", f"identity {identity.id}: a new key was asked for")
         return view_of(identity)
 
-    def take_secret(self, tx: Transaction, public_id: str, digest: str) -> wire.SecretTaken:
+    def take_secret(self, tx: Transaction, public_id: str, digest: str) -> SecretTaken:
         """Keep the digest of a worker's next key; the present one is good until the next was used. Safe to repeat.
 
         Raises:
@@ -189,7 +190,7 @@ class Enrolment(Lifecycle):
                     f"cis490-jobs worker rotate {identity.worker}"
                 )
             self._change(tx, replace(identity, next_digest=digest))
-        return wire.SecretTaken(public_id)
+        return SecretTaken(public_id)
 
     def renew(self, tx: Transaction, public_id: str) -> None:
         """Let the next key take over, because the worker has used it; the one before is worth nothing from now on."""
@@ -246,15 +247,15 @@ class Enrolment(Lifecycle):
         row = tx.one("lease", lease_id=lease_id)
         return None if row is None else str(row["worker"])
 
-    def identities(self, cursor: str | None, limit: int) -> wire.IdentityPage:
+    def identities(self, cursor: str | None, limit: int) -> IdentityPage:
         """Return one page of identities by worker, those that lived longest ago first. Safe from any thread."""
         found = [view_of(one) for one in self.registry if cursor is None or f"{one.worker} {one.created_at}" > cursor]
         last = found[limit - 1] if len(found) > limit else None
-        return wire.IdentityPage(found[:limit], None if last is None else f"{last.worker} {last.created_at}")
+        return IdentityPage(found[:limit], None if last is None else f"{last.worker} {last.created_at}")
 
     def events(
         self, tx: Transaction, job_id: str | None, worker: str | None, cursor: str | None, limit: int
-    ) -> wire.EventPage:
+    ) -> EventPage:
         """Return one page of events, newest first.
 
         Args:
@@ -292,9 +293,9 @@ class Enrolment(Lifecycle):
         return rows, before if before > 1 else None
 
 
-def view_of(identity: Identity) -> wire.IdentityView:
+def view_of(identity: Identity) -> IdentityView:
     """Return an identity as people see it."""
-    return wire.IdentityView(
+    return IdentityView(
         identity.worker,
         identity.id,
         identity.state,
@@ -304,17 +305,17 @@ def view_of(identity: Identity) -> wire.IdentityView:
     )
 
 
-def _page(rows: list[Row], limit: int, after: int | None) -> wire.EventPage:
+def _page(rows: list[Row], limit: int, after: int | None) -> EventPage:
     shown = [_event(row) for row in rows[:limit]]
     if len(rows) > limit:
-        return wire.EventPage(shown, f"e{shown[-1].id}")
-    return wire.EventPage(shown, None if after is None else f"e{after}")
+        return EventPage(shown, f"e{shown[-1].id}")
+    return EventPage(shown, None if after is None else f"e{after}")
 
 
-def _event(row: Row) -> wire.FleetEvent:
+def _event(row: Row) -> FleetEvent:
     names = ("id", "at", "actor", "action", "job", "worker", "from_status", "to_status", "why")
     values: dict[str, Any] = {name: row[name] for name in names}
-    return wire.FleetEvent(**values)
+    return FleetEvent(**values)
 
 
 def _before(cursor: str | None) -> int:

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from training.fleet import placement
-from training.fleet.capability import Capability, Gpu
-from training.fleet.jobs import DatasetRef, Policy, Requirement, Terms, Trainer
+from training.fleet.model import placement
+from training.fleet.model.capability import Capability, Gpu
+from training.fleet.model.jobs import DatasetRef, Policy, Requirement, Terms, Trainer
 
 DEFAULT_HOST = "default"
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from training.fleet.jobs import Terms
-from training.fleet.wire import Progress
+from training.fleet.model.jobs import Terms
+from training.fleet.wire.worker import Progress
 
 SWEEP_S: Final = 5.0
 """Longest time between two sweeps while a lease lives; what goes beyond it is the receiver's own stall."""

@@ -13,7 +13,6 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import replace
 
-from training.fleet import placement, wire
 from training.fleet.database import Row, Transaction
 from training.fleet.errors import (
     ArtifactMissingError,
@@ -22,10 +21,12 @@ from training.fleet.errors import (
     OtherResultError,
     StaleLeaseError,
 )
-from training.fleet.jobs import FREE_KINDS, Policy, Requirement
+from training.fleet.model import placement
+from training.fleet.model.jobs import FREE_KINDS, Policy, Requirement
 from training.fleet.queue.endings import GIVEN_BACK_S, Ending, Witnesses, rejection, told
 from training.fleet.queue.hosts import capability_json
 from training.fleet.queue.memory import Memory, state_of, worker_actor
+from training.fleet.wire.worker import Beat, Claim, Complete, Fail, Heartbeat, JobState, Lease
 
 RECEIVER = "receiver"
 _LIVE = ("claimed", "running")
@@ -39,7 +40,7 @@ class Lifecycle(Memory):
 
     # ---- claim
 
-    def claim(self, tx: Transaction, message: wire.Claim) -> wire.Lease | None:
+    def claim(self, tx: Transaction, message: Claim) -> Lease | None:
         """Give the best job the caller can run.
 
         One statement decides, so two callers never get the same job. A repeated `claim_id` gets the same lease
@@ -75,7 +76,7 @@ class Lifecycle(Memory):
             )
         return policy
 
-    def _meet(self, tx: Transaction, message: wire.Claim) -> None:
+    def _meet(self, tx: Transaction, message: Claim) -> None:
         capability = message.capability
         if capability.hostname != message.worker:
             capability = replace(capability, hostname=message.worker)
@@ -83,7 +84,7 @@ class Lifecycle(Memory):
             tx.after_rollback(lambda: self.hosts.doubt(message.worker))
             tx.run("meet_host", name=message.worker, capability=capability_json(capability), at=self._now())
 
-    def _give_again(self, tx: Transaction, row: Row, message: wire.Claim) -> wire.Lease:
+    def _give_again(self, tx: Transaction, row: Row, message: Claim) -> Lease:
         if row["lease_id"] != row["given"]:
             raise ConflictError(
                 f"the claim {message.claim_id} was answered with a lease that is over ({row['outcome']}); "
@@ -93,7 +94,7 @@ class Lifecycle(Memory):
         held = {live["lease_id"] for live in tx.all("leases_of", worker=message.worker)}
         return self._lease_answer(row, row["given"], message.worker, self._stop(tx, message.held_leases, held))
 
-    def _reconcile(self, tx: Transaction, message: wire.Claim) -> set[str]:
+    def _reconcile(self, tx: Transaction, message: Claim) -> set[str]:
         """End what the worker no longer holds; return the leases it does hold."""
         held = set()
         for row in tx.all("leases_of", worker=message.worker):
@@ -104,7 +105,7 @@ class Lifecycle(Memory):
                 self._lapse(tx, row["lease_id"], why, self._granted_at(row["lease_id"]))
         return held
 
-    def _grant(self, tx: Transaction, message: wire.Claim, held: set[str]) -> wire.Lease | None:
+    def _grant(self, tx: Transaction, message: Claim, held: set[str]) -> Lease | None:
         offer = self.hosts.offer(message.worker)
         lease_id, at = secrets.token_urlsafe(18), self._now()
         row = tx.one(
@@ -136,9 +137,9 @@ class Lifecycle(Memory):
         tx.after_commit(lambda: self.leases.put(seq, job_id, lease_id, message.worker, running=False))
         return self._lease_answer(row, lease_id, message.worker, self._stop(tx, message.held_leases, held))
 
-    def _lease_answer(self, row: Row, lease_id: str, worker: str, stop: list[str]) -> wire.Lease:
+    def _lease_answer(self, row: Row, lease_id: str, worker: str, stop: list[str]) -> Lease:
         trainer = self.hosts.in_force.trainer
-        return wire.Lease(
+        return Lease(
             job_id=row["id"],
             lease_id=lease_id,
             fence=row["fence"],
@@ -171,7 +172,7 @@ class Lifecycle(Memory):
 
     # ---- heartbeat
 
-    def beat(self, job_id: str, message: wire.Heartbeat) -> wire.Beat | None:
+    def beat(self, job_id: str, message: Heartbeat) -> Beat | None:
         """Renew a running lease without the database. Safe from any thread.
 
         Returns:
@@ -183,9 +184,9 @@ class Lifecycle(Memory):
         self.hosts.seen(live.worker)
         if message.progress is not None:
             self._touch()
-        return wire.Beat(self.terms.lease_s, live.cancel)
+        return Beat(self.terms.lease_s, live.cancel)
 
-    def heartbeat(self, tx: Transaction, job_id: str, message: wire.Heartbeat) -> wire.Beat:
+    def heartbeat(self, tx: Transaction, job_id: str, message: Heartbeat) -> Beat:
         """Renew a lease: acknowledge it on the first beat, adopt it when it ran out and nobody else has begun.
 
         Raises:
@@ -211,7 +212,7 @@ class Lifecycle(Memory):
 
         tx.after_commit(follow)
         held = {live["lease_id"] for live in tx.all("leases_of", worker=worker)}
-        return wire.Beat(self.terms.lease_s, cancel, stop=self._stop(tx, message.held_leases, held))
+        return Beat(self.terms.lease_s, cancel, stop=self._stop(tx, message.held_leases, held))
 
     def _start(self, tx: Transaction, row: Row) -> None:
         at = self._now()
@@ -233,7 +234,7 @@ class Lifecycle(Memory):
 
     # ---- complete and fail
 
-    def complete(self, tx: Transaction, job_id: str, message: wire.Complete) -> wire.State:
+    def complete(self, tx: Transaction, job_id: str, message: Complete) -> JobState:
         """Accept the result of a job, once; the same lease with the same artifact gets the same answer for ever.
 
         Raises:
@@ -248,9 +249,9 @@ class Lifecycle(Memory):
         if not (_live(row) or _adoptable(row)):
             raise _stale(row)
         self._finish(tx, row, message)
-        return wire.State(job_id, "completed")
+        return JobState(job_id, "completed")
 
-    def _finish(self, tx: Transaction, row: Row, message: wire.Complete) -> None:
+    def _finish(self, tx: Transaction, row: Row, message: Complete) -> None:
         # The statement compares the lease's own fence, so that it would refuse an older lease by itself.
         seq, fence, at = row["seq"], row["attempt_fence"], self._now()
         changed = tx.run(
@@ -278,7 +279,7 @@ class Lifecycle(Memory):
         worker = row["worker"]
         tx.after_commit(lambda: self._held_back.forget(lambda host: host == worker))
 
-    def fail(self, tx: Transaction, job_id: str, message: wire.Fail) -> wire.State:
+    def fail(self, tx: Transaction, job_id: str, message: Fail) -> JobState:
         """End an attempt without a result; the job goes back, fails for good, or is cancelled if that was asked.
 
         The same report twice has one effect and gets the job's present state.
@@ -299,7 +300,7 @@ class Lifecycle(Memory):
         self.hosts.seen(row["worker"])
         return state_of(self._job_state(tx, job_id))
 
-    def _judge_failure(self, tx: Transaction, row: Row, message: wire.Fail) -> Ending:
+    def _judge_failure(self, tx: Transaction, row: Row, message: Fail) -> Ending:
         actor, why, now = worker_actor(row["worker"]), told(message), self._clock()
         if row["cancel_requested"]:
             return Ending("cancelled", "cancelled", "cancel", actor, f"confirmed by the worker ({why})", report=message)
@@ -334,7 +335,7 @@ class Lifecycle(Memory):
             tx.after_rollback(self._apart.add((worker, row["seq"]), ending.away_s, since))
             tx.after_rollback(self._held_back.add(worker, self.terms.backoff_s, since))
 
-    def _learned(self, row: Row, message: wire.Fail) -> Requirement | None:
+    def _learned(self, row: Row, message: Fail) -> Requirement | None:
         """Return the requirement without hosts of the size that ran out of memory."""
         if message.kind not in ("oom_gpu", "oom_ram"):
             return None
@@ -406,7 +407,7 @@ class Lifecycle(Memory):
             self._delay(tx, seq, ending.delay_s)
 
     def _end_attempt(
-        self, tx: Transaction, row: Row, outcome: str, report: wire.Fail | None = None, *, refunded: bool = False
+        self, tx: Transaction, row: Row, outcome: str, report: Fail | None = None, *, refunded: bool = False
     ) -> None:
         tx.run(
             "end_attempt",
@@ -449,7 +450,7 @@ class Lifecycle(Memory):
 
     # ---- the operator
 
-    def cancel(self, tx: Transaction, job_id: str, actor: str) -> wire.State:
+    def cancel(self, tx: Transaction, job_id: str, actor: str) -> JobState:
         """End a waiting job, or ask the worker that holds it to stop. Safe to repeat.
 
         Args:
@@ -481,7 +482,7 @@ class Lifecycle(Memory):
         lease_id = row["lease_id"]
         tx.after_commit(lambda: self.leases.ask_to_stop(lease_id))
 
-    def requeue(self, tx: Transaction, job_id: str, actor: str) -> wire.State:
+    def requeue(self, tx: Transaction, job_id: str, actor: str) -> JobState:
         """Give a failed or cancelled job a new budget, on every host at once. On a job that waits it changes nothing.
 
         Args:
@@ -598,6 +599,6 @@ def _demand_result(row: Row, sha256: str) -> None:
         )
 
 
-def _same_result(row: Row, message: wire.Complete) -> wire.State:
+def _same_result(row: Row, message: Complete) -> JobState:
     _demand_result(row, message.artifact)
     return state_of(row)

@@ -13,16 +13,33 @@ from collections.abc import Iterator, Sequence, Set
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from training.fleet import __version__, placement, wire
-from training.fleet.capability import Capability
+from training.fleet import __version__
 from training.fleet.database import Row, Transaction
 from training.fleet.errors import InvalidMessageError, NotFoundError
-from training.fleet.jobs import STATUSES, Policy, Requirement
+from training.fleet.model import placement, remedy
+from training.fleet.model.capability import Capability
+from training.fleet.model.jobs import STATUSES, Policy, Requirement
 from training.fleet.queue.endings import first_line
 from training.fleet.queue.hosts import DEFAULT_HOST
 from training.fleet.queue.memory import Memory
+from training.fleet.wire.people import (
+    MAX_PAGE,
+    AttemptView,
+    EventView,
+    FailureView,
+    HostVerdict,
+    JobDetail,
+    JobPage,
+    JobView,
+    ReasonView,
+    RecentFailure,
+    Why,
+    WorkerPage,
+    WorkerView,
+)
+from training.fleet.wire.worker import OwnView
 
-BUNDLE: Final = "{model}_{mode}/{sha256}/bundle.tar.zst"
+ARTIFACT_PATH: Final = "{model}_{mode}/{sha256}/bundle.tar.zst"
 """Where an artifact lies below the store root."""
 MAX_SEQ: Final = 2**62
 WINDOW: Final = 2000
@@ -67,7 +84,7 @@ class Lists(Memory):
 
     def jobs(
         self, tx: Transaction, filters: Filters | None = None, cursor: str | None = None, limit: int = 100
-    ) -> wire.JobPage:
+    ) -> JobPage:
         """Return one page of jobs.
 
         Args:
@@ -80,12 +97,12 @@ class Lists(Memory):
             InvalidMessageError: The cursor is not one of this list.
         """
         wanted = filters or Filters()
-        limit = max(1, min(limit, MAX_SPECS if wanted.with_spec else wire.MAX_PAGE))
+        limit = max(1, min(limit, MAX_SPECS if wanted.with_spec else MAX_PAGE))
         if wanted.id_prefix:
             return self._page_by_id(tx, wanted, cursor, limit)
         return self._page_by_seq(tx, wanted, cursor, limit)
 
-    def _page_by_id(self, tx: Transaction, filters: Filters, cursor: str | None, limit: int) -> wire.JobPage:
+    def _page_by_id(self, tx: Transaction, filters: Filters, cursor: str | None, limit: int) -> JobPage:
         rows = tx.all(
             "jobs_by_id",
             after=_after(cursor, "i", ""),
@@ -99,9 +116,9 @@ class Lists(Memory):
         )
         shown = rows[:limit]
         views = [self._view(row, with_spec=filters.with_spec) for row in shown]
-        return wire.JobPage(views, f"i{shown[-1]['id']}" if len(rows) > limit else None)
+        return JobPage(views, f"i{shown[-1]['id']}" if len(rows) > limit else None)
 
-    def _page_by_seq(self, tx: Transaction, filters: Filters, cursor: str | None, limit: int) -> wire.JobPage:
+    def _page_by_seq(self, tx: Transaction, filters: Filters, cursor: str | None, limit: int) -> JobPage:
         after = int(_after(cursor, "s", "0"))
         newest = tx.one("newest_seq")
         end = (newest["seq"] if newest else None) or 0
@@ -116,8 +133,8 @@ class Lists(Memory):
                 break
         views = [self._view(row, with_spec=filters.with_spec) for row in rows[:limit]]
         if len(rows) > limit:
-            return wire.JobPage(views, f"s{rows[limit - 1]['seq']}")
-        return wire.JobPage(views, f"s{after}" if after < end else None)
+            return JobPage(views, f"s{rows[limit - 1]['seq']}")
+        return JobPage(views, f"s{after}" if after < end else None)
 
     def _window(self, tx: Transaction, filters: Filters, after: int, upto: int, limit: int) -> list[Row]:
         values = {
@@ -133,7 +150,7 @@ class Lists(Memory):
         found = [row for status in filters.statuses for row in tx.all("jobs_by_status", status=status, **values)]
         return sorted(found, key=_seq)[:limit]
 
-    def job(self, tx: Transaction, job_id: str) -> wire.JobDetail:
+    def job(self, tx: Transaction, job_id: str) -> JobDetail:
         """Return everything about one job, of its history the newest part.
 
         Raises:
@@ -145,7 +162,7 @@ class Lists(Memory):
         assert length is not None
         attempts, events = (tx.all(name, job=seq, limit=MAX_HISTORY) for name in ("attempts", "events"))
         errors, reasons = _shortened(attempts, "error"), _shortened(events, "why")
-        return wire.JobDetail(
+        return JobDetail(
             job=self._view(row),
             spec=json.loads(row["spec"]),
             constraints=self._constraints(row),
@@ -156,13 +173,13 @@ class Lists(Memory):
             events_total=length["events"],
         )
 
-    def recent_failures(self, tx: Transaction, limit: int = 10) -> list[wire.RecentFailure]:
+    def recent_failures(self, tx: Transaction, limit: int = 10) -> list[RecentFailure]:
         """Return the newest bad ends of jobs that are not completed since, newest first."""
         shown = []
         for row in tx.all("recent_failures", limit=limit):
             failure = _failure(row)
             if failure is not None:
-                shown.append(wire.RecentFailure(row["id"], row["model"], row["mode"], row["status"], failure))
+                shown.append(RecentFailure(row["id"], row["model"], row["mode"], row["status"], failure))
         return shown
 
     def artifacts(self, tx: Transaction, after: int = 0, limit: int = 500) -> list[Row]:
@@ -179,12 +196,12 @@ class Lists(Memory):
 
     # ---- workers
 
-    def workers(self, cursor: str | None = None, limit: int = 100) -> wire.WorkerPage:
+    def workers(self, cursor: str | None = None, limit: int = 100) -> WorkerPage:
         """Return one page of hosts by name: those that called and those the manifest names. Safe from any thread."""
-        limit = max(1, min(limit, wire.MAX_PAGE))
+        limit = max(1, min(limit, MAX_PAGE))
         names = [name for name in self.hosts.names() if cursor is None or name > cursor]
         shown = names[:limit]
-        return wire.WorkerPage([self._worker(name) for name in shown], shown[-1] if len(names) > limit else None)
+        return WorkerPage([self._worker(name) for name in shown], shown[-1] if len(names) > limit else None)
 
     def worker_counts(self) -> dict[str, int]:
         """Return the number of hosts by state: working, idle, away. Safe from any thread."""
@@ -200,7 +217,7 @@ class Lists(Memory):
         known = self.hosts.known(name)
         return "away" if known is None or self.hosts.away(known) else "idle"
 
-    def _worker(self, name: str) -> wire.WorkerView:
+    def _worker(self, name: str) -> WorkerView:
         known, policy = self.hosts.known(name), self.hosts.policy(name)
         held, enrolled = self.leases.held_by(name), self.registry.newest(name)
         seen = None if known is None or known.seen_at is None else max(0.0, self._clock() - known.seen_at)
@@ -209,7 +226,7 @@ class Lists(Memory):
             drift = placement.drift(known.capability, policy, self.hosts.in_force.own_contract)
         if known is not None:
             drift = [*drift, *_other_version(known.capability.version)]
-        return wire.WorkerView(
+        return WorkerView(
             name=name,
             state=self._worker_state(name, bool(held)),
             last_seen_s=seen,
@@ -230,7 +247,7 @@ class Lists(Memory):
             f"`cis490-jobs events --worker {name}` lists them, a reload ends the wait"
         ]
 
-    def own(self, tx: Transaction, name: str, version: str) -> wire.OwnView:
+    def own(self, tx: Transaction, name: str, version: str) -> OwnView:
         """Return what a worker may know of itself: its row, the manifest's word on it, and what it could run now.
 
         Args:
@@ -243,7 +260,7 @@ class Lists(Memory):
         if row.alerts:
             able, reasons = 0, row.alerts
         table = "" if row.policy is None else f"hosts.{name if name in in_force.hosts else DEFAULT_HOST}"
-        return wire.OwnView(
+        return OwnView(
             worker=name,
             version=version,
             state=row.state,
@@ -277,7 +294,7 @@ class Lists(Memory):
 
     # ---- why
 
-    def why(self, tx: Transaction, job_id: str) -> wire.Why:
+    def why(self, tx: Transaction, job_id: str) -> Why:
         """Say for every known host whether it could run a job, and what would let it.
 
         Raises:
@@ -287,18 +304,18 @@ class Lists(Memory):
         requirement = self.hosts.requirement(row["requirement"])
         hosts = list(self._verdicts(requirement))
         able = [host.host for host in hosts if host.eligible]
-        change = "" if able else placement.smallest_change_among(requirement, self._judged())
-        return wire.Why(job_id, row["status"], self._summary(tx, row, able, change), hosts, change)
+        change = "" if able else remedy.smallest_change_among(requirement, self._judged())
+        return Why(job_id, row["status"], self._summary(tx, row, able, change), hosts, change)
 
     def _judged(self) -> Iterator[tuple[Capability, Policy | None]]:
         return ((capability, policy) for _, capability, policy, _ in self.hosts.all())
 
-    def _verdicts(self, requirement: Requirement) -> Iterator[wire.HostVerdict]:
+    def _verdicts(self, requirement: Requirement) -> Iterator[HostVerdict]:
         for name, capability, policy, seen in self.hosts.all():
             reasons = placement.judge(requirement, capability, policy).reasons
-            change = placement.smallest_change(requirement, capability, policy) if reasons else ""
-            shown = [wire.ReasonView(reason.constraint, reason.wanted, reason.found) for reason in reasons]
-            yield wire.HostVerdict(name, not reasons, shown, seen, change)
+            change = remedy.smallest_change(requirement, capability, policy) if reasons else ""
+            shown = [ReasonView(reason.constraint, reason.wanted, reason.found) for reason in reasons]
+            yield HostVerdict(name, not reasons, shown, seen, change)
 
     def _summary(self, tx: Transaction, row: Row, able: list[str], change: str) -> str:
         status, host = row["status"], row["host"]
@@ -350,11 +367,11 @@ class Lists(Memory):
         limits = {key: row[key] for key in ("priority", "timeout_s", "max_attempts")}
         return {**requirement, "allowed_hosts": list(requirement["allowed_hosts"]), **limits}
 
-    def _view(self, row: Row, *, with_spec: bool = False) -> wire.JobView:
+    def _view(self, row: Row, *, with_spec: bool = False) -> JobView:
         spec = json.loads(row["spec"])
         live = self.leases.get(row["lease_id"])
         artifact = row["artifact"]
-        return wire.JobView(
+        return JobView(
             id=row["id"],
             model=row["model"],
             mode=row["mode"],
@@ -375,7 +392,7 @@ class Lists(Memory):
             progress=None if live is None else live.progress,
             failure=_failure(row),
             artifact=artifact,
-            artifact_path=artifact and BUNDLE.format(model=row["model"], mode=row["mode"], sha256=artifact),
+            artifact_path=artifact and ARTIFACT_PATH.format(model=row["model"], mode=row["mode"], sha256=artifact),
             metrics=json.loads(row["metrics"]),
             duration_s=row["duration_s"],
             spec=spec if with_spec else None,
@@ -404,11 +421,11 @@ def _other_version(version: str) -> list[str]:
     return [f"the worker is version {version}, the receiver {__version__}; give the host the receiver's worker.pyz"]
 
 
-def _failure(row: Row) -> wire.Failure | None:
+def _failure(row: Row) -> FailureView | None:
     if row["outcome"] not in _BAD_ENDS:
         return None
     kind = row["kind"] or row["outcome"]
-    return wire.Failure(kind, row["error"], row["exit_status"], row["host"], row["ended_at"])
+    return FailureView(kind, row["error"], row["exit_status"], row["host"], row["ended_at"])
 
 
 def _shortened(newest_first: Sequence[Row], column: str) -> list[str]:
@@ -421,8 +438,8 @@ def _shortened(newest_first: Sequence[Row], column: str) -> list[str]:
     return texts
 
 
-def _attempt(row: Row, error: str) -> wire.AttemptView:
-    return wire.AttemptView(
+def _attempt(row: Row, error: str) -> AttemptView:
+    return AttemptView(
         fence=row["fence"],
         host=row["worker"],
         claimed_at=row["claimed_at"],
@@ -435,8 +452,8 @@ def _attempt(row: Row, error: str) -> wire.AttemptView:
     )
 
 
-def _event(row: Row, why: str) -> wire.EventView:
-    return wire.EventView(
+def _event(row: Row, why: str) -> EventView:
+    return EventView(
         id=row["id"],
         at=row["at"],
         actor=row["actor"],

@@ -15,8 +15,8 @@ from dataclasses import replace
 from typing import Any, Final
 
 from training.fleet.database import Row, Transaction
-from training.fleet.jobs import Requirement
 from training.fleet.manifest import Edit, Header, JobEntry
+from training.fleet.model.jobs import Requirement
 from training.fleet.queue.change import SPACING, ManifestChange, Write, fields_changed
 from training.fleet.queue.hosts import InForce, in_force_json
 from training.fleet.queue.memory import HALF_KEY, MANIFEST_KEY, Memory

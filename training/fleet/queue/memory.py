@@ -16,14 +16,14 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
-from training.fleet import wire
 from training.fleet.auth.identities import Registry
 from training.fleet.database import Row, Transaction
 from training.fleet.errors import NotFoundError
-from training.fleet.jobs import STATUSES, Requirement, Terms, requirement_digest
+from training.fleet.model.jobs import STATUSES, Requirement, Terms, requirement_digest
 from training.fleet.queue.delays import Delays
 from training.fleet.queue.hosts import Hosts, capability_from, in_force_from, requirement_from, requirement_json
 from training.fleet.queue.leases import Leases, LiveLease
+from training.fleet.wire.worker import JobState
 
 TICK_KEY: Final = "fleet_clock_s"
 MANIFEST_KEY: Final = "manifest"
@@ -210,9 +210,9 @@ class Memory:
         return row
 
 
-def state_of(row: Row) -> wire.State:
+def state_of(row: Row) -> JobState:
     """Return where a job stands, as an answer."""
-    return wire.State(row["id"], row["status"], bool(row["cancel_requested"]))
+    return JobState(row["id"], row["status"], bool(row["cancel_requested"]))
 
 
 def worker_actor(name: str) -> str:

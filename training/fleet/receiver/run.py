@@ -37,19 +37,20 @@ from training.fleet.database import Row
 from training.fleet.database.sqlite import Sqlite
 from training.fleet.database.sqlite.pages import make_folder
 from training.fleet.errors import EX_FAILURE, ConfigurationError, FleetError, passing
-from training.fleet.integrity.artifacts import Places
-from training.fleet.jobs import Terms
 from training.fleet.locks import file_held, folders_held
+from training.fleet.maintenance.artifacts import Places
+from training.fleet.model.jobs import Terms
 from training.fleet.queue import Queue
-from training.fleet.receiver import options, tls
+from training.fleet.receiver import options
 from training.fleet.receiver.connections import guarded
 from training.fleet.receiver.server import KEEP_ALIVE_S, Server, connection_limit, knowing_clients, listen
-from training.fleet.receiver.tls import Tls
 from training.fleet.service import Service
 from training.fleet.settings import Settings
 from training.fleet.single_file import own_single_file
 from training.fleet.store import Store, index_row
-from training.fleet.wire import Reload
+from training.fleet.tls import serving
+from training.fleet.tls.serving import Tls
+from training.fleet.wire.people import Reload
 
 DUE_S: Final = 0.02
 """Shortest time between two sweeps."""
@@ -104,7 +105,7 @@ async def _life(
     front: Front | None,
 ) -> int:
     host, port = options.address(settings["listen_addr"])
-    secure = tls.make(settings)
+    secure = serving.make(settings)
     async with contextlib.AsyncExitStack() as stack:
         database = _open_database(settings["db"], settings["backup_root"])
         stack.callback(database.close)
@@ -175,8 +176,8 @@ async def start_fleet(settings: Settings, database: Sqlite) -> Fleet:
     fleet = Fleet(queue, store, loader, bridge, lot, _keeper(settings, database), openapi.document)
     fleet.disks = _disks(settings)
     fleet.sessions = Sessions(time.monotonic, _silent_s(queue.terms))
-    fleet.issuer = tls.issuer(settings)
-    fleet.ca_pem, fleet.ca_sha256 = tls.shown_authority(settings)
+    fleet.issuer = serving.issuer(settings)
+    fleet.ca_pem, fleet.ca_sha256 = serving.shown_authority(settings)
     for identity in queue.registry:
         if identity.revoked_at is None and identity.place is not None:
             fleet.sessions.remember(identity.worker, identity.place)

@@ -1,7 +1,7 @@
 """What systems do differently, under the same names: `posix` and `windows`.
 
-Owns every difference that the worker has to know besides how trainers are started, which the executors own. What the
-names promise stands with the functions of `posix`.
+Owns every difference that the worker has to know besides how trainers are started, which `worker.process` owns. What
+the names promise stands with the functions of `posix`.
 """
 
 import sys

@@ -2,9 +2,7 @@
 
 `program` is the command, `options` what can be set, `loop` the asking, `attempt` one job from start to end, `start`
 what a trainer is started with, `beats` the heartbeats, `folder` what survives a crash, `progress`, `log` and `verdict`
-what is read off a trainer; `doctor` and `reach` are what is looked at when something is wrong. Standard library only.
+what is read off a trainer; `process` keeps its processes together; `doctor` and `reach` are what is looked at when
+something is wrong. Standard library only. Nothing is imported here, because the shim of a trainer loads this package
+out of the single file and must stay small.
 """
-
-from training.fleet.worker.program import main
-
-__all__ = ["main"]

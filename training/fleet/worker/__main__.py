@@ -2,6 +2,6 @@
 
 import sys
 
-from training.fleet.worker import main
+from training.fleet.worker.program import main
 
 sys.exit(main())

@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 
 from training.fleet import __version__, system
-from training.fleet.capability import PACKED, Capability, detect
+from training.fleet.capability.checkout import PACKED
+from training.fleet.capability.detect import detect
 from training.fleet.client import Client
 from training.fleet.errors import EX_CONFIG, EX_FAILURE, ConfigurationError, FleetError, UpgradeRequiredError
+from training.fleet.model.capability import Capability
 from training.fleet.service import Service
 from training.fleet.settings import add_flags
 from training.fleet.worker import selftest
