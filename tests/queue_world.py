@@ -69,12 +69,17 @@ def repeated(database: Sqlite, change: Callable[[Any], Any]) -> Any:
             answer.set_exception(error)
 
     def fail(tx: Any) -> None:
+        tx.may_run_twice()
         tx.run("remember", key="neighbour", value="1")
         raise ConflictError("the neighbour")
 
-    database.post(lambda _tx: gate.wait(10), lambda *_: None, repeatable=True)
-    database.post(change, settle, repeatable=True)
-    database.post(fail, lambda *_: None, repeatable=True)
+    def hold(tx: Any) -> None:
+        tx.may_run_twice()
+        gate.wait(10)
+
+    database.post(hold, lambda *_: None)
+    database.post(change, settle)
+    database.post(fail, lambda *_: None)
     with every_step_done():
         gate.set()
         return answer.result(10)

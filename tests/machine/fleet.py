@@ -36,9 +36,10 @@ from typing import Any, TypeVar
 
 import pytest
 
+from tests.machine.faults import Faults, look
 from tests.machine.fleet_model import SWEEP_S, Model
-from tests.machine.inline_database import InlineSqlite
 from tests.queue_world import Ending
+from training.fleet.database.sqlite import Sqlite
 from training.fleet.database.sqlite.pages import sums_path
 from training.fleet.errors import (
     ArtifactMissingError,
@@ -124,7 +125,7 @@ def template() -> Path:
     """Return an empty database of the present schema, made once: a copy is cheaper than making the tables."""
     if "made" not in _templates:
         path = Path(tempfile.mkdtemp(prefix="template-", dir=ROOM)) / "queue.db"
-        InlineSqlite.open(path).close()
+        Sqlite.open(path, inline=True).close()
         _templates["made"] = path
         atexit.register(forget_template)
     return _templates["made"]
@@ -162,7 +163,8 @@ class Fleet:
         self.check()
 
     def open(self) -> None:
-        self.database = InlineSqlite.open(self.path)
+        self.database = Sqlite.open(self.path, inline=True)
+        self.faults = Faults(self.database)
         assert self.database.damaged == []
         self.queue = Queue(lambda: self.model.now, TERMS, lambda: self.wall, lambda: 1.0)
         self.do(self.queue.start)
@@ -190,12 +192,13 @@ class Fleet:
                 answer.set_exception(error)
 
         def fail(tx: Any) -> None:
+            tx.may_run_twice()
             tx.run("remember", key="neighbour", value="1")
             raise ConflictError("the neighbour")
 
         with self.database.together():
-            self.database.post(change, settle, repeatable=True)
-            self.database.post(fail, lambda *_: None, repeatable=True)
+            self.database.post(change, settle)
+            self.database.post(fail, lambda *_: None)
         return answer.result(0)
 
     def pick(self, options: Sequence[T]) -> T:
@@ -588,20 +591,20 @@ class Fleet:
     def receiver_crashes_before_a_commit(self) -> None:
         """What was asked and not answered has no effect."""
         copies: list[Path] = []
-        self.database.faults.before_commit = lambda: copies.append(self.copy())
+        self.faults.before_commit = lambda: copies.append(self.copy())
         with contextlib.suppress(FleetError):
             self.do(self.some_request())
-        self.database.faults.before_commit = None
+        self.faults.before_commit = None
         self.go_on_with(copies[0] if copies else self.copy())
 
     @event()
     def disk_refuses(self) -> None:
         """Whatever is asked while the commit fails has no effect."""
         asked = self.some_request()
-        self.database.faults.refuse = True
+        self.faults.refuse = True
         with contextlib.suppress(FleetError):
             self.do(asked)
-        self.database.faults.refuse = False
+        self.faults.refuse = False
 
     @event()
     def disk_refuses_the_sweep(self) -> None:
@@ -611,19 +614,19 @@ class Fleet:
             self.passes(max(0.0, due - self.model.now - 1.0))
             self.model.now = max(self.model.now, due)
         over = self.model.watch()
-        self.database.faults.refuse = True
+        self.faults.refuse = True
         try:
             self.do(self.queue.sweep)
             assert not over
         except StorageFullError:
             for lease in over:
                 self.model.fresh(lease)
-        self.database.faults.refuse = False
+        self.faults.refuse = False
 
     # ---- what must always hold
 
     def check(self) -> None:
-        rows = self.database.look("SELECT * FROM job ORDER BY seq")
+        rows = look(self.database, "SELECT * FROM job ORDER BY seq")
         self.check_model(rows)
         self.check_rules(rows)
         self.check_memory(rows)
@@ -675,7 +678,7 @@ class Fleet:
     def check_history(self, rows: list[Any]) -> None:
         """Every change stands in the history, which leads from status to status and only along the table."""
         seen = self.seen
-        for row in self.database.look("SELECT * FROM event WHERE id > ? ORDER BY id", seen.event):
+        for row in look(self.database, "SELECT * FROM event WHERE id > ? ORDER BY id", seen.event):
             before = seen.statuses.get(row["job"])
             assert row["from_status"] == before
             if row["to_status"] != before:
@@ -686,7 +689,7 @@ class Fleet:
         assert seen.statuses == {row["seq"]: row["status"] for row in rows}
 
     def artifact_rows(self) -> list[Any]:
-        return self.database.look("SELECT * FROM artifact ORDER BY seq")
+        return look(self.database, "SELECT * FROM artifact ORDER BY seq")
 
     def check_artifacts(self) -> None:
         rows = self.artifact_rows()
@@ -753,7 +756,7 @@ class Fleet:
     def check_secrets(self) -> None:
         """I14: what would let a stranger speak for a worker is in no event and in nothing that lists show."""
         secrets = [*self.model.attempts, *(attempt.claim_id for attempt in self.model.attempts.values())]
-        shown = json.dumps([tuple(row) for row in self.database.look("SELECT * FROM event")])
+        shown = json.dumps([tuple(row) for row in look(self.database, "SELECT * FROM event")])
         for job_id in self.model.jobs:
             shown += repr(self.do(lambda tx, job_id=job_id: self.queue.job(tx, job_id)))
         assert [secret for secret in secrets if secret in shown] == []

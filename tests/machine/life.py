@@ -25,8 +25,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.machine.faults import look
 from tests.machine.fleet import ROOM
-from tests.machine.inline_database import InlineSqlite
+from training.fleet.database.sqlite import Sqlite
 from training.fleet.database.sqlite.reading import of_receiver
 from training.fleet.errors import ConflictError, FleetError
 from training.fleet.maintenance.records import check_pages, check_rows, check_structure
@@ -143,7 +144,7 @@ class Life:
     # ---- the receiver
 
     def open(self) -> None:
-        self.database = InlineSqlite.open(self.path)
+        self.database = Sqlite.open(self.path, inline=True)
         assert self.database.damaged == []
         self.queue = Queue(lambda: self.now, TERMS, lambda: "2026-01-01T00:00:00Z", self.rng.random)
         self.do(self.queue.start)
@@ -348,7 +349,7 @@ class Life:
         self.operate(self.queue.cancel)
 
     def make_requeue(self) -> None:
-        over = self.database.look("SELECT id FROM job WHERE status IN ('failed', 'cancelled')")
+        over = look(self.database, "SELECT id FROM job WHERE status IN ('failed', 'cancelled')")
         for row in over:
             self.do(lambda tx, row=row: self.queue.requeue(tx, row["id"], "operator:test"))
 
@@ -405,7 +406,7 @@ class Life:
 
     def check_events(self) -> None:
         seen = self.seen
-        rows = self.database.look("SELECT * FROM event WHERE id > ? ORDER BY id", seen.event)
+        rows = look(self.database, "SELECT * FROM event WHERE id > ? ORDER BY id", seen.event)
         for row in rows:
             before, after = seen.statuses.get(row["job"]), row["to_status"]
             assert row["from_status"] == before
@@ -424,7 +425,7 @@ class Life:
     def newest_lease(self, job: int) -> str:
         """Return the newest lease of a job as of the last event that was looked at."""
         find = "SELECT lease_id FROM attempt WHERE job = ? ORDER BY fence LIMIT 1 OFFSET ?"
-        (row,) = self.database.look(find, job, self.seen.claims[job] - 1)
+        (row,) = look(self.database, find, job, self.seen.claims[job] - 1)
         lease_id: str = row["lease_id"]
         return lease_id
 
@@ -442,7 +443,8 @@ class Life:
     def may_go_on(self, lease_id: str) -> bool:
         if self.queue.leases.get(lease_id) is not None:
             return True
-        (row,) = self.database.look(
+        (row,) = look(
+            self.database,
             "SELECT j.status, j.fence AS newest, a.fence, a.outcome FROM attempt AS a JOIN job AS j ON j.seq = a.job"
             " WHERE a.lease_id = ?",
             lease_id,
@@ -452,7 +454,7 @@ class Life:
 
     def check_rows(self) -> None:
         self.checked_at = self.now
-        rows = self.database.look("SELECT * FROM job")
+        rows = look(self.database, "SELECT * FROM job")
         assert len(rows) == len(self.entries), "I3"
         for row in rows:
             accepted = self.seen.completions[row["seq"]]

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from tests.machine import protocol
-from tests.machine.inline_database import InlineSqlite
+from tests.machine.faults import look
 from tests.machine.protocol import Event, Protocol, Search
 from tests.queue_world import Ending
+from training.fleet.database.sqlite import Sqlite
 from training.fleet.errors import ConflictError, OtherResultError, StaleLeaseError
 from training.fleet.manifest import Header, JobEntry
 from training.fleet.model.capability import GIB, Capability
@@ -70,7 +71,7 @@ class RealJob:
         self.rules = rules
         self.now = 1000.0
         self.leases: dict[int, str] = {}
-        self.database = InlineSqlite.open(folder / "queue.db")
+        self.database = Sqlite.open(folder / "queue.db", inline=True)
         self.queue = Queue(lambda: self.now, TERMS, lambda: "2026-01-01T00:00:00Z", lambda: 1.0)
         self.do(self.queue.start)
         spec = Spec("gbt", "realistic")
@@ -138,11 +139,11 @@ class RealJob:
 
     def stands(self) -> tuple[Any, ...]:
         """Return where the job and its attempts stand, by slots."""
-        (job,) = self.database.look("SELECT * FROM job")
+        (job,) = look(self.database, "SELECT * FROM job")
         slots = {lease: slot for slot, lease in self.leases.items()}
         attempts = {
             slots[row["lease_id"]]: (row["fence"], row["outcome"], row["refunded"])
-            for row in self.database.look("SELECT * FROM attempt")
+            for row in look(self.database, "SELECT * FROM attempt")
         }
         return (
             job["status"],

@@ -216,11 +216,11 @@ def test_references_are_enforced_after_an_upgrade(path: Path, monkeypatch: pytes
 UPGRADE = """
 import os, signal, sqlite3, sys
 from pathlib import Path
-from training.fleet.database.sqlite import upkeep, writer
+from training.fleet.database.sqlite import opening, upkeep, writer
 
 path, die_at = Path(sys.argv[1]), int(sys.argv[2])
 upkeep.MIGRATIONS = eval(sys.stdin.read())
-seen, migrate = [], writer.migrate
+seen, migrate = [], opening.migrate
 
 def count(_statement):
     seen.append(1)
@@ -232,7 +232,7 @@ def traced(connection, *rest):
     migrate(connection, *rest)
     connection.set_trace_callback(None)
 
-writer.migrate = traced
+opening.migrate = traced
 database = writer.Sqlite.open(path)
 print(len(seen))
 database.close()

@@ -154,6 +154,40 @@ def test_of_two_keys_that_bring_one_code_in_one_batch_the_first_counts(world: Wo
     assert world.do(twice) == world.queue.registry.living("pi")
 
 
+def test_a_code_asked_twice_in_one_batch_gives_the_same_identity(world: World) -> None:
+    code = invited(world)
+
+    def twice(tx: Any) -> Any:
+        return [world.queue.enrol(tx, Enrol(code, "pi", ONE)) for _ in range(2)]
+
+    first, second = world.do(twice)
+    assert first == second == world.queue.registry.living("pi")
+
+
+def test_of_two_codes_used_in_one_batch_the_second_replaces_the_first(world: World) -> None:
+    code = invited(world)
+
+    def twice(tx: Any) -> Any:
+        world.queue.enrol(tx, Enrol(code, "pi", ONE))
+        other = world.queue.invite(tx, InviteOrder("pi"), "operator:test").code
+        return world.queue.enrol(tx, Enrol(other, "pi", TWO))
+
+    assert world.do(twice) == world.queue.registry.living("pi")
+    assert [one.state for one in world.queue.identities(None, 9).identities] == ["revoked", "enrolled"]
+
+
+def test_two_changes_of_one_identity_in_one_batch_both_count(world: World) -> None:
+    identity = enrolled(world)
+
+    def twice(tx: Any) -> None:
+        world.queue.keep_place(tx, identity.id, "there")
+        world.queue.keep_certificate(tx, identity.id, TWO)
+
+    world.do(twice)
+    found = world.queue.registry.living("pi")
+    assert (found.place, found.fingerprint) == ("there", TWO)
+
+
 def test_codes_of_long_ago_are_forgotten(world: World) -> None:
     code = invited(world, ttl_s=60)
     world.now += 61 + 86400

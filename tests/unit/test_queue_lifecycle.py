@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.queue_world import ARTIFACT, OTHER, World, entry, host, open_world
+from training.fleet.database.queries import LEASE, NEWEST_EVENT
 from training.fleet.errors import (
     ArtifactMissingError,
     ConflictError,
@@ -33,7 +34,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 def kept_failure(world: World, lease: Lease) -> int | None:
     """Return the event of the newest bad end of a lease's job."""
-    event: int | None = world.do(lambda tx: tx.one("lease", lease_id=lease.lease_id))["failure"]
+    event: int | None = world.do(lambda tx: tx.one(LEASE, lease_id=lease.lease_id)).failure
     return event
 
 
@@ -396,8 +397,8 @@ def test_an_adopted_lost_claim_costs_its_attempt_again(world: World) -> None:
     world.wait(91)
     world.beat(lease)
     assert world.job(lease.job_id).attempts_used == 1
-    row = world.do(lambda tx: tx.one("lease", lease_id=lease.lease_id))
-    assert (row["refunds"], row["refunded"]) == (0, 0)
+    row = world.do(lambda tx: tx.one(LEASE, lease_id=lease.lease_id))
+    assert (row.refunds, row.refunded) == (0, 0)
 
 
 def test_an_adopted_job_has_no_failure(world: World) -> None:
@@ -783,8 +784,8 @@ def test_an_artifact_is_noted_once(world: World) -> None:
     add(OTHER)
     assert totals() == (2, 20)
     rows = world.do(lambda tx: world.queue.artifacts(tx, 0, 10))
-    assert [row["sha256"] for row in rows] == [ARTIFACT, OTHER]
-    assert [row["sha256"] for row in world.do(lambda tx: world.queue.artifacts(tx, rows[0]["seq"], 10))] == [OTHER]
+    assert [row.sha256 for row in rows] == [ARTIFACT, OTHER]
+    assert [row.sha256 for row in world.do(lambda tx: world.queue.artifacts(tx, rows[0].seq, 10))] == [OTHER]
 
 
 def test_the_length_of_an_artifact_is_that_of_its_own_model_and_mode(world: World) -> None:
@@ -1035,8 +1036,8 @@ def give_back(world: World) -> bool:
 
 
 def events(world: World) -> int:
-    row = world.do(lambda tx: tx.one("newest_event"))
-    number: int = row["id"]
+    row = world.do(lambda tx: tx.one(NEWEST_EVENT))
+    number: int = row.number
     return number
 
 

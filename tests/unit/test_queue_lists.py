@@ -13,6 +13,7 @@ import pytest
 
 from tests.queue_world import ARTIFACT, World, entry, host, open_world
 from training.fleet import __version__
+from training.fleet.database.queries import JOBS_BY_SEQ, JOBS_BY_STATUS, JOBS_NAMED
 from training.fleet.errors import InvalidMessageError, NotFoundError
 from training.fleet.model.jobs import DatasetRef, Policy, Requirement, Trainer
 from training.fleet.queue import Filters, lists
@@ -144,11 +145,11 @@ def test_the_jobs_of_a_status_come_in_their_order_however_small_the_pages_are(wo
 def test_a_window_ends_where_it_was_told_to(world: World) -> None:
     world.load(entry(number) for number in range(8))
     values = {"after": 2, "upto": 4, "model": None, "mode": None, "host": None, "limit": 9}
-    for statement, more in (("jobs_by_seq", {}), ("jobs_by_status", {"status": "pending"})):
+    for statement, more in ((JOBS_BY_SEQ, {}), (JOBS_BY_STATUS, {"status": "pending"})):
         found = world.do(lambda tx, statement=statement, more=more: tx.all(statement, **values, **more))
-        assert [row["seq"] for row in found] == [3, 4]
-    found = world.do(lambda tx: tx.all("jobs_named", ids=json.dumps([entry(3).id, entry(99).id])))
-    assert [row["id"] for row in found] == [entry(3).id]
+        assert [row.seq for row in found] == [3, 4]
+    found = world.do(lambda tx: tx.all(JOBS_NAMED, ids=json.dumps([entry(3).id, entry(99).id])))
+    assert [row.id for row in found] == [entry(3).id]
 
 
 def test_a_start_of_ids_can_be_filtered_and_paged(world: World) -> None:

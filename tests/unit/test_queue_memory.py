@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.queue_world import World, entry, host, open_world
+from training.fleet.database.queries import ADD_REQUIREMENT, REMEMBERED
 from training.fleet.errors import ConflictError, StorageFullError
 from training.fleet.model.jobs import DatasetRef, Policy, Requirement, Terms
 from training.fleet.queue.hosts import Hosts, InForce, requirement_from, requirement_json
@@ -94,7 +95,7 @@ def test_a_requirement_known_before_is_known_after_a_change_that_did_not_become_
 
 def test_a_requirement_whose_removal_did_not_become_durable_is_known_again(world: World) -> None:
     world.load([entry(1)])
-    world.do(lambda tx: tx.run("add_requirement", digest="spare", body=requirement_json(SPARE)))
+    world.do(lambda tx: tx.one(ADD_REQUIREMENT, digest="spare", body=requirement_json(SPARE)))
     world.restart()
     assert world.queue.hosts.requirement_id(SPARE) == 2
     mend = refuse_commits(world)
@@ -188,8 +189,8 @@ def test_the_fleet_clock_is_written_once_a_minute(world: World) -> None:
     def kept(second: int) -> str | None:
         world.now = 1000.0 + second
         world.sweep()
-        row = world.do(lambda tx: tx.one("remembered", key="fleet_clock_s"))
-        return row and row["value"]
+        row = world.do(lambda tx: tx.one(REMEMBERED, key="fleet_clock_s"))
+        return row and row.value
 
     assert [kept(second) for second in (1, 59, 60, 61, 119, 120)] == [None, None, "60", "60", "60", "120"]
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.queue_world import World, entry, host, open_world
+from training.fleet.database.queries import JOB, JOBS_NUMBERED, REQUIREMENTS
 from training.fleet.errors import FleetError, PreconditionError, WouldShrinkError
 from training.fleet.manifest import Edit, JobEntry
 from training.fleet.model.jobs import DatasetRef, Policy, Requirement, Trainer
@@ -155,8 +156,8 @@ def test_a_job_is_dropped_once(world: World) -> None:
     plan = world.load(jobs[:2], allow_shrink=True)
     assert [job.id for job in plan.dropped] == [entry(3).id]
     assert world.events(entry(4).id) == ["add", "drop"]
-    found = world.do(lambda tx: tx.all("jobs_numbered", seqs="[1, 2, 3, 4]"))
-    assert [row["seq"] for row in found] == [1, 2]
+    found = world.do(lambda tx: tx.all(JOBS_NUMBERED, seqs="[1, 2, 3, 4]"))
+    assert [row.seq for row in found] == [1, 2]
 
 
 def test_a_plan_that_has_moved_is_refused(world: World) -> None:
@@ -248,8 +249,8 @@ def test_inserting_a_job_rewrites_only_a_few_others(world: World) -> None:
 
 
 def position(world: World, number: int) -> int:
-    row = world.do(lambda tx: tx.one("job", id=entry(number).id))
-    found: int = row["position"]
+    row = world.do(lambda tx: tx.one(JOB, id=entry(number).id))
+    found: int = row.position
     return found
 
 
@@ -366,8 +367,8 @@ def edited(
 def test_requirements_that_no_job_has_any_more_are_removed(world: World) -> None:
     for ram_gib in range(8):
         world.load([entry(1, Requirement("gbt", min_ram_gib=ram_gib)), entry(2)])
-        rows = world.do(lambda tx: tx.all("requirements"))
-        assert [requirement_from(row["body"]).min_ram_gib for row in rows] == ([0] if ram_gib == 0 else [0, ram_gib])
+        rows = world.do(lambda tx: tx.all(REQUIREMENTS))
+        assert [requirement_from(row.body).min_ram_gib for row in rows] == ([0] if ram_gib == 0 else [0, ram_gib])
     world.load([entry(1, Requirement("gbt", min_ram_gib=7)), entry(2)], {"pi": Policy()})
     assert len(world.queue.hosts.requirement_ids()) == 2
     assert world.claim("pi").job_id == entry(1).id

@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from tests.machine.faults import look
 from tests.queue_world import ARTIFACT, OPERATOR, OTHER, World, entry, host, open_world
 from training.fleet.auth.identities import digest_of
+from training.fleet.database.queries import MAKE_READY
 from training.fleet.errors import ArtifactMissingError, FleetError
 from training.fleet.model.jobs import Policy, Requirement
 from training.fleet.wire.identities import Enrol, InviteOrder
@@ -38,10 +40,10 @@ Rows = dict[str, dict[str, Any] | None]
 def rows(world: World) -> dict[str, dict[str, Any]]:
     """Return every row by table and key."""
 
-    def read(tx: Any) -> dict[str, dict[str, Any]]:
+    def read(_tx: Any) -> dict[str, dict[str, Any]]:
         found = {}
         for table, key in KEYS.items():
-            for row in tx._cursor.execute(f"SELECT * FROM {table}").fetchall():
+            for row in look(world.database, f"SELECT * FROM {table}"):
                 found[" ".join([table, *(str(row[name]) for name in key)])] = dict(row)
         return found
 
@@ -503,8 +505,8 @@ def test_a_lease_starts_and_ends_its_own_job_alone(world: World, crowd: Crowd) -
 
 
 def test_a_job_that_is_ready_does_not_become_it(world: World, crowd: Crowd) -> None:
-    found = [world.do(lambda tx, seq=seq: tx.one("make_ready", seq=seq)) for seq in (8, 6, 6)]
-    assert [row and row["requirement"] for row in found] == [None, 6, None]
+    found = [world.do(lambda tx, seq=seq: tx.one(MAKE_READY, seq=seq)) for seq in (8, 6, 6)]
+    assert [row and row.requirement for row in found] == [None, 6, None]
 
 
 @pytest.mark.parametrize("statement", ["adopt", "complete"])

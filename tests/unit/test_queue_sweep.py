@@ -10,6 +10,7 @@ import pytest
 
 from tests.queue_world import World, entry, host
 from training.fleet.api.parking import Lot, ParkedCall
+from training.fleet.database.queries import OVERDUE
 from training.fleet.model.jobs import Policy, Requirement, Terms
 from training.fleet.queue import Queue
 from training.fleet.wire.worker import Heartbeat
@@ -182,8 +183,8 @@ def test_a_kind_of_job_is_overdue_when_its_own_best_job_has_waited(world: World)
     world.load([entry(1), entry(2, other)])
     world.now += 100
     world.load([entry(1), entry(2, other), entry(3, priority=5)])
-    rows = world.do(lambda tx: tx.all("overdue", requirements="[1, 2]", waited_since=50))
-    assert [(row["requirement"], row["seq"]) for row in rows] == [(2, 2)]
+    rows = world.do(lambda tx: tx.all(OVERDUE, requirements="[1, 2]", waited_since=50))
+    assert [(row.requirement, row.seq) for row in rows] == [(2, 2)]
 
 
 def announced(world: World) -> list[dict[int, int]]:

@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
+from training.fleet.database import queries
 from training.fleet.database import statements as sql
-from training.fleet.database.sqlite import Sqlite, writer
+from training.fleet.database.queries import RECORD, REMEMBERED
+from training.fleet.database.sqlite import Sqlite, opening, writer
 from training.fleet.errors import (
     ConfigurationError,
     ConflictError,
@@ -66,8 +68,8 @@ def remember(key: str, value: str = "1") -> Any:
 
 
 def remembered(database: Sqlite, key: str) -> str | None:
-    row = database.submit(lambda tx: tx.one("remembered", key=key)).result()
-    return None if row is None else row["value"]
+    row = database.submit(lambda tx: tx.one(REMEMBERED, key=key)).result()
+    return None if row is None else row.value
 
 
 def together(database: Sqlite, *changes: Any) -> list[Any]:
@@ -152,8 +154,8 @@ def test_a_damaged_database_is_refused(path: Path) -> None:
 
 def test_a_large_database_is_not_checked_at_every_start(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Sqlite.open(path).close()
-    monkeypatch.setattr(writer, "QUICK_CHECK_BYTES", 0)
-    monkeypatch.setattr(writer, "_check", lambda *_: pytest.fail("it was checked"))
+    monkeypatch.setattr(opening, "QUICK_CHECK_BYTES", 0)
+    monkeypatch.setattr(opening, "check", lambda *_: pytest.fail("it was checked"))
     Sqlite.open(path).close()
 
 
@@ -168,7 +170,7 @@ def test_a_disk_that_refuses_at_the_start_is_a_clear_error(path: Path, monkeypat
         error.sqlite_errorcode = sqlite3.SQLITE_IOERR
         raise error
 
-    monkeypatch.setattr(writer, "_settle", refuse)
+    monkeypatch.setattr(opening, "settle", refuse)
     with pytest.raises(UnavailableError, match="disk I/O error"):
         Sqlite.open(path)
 
@@ -313,7 +315,7 @@ def test_a_full_disk_within_a_change_fails_that_change_only(database: Sqlite) ->
     cursor = Failing(database)
     cursor.refuse("INSERT INTO event", sqlite3.SQLITE_FULL)
     event = {"at": "", "actor": "", "job": 1, "action": "add", "from_status": None, "to_status": "pending", "why": ""}
-    good, bad = together(database, remember("a"), lambda tx: tx.one("record", **event))
+    good, bad = together(database, remember("a"), lambda tx: tx.one(RECORD, **event))
     assert good.result() == 1
     assert isinstance(bad.exception(), StorageFullError)
 
@@ -322,7 +324,7 @@ def test_what_ran_in_a_batch_that_sqlite_dropped_fails_as_a_whole(database: Sqli
     cursor = Failing(database)
     cursor.refuse("INSERT INTO event", sqlite3.SQLITE_FULL, rolled_back=True)
     event = {"at": "", "actor": "", "job": 1, "action": "add", "from_status": None, "to_status": "pending", "why": ""}
-    futures = together(database, remember("a"), lambda tx: tx.one("record", **event))
+    futures = together(database, remember("a"), lambda tx: tx.one(RECORD, **event))
     assert all(isinstance(future.exception(), StorageFullError) for future in futures)
     cursor.errors.clear()
     assert remembered(database, "a") is None
@@ -363,8 +365,18 @@ def test_the_default_for_a_broken_disk_is_to_refuse_quietly(database: Sqlite) ->
 # ---- answers
 
 
-def repeatably(database: Sqlite, *changes: tuple[Any, bool]) -> list[Any]:
-    """Run changes in one batch, each with whether it may be repeated; return what each was answered."""
+def twice(change: Any) -> Any:
+    """Return a change that may run twice."""
+
+    def marked(tx: Any) -> Any:
+        tx.may_run_twice()
+        return change(tx)
+
+    return marked
+
+
+def answered(database: Sqlite, *changes: Any) -> list[Any]:
+    """Run changes in one batch; return what each was answered."""
     gate, waiting, done = threading.Event(), threading.Event(), threading.Event()
     answers: list[Any] = []
 
@@ -377,23 +389,23 @@ def repeatably(database: Sqlite, *changes: tuple[Any, bool]) -> list[Any]:
         if len(answers) == len(changes):
             done.set()
 
-    database.post(hold, lambda _result, _error: None, repeatable=True)
+    database.post(twice(hold), lambda _result, _error: None)
     assert waiting.wait(10)
-    for change, repeatable in changes:
-        database.post(change, answer, repeatable=repeatable)
+    for change in changes:
+        database.post(change, answer)
     gate.set()
     assert done.wait(10)
     return answers
 
 
-def test_repeatable_changes_share_a_batch_without_savepoints(database: Sqlite) -> None:
+def test_changes_that_may_run_twice_share_a_batch_without_savepoints(database: Sqlite) -> None:
     cursor = Failing(database)
     cursor.refuse("SAVEPOINT", sqlite3.SQLITE_ERROR)
-    assert repeatably(database, (remember("a"), True), (remember("b"), True)) == [1, 1]
+    assert answered(database, twice(remember("a")), twice(remember("b"))) == [1, 1]
     assert cursor.commits == 1
 
 
-def test_a_repeatable_change_that_fails_after_a_write_fails_alone(database: Sqlite) -> None:
+def test_a_change_that_may_run_twice_and_fails_after_a_write_fails_alone(database: Sqlite) -> None:
     seen: list[str] = []
 
     def fine(tx: Any) -> int:
@@ -405,13 +417,13 @@ def test_a_repeatable_change_that_fails_after_a_write_fails_alone(database: Sqli
         tx.run("remember", key="bad", value="1")
         raise ConflictError("no")
 
-    changes = [(fine, True), (change_my_mind, True), (remember("b"), True), (remember("c"), False)]
-    assert repeatably(database, *changes) == [1, ConflictError, 1, 1]
+    changes = [twice(fine), twice(change_my_mind), twice(remember("b")), remember("c")]
+    assert answered(database, *changes) == [1, ConflictError, 1, 1]
     assert [remembered(database, key) for key in ("a", "bad", "b", "c")] == ["1", None, "1", "1"]
     assert seen == ["undone", "kept"]
 
 
-def test_a_change_that_may_not_be_repeated_runs_once(database: Sqlite) -> None:
+def test_a_change_that_may_not_run_twice_runs_once(database: Sqlite) -> None:
     runs: list[str] = []
 
     def once(tx: Any) -> int:
@@ -423,8 +435,8 @@ def test_a_change_that_may_not_be_repeated_runs_once(database: Sqlite) -> None:
         tx.run("remember", key="bad", value="1")
         raise ConflictError("no")
 
-    changes = [(remember("a"), True), (once, False), (change_my_mind, True), (remember("b"), True)]
-    assert repeatably(database, *changes) == [1, 1, ConflictError, 1]
+    changes = [twice(remember("a")), once, twice(change_my_mind), twice(remember("b"))]
+    assert answered(database, *changes) == [1, 1, ConflictError, 1]
     assert runs == ["once", "mind"]
     assert [remembered(database, key) for key in ("a", "once", "bad", "b")] == ["1", "1", None, "1"]
 
@@ -527,13 +539,29 @@ def test_a_disk_that_fails_while_the_log_is_emptied_at_the_end_is_told(
 
 def test_every_statement_compiles(database: Sqlite) -> None:
     for statement in sql.statements("sqlite").values():
-        if statement.text.split()[0] in ("SELECT", "INSERT", "UPDATE"):
+        if statement.text.split()[0] in ("SELECT", "INSERT", "UPDATE", "DELETE"):
             values = dict.fromkeys(re.findall(r":([a-z_0-9]+)", statement.text))
             database.submit(
                 lambda _tx, text=statement.text, values=values: database._connection.execute(
                     f"EXPLAIN {text}", values
                 ).fetchall()
             ).result()
+
+
+def test_each_query_answers_with_the_fields_of_its_row_in_their_order(database: Sqlite) -> None:
+    found, expected = {}, {}
+    for query in (value for value in vars(queries).values() if isinstance(value, queries.Query)):
+        text = sql.statements("sqlite")[query.name].text
+        expected[query.name] = list(query.make.__self__._fields)  # type: ignore[attr-defined]
+        if text.startswith("SELECT"):
+            values = dict.fromkeys(re.findall(r":([a-z_0-9]+)", text), 0) | {"ids": "[]", "seqs": "[]"}
+            values |= {"requirements": "[]"}
+            cursor = database._connection.execute(text, values)
+            found[query.name] = [column[0] for column in cursor.description]
+            cursor.close()
+        else:
+            found[query.name] = text.partition("RETURNING ")[2].rstrip(";").split(", ")
+    assert found == expected
 
 
 def test_every_statement_is_used() -> None:

@@ -48,7 +48,7 @@ async def claim(fleet: Fleet, request: Request) -> Answer:
     if wait_s:
         lease = await _parked(fleet, request, message, wait_s)
     else:
-        lease = await fleet.run(lambda tx: _claimed(fleet, request, tx, message), repeatable=True)
+        lease = await fleet.run(lambda tx: _claimed(fleet, request, tx, message))
     headers = [PREFERENCE_APPLIED] if wait_s else []
     if lease is None:
         retry_s = 1.0 if wait_s else fleet.idle_retry_s
@@ -148,7 +148,7 @@ async def heartbeat(fleet: Fleet, request: Request) -> Answer:
     job_id = request.target
     beat = fleet.queue.beat(job_id, message)
     if beat is None:
-        beat = await fleet.run(lambda tx: fleet.queue.heartbeat(tx, job_id, message), repeatable=True)
+        beat = await fleet.run(lambda tx: fleet.queue.heartbeat(tx, job_id, message))
     return answer(beat)
 
 
@@ -157,7 +157,7 @@ async def complete(fleet: Fleet, request: Request) -> Answer:
     message = COMPLETE.decode(await request.body())
     await demand_holder(fleet, request, message.lease_id)
     job_id = request.target
-    return answer(await fleet.run(lambda tx: fleet.queue.complete(tx, job_id, message), repeatable=True))
+    return answer(await fleet.run(lambda tx: fleet.queue.complete(tx, job_id, message)))
 
 
 async def fail(fleet: Fleet, request: Request) -> Answer:

@@ -242,6 +242,6 @@ def _missing(target: RestoreTarget) -> Iterator[str]:
     """Yield the artifacts that the database names and the store lacks."""
     with of_copy(target.database) as reading:
         for row in artifact_rows(reading):
-            path = target.places.store / bundle_path(row["sha256"], row["model"], row["mode"])
+            path = target.places.store / bundle_path(row.sha256, row.model, row.mode)
             if not path.exists():
                 yield f"missing: {path}; copy it from another backup, `fsck` says which jobs it is the result of"

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from training.fleet.database import Row
+from training.fleet.database.queries import InForceJobRow, NamedJobRow
 from training.fleet.manifest import Header, JobEntry
 from training.fleet.model import placement
 from training.fleet.model.capability import Capability, with_free_cards
@@ -127,10 +127,10 @@ class ManifestChange:
             self.counts["unchanged"] += 1
         self._keep(entry, position)
 
-    def drop(self, row: Row) -> None:
+    def drop(self, row: NamedJobRow | InForceJobRow) -> None:
         """Note a job that the manifest no longer names."""
-        self.gone.append(row["seq"])
-        self._note("dropped", PlannedJob(row["id"], row["model"], row["mode"]))
+        self.gone.append(row.seq)
+        self._note("dropped", PlannedJob(row.id, row.model, row.mode))
 
     def see(self, seq: int, named: bool) -> None:
         """Note that the manifest names a job of the queue."""
@@ -219,7 +219,9 @@ def in_force_of(header: Header, applied_at: str) -> InForce:
     )
 
 
-def fields_changed(row: Row, old: Requirement, requirement: Requirement, limits: Limits) -> dict[str, list[Any]]:
+def fields_changed(
+    row: NamedJobRow, old: Requirement, requirement: Requirement, limits: Limits
+) -> dict[str, list[Any]]:
     """Return the manifest keys in which a job of the queue differs, each with its old and new value.
 
     Args:
@@ -234,8 +236,8 @@ def fields_changed(row: Row, old: Requirement, requirement: Requirement, limits:
         before, after = asdict(old), asdict(learned)
         fields = {key: [before[key], after[key]] for key in before if before[key] != after[key]}
     for key in ("priority", "timeout_s", "max_attempts"):
-        if row[key] != getattr(limits, key):
-            fields[key] = [row[key], getattr(limits, key)]
-    if not row["named"]:
+        if getattr(row, key) != getattr(limits, key):
+            fields[key] = [getattr(row, key), getattr(limits, key)]
+    if not row.named:
         fields["named"] = [False, True]
     return fields

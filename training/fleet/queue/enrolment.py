@@ -12,10 +12,24 @@ import functools
 import secrets
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from training.fleet.auth.identities import Identity, digest_of
-from training.fleet.database import Row, Transaction
+from training.fleet.database import Transaction
+from training.fleet.database.queries import (
+    EVENTS_BETWEEN,
+    EVENTS_OF_JOB,
+    IDENTITIES,
+    IDENTITY,
+    INVITE,
+    LEASE,
+    LEASES_OF,
+    LIVING_IDENTITY,
+    NEWEST_EVENT,
+    FleetEventRow,
+    IdentityRow,
+    InviteRow,
+)
 from training.fleet.errors import ConflictError, ForbiddenError, InvalidMessageError, InviteRefusedError, NotFoundError
 from training.fleet.queue.lifecycle import Lifecycle
 from training.fleet.queue.memory import worker_actor
@@ -40,7 +54,7 @@ class Enrolment(Lifecycle):
     def start(self, tx: Transaction) -> None:
         """Take up the database after a start, with its identities."""
         super().start(tx)
-        for row in tx.all("identities"):
+        for row in tx.all(IDENTITIES):
             self.registry.put(_identity(row))
 
     # ---- invites
@@ -70,30 +84,31 @@ class Enrolment(Lifecycle):
             InviteRefusedError: Nobody gave the code, it is used up, or its time is over.
             ForbiddenError: It is good for another host.
         """
-        row = tx.one("invite", digest=digest_of(message.code))
+        row = tx.one(INVITE, digest=digest_of(message.code))
         if row is None:
             raise InviteRefusedError(
                 "the code is none that this receiver gave; check that it is whole, or ask for a new one: "
                 "cis490-jobs invite HOST"
             )
         self._demand_good(row, message.worker)
-        if row["identity"] is not None:
-            return self._same_again(row["identity"], message.secret_sha256)
+        if row.identity is not None:
+            return self._same_again(tx, row.identity, message.secret_sha256)
         return self._new_identity(tx, message)
 
-    def _demand_good(self, row: Row, worker: str) -> None:
-        if row["worker"] != worker:
+    def _demand_good(self, row: InviteRow, worker: str) -> None:
+        if row.worker != worker:
             raise ForbiddenError(
                 f"the code is not good for the host {worker}; give the name it was made for, or ask for a new one: "
                 f"cis490-jobs invite {worker}"
             )
-        if self.tick() >= row["expires_tick"] or self._now() >= row["expires_at"]:
+        if self.tick() >= row.expires_tick or self._now() >= row.expires_at:
             raise InviteRefusedError(
-                f"the code was good until {row['expires_at']}; ask for a new one: cis490-jobs invite {worker}"
+                f"the code was good until {row.expires_at}; ask for a new one: cis490-jobs invite {worker}"
             )
 
-    def _same_again(self, public_id: str, digest: str) -> Identity:
-        identity = self.registry.get(public_id)
+    def _same_again(self, tx: Transaction, public_id: str, digest: str) -> Identity:
+        # The row and not the registry, which follows the commit: the first exchange may be in this very batch.
+        identity = self._identity(tx, public_id)
         if identity is None or identity.revoked_at is not None or identity.digest != digest:
             raise InviteRefusedError(
                 "the code was used already, and by another; if that was not you, revoke the worker: "
@@ -104,7 +119,7 @@ class Enrolment(Lifecycle):
     def _new_identity(self, tx: Transaction, message: Enrol) -> Identity:
         worker, at = message.worker, self._now()
         actor = worker_actor(worker)
-        old = self.registry.living(worker)
+        old = self._living_of(tx, worker)
         if old is not None:
             self._change(tx, replace(old, revoked_at=at, next_digest=None, rotate=False), at_once=True)
             self._note(tx, actor, worker, "replace", f"identity {old.id} ends, the host has enrolled again")
@@ -119,7 +134,7 @@ class Enrolment(Lifecycle):
 
     def keep_certificate(self, tx: Transaction, public_id: str, fingerprint: str) -> None:
         """Note which certificate was issued to an identity; another one after the first is an event. Safe to repeat."""
-        identity = self.registry.get(public_id)
+        identity = self._identity(tx, public_id)
         if identity is None or identity.fingerprint == fingerprint:
             return
         self._change(tx, replace(identity, fingerprint=fingerprint))
@@ -129,7 +144,7 @@ class Enrolment(Lifecycle):
 
     def keep_place(self, tx: Transaction, public_id: str, place: str) -> None:
         """Note where an identity is used, so that a restart of the receiver gives it to nobody else."""
-        if (identity := self.registry.get(public_id)) is not None and identity.place != place:
+        if (identity := self._identity(tx, public_id)) is not None and identity.place != place:
             self._change(tx, replace(identity, place=place))
 
     # ---- secrets
@@ -141,7 +156,7 @@ class Enrolment(Lifecycle):
             NotFoundError: No such worker ever enrolled.
         """
         tx.run("withdraw_invites", worker=worker)
-        identity = self.registry.living(worker)
+        identity = self._living_of(tx, worker)
         if identity is None:
             return view_of(self._newest(worker))
         gone = replace(identity, revoked_at=self._now(), next_digest=None, rotate=False)
@@ -152,8 +167,8 @@ class Enrolment(Lifecycle):
 
     def _free_leases(self, tx: Transaction, worker: str, actor: str, why: str) -> None:
         """End what a worker holds, because the identity it was given to may work no more."""
-        for row in tx.all("leases_of", worker=worker):
-            self._take_back(tx, row["lease_id"], actor, why)
+        for row in tx.all(LEASES_OF, worker=worker):
+            self._take_back(tx, row.lease_id, actor, why)
 
     def ask_to_rotate(self, tx: Transaction, worker: str, actor: str) -> IdentityView:
         """Ask a worker for a new key; it makes one at its next contact. Safe to repeat.
@@ -162,7 +177,7 @@ class Enrolment(Lifecycle):
             NotFoundError: No such worker ever enrolled.
             ConflictError: It is revoked.
         """
-        identity = self.registry.living(worker)
+        identity = self._living_of(tx, worker)
         if identity is None:
             old = self._newest(worker)
             raise ConflictError(
@@ -182,7 +197,7 @@ class Enrolment(Lifecycle):
             RevokedError: The identity lives no more.
             ConflictError: Nobody asked for a new key. So who has the secret alone cannot make it useless to its worker.
         """
-        identity = self._living(public_id)
+        identity = self._living(tx, public_id)
         if digest not in (identity.digest, identity.next_digest):
             if not identity.rotate:
                 raise ConflictError(
@@ -194,7 +209,7 @@ class Enrolment(Lifecycle):
 
     def renew(self, tx: Transaction, public_id: str) -> None:
         """Let the next key take over, because the worker has used it; the one before is worth nothing from now on."""
-        identity = self._living(public_id)
+        identity = self._living(tx, public_id)
         if identity.next_digest is None:
             return
         new = replace(identity, digest=identity.next_digest, next_digest=None, rotate=False)
@@ -202,11 +217,19 @@ class Enrolment(Lifecycle):
         actor = worker_actor(identity.worker)
         self._note(tx, actor, identity.worker, "renew", f"identity {identity.id}: the new key was used")
 
-    def _living(self, public_id: str) -> Identity:
+    def _living(self, tx: Transaction, public_id: str) -> Identity:
         self.registry.demand_living(public_id)
-        identity = self.registry.get(public_id)
+        identity = self._identity(tx, public_id)
         assert identity is not None
         return identity
+
+    def _identity(self, tx: Transaction, public_id: str) -> Identity | None:
+        row = tx.one(IDENTITY, id=public_id)
+        return None if row is None else _identity(row)
+
+    def _living_of(self, tx: Transaction, worker: str) -> Identity | None:
+        row = tx.one(LIVING_IDENTITY, worker=worker)
+        return None if row is None else _identity(row)
 
     def _newest(self, worker: str) -> Identity:
         found = self.registry.newest(worker)
@@ -222,15 +245,13 @@ class Enrolment(Lifecycle):
             new: The identity from now on.
             at_once: It holds for requests that are already under way, and is undone when the change is.
         """
-        old = self.registry.get(new.id)
-        assert old is not None
         values = {name: value for name, value in asdict(new).items() if name not in ("worker", "created_at")}
         tx.run("change_identity", **{**values, "rotate": int(new.rotate)})
-        if at_once:
+        old = self.registry.get(new.id)
+        if at_once and old is not None:  # one that is not known yet was made in this batch, so nobody can use it
             self.registry.put(new)
             tx.after_rollback(functools.partial(self.registry.put, old))
-        else:
-            tx.after_commit(functools.partial(self.registry.put, new))
+        tx.after_commit(functools.partial(self.registry.put, new))
 
     # ---- the audit trail
 
@@ -244,8 +265,8 @@ class Enrolment(Lifecycle):
 
     def holder(self, tx: Transaction, lease_id: str) -> str | None:
         """Return the worker a lease was given to, live or over; None when there never was one."""
-        row = tx.one("lease", lease_id=lease_id)
-        return None if row is None else str(row["worker"])
+        row = tx.one(LEASE, lease_id=lease_id)
+        return None if row is None else str(row.worker)
 
     def identities(self, cursor: str | None, limit: int) -> IdentityPage:
         """Return one page of identities by worker, those that lived longest ago first. Safe from any thread."""
@@ -271,21 +292,23 @@ class Enrolment(Lifecycle):
         """
         before = _before(cursor)
         if job_id is not None:
-            seq = self._job_state(tx, job_id)["seq"]
-            rows = tx.all("events_of_job", id=job_id, job=seq, worker=worker, before=before, limit=limit + 1)
+            seq = self._job_state(tx, job_id).seq
+            rows = tx.all(EVENTS_OF_JOB, id=job_id, job=seq, worker=worker, before=before, limit=limit + 1)
             return _page(list(rows), limit, None)
         rows, after = self._scanned(tx, worker, before, limit + 1)
         return _page(rows, limit, after)
 
-    def _scanned(self, tx: Transaction, worker: str | None, before: int, limit: int) -> tuple[list[Row], int | None]:
+    def _scanned(
+        self, tx: Transaction, worker: str | None, before: int, limit: int
+    ) -> tuple[list[FleetEventRow], int | None]:
         """Return events, and where to go on looking when time ran out before the end."""
-        newest = tx.one("newest_event")
-        before = min(before, ((newest["id"] if newest else None) or 0) + 1)
-        rows: list[Row] = []
+        newest = tx.one(NEWEST_EVENT)
+        before = min(before, ((newest.number if newest else None) or 0) + 1)
+        rows: list[FleetEventRow] = []
         until = self._clock() + SCAN_S
         while before > 1 and len(rows) < limit:
             from_id = max(1, before - WINDOW)
-            found = tx.all("events_between", worker=worker, before=before, from_id=from_id, limit=limit - len(rows))
+            found = tx.all(EVENTS_BETWEEN, worker=worker, before=before, from_id=from_id, limit=limit - len(rows))
             rows += found
             before = from_id
             if self._clock() > until:
@@ -305,17 +328,15 @@ def view_of(identity: Identity) -> IdentityView:
     )
 
 
-def _page(rows: list[Row], limit: int, after: int | None) -> EventPage:
+def _page(rows: list[FleetEventRow], limit: int, after: int | None) -> EventPage:
     shown = [_event(row) for row in rows[:limit]]
     if len(rows) > limit:
         return EventPage(shown, f"e{shown[-1].id}")
     return EventPage(shown, None if after is None else f"e{after}")
 
 
-def _event(row: Row) -> FleetEvent:
-    names = ("id", "at", "actor", "action", "job", "worker", "from_status", "to_status", "why")
-    values: dict[str, Any] = {name: row[name] for name in names}
-    return FleetEvent(**values)
+def _event(row: FleetEventRow) -> FleetEvent:
+    return FleetEvent(**row._asdict())
 
 
 def _before(cursor: str | None) -> int:
@@ -327,9 +348,8 @@ def _before(cursor: str | None) -> int:
     return int(place)
 
 
-def _identity(row: Row) -> Identity:
-    names = ("id", "worker", "digest", "next_digest", "created_at", "revoked_at", "fingerprint", "place")
-    return Identity(**{name: row[name] for name in names}, rotate=bool(row["rotate"]))
+def _identity(row: IdentityRow) -> Identity:
+    return Identity(**{**row._asdict(), "rotate": bool(row.rotate)})
 
 
 def _later(label: str, seconds: int) -> str:

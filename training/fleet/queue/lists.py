@@ -14,7 +14,28 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from training.fleet import __version__
-from training.fleet.database import Row, Transaction
+from training.fleet.database import Transaction
+from training.fleet.database.queries import (
+    ARTIFACT_TOTALS,
+    ARTIFACTS,
+    ATTEMPTS,
+    CLAIMABLE,
+    EVENTS,
+    HISTORY_LENGTH,
+    JOB,
+    JOBS_BY_ID,
+    JOBS_BY_SEQ,
+    JOBS_BY_STATUS,
+    LOG,
+    NEWEST_SEQ,
+    RECENT_FAILURES,
+    REJECTIONS,
+    ArtifactRow,
+    AttemptRow,
+    EventRow,
+    FailureRow,
+    JobRow,
+)
 from training.fleet.errors import InvalidMessageError, NotFoundError
 from training.fleet.model import placement, remedy
 from training.fleet.model.capability import Capability
@@ -104,7 +125,7 @@ class Lists(Memory):
 
     def _page_by_id(self, tx: Transaction, filters: Filters, cursor: str | None, limit: int) -> JobPage:
         rows = tx.all(
-            "jobs_by_id",
+            JOBS_BY_ID,
             after=_after(cursor, "i", ""),
             low=filters.id_prefix,
             high=filters.id_prefix + "g",
@@ -116,14 +137,14 @@ class Lists(Memory):
         )
         shown = rows[:limit]
         views = [self._view(row, with_spec=filters.with_spec) for row in shown]
-        return JobPage(views, f"i{shown[-1]['id']}" if len(rows) > limit else None)
+        return JobPage(views, f"i{shown[-1].id}" if len(rows) > limit else None)
 
     def _page_by_seq(self, tx: Transaction, filters: Filters, cursor: str | None, limit: int) -> JobPage:
         after = int(_after(cursor, "s", "0"))
-        newest = tx.one("newest_seq")
-        end = (newest["seq"] if newest else None) or 0
+        newest = tx.one(NEWEST_SEQ)
+        end = (newest.number if newest else None) or 0
         step = WINDOW if filters.model or filters.mode or filters.host else MAX_SEQ
-        rows: list[Row] = []
+        rows: list[JobRow] = []
         until = self._clock() + SCAN_S
         while after < end and len(rows) <= limit:
             upto = min(end, after + step)
@@ -133,10 +154,10 @@ class Lists(Memory):
                 break
         views = [self._view(row, with_spec=filters.with_spec) for row in rows[:limit]]
         if len(rows) > limit:
-            return JobPage(views, f"s{rows[limit - 1]['seq']}")
+            return JobPage(views, f"s{rows[limit - 1].seq}")
         return JobPage(views, f"s{after}" if after < end else None)
 
-    def _window(self, tx: Transaction, filters: Filters, after: int, upto: int, limit: int) -> list[Row]:
+    def _window(self, tx: Transaction, filters: Filters, after: int, upto: int, limit: int) -> list[JobRow]:
         values = {
             "after": after,
             "upto": upto,
@@ -146,8 +167,8 @@ class Lists(Memory):
             "limit": limit,
         }
         if not filters.statuses or filters.statuses >= set(STATUSES):
-            return list(tx.all("jobs_by_seq", **values))
-        found = [row for status in filters.statuses for row in tx.all("jobs_by_status", status=status, **values)]
+            return list(tx.all(JOBS_BY_SEQ, **values))
+        found = [row for status in filters.statuses for row in tx.all(JOBS_BY_STATUS, status=status, **values)]
         return sorted(found, key=_seq)[:limit]
 
     def job(self, tx: Transaction, job_id: str) -> JobDetail:
@@ -157,41 +178,41 @@ class Lists(Memory):
             NotFoundError: There is no such job.
         """
         row = self._job_row(tx, job_id)
-        seq = row["seq"]
-        log, length = tx.one("log", job=seq), tx.one("history_length", job=seq)
+        seq = row.seq
+        log, length = tx.one(LOG, job=seq), tx.one(HISTORY_LENGTH, job=seq)
         assert length is not None
-        attempts, events = (tx.all(name, job=seq, limit=MAX_HISTORY) for name in ("attempts", "events"))
-        errors, reasons = _shortened(attempts, "error"), _shortened(events, "why")
+        attempts, events = tx.all(ATTEMPTS, job=seq, limit=MAX_HISTORY), tx.all(EVENTS, job=seq, limit=MAX_HISTORY)
+        errors, reasons = _shortened([one.error for one in attempts]), _shortened([one.why for one in events])
         return JobDetail(
             job=self._view(row),
-            spec=json.loads(row["spec"]),
+            spec=json.loads(row.spec),
             constraints=self._constraints(row),
             attempts=[_attempt(*one) for one in zip(attempts, errors, strict=True)][::-1],
             events=[_event(*one) for one in zip(events, reasons, strict=True)][::-1],
-            log_tail=log["tail"] if log else "",
-            attempts_total=length["attempts"],
-            events_total=length["events"],
+            log_tail=log.tail if log else "",
+            attempts_total=length.attempts,
+            events_total=length.events,
         )
 
     def recent_failures(self, tx: Transaction, limit: int = 10) -> list[RecentFailure]:
         """Return the newest bad ends of jobs that are not completed since, newest first."""
         shown = []
-        for row in tx.all("recent_failures", limit=limit):
+        for row in tx.all(RECENT_FAILURES, limit=limit):
             failure = _failure(row)
             if failure is not None:
-                shown.append(RecentFailure(row["id"], row["model"], row["mode"], row["status"], failure))
+                shown.append(RecentFailure(row.id, row.model, row.mode, row.status, failure))
         return shown
 
-    def artifacts(self, tx: Transaction, after: int = 0, limit: int = 500) -> list[Row]:
+    def artifacts(self, tx: Transaction, after: int = 0, limit: int = 500) -> list[ArtifactRow]:
         """Return stored artifacts in the order they came: seq, sha256, model, mode, size_bytes, stored_at."""
-        return list(tx.all("artifacts", after=after, limit=limit))
+        return list(tx.all(ARTIFACTS, after=after, limit=limit))
 
     def artifact_totals(self, tx: Transaction) -> tuple[int, int]:
         """Return how many artifacts are stored and their bytes together."""
         if self._totals is None:
-            row = tx.one("artifact_totals")
+            row = tx.one(ARTIFACT_TOTALS)
             assert row is not None
-            self._totals = [row["artifacts"], row["size_bytes"]]
+            self._totals = [row.artifacts, row.size_bytes]
         return self._totals[0], self._totals[1]
 
     # ---- workers
@@ -282,8 +303,8 @@ class Lists(Memory):
         waiting = able = 0
         reasons: dict[str, None] = {}
         for number in self.hosts.requirement_ids()[:MAX_OWN_REQUIREMENTS]:
-            row = tx.one("claimable", requirement=number)
-            jobs = row["jobs"] if row else 0
+            row = tx.one(CLAIMABLE, requirement=number)
+            jobs = row.jobs if row else 0
             waiting += jobs
             if not jobs or known is None:
                 continue
@@ -301,11 +322,11 @@ class Lists(Memory):
             NotFoundError: There is no such job.
         """
         row = self._job_row(tx, job_id)
-        requirement = self.hosts.requirement(row["requirement"])
+        requirement = self.hosts.requirement(row.requirement)
         hosts = list(self._verdicts(requirement))
         able = [host.host for host in hosts if host.eligible]
         change = "" if able else remedy.smallest_change_among(requirement, self._judged())
-        return Why(job_id, row["status"], self._summary(tx, row, able, change), hosts, change)
+        return Why(job_id, row.status, self._summary(tx, row, able, change), hosts, change)
 
     def _judged(self) -> Iterator[tuple[Capability, Policy | None]]:
         return ((capability, policy) for _, capability, policy, _ in self.hosts.all())
@@ -317,17 +338,17 @@ class Lists(Memory):
             shown = [ReasonView(reason.constraint, reason.wanted, reason.found) for reason in reasons]
             yield HostVerdict(name, not reasons, shown, seen, change)
 
-    def _summary(self, tx: Transaction, row: Row, able: list[str], change: str) -> str:
-        status, host = row["status"], row["host"]
+    def _summary(self, tx: Transaction, row: JobRow, able: list[str], change: str) -> str:
+        status, host = row.status, row.host
         if status != "pending":
             return f"the job is {status}" + (f" on {host}" if status in ("claimed", "running", "completed") else "")
         rejected = self._rejected(tx, row)
         if not able:
             waits = f"no known host can run it: {change}" if change else "no host is known that could run it"
-        elif not row["ready"]:
+        elif not row.ready:
             waits = f"it waits for the back-off after its last failure; then {_names(able)} can run it"
         else:
-            waits = self._next_try(row["seq"], able)
+            waits = self._next_try(row.seq, able)
         return f"{rejected}; {waits}" if rejected else waits
 
     def _next_try(self, seq: int, able: list[str]) -> str:
@@ -339,15 +360,15 @@ class Lists(Memory):
             f"`cis490-jobs workers` say why); the next try is due in {math.ceil(min(kept.values()))} s"
         )
 
-    def _rejected(self, tx: Transaction, row: Row) -> str:
+    def _rejected(self, tx: Transaction, row: JobRow) -> str:
         """Return who rejected a job that waits, and what ends that; empty when nobody did."""
-        hosts = [found["worker"] for found in tx.all("rejections", job=row["seq"])]
+        hosts = [found.worker for found in tx.all(REJECTIONS, job=row.seq)]
         if not hosts:
             return ""
-        error = f" ({first_line(row['error'])})" if row["kind"] == "spec_rejected" and row["error"] else ""
+        error = f" ({first_line(row.error)})" if row.kind == "spec_rejected" and row.error else ""
         return (
             f"{_names(hosts)} rejected its specification{error}; it fails for good when a second host does, or after "
-            f"{row['max_attempts']} times when no other host that is heard could run it; cancel it if it is wrong"
+            f"{row.max_attempts} times when no other host that is heard could run it; cancel it if it is wrong"
         )
 
     def _kept_away_s(self, host: str, seq: int) -> float:
@@ -356,45 +377,45 @@ class Lists(Memory):
 
     # ---- shared
 
-    def _job_row(self, tx: Transaction, job_id: str) -> Row:
-        row = tx.one("job", id=job_id)
+    def _job_row(self, tx: Transaction, job_id: str) -> JobRow:
+        row = tx.one(JOB, id=job_id)
         if row is None:
             raise NotFoundError(f"there is no job {job_id}; `cis490-jobs list` shows the jobs there are")
         return row
 
-    def _constraints(self, row: Row) -> dict[str, Any]:
-        requirement = asdict(self.hosts.requirement(row["requirement"]))
-        limits = {key: row[key] for key in ("priority", "timeout_s", "max_attempts")}
+    def _constraints(self, row: JobRow) -> dict[str, Any]:
+        requirement = asdict(self.hosts.requirement(row.requirement))
+        limits = {key: getattr(row, key) for key in ("priority", "timeout_s", "max_attempts")}
         return {**requirement, "allowed_hosts": list(requirement["allowed_hosts"]), **limits}
 
-    def _view(self, row: Row, *, with_spec: bool = False) -> JobView:
-        spec = json.loads(row["spec"])
-        live = self.leases.get(row["lease_id"])
-        artifact = row["artifact"]
+    def _view(self, row: JobRow, *, with_spec: bool = False) -> JobView:
+        spec = json.loads(row.spec)
+        live = self.leases.get(row.lease_id)
+        artifact = row.artifact
         return JobView(
-            id=row["id"],
-            model=row["model"],
-            mode=row["mode"],
+            id=row.id,
+            model=row.model,
+            mode=row.mode,
             split=spec["split_recipe"],
             seed=spec["seed"],
             dataset=spec["dataset"]["name"] if "dataset" in spec else None,
-            status=row["status"],
-            priority=row["priority"],
-            host=row["host"],
-            attempts_used=row["attempts_used"],
-            max_attempts=row["max_attempts"],
-            cancel_requested=bool(row["cancel_requested"]),
-            named=bool(row["named"]),
-            delayed=not row["ready"],
-            updated_at=row["updated_at"],
-            claimed_at=row["claimed_at"],
-            ended_at=row["ended_at"],
+            status=row.status,
+            priority=row.priority,
+            host=row.host,
+            attempts_used=row.attempts_used,
+            max_attempts=row.max_attempts,
+            cancel_requested=bool(row.cancel_requested),
+            named=bool(row.named),
+            delayed=not row.ready,
+            updated_at=row.updated_at,
+            claimed_at=row.claimed_at,
+            ended_at=row.ended_at,
             progress=None if live is None else live.progress,
             failure=_failure(row),
             artifact=artifact,
-            artifact_path=artifact and ARTIFACT_PATH.format(model=row["model"], mode=row["mode"], sha256=artifact),
-            metrics=json.loads(row["metrics"]),
-            duration_s=row["duration_s"],
+            artifact_path=artifact and ARTIFACT_PATH.format(model=row.model, mode=row.mode, sha256=artifact),
+            metrics=json.loads(row.metrics),
+            duration_s=row.duration_s,
             spec=spec if with_spec else None,
         )
 
@@ -409,9 +430,8 @@ def _after(cursor: str | None, kind: str, start: str) -> str:
     return place[:64] if kind == "i" else place[:18]
 
 
-def _seq(row: Row) -> int:
-    seq: int = row["seq"]
-    return seq
+def _seq(row: JobRow) -> int:
+    return row.seq
 
 
 def _other_version(version: str) -> list[str]:
@@ -421,45 +441,45 @@ def _other_version(version: str) -> list[str]:
     return [f"the worker is version {version}, the receiver {__version__}; give the host the receiver's worker.pyz"]
 
 
-def _failure(row: Row) -> FailureView | None:
-    if row["outcome"] not in _BAD_ENDS:
+def _failure(row: JobRow | FailureRow) -> FailureView | None:
+    if row.outcome not in _BAD_ENDS:
         return None
-    kind = row["kind"] or row["outcome"]
-    return FailureView(kind, row["error"], row["exit_status"], row["host"], row["ended_at"])
+    assert row.host is not None and row.ended_at is not None  # a rule of the table: what has an outcome has ended
+    kind = row.kind or row.outcome
+    return FailureView(kind, row.error, row.exit_status, row.host, row.ended_at)
 
 
-def _shortened(newest_first: Sequence[Row], column: str) -> list[str]:
-    """Return a column of text, of which the older part is cut once the newer takes enough room."""
+def _shortened(newest_first: Sequence[str]) -> list[str]:
+    """Return texts, of which the older part is cut once the newer takes enough room."""
     left, texts = WHOLE_CHARS, []
-    for row in newest_first:
-        text: str = row[column]
+    for text in newest_first:
         left -= len(text)
         texts.append(text if left >= 0 or len(text) <= CUT_CHARS else f"{text[:CUT_CHARS]}…")
     return texts
 
 
-def _attempt(row: Row, error: str) -> AttemptView:
+def _attempt(row: AttemptRow, error: str) -> AttemptView:
     return AttemptView(
-        fence=row["fence"],
-        host=row["worker"],
-        claimed_at=row["claimed_at"],
-        started_at=row["started_at"],
-        ended_at=row["ended_at"],
-        outcome=row["outcome"],
-        kind=row["kind"],
-        exit_status=row["exit_status"],
+        fence=row.fence,
+        host=row.worker,
+        claimed_at=row.claimed_at,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        outcome=row.outcome,
+        kind=row.kind,
+        exit_status=row.exit_status,
         error=error,
     )
 
 
-def _event(row: Row, why: str) -> EventView:
+def _event(row: EventRow, why: str) -> EventView:
     return EventView(
-        id=row["id"],
-        at=row["at"],
-        actor=row["actor"],
-        action=row["action"],
-        from_status=row["from_status"],
-        to_status=row["to_status"],
+        id=row.id,
+        at=row.at,
+        actor=row.actor,
+        action=row.action,
+        from_status=row.from_status,
+        to_status=row.to_status,
         why=why,
     )
 

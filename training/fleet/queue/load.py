@@ -14,7 +14,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from training.fleet.database import Row, Transaction
+from training.fleet.database import Transaction
+from training.fleet.database.queries import (
+    COUNT_UNNAMED,
+    JOBS_IN_FORCE,
+    JOBS_NAMED,
+    JOBS_NUMBERED,
+    REQUIREMENTS_WITH_READY_JOBS,
+    UNUSED_REQUIREMENTS,
+    NamedJobRow,
+)
 from training.fleet.manifest import Edit, Header, JobEntry
 from training.fleet.model.jobs import Requirement
 from training.fleet.queue.change import SPACING, ManifestChange, Write, fields_changed
@@ -42,19 +51,19 @@ class Load(Memory):
         gap = change.gap or (1 if rows else SPACING)
         for entry in entries:
             row = rows.get(entry.id)
-            if row is not None and row["position"] > change.position:
-                change.position = row["position"]
+            if row is not None and row.position > change.position:
+                change.position = row.position
             else:
                 change.position += gap
             self._compare(change, entry, row)
 
-    def _compare(self, change: ManifestChange, entry: JobEntry, row: Row | None) -> None:
+    def _compare(self, change: ManifestChange, entry: JobEntry, row: NamedJobRow | None) -> None:
         if row is None:
             change.add(entry, change.position)
             return
-        change.see(row["seq"], bool(row["named"]))
-        fields = fields_changed(row, self.hosts.requirement(row["requirement"]), entry.requirement, entry.limits)
-        if fields or row["position"] != change.position:
+        change.see(row.seq, bool(row.named))
+        fields = fields_changed(row, self.hosts.requirement(row.requirement), entry.requirement, entry.limits)
+        if fields or row.position != change.position:
             change.alter(entry, change.position, fields)
         else:
             change.counts["unchanged"] += 1
@@ -69,7 +78,7 @@ class Load(Memory):
         if self._half_written or named != self.hosts.in_force.count:
             return None
         change = self.begin_manifest(tx, header, actor)
-        change.position = 0 if edit.after is None else self._rows(tx, [edit.after])[edit.after]["position"]
+        change.position = 0 if edit.after is None else self._rows(tx, [edit.after])[edit.after].position
         change.gap = SPACING if edit.before is None else 1
         return change
 
@@ -80,23 +89,22 @@ class Load(Memory):
         neighbours.
         """
         before = None if edit.before is None else self._rows(tx, [edit.before])[edit.before]
-        if before is not None and before["position"] <= change.position:
+        if before is not None and before.position <= change.position:
             return False
         stood = self._rows(tx, edit.stood)
-        if change.named != sum(change.saw(row["seq"]) for row in stood.values()):
+        if change.named != sum(change.saw(row.seq) for row in stood.values()):
             return False
         gone = [row for job_id, row in stood.items() if job_id in edit.gone]
-        for row in sorted(gone, key=lambda row: int(row["seq"])):
+        for row in sorted(gone, key=lambda row: int(row.seq)):
             change.drop(row)
         compared = change.counts["added"] + change.counts["changed"] + change.counts["unchanged"]
         change.counts["unchanged"] += change.in_force.count - compared
         return True
 
     def _unnamed(self, tx: Transaction) -> int:
-        row = tx.one("count_unnamed")
+        row = tx.one(COUNT_UNNAMED)
         assert row is not None
-        jobs: int = row["jobs"]
-        return jobs
+        return row.jobs
 
     def find_dropped(self, tx: Transaction, change: ManifestChange) -> bool:
         """Look at the next jobs of the queue for those the manifest does not name; False when all are seen."""
@@ -104,10 +112,10 @@ class Load(Memory):
             named = sum(self._counts.values()) - self._unnamed(tx)
             if named == change.named:
                 return False
-        rows = tx.all("jobs_in_force", after=change.scanned, limit=SCAN)
+        rows = tx.all(JOBS_IN_FORCE, after=change.scanned, limit=SCAN)
         for row in rows:
-            change.scanned = row["seq"]
-            if not change.saw(row["seq"]):
+            change.scanned = row.seq
+            if not change.saw(row.seq):
                 change.drop(row)
         return len(rows) == SCAN
 
@@ -123,17 +131,15 @@ class Load(Memory):
     def _add(self, tx: Transaction, change: ManifestChange, writes: Sequence[Write]) -> None:
         if not writes:
             return
-        newest = tx.one("newest_seq")
-        seq, tick, at = (newest["seq"] if newest else None) or 0, self.tick(), self._now()
+        tick, at = self.tick(), self._now()
         jobs: list[dict[str, Any]] = []
         ready: Counter[int] = Counter()
-        for number, write in enumerate(writes, seq + 1):
+        for write in writes:
             needs = self._requirement_id(tx, write.requirement)
             ready[needs] += 1
-            jobs.append(_new_row(write, number, needs, tick, at))
+            jobs.append(_new_row(write, needs, tick, at))
         tx.many("add_job", jobs)
-        events = [_event(row["seq"], change.actor, "add", None, "pending", at) for row in jobs]
-        tx.many("record", events)
+        tx.run("record_added", ids=json.dumps([write.id for write in writes]), actor=change.actor, at=at)
 
         def follow() -> None:
             self._counts["pending"] += len(jobs)
@@ -142,20 +148,20 @@ class Load(Memory):
 
         tx.after_commit(follow)
 
-    def _alter(self, tx: Transaction, change: ManifestChange, write: Write, row: Row) -> None:
-        old = self.hosts.requirement(row["requirement"])
+    def _alter(self, tx: Transaction, change: ManifestChange, write: Write, row: NamedJobRow) -> None:
+        old = self.hosts.requirement(row.requirement)
         fields = fields_changed(row, old, write.requirement, write.limits)
-        if not fields and row["position"] == write.position:
+        if not fields and row.position == write.position:
             return
         learned = replace(write.requirement, over_vram_gib=old.over_vram_gib, over_ram_gib=old.over_ram_gib)
-        before = row["status"]
-        spent = before == "pending" and row["attempts_used"] >= write.limits.max_attempts
+        before = row.status
+        spent = before == "pending" and row.attempts_used >= write.limits.max_attempts
         after = "failed" if spent else before
-        self._change_row(tx, row["seq"], write, learned, after)
+        self._change_row(tx, row.seq, write, learned, after)
         if fields:
-            action = "change" if row["named"] else "restore"
+            action = "change" if row.named else "restore"
             why = "; ".join(f"{key} {_word(old)} becomes {_word(new)}" for key, (old, new) in fields.items())
-            self._record(tx, row["seq"], change.actor, action, before, after, why)
+            self._record(tx, row.seq, change.actor, action, before, after, why)
         number = self._requirement_id(tx, learned)
         self._moved(tx, before, after, number if after == "pending" else None)
 
@@ -176,9 +182,9 @@ class Load(Memory):
         """Mark a chunk of jobs as no longer named; they keep their status."""
         self._mark_half_written(tx)
         at = self._now()
-        rows = {row["seq"]: row for row in tx.all("jobs_numbered", seqs=json.dumps(list(seqs)))}
+        rows = {row.seq: row for row in tx.all(JOBS_NUMBERED, seqs=json.dumps(list(seqs)))}
         tx.many("drop_job", [{"seq": seq, "at": at} for seq in rows])
-        events = [_event(seq, change.actor, "drop", row["status"], row["status"], at) for seq, row in rows.items()]
+        events = [_event(seq, change.actor, "drop", row.status, row.status, at) for seq, row in rows.items()]
         tx.many("record", events)
         tx.after_commit(self._touch)
 
@@ -190,7 +196,7 @@ class Load(Memory):
         """Bring the manifest in force: from now on its word on hosts and trainer counts."""
         tx.run("remember", key=MANIFEST_KEY, value=in_force_json(change.in_force))
         tx.run("remember", key=HALF_KEY, value="")
-        ready = {row["id"]: MANY for row in tx.all("requirements_with_ready_jobs")}
+        ready = {row.id: MANY for row in tx.all(REQUIREMENTS_WITH_READY_JOBS)}
 
         def follow() -> None:
             self._half_written = False
@@ -205,10 +211,10 @@ class Load(Memory):
 
     def drop_requirements(self, tx: Transaction, numbers: Sequence[int]) -> None:
         """Take out those of these requirements that no job has any more: every claim looks at each there is."""
-        rows = tx.all("unused_requirements", requirements=json.dumps(list(numbers)))
+        rows = tx.all(UNUSED_REQUIREMENTS, requirements=json.dumps(list(numbers)))
         if not rows:
             return
-        gone = [(row["id"], self.hosts.requirement(row["id"])) for row in rows]
+        gone = [(row.id, self.hosts.requirement(row.id)) for row in rows]
         tx.many("drop_requirement", [{"id": number} for number, _ in gone])
         # At once, so that a change in the same batch does not take a number that is gone.
         self.hosts.forget(number for number, _ in gone)
@@ -228,14 +234,13 @@ class Load(Memory):
 
             tx.after_commit(follow)
 
-    def _rows(self, tx: Transaction, ids: Sequence[str]) -> dict[str, Row]:
-        return {row["id"]: row for row in tx.all("jobs_named", ids=json.dumps(ids))}
+    def _rows(self, tx: Transaction, ids: Sequence[str]) -> dict[str, NamedJobRow]:
+        return {row.id: row for row in tx.all(JOBS_NAMED, ids=json.dumps(ids))}
 
 
-def _new_row(write: Write, seq: int, requirement: int, tick: int, at: str) -> dict[str, Any]:
+def _new_row(write: Write, requirement: int, tick: int, at: str) -> dict[str, Any]:
     spec = json.loads(write.document)
     return {
-        "seq": seq,
         "id": write.id,
         "spec": write.document,
         "model": spec["model"],

@@ -17,7 +17,21 @@ from datetime import UTC, datetime
 from typing import Final
 
 from training.fleet.auth.identities import Registry
-from training.fleet.database import Row, Transaction
+from training.fleet.database import Transaction
+from training.fleet.database.queries import (
+    ADD_REQUIREMENT,
+    COUNTS,
+    HOSTS_MET,
+    JOB_STATE,
+    LIVE_LEASES,
+    RECORD,
+    REMEMBERED,
+    REQUIREMENTS,
+    REQUIREMENTS_WITH_READY_JOBS,
+    JobStateRow,
+    LeaseRow,
+    LiveLeaseRow,
+)
 from training.fleet.errors import NotFoundError
 from training.fleet.model.jobs import STATUSES, Requirement, Terms, requirement_digest
 from training.fleet.queue.delays import Delays
@@ -108,31 +122,31 @@ class Memory:
 
     def start(self, tx: Transaction) -> None:
         """Take up the database after a start: every live lease gets a full fresh term, every back-off is over."""
-        kept = tx.one("remembered", key=TICK_KEY)
-        self._tick_base = self._tick_kept = int(kept["value"]) if kept else 0
+        kept = tx.one(REMEMBERED, key=TICK_KEY)
+        self._tick_base = self._tick_kept = int(kept.value) if kept else 0
         self._started_at = self._clock()
-        for row in tx.all("requirements"):
-            self.hosts.learn(row["id"], requirement_from(row["body"]))
-        half = tx.one("remembered", key=HALF_KEY)
-        self._half_written = half is not None and half["value"] == "yes"
-        manifest = tx.one("remembered", key=MANIFEST_KEY)
+        for row in tx.all(REQUIREMENTS):
+            self.hosts.learn(row.id, requirement_from(row.body))
+        half = tx.one(REMEMBERED, key=HALF_KEY)
+        self._half_written = half is not None and half.value == "yes"
+        manifest = tx.one(REMEMBERED, key=MANIFEST_KEY)
         if manifest is not None:
-            self.hosts.rule(in_force_from(manifest["value"]))
-        for row in tx.all("hosts_met"):
-            self.hosts.remember(capability_from(row["capability"]))
+            self.hosts.rule(in_force_from(manifest.value))
+        for host in tx.all(HOSTS_MET):
+            self.hosts.remember(capability_from(host.capability))
         tx.run("make_all_ready")
-        for row in tx.all("live_leases"):
-            self._revive(row)
-        self._counts = Counter({row["status"]: row["jobs"] for row in tx.all("counts")})
+        for lease in tx.all(LIVE_LEASES):
+            self._revive(lease)
+        self._counts = Counter({count.status: count.jobs for count in tx.all(COUNTS)})
 
-    def _revive(self, row: Row) -> None:
+    def _revive(self, row: LiveLeaseRow) -> None:
         self.leases.put(
-            row["seq"],
-            row["id"],
-            row["lease_id"],
-            row["host"],
-            running=row["status"] == "running",
-            cancel=bool(row["cancel_requested"]),
+            row.seq,
+            row.id,
+            row.lease_id,
+            row.host,
+            running=row.status == "running",
+            cancel=bool(row.cancel_requested),
         )
 
     def _backoff_s(self, failures: int, first_s: float) -> float:
@@ -147,7 +161,7 @@ class Memory:
 
     def _first_for(self, tx: Transaction, worker: str) -> int | None:
         """Return a requirement of a job that waits and that a worker could run, None without one."""
-        waiting = (row["id"] for row in tx.all("requirements_with_ready_jobs"))
+        waiting = (row.id for row in tx.all(REQUIREMENTS_WITH_READY_JOBS))
         return next((number for number in waiting if self.hosts.eligible(number, worker)), None)
 
     def _keep_tick(self, tx: Transaction) -> None:
@@ -165,20 +179,22 @@ class Memory:
         known = self.hosts.requirement_id(requirement)
         if known is not None:
             return known
-        row = tx.one("add_requirement", digest=requirement_digest(requirement), body=requirement_json(requirement))
+        row = tx.one(ADD_REQUIREMENT, digest=requirement_digest(requirement), body=requirement_json(requirement))
         assert row is not None
-        number: int = row["id"]
+        number = row.id
         self.hosts.learn(number, requirement)
         tx.after_rollback(lambda: self.hosts.forget([number]))
         return number
 
     def _record(
         self, tx: Transaction, seq: int, actor: str, action: str, before: str | None, after: str, why: str = ""
-    ) -> None:
-        """Append one change to the history."""
-        tx.run(
-            "record", at=self._now(), actor=actor, job=seq, action=action, from_status=before, to_status=after, why=why
+    ) -> int:
+        """Append one change to the history; return its number."""
+        row = tx.one(
+            RECORD, at=self._now(), actor=actor, job=seq, action=action, from_status=before, to_status=after, why=why
         )
+        assert row is not None
+        return row.id
 
     def _moved(self, tx: Transaction, before: str, after: str, ready: int | None = None) -> None:
         """Let counts, change counter and parked claims follow once the change is durable.
@@ -203,16 +219,16 @@ class Memory:
         # Beats come from another thread: adding to the number could lose a change, taking the next one cannot.
         self.revision = next(self._revisions)
 
-    def _job_state(self, tx: Transaction, job_id: str) -> Row:
-        row = tx.one("job_state", id=job_id)
+    def _job_state(self, tx: Transaction, job_id: str) -> JobStateRow:
+        row = tx.one(JOB_STATE, id=job_id)
         if row is None:
             raise NotFoundError(f"there is no job {job_id}; `cis490-jobs list` shows the jobs there are")
         return row
 
 
-def state_of(row: Row) -> JobState:
+def state_of(row: JobStateRow | LeaseRow) -> JobState:
     """Return where a job stands, as an answer."""
-    return JobState(row["id"], row["status"], bool(row["cancel_requested"]))
+    return JobState(row.id, row.status, bool(row.cancel_requested))
 
 
 def worker_actor(name: str) -> str:

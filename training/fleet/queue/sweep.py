@@ -11,6 +11,7 @@ from collections import Counter
 from typing import Final
 
 from training.fleet.database import Transaction
+from training.fleet.database.queries import CLAIMABLE, CLAIMABLE_JOB, MAKE_READY, OVERDUE, REQUIREMENTS_WITH_READY_JOBS
 from training.fleet.queue.leases import SWEEP_S, LiveLease
 from training.fleet.queue.lifecycle import Lifecycle
 
@@ -57,19 +58,18 @@ class Sweep(Lifecycle):
         if requirement_id in self.hosts.overdue:
             others = {number: head for number, head in self.hosts.overdue.items() if number != requirement_id}
             self.hosts.let_go(others | self._overdue(tx, [requirement_id]))
-        row = tx.one("claimable", requirement=requirement_id)
+        row = tx.one(CLAIMABLE, requirement=requirement_id)
         assert row is not None
-        jobs: int = row["jobs"]
-        return jobs
+        return row.jobs
 
     def _make_ready(self, tx: Transaction, seq: int) -> None:
-        row = tx.one("make_ready", seq=seq)
+        row = tx.one(MAKE_READY, seq=seq)
 
         def follow() -> None:
             self._delayed.pop(seq, None)
             self._touch()
             if row is not None:
-                self._on_ready({row["requirement"]: 1})
+                self._on_ready({row.requirement: 1})
 
         tx.after_commit(follow)
 
@@ -77,9 +77,9 @@ class Sweep(Lifecycle):
         """Offer jobs again to the hosts that wait, and forget what was long ago."""
         ready: Counter[int] = Counter()
         for worker, seq in self._apart.ended(self._forgiven_at, now):
-            row = None if self._held_back.left_s(worker) > 0 else tx.one("claimable_job", seq=seq)
+            row = None if self._held_back.left_s(worker) > 0 else tx.one(CLAIMABLE_JOB, seq=seq)
             if row is not None:
-                ready[row["requirement"]] += 1
+                ready[row.requirement] += 1
         for worker in self._held_back.ended(self._forgiven_at, now):
             if (number := self._first_for(tx, worker)) is not None:
                 ready[number] += 1
@@ -98,7 +98,7 @@ class Sweep(Lifecycle):
         self.hosts.look_around()
         ready: dict[int, int] = {}
         if self.hosts.take_news():
-            waiting = (row["id"] for row in tx.all("requirements_with_ready_jobs"))
+            waiting = (row.id for row in tx.all(REQUIREMENTS_WITH_READY_JOBS))
             ready = {number: 1 for number in waiting if self.hosts.requirement(number).prefer_cuda}
         before, preferring = self.hosts.overdue, self.hosts.left_to_cuda()
         overdue = self._overdue(tx, preferring) if preferring else {}
@@ -110,9 +110,9 @@ class Sweep(Lifecycle):
     def _overdue(self, tx: Transaction, numbers: list[int]) -> dict[int, int]:
         """Return which requirements have a best job that waited long enough, and which job that is."""
         rows = tx.all(
-            "overdue", requirements=json.dumps(numbers), waited_since=int(self.tick() - self.terms.prefer_wait_s)
+            OVERDUE, requirements=json.dumps(numbers), waited_since=int(self.tick() - self.terms.prefer_wait_s)
         )
-        return {row["requirement"]: row["seq"] for row in rows}
+        return {row.requirement: row.seq for row in rows}
 
 
 def _ran_out(live: LiveLease) -> str:

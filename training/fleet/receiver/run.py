@@ -33,8 +33,7 @@ from training.fleet.api.parking import Lot
 from training.fleet.auth import Credentials, Sessions, is_loopback
 from training.fleet.auth.sessions import SILENT_S
 from training.fleet.blobs.folder import Folder
-from training.fleet.database import Row
-from training.fleet.database.sqlite import Sqlite
+from training.fleet.database import Database, open_database
 from training.fleet.database.sqlite.pages import make_folder
 from training.fleet.errors import EX_FAILURE, ConfigurationError, FleetError, passing
 from training.fleet.locks import file_held, folders_held
@@ -128,14 +127,14 @@ async def _life(
     return status
 
 
-def _open_database(path: Path, copies: Path) -> Sqlite:
+def _open_database(path: Path, copies: Path) -> Database:
     try:
         make_folder(path.parent)
     except OSError as error:
         words = f"cannot make the folder of db {path} ({error})"
         refusal = passing(error, f"{words}; look at its disk")
         raise refusal or ConfigurationError(f"{words}; give --db another place") from error
-    return Sqlite.open(path, copies)
+    return open_database(path, copies)
 
 
 def _hold_store(stack: contextlib.AsyncExitStack, settings: Settings) -> None:
@@ -145,7 +144,7 @@ def _hold_store(stack: contextlib.AsyncExitStack, settings: Settings) -> None:
     stack.enter_context(folders_held(*folders))
 
 
-async def start_fleet(settings: Settings, database: Sqlite) -> Fleet:
+async def start_fleet(settings: Settings, database: Database) -> Fleet:
     """Return the fleet with its leases revived, its index whole and its manifest loaded.
 
     Raises:
@@ -189,7 +188,7 @@ def _silent_s(terms: Terms) -> float:
     return min(terms.lease_s, max(SILENT_S, SILENT_BEATS * terms.heartbeat_s))
 
 
-def _keeper(settings: Settings, database: Sqlite) -> Keeper:
+def _keeper(settings: Settings, database: Database) -> Keeper:
     places = Places(settings["store_root"], settings["incoming_root"], settings["index_path"])
     db: Path = settings["db"]
     copy = db.with_name(f"{db.name}.fsck")
@@ -213,7 +212,7 @@ def _terms(settings: Settings) -> Terms:
     return Terms(**{name: settings[name] for name in names})
 
 
-def _open_store(store: Store, database: Sqlite, queue: Queue) -> None:
+def _open_store(store: Store, database: Database, queue: Queue) -> None:
     store.open()
     removed = store.sweep_incoming()
     if removed:
@@ -268,21 +267,21 @@ def make_server(
     return Server(config)
 
 
-def _artifact_rows(database: Sqlite, queue: Queue) -> Iterator[dict[str, object]]:
+def _artifact_rows(database: Database, queue: Queue) -> Iterator[dict[str, object]]:
     """Yield what the index says of each artifact, page by page."""
     after = 0
     while True:
-        page: list[Row] = database.submit(functools.partial(queue.artifacts, after=after, limit=INDEX_PAGE)).result()
+        page = database.submit(functools.partial(queue.artifacts, after=after, limit=INDEX_PAGE)).result()
         if not page:
             return
-        yield from map(index_row, page)
-        after = page[-1]["seq"]
+        yield from (index_row(row._asdict()) for row in page)
+        after = page[-1].seq
 
 
 async def _serve(
     settings: Settings,
     service: Service,
-    database: Sqlite,
+    database: Database,
     fleet: Fleet,
     server: Server,
     link: socket.socket,

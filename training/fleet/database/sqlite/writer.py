@@ -1,10 +1,9 @@
 """The embedded database: one connection on one writer thread that groups commits.
 
-Owns the file, the thread and the settings of SQLite. Guarantees that changes run one after the other in the order they
+Owns the order of changes and who is answered when. Guarantees that changes run one after the other in the order they
 came, that each is whole or undone, and that an answer is given only after the commit that holds it is on the disk: all
-changes that wait share one commit. Nothing else can open the file meanwhile. A copy is made while changes go on, and a
-file with an older schema is copied before it is brought up to date. Leaves the statements to the SQL files and their
-meaning to the caller, the sums of pages to `pages`, and checkpoints, copies and upgrades to `upkeep`.
+changes that wait share one commit. A copy is made while changes go on. Leaves the batch to `transaction`, the first
+look at the file to `opening`, the sums of pages to `pages`, and checkpoints, copies and upgrades to `upkeep`.
 """
 
 from __future__ import annotations
@@ -17,30 +16,36 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
-from training.fleet.database import Row, Transaction
-from training.fleet.database import statements as sql
-from training.fleet.database.sqlite.upkeep import DatabaseFile, copy_database, disk_failed, migrate, sync_copy
-from training.fleet.errors import ConfigurationError, FleetError, StorageFullError, UnavailableError, passing
+from training.fleet.database.protocol import Answer, Transaction
+from training.fleet.database.sqlite.opening import prepare
+from training.fleet.database.sqlite.refusals import (
+    closed,
+    explained,
+    no_copy,
+    not_opened,
+    refusal,
+    unavailable,
+    untrusted,
+)
+from training.fleet.database.sqlite.transaction import SqliteTransaction
+from training.fleet.database.sqlite.upkeep import DatabaseFile, copy_database, disk_failed, sync_copy
+from training.fleet.errors import FleetError, UnavailableError
 
 T = TypeVar("T")
-Answer = Callable[[Any, BaseException | None], None]
-"""Takes the result of a change, or the error it ended with."""
 
 MAX_BATCH: Final = 256
-"""Changes that share a commit at most."""
+"""Most changes that share a commit: with more of them, the first would wait too long for its answer."""
 SLOW_COMMIT_S: Final = 0.001
-"""A commit that takes longer is worth waiting a little for company."""
-PATIENCE: Final = 0.25
-"""How long to wait for it, as a share of what the last commit took."""
-PATIENCE_CAP_S: Final = 0.004
-QUICK_CHECK_BYTES: Final = 32 * 2**20
-"""Files up to this size are checked for damage at every start."""
+"""If commits take longer than this, wait briefly so that several changes share one fsync."""
+GROUP_WAIT_SHARE: Final = 0.25
+"""How long to wait for further changes, as a share of what the last commit took."""
+GROUP_WAIT_CAP_S: Final = 0.004
 CHECK_PAGES: Final = 256
 """Pages compared with their sums in one go."""
 
@@ -53,9 +58,8 @@ class _Entry:
 
     Attributes:
         change: What to do in the batch.
-        answer: Who gets the result.
+        answer: Gets the result.
         posted: Answered through `deliver`.
-        repeatable: May be undone and run a second time.
         alone: What to do between two batches instead of `change`.
         result: What it returned.
         error: What it ended with.
@@ -64,13 +68,12 @@ class _Entry:
     change: Callable[[Transaction], Any]
     answer: Answer
     posted: bool
-    repeatable: bool = False
     alone: Callable[[], Any] | None = None
     result: Any = None
     error: BaseException | None = None
 
     def give(self) -> None:
-        """Tell the caller."""
+        """Answer the caller."""
         self.answer(self.result, self.error)
 
 
@@ -84,30 +87,35 @@ class Sqlite:
         broken: What the disk said then or at the end, None while all is well.
     """
 
-    def __init__(self, connection: sqlite3.Connection, file: DatabaseFile) -> None:
+    def __init__(self, connection: sqlite3.Connection, file: DatabaseFile, *, inline: bool = False) -> None:
         self.deliver: Callable[[list[Callable[[], None]]], None] = _answer_all
         self.on_broken: Callable[[UnavailableError], None] = lambda _error: None
         self.broken: UnavailableError | None = None
         self._connection = connection
         self._file = file
-        self._transaction = _SqliteTransaction(connection)
+        self._transaction = SqliteTransaction(connection)
         self._later: deque[_Entry] = deque()
         self._inbox: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
         self._expected = 1
-        self._patience_s = 0.0
+        self._group_wait_s = 0.0
         self._closed = False
         self._door = threading.Lock()
-        self._thread = threading.Thread(target=self._serve, name="database", daemon=True)
-        self._thread.start()
+        self._busy = False
+        self._thread: threading.Thread | None = None
+        if not inline:
+            self._thread = threading.Thread(target=self._serve, name="database", daemon=True)
+            self._thread.start()
 
     @classmethod
-    def open(cls, path: Path, copies: Path | None = None) -> Sqlite:
+    def open(cls, path: Path, copies: Path | None = None, *, inline: bool = False) -> Sqlite:
         """Open or make the file, bring its tables up to date and start the writer.
 
         Args:
             path: The database file. Its folder must exist.
             copies: Folder for the copy that is made before older tables are brought up to date; the folder of the
                 file when left out.
+            inline: Start no thread: each change runs in the thread that asks, before `submit` or `post` returns. For
+                a program that has one thing to do, and for tests that decide what shares a batch.
 
         Raises:
             ConfigurationError: Another process has it open, it is damaged, or it is newer than this program.
@@ -121,19 +129,19 @@ class Sqlite:
                     path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=512
                 )
             except OSError as error:
-                raise _not_opened(error, path) from error
+                raise not_opened(error, path) from error
             except sqlite3.Error as error:
-                raise _refusal(error, path) from error
+                raise refusal(error, path) from error
             stack.callback(connection.close)
             try:
-                _prepare(connection, file, copies or path.parent)
+                prepare(connection, file, copies or path.parent)
             except FleetError as error:
                 if disk_failed(error.__cause__):
                     stack.pop_all()
                     file.abandon(connection)
                 raise
             stack.pop_all()
-        return cls(connection, file)
+        return cls(connection, file, inline=inline)
 
     def submit(self, change: Callable[[Transaction], T]) -> Future[T]:
         """Hand a change over; the future holds its answer once it is durable.
@@ -149,23 +157,20 @@ class Sqlite:
                 future.set_exception(error)
 
         if not self._put(_Entry(change, answer, posted=False)):
-            future.set_exception(_closed())
+            future.set_exception(closed())
         return future
 
-    def post(self, change: Callable[[Transaction], Any], answer: Answer, *, repeatable: bool = False) -> None:
+    def post(self, change: Callable[[Transaction], Any], answer: Answer) -> None:
         """Hand a change over; `answer` gets its result or its error, through `deliver`.
 
         The cheap way for an event loop, which is woken once for a whole batch.
 
         Args:
             change: What to do.
-            answer: Who gets the result.
-            repeatable: The change may be undone and run a second time before it is answered: whatever it does beside
-                the database waits for `after_commit`, is undone by `after_rollback`, or does no harm twice. Such
-                changes share a batch without a savepoint each.
+            answer: Gets the result.
         """
-        if not self._put(_Entry(change, answer, posted=True, repeatable=repeatable)):
-            self.deliver([lambda: answer(None, _closed())])
+        if not self._put(_Entry(change, answer, posted=True)):
+            self.deliver([lambda: answer(None, closed())])
 
     def copy(self, target: Path) -> None:
         """Write a consistent copy of the database to a new file, durably, while changes go on.
@@ -183,7 +188,7 @@ class Sqlite:
             # Here and not on the writer thread: a slow disk takes seconds for a large copy.
             sync_copy(target)
         except OSError as error:
-            raise _no_copy(error) from error
+            raise no_copy(error) from error
 
     @property
     def damaged(self) -> list[int]:
@@ -216,7 +221,7 @@ class Sqlite:
                 future.set_exception(error)
 
         if not self._put(_Entry(_nothing, answer, posted=False, alone=work)):
-            raise _closed()
+            raise closed()
         return future.result()
 
     def close(self) -> None:
@@ -229,22 +234,53 @@ class Sqlite:
             first, self._closed = not self._closed, True
             if first:
                 self._inbox.put(None)
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
+        elif first:
+            self._serve()
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Put what is asked meanwhile into one batch that runs at the end; of a database in the in-line mode alone."""
+        assert self._thread is None
+        self._busy = True
+        try:
+            yield
+        finally:
+            self._run_inline()
 
     def _put(self, entry: _Entry) -> bool:
         with self._door:
-            if not self._closed:
+            accepted = not self._closed
+            if accepted:
                 self._inbox.put(entry)
-            return not self._closed
+        # A change that asks for another one is still running: the loop that runs it takes the other one up.
+        if accepted and self._thread is None and not self._busy:
+            self._run_inline()
+        return accepted
+
+    def _run_inline(self) -> None:
+        """Run what waits, in this thread."""
+        self._busy = True
+        try:
+            while self._later or not self._inbox.empty():
+                entry = self._next()
+                assert entry is not None
+                self._take(entry)
+        finally:
+            self._busy = False
 
     def _serve(self) -> None:
         while (entry := self._next()) is not None:
-            if entry.alone is None:
-                self._group(entry)
-            else:
-                self._run_alone(entry)
-            self._tend()
+            self._take(entry)
         self._leave()
+
+    def _take(self, entry: _Entry) -> None:
+        if entry.alone is None:
+            self._group(entry)
+        else:
+            self._run_alone(entry)
+        self._tend()
 
     def _leave(self) -> None:
         """Empty the log and let go of the file, unless the disk has failed."""
@@ -253,8 +289,8 @@ class Sqlite:
                 self._file.leave(self._connection)
             except sqlite3.Error as error:
                 _log.warning("the log was not emptied at the end: %s", error)
-                if _untrusted(error):
-                    self.broken = _unavailable(error)
+                if untrusted(error):
+                    self.broken = unavailable(error)
         if self.broken is None:
             self._connection.close()
             self._file.close()
@@ -277,7 +313,7 @@ class Sqlite:
         try:
             entry.result = entry.alone()
         except (sqlite3.Error, OSError) as error:
-            entry.error = _unavailable(error) if isinstance(error, sqlite3.Error) else _no_copy(error)
+            entry.error = unavailable(error) if isinstance(error, sqlite3.Error) else no_copy(error)
         except Exception as error:  # noqa: BLE001 - the caller gets it; the writer must live on
             entry.error = error
         entry.give()
@@ -322,9 +358,9 @@ class Sqlite:
         deadline = 0.0
         for taken in range(1, MAX_BATCH):
             wait_s = 0.0
-            if self._patience_s and taken < self._expected and self._transaction.writes:
+            if self._group_wait_s and taken < self._expected and self._transaction.writes:
                 # Those answered last are about to ask again. A short wait for them costs less than a second sync.
-                deadline = deadline or time.monotonic() + self._patience_s
+                deadline = deadline or time.monotonic() + self._group_wait_s
                 wait_s = max(0.0, deadline - time.monotonic())
             try:
                 entry = self._inbox.get(timeout=wait_s)
@@ -343,7 +379,7 @@ class Sqlite:
         self._transaction.commit()
         took_s = time.monotonic() - begun
         self._expected = len(batch) + self._inbox.qsize()
-        self._patience_s = min(took_s * PATIENCE, PATIENCE_CAP_S) if took_s > SLOW_COMMIT_S else 0.0
+        self._group_wait_s = min(took_s * GROUP_WAIT_SHARE, GROUP_WAIT_CAP_S) if took_s > SLOW_COMMIT_S else 0.0
 
     def _run(self, entry: _Entry) -> bool:
         """Run one change; False when it failed after a write and cannot be undone without the rest of its batch.
@@ -352,7 +388,6 @@ class Sqlite:
             sqlite3.Error: The whole batch is lost, because SQLite has rolled it back already.
         """
         transaction = self._transaction
-        transaction.careful = transaction.careful or not entry.repeatable
         entry.result = entry.error = None
         try:
             entry.result = entry.change(transaction)
@@ -361,29 +396,28 @@ class Sqlite:
                 return False
             if transaction.undo() and isinstance(error, sqlite3.Error):
                 raise
-            entry.error = _explained(error)
+            entry.error = explained(error)
         else:
             transaction.keep()
         return True
 
     def _run_again(self, batch: list[_Entry]) -> None:
-        """Undo a batch and run it anew with a savepoint for each change, so that the one that fails fails alone.
+        """Undo a batch and run it again with a savepoint for each change, so that the one that fails fails alone.
 
-        All of it is repeatable: the first change that is not gets a savepoint, and so does every change behind it.
+        All of it may run twice: the first change that may not gets a savepoint, and so does every change behind it.
         """
-        self._transaction.abandon()
-        self._transaction.careful = True
+        self._transaction.begin_again()
         for entry in batch:
             self._run(entry)
 
     def _lose(self, error: sqlite3.Error) -> UnavailableError:
         """Give up the batch that failed to commit, and the database when the disk cannot be trusted any more."""
-        explained = _unavailable(error)
+        lost = unavailable(error)
         self._transaction.abandon()
-        if _untrusted(error):
-            self.broken = explained
-            self.on_broken(explained)
-        return explained
+        if untrusted(error):
+            self.broken = lost
+            self.on_broken(lost)
+        return lost
 
 
 def _answer_all(answers: list[Callable[[], None]]) -> None:
@@ -391,234 +425,5 @@ def _answer_all(answers: list[Callable[[], None]]) -> None:
         answer()
 
 
-class _SqliteTransaction:
-    """The open batch and the change that runs in it.
-
-    The transaction and the savepoint of a change start at its first write, so a change that only reads costs neither.
-    Savepoints cost about a tenth of the throughput, so there are none until the batch has to be `careful`.
-    """
-
-    __slots__ = ("_connection", "_cursor", "_done", "_marked", "_open", "_undo", "_undone", "careful")
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-        self._cursor = connection.cursor()
-        self._open = False
-        self._marked = False
-        self.careful = False
-        self._done: list[Callable[[], None]] = []
-        self._undone: list[Callable[[], None]] = []
-        self._undo: list[tuple[int, int]] = []
-
-    def all(self, name: str, /, **values: Any) -> Sequence[Row]:
-        """Run a named statement and return all rows of its answer."""
-        return cast(Sequence[Row], self._execute(name, values).fetchall())
-
-    def one(self, name: str, /, **values: Any) -> Row | None:
-        """Run a named statement and return the first row of its answer, None when there is none."""
-        rows = self._execute(name, values).fetchall()
-        return cast(Row, rows[0]) if rows else None
-
-    def run(self, name: str, /, **values: Any) -> int:
-        """Run a named statement and return how many rows it changed."""
-        return self._execute(name, values).rowcount
-
-    def many(self, name: str, rows: Iterable[Mapping[str, Any]], /) -> None:
-        """Run a named statement once for each row of values."""
-        self._mark()
-        self._cursor.executemany(_SQL[name].text, rows)
-
-    def after_commit(self, callback: Callable[[], None], /) -> None:
-        """Call back once the change is durable."""
-        self._done.append(callback)
-
-    def after_rollback(self, callback: Callable[[], None], /) -> None:
-        """Call back when the change is undone."""
-        self._undone.append(callback)
-
-    def _execute(self, name: str, values: Mapping[str, Any]) -> sqlite3.Cursor:
-        statement = _SQL[name]
-        if statement.writes and not self._marked:
-            self._mark()
-        return self._cursor.execute(statement.text, values)
-
-    def _mark(self) -> None:
-        if not self._open:
-            self._cursor.execute(_BEGIN)
-            self._open = True
-        if not self._marked:
-            if self.careful:
-                self._cursor.execute(_SAVEPOINT)
-            self._marked = True
-
-    @property
-    def entangled(self) -> bool:
-        """Whether the change that runs has written without a savepoint of its own."""
-        return self._marked and not self.careful and self._connection.in_transaction
-
-    @property
-    def writes(self) -> bool:
-        """Whether the batch has written anything, so that it will take a commit."""
-        return self._open
-
-    def keep(self) -> None:
-        """End the change that ran: it stays in the batch."""
-        if self._marked:
-            if self.careful:
-                self._cursor.execute(_RELEASE)
-            self._marked = False
-        if self._done or self._undone:
-            self._undo.append((len(self._done), len(self._undone)))
-
-    def undo(self) -> bool:
-        """Undo the change that ran; True when SQLite has dropped the whole batch already."""
-        kept_done, kept_undone = self._undo[-1] if self._undo else (0, 0)
-        lost = self._open and not self._connection.in_transaction
-        if self._marked and not lost:
-            self._cursor.execute(_ROLLBACK_TO)
-            self._cursor.execute(_RELEASE)
-        self._marked = False
-        for callback in reversed(self._undone[kept_undone:]):
-            callback()
-        del self._done[kept_done:], self._undone[kept_undone:]
-        return lost
-
-    def commit(self) -> None:
-        """Make the batch durable and call back."""
-        if self._open:
-            self._cursor.execute(_COMMIT)
-            self._open = False
-        done = self._done
-        self._forget()
-        for callback in done:
-            try:
-                callback()
-            except Exception:  # noqa: BLE001 - the writer must live on; the commit stands
-                _log.exception("a step after a commit failed")
-
-    def abandon(self) -> None:
-        """Undo the whole batch and call back."""
-        if self._connection.in_transaction:
-            self._cursor.execute(_ROLLBACK)
-        self._open = self._marked = False
-        undone = self._undone
-        self._forget()
-        for callback in reversed(undone):
-            callback()
-
-    def _forget(self) -> None:
-        self.careful = False
-        self._done, self._undone, self._undo = [], [], []
-
-
-def _prepare(connection: sqlite3.Connection, file: DatabaseFile, copies: Path) -> None:
-    """Set the connection up, check the file and bring its tables up to date."""
-    path = file.path
-    try:
-        _settle(connection)
-        file.take_up(connection)
-        if path.stat().st_size <= QUICK_CHECK_BYTES:
-            _check(connection, file)
-        migrate(connection, path, copies)
-    except sqlite3.Error as error:
-        raise _refusal(error, path) from error
-    except OSError as error:
-        raise UnavailableError(f"the database {path} cannot be read ({error}); look at its disk") from error
-    connection.row_factory = sqlite3.Row
-
-
-def _settle(connection: sqlite3.Connection) -> None:
-    for name in (
-        "lock_exclusively",
-        "journal_ahead",
-        "sync_fully",
-        "bound_journal",
-        "bound_cache",
-        "sort_in_memory",
-        "checkpoint_when_told",
-    ):
-        connection.execute(_SQL[name].text).fetchall()
-    connection.execute(_SQL["check_references"].text)
-    connection.execute(_BEGIN)
-    connection.execute(_COMMIT)
-    (level,) = connection.execute(_SQL["synchronous"].text).fetchone()
-    assert level == 2, f"SQLite synchronous is {level}, expected 2 (FULL)"
-
-
-def _check(connection: sqlite3.Connection, file: DatabaseFile) -> None:
-    (verdict,) = connection.execute(_SQL["check_quickly"].text).fetchone()
-    if verdict != "ok":
-        raise ConfigurationError(
-            f"the database {file.path} is damaged ({verdict}); restore a backup, or move the file away to start afresh"
-        )
-    file.damaged = file.sums.differing()
-    if file.damaged:
-        # Whether it matters, fsck can say; a database that was mended by hand must not keep a fleet from working.
-        data = {"database": str(file.path), "pages": file.damaged[:20]}
-        _log.error("pages of the database are not what they were; stop the receiver and run fsck", extra={"data": data})
-
-
-def _not_opened(error: OSError, path: Path) -> FleetError:
-    words = f"the database {path} cannot be opened ({error})"
-    return passing(error, f"{words}; look at its disk") or ConfigurationError(
-        f"{words}; check that its folder exists and may be written"
-    )
-
-
-def _refusal(error: sqlite3.Error, path: Path) -> FleetError:
-    kind = _primary(error)
-    if kind == sqlite3.SQLITE_BUSY:
-        return ConfigurationError(f"the database {path} is in use; stop the other receiver or give --db another file")
-    if kind in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-        return ConfigurationError(
-            f"the file {path} is not a sound database ({error}); restore a backup, or move the file away"
-        )
-    return _unavailable(error)
-
-
-def _explained(error: Exception) -> Exception:
-    """Return what the caller of a change gets: its own error, or a refusal by the database in words."""
-    if not isinstance(error, sqlite3.Error):
-        return error
-    if isinstance(error, sqlite3.IntegrityError):
-        _log.error("a change broke a rule of the database: %s", error, exc_info=error)
-        return FleetError(f"the queue refused to spoil itself ({error}); please report this")
-    explained = _unavailable(error)
-    explained.__cause__ = error
-    return explained
-
-
-def _unavailable(error: sqlite3.Error) -> UnavailableError:
-    if _primary(error) == sqlite3.SQLITE_FULL:
-        return StorageFullError(
-            "the disk of the database is full; nothing was changed, make room and try again", retry_after_s=30.0
-        )
-    return UnavailableError(
-        f"the database cannot be written ({error}); nothing was changed, look at its disk", retry_after_s=10.0
-    )
-
-
-def _no_copy(error: OSError) -> FleetError:
-    return UnavailableError(f"the database cannot be copied ({error}); nothing was changed, look at the disk")
-
-
 def _nothing(*_: object) -> None:
     """Do nothing."""
-
-
-def _primary(error: sqlite3.Error) -> int:
-    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-
-
-def _untrusted(error: sqlite3.Error) -> bool:
-    """Tell whether nobody knows any more what is on the disk."""
-    return _primary(error) in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-
-
-def _closed() -> UnavailableError:
-    return UnavailableError("the receiver is stopping; try again in a moment", retry_after_s=5.0)
-
-
-_SQL: Final = sql.statements("sqlite")
-_BEGIN, _COMMIT, _ROLLBACK = (_SQL[name].text for name in ("begin", "commit", "rollback"))
-_SAVEPOINT, _RELEASE, _ROLLBACK_TO = (_SQL[name].text for name in ("savepoint", "release", "rollback_to"))

@@ -1,3 +1,6 @@
+-- The tables of the queue. What must never be true is a constraint or a trigger, so that a fault in the code stops
+-- instead of spoiling the queue.
+
 CREATE TABLE meta (
     key TEXT PRIMARY KEY,
     value TEXT NOT NULL
