@@ -172,7 +172,7 @@ class World:
 
     def complete(self, lease: Lease, artifact: str = ARTIFACT, store: bool = True) -> Any:
         if store:
-            self.do(lambda tx: self.queue.add_artifact(tx, artifact, 10, lease.spec["model"], lease.spec["mode"]))
+            self.do(lambda tx: self.queue.artifacts.add(tx, artifact, 10, lease.spec["model"], lease.spec["mode"]))
         message = Complete(lease.lease_id, artifact, {"auroc": 0.9}, "sha256:" + "c" * 64, 12.5)
         return repeated(self.database, lambda tx: self.queue.complete(tx, lease.job_id, message))
 

@@ -393,9 +393,9 @@ class Fleet:
         live, done = self.model.live(lease_id) or self.model.adoptable(lease_id), attempt.outcome == "completed"
         if not (self.model.jobs[attempt.job].artifact == sha256 if done else live):
             with pytest.raises(OtherResultError if done else StaleLeaseError):
-                self.do(lambda tx: self.queue.lease_for_upload(tx, lease_id, sha256))
+                self.do(lambda tx: self.queue.artifacts.lease_for_upload(tx, lease_id, sha256))
             return
-        job_id, model, mode = self.do(lambda tx: self.queue.lease_for_upload(tx, lease_id, sha256))
+        job_id, model, mode = self.do(lambda tx: self.queue.artifacts.lease_for_upload(tx, lease_id, sha256))
         assert (job_id, mode) == (attempt.job, ENTRIES[attempt.job].mode)
         self.bring(sha256, model, mode, self.pick(["whole", "whole", "whole", "cut", "wrong"]), self.choose(8))
 
@@ -413,7 +413,7 @@ class Fleet:
         if step == 0:
             return self.receiver_crashes()
         key = (sha256, mode)
-        new = self.do(lambda tx: self.queue.add_artifact(tx, sha256, len(body), model, mode))
+        new = self.do(lambda tx: self.queue.artifacts.add(tx, sha256, len(body), model, mode))
         assert new == (key not in self.artifacts)
         self.artifacts.add(key)
         self.unchecked.add(key)
@@ -471,8 +471,8 @@ class Fleet:
                 name
                 for name in WORKERS
                 if name != attempt.worker
-                and (known := self.queue.hosts.known(name)) is not None
-                and not self.queue.hosts.away(known)
+                and (known := self.queue._memory.hosts.known(name)) is not None
+                and not self.queue._memory.hosts.away(known)
                 and placement.judge(needs, WORKERS[name], POLICIES[name]).eligible
             ]
             self.model.failed(lease_id, kind, WORKERS[attempt.worker], may_others=bool(able))
@@ -519,7 +519,7 @@ class Fleet:
 
     def skip_idle_sweeps(self, end: float) -> None:
         """Note the sweeps at which nothing is over as done, most times: they are nine of ten, and only look."""
-        leases = self.queue.leases
+        leases = self.queue._memory.leases
         swept_at, leases._swept_at = leases._swept_at, float("inf")
         due = self.queue.next_deadline()
         leases._swept_at = swept_at
@@ -642,7 +642,7 @@ class Fleet:
             assert found == (job.status, job.fence, job.lease, job.artifact, job.refunds), row["id"]
             more = (row["attempts_used"], bool(row["cancel_requested"]), bool(row["named"]))
             assert more == (job.used, job.cancel, job.named), row["id"]
-            assert self.queue.hosts.requirement(row["requirement"]) == job.requirement
+            assert self.queue._memory.hosts.requirement(row["requirement"]) == job.requirement
 
     def check_rules(self, rows: list[Any]) -> None:
         seen = self.seen
@@ -666,11 +666,11 @@ class Fleet:
                 seen.ids.add(row["id"])
 
     def check_memory(self, rows: list[Any]) -> None:
-        assert {row["lease_id"] for row in rows if row["lease_id"]} == set(self.queue.leases._live)
+        assert {row["lease_id"] for row in rows if row["lease_id"]} == set(self.queue._memory.leases._live)
         counts = self.queue.counts()
         assert counts == {status: sum(row["status"] == status for row in rows) for status in counts}
         for lease_id, contact in self.model.contacts.items():  # I7
-            live = self.queue.leases.get(lease_id)
+            live = self.queue._memory.leases.get(lease_id)
             assert live is not None
             assert live.cancel == self.model.jobs[live.job_id].cancel
             assert abs(live.deadline - (contact.at + contact.term + contact.unwatched)) < 1e-6

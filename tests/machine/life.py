@@ -222,7 +222,7 @@ class Life:
 
     def complete(self, lease: Lease) -> JobState:
         artifact = hashlib.sha256(lease.job_id.encode()).hexdigest()
-        self.do(lambda tx: self.queue.add_artifact(tx, artifact, 10, "gbt", "realistic"))
+        self.do(lambda tx: self.queue.artifacts.add(tx, artifact, 10, "gbt", "realistic"))
         message = Complete(lease.lease_id, artifact, {"auroc": 0.9})
         state: JobState = self.do(lambda tx: self.queue.complete(tx, lease.job_id, message))
         return state
@@ -441,7 +441,7 @@ class Life:
                 assert self.may_go_on(run.lease.lease_id), "I12: a trainer of an ended lease"
 
     def may_go_on(self, lease_id: str) -> bool:
-        if self.queue.leases.get(lease_id) is not None:
+        if self.queue._memory.leases.get(lease_id) is not None:
             return True
         (row,) = look(
             self.database,
@@ -465,7 +465,7 @@ class Life:
             assert (row["status"] in ("claimed", "running")) == (row["lease_id"] is not None), "I5"
             self.seen.fences[row["seq"]] = row["fence"]
         held = {row["lease_id"] for row in rows if row["lease_id"]}
-        assert held == set(self.queue.leases._live), "I5"
+        assert held == set(self.queue._memory.leases._live), "I5"
 
     def close(self) -> None:
         self.database.close()

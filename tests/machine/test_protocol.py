@@ -81,7 +81,7 @@ class RealJob:
         header = Header("d" * 64, {"default": Policy()}, Trainer(), {}, (), None, 1)
         reload(self.database, self.queue, header, [entry])
         for artifact in ARTIFACTS:
-            self.do(lambda tx, artifact=artifact: self.queue.add_artifact(tx, artifact, 1, "gbt", "realistic"))
+            self.do(lambda tx, artifact=artifact: self.queue.artifacts.add(tx, artifact, 1, "gbt", "realistic"))
 
     def do(self, change: Callable[[Any], Any]) -> Any:
         return self.database.submit(change).result()
@@ -124,7 +124,7 @@ class RealJob:
 
     def expire(self, _slot: int, _: int) -> str:
         ending = Ending()
-        while (due := self.queue.next_deadline()) is not None and len(self.queue.leases):
+        while (due := self.queue.next_deadline()) is not None and len(self.queue._memory.leases):
             self.now = ending.at(due)
             self.do(self.queue.sweep)
         return ""

@@ -96,7 +96,7 @@ class Crowd:
         world.cancel(self.id(10))
         for worker, digest in (("alpha", ONE), ("beta", TWO)):
             code = self.invite(worker)
-            world.do(lambda tx, w=worker, c=code, d=digest: world.queue.enrol(tx, Enrol(c, w, d)))
+            world.do(lambda tx, w=worker, c=code, d=digest: world.queue.identities.enrol(tx, Enrol(c, w, d)))
         world.wall = LATE
         world.now += 7
 
@@ -116,7 +116,7 @@ class Crowd:
 
     def invite(self, worker: str, ttl_s: int = 900) -> str:
         order = InviteOrder(worker, ttl_s)
-        code: str = self.world.do(lambda tx: self.world.queue.invite(tx, order, OPERATOR)).code
+        code: str = self.world.do(lambda tx: self.world.queue.identities.invite(tx, order, OPERATOR)).code
         return code
 
 
@@ -400,23 +400,23 @@ def test_a_job_that_is_no_longer_named_is_marked_and_one_named_again_is_unmarked
 
 def test_each_change_of_an_identity_is_written_for_it_alone(world: World, crowd: Crowd) -> None:
     queue, name = world.queue, f"identity alpha {ONE}"
-    own = queue.registry.living("alpha")
+    own = queue.identities.registry.living("alpha")
     assert own is not None
     changes: list[tuple[Callable[[Any], Any], Rows]] = [
-        (lambda tx: queue.ask_to_rotate(tx, "alpha", OPERATOR), {name: {"rotate": 1}}),
-        (lambda tx: queue.take_secret(tx, own.id, THREE), {name: {"next_digest": THREE}}),
-        (lambda tx: queue.keep_certificate(tx, own.id, TWO), {name: {"fingerprint": TWO}}),
-        (lambda tx: queue.keep_place(tx, own.id, "here"), {name: {"place": "here"}}),
+        (lambda tx: queue.identities.ask_to_rotate(tx, "alpha", OPERATOR), {name: {"rotate": 1}}),
+        (lambda tx: queue.identities.take_secret(tx, own.id, THREE), {name: {"next_digest": THREE}}),
+        (lambda tx: queue.identities.keep_certificate(tx, own.id, TWO), {name: {"fingerprint": TWO}}),
+        (lambda tx: queue.identities.keep_place(tx, own.id, "here"), {name: {"place": "here"}}),
     ]
     for change, expected in changes:
         assert changed(world, lambda change=change: world.do(change)) == expected  # type: ignore[misc]
-    renewed = changed(world, lambda: world.do(lambda tx: queue.renew(tx, own.id)))
+    renewed = changed(world, lambda: world.do(lambda tx: queue.identities.renew(tx, own.id)))
     assert renewed[name] is None
     new = renewed[f"identity alpha {THREE}"]
     assert new is not None
     assert (new["id"], new["next_digest"], new["rotate"], new["place"]) == (own.id, None, 0, "here")
     assert renewed.keys() == {name, f"identity alpha {THREE}"}
-    revoked = changed(world, lambda: world.do(lambda tx: queue.revoke(tx, "alpha", OPERATOR)))
+    revoked = changed(world, lambda: world.do(lambda tx: queue.identities.revoke(tx, "alpha", OPERATOR)))
     assert revoked == {f"identity alpha {THREE}": {"revoked_at": LATE}}
 
 
@@ -436,8 +436,8 @@ def test_an_invite_takes_the_place_of_an_unused_one_of_its_worker_alone(world: W
 
 def test_a_code_that_is_used_is_marked_and_no_other(world: World, crowd: Crowd) -> None:
     code, _ = crowd.invite("gamma"), crowd.invite("delta")
-    found = changed(world, lambda: world.do(lambda tx: world.queue.enrol(tx, Enrol(code, "gamma", THREE))))
-    identity = world.queue.registry.living("gamma")
+    found = changed(world, lambda: world.do(lambda tx: world.queue.identities.enrol(tx, Enrol(code, "gamma", THREE))))
+    identity = world.queue.identities.registry.living("gamma")
     assert identity is not None
     assert found.keys() == {"invite gamma", f"identity gamma {THREE}"}
     assert found["invite gamma"] == {"identity": identity.id}
@@ -445,8 +445,8 @@ def test_a_code_that_is_used_is_marked_and_no_other(world: World, crowd: Crowd) 
 
 def test_a_code_is_used_once_even_if_the_code_forgets_to_look(world: World, crowd: Crowd) -> None:
     code = crowd.invite("gamma")
-    world.do(lambda tx: world.queue.enrol(tx, Enrol(code, "gamma", THREE)))
-    own, other = (world.queue.registry.living(name) for name in ("gamma", "alpha"))
+    world.do(lambda tx: world.queue.identities.enrol(tx, Enrol(code, "gamma", THREE)))
+    own, other = (world.queue.identities.registry.living(name) for name in ("gamma", "alpha"))
     assert own is not None and other is not None
     use = lambda tx: tx.run("use_invite", digest=digest_of(code), identity=other.id)  # noqa: E731
     assert world.do(use) == 0
@@ -541,6 +541,6 @@ def test_a_result_needs_the_artifact_of_its_digest_model_and_mode(
     with open_world(tmp_path) as world:
         world.load([entry(1)])
         lease = world.running()
-        world.do(lambda tx: world.queue.add_artifact(tx, sha256, 10, model, mode))
+        world.do(lambda tx: world.queue.artifacts.add(tx, sha256, 10, model, mode))
         with pytest.raises(ArtifactMissingError):
             world.complete(lease, store=False)

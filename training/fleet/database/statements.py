@@ -41,7 +41,9 @@ def statements(dialect: str) -> dict[str, Statement]:
     for file in _sql_files(dialect):
         parts = _NAME.split(read(dialect, file))
         for name, body in zip(parts[1::2], parts[2::2], strict=True):
+            # Comments go, because SQLite keeps the text of every prepared statement as the key of its cache.
             text = _COMMENT.sub("", body).strip()
+            # A second one would silently take the place of the first.
             assert name not in found, f"the statement {name} stands there twice"
             found[name] = Statement(name, text, not text.startswith(_READS))
     return found

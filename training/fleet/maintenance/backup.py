@@ -29,7 +29,7 @@ from training.fleet.locks import folder_held, is_held
 from training.fleet.maintenance.artifacts import LOST, Places, artifact_rows, index_lines
 from training.fleet.maintenance.records import MAX_LISTED, RESTORE
 from training.fleet.maintenance.report import UNREADABLE, OnProgress, Report, ignore
-from training.fleet.queue.memory import MANIFEST_KEY
+from training.fleet.queue.load import MANIFEST_KEY
 from training.fleet.store import bundle_path
 
 FORMAT: Final = 1

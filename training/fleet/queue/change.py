@@ -20,7 +20,7 @@ from training.fleet.manifest import Header, JobEntry
 from training.fleet.model import placement
 from training.fleet.model.capability import Capability, with_free_cards
 from training.fleet.model.jobs import Limits, Policy, Requirement
-from training.fleet.queue.hosts import DEFAULT_HOST, InForce
+from training.fleet.queue.in_force import DEFAULT_HOST, InForce
 from training.fleet.wire.people import Plan, PlannedJob
 
 MAX_LISTED: Final = 1000
@@ -87,6 +87,7 @@ class ManifestChange:
         self._able: dict[Requirement, list[str]] = {}
         self._welcomed: dict[Requirement, bool] = {}
         self._parts: dict[Requirement | Limits, int] = {}
+        # A manifest of 100,000 jobs would take 300 MiB as objects; as lines in a file it takes none.
         self._spool = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - lives as long as the change
 
     def __enter__(self) -> ManifestChange:
@@ -136,6 +137,7 @@ class ManifestChange:
         """Note that the manifest names a job of the queue."""
         byte, bit = divmod(seq, 8)
         if byte >= len(self._seen):
+            # One bit a job: a set of 100,000 numbers takes 8 MiB, this takes 12 KiB.
             self._seen.extend(bytes(byte + 65536 - len(self._seen)))
         self._seen[byte] |= 1 << bit
         self.named += named
@@ -177,6 +179,7 @@ class ManifestChange:
     def _note(self, part: str, planned: PlannedJob) -> None:
         self.counts[part] += 1
         change = json.dumps(planned.change, sort_keys=True) if planned.change else "{}"
+        # Only what differs goes in, so that two readings of the same plan agree whatever order hosts came in.
         self._digest.update(f"{part} {planned.id} {change}\n".encode())
         if len(self._listed[part]) < MAX_LISTED:
             self._listed[part].append(planned)

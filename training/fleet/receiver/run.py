@@ -168,7 +168,7 @@ async def start_fleet(settings: Settings, database: Database) -> Fleet:
         settings["db"].with_name("manifest.applied.toml"),
         schema_required=settings["schema_required"],
     )
-    lot = Lot(queue.hosts.eligible)
+    lot = Lot(queue.eligible)
     queue.on_ready(lambda ready: bridge.notify(functools.partial(lot.publish, ready)))
     await loader.start()
     await asyncio.to_thread(own_single_file)  # before an upgrade changes the code on disk
@@ -177,7 +177,7 @@ async def start_fleet(settings: Settings, database: Database) -> Fleet:
     fleet.sessions = Sessions(time.monotonic, _silent_s(queue.terms))
     fleet.issuer = serving.issuer(settings)
     fleet.ca_pem, fleet.ca_sha256 = serving.shown_authority(settings)
-    for identity in queue.registry:
+    for identity in queue.identities.registry:
         if identity.revoked_at is None and identity.place is not None:
             fleet.sessions.remember(identity.worker, identity.place)
     return fleet
@@ -242,7 +242,7 @@ def make_server(
         front: What stands in front of it; None for nothing.
     """
     names = frozenset(name.lower() for name in settings["host_names"])
-    fleet.credentials = replace(credentials, registry=fleet.queue.registry)
+    fleet.credentials = replace(credentials, registry=fleet.queue.identities.registry)
     wide = not is_loopback(host) or bool(settings["trusted_proxies"])
     app = App(fleet, names, any_host=wide and not names, front=front)
     config = uvicorn.Config(
@@ -271,7 +271,7 @@ def _artifact_rows(database: Database, queue: Queue) -> Iterator[dict[str, objec
     """Yield what the index says of each artifact, page by page."""
     after = 0
     while True:
-        page = database.submit(functools.partial(queue.artifacts, after=after, limit=INDEX_PAGE)).result()
+        page = database.submit(functools.partial(queue.artifacts.page, after=after, limit=INDEX_PAGE)).result()
         if not page:
             return
         yield from (index_row(row._asdict()) for row in page)
@@ -378,7 +378,7 @@ def _reread_operators(fleet: Fleet) -> None:
     if fleet.reread is None:
         return
     try:
-        fleet.credentials = replace(fleet.reread(), registry=fleet.queue.registry)
+        fleet.credentials = replace(fleet.reread(), registry=fleet.queue.identities.registry)
         fleet.problems.clear()
         _log.info("operators read", extra={"data": {"operators": [one.name for one in fleet.credentials.operators]}})
     except FleetError as error:
@@ -388,10 +388,10 @@ def _reread_operators(fleet: Fleet) -> None:
 
 async def _sweep_forever(fleet: Fleet) -> None:
     """End leases and back-offs that are over, at the latest every few seconds."""
-    patience_s = fleet.queue.patience_s
+    longest_s = fleet.queue.longest_sleep_s
     while True:
         due = fleet.queue.next_deadline()
-        wait_s = patience_s if due is None else min(patience_s, due - time.monotonic())
+        wait_s = longest_s if due is None else min(longest_s, due - time.monotonic())
         await asyncio.sleep(max(DUE_S, wait_s))
         try:
             await fleet.run(fleet.queue.sweep)

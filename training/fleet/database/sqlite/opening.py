@@ -29,6 +29,7 @@ def prepare(connection: sqlite3.Connection, file: DatabaseFile, copies: Path) ->
     try:
         settle(connection)
         file.take_up(connection)
+        # The check reads the whole file: a second for 100 MiB, and a start after a crash should be short.
         if path.stat().st_size <= QUICK_CHECK_BYTES:
             check(connection, file)
         migrate(connection, path, copies)
@@ -51,6 +52,7 @@ def settle(connection: sqlite3.Connection) -> None:
     ):
         connection.execute(_SQL[name].text).fetchall()
     connection.execute(_SQL["check_references"].text)
+    # The lock is taken by the first transaction and not by the setting, so that a second receiver is refused here.
     connection.execute(_SQL["begin"].text)
     connection.execute(_SQL["commit"].text)
     (level,) = connection.execute(_SQL["synchronous"].text).fetchone()

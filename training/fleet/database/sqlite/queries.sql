@@ -135,9 +135,10 @@ WHERE a.worker = :worker AND a.claim_id = :claim_id;
 SELECT seq, id, lease_id, status FROM job WHERE host = :worker AND lease_id IS NOT NULL ORDER BY seq;
 
 -- name: claim
--- Gives the best head among the requirements a caller can meet. They come in claim order: those from index `second` on
--- rank behind those before it, those from `third` on behind both, and those from `waiting` on are given only when they
--- became pending no later than `waited_since`. `avoid` lists jobs this host has just given back or failed on.
+-- Gives the best job that a caller can run; this is the one place that orders claims: priority, then the rank of the
+-- requirement, then the place in the manifest. `free` and `waiting` are objects of rank by requirement; jobs of `waiting`
+-- are given only when they became pending no later than `waited_since`. `avoid` lists jobs this host has just given back
+-- or failed on. Only the head of each requirement is looked at, so a claim costs the same however many jobs wait.
 -- dialects: PostgreSQL needs FOR UPDATE SKIP LOCKED on the head.
 UPDATE job SET
     status = 'claimed', lease_id = :lease_id, host = :worker, fence = fence + 1, attempt = fence + 1,
@@ -145,16 +146,20 @@ UPDATE job SET
 WHERE seq = (
     SELECT head.seq
     FROM (
-        SELECT e.key AS place, (
+        SELECT offered.rank, offered.waits, (
             SELECT j.seq FROM job AS j INDEXED BY job_claimable
-            WHERE j.requirement = e.value AND j.status = 'pending' AND j.ready = 1
+            WHERE j.requirement = offered.requirement AND j.status = 'pending' AND j.ready = 1
             AND j.seq NOT IN (SELECT value FROM json_each(:avoid))
             ORDER BY j.priority DESC, j.position LIMIT 1
         ) AS seq
-        FROM json_each(:eligible) AS e
+        FROM (
+            SELECT CAST(key AS INTEGER) AS requirement, value AS rank, 0 AS waits FROM json_each(:free)
+            UNION ALL
+            SELECT CAST(key AS INTEGER), value, 1 FROM json_each(:waiting)
+        ) AS offered
     ) AS best CROSS JOIN job AS head ON head.seq = best.seq
-    WHERE best.place < :waiting OR head.pending_tick <= :waited_since
-    ORDER BY head.priority DESC, (best.place >= :second) + (best.place >= :third), head.position
+    WHERE best.waits = 0 OR head.pending_tick <= :waited_since
+    ORDER BY head.priority DESC, best.rank, head.position
     LIMIT 1
 )
 RETURNING seq, id, spec, fence, timeout_s, requirement;

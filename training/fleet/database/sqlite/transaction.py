@@ -55,6 +55,7 @@ class SqliteTransaction:
 
     def many(self, name: str, rows: Iterable[Mapping[str, Any]], /) -> None:
         """Run a named statement once for each row of values."""
+        # `executemany` takes no look at what the statement does; it is only used to write.
         self._mark()
         self._cursor.executemany(_SQL[name].text, rows)
 
@@ -109,6 +110,7 @@ class SqliteTransaction:
     def undo(self) -> bool:
         """Undo the change that ran; True when SQLite has dropped the whole batch already."""
         kept_done, kept_undone = self._undo[-1] if self._undo else (0, 0)
+        # SQLite rolls the whole transaction back by itself after some errors, a full disk among them.
         lost = self._open and not self._connection.in_transaction
         if self._marked and not lost:
             self._cursor.execute(_ROLLBACK_TO)
@@ -125,6 +127,7 @@ class SqliteTransaction:
         if self._open:
             self._cursor.execute(_COMMIT)
             self._open = False
+        # Forgotten before they are called: a callback may ask for the next change.
         done = self._done
         self._forget()
         for callback in done:
@@ -154,6 +157,7 @@ class SqliteTransaction:
         self._open = self._marked = False
         undone = self._undone
         self._forget()
+        # Newest first, because each undoes what was built on those before it.
         for callback in reversed(undone):
             callback()
 

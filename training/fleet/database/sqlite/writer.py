@@ -126,7 +126,13 @@ class Sqlite:
                 file = DatabaseFile(path)
                 stack.callback(file.close)
                 connection = sqlite3.connect(
-                    path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=512
+                    # Transactions are begun by name; Python's own begin would come before the first write only, and
+                    # never before a read.
+                    path,
+                    timeout=0,
+                    isolation_level=None,
+                    check_same_thread=False,
+                    cached_statements=512,
                 )
             except OSError as error:
                 raise not_opened(error, path) from error
@@ -136,6 +142,7 @@ class Sqlite:
             try:
                 prepare(connection, file, copies or path.parent)
             except FleetError as error:
+                # Closing the connection would let SQLite write once more to a disk that has just lost a write.
                 if disk_failed(error.__cause__):
                     stack.pop_all()
                     file.abandon(connection)
@@ -291,6 +298,7 @@ class Sqlite:
                 _log.warning("the log was not emptied at the end: %s", error)
                 if untrusted(error):
                     self.broken = unavailable(error)
+        # A broken database stays open, so that its locks keep every other program off the file.
         if self.broken is None:
             self._connection.close()
             self._file.close()
@@ -324,6 +332,7 @@ class Sqlite:
             entry = self._inbox.get_nowait()
         except queue.Empty:
             return
+        # The end waits until the copy is made.
         if entry is None:
             self._inbox.put(None)
         elif entry.alone is not None:
@@ -346,6 +355,7 @@ class Sqlite:
         if lost is not None:
             for entry in batch:
                 entry.result, entry.error = None, lost
+        # Threads that wait for a future are let go first: each of them holds something up.
         for entry in batch:
             if not entry.posted:
                 entry.give()
@@ -369,6 +379,7 @@ class Sqlite:
             if entry is None:
                 self._inbox.put(None)
                 return
+            # It must run without an open transaction, so it ends this batch.
             if entry.alone is not None:
                 self._later.append(entry)
                 return
@@ -378,6 +389,7 @@ class Sqlite:
         begun = time.monotonic()
         self._transaction.commit()
         took_s = time.monotonic() - begun
+        # Those who were answered now, and those who came meanwhile, are who the next batch can expect.
         self._expected = len(batch) + self._inbox.qsize()
         self._group_wait_s = min(took_s * GROUP_WAIT_SHARE, GROUP_WAIT_CAP_S) if took_s > SLOW_COMMIT_S else 0.0
 
@@ -414,6 +426,7 @@ class Sqlite:
         """Give up the batch that failed to commit, and the database when the disk cannot be trusted any more."""
         lost = unavailable(error)
         self._transaction.abandon()
+        # After a failed sync the kernel may drop the dirty pages and report success at the next one.
         if untrusted(error):
             self.broken = lost
             self.on_broken(lost)
