@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.fleet.database import Transaction
+from training.fleet.database import Database, Transaction
 from training.fleet.database.sqlite import Sqlite
 from training.fleet.errors import ConflictError
 from training.fleet.manifest import Header, JobEntry
@@ -57,7 +59,7 @@ def every_step_done() -> Iterator[None]:
     assert failed == []
 
 
-def repeated(database: Sqlite, change: Callable[[Any], Any]) -> Any:
+def repeated(database: Database, change: Callable[[Any], Any]) -> Any:
     """Run a repeatable change in a batch that is undone and run again because a neighbour fails after a write."""
     gate = threading.Event()
     answer: Future[Any] = Future()
@@ -105,9 +107,37 @@ class Ending:
         return deadline
 
 
+@dataclass(frozen=True)
+class Engine:
+    """One database that must pass the suite.
+
+    Attributes:
+        name: Its name in the names of tests.
+        open: Opens the database of a path, or makes it.
+        look: Reads with a statement of the test's own; the rows answer to the names of their columns.
+    """
+
+    name: str
+    open: Callable[[Path], Database]
+    look: Callable[..., list[Any]]
+
+
+def look_at_sqlite(database: Sqlite, text: str, *values: Any) -> list[sqlite3.Row]:
+    """Read with a statement of the test's own."""
+    cursor = database._connection.cursor()
+    cursor.row_factory = sqlite3.Row  # type: ignore[assignment]
+    return cursor.execute(text, values).fetchall()
+
+
+SQLITE = Engine("sqlite", Sqlite.open, look_at_sqlite)
+ENGINES = (SQLITE,)
+"""Every database there is. The whole of `tests/conformance` runs on each of them."""
+
+
 class World:
-    def __init__(self, path: Path, terms: Terms | None = None) -> None:
+    def __init__(self, path: Path, terms: Terms | None = None, engine: Engine = SQLITE) -> None:
         self.path = path
+        self.engine = engine
         self.terms = terms or Terms()
         self.now = 1000.0
         self.wall = "2026-01-01T00:00:00.000Z"
@@ -116,7 +146,7 @@ class World:
         self.open()
 
     def open(self) -> None:
-        self.database = Sqlite.open(self.path)
+        self.database = self.engine.open(self.path)
         self.queue = Queue(lambda: self.now, self.terms, lambda: self.wall, lambda: 1.0)
         self.queue.on_ready(lambda ready: self.ready.append(dict(ready)))
         self.do(self.queue.start)
@@ -215,8 +245,8 @@ class World:
 
 
 @contextmanager
-def open_world(folder: Path, terms: Terms | None = None) -> Iterator[World]:
-    world = World(folder / "queue.db", terms)
+def open_world(folder: Path, terms: Terms | None = None, engine: Engine = SQLITE) -> Iterator[World]:
+    world = World(folder / "queue.db", terms, engine)
     try:
         yield world
     finally:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.queue_world import ARTIFACT, OTHER, World, entry, host, open_world
+from tests.queue_world import ARTIFACT, OTHER, Engine, World, entry, host, open_world
 from training.fleet.database.queries import LEASE, NEWEST_EVENT
 from training.fleet.errors import (
     ArtifactMissingError,
@@ -27,8 +27,8 @@ TOWER = host("tower", ram_gib=32, vram_gib=12)
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with open_world(tmp_path) as opened:
+def world(tmp_path: Path, engine: Engine) -> Iterator[World]:
+    with open_world(tmp_path, engine=engine) as opened:
         yield opened
 
 

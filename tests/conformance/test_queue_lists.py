@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.queue_world import ARTIFACT, World, entry, host, open_world
+from tests.queue_world import ARTIFACT, Engine, World, entry, host, open_world
 from training.fleet import __version__
 from training.fleet.database.queries import JOBS_BY_SEQ, JOBS_BY_STATUS, JOBS_NAMED
 from training.fleet.errors import InvalidMessageError, NotFoundError
@@ -21,8 +21,8 @@ from training.fleet.wire.people import AttemptView, FailureView, JobPage
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with open_world(tmp_path) as opened:
+def world(tmp_path: Path, engine: Engine) -> Iterator[World]:
+    with open_world(tmp_path, engine=engine) as opened:
         yield opened
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.queue_world import World, entry, host, open_world
+from tests.queue_world import Engine, World, entry, host, open_world
 from training.fleet.database.queries import ADD_REQUIREMENT, REMEMBERED
 from training.fleet.errors import ConflictError, StorageFullError
 from training.fleet.model.jobs import DatasetRef, Policy, Requirement, Terms
@@ -22,8 +22,8 @@ from training.fleet.wire.worker import Complete, Heartbeat, Progress
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with open_world(tmp_path) as opened:
+def world(tmp_path: Path, engine: Engine) -> Iterator[World]:
+    with open_world(tmp_path, engine=engine) as opened:
         yield opened
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.queue_world import World, entry, host, open_world
+from tests.queue_world import Engine, World, entry, host, open_world
 from training.fleet.database.queries import JOB, JOBS_NUMBERED, REQUIREMENTS
 from training.fleet.errors import FleetError, PreconditionError, WouldShrinkError
 from training.fleet.manifest import Edit, JobEntry
@@ -18,8 +18,8 @@ from training.fleet.wire.worker import Beat
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with open_world(tmp_path) as opened:
+def world(tmp_path: Path, engine: Engine) -> Iterator[World]:
+    with open_world(tmp_path, engine=engine) as opened:
         yield opened
 
 

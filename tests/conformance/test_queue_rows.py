@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.machine.faults import look
-from tests.queue_world import ARTIFACT, OPERATOR, OTHER, World, entry, host, open_world
+from tests.queue_world import ARTIFACT, OPERATOR, OTHER, Engine, World, entry, host, open_world
 from training.fleet.auth.identities import digest_of
 from training.fleet.database.queries import MAKE_READY
 from training.fleet.errors import ArtifactMissingError, FleetError
@@ -43,7 +42,7 @@ def rows(world: World) -> dict[str, dict[str, Any]]:
     def read(_tx: Any) -> dict[str, dict[str, Any]]:
         found = {}
         for table, key in KEYS.items():
-            for row in look(world.database, f"SELECT * FROM {table}"):
+            for row in world.engine.look(world.database, f"SELECT * FROM {table}"):
                 found[" ".join([table, *(str(row[name]) for name in key)])] = dict(row)
         return found
 
@@ -121,8 +120,8 @@ class Crowd:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with open_world(tmp_path) as opened:
+def world(tmp_path: Path, engine: Engine) -> Iterator[World]:
+    with open_world(tmp_path, engine=engine) as opened:
         yield opened
 
 

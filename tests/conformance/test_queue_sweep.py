@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.queue_world import World, entry, host
+from tests.queue_world import Engine, World, entry, host
 from training.fleet.api.parking import Lot, ParkedCall
 from training.fleet.database.queries import OVERDUE
 from training.fleet.model.jobs import Policy, Requirement, Terms
@@ -45,8 +45,8 @@ class Parked(World):
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[Parked]:
-    opened = Parked(tmp_path / "queue.db", Terms())
+def world(tmp_path: Path, engine: Engine) -> Iterator[Parked]:
+    opened = Parked(tmp_path / "queue.db", Terms(), engine)
     try:
         yield opened
     finally:

@@ -1,4 +1,4 @@
-"""The faults that a test can ask of a database in its in-line mode, and a look at its rows."""
+"""The faults that a test can ask of a database in its in-line mode."""
 
 from __future__ import annotations
 
@@ -36,10 +36,3 @@ class Faults:
         if self.before_commit is not None:
             do, self.before_commit = self.before_commit, None
             do()
-
-
-def look(database: Sqlite, text: str, *values: Any) -> list[sqlite3.Row]:
-    """Read with a statement of the test's own."""
-    cursor = database._connection.cursor()
-    cursor.row_factory = sqlite3.Row  # type: ignore[assignment]
-    return cursor.execute(text, values).fetchall()

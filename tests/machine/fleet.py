@@ -36,9 +36,10 @@ from typing import Any, TypeVar
 
 import pytest
 
-from tests.machine.faults import Faults, look
+from tests.machine.faults import Faults
 from tests.machine.fleet_model import SWEEP_S, Model
 from tests.queue_world import Ending
+from tests.queue_world import look_at_sqlite as look
 from training.fleet.database.sqlite import Sqlite
 from training.fleet.database.sqlite.pages import sums_path
 from training.fleet.errors import (

@@ -25,8 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.machine.faults import look
 from tests.machine.fleet import ROOM
+from tests.queue_world import look_at_sqlite as look
 from training.fleet.database.sqlite import Sqlite
 from training.fleet.database.sqlite.reading import of_receiver
 from training.fleet.errors import ConflictError, FleetError

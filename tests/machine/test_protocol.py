@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from tests.machine import protocol
-from tests.machine.faults import look
 from tests.machine.protocol import Event, Protocol, Search
 from tests.queue_world import Ending
+from tests.queue_world import look_at_sqlite as look
 from training.fleet.database.sqlite import Sqlite
 from training.fleet.errors import ConflictError, OtherResultError, StaleLeaseError
 from training.fleet.manifest import Header, JobEntry

@@ -93,7 +93,12 @@ class Reach:
     def of(self, guard: Guard) -> set[str]:
         """Return the tests that reach a guard."""
         if "/migrations/" in guard.file:
-            return {test for tests in self.statements.values() for test in tests if "/unit/" in test}
+            return {
+                test
+                for tests in self.statements.values()
+                for test in tests
+                if "/unit/" in test or "/conformance/" in test
+            }
         if guard.file.endswith(".sql"):
             return set(self.statements[guard.where])
         return {test for line in range(guard.first, guard.last + 1) for test in self.lines[f"{guard.file}:{line}"]}
@@ -389,7 +394,9 @@ class Sweep:
 
         def rank(test: str) -> tuple[Any, ...]:
             file = test.partition("::")[0]
-            place = next(place for place, part in enumerate(("/unit/", "/integration/", "/")) if part in file)
+            place = next(
+                place for place, part in enumerate(("/conformance/", "/unit/", "/integration/", "/")) if part in file
+            )
             return -killers[test], place, file if place else "", self.reach.seconds[test]
 
         chosen, left_s = [], self.seconds
