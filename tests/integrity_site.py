@@ -64,7 +64,7 @@ class Site:
         upload = store.begin(sha256, "gbt", "realistic", len(data))
         upload.write(data)
         upload.finish()
-        world.do(lambda tx: world.queue.add_artifact(tx, sha256, len(data), "gbt", "realistic"))
+        world.do(lambda tx: world.queue.artifacts.add(tx, sha256, len(data), "gbt", "realistic"))
         store.append_index({"sha256": sha256, "model": "gbt", "mode": "realistic", "size_bytes": len(data)})
         world.complete(lease, sha256, store=False)
         self.artifacts.append(sha256)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.fleet.database import Transaction
+from training.fleet.database import Database, Transaction
 from training.fleet.database.sqlite import Sqlite
 from training.fleet.errors import ConflictError
 from training.fleet.manifest import Header, JobEntry
@@ -43,7 +45,7 @@ def entry(number: int, requirement: Requirement | None = None, **more: Any) -> J
 @contextmanager
 def every_step_done() -> Iterator[None]:
     """Fail when a step after a commit did: the database only logs it, because its writer must live on."""
-    log, failed = logging.getLogger("training.fleet.database.sqlite"), list[str]()
+    log, failed = logging.getLogger("training.fleet.database.sqlite.writer"), list[str]()
 
     def note(record: logging.LogRecord) -> bool:
         failed.append(f"{record.getMessage()}: {record.exc_info and record.exc_info[1]!r}")
@@ -57,7 +59,7 @@ def every_step_done() -> Iterator[None]:
     assert failed == []
 
 
-def repeated(database: Sqlite, change: Callable[[Any], Any]) -> Any:
+def repeated(database: Database, change: Callable[[Any], Any]) -> Any:
     """Run a repeatable change in a batch that is undone and run again because a neighbour fails after a write."""
     gate = threading.Event()
     answer: Future[Any] = Future()
@@ -69,12 +71,17 @@ def repeated(database: Sqlite, change: Callable[[Any], Any]) -> Any:
             answer.set_exception(error)
 
     def fail(tx: Any) -> None:
+        tx.may_run_twice()
         tx.run("remember", key="neighbour", value="1")
         raise ConflictError("the neighbour")
 
-    database.post(lambda _tx: gate.wait(10), lambda *_: None, repeatable=True)
-    database.post(change, settle, repeatable=True)
-    database.post(fail, lambda *_: None, repeatable=True)
+    def hold(tx: Any) -> None:
+        tx.may_run_twice()
+        gate.wait(10)
+
+    database.post(hold, lambda *_: None)
+    database.post(change, settle)
+    database.post(fail, lambda *_: None)
     with every_step_done():
         gate.set()
         return answer.result(10)
@@ -100,9 +107,37 @@ class Ending:
         return deadline
 
 
+@dataclass(frozen=True)
+class Engine:
+    """One database that must pass the suite.
+
+    Attributes:
+        name: Its name in the names of tests.
+        open: Opens the database of a path, or makes it.
+        look: Reads with a statement of the test's own; the rows answer to the names of their columns.
+    """
+
+    name: str
+    open: Callable[[Path], Database]
+    look: Callable[..., list[Any]]
+
+
+def look_at_sqlite(database: Sqlite, text: str, *values: Any) -> list[sqlite3.Row]:
+    """Read with a statement of the test's own."""
+    cursor = database._connection.cursor()
+    cursor.row_factory = sqlite3.Row  # type: ignore[assignment]
+    return cursor.execute(text, values).fetchall()
+
+
+SQLITE = Engine("sqlite", Sqlite.open, look_at_sqlite)
+ENGINES = (SQLITE,)
+"""Every database there is. The whole of `tests/conformance` runs on each of them."""
+
+
 class World:
-    def __init__(self, path: Path, terms: Terms | None = None) -> None:
+    def __init__(self, path: Path, terms: Terms | None = None, engine: Engine = SQLITE) -> None:
         self.path = path
+        self.engine = engine
         self.terms = terms or Terms()
         self.now = 1000.0
         self.wall = "2026-01-01T00:00:00.000Z"
@@ -111,7 +146,7 @@ class World:
         self.open()
 
     def open(self) -> None:
-        self.database = Sqlite.open(self.path)
+        self.database = self.engine.open(self.path)
         self.queue = Queue(lambda: self.now, self.terms, lambda: self.wall, lambda: 1.0)
         self.queue.on_ready(lambda ready: self.ready.append(dict(ready)))
         self.do(self.queue.start)
@@ -167,7 +202,7 @@ class World:
 
     def complete(self, lease: Lease, artifact: str = ARTIFACT, store: bool = True) -> Any:
         if store:
-            self.do(lambda tx: self.queue.add_artifact(tx, artifact, 10, lease.spec["model"], lease.spec["mode"]))
+            self.do(lambda tx: self.queue.artifacts.add(tx, artifact, 10, lease.spec["model"], lease.spec["mode"]))
         message = Complete(lease.lease_id, artifact, {"auroc": 0.9}, "sha256:" + "c" * 64, 12.5)
         return repeated(self.database, lambda tx: self.queue.complete(tx, lease.job_id, message))
 
@@ -210,8 +245,8 @@ class World:
 
 
 @contextmanager
-def open_world(folder: Path, terms: Terms | None = None) -> Iterator[World]:
-    world = World(folder / "queue.db", terms)
+def open_world(folder: Path, terms: Terms | None = None, engine: Engine = SQLITE) -> Iterator[World]:
+    world = World(folder / "queue.db", terms, engine)
     try:
         yield world
     finally:

@@ -384,4 +384,4 @@ def test_the_authority_of_the_invite_is_fetched_and_trusted_and_no_other(
 
 
 async def _later(live: LiveReceiver, order: InviteOrder) -> Invite:
-    return await live.fleet.run(lambda tx: live.fleet.queue.invite(tx, order, "operator:test"))
+    return await live.fleet.run(lambda tx: live.fleet.queue.identities.invite(tx, order, "operator:test"))

@@ -36,10 +36,12 @@ from typing import Any, TypeVar
 
 import pytest
 
+from tests.machine.faults import Faults
 from tests.machine.fleet_model import SWEEP_S, Model
-from tests.machine.inline_database import InlineSqlite
 from tests.queue_world import Ending
-from training.fleet.database.pages import sums_path
+from tests.queue_world import look_at_sqlite as look
+from training.fleet.database.sqlite import Sqlite
+from training.fleet.database.sqlite.pages import sums_path
 from training.fleet.errors import (
     ArtifactMissingError,
     ConflictError,
@@ -124,7 +126,7 @@ def template() -> Path:
     """Return an empty database of the present schema, made once: a copy is cheaper than making the tables."""
     if "made" not in _templates:
         path = Path(tempfile.mkdtemp(prefix="template-", dir=ROOM)) / "queue.db"
-        InlineSqlite.open(path).close()
+        Sqlite.open(path, inline=True).close()
         _templates["made"] = path
         atexit.register(forget_template)
     return _templates["made"]
@@ -162,7 +164,8 @@ class Fleet:
         self.check()
 
     def open(self) -> None:
-        self.database = InlineSqlite.open(self.path)
+        self.database = Sqlite.open(self.path, inline=True)
+        self.faults = Faults(self.database)
         assert self.database.damaged == []
         self.queue = Queue(lambda: self.model.now, TERMS, lambda: self.wall, lambda: 1.0)
         self.do(self.queue.start)
@@ -190,12 +193,13 @@ class Fleet:
                 answer.set_exception(error)
 
         def fail(tx: Any) -> None:
+            tx.may_run_twice()
             tx.run("remember", key="neighbour", value="1")
             raise ConflictError("the neighbour")
 
         with self.database.together():
-            self.database.post(change, settle, repeatable=True)
-            self.database.post(fail, lambda *_: None, repeatable=True)
+            self.database.post(change, settle)
+            self.database.post(fail, lambda *_: None)
         return answer.result(0)
 
     def pick(self, options: Sequence[T]) -> T:
@@ -390,9 +394,9 @@ class Fleet:
         live, done = self.model.live(lease_id) or self.model.adoptable(lease_id), attempt.outcome == "completed"
         if not (self.model.jobs[attempt.job].artifact == sha256 if done else live):
             with pytest.raises(OtherResultError if done else StaleLeaseError):
-                self.do(lambda tx: self.queue.lease_for_upload(tx, lease_id, sha256))
+                self.do(lambda tx: self.queue.artifacts.lease_for_upload(tx, lease_id, sha256))
             return
-        job_id, model, mode = self.do(lambda tx: self.queue.lease_for_upload(tx, lease_id, sha256))
+        job_id, model, mode = self.do(lambda tx: self.queue.artifacts.lease_for_upload(tx, lease_id, sha256))
         assert (job_id, mode) == (attempt.job, ENTRIES[attempt.job].mode)
         self.bring(sha256, model, mode, self.pick(["whole", "whole", "whole", "cut", "wrong"]), self.choose(8))
 
@@ -410,7 +414,7 @@ class Fleet:
         if step == 0:
             return self.receiver_crashes()
         key = (sha256, mode)
-        new = self.do(lambda tx: self.queue.add_artifact(tx, sha256, len(body), model, mode))
+        new = self.do(lambda tx: self.queue.artifacts.add(tx, sha256, len(body), model, mode))
         assert new == (key not in self.artifacts)
         self.artifacts.add(key)
         self.unchecked.add(key)
@@ -468,8 +472,8 @@ class Fleet:
                 name
                 for name in WORKERS
                 if name != attempt.worker
-                and (known := self.queue.hosts.known(name)) is not None
-                and not self.queue.hosts.away(known)
+                and (known := self.queue._memory.hosts.known(name)) is not None
+                and not self.queue._memory.hosts.away(known)
                 and placement.judge(needs, WORKERS[name], POLICIES[name]).eligible
             ]
             self.model.failed(lease_id, kind, WORKERS[attempt.worker], may_others=bool(able))
@@ -516,7 +520,7 @@ class Fleet:
 
     def skip_idle_sweeps(self, end: float) -> None:
         """Note the sweeps at which nothing is over as done, most times: they are nine of ten, and only look."""
-        leases = self.queue.leases
+        leases = self.queue._memory.leases
         swept_at, leases._swept_at = leases._swept_at, float("inf")
         due = self.queue.next_deadline()
         leases._swept_at = swept_at
@@ -588,20 +592,20 @@ class Fleet:
     def receiver_crashes_before_a_commit(self) -> None:
         """What was asked and not answered has no effect."""
         copies: list[Path] = []
-        self.database.faults.before_commit = lambda: copies.append(self.copy())
+        self.faults.before_commit = lambda: copies.append(self.copy())
         with contextlib.suppress(FleetError):
             self.do(self.some_request())
-        self.database.faults.before_commit = None
+        self.faults.before_commit = None
         self.go_on_with(copies[0] if copies else self.copy())
 
     @event()
     def disk_refuses(self) -> None:
         """Whatever is asked while the commit fails has no effect."""
         asked = self.some_request()
-        self.database.faults.refuse = True
+        self.faults.refuse = True
         with contextlib.suppress(FleetError):
             self.do(asked)
-        self.database.faults.refuse = False
+        self.faults.refuse = False
 
     @event()
     def disk_refuses_the_sweep(self) -> None:
@@ -611,19 +615,19 @@ class Fleet:
             self.passes(max(0.0, due - self.model.now - 1.0))
             self.model.now = max(self.model.now, due)
         over = self.model.watch()
-        self.database.faults.refuse = True
+        self.faults.refuse = True
         try:
             self.do(self.queue.sweep)
             assert not over
         except StorageFullError:
             for lease in over:
                 self.model.fresh(lease)
-        self.database.faults.refuse = False
+        self.faults.refuse = False
 
     # ---- what must always hold
 
     def check(self) -> None:
-        rows = self.database.look("SELECT * FROM job ORDER BY seq")
+        rows = look(self.database, "SELECT * FROM job ORDER BY seq")
         self.check_model(rows)
         self.check_rules(rows)
         self.check_memory(rows)
@@ -639,7 +643,7 @@ class Fleet:
             assert found == (job.status, job.fence, job.lease, job.artifact, job.refunds), row["id"]
             more = (row["attempts_used"], bool(row["cancel_requested"]), bool(row["named"]))
             assert more == (job.used, job.cancel, job.named), row["id"]
-            assert self.queue.hosts.requirement(row["requirement"]) == job.requirement
+            assert self.queue._memory.hosts.requirement(row["requirement"]) == job.requirement
 
     def check_rules(self, rows: list[Any]) -> None:
         seen = self.seen
@@ -663,11 +667,11 @@ class Fleet:
                 seen.ids.add(row["id"])
 
     def check_memory(self, rows: list[Any]) -> None:
-        assert {row["lease_id"] for row in rows if row["lease_id"]} == set(self.queue.leases._live)
+        assert {row["lease_id"] for row in rows if row["lease_id"]} == set(self.queue._memory.leases._live)
         counts = self.queue.counts()
         assert counts == {status: sum(row["status"] == status for row in rows) for status in counts}
         for lease_id, contact in self.model.contacts.items():  # I7
-            live = self.queue.leases.get(lease_id)
+            live = self.queue._memory.leases.get(lease_id)
             assert live is not None
             assert live.cancel == self.model.jobs[live.job_id].cancel
             assert abs(live.deadline - (contact.at + contact.term + contact.unwatched)) < 1e-6
@@ -675,7 +679,7 @@ class Fleet:
     def check_history(self, rows: list[Any]) -> None:
         """Every change stands in the history, which leads from status to status and only along the table."""
         seen = self.seen
-        for row in self.database.look("SELECT * FROM event WHERE id > ? ORDER BY id", seen.event):
+        for row in look(self.database, "SELECT * FROM event WHERE id > ? ORDER BY id", seen.event):
             before = seen.statuses.get(row["job"])
             assert row["from_status"] == before
             if row["to_status"] != before:
@@ -686,7 +690,7 @@ class Fleet:
         assert seen.statuses == {row["seq"]: row["status"] for row in rows}
 
     def artifact_rows(self) -> list[Any]:
-        return self.database.look("SELECT * FROM artifact ORDER BY seq")
+        return look(self.database, "SELECT * FROM artifact ORDER BY seq")
 
     def check_artifacts(self) -> None:
         rows = self.artifact_rows()
@@ -753,7 +757,7 @@ class Fleet:
     def check_secrets(self) -> None:
         """I14: what would let a stranger speak for a worker is in no event and in nothing that lists show."""
         secrets = [*self.model.attempts, *(attempt.claim_id for attempt in self.model.attempts.values())]
-        shown = json.dumps([tuple(row) for row in self.database.look("SELECT * FROM event")])
+        shown = json.dumps([tuple(row) for row in look(self.database, "SELECT * FROM event")])
         for job_id in self.model.jobs:
             shown += repr(self.do(lambda tx, job_id=job_id: self.queue.job(tx, job_id)))
         assert [secret for secret in secrets if secret in shown] == []

@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.machine.fleet import ROOM
-from tests.machine.inline_database import InlineSqlite
-from training.fleet.database.reading import of_receiver
+from tests.queue_world import look_at_sqlite as look
+from training.fleet.database.sqlite import Sqlite
+from training.fleet.database.sqlite.reading import of_receiver
 from training.fleet.errors import ConflictError, FleetError
 from training.fleet.maintenance.records import check_pages, check_rows, check_structure
 from training.fleet.maintenance.report import Report
@@ -143,7 +144,7 @@ class Life:
     # ---- the receiver
 
     def open(self) -> None:
-        self.database = InlineSqlite.open(self.path)
+        self.database = Sqlite.open(self.path, inline=True)
         assert self.database.damaged == []
         self.queue = Queue(lambda: self.now, TERMS, lambda: "2026-01-01T00:00:00Z", self.rng.random)
         self.do(self.queue.start)
@@ -221,7 +222,7 @@ class Life:
 
     def complete(self, lease: Lease) -> JobState:
         artifact = hashlib.sha256(lease.job_id.encode()).hexdigest()
-        self.do(lambda tx: self.queue.add_artifact(tx, artifact, 10, "gbt", "realistic"))
+        self.do(lambda tx: self.queue.artifacts.add(tx, artifact, 10, "gbt", "realistic"))
         message = Complete(lease.lease_id, artifact, {"auroc": 0.9})
         state: JobState = self.do(lambda tx: self.queue.complete(tx, lease.job_id, message))
         return state
@@ -348,7 +349,7 @@ class Life:
         self.operate(self.queue.cancel)
 
     def make_requeue(self) -> None:
-        over = self.database.look("SELECT id FROM job WHERE status IN ('failed', 'cancelled')")
+        over = look(self.database, "SELECT id FROM job WHERE status IN ('failed', 'cancelled')")
         for row in over:
             self.do(lambda tx, row=row: self.queue.requeue(tx, row["id"], "operator:test"))
 
@@ -405,7 +406,7 @@ class Life:
 
     def check_events(self) -> None:
         seen = self.seen
-        rows = self.database.look("SELECT * FROM event WHERE id > ? ORDER BY id", seen.event)
+        rows = look(self.database, "SELECT * FROM event WHERE id > ? ORDER BY id", seen.event)
         for row in rows:
             before, after = seen.statuses.get(row["job"]), row["to_status"]
             assert row["from_status"] == before
@@ -424,7 +425,7 @@ class Life:
     def newest_lease(self, job: int) -> str:
         """Return the newest lease of a job as of the last event that was looked at."""
         find = "SELECT lease_id FROM attempt WHERE job = ? ORDER BY fence LIMIT 1 OFFSET ?"
-        (row,) = self.database.look(find, job, self.seen.claims[job] - 1)
+        (row,) = look(self.database, find, job, self.seen.claims[job] - 1)
         lease_id: str = row["lease_id"]
         return lease_id
 
@@ -440,9 +441,10 @@ class Life:
                 assert self.may_go_on(run.lease.lease_id), "I12: a trainer of an ended lease"
 
     def may_go_on(self, lease_id: str) -> bool:
-        if self.queue.leases.get(lease_id) is not None:
+        if self.queue._memory.leases.get(lease_id) is not None:
             return True
-        (row,) = self.database.look(
+        (row,) = look(
+            self.database,
             "SELECT j.status, j.fence AS newest, a.fence, a.outcome FROM attempt AS a JOIN job AS j ON j.seq = a.job"
             " WHERE a.lease_id = ?",
             lease_id,
@@ -452,7 +454,7 @@ class Life:
 
     def check_rows(self) -> None:
         self.checked_at = self.now
-        rows = self.database.look("SELECT * FROM job")
+        rows = look(self.database, "SELECT * FROM job")
         assert len(rows) == len(self.entries), "I3"
         for row in rows:
             accepted = self.seen.completions[row["seq"]]
@@ -463,7 +465,7 @@ class Life:
             assert (row["status"] in ("claimed", "running")) == (row["lease_id"] is not None), "I5"
             self.seen.fences[row["seq"]] = row["fence"]
         held = {row["lease_id"] for row in rows if row["lease_id"]}
-        assert held == set(self.queue.leases._live), "I5"
+        assert held == set(self.queue._memory.leases._live), "I5"
 
     def close(self) -> None:
         self.database.close()

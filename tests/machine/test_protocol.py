@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from tests.machine import protocol
-from tests.machine.inline_database import InlineSqlite
 from tests.machine.protocol import Event, Protocol, Search
 from tests.queue_world import Ending
+from tests.queue_world import look_at_sqlite as look
+from training.fleet.database.sqlite import Sqlite
 from training.fleet.errors import ConflictError, OtherResultError, StaleLeaseError
 from training.fleet.manifest import Header, JobEntry
 from training.fleet.model.capability import GIB, Capability
@@ -70,7 +71,7 @@ class RealJob:
         self.rules = rules
         self.now = 1000.0
         self.leases: dict[int, str] = {}
-        self.database = InlineSqlite.open(folder / "queue.db")
+        self.database = Sqlite.open(folder / "queue.db", inline=True)
         self.queue = Queue(lambda: self.now, TERMS, lambda: "2026-01-01T00:00:00Z", lambda: 1.0)
         self.do(self.queue.start)
         spec = Spec("gbt", "realistic")
@@ -80,7 +81,7 @@ class RealJob:
         header = Header("d" * 64, {"default": Policy()}, Trainer(), {}, (), None, 1)
         reload(self.database, self.queue, header, [entry])
         for artifact in ARTIFACTS:
-            self.do(lambda tx, artifact=artifact: self.queue.add_artifact(tx, artifact, 1, "gbt", "realistic"))
+            self.do(lambda tx, artifact=artifact: self.queue.artifacts.add(tx, artifact, 1, "gbt", "realistic"))
 
     def do(self, change: Callable[[Any], Any]) -> Any:
         return self.database.submit(change).result()
@@ -123,7 +124,7 @@ class RealJob:
 
     def expire(self, _slot: int, _: int) -> str:
         ending = Ending()
-        while (due := self.queue.next_deadline()) is not None and len(self.queue.leases):
+        while (due := self.queue.next_deadline()) is not None and len(self.queue._memory.leases):
             self.now = ending.at(due)
             self.do(self.queue.sweep)
         return ""
@@ -138,11 +139,11 @@ class RealJob:
 
     def stands(self) -> tuple[Any, ...]:
         """Return where the job and its attempts stand, by slots."""
-        (job,) = self.database.look("SELECT * FROM job")
+        (job,) = look(self.database, "SELECT * FROM job")
         slots = {lease: slot for slot, lease in self.leases.items()}
         attempts = {
             slots[row["lease_id"]]: (row["fence"], row["outcome"], row["refunded"])
-            for row in self.database.look("SELECT * FROM attempt")
+            for row in look(self.database, "SELECT * FROM attempt")
         }
         return (
             job["status"],

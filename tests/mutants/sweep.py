@@ -96,8 +96,13 @@ class Reach:
 
     def of(self, guard: Guard) -> set[str]:
         """Return the tests that reach a guard."""
-        if guard.file.endswith("schema.sql"):
-            return {test for tests in self.statements.values() for test in tests if "/unit/" in test}
+        if "/migrations/" in guard.file:
+            return {
+                test
+                for tests in self.statements.values()
+                for test in tests
+                if "/unit/" in test or "/conformance/" in test
+            }
         if guard.file.endswith(".sql"):
             return set(self.statements[guard.where])
         return {test for line in range(guard.first, guard.last + 1) for test in self.lines[f"{guard.file}:{line}"]}
@@ -141,10 +146,10 @@ def _break(guard: Guard) -> None:
     if guard.file.endswith(".py"):
         _replace_functions(str(path), path.read_bytes(), broken)
         return
-    from training.fleet import sql
+    from training.fleet.database import statements as sql
 
-    read = sql._read
-    sql._read = lambda dialect, name: broken.decode() if name == path.name else read(dialect, name)
+    read = sql.read
+    sql.read = lambda dialect, name: broken.decode() if path.match(f"{dialect}/{name}") else read(dialect, name)
     for module in [one for name, one in sys.modules.items() if name.startswith("training.fleet.database")]:
         if "_SQL" in vars(module):
             module._SQL.update(sql.statements("sqlite"))
@@ -402,8 +407,10 @@ class Sweep:
 
         def rank(test: str) -> tuple[Any, ...]:
             file = test.partition("::")[0]
-            place = next(place for place, part in enumerate(("/unit/", "/integration/", "/")) if part in file)
             own = stem in file
+            place = next(
+                place for place, part in enumerate(("/conformance/", "/unit/", "/integration/", "/")) if part in file
+            )
             return -killers[test], test not in rare, not own, place, file if place else "", self.reach.seconds[test]
 
         chosen, left_s = [], self.seconds

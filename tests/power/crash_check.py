@@ -27,10 +27,10 @@ from crash_disk import Disk, Image, choice
 from crash_scenes import Scene
 from crash_trace import Step
 
-from training.fleet.database import upkeep
-from training.fleet.database.pages import make_folder, sums_path
-from training.fleet.database.sqlite import _prepare
-from training.fleet.database.upkeep import DatabaseFile
+from training.fleet.database.sqlite import upkeep
+from training.fleet.database.sqlite.opening import prepare
+from training.fleet.database.sqlite.pages import make_folder, sums_path
+from training.fleet.database.sqlite.upkeep import DatabaseFile
 from training.fleet.errors import FleetError
 from training.fleet.maintenance.artifacts import CheckOptions, Places
 from training.fleet.maintenance.fsck import fsck
@@ -204,7 +204,7 @@ class Receiver:
         db = self._site / "state/queue.db"
         make_folder(db.parent)
         with contextlib.closing(DatabaseFile(db)) as file, contextlib.closing(_connected(db)) as connection:
-            _prepare(connection, file, self._site / "backups")
+            prepare(connection, file, self._site / "backups")
             rows = Rows(connection)
         return rows, [f"pages {file.damaged} are not what their sums say"] if file.damaged else []
 

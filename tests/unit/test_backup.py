@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from integrity_site import STATUSES, Site
 
-from training.fleet.database import pages
-from training.fleet.database.sqlite import Sqlite
+from training.fleet.database.queries import JOBS_BY_SEQ
+from training.fleet.database.sqlite import Sqlite, pages
 from training.fleet.errors import ConfigurationError, ConflictError, FleetError, StorageFullError
 from training.fleet.locks import folder_held
 from training.fleet.maintenance import backup as backup_module
@@ -246,8 +246,8 @@ def checked(folder: Path) -> Report:
 def statuses(folder: Path) -> list[str]:
     database = Sqlite.open(folder / "queue.db")
     try:
-        rows = database.submit(lambda tx: tx.all("jobs_by_seq", **dict.fromkeys(("model", "mode", "host")), **WINDOW))
-        return [row["status"] for row in rows.result()]
+        rows = database.submit(lambda tx: tx.all(JOBS_BY_SEQ, **dict.fromkeys(("model", "mode", "host")), **WINDOW))
+        return [row.status for row in rows.result()]
     finally:
         database.close()
 

@@ -11,8 +11,7 @@ import pytest
 from integrity_site import Site
 
 from training.fleet import receiver
-from training.fleet.database import pages, reading
-from training.fleet.database.sqlite import Sqlite
+from training.fleet.database.sqlite import Sqlite, pages, reading
 from training.fleet.maintenance.backup import BackupTask, back_up
 from training.fleet.maintenance.report import Report, ignore
 from training.fleet.receiver import offline

@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from training.fleet.blobs.folder import Data, Folder, Part
-from training.fleet.database import Row
-from training.fleet.database.pages import sync_folder
+from training.fleet.database.sqlite.pages import sync_folder
 from training.fleet.errors import (
     ConfigurationError,
     DigestMismatchError,
@@ -224,7 +223,7 @@ def quarantined(store: Path, path: Path, sha256: str) -> Path:
     return target
 
 
-def index_row(artifact: Mapping[str, object] | Row) -> dict[str, object]:
+def index_row(artifact: Mapping[str, object]) -> dict[str, object]:
     """Return what `index.jsonl` says of an artifact besides its path."""
     return {name: artifact[name] for name in ("sha256", "model", "mode", "size_bytes")}
 

@@ -92,9 +92,9 @@ class Fleet:
     indexing: asyncio.Lock = field(default_factory=asyncio.Lock)
     proving: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    def run(self, change: Callable[[Any], T], *, repeatable: bool = False) -> asyncio.Future[T]:
+    def run(self, change: Callable[[Any], T]) -> asyncio.Future[T]:
         """Return a future of a change made on the writer thread; see `Bridge.run`."""
-        return self.bridge.run(change, repeatable=repeatable)
+        return self.bridge.run(change)
 
     def demand_open(self) -> None:
         """Refuse new work while the receiver drains.

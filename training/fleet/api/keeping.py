@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Final
 
 from training.fleet import __version__
+from training.fleet.database import Database
 from training.fleet.errors import ConflictError, Fault, FleetError, UnavailableError
 from training.fleet.maintenance.artifacts import CheckOptions, Places
-from training.fleet.maintenance.backup import BackupTask, RunningDatabase, back_up
+from training.fleet.maintenance.backup import BackupTask, back_up
 from training.fleet.maintenance.fsck import fsck_running
 from training.fleet.maintenance.report import Report
 from training.fleet.wire.people import BackupOrder, Chore, Finding, FsckOrder
@@ -44,7 +45,7 @@ class Keeper:
         copy_path: Where a check puts its copy of the database.
     """
 
-    database: RunningDatabase
+    database: Database
     places: Places
     manifest: Path
     backup_root: Path

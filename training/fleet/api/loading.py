@@ -75,7 +75,7 @@ class Loader:
         try:
             await self.reload(Reload(), START_ACTOR)
         except FleetError as error:
-            in_force = self._queue.hosts.in_force.digest
+            in_force = self._queue.in_force.digest
             if not in_force:
                 raise _unusable(error) from error
             faults = [str(fault) for fault in error.faults]
@@ -157,7 +157,7 @@ class Loader:
 
     def _kept(self) -> LastApplied | None:
         """Return the manifest in force where its bytes are at hand, else None."""
-        in_force = self._queue.hosts.in_force
+        in_force = self._queue.in_force
         with contextlib.suppress(OSError):
             if in_force.digest and _digest(self._applied_path) == in_force.digest:
                 return LastApplied(self._applied_path, in_force.count, in_force.contract)
@@ -178,7 +178,7 @@ class Loader:
 
         Only the project's own trainer can be asked without starting a program; any other one is asked again.
         """
-        in_force = self._queue.hosts.in_force
+        in_force = self._queue.in_force
         if in_force.trainer.command != Trainer().command or not self._path.is_file():
             return None
         if self._path.stat().st_size > MAX_MANIFEST_BYTES or _digest(self._path) != in_force.digest:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from training.fleet.database import Row
-from training.fleet.database.reading import Reading
+from training.fleet.database.queries import ARTIFACT_ROWS, ARTIFACT_TOTALS, ARTIFACTS, JOB_IDS_OF_ARTIFACT, ArtifactRow
+from training.fleet.database.sqlite.reading import Reading
 from training.fleet.errors import FleetError
 from training.fleet.maintenance.report import OnProgress, Report, ignore
 from training.fleet.model.names import is_sha256
@@ -64,24 +64,24 @@ class CheckOptions:
     before: float | None = None
 
 
-def artifact_rows(reading: Reading) -> Iterator[Row]:
+def artifact_rows(reading: Reading) -> Iterator[ArtifactRow]:
     """Yield every artifact in the order they came."""
     after = 0
-    while rows := list(reading.rows("artifacts", after=after, limit=_WINDOW)):
+    while rows := list(reading.rows(ARTIFACTS, after=after, limit=_WINDOW)):
         yield from rows
-        after = rows[-1]["seq"]
+        after = rows[-1].seq
 
 
 def index_lines(reading: Reading) -> Iterator[bytes]:
     """Yield the lines that the index should have."""
     for row in artifact_rows(reading):
-        yield index_line(index_row(row))
+        yield index_line(index_row(row._asdict()))
 
 
 def check_artifacts(reading: Reading, store: Path, report: Report, options: CheckOptions) -> None:
     """Check every row against its file, then every file against the rows."""
-    (totals,) = reading.rows("artifact_totals")
-    hashing = _Hashing(options, totals["size_bytes"])
+    (totals,) = reading.rows(ARTIFACT_TOTALS)
+    hashing = _Hashing(options, totals.size_bytes)
     for row in artifact_rows(reading):
         report.checked["artifacts"] += 1
         _check_one(reading, store, row, report, hashing)
@@ -108,9 +108,9 @@ class _Hashing:
         return found.hexdigest()
 
 
-def _check_one(reading: Reading, store: Path, row: Row, report: Report, hashing: _Hashing) -> None:
-    path = store / bundle_path(row["sha256"], row["model"], row["mode"])
-    wanted = row["size_bytes"]
+def _check_one(reading: Reading, store: Path, row: ArtifactRow, report: Report, hashing: _Hashing) -> None:
+    path = store / bundle_path(row.sha256, row.model, row.mode)
+    wanted = row.size_bytes
     try:
         size = path.stat().st_size
         digest = hashing.digest(path) if hashing.options.hashes else None
@@ -120,22 +120,22 @@ def _check_one(reading: Reading, store: Path, row: Row, report: Report, hashing:
         found = f"a file that cannot be read ({error})"
         report.find(_place(reading, row), found, "a readable bundle", f"look at the disk; {LOST}")
     else:
-        if digest is not None and digest != row["sha256"]:
+        if digest is not None and digest != row.sha256:
             place, found = _place(reading, row), f"{size} bytes that hash to {digest}"
             report.find(place, found, f"{wanted} that hash to its name", LOST)
-            _put_aside(store, path, row["sha256"], report, hashing.options)
+            _put_aside(store, path, row.sha256, report, hashing.options)
         elif size != wanted:
             hint = "the bundle is whole, its row is not: restore a backup" if digest else "run fsck without --no-hash"
             report.find(_place(reading, row), f"{size} bytes", f"{wanted} bytes as its row says", hint)
             if digest:
-                report.lengths.append({name: row[name] for name in ("sha256", "model", "mode")} | {"size_bytes": size})
+                report.lengths.append({"sha256": row.sha256, "model": row.model, "mode": row.mode, "size_bytes": size})
 
 
-def _place(reading: Reading, row: Row) -> str:
+def _place(reading: Reading, row: ArtifactRow) -> str:
     """Return how people name an artifact: with the jobs whose result it is. Looks through all jobs."""
-    jobs = reading.rows("job_ids_of_artifact", sha256=row["sha256"], model=row["model"], mode=row["mode"])
-    names = ", ".join(job["id"] for job in jobs)
-    return f"artifact {row['sha256']} ({f'result of job {names}' if names else 'result of no job'})"
+    jobs = reading.rows(JOB_IDS_OF_ARTIFACT, sha256=row.sha256, model=row.model, mode=row.mode)
+    names = ", ".join(job.id for job in jobs)
+    return f"artifact {row.sha256} ({f'result of job {names}' if names else 'result of no job'})"
 
 
 def _put_aside(store: Path, path: Path, sha256: str, report: Report, options: CheckOptions) -> None:
@@ -151,8 +151,8 @@ def _check_files(reading: Reading, store: Path, report: Report, hashing: _Hashin
         if folder is None or parts[2] != BUNDLE or not is_sha256(parts[1]):
             report.note(str(path), "a file that is no artifact", "bundles only", "move it elsewhere")
             continue
-        rows = reading.rows("artifact_rows", sha256=parts[1])
-        if not any((row["model"], row["mode"]) == (folder["model"], folder["mode"]) for row in rows):
+        rows = reading.rows(ARTIFACT_ROWS, sha256=parts[1])
+        if not any((row.model, row.mode) == (folder["model"], folder["mode"]) for row in rows):
             _check_unreferenced(store, path, parts[1], report, hashing)
 
 

@@ -18,16 +18,18 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
-from training.fleet.database.pages import make_folder, sync_folder
-from training.fleet.database.reading import Reading, of_copy
+from training.fleet.database import Database
+from training.fleet.database.queries import ARTIFACT_TOTALS, REMEMBERED
+from training.fleet.database.sqlite.pages import make_folder, sync_folder
+from training.fleet.database.sqlite.reading import Reading, of_copy
 from training.fleet.errors import ConflictError, FleetError, StorageFullError
 from training.fleet.locks import folder_held, is_held
 from training.fleet.maintenance.artifacts import LOST, Places, artifact_rows, index_lines
 from training.fleet.maintenance.records import MAX_LISTED, RESTORE
 from training.fleet.maintenance.report import UNREADABLE, OnProgress, Report, ignore
-from training.fleet.queue.memory import MANIFEST_KEY
+from training.fleet.queue.load import MANIFEST_KEY
 from training.fleet.store import bundle_path
 
 FORMAT: Final = 1
@@ -38,24 +40,6 @@ STORE: Final = "store"
 CONTENTS: Final = "backup.json"
 CHUNK_BYTES: Final = 2**20
 _PART: Final = re.compile(r"\.[0-9A-Za-z-]+\.part")
-
-
-class RunningDatabase(Protocol):
-    """What a backup or a check needs of a running database."""
-
-    @property
-    def damaged(self) -> list[int]:
-        """The pages that were not what they were when it was opened."""
-
-    @property
-    def pages(self) -> int:
-        """How many pages its file has."""
-
-    def copy(self, target: Path, /) -> None:
-        """Write a consistent copy."""
-
-    def differing_pages(self) -> list[int]:
-        """Return the pages that are not what was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +78,7 @@ class Entry:
     sha256: str
 
 
-def back_up(source: RunningDatabase, order: BackupTask, report: Report, progress: OnProgress) -> Path:
+def back_up(source: Database, order: BackupTask, report: Report, progress: OnProgress) -> Path:
     """Make a backup. Takes its time; not for the event loop or the writer thread.
 
     Args:
@@ -131,7 +115,7 @@ def _make_new(part: Path, final: Path) -> None:
     raise ConflictError(f"there is a backup {final.name} already; ask again, or give another label")
 
 
-def _made(source: RunningDatabase, order: BackupTask, part: Path, report: Report, progress: OnProgress) -> None:
+def _made(source: Database, order: BackupTask, part: Path, report: Report, progress: OnProgress) -> None:
     """Fill the folder and give it its name; nothing of it is left when that fails."""
     try:
         # Held, so that another receiver with the same folder of backups takes it for no leftover.
@@ -157,7 +141,7 @@ def _refused(root: Path, error: OSError) -> FleetError:
     return FleetError(f"cannot make a backup below {root} ({error}); look at --backup-root and its disk")
 
 
-def _fill(source: RunningDatabase, order: BackupTask, part: Path, report: Report, progress: OnProgress) -> None:
+def _fill(source: Database, order: BackupTask, part: Path, report: Report, progress: OnProgress) -> None:
     if pages := source.differing_pages():
         shown = ", ".join(map(str, pages[:MAX_LISTED]))
         report.find("the database", f"damaged pages: {shown}", "pages as they were written", RESTORE)
@@ -198,10 +182,10 @@ def _parts(reading: Reading, order: BackupTask, part: Path, report: Report, prog
 
 def _manifest(reading: Reading, path: Path) -> bytes | None:
     """Return the bytes of the manifest that is in force in the copy, None where they are not at hand."""
-    for row in reading.rows("remembered", key=MANIFEST_KEY):
+    for row in reading.rows(REMEMBERED, key=MANIFEST_KEY):
         with contextlib.suppress(OSError):
             data = path.read_bytes()
-            if hashlib.sha256(data).hexdigest() == json.loads(row["value"])["digest"]:
+            if hashlib.sha256(data).hexdigest() == json.loads(row.value)["digest"]:
                 return data
     return None
 
@@ -209,19 +193,19 @@ def _manifest(reading: Reading, path: Path) -> bytes | None:
 def _artifacts(
     reading: Reading, order: BackupTask, part: Path, report: Report, progress: OnProgress
 ) -> Iterator[tuple[str, Entry]]:
-    (totals,) = reading.rows("artifact_totals")
-    count = Count(progress, totals["size_bytes"])
+    (totals,) = reading.rows(ARTIFACT_TOTALS)
+    count = Count(progress, totals.size_bytes)
     for row in artifact_rows(reading):
-        key = bundle_path(row["sha256"], row["model"], row["mode"])
+        key = bundle_path(row.sha256, row.model, row.mode)
         target = part / STORE / key
         target.parent.mkdir(parents=True)
-        place = f"artifact {row['sha256']}"
+        place = f"artifact {row.sha256}"
         try:
             entry = _shared(order.places.store / key, target, count)
         except FileNotFoundError:
-            report.find(place, "no file", f"a bundle of {row['size_bytes']} bytes", LOST)
+            report.find(place, "no file", f"a bundle of {row.size_bytes} bytes", LOST)
             continue
-        if entry != Entry(row["size_bytes"], row["sha256"]):
+        if entry != Entry(row.size_bytes, row.sha256):
             target.unlink()
             report.find(place, f"bytes that hash to {entry.sha256}", "those that hash to its name", LOST)
             continue

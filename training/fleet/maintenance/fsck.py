@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from training.fleet.database.reading import Reading, of_copy, of_receiver
+from training.fleet.database import Database
 from training.fleet.database.sqlite import Sqlite
+from training.fleet.database.sqlite.reading import Reading, of_copy, of_receiver
 from training.fleet.errors import ConfigurationError
 from training.fleet.locks import file_held, folders_held
 from training.fleet.maintenance import records
@@ -24,7 +25,6 @@ from training.fleet.maintenance.artifacts import (
     check_incoming,
     check_index,
 )
-from training.fleet.maintenance.backup import RunningDatabase
 from training.fleet.maintenance.report import Report
 from training.fleet.store import Store, index_row
 
@@ -63,7 +63,7 @@ def fsck(database: Path, places: Places, options: CheckOptions) -> Report:
     return report
 
 
-def fsck_running(source: RunningDatabase, copy: Path, places: Places, options: CheckOptions, report: Report) -> None:
+def fsck_running(source: Database, copy: Path, places: Places, options: CheckOptions, report: Report) -> None:
     """Check the files of a receiver that runs, without holding it up: rows are looked at in a copy.
 
     Leftovers of uploads are left out, because uploads go on.
@@ -122,7 +122,7 @@ def _check_files(reading: Reading, places: Places, report: Report, options: Chec
 
 def _correct_lengths(database: Path, places: Places, report: Report) -> None:
     """Give rows the lengths of their files, which hash to their names; then the index, which is made of the rows."""
-    opened = Sqlite.open(database)
+    opened = Sqlite.open(database, inline=True)
     try:
         opened.submit(lambda tx: tx.many("correct_length", report.lengths)).result()
     finally:
@@ -138,7 +138,7 @@ def _repair_index(reading: Reading, places: Places, report: Report) -> None:
     store = Store(places.store, places.incoming, places.index)
     try:
         places.index.touch()
-        store.rebuild_index(index_row(row) for row in artifact_rows(reading))
+        store.rebuild_index(index_row(row._asdict()) for row in artifact_rows(reading))
     except (ConfigurationError, OSError) as error:
         report.note(str(places.index), error, "a file that can be written", "look at the disk")
     else:

@@ -8,12 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-from training.fleet.database import Row
-from training.fleet.database.reading import NEWEST_SCHEMA, Reading
+from training.fleet.database import Query
+from training.fleet.database.queries import (
+    BROKEN_CHAINS,
+    BROKEN_FENCES,
+    BROKEN_HISTORY,
+    BROKEN_LEASES,
+    BROKEN_REFUNDS,
+    BROKEN_RESULTS,
+    HOSTS_MET,
+    OPEN_ATTEMPTS,
+    REQUIREMENTS,
+    RESULTS_WITHOUT_ARTIFACT,
+    SPECS,
+    BrokenRow,
+    SpecRow,
+)
+from training.fleet.database.sqlite.reading import NEWEST_SCHEMA, Reading
 from training.fleet.errors import ConfigurationError
 from training.fleet.maintenance.report import UNREADABLE, Report
 from training.fleet.model.jobs import Terms
@@ -24,13 +39,13 @@ MAX_LISTED: Final = 100
 """Findings of one kind that are listed."""
 _WINDOW: Final = 2000
 _RULES: Final = (
-    ("broken_leases", "its lease to be the one of its newest attempt, which goes on"),
-    ("open_attempts", "every attempt to have ended but the one that holds the lease"),
-    ("broken_results", "one completed attempt, the newest, exactly when the job is completed"),
-    ("broken_fences", "the newest attempt to be the newest row, at most at the fence"),
-    ("broken_history", "the events to lead to the status the job has"),
-    ("broken_chains", "each event to begin where the one before ended"),
-    ("results_without_artifact", "a row for the artifact of every completed job"),
+    (BROKEN_LEASES, "its lease to be the one of its newest attempt, which goes on"),
+    (OPEN_ATTEMPTS, "every attempt to have ended but the one that holds the lease"),
+    (BROKEN_RESULTS, "one completed attempt, the newest, exactly when the job is completed"),
+    (BROKEN_FENCES, "the newest attempt to be the newest row, at most at the fence"),
+    (BROKEN_HISTORY, "the events to lead to the status the job has"),
+    (BROKEN_CHAINS, "each event to begin where the one before ended"),
+    (RESULTS_WITHOUT_ARTIFACT, "a row for the artifact of every completed job"),
 )
 
 
@@ -123,23 +138,23 @@ def check_rows(reading: Reading, report: Report) -> None:
         for row in _jobs(reading):
             report.checked["jobs"] += 1
             _check_identity(row, report)
-    for name, expected in _RULES:
-        _check_rule(reading, report, name, expected)
+    for rule, expected in _RULES:
+        _check_rule(reading, report, rule, expected)
     refunds = Terms().refunds
-    _check_rule(reading, report, "broken_refunds", f"at most {refunds}", refunds=refunds)
+    _check_rule(reading, report, BROKEN_REFUNDS, f"at most {refunds}", refunds=refunds)
     with readable(reading, report, "requirement"):
-        for row in reading.rows("requirement_rows"):
-            _check_json(f"requirement {row['id']}", row["body"], report)
+        for needs in reading.rows(REQUIREMENTS):
+            _check_json(f"requirement {needs.id}", needs.body, report)
     with readable(reading, report, "worker"):
-        for row in reading.rows("hosts_met"):
-            _check_json(f"host {row['name']}", row["capability"], report)
+        for host in reading.rows(HOSTS_MET):
+            _check_json(f"host {host.name}", host.capability, report)
 
 
-def _jobs(reading: Reading) -> Iterator[Row]:
+def _jobs(reading: Reading) -> Iterator[SpecRow]:
     after = 0
-    while rows := list(reading.rows("specs", after=after, limit=_WINDOW)):
+    while rows := list(reading.rows(SPECS, after=after, limit=_WINDOW)):
         yield from rows
-        after = rows[-1]["seq"]
+        after = rows[-1].seq
 
 
 @contextmanager
@@ -151,23 +166,23 @@ def readable(reading: Reading, report: Report, table: str) -> Iterator[None]:
         report.find(f"{reading.path}, table {table}", error, "rows that can be read", RESTORE)
 
 
-def _check_identity(row: Row, report: Report) -> None:
-    place = f"job {row['id']}"
-    made = hashlib.sha256(row["spec"].encode()).hexdigest()
-    if made != row["id"]:
+def _check_identity(row: SpecRow, report: Report) -> None:
+    place = f"job {row.id}"
+    made = hashlib.sha256(row.spec.encode()).hexdigest()
+    if made != row.id:
         report.find(place, f"a specification of job {made}", "the one its id is made of", RESTORE)
         return
-    spec = json.loads(row["spec"])
-    if (spec["model"], spec["mode"]) != (row["model"], row["mode"]):
-        report.find(place, f"{row['model']} {row['mode']}", f"{spec['model']} {spec['mode']} as specified", RESTORE)
+    spec = json.loads(row.spec)
+    if (spec["model"], spec["mode"]) != (row.model, row.mode):
+        report.find(place, f"{row.model} {row.mode}", f"{spec['model']} {spec['mode']} as specified", RESTORE)
 
 
-def _check_rule(reading: Reading, report: Report, name: str, expected: str, **values: int) -> None:
+def _check_rule(reading: Reading, report: Report, rule: Query[BrokenRow], expected: str, **values: int) -> None:
     with readable(reading, report, "job"):
-        broken = list(reading.rows(name, **values))
+        broken = list(reading.rows(rule, **values))
         for row in broken[:MAX_LISTED]:
-            report.find(f"job {row['id']}", row["found"], expected, REPORT)
-        _count_rest(report, broken, "jobs", f"of rule {name}")
+            report.find(f"job {row.id}", row.found, expected, REPORT)
+        _count_rest(report, broken, "jobs", f"of rule {rule.name}")
 
 
 def _check_json(place: str, text: str, report: Report) -> None:
@@ -177,6 +192,6 @@ def _check_json(place: str, text: str, report: Report) -> None:
         report.find(place, f"text that cannot be read ({error})", "JSON", RESTORE)
 
 
-def _count_rest(report: Report, found: list[object] | list[int] | list[str] | list[Row], place: str, what: str) -> None:
+def _count_rest(report: Report, found: Sequence[object], place: str, what: str) -> None:
     if len(found) > MAX_LISTED:
         report.find(place, f"{len(found) - MAX_LISTED} more {what}", "none", RESTORE)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from training.fleet.database.reading import DatabaseError
+from training.fleet.database.sqlite.reading import DatabaseError
 from training.fleet.errors import Fault, InvalidMessageError
 
 UNREADABLE: Final = (*DatabaseError, InvalidMessageError, TypeError, ValueError, AttributeError)

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from training.fleet.database.pages import log_path, make_folder, sums_path, sync_folder, unused
-from training.fleet.database.reading import NEWEST_SCHEMA, held, of_copy
+from training.fleet.database.sqlite.pages import log_path, make_folder, sums_path, sync_folder, unused
+from training.fleet.database.sqlite.reading import NEWEST_SCHEMA, held, of_copy
 from training.fleet.errors import ConfigurationError, Fault, FleetError
 from training.fleet.locks import file_held, folders_held
 from training.fleet.maintenance.artifacts import Places, artifact_rows
@@ -242,6 +242,6 @@ def _missing(target: RestoreTarget) -> Iterator[str]:
     """Yield the artifacts that the database names and the store lacks."""
     with of_copy(target.database) as reading:
         for row in artifact_rows(reading):
-            path = target.places.store / bundle_path(row["sha256"], row["model"], row["mode"])
+            path = target.places.store / bundle_path(row.sha256, row.model, row.mode)
             if not path.exists():
                 yield f"missing: {path}; copy it from another backup, `fsck` says which jobs it is the result of"

@@ -17,6 +17,7 @@ from training.fleet.errors import PreconditionError, WouldShrinkError
 from training.fleet.manifest import Edit, Header, JobEntry
 from training.fleet.queue.change import ManifestChange
 from training.fleet.queue.load import Load
+from training.fleet.queue.queue import Queue
 from training.fleet.wire.people import Plan
 
 T = TypeVar("T")
@@ -25,7 +26,7 @@ CHUNK: Final = 150
 """Jobs in one step: a few milliseconds of the writer's time."""
 
 
-def plan(database: Database, queue: Load, header: Header, entries: Iterable[JobEntry]) -> Plan:
+def plan(database: Database, queue: Queue, header: Header, entries: Iterable[JobEntry]) -> Plan:
     """Say what a manifest would change, and change nothing.
 
     Args:
@@ -34,13 +35,13 @@ def plan(database: Database, queue: Load, header: Header, entries: Iterable[JobE
         header: The manifest's header.
         entries: Its jobs in order; read once.
     """
-    with _compared(database, queue, header, entries, "receiver") as change:
+    with _compared(database, queue.load, header, entries, "receiver") as change:
         return change.plan()
 
 
 def reload(
     database: Database,
-    queue: Load,
+    queue: Queue,
     header: Header,
     entries: Iterable[JobEntry],
     *,
@@ -66,13 +67,13 @@ def reload(
         WouldShrinkError: It would drop jobs and may not.
         PreconditionError: The plan would be another one now.
     """
-    with _compared(database, queue, header, entries, actor) as change:
-        return _apply(database, queue, change, allow_shrink, if_plan)
+    with _compared(database, queue.load, header, entries, actor) as change:
+        return _apply(database, queue.load, change, allow_shrink, if_plan)
 
 
 def reload_edit(
     database: Database,
-    queue: Load,
+    queue: Queue,
     header: Header,
     entries: Iterable[JobEntry],
     edit: Edit,
@@ -101,15 +102,15 @@ def reload_edit(
         WouldShrinkError: It would drop jobs and may not.
         PreconditionError: The plan would be another one now.
     """
-    change = _step(database, lambda tx: queue.begin_edit(tx, header, actor, edit))
+    change = _step(database, lambda tx: queue.load.begin_edit(tx, header, actor, edit))
     if change is None:
         return None
     with change:
         for chunk in _chunks(iter(entries)):
-            _step(database, partial(queue.compare_jobs, change=change, entries=chunk))
-        if not _step(database, lambda tx: queue.end_edit(tx, change, edit)):
+            _step(database, partial(queue.load.compare_jobs, change=change, entries=chunk))
+        if not _step(database, lambda tx: queue.load.end_edit(tx, change, edit)):
             return None
-        return _apply(database, queue, change, allow_shrink, if_plan)
+        return _apply(database, queue.load, change, allow_shrink, if_plan)
 
 
 def _apply(database: Database, queue: Load, change: ManifestChange, allow_shrink: bool, if_plan: str | None) -> Plan:
@@ -123,6 +124,7 @@ def _apply(database: Database, queue: Load, change: ManifestChange, allow_shrink
     except BaseException:
         _step(database, partial(queue.rule, in_force=before))
         raise
+    # Last: until now a job that was claimed meanwhile may still have needed one of them.
     for numbers in _chunks(iter(queue.hosts.requirement_ids())):
         _step(database, partial(queue.drop_requirements, numbers=numbers))
     return found

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from training.fleet import sql
-from training.fleet.database.pages import PageSums, log_path, make_folder, sums_path, sync_folder, unused
+from training.fleet.database import statements as sql
+from training.fleet.database.sqlite.pages import PageSums, log_path, make_folder, sums_path, sync_folder, unused
 from training.fleet.errors import ConfigurationError, passing
 
 CHECKPOINT_CHANGES: Final = 4000
@@ -98,6 +98,7 @@ class DatabaseFile:
         """Move the log into the file, then write the sums down. Only then may the log start anew."""
         _, frames, moved = connection.execute(_SQL["checkpoint"].text).fetchone()
         self._changes = connection.total_changes
+        # Somebody reads an older state. The sums must not run ahead of the file.
         if moved < frames:
             _log.warning("only a part of the log was moved into the database; the rest follows later")
             return
@@ -158,10 +159,13 @@ def migrate(connection: sqlite3.Connection, path: Path, copies: Path) -> None:
         )
     if number == newest:
         return
+    # A new file has nothing to lose.
     if number > 0:
         _copy_before(connection, path, copies, number)
     steps = ";".join(MIGRATIONS[step] for step in range(number + 1, newest + 1))
     begin = _SQL["begin"].text
+    # A table is made again by renaming, and between the steps rows refer to one that is not there. It cannot be set
+    # within a transaction.
     connection.execute(_SQL["ignore_references"].text)
     try:
         connection.executescript(f"{begin}{steps};PRAGMA user_version = {newest};")
@@ -213,9 +217,11 @@ def copy_database(connection: sqlite3.Connection, target: Path, breathe: Callabl
         target: A file that is not there yet.
         breathe: Called after each step; may run changes on the same connection.
     """
+    # SQLite itself would open a file that is there and write into it.
     os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
     try:
         with contextlib.closing(sqlite3.connect(target, isolation_level=None)) as copy:
+            # A copy that is cut off is thrown away, and one sync at the end is enough.
             for name in ("journal_never", "sync_never"):
                 copy.execute(_SQL[name].text).fetchall()
             connection.backup(copy, pages=COPY_PAGES, progress=lambda *_: breathe())

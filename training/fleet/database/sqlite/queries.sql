@@ -1,101 +1,7 @@
--- Every statement the fleet runs, for SQLite.
+-- Every statement of the queue, for SQLite. `connection.sql` has those on the connection, `checks.sql` those of `fsck`.
 --
 -- Each starts with "-- name: NAME"; the next line says what it is for, and a line "-- dialects:" why another dialect
--- will differ. The file of another dialect holds the same names, the section on the connection aside.
-
----- the connection (this dialect only) -------------------------------------------------------------------------------
-
--- name: lock_exclusively
--- Keeps the file for this connection alone; must come before anything else touches it.
-PRAGMA locking_mode = EXCLUSIVE;
-
--- name: journal_ahead
--- Commits append to a write-ahead log.
-PRAGMA journal_mode = WAL;
-
--- name: sync_fully
--- A commit returns once it is on the disk.
-PRAGMA synchronous = FULL;
-
--- name: synchronous
--- Reads the setting back: 2 is FULL.
-PRAGMA synchronous;
-
--- name: bound_journal
--- Cuts the log file back to this size after a checkpoint.
-PRAGMA journal_size_limit = 16777216;
-
--- name: bound_cache
--- Keeps at most this many KiB (negative) of pages in memory.
-PRAGMA cache_size = -6144;
-
--- name: sort_in_memory
--- Temporary tables never touch the disk.
-PRAGMA temp_store = MEMORY;
-
--- name: check_references
--- Foreign keys are enforced.
-PRAGMA foreign_keys = ON;
-
--- name: schema_number
--- The newest migration that this file holds.
-PRAGMA user_version;
-
--- name: check_quickly
--- Looks for damage; answers one row "ok" when there is none.
-PRAGMA quick_check(1);
-
--- name: checkpoint_when_told
--- The log moves into the file only when the receiver says so, which then writes the sums of the pages down.
-PRAGMA wal_autocheckpoint = 0;
-
--- name: checkpoint
--- Moves the log into the file and leaves it as it is until the next change; answers how many frames it has.
-PRAGMA wal_checkpoint(PASSIVE);
-
--- name: empty_log
--- Empties the log, which has been moved into the file before.
-PRAGMA wal_checkpoint(TRUNCATE);
-
--- name: ignore_references
--- Foreign keys are not enforced while tables are made anew.
-PRAGMA foreign_keys = OFF;
-
--- name: broken_references
--- Rows that name a row that is not there.
-PRAGMA foreign_key_check;
-
--- name: journal_never
--- A copy that is cut off is thrown away.
-PRAGMA journal_mode = OFF;
-
--- name: sync_never
--- A copy is synced once, when it is whole.
-PRAGMA synchronous = OFF;
-
--- name: begin
--- Starts the transaction of a batch.
-BEGIN IMMEDIATE;
-
--- name: commit
--- Makes a batch durable.
-COMMIT;
-
--- name: rollback
--- Drops a batch.
-ROLLBACK;
-
--- name: savepoint
--- Marks the start of one change within the batch.
-SAVEPOINT change;
-
--- name: release
--- Keeps one change.
-RELEASE change;
-
--- name: rollback_to
--- Drops one change, the batch goes on.
-ROLLBACK TO change;
+-- will differ. The file of another dialect holds the same names.
 
 ---- what is remembered beside the jobs -------------------------------------------------------------------------------
 
@@ -108,8 +14,8 @@ SELECT value FROM meta WHERE key = :key;
 INSERT INTO meta (key, value) VALUES (:key, :value) ON CONFLICT (key) DO UPDATE SET value = excluded.value;
 
 -- name: requirements
--- All distinct requirements.
-SELECT id, body FROM requirement ORDER BY id;
+-- All distinct requirements with their keys.
+SELECT id, digest, body FROM requirement ORDER BY id;
 
 -- name: add_requirement
 -- Gives a requirement its row, or finds it.
@@ -155,13 +61,13 @@ INSERT INTO worker (name, capability, seen_at) VALUES (:name, :capability, :at)
 ON CONFLICT (name) DO UPDATE SET capability = excluded.capability, seen_at = excluded.seen_at;
 
 -- name: record
--- Appends one change to the history.
+-- Appends one change to the history and answers its number.
 INSERT INTO event (at, actor, job, action, from_status, to_status, why)
-VALUES (:at, :actor, :job, :action, :from_status, :to_status, :why);
+VALUES (:at, :actor, :job, :action, :from_status, :to_status, :why) RETURNING id;
 
 -- name: newest_event
 -- The number of the newest change.
-SELECT max(id) AS id FROM event;
+SELECT max(id) AS number FROM event;
 
 -- name: record_of_worker
 -- Appends one event of a worker's identity.
@@ -173,6 +79,16 @@ INSERT INTO event (at, actor, worker, action, why) VALUES (:at, :actor, :worker,
 -- Every identity there ever was.
 SELECT id, worker, digest, next_digest, rotate, created_at, revoked_at, fingerprint, place
 FROM identity ORDER BY worker, id;
+
+-- name: identity
+-- One identity by its public id.
+SELECT id, worker, digest, next_digest, rotate, created_at, revoked_at, fingerprint, place
+FROM identity WHERE id = :id;
+
+-- name: living_identity
+-- The identity that a worker has now.
+SELECT id, worker, digest, next_digest, rotate, created_at, revoked_at, fingerprint, place
+FROM identity WHERE worker = :worker AND revoked_at IS NULL;
 
 -- name: add_identity
 -- A worker has enrolled.
@@ -219,9 +135,10 @@ WHERE a.worker = :worker AND a.claim_id = :claim_id;
 SELECT seq, id, lease_id, status FROM job WHERE host = :worker AND lease_id IS NOT NULL ORDER BY seq;
 
 -- name: claim
--- Gives the best head among the requirements a caller can meet. They come in claim order: those from index `second` on
--- rank behind those before it, those from `third` on behind both, and those from `waiting` on are given only when they
--- became pending no later than `waited_since`. `avoid` lists jobs this host has just given back or failed on.
+-- Gives the best job that a caller can run; this is the one place that orders claims: priority, then the rank of the
+-- requirement, then the place in the manifest. `free` and `waiting` are objects of rank by requirement; jobs of `waiting`
+-- are given only when they became pending no later than `waited_since`. `avoid` lists jobs this host has just given back
+-- or failed on. Only the head of each requirement is looked at, so a claim costs the same however many jobs wait.
 -- dialects: PostgreSQL needs FOR UPDATE SKIP LOCKED on the head.
 UPDATE job SET
     status = 'claimed', lease_id = :lease_id, host = :worker, fence = fence + 1, attempt = fence + 1,
@@ -229,16 +146,20 @@ UPDATE job SET
 WHERE seq = (
     SELECT head.seq
     FROM (
-        SELECT e.key AS place, (
+        SELECT offered.rank, offered.waits, (
             SELECT j.seq FROM job AS j INDEXED BY job_claimable
-            WHERE j.requirement = e.value AND j.status = 'pending' AND j.ready = 1
+            WHERE j.requirement = offered.requirement AND j.status = 'pending' AND j.ready = 1
             AND j.seq NOT IN (SELECT value FROM json_each(:avoid))
             ORDER BY j.priority DESC, j.position LIMIT 1
         ) AS seq
-        FROM json_each(:eligible) AS e
+        FROM (
+            SELECT CAST(key AS INTEGER) AS requirement, value AS rank, 0 AS waits FROM json_each(:free)
+            UNION ALL
+            SELECT CAST(key AS INTEGER), value, 1 FROM json_each(:waiting)
+        ) AS offered
     ) AS best CROSS JOIN job AS head ON head.seq = best.seq
-    WHERE best.place < :waiting OR head.pending_tick <= :waited_since
-    ORDER BY head.priority DESC, (best.place >= :second) + (best.place >= :third), head.position
+    WHERE best.waits = 0 OR head.pending_tick <= :waited_since
+    ORDER BY head.priority DESC, best.rank, head.position
     LIMIT 1
 )
 RETURNING seq, id, spec, fence, timeout_s, requirement;
@@ -376,6 +297,10 @@ UPDATE artifact SET size_bytes = :size_bytes WHERE sha256 = :sha256 AND model = 
 -- Stored artifacts in the order they came.
 SELECT seq, sha256, model, mode, size_bytes, stored_at FROM artifact WHERE seq > :after ORDER BY seq LIMIT :limit;
 
+-- name: artifact_rows
+-- The rows of one digest.
+SELECT model, mode, size_bytes FROM artifact WHERE sha256 = :sha256;
+
 -- name: artifact_totals
 -- How many artifacts there are and how long they are together.
 SELECT count(*) AS artifacts, coalesce(sum(size_bytes), 0) AS size_bytes FROM artifact;
@@ -385,21 +310,33 @@ SELECT count(*) AS artifacts, coalesce(sum(size_bytes), 0) AS size_bytes FROM ar
 -- name: jobs_by_seq
 -- A window of jobs in the order they came, filtered.
 -- dialects: an absent filter is NULL.
-SELECT * FROM job_newest
+SELECT
+    seq, id, spec, model, mode, requirement, priority, position, timeout_s, max_attempts, named, status, ready,
+    attempts_used, lease_id, host, cancel_requested, artifact, metrics, duration_s, updated_at, claimed_at, ended_at,
+    outcome, kind, exit_status, error
+FROM job_newest
 WHERE seq > :after AND seq <= :upto
 AND (:model IS NULL OR model = :model) AND (:mode IS NULL OR mode = :mode) AND (:host IS NULL OR host = :host)
 ORDER BY seq LIMIT :limit;
 
 -- name: jobs_by_status
 -- A window of the jobs of one status, in the order they came, filtered.
-SELECT * FROM job_newest
+SELECT
+    seq, id, spec, model, mode, requirement, priority, position, timeout_s, max_attempts, named, status, ready,
+    attempts_used, lease_id, host, cancel_requested, artifact, metrics, duration_s, updated_at, claimed_at, ended_at,
+    outcome, kind, exit_status, error
+FROM job_newest
 WHERE status = :status AND seq > :after AND seq <= :upto
 AND (:model IS NULL OR model = :model) AND (:mode IS NULL OR mode = :mode) AND (:host IS NULL OR host = :host)
 ORDER BY seq LIMIT :limit;
 
 -- name: jobs_by_id
 -- Jobs whose id starts alike, by id, filtered.
-SELECT * FROM job_newest
+SELECT
+    seq, id, spec, model, mode, requirement, priority, position, timeout_s, max_attempts, named, status, ready,
+    attempts_used, lease_id, host, cancel_requested, artifact, metrics, duration_s, updated_at, claimed_at, ended_at,
+    outcome, kind, exit_status, error
+FROM job_newest
 WHERE id > :after AND id >= :low AND id < :high
 AND (:statuses IS NULL OR status IN (SELECT value FROM json_each(:statuses)))
 AND (:model IS NULL OR model = :model) AND (:mode IS NULL OR mode = :mode) AND (:host IS NULL OR host = :host)
@@ -407,11 +344,16 @@ ORDER BY id LIMIT :limit;
 
 -- name: newest_seq
 -- The number of the newest job, none in an empty queue.
-SELECT max(seq) AS seq FROM job;
+SELECT max(seq) AS number FROM job;
 
 -- name: job
 -- One job with its newest attempt.
-SELECT * FROM job_newest WHERE id = :id;
+SELECT
+    seq, id, spec, model, mode, requirement, priority, position, timeout_s, max_attempts, named, status, ready,
+    attempts_used, lease_id, host, cancel_requested, artifact, metrics, duration_s, updated_at, claimed_at, ended_at,
+    outcome, kind, exit_status, error
+FROM job_newest
+WHERE id = :id;
 
 -- name: attempts
 -- The newest attempts of a job, newest first.
@@ -475,10 +417,15 @@ SELECT
 FROM json_each(:ids) AS e CROSS JOIN job AS j ON j.id = e.value;
 
 -- name: add_job
--- A new job.
-INSERT INTO job (seq, id, spec, model, mode, requirement, priority, position, timeout_s, max_attempts, pending_tick,
+-- A new job; the database gives it the next number.
+INSERT INTO job (id, spec, model, mode, requirement, priority, position, timeout_s, max_attempts, pending_tick,
     updated_at)
-VALUES (:seq, :id, :spec, :model, :mode, :requirement, :priority, :position, :timeout_s, :max_attempts, :tick, :at);
+VALUES (:id, :spec, :model, :mode, :requirement, :priority, :position, :timeout_s, :max_attempts, :tick, :at);
+
+-- name: record_added
+-- Appends the first event of each of these new jobs, in their order.
+INSERT INTO event (at, actor, job, action, to_status)
+SELECT :at, :actor, j.seq, 'add', 'pending' FROM json_each(:ids) AS e CROSS JOIN job AS j ON j.id = e.value ORDER BY e.key;
 
 -- name: change_job
 -- New terms for a job; one whose budget shrinks below what it used ends or goes on with what is left.
@@ -512,80 +459,3 @@ DELETE FROM requirement WHERE id = :id;
 -- name: drop_job
 -- The manifest no longer names the job; it stays until it is cancelled.
 UPDATE job SET named = 0, updated_at = :at WHERE seq = :seq;
-
-
----- what must hold between rows ---------------------------------------------------------------------------------------
--- Each answers the rows that break a rule which no constraint of a single table can state.
-
--- name: check_wholly
--- Looks for damage of every kind SQLite knows, rules of single rows included; one row "ok" when there is none.
-PRAGMA integrity_check(100);
-
--- name: specs
--- A window of jobs with what their identity is made of.
-SELECT seq, id, spec, model, mode FROM job WHERE seq > :after ORDER BY seq LIMIT :limit;
-
--- name: job_ids_of_artifact
--- The jobs whose result an artifact is.
-SELECT id FROM job WHERE artifact = :sha256 AND model = :model AND mode = :mode ORDER BY seq;
-
--- name: artifact_rows
--- The rows of one digest.
-SELECT model, mode, size_bytes FROM artifact WHERE sha256 = :sha256;
-
--- name: broken_leases
--- Live jobs whose lease is not that of their newest attempt, or whose newest attempt has ended.
-SELECT j.id, 'job ' || j.status || ', attempt ' || coalesce(a.outcome, CASE WHEN a.job IS NULL THEN 'missing' ELSE
-    'of another lease or host' END) AS found
-FROM job AS j LEFT JOIN attempt AS a ON a.job = j.seq AND a.fence = j.attempt
-WHERE j.status IN ('claimed', 'running')
-AND (a.lease_id IS NOT j.lease_id OR a.worker IS NOT j.host OR a.outcome IS NOT NULL);
-
--- name: open_attempts
--- Attempts that have not ended although their job has no lease or another one.
-SELECT j.id, 'attempt ' || a.fence || ' of ' || a.worker || ' has not ended, job ' || j.status AS found
-FROM attempt AS a JOIN job AS j ON j.seq = a.job
-WHERE a.outcome IS NULL AND a.lease_id IS NOT j.lease_id;
-
--- name: broken_results
--- Completed jobs without exactly one completed attempt, their newest one; and completed attempts of other jobs.
-SELECT j.id, 'job ' || j.status || ', completed attempts ' || count(a.fence) AS found
-FROM job AS j LEFT JOIN attempt AS a ON a.job = j.seq AND a.outcome = 'completed'
-GROUP BY j.seq
-HAVING count(a.fence) <> (j.status = 'completed') OR (j.status = 'completed' AND max(a.fence) IS NOT j.attempt);
-
--- name: broken_fences
--- Jobs whose newest attempt is not the newest row of theirs, or is beyond their fence.
-SELECT j.id, 'attempt ' || j.attempt || ', newest row ' || coalesce(max(a.fence), 0) || ', fence ' || j.fence AS found
-FROM job AS j LEFT JOIN attempt AS a ON a.job = j.seq
-GROUP BY j.seq HAVING j.attempt <> coalesce(max(a.fence), 0) OR coalesce(max(a.fence), 0) > j.fence;
-
--- name: broken_refunds
--- Jobs that were given back more lost claims than allowed.
-SELECT id, refunds || ' refunds' AS found FROM job WHERE refunds > :refunds;
-
--- name: broken_history
--- Jobs whose newest event ends in another status, or that have none.
-SELECT j.id, 'job ' || j.status || ', newest event ' || coalesce(e.to_status, 'missing') AS found
-FROM job AS j LEFT JOIN event AS e ON e.id = (SELECT max(n.id) FROM event AS n WHERE n.job = j.seq)
-WHERE e.to_status IS NOT j.status;
-
--- name: broken_chains
--- Events that do not begin where the one before of the same job ended.
-SELECT j.id, e.action || ' from ' || coalesce(e.from_status, 'nothing') || ' after ' || coalesce(e.before, 'nothing')
-    AS found
-FROM (
-    SELECT id, job, action, from_status, lag(to_status) OVER (PARTITION BY job ORDER BY id) AS before FROM event
-) AS e JOIN job AS j ON j.seq = e.job
-WHERE e.from_status IS NOT e.before;
-
--- name: results_without_artifact
--- Completed jobs whose artifact has no row.
-SELECT j.id, 'no row of artifact ' || j.artifact AS found FROM job AS j
-WHERE j.status = 'completed' AND NOT EXISTS (
-    SELECT 1 FROM artifact AS a WHERE a.sha256 = j.artifact AND a.model = j.model AND a.mode = j.mode
-);
-
--- name: requirement_rows
--- All requirements with their keys.
-SELECT id, digest, body FROM requirement ORDER BY id;

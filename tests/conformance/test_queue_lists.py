@@ -11,17 +11,18 @@ from typing import Any
 
 import pytest
 
-from tests.queue_world import ARTIFACT, World, entry, host, open_world
+from tests.queue_world import ARTIFACT, Engine, World, entry, host, open_world
 from training.fleet import __version__
+from training.fleet.database.queries import JOBS_BY_SEQ, JOBS_BY_STATUS, JOBS_NAMED
 from training.fleet.errors import InvalidMessageError, NotFoundError
 from training.fleet.model.jobs import DatasetRef, Policy, Requirement, Trainer
-from training.fleet.queue import Filters, lists
+from training.fleet.queue import Filters, views
 from training.fleet.wire.people import AttemptView, FailureView, JobPage
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with open_world(tmp_path) as opened:
+def world(tmp_path: Path, engine: Engine) -> Iterator[World]:
+    with open_world(tmp_path, engine=engine) as opened:
         yield opened
 
 
@@ -144,11 +145,11 @@ def test_the_jobs_of_a_status_come_in_their_order_however_small_the_pages_are(wo
 def test_a_window_ends_where_it_was_told_to(world: World) -> None:
     world.load(entry(number) for number in range(8))
     values = {"after": 2, "upto": 4, "model": None, "mode": None, "host": None, "limit": 9}
-    for statement, more in (("jobs_by_seq", {}), ("jobs_by_status", {"status": "pending"})):
+    for statement, more in ((JOBS_BY_SEQ, {}), (JOBS_BY_STATUS, {"status": "pending"})):
         found = world.do(lambda tx, statement=statement, more=more: tx.all(statement, **values, **more))
-        assert [row["seq"] for row in found] == [3, 4]
-    found = world.do(lambda tx: tx.all("jobs_named", ids=json.dumps([entry(3).id, entry(99).id])))
-    assert [row["id"] for row in found] == [entry(3).id]
+        assert [row.seq for row in found] == [3, 4]
+    found = world.do(lambda tx: tx.all(JOBS_NAMED, ids=json.dumps([entry(3).id, entry(99).id])))
+    assert [row.id for row in found] == [entry(3).id]
 
 
 def test_a_start_of_ids_can_be_filtered_and_paged(world: World) -> None:
@@ -163,8 +164,8 @@ def test_a_start_of_ids_can_be_filtered_and_paged(world: World) -> None:
 
 
 def test_a_page_with_rare_filters_stops_looking_after_a_while(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lists, "WINDOW", 2)
-    monkeypatch.setattr(lists, "SCAN_S", -1.0)
+    monkeypatch.setattr(views, "WINDOW", 2)
+    monkeypatch.setattr(views, "SCAN_S", -1.0)
     filled(world)
     first = page(world, Filters(host="tower"))
     assert (first.jobs, first.next) == ([], "s2")
@@ -172,8 +173,8 @@ def test_a_page_with_rare_filters_stops_looking_after_a_while(world: World, monk
 
 
 def test_the_last_page_names_no_next_one_even_when_it_is_full(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lists, "WINDOW", 2)
-    monkeypatch.setattr(lists, "SCAN_S", 0.0)
+    monkeypatch.setattr(views, "WINDOW", 2)
+    monkeypatch.setattr(views, "SCAN_S", 0.0)
     filled(world)
     wanted = [Filters(), Filters(host="pi"), Filters(id_prefix=entry(0).id)]
     found = [page(world, filters, limit=limit) for filters, limit in zip(wanted, (7, 2, 1), strict=True)]
@@ -193,8 +194,8 @@ def test_the_last_page_names_no_next_one_even_when_it_is_full(world: World, monk
 def test_only_a_filter_that_may_refuse_most_jobs_is_looked_for_in_windows(
     world: World, monkeypatch: pytest.MonkeyPatch, filters: Filters, next_one: str | None
 ) -> None:
-    monkeypatch.setattr(lists, "WINDOW", 2)
-    monkeypatch.setattr(lists, "SCAN_S", -1.0)
+    monkeypatch.setattr(views, "WINDOW", 2)
+    monkeypatch.setattr(views, "SCAN_S", -1.0)
     filled(world)
     assert page(world, filters).next == next_one
 
@@ -607,7 +608,7 @@ def test_the_answer_about_a_job_stays_small_whatever_its_history(world: World, l
 def test_an_error_is_cut_once_newer_ones_take_all_the_room_and_it_is_longer_than_a_line(
     world: World, monkeypatch: pytest.MonkeyPatch, lengths: tuple[int, ...], shown: list[int]
 ) -> None:
-    monkeypatch.setattr(lists, "WHOLE_CHARS", 300)
+    monkeypatch.setattr(views, "WHOLE_CHARS", 300)
     world.load([entry(1)])
     for length in lengths:
         world.now += 100_000

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.queue_world import World, entry, host
+from tests.queue_world import Engine, World, entry, host
 from training.fleet.api.parking import Lot, ParkedCall
+from training.fleet.database.queries import OVERDUE
 from training.fleet.model.jobs import Policy, Requirement, Terms
 from training.fleet.queue import Queue
 from training.fleet.wire.worker import Heartbeat
@@ -23,7 +24,7 @@ class Parked(World):
 
     def open(self) -> None:
         super().open()
-        self.lot = Lot(self.queue.hosts.eligible)
+        self.lot = Lot(self.queue._memory.hosts.eligible)
         self.queue.on_ready(self.lot.publish)
 
     def park(self, worker: str, held: tuple[str, ...] = ()) -> ParkedCall:
@@ -44,8 +45,8 @@ class Parked(World):
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[Parked]:
-    opened = Parked(tmp_path / "queue.db", Terms())
+def world(tmp_path: Path, engine: Engine) -> Iterator[Parked]:
+    opened = Parked(tmp_path / "queue.db", Terms(), engine)
     try:
         yield opened
     finally:
@@ -94,7 +95,8 @@ def test_each_preferred_job_that_waited_wakes_one_host_and_later_ones_wait(world
 
 
 def test_a_preferred_job_wakes_other_hosts_once_no_host_with_cuda_is_heard(world: Parked) -> None:
-    world.queue.terms = Terms(prefer_wait_s=1e9)
+    world.terms = Terms(prefer_wait_s=1e9)
+    world.restart()
     busy_tower(world, entry(1, PREFERS))
     place = world.park("pi")
     world.wait(600)
@@ -152,7 +154,7 @@ def test_a_preferred_job_of_another_kind_does_not_stand_in_for_one_that_waited(w
     assert world.claim("pi").job_id == entry(1).id
     assert world.claim("server") is None
     world.sweep()
-    assert set(world.queue.hosts.overdue) == set()
+    assert set(world.queue._memory.hosts.overdue) == set()
 
 
 def test_the_best_job_of_a_kind_is_the_one_that_must_have_waited(world: Parked) -> None:
@@ -182,8 +184,8 @@ def test_a_kind_of_job_is_overdue_when_its_own_best_job_has_waited(world: World)
     world.load([entry(1), entry(2, other)])
     world.now += 100
     world.load([entry(1), entry(2, other), entry(3, priority=5)])
-    rows = world.do(lambda tx: tx.all("overdue", requirements="[1, 2]", waited_since=50))
-    assert [(row["requirement"], row["seq"]) for row in rows] == [(2, 2)]
+    rows = world.do(lambda tx: tx.all(OVERDUE, requirements="[1, 2]", waited_since=50))
+    assert [(row.requirement, row.seq) for row in rows] == [(2, 2)]
 
 
 def announced(world: World) -> list[dict[int, int]]:
@@ -261,7 +263,7 @@ def test_a_manifest_that_lets_a_host_do_more_wakes_it(world: Parked) -> None:
 
 
 @pytest.mark.parametrize(
-    ("terms", "patience_s"),
+    ("terms", "longest_s"),
     [
         (Terms(), 5.0),
         (Terms(ack_s=2, lease_s=3), 2.0),
@@ -272,8 +274,8 @@ def test_a_manifest_that_lets_a_host_do_more_wakes_it(world: Parked) -> None:
         (Terms(backoff_s=0.001), 0.05),
     ],
 )
-def test_the_sweeper_sleeps_no_longer_than_what_begins_meanwhile(terms: Terms, patience_s: float) -> None:
-    assert Queue(terms=terms).patience_s == patience_s
+def test_the_sweeper_sleeps_no_longer_than_what_begins_meanwhile(terms: Terms, longest_s: float) -> None:
+    assert Queue(terms=terms).longest_sleep_s == longest_s
 
 
 def test_an_idle_sweep_writes_nothing_and_wakes_nobody(world: Parked) -> None:
@@ -350,9 +352,9 @@ def test_a_kind_whose_best_job_has_just_come_is_left_to_cuda_again_and_the_other
     world.load([entry(0, Requirement("gbt", require_cuda=True)), *(entry(n, PREFERS) for n in (1, 3)), entry(2, other)])
     wait_and_beat(world, lease, 300)
     assert world.claim("pi").job_id == entry(1).id
-    assert [world.queue.hosts.eligible(number, "pi") for number in (2, 3)] == [True, True]
+    assert [world.queue._memory.hosts.eligible(number, "pi") for number in (2, 3)] == [True, True]
     assert world.do(lambda tx: world.queue.claimable(tx, 2)) == 1
-    assert [world.queue.hosts.eligible(number, "pi") for number in (2, 3)] == [False, True]
+    assert [world.queue._memory.hosts.eligible(number, "pi") for number in (2, 3)] == [False, True]
 
 
 def test_a_host_that_waits_for_its_next_job_is_not_woken_for_an_older_one_before(world: World) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from queue_world import World, entry
 
+from tests.queue_world import Engine, World, entry
 from training.fleet.auth.identities import digest_of
 from training.fleet.errors import (
     ConflictError,
@@ -29,20 +29,20 @@ ONE, TWO = "1" * 64, "2" * 64
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    it = World(tmp_path / "queue.db")
+def world(tmp_path: Path, engine: Engine) -> Iterator[World]:
+    it = World(tmp_path / "queue.db", engine=engine)
     yield it
     it.database.close()
 
 
 def invited(world: World, worker: str = "pi", ttl_s: int = 900) -> str:
-    made = world.do(lambda tx: world.queue.invite(tx, InviteOrder(worker, ttl_s), ALICE))
+    made = world.do(lambda tx: world.queue.identities.invite(tx, InviteOrder(worker, ttl_s), ALICE))
     code: str = made.code
     return code
 
 
 def enrol(world: World, code: str, digest: str = ONE, worker: str = "pi") -> Any:
-    return world.do(lambda tx: world.queue.enrol(tx, Enrol(code, worker, digest)))
+    return world.do(lambda tx: world.queue.identities.enrol(tx, Enrol(code, worker, digest)))
 
 
 def enrolled(world: World, digest: str = ONE) -> Any:
@@ -50,11 +50,11 @@ def enrolled(world: World, digest: str = ONE) -> Any:
 
 
 def revoke(world: World, worker: str = "pi") -> Any:
-    return world.do(lambda tx: world.queue.revoke(tx, worker, ALICE))
+    return world.do(lambda tx: world.queue.identities.revoke(tx, worker, ALICE))
 
 
 def rotate(world: World, worker: str = "pi") -> Any:
-    return world.do(lambda tx: world.queue.ask_to_rotate(tx, worker, ALICE))
+    return world.do(lambda tx: world.queue.identities.ask_to_rotate(tx, worker, ALICE))
 
 
 def trail(world: World, job: str | None = None, worker: str | None = None, limit: int = 500) -> list[FleetEvent]:
@@ -146,12 +146,46 @@ def test_of_two_keys_that_bring_one_code_in_one_batch_the_first_counts(world: Wo
     code = invited(world)
 
     def twice(tx: Any) -> Any:
-        first = world.queue.enrol(tx, Enrol(code, "pi", ONE))
+        first = world.queue.identities.enrol(tx, Enrol(code, "pi", ONE))
         with pytest.raises(InviteRefusedError, match="used already"):
-            world.queue.enrol(tx, Enrol(code, "pi", TWO))
+            world.queue.identities.enrol(tx, Enrol(code, "pi", TWO))
         return first
 
-    assert world.do(twice) == world.queue.registry.living("pi")
+    assert world.do(twice) == world.queue.identities.registry.living("pi")
+
+
+def test_a_code_asked_twice_in_one_batch_gives_the_same_identity(world: World) -> None:
+    code = invited(world)
+
+    def twice(tx: Any) -> Any:
+        return [world.queue.identities.enrol(tx, Enrol(code, "pi", ONE)) for _ in range(2)]
+
+    first, second = world.do(twice)
+    assert first == second == world.queue.identities.registry.living("pi")
+
+
+def test_of_two_codes_used_in_one_batch_the_second_replaces_the_first(world: World) -> None:
+    code = invited(world)
+
+    def twice(tx: Any) -> Any:
+        world.queue.identities.enrol(tx, Enrol(code, "pi", ONE))
+        other = world.queue.identities.invite(tx, InviteOrder("pi"), "operator:test").code
+        return world.queue.identities.enrol(tx, Enrol(other, "pi", TWO))
+
+    assert world.do(twice) == world.queue.identities.registry.living("pi")
+    assert sorted(one.state for one in world.queue.identities.page(None, 9).identities) == ["enrolled", "revoked"]
+
+
+def test_two_changes_of_one_identity_in_one_batch_both_count(world: World) -> None:
+    identity = enrolled(world)
+
+    def twice(tx: Any) -> None:
+        world.queue.identities.keep_place(tx, identity.id, "there")
+        world.queue.identities.keep_certificate(tx, identity.id, TWO)
+
+    world.do(twice)
+    found = world.queue.identities.registry.living("pi")
+    assert (found.place, found.fingerprint) == ("there", TWO)
 
 
 def test_codes_of_long_ago_are_forgotten(world: World) -> None:
@@ -186,14 +220,14 @@ def test_no_code_and_no_key_is_in_the_database(world: World) -> None:
 def test_identities_outlive_a_restart(world: World) -> None:
     first = enrolled(world)
     rotate(world)
-    world.do(lambda tx: world.queue.take_secret(tx, first.id, TWO))
+    world.do(lambda tx: world.queue.identities.take_secret(tx, first.id, TWO))
     world.restart()
-    found = world.queue.registry.living("pi")
+    found = world.queue.identities.registry.living("pi")
     assert (found.id, found.digest, found.next_digest, found.rotate) == (first.id, ONE, TWO, True)
-    world.do(lambda tx: world.queue.renew(tx, first.id))
-    world.do(lambda tx: world.queue.renew(tx, first.id))
+    world.do(lambda tx: world.queue.identities.renew(tx, first.id))
+    world.do(lambda tx: world.queue.identities.renew(tx, first.id))
     world.restart()
-    found = world.queue.registry.living("pi")
+    found = world.queue.identities.registry.living("pi")
     assert (found.digest, found.next_digest, found.rotate) == (TWO, None, False)
     assert actions(world) == ["invite", "enrol", "rotate", "renew"]
 
@@ -202,22 +236,22 @@ def test_a_key_that_nobody_asked_for_takes_the_place_of_none(world: World) -> No
     """Whoever has the secret could otherwise make it useless to the worker it belongs to."""
     identity = enrolled(world)
     with pytest.raises(ConflictError, match=r"nobody asked the worker pi for a new key.*cis490-jobs worker rotate pi"):
-        world.do(lambda tx: world.queue.take_secret(tx, identity.id, TWO))
-    assert world.queue.registry.living("pi") == identity
-    world.do(lambda tx: world.queue.take_secret(tx, identity.id, ONE))  # the one in force, told again
+        world.do(lambda tx: world.queue.identities.take_secret(tx, identity.id, TWO))
+    assert world.queue.identities.registry.living("pi") == identity
+    world.do(lambda tx: world.queue.identities.take_secret(tx, identity.id, ONE))  # the one in force, told again
     rotate(world)
     for _ in range(2):
-        world.do(lambda tx: world.queue.take_secret(tx, identity.id, TWO))
-    world.do(lambda tx: world.queue.renew(tx, identity.id))
-    world.do(lambda tx: world.queue.take_secret(tx, identity.id, TWO))
+        world.do(lambda tx: world.queue.identities.take_secret(tx, identity.id, TWO))
+    world.do(lambda tx: world.queue.identities.renew(tx, identity.id))
+    world.do(lambda tx: world.queue.identities.take_secret(tx, identity.id, TWO))
     with pytest.raises(ConflictError):
-        world.do(lambda tx: world.queue.take_secret(tx, identity.id, ONE))
+        world.do(lambda tx: world.queue.identities.take_secret(tx, identity.id, ONE))
 
 
 def test_an_invite_says_whether_it_replaces_an_identity(world: World) -> None:
     def replaces() -> bool:
         order = InviteOrder("pi", 900)
-        return bool(world.do(lambda tx: world.queue.invite(tx, order, ALICE)).replaces)
+        return bool(world.do(lambda tx: world.queue.identities.invite(tx, order, ALICE)).replaces)
 
     assert not replaces()
     enrolled(world)
@@ -228,8 +262,8 @@ def test_an_invite_says_whether_it_replaces_an_identity(world: World) -> None:
 
 def test_the_key_that_a_worker_has_already_is_no_next_one(world: World) -> None:
     identity = enrolled(world)
-    world.do(lambda tx: world.queue.take_secret(tx, identity.id, ONE))
-    assert world.queue.registry.living("pi").state == "enrolled"
+    world.do(lambda tx: world.queue.identities.take_secret(tx, identity.id, ONE))
+    assert world.queue.identities.registry.living("pi").state == "enrolled"
 
 
 def test_a_next_key_counts_once_it_is_durable_and_not_before(world: World) -> None:
@@ -237,13 +271,13 @@ def test_a_next_key_counts_once_it_is_durable_and_not_before(world: World) -> No
     rotate(world)
 
     def take(tx: Any) -> str | None:
-        world.queue.take_secret(tx, identity.id, TWO)
-        now = world.queue.registry.living("pi")
+        world.queue.identities.take_secret(tx, identity.id, TWO)
+        now = world.queue.identities.registry.living("pi")
         assert now is not None
         return now.next_digest
 
     assert world.do(take) is None
-    assert world.queue.registry.living("pi").next_digest == TWO
+    assert world.queue.identities.registry.living("pi").next_digest == TWO
 
 
 def test_asking_twice_for_a_new_key_is_one_event(world: World) -> None:
@@ -258,8 +292,8 @@ def test_a_revoked_worker_cannot_be_asked_for_a_new_key(world: World) -> None:
     with pytest.raises(ConflictError, match=r"was revoked at 2026-01-01.*cis490-jobs invite pi"):
         rotate(world)
     for change in (
-        lambda tx: world.queue.take_secret(tx, identity.id, TWO),
-        lambda tx: world.queue.renew(tx, identity.id),
+        lambda tx: world.queue.identities.take_secret(tx, identity.id, TWO),
+        lambda tx: world.queue.identities.renew(tx, identity.id),
     ):
         with pytest.raises(RevokedError):
             world.do(change)
@@ -274,52 +308,52 @@ def test_a_change_that_is_undone_leaves_the_identity_as_it_was(world: World) -> 
     identity = enrolled(world)
 
     def fail(tx: Any) -> None:
-        world.queue.revoke(tx, "pi", ALICE)
-        assert world.queue.registry.living("pi") is None, "it holds for requests that are under way"
+        world.queue.identities.revoke(tx, "pi", ALICE)
+        assert world.queue.identities.registry.living("pi") is None, "it holds for requests that are under way"
         raise ForbiddenError("the change is undone")
 
     with pytest.raises(ForbiddenError):
         world.do(fail)
-    assert world.queue.registry.living("pi") == identity
+    assert world.queue.identities.registry.living("pi") == identity
     assert actions(world) == ["invite", "enrol"]
 
 
 def test_the_fingerprint_of_a_certificate_is_kept(world: World) -> None:
     identity = enrolled(world)
-    world.do(lambda tx: world.queue.keep_certificate(tx, identity.id, ONE))
-    world.do(lambda tx: world.queue.keep_certificate(tx, "nobody", ONE))
+    world.do(lambda tx: world.queue.identities.keep_certificate(tx, identity.id, ONE))
+    world.do(lambda tx: world.queue.identities.keep_certificate(tx, "nobody", ONE))
     world.restart()
-    assert world.queue.registry.living("pi").fingerprint == ONE
+    assert world.queue.identities.registry.living("pi").fingerprint == ONE
     assert actions(world) == ["invite", "enrol"]
 
 
 def test_a_certificate_after_the_first_is_an_event(world: World) -> None:
     identity = enrolled(world)
     for fingerprint in (ONE, ONE, TWO, TWO):
-        world.do(lambda tx, fingerprint=fingerprint: world.queue.keep_certificate(tx, identity.id, fingerprint))
-    assert world.queue.registry.living("pi").fingerprint == TWO
+        world.do(lambda tx, shown=fingerprint: world.queue.identities.keep_certificate(tx, identity.id, shown))
+    assert world.queue.identities.registry.living("pi").fingerprint == TWO
     assert actions(world) == ["invite", "enrol", "renew"]
 
 
 def test_where_an_identity_is_used_outlives_a_restart(world: World) -> None:
     identity = enrolled(world)
     for place in ("here", "here", "there"):
-        world.do(lambda tx, place=place: world.queue.keep_place(tx, identity.id, place))
-    world.do(lambda tx: world.queue.keep_place(tx, "nobody", "nowhere"))
+        world.do(lambda tx, place=place: world.queue.identities.keep_place(tx, identity.id, place))
+    world.do(lambda tx: world.queue.identities.keep_place(tx, "nobody", "nowhere"))
     world.restart()
-    assert world.queue.registry.living("pi").place == "there"
+    assert world.queue.identities.registry.living("pi").place == "there"
 
 
 def test_identities_are_listed_page_by_page(world: World) -> None:
     for number, worker in enumerate(["b", "a", "c", "a"]):
         world.wall = f"2026-01-01T00:00:0{number}.000Z"
         enrol(world, invited(world, worker), f"{number}" * 64, worker)
-    first = world.queue.identities(None, 3)
-    rest = world.queue.identities(first.next, 3)
+    first = world.queue.identities.page(None, 3)
+    rest = world.queue.identities.page(first.next, 3)
     found = [(one.worker, one.state) for one in (*first.identities, *rest.identities)]
     assert found == [("a", "revoked"), ("a", "enrolled"), ("b", "enrolled"), ("c", "enrolled")]
     assert rest.next is None
-    assert world.queue.identities(None, 4).next is None
+    assert world.queue.identities.page(None, 4).next is None
 
 
 @pytest.mark.parametrize("statement", [
@@ -444,7 +478,7 @@ def test_the_trail_can_be_read_for_one_job_or_one_worker(world: World) -> None:
 def test_the_trail_is_whole_whatever_the_size_of_its_pages(
     world: World, window: int, worker: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.fleet.queue.enrolment.WINDOW", window)
+    monkeypatch.setattr("training.fleet.queue.events.WINDOW", window)
     world.load([entry(number) for number in range(4)])
     enrolled(world)
     world.running("pi")
@@ -464,8 +498,8 @@ def test_an_empty_trail_is_empty(world: World) -> None:
 def test_a_page_ends_early_when_looking_takes_long_and_names_the_next(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.fleet.queue.enrolment.WINDOW", 2)
-    monkeypatch.setattr("training.fleet.queue.enrolment.SCAN_S", -1.0)
+    monkeypatch.setattr("training.fleet.queue.events.WINDOW", 2)
+    monkeypatch.setattr("training.fleet.queue.events.SCAN_S", -1.0)
     world.load([entry(number) for number in range(5)])
     page = world.do(lambda tx: world.queue.events(tx, None, "nobody", None, 10))
     assert (page.events, page.next) == ([], "e4")
@@ -473,7 +507,7 @@ def test_a_page_ends_early_when_looking_takes_long_and_names_the_next(
 
 
 def test_a_page_looks_on_as_long_as_there_is_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.fleet.queue.enrolment.WINDOW", 2)
+    monkeypatch.setattr("training.fleet.queue.events.WINDOW", 2)
     world.load([entry(number) for number in range(5)])
     page = world.do(lambda tx: world.queue.events(tx, None, "nobody", None, 10))
     assert (page.events, page.next) == ([], None)

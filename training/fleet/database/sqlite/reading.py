@@ -18,12 +18,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar
 
-from training.fleet import sql
-from training.fleet.database import Row
-from training.fleet.database.pages import LogState, PageSums, log_path, read_log
+from training.fleet.database import statements as sql
+from training.fleet.database.queries import Query
+from training.fleet.database.sqlite.pages import LogState, PageSums, log_path, read_log
 from training.fleet.errors import ConfigurationError
+
+R = TypeVar("R")
 
 LOCKED_FROM: Final = 0x40000000
 """First of the bytes that SQLite locks: pending, reserved and 510 shared ones."""
@@ -53,17 +55,16 @@ class Reading:
         self.sums = sums
         self.log = log
         self._connection = connection
-        connection.row_factory = sqlite3.Row
         connection.text_factory = _readable
 
-    def rows(self, name: str, **values: Any) -> Iterator[Row]:
-        """Yield the answer of a named statement.
+    def rows(self, query: Query[R], **values: Any) -> Iterator[R]:
+        """Yield the answer of a query.
 
         Raises:
             DatabaseError: The file is damaged there.
         """
-        for row in self._connection.execute(_SQL[name].text, values):
-            yield cast(Row, row)
+        for row in self._connection.execute(_SQL[query.name].text, values):
+            yield query.make(row)
 
     def schema(self) -> int:
         """Return the number of the newest migration that the file holds.

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.queue_world import ARTIFACT, OTHER, World, entry, host, open_world
+from tests.queue_world import ARTIFACT, OTHER, Engine, World, entry, host, open_world
+from training.fleet.database.queries import LEASE, NEWEST_EVENT
 from training.fleet.errors import (
     ArtifactMissingError,
     ConflictError,
@@ -18,7 +19,7 @@ from training.fleet.errors import (
 )
 from training.fleet.model.capability import Capability
 from training.fleet.model.jobs import Policy, Requirement, Terms, Trainer
-from training.fleet.queue import lifecycle
+from training.fleet.queue import attempt
 from training.fleet.wire.people import FailureView
 from training.fleet.wire.worker import Beat, Claim, Fail, Heartbeat, JobState, Lease, Progress
 
@@ -26,14 +27,14 @@ TOWER = host("tower", ram_gib=32, vram_gib=12)
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with open_world(tmp_path) as opened:
+def world(tmp_path: Path, engine: Engine) -> Iterator[World]:
+    with open_world(tmp_path, engine=engine) as opened:
         yield opened
 
 
 def kept_failure(world: World, lease: Lease) -> int | None:
     """Return the event of the newest bad end of a lease's job."""
-    event: int | None = world.do(lambda tx: tx.one("lease", lease_id=lease.lease_id))["failure"]
+    event: int | None = world.do(lambda tx: tx.one(LEASE, lease_id=lease.lease_id)).failure
     return event
 
 
@@ -396,8 +397,8 @@ def test_an_adopted_lost_claim_costs_its_attempt_again(world: World) -> None:
     world.wait(91)
     world.beat(lease)
     assert world.job(lease.job_id).attempts_used == 1
-    row = world.do(lambda tx: tx.one("lease", lease_id=lease.lease_id))
-    assert (row["refunds"], row["refunded"]) == (0, 0)
+    row = world.do(lambda tx: tx.one(LEASE, lease_id=lease.lease_id))
+    assert (row.refunds, row.refunded) == (0, 0)
 
 
 def test_an_adopted_job_has_no_failure(world: World) -> None:
@@ -457,7 +458,7 @@ def test_an_older_lease_ends_nothing_even_if_the_code_takes_it_for_live(
     zombie = world.running()
     world.wait(601)
     heir = world.running("server")
-    monkeypatch.setattr(lifecycle, "_live", lambda _row: True)
+    monkeypatch.setattr(attempt, "live", lambda _row: True)
     with pytest.raises(ArtifactMissingError):
         world.complete(zombie)
     with pytest.raises(AssertionError):
@@ -509,7 +510,7 @@ def last_lease_ran_out(world: World) -> Any:
 def test_a_late_result_of_the_last_attempt_is_accepted(world: World) -> None:
     """The training took a week, the network was away for one lease term, and nobody else has begun."""
     lease = last_lease_ran_out(world)
-    assert world.do(lambda tx: world.queue.lease_for_upload(tx, lease.lease_id, ARTIFACT))[0] == lease.job_id
+    assert world.do(lambda tx: world.queue.artifacts.lease_for_upload(tx, lease.lease_id, ARTIFACT))[0] == lease.job_id
     assert world.complete(lease) == JobState(lease.job_id, "completed")
     assert world.complete(lease) == JobState(lease.job_id, "completed")
     view = world.job(lease.job_id)
@@ -568,7 +569,7 @@ def test_a_late_result_of_a_job_that_should_stop_is_refused(world: World, attemp
         with pytest.raises(StaleLeaseError):
             late(lease)
     with pytest.raises(StaleLeaseError):
-        world.do(lambda tx: world.queue.lease_for_upload(tx, lease.lease_id, ARTIFACT))
+        world.do(lambda tx: world.queue.artifacts.lease_for_upload(tx, lease.lease_id, ARTIFACT))
     assert world.claim() is None
 
 
@@ -628,11 +629,11 @@ def test_after_a_restart_only_what_a_worker_holds_is_a_lease(world: World) -> No
     world.cancel(entry(1).id)
     leases = [world.running("b"), world.claim("c")]
     world.restart()
-    assert len(world.queue.leases) == 2
-    assert [live.lease_id for name in ("b", "c") for live in world.queue.leases.held_by(name)] == [
+    assert len(world.queue._memory.leases) == 2
+    assert [live.lease_id for name in ("b", "c") for live in world.queue._memory.leases.held_by(name)] == [
         lease.lease_id for lease in leases
     ]
-    assert world.queue.leases.holders() == {"b", "c"}
+    assert world.queue._memory.leases.holders() == {"b", "c"}
 
 
 def test_the_receivers_own_stall_ends_no_lease(world: World) -> None:
@@ -717,7 +718,7 @@ def test_a_result_needs_its_stored_artifact(world: World) -> None:
 def test_an_artifact_of_another_mode_does_not_count(world: World) -> None:
     world.load([entry(1)])
     lease = world.running()
-    world.do(lambda tx: world.queue.add_artifact(tx, ARTIFACT, 10, "gbt", "oracle"))
+    world.do(lambda tx: world.queue.artifacts.add(tx, ARTIFACT, 10, "gbt", "oracle"))
     with pytest.raises(ArtifactMissingError):
         world.complete(lease, store=False)
 
@@ -741,7 +742,7 @@ def test_an_upload_is_let_in_by_every_lease_that_may_complete(world: World) -> N
     lease, other = world.running(), world.running("server")
 
     def ask(lease_id: str) -> Any:
-        return world.do(lambda tx: world.queue.lease_for_upload(tx, lease_id, ARTIFACT))
+        return world.do(lambda tx: world.queue.artifacts.lease_for_upload(tx, lease_id, ARTIFACT))
 
     assert ask(lease.lease_id) == (entry(1).id, "gbt", "realistic")
     assert ask(other.lease_id) == (entry(2, mode="oracle").id, "gbt", "oracle")
@@ -761,7 +762,7 @@ def test_a_completed_lease_uploads_the_accepted_artifact_and_nothing_else(world:
     world.complete(lease, ARTIFACT)
 
     def ask(sha256: str) -> Any:
-        return world.do(lambda tx: world.queue.lease_for_upload(tx, lease.lease_id, sha256))
+        return world.do(lambda tx: world.queue.artifacts.lease_for_upload(tx, lease.lease_id, sha256))
 
     assert ask(ARTIFACT) == (lease.job_id, "gbt", "realistic")
     with pytest.raises(OtherResultError, match=f"{OTHER} is not accepted"):
@@ -770,10 +771,10 @@ def test_a_completed_lease_uploads_the_accepted_artifact_and_nothing_else(world:
 
 def test_an_artifact_is_noted_once(world: World) -> None:
     def add(sha256: str) -> Any:
-        return world.do(lambda tx: world.queue.add_artifact(tx, sha256, 10, "gbt", "realistic"))
+        return world.do(lambda tx: world.queue.artifacts.add(tx, sha256, 10, "gbt", "realistic"))
 
     def totals() -> Any:
-        return world.do(world.queue.artifact_totals)
+        return world.do(world.queue.artifacts.totals)
 
     assert totals() == (0, 0)
     assert [add(ARTIFACT), add(ARTIFACT)] == [True, False]
@@ -782,17 +783,17 @@ def test_an_artifact_is_noted_once(world: World) -> None:
     assert totals() == (1, 10)
     add(OTHER)
     assert totals() == (2, 20)
-    rows = world.do(lambda tx: world.queue.artifacts(tx, 0, 10))
-    assert [row["sha256"] for row in rows] == [ARTIFACT, OTHER]
-    assert [row["sha256"] for row in world.do(lambda tx: world.queue.artifacts(tx, rows[0]["seq"], 10))] == [OTHER]
+    rows = world.do(lambda tx: world.queue.artifacts.page(tx, 0, 10))
+    assert [row.sha256 for row in rows] == [ARTIFACT, OTHER]
+    assert [row.sha256 for row in world.do(lambda tx: world.queue.artifacts.page(tx, rows[0].seq, 10))] == [OTHER]
 
 
 def test_the_length_of_an_artifact_is_that_of_its_own_model_and_mode(world: World) -> None:
     def length(model: str, mode: str) -> Any:
-        return world.do(lambda tx: world.queue.artifact_bytes(tx, ARTIFACT, model, mode))
+        return world.do(lambda tx: world.queue.artifacts.size_bytes(tx, ARTIFACT, model, mode))
 
     for size_bytes, mode in ((10, "realistic"), (20, "oracle")):
-        world.do(lambda tx, size=size_bytes, mode=mode: world.queue.add_artifact(tx, ARTIFACT, size, "gbt", mode))
+        world.do(lambda tx, size=size_bytes, mode=mode: world.queue.artifacts.add(tx, ARTIFACT, size, "gbt", mode))
     assert [length("gbt", "realistic"), length("gbt", "oracle"), length("mlp", "oracle")] == [10, 20, None]
 
 
@@ -824,7 +825,7 @@ def test_the_delay_is_capped(tmp_path: Path) -> None:
 
 
 def test_half_of_the_delay_is_random(world: World) -> None:
-    world.queue._jitter = lambda: 0.0
+    world.queue._memory.waits._jitter = lambda: 0.0
     world.load([entry(1)])
     world.fail(world.running())
     world.wait(15)
@@ -898,7 +899,7 @@ def test_one_host_alone_fails_no_job_that_another_host_could_run(world: World) -
     for _ in range(6):
         assert world.fail(world.running("pi"), "spec_rejected").status == "pending"
         world.now += 1800
-        world.queue.hosts.seen("server")
+        world.queue._memory.hosts.seen("server")
 
 
 def test_a_host_that_is_away_is_not_waited_for(world: World) -> None:
@@ -1023,7 +1024,7 @@ def rounds_in(hours: int, world: World, one_round: Callable[[], bool]) -> int:
         if one_round():
             rounds += 1
         else:
-            world.wait(world.queue._held_back.left_s("pi") or 60)
+            world.wait(world.queue._memory.waits.held_back.left_s("pi") or 60)
     return rounds
 
 
@@ -1035,8 +1036,8 @@ def give_back(world: World) -> bool:
 
 
 def events(world: World) -> int:
-    row = world.do(lambda tx: tx.one("newest_event"))
-    number: int = row["id"]
+    row = world.do(lambda tx: tx.one(NEWEST_EVENT))
+    number: int = row.number
     return number
 
 
@@ -1165,10 +1166,10 @@ def test_a_job_given_back_in_a_change_that_is_undone_leaves_no_wait(world: World
         world.queue.fail(tx, lease.job_id, Fail(lease.lease_id, "host_fault"))
         raise ConflictError("changed my mind")
 
-    before = dict(world.queue._apart._entries), dict(world.queue._held_back._entries)
+    before = dict(world.queue._memory.waits.apart._entries), dict(world.queue._memory.waits.held_back._entries)
     with pytest.raises(ConflictError):
         world.do(fail_late)
-    assert (world.queue._apart._entries, world.queue._held_back._entries) == before
+    assert (world.queue._memory.waits.apart._entries, world.queue._memory.waits.held_back._entries) == before
 
 
 def test_a_host_fault_costs_nothing_and_keeps_the_job_from_that_host_for_a_while(world: World) -> None:
@@ -1192,7 +1193,7 @@ def test_host_faults_are_forgotten_in_the_end(world: World) -> None:
     world.load([entry(1)])
     world.fail(world.running("pi"), "host_fault")
     world.wait(1900)
-    assert (len(world.queue._apart), len(world.queue._held_back)) == (0, 0)
+    assert (len(world.queue._memory.waits.apart), len(world.queue._memory.waits.held_back)) == (0, 0)
 
 
 def test_a_gpu_that_is_too_small_is_not_tried_again(world: World) -> None:
@@ -1358,8 +1359,8 @@ def test_parked_claims_are_told_how_many_jobs_of_which_requirement_appeared(worl
     assert world.ready == []
     world.wait(30)
     assert world.ready == [{1: 1}]
-    assert world.queue.hosts.eligible(1, "pi")
-    assert not world.queue.hosts.eligible(1, "stranger")
+    assert world.queue._memory.hosts.eligible(1, "pi")
+    assert not world.queue._memory.hosts.eligible(1, "stranger")
 
 
 def test_a_job_that_ends_for_good_is_announced_to_nobody(world: World) -> None:
@@ -1383,7 +1384,7 @@ def test_a_change_that_is_undone_leaves_no_trace_in_memory(world: World) -> None
     with pytest.raises(FleetError):
         world.do(fail_late)
     assert world.queue.counts()["pending"] == 1
-    assert len(world.queue.leases) == 0
+    assert len(world.queue._memory.leases) == 0
     assert world.queue.revision == revision
     assert world.status(entry(1).id) == "pending"
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests.queue_world import ARTIFACT, OPERATOR, OTHER, World, entry, host, open_world
+from tests.queue_world import ARTIFACT, OPERATOR, OTHER, Engine, World, entry, host, open_world
 from training.fleet.auth.identities import digest_of
+from training.fleet.database.queries import MAKE_READY
 from training.fleet.errors import ArtifactMissingError, FleetError
 from training.fleet.model.jobs import Policy, Requirement
 from training.fleet.wire.identities import Enrol, InviteOrder
@@ -38,10 +39,10 @@ Rows = dict[str, dict[str, Any] | None]
 def rows(world: World) -> dict[str, dict[str, Any]]:
     """Return every row by table and key."""
 
-    def read(tx: Any) -> dict[str, dict[str, Any]]:
+    def read(_tx: Any) -> dict[str, dict[str, Any]]:
         found = {}
         for table, key in KEYS.items():
-            for row in tx._cursor.execute(f"SELECT * FROM {table}").fetchall():
+            for row in world.engine.look(world.database, f"SELECT * FROM {table}"):
                 found[" ".join([table, *(str(row[name]) for name in key)])] = dict(row)
         return found
 
@@ -94,7 +95,7 @@ class Crowd:
         world.cancel(self.id(10))
         for worker, digest in (("alpha", ONE), ("beta", TWO)):
             code = self.invite(worker)
-            world.do(lambda tx, w=worker, c=code, d=digest: world.queue.enrol(tx, Enrol(c, w, d)))
+            world.do(lambda tx, w=worker, c=code, d=digest: world.queue.identities.enrol(tx, Enrol(c, w, d)))
         world.wall = LATE
         world.now += 7
 
@@ -114,13 +115,13 @@ class Crowd:
 
     def invite(self, worker: str, ttl_s: int = 900) -> str:
         order = InviteOrder(worker, ttl_s)
-        code: str = self.world.do(lambda tx: self.world.queue.invite(tx, order, OPERATOR)).code
+        code: str = self.world.do(lambda tx: self.world.queue.identities.invite(tx, order, OPERATOR)).code
         return code
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with open_world(tmp_path) as opened:
+def world(tmp_path: Path, engine: Engine) -> Iterator[World]:
+    with open_world(tmp_path, engine=engine) as opened:
         yield opened
 
 
@@ -398,23 +399,23 @@ def test_a_job_that_is_no_longer_named_is_marked_and_one_named_again_is_unmarked
 
 def test_each_change_of_an_identity_is_written_for_it_alone(world: World, crowd: Crowd) -> None:
     queue, name = world.queue, f"identity alpha {ONE}"
-    own = queue.registry.living("alpha")
+    own = queue.identities.registry.living("alpha")
     assert own is not None
     changes: list[tuple[Callable[[Any], Any], Rows]] = [
-        (lambda tx: queue.ask_to_rotate(tx, "alpha", OPERATOR), {name: {"rotate": 1}}),
-        (lambda tx: queue.take_secret(tx, own.id, THREE), {name: {"next_digest": THREE}}),
-        (lambda tx: queue.keep_certificate(tx, own.id, TWO), {name: {"fingerprint": TWO}}),
-        (lambda tx: queue.keep_place(tx, own.id, "here"), {name: {"place": "here"}}),
+        (lambda tx: queue.identities.ask_to_rotate(tx, "alpha", OPERATOR), {name: {"rotate": 1}}),
+        (lambda tx: queue.identities.take_secret(tx, own.id, THREE), {name: {"next_digest": THREE}}),
+        (lambda tx: queue.identities.keep_certificate(tx, own.id, TWO), {name: {"fingerprint": TWO}}),
+        (lambda tx: queue.identities.keep_place(tx, own.id, "here"), {name: {"place": "here"}}),
     ]
     for change, expected in changes:
         assert changed(world, lambda change=change: world.do(change)) == expected  # type: ignore[misc]
-    renewed = changed(world, lambda: world.do(lambda tx: queue.renew(tx, own.id)))
+    renewed = changed(world, lambda: world.do(lambda tx: queue.identities.renew(tx, own.id)))
     assert renewed[name] is None
     new = renewed[f"identity alpha {THREE}"]
     assert new is not None
     assert (new["id"], new["next_digest"], new["rotate"], new["place"]) == (own.id, None, 0, "here")
     assert renewed.keys() == {name, f"identity alpha {THREE}"}
-    revoked = changed(world, lambda: world.do(lambda tx: queue.revoke(tx, "alpha", OPERATOR)))
+    revoked = changed(world, lambda: world.do(lambda tx: queue.identities.revoke(tx, "alpha", OPERATOR)))
     assert revoked == {f"identity alpha {THREE}": {"revoked_at": LATE}}
 
 
@@ -434,8 +435,8 @@ def test_an_invite_takes_the_place_of_an_unused_one_of_its_worker_alone(world: W
 
 def test_a_code_that_is_used_is_marked_and_no_other(world: World, crowd: Crowd) -> None:
     code, _ = crowd.invite("gamma"), crowd.invite("delta")
-    found = changed(world, lambda: world.do(lambda tx: world.queue.enrol(tx, Enrol(code, "gamma", THREE))))
-    identity = world.queue.registry.living("gamma")
+    found = changed(world, lambda: world.do(lambda tx: world.queue.identities.enrol(tx, Enrol(code, "gamma", THREE))))
+    identity = world.queue.identities.registry.living("gamma")
     assert identity is not None
     assert found.keys() == {"invite gamma", f"identity gamma {THREE}"}
     assert found["invite gamma"] == {"identity": identity.id}
@@ -443,8 +444,8 @@ def test_a_code_that_is_used_is_marked_and_no_other(world: World, crowd: Crowd) 
 
 def test_a_code_is_used_once_even_if_the_code_forgets_to_look(world: World, crowd: Crowd) -> None:
     code = crowd.invite("gamma")
-    world.do(lambda tx: world.queue.enrol(tx, Enrol(code, "gamma", THREE)))
-    own, other = (world.queue.registry.living(name) for name in ("gamma", "alpha"))
+    world.do(lambda tx: world.queue.identities.enrol(tx, Enrol(code, "gamma", THREE)))
+    own, other = (world.queue.identities.registry.living(name) for name in ("gamma", "alpha"))
     assert own is not None and other is not None
     use = lambda tx: tx.run("use_invite", digest=digest_of(code), identity=other.id)  # noqa: E731
     assert world.do(use) == 0
@@ -503,8 +504,8 @@ def test_a_lease_starts_and_ends_its_own_job_alone(world: World, crowd: Crowd) -
 
 
 def test_a_job_that_is_ready_does_not_become_it(world: World, crowd: Crowd) -> None:
-    found = [world.do(lambda tx, seq=seq: tx.one("make_ready", seq=seq)) for seq in (8, 6, 6)]
-    assert [row and row["requirement"] for row in found] == [None, 6, None]
+    found = [world.do(lambda tx, seq=seq: tx.one(MAKE_READY, seq=seq)) for seq in (8, 6, 6)]
+    assert [row and row.requirement for row in found] == [None, 6, None]
 
 
 @pytest.mark.parametrize("statement", ["adopt", "complete"])
@@ -539,6 +540,6 @@ def test_a_result_needs_the_artifact_of_its_digest_model_and_mode(
     with open_world(tmp_path) as world:
         world.load([entry(1)])
         lease = world.running()
-        world.do(lambda tx: world.queue.add_artifact(tx, sha256, 10, model, mode))
+        world.do(lambda tx: world.queue.artifacts.add(tx, sha256, 10, model, mode))
         with pytest.raises(ArtifactMissingError):
             world.complete(lease, store=False)

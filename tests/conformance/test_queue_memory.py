@@ -9,18 +9,21 @@ from typing import Any
 
 import pytest
 
-from tests.queue_world import World, entry, host, open_world
+from tests.queue_world import Engine, World, entry, host, open_world
+from training.fleet.database.queries import ADD_REQUIREMENT, REMEMBERED
 from training.fleet.errors import ConflictError, StorageFullError
 from training.fleet.model.jobs import DatasetRef, Policy, Requirement, Terms
-from training.fleet.queue.hosts import Hosts, InForce, requirement_from, requirement_json
+from training.fleet.queue.clock import wall_label
+from training.fleet.queue.hosts import Hosts
+from training.fleet.queue.in_force import InForce
 from training.fleet.queue.leases import Leases
-from training.fleet.queue.memory import wall_label
+from training.fleet.queue.stored import requirement_from, requirement_json
 from training.fleet.wire.worker import Complete, Heartbeat, Progress
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with open_world(tmp_path) as opened:
+def world(tmp_path: Path, engine: Engine) -> Iterator[World]:
+    with open_world(tmp_path, engine=engine) as opened:
         yield opened
 
 
@@ -87,23 +90,23 @@ def test_a_requirement_known_before_is_known_after_a_change_that_did_not_become_
     with pytest.raises(StorageFullError):
         world.requeue(entry(1).id)
     mend()
-    assert world.queue.hosts.requirement_ids() == [1]
+    assert world.queue._memory.hosts.requirement_ids() == [1]
     world.requeue(entry(1).id)
     assert world.claim("pi").job_id == entry(1).id
 
 
 def test_a_requirement_whose_removal_did_not_become_durable_is_known_again(world: World) -> None:
     world.load([entry(1)])
-    world.do(lambda tx: tx.run("add_requirement", digest="spare", body=requirement_json(SPARE)))
+    world.do(lambda tx: tx.one(ADD_REQUIREMENT, digest="spare", body=requirement_json(SPARE)))
     world.restart()
-    assert world.queue.hosts.requirement_id(SPARE) == 2
+    assert world.queue._memory.hosts.requirement_id(SPARE) == 2
     mend = refuse_commits(world)
     with pytest.raises(StorageFullError):
-        world.do(lambda tx: world.queue.drop_requirements(tx, [1, 2]))
+        world.do(lambda tx: world.queue.load.drop_requirements(tx, [1, 2]))
     mend()
-    assert world.queue.hosts.requirement_id(SPARE) == 2
-    world.do(lambda tx: world.queue.drop_requirements(tx, [1, 2]))
-    assert world.queue.hosts.requirement_ids() == [1]
+    assert world.queue._memory.hosts.requirement_id(SPARE) == 2
+    world.do(lambda tx: world.queue.load.drop_requirements(tx, [1, 2]))
+    assert world.queue._memory.hosts.requirement_ids() == [1]
     assert world.claim().job_id == entry(1).id
 
 
@@ -111,14 +114,14 @@ def test_a_lease_that_ended_while_the_sweeper_took_it_is_left_alone(world: World
     """The result and the sweep are in one batch: memory follows only after the commit of both."""
     world.load([entry(1)])
     lease = world.running()
-    world.do(lambda tx: world.queue.add_artifact(tx, "a" * 64, 1, "gbt", "realistic"))
+    world.do(lambda tx: world.queue.artifacts.add(tx, "a" * 64, 1, "gbt", "realistic"))
     for _ in range(150):
         world.now += 4
         world.sweep()
 
     def both(tx: Any) -> None:
         world.queue.complete(tx, lease.job_id, Complete(lease.lease_id, "a" * 64))
-        world.queue.leases.put(1, lease.job_id, lease.lease_id, "pi", running=True)
+        world.queue._memory.leases.put(1, lease.job_id, lease.lease_id, "pi", running=True)
         world.now += 601
         for _ in range(130):
             world.now += 5
@@ -149,8 +152,8 @@ def test_a_change_in_force_that_was_undone_is_not_followed(world: World) -> None
     world.load([entry(1)])
 
     def fail_late(tx: Any) -> None:
-        with world.queue.begin_manifest(tx, world.header(0, {}), "operator:test") as change:
-            world.queue.finish_manifest(tx, change)
+        with world.queue.load.begin_manifest(tx, world.header(0, {}), "operator:test") as change:
+            world.queue.load.finish_manifest(tx, change)
         raise ConflictError("no")
 
     with pytest.raises(ConflictError):
@@ -163,11 +166,11 @@ def test_writing_a_job_that_is_as_wanted_already_changes_nothing(world: World) -
     world.load([entry(1)])
 
     def twice(tx: Any) -> None:
-        with world.queue.begin_manifest(tx, world.header(1), "operator:test") as change:
-            world.queue.compare_jobs(tx, change, [entry(1, priority=3)])
+        with world.queue.load.begin_manifest(tx, world.header(1), "operator:test") as change:
+            world.queue.load.compare_jobs(tx, change, [entry(1, priority=3)])
             writes = list(change.writes())
-            world.queue.write_jobs(tx, change, writes)
-            world.queue.write_jobs(tx, change, writes)
+            world.queue.load.write_jobs(tx, change, writes)
+            world.queue.load.write_jobs(tx, change, writes)
 
     world.ready.clear()
     world.do(twice)
@@ -188,8 +191,8 @@ def test_the_fleet_clock_is_written_once_a_minute(world: World) -> None:
     def kept(second: int) -> str | None:
         world.now = 1000.0 + second
         world.sweep()
-        row = world.do(lambda tx: tx.one("remembered", key="fleet_clock_s"))
-        return row and row["value"]
+        row = world.do(lambda tx: tx.one(REMEMBERED, key="fleet_clock_s"))
+        return row and row.value
 
     assert [kept(second) for second in (1, 59, 60, 61, 119, 120)] == [None, None, "60", "60", "60", "120"]
 
@@ -200,10 +203,10 @@ def test_the_fleet_clock_loses_at_most_a_minute_in_a_crash(world: World) -> None
     for _ in range(10):
         world.wait(95)
         world.beat(lease)
-    lived = world.queue.tick()
+    lived = world.queue._memory.clock.tick()
     assert lived == 950
     world.restart()
-    assert lived - 95 <= world.queue.tick() <= lived
+    assert lived - 95 <= world.queue._memory.clock.tick() <= lived
 
 
 def test_requirements_keep_their_form_in_the_database() -> None:
@@ -259,74 +262,74 @@ def test_hosts_without_a_policy_can_be_given_nothing() -> None:
     hosts = Hosts(lambda: 0.0, Terms())
     hosts.seen("stranger")
     hosts.learn(1, Requirement("gbt"))
-    hosts.rule(InForce(hosts={"pi": Policy()}))
-    hosts.meet(host("pi"))
-    hosts.meet(host("tower", vram_gib=12))
+    hosts.bring_in_force(InForce(hosts={"pi": Policy()}))
+    hosts.note_capability(host("pi"))
+    hosts.note_capability(host("tower", vram_gib=12))
     assert hosts.eligible(1, "pi")
     assert not hosts.eligible(1, "tower")
-    hosts.rule(InForce(hosts={"server": Policy()}))
+    hosts.bring_in_force(InForce(hosts={"server": Policy()}))
     assert not hosts.eligible(1, "pi")
 
 
 def test_a_changed_host_is_judged_anew() -> None:
     hosts = Hosts(lambda: 0.0, Terms())
-    hosts.rule(InForce(hosts={"default": Policy()}))
+    hosts.bring_in_force(InForce(hosts={"default": Policy()}))
     hosts.learn(1, Requirement("gbt", min_ram_gib=32))
-    assert hosts.meet(host("pi", ram_gib=16))
+    assert hosts.note_capability(host("pi", ram_gib=16))
     assert not hosts.eligible(1, "pi")
-    assert not hosts.meet(host("pi", ram_gib=16, free_disk_bytes=7))
-    assert hosts.meet(host("pi", ram_gib=32))
+    assert not hosts.note_capability(host("pi", ram_gib=16, free_disk_bytes=7))
+    assert hosts.note_capability(host("pi", ram_gib=32))
     assert hosts.eligible(1, "pi")
 
 
 def test_a_host_with_cuda_stops_counting_when_it_is_away_or_no_longer_admitted() -> None:
     now = [0.0]
     hosts = Hosts(lambda: now[0], Terms())
-    hosts.rule(InForce(hosts={"default": Policy()}))
+    hosts.bring_in_force(InForce(hosts={"default": Policy()}))
     hosts.learn(1, Requirement("gbt", prefer_cuda=True))
-    hosts.meet(host("pi"))
+    hosts.note_capability(host("pi"))
     assert hosts.eligible(1, "pi")
-    hosts.meet(host("tower", vram_gib=12))
+    hosts.note_capability(host("tower", vram_gib=12))
     assert not hosts.eligible(1, "pi")
-    assert hosts.offer("pi").waiting == 0
+    assert hosts.offer("pi").free == "{}"
     now[0] = 601.0
-    hosts.look_around()
+    hosts.find_live_cuda()
     assert hosts.eligible(1, "pi")
-    assert hosts.offer("pi").waiting == 1
+    assert hosts.offer("pi").waiting == "{}"
     hosts.seen("tower")
-    hosts.look_around()
+    hosts.find_live_cuda()
     assert not hosts.eligible(1, "pi")
-    hosts.rule(InForce(hosts={"pi": Policy()}))
+    hosts.bring_in_force(InForce(hosts={"pi": Policy()}))
     assert hosts.eligible(1, "pi")
 
 
 def test_a_host_with_cuda_that_may_not_use_it_keeps_nothing_from_others() -> None:
     hosts = Hosts(lambda: 0.0, Terms())
-    hosts.rule(InForce(hosts={"default": Policy(), "tower": Policy(cuda=False)}))
+    hosts.bring_in_force(InForce(hosts={"default": Policy(), "tower": Policy(cuda=False)}))
     hosts.learn(1, Requirement("gbt", prefer_cuda=True))
-    hosts.meet(host("pi"))
-    hosts.meet(host("tower", vram_gib=12))
+    hosts.note_capability(host("pi"))
+    hosts.note_capability(host("tower", vram_gib=12))
     assert hosts.eligible(1, "pi")
 
 
 def test_others_wait_for_a_host_with_cuda_only_as_long_as_it_is_large_enough() -> None:
     hosts = Hosts(lambda: 0.0, Terms())
-    hosts.rule(InForce(hosts={"default": Policy()}))
+    hosts.bring_in_force(InForce(hosts={"default": Policy()}))
     hosts.learn(1, Requirement("gbt", prefer_cuda=True, min_ram_gib=16))
-    hosts.meet(host("pi"))
-    hosts.meet(host("tower", vram_gib=12, ram_gib=32))
-    assert hosts.offer("pi").waiting == 0
-    hosts.meet(host("tower", vram_gib=12, ram_gib=8))
-    assert hosts.offer("pi").waiting == 1
+    hosts.note_capability(host("pi"))
+    hosts.note_capability(host("tower", vram_gib=12, ram_gib=32))
+    assert hosts.offer("pi").free == "{}"
+    hosts.note_capability(host("tower", vram_gib=12, ram_gib=8))
+    assert hosts.offer("pi").waiting == "{}"
 
 
 def test_nothing_is_left_to_a_host_whose_card_something_else_uses() -> None:
     hosts = Hosts(lambda: 0.0, Terms())
-    hosts.rule(InForce(hosts={"default": Policy()}))
+    hosts.bring_in_force(InForce(hosts={"default": Policy()}))
     hosts.learn(1, Requirement("gbt", prefer_cuda=True))
-    hosts.meet(host("pi"))
+    hosts.note_capability(host("pi"))
     tower = host("tower", vram_gib=12)
-    hosts.meet(replace(tower, gpus=(replace(tower.gpus[0], free_vram_bytes=0),)))
+    hosts.note_capability(replace(tower, gpus=(replace(tower.gpus[0], free_vram_bytes=0),)))
     assert hosts.eligible(1, "pi")
-    hosts.meet(tower)
+    hosts.note_capability(tower)
     assert not hosts.eligible(1, "pi")

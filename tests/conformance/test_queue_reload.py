@@ -6,19 +6,20 @@ from typing import Any
 
 import pytest
 
-from tests.queue_world import World, entry, host, open_world
+from tests.queue_world import Engine, World, entry, host, open_world
+from training.fleet.database.queries import JOB, JOBS_NUMBERED, REQUIREMENTS
 from training.fleet.errors import FleetError, PreconditionError, WouldShrinkError
 from training.fleet.manifest import Edit, JobEntry
 from training.fleet.model.jobs import DatasetRef, Policy, Requirement, Trainer
 from training.fleet.queue import change, reload, reload_edit
-from training.fleet.queue.hosts import requirement_from
+from training.fleet.queue.stored import requirement_from
 from training.fleet.wire.people import Plan, PlannedJob
 from training.fleet.wire.worker import Beat
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with open_world(tmp_path) as opened:
+def world(tmp_path: Path, engine: Engine) -> Iterator[World]:
+    with open_world(tmp_path, engine=engine) as opened:
         yield opened
 
 
@@ -40,24 +41,24 @@ def counts(plan: Plan) -> dict[str, int]:
 def test_a_plan_changes_nothing(world: World) -> None:
     assert counts(world.plan([entry(1), entry(2)])) == {"added": 2}
     assert sum(world.queue.counts().values()) == 0
-    assert world.queue.hosts.in_force.digest == ""
+    assert world.queue._memory.hosts.in_force.digest == ""
 
 
 def test_a_job_is_never_claimable_before_its_manifests_trainer_is_in_force(world: World) -> None:
     """A worker that waits gets a new job while the rest of the manifest is still being written."""
     seen: list[tuple[str, ...]] = []
-    world.queue.on_ready(lambda _ready: seen.append(world.queue.hosts.in_force.trainer.command))
+    world.queue.on_ready(lambda _ready: seen.append(world.queue._memory.hosts.in_force.trainer.command))
     world.load([entry(1)], trainer=Trainer(command=("forest",)))
     assert set(seen) == {("forest",)}
 
 
 def test_a_manifest_that_could_not_be_written_leaves_the_rules_of_the_one_before(world: World) -> None:
     world.load([entry(1)])
-    before = world.queue.hosts.in_force
-    world.queue.write_jobs = _broken  # type: ignore[method-assign]
+    before = world.queue._memory.hosts.in_force
+    world.queue.load.write_jobs = _broken  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match="the disk is gone"):
         world.load([entry(1), entry(2)], trainer=Trainer(command=("forest",)))
-    assert world.queue.hosts.in_force == before
+    assert world.queue._memory.hosts.in_force == before
 
 
 def _broken(*_args: Any, **_more: Any) -> None:
@@ -87,10 +88,10 @@ def test_what_is_in_force_survives_a_restart(world: World) -> None:
     datasets = {"lab": DatasetRef("lab", "sha256:1")}
     trainer = Trainer(("run", "it"), "sha256:2")
     world.load([entry(1)], hosts, datasets=datasets, trainer=trainer, contract="sha256:2")
-    before = world.queue.hosts.in_force
+    before = world.queue._memory.hosts.in_force
     assert (before.count, before.applied_at, before.own_contract) == (1, world.wall, None)
     world.restart()
-    assert world.queue.hosts.in_force == before
+    assert world.queue._memory.hosts.in_force == before
 
 
 def test_existing_jobs_keep_their_status(world: World) -> None:
@@ -155,8 +156,8 @@ def test_a_job_is_dropped_once(world: World) -> None:
     plan = world.load(jobs[:2], allow_shrink=True)
     assert [job.id for job in plan.dropped] == [entry(3).id]
     assert world.events(entry(4).id) == ["add", "drop"]
-    found = world.do(lambda tx: tx.all("jobs_numbered", seqs="[1, 2, 3, 4]"))
-    assert [row["seq"] for row in found] == [1, 2]
+    found = world.do(lambda tx: tx.all(JOBS_NUMBERED, seqs="[1, 2, 3, 4]"))
+    assert [row.seq for row in found] == [1, 2]
 
 
 def test_a_plan_that_has_moved_is_refused(world: World) -> None:
@@ -248,8 +249,8 @@ def test_inserting_a_job_rewrites_only_a_few_others(world: World) -> None:
 
 
 def position(world: World, number: int) -> int:
-    row = world.do(lambda tx: tx.one("job", id=entry(number).id))
-    found: int = row["position"]
+    row = world.do(lambda tx: tx.one(JOB, id=entry(number).id))
+    found: int = row.position
     return found
 
 
@@ -293,19 +294,19 @@ def test_a_reload_that_broke_off_is_finished_by_the_next(world: World) -> None:
     assert sum(world.queue.counts().values()) == 0
 
     steps = iter(range(2))
-    write = world.queue.write_jobs
+    write = world.queue.load.write_jobs
 
     def write_once(*args: object, **more: object) -> None:
         if next(steps):
             raise FleetError("power cut")
         write(*args, **more)  # type: ignore[arg-type]
 
-    world.queue.write_jobs = write_once  # type: ignore[method-assign]
+    world.queue.load.write_jobs = write_once  # type: ignore[method-assign]
     with pytest.raises(FleetError, match="power cut"):
         reload(world.database, world.queue, header, jobs)
     world.restart()
     assert sum(world.queue.counts().values()) == 150
-    assert world.queue.hosts.in_force.digest == ""
+    assert world.queue._memory.hosts.in_force.digest == ""
     assert counts(reload(world.database, world.queue, header, jobs)) == {"added": 450, "unchanged": 150}
 
 
@@ -366,10 +367,10 @@ def edited(
 def test_requirements_that_no_job_has_any_more_are_removed(world: World) -> None:
     for ram_gib in range(8):
         world.load([entry(1, Requirement("gbt", min_ram_gib=ram_gib)), entry(2)])
-        rows = world.do(lambda tx: tx.all("requirements"))
-        assert [requirement_from(row["body"]).min_ram_gib for row in rows] == ([0] if ram_gib == 0 else [0, ram_gib])
+        rows = world.do(lambda tx: tx.all(REQUIREMENTS))
+        assert [requirement_from(row.body).min_ram_gib for row in rows] == ([0] if ram_gib == 0 else [0, ram_gib])
     world.load([entry(1, Requirement("gbt", min_ram_gib=7)), entry(2)], {"pi": Policy()})
-    assert len(world.queue.hosts.requirement_ids()) == 2
+    assert len(world.queue._memory.hosts.requirement_ids()) == 2
     assert world.claim("pi").job_id == entry(1).id
 
 
@@ -386,11 +387,11 @@ def test_what_was_learned_goes_with_its_job(world: World) -> None:
     lease = world.running(host("small", ram_gib=2))
     world.fail(lease, "oom_ram")
     world.wait(60)
-    assert len(world.queue.hosts.requirement_ids()) == 2
+    assert len(world.queue._memory.hosts.requirement_ids()) == 2
     world.cancel(lease.job_id)
     world.requeue(lease.job_id)
     world.load([entry(1), entry(2)])
-    assert len(world.queue.hosts.requirement_ids()) == 1
+    assert len(world.queue._memory.hosts.requirement_ids()) == 1
     assert world.claim(host("small", ram_gib=2)).job_id == entry(1).id
 
 
@@ -422,7 +423,7 @@ def test_an_edit_does_what_the_whole_manifest_does(
         whole = other.load(new, allow_shrink=True)
         assert found == whole
         assert order(world) == order(other)
-        assert world.queue.hosts.in_force == other.queue.hosts.in_force
+        assert world.queue._memory.hosts.in_force == other.queue._memory.hosts.in_force
 
 
 def test_an_edit_keeps_the_operators_conditions(world: World) -> None:
@@ -473,9 +474,9 @@ def test_after_a_reload_that_broke_off_the_whole_manifest_is_read(world: World) 
     world.load(old)
 
     def break_off(tx: Any) -> None:
-        with world.queue.begin_manifest(tx, world.header(3), "receiver") as change:
-            world.queue.compare_jobs(tx, change, [entry(0, priority=9)])
-            world.queue.write_jobs(tx, change, list(change.writes()))
+        with world.queue.load.begin_manifest(tx, world.header(3), "receiver") as change:
+            world.queue.load.compare_jobs(tx, change, [entry(0, priority=9)])
+            world.queue.load.write_jobs(tx, change, list(change.writes()))
 
     world.do(break_off)
     assert edited(world, old, 1, 2, [])[0] is None

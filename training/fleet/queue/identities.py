@@ -1,4 +1,4 @@
-"""Who may work: invites, identities and their secrets, and the audit trail over all of it.
+"""Who may work: invites, identities and their secrets.
 
 Owns the rows of invites and identities. Guarantees that a code is exchanged once, for the host it was made for and
 while it lives; that the same exchange asked again is answered again; that no code and no key is ever stored; that a new
@@ -12,44 +12,60 @@ import functools
 import secrets
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
-from training.fleet.auth.identities import Identity, digest_of
-from training.fleet.database import Row, Transaction
-from training.fleet.errors import ConflictError, ForbiddenError, InvalidMessageError, InviteRefusedError, NotFoundError
-from training.fleet.queue.lifecycle import Lifecycle
-from training.fleet.queue.memory import worker_actor
+from training.fleet.auth.identities import Identity, Registry, digest_of
+from training.fleet.database import Transaction
+from training.fleet.database.queries import (
+    IDENTITIES,
+    IDENTITY,
+    INVITE,
+    LEASES_OF,
+    LIVING_IDENTITY,
+    IdentityRow,
+    InviteRow,
+)
+from training.fleet.errors import ConflictError, ForbiddenError, InviteRefusedError, NotFoundError
+from training.fleet.queue.clock import FleetClock
+from training.fleet.queue.endings import worker_actor
+from training.fleet.queue.events import History
+from training.fleet.queue.settling import Settling
 from training.fleet.wire.identities import Enrol, IdentityPage, IdentityView, Invite, InviteOrder, SecretTaken
-from training.fleet.wire.people import EventPage, FleetEvent
 
 CODE_BYTES: Final = 24
 """Random bytes in a one-time code."""
 ID_BYTES: Final = 9
 KEPT_S: Final = 86400
 """How long a code that is over is still told apart from one that never was, seconds of the fleet clock."""
-WINDOW: Final = 5000
-"""Events looked at in one step when a filter may refuse most of them."""
-SCAN_S: Final = 0.005
-"""How long one page may look for events, seconds."""
-NEWEST: Final = 2**62
 
 
-class Enrolment(Lifecycle):
-    """The changes of identities."""
+class Identities:
+    """The changes of identities.
+
+    Attributes:
+        registry: Every identity, for the comparison of secrets; follows the commits.
+    """
+
+    def __init__(self, clock: FleetClock, history: History, settling: Settling) -> None:
+        self.registry = Registry()
+        self._clock = clock
+        self._history = history
+        self._settling = settling
 
     def start(self, tx: Transaction) -> None:
-        """Take up the database after a start, with its identities."""
-        super().start(tx)
-        for row in tx.all("identities"):
+        """Take up the identities of the database."""
+        for row in tx.all(IDENTITIES):
             self.registry.put(_identity(row))
 
     # ---- invites
 
     def invite(self, tx: Transaction, order: InviteOrder, actor: str) -> Invite:
         """Make a one-time code for a host. Codes for it that nobody has used are void from now on."""
-        code, at = secrets.token_urlsafe(CODE_BYTES), self._now()
+        code, at = secrets.token_urlsafe(CODE_BYTES), self._clock.label()
         expires_at = _later(at, order.ttl_s)
-        tx.run("forget_invites", tick=self.tick() - KEPT_S)
+        # A used or old code is kept for a day, so that its owner is told what is wrong with it.
+        tx.run("forget_invites", tick=self._clock.tick() - KEPT_S)
+        # Two good codes for one host would let a second machine enrol as it.
         tx.run("withdraw_invites", worker=order.worker)
         tx.run(
             "add_invite",
@@ -57,9 +73,9 @@ class Enrolment(Lifecycle):
             worker=order.worker,
             at=at,
             expires_at=expires_at,
-            expires_tick=self.tick() + order.ttl_s,
+            expires_tick=self._clock.tick() + order.ttl_s,
         )
-        self._note(tx, actor, order.worker, "invite", f"good until {expires_at}")
+        self._history.note(tx, actor, order.worker, "invite", f"good until {expires_at}")
         replaces = self.registry.living(order.worker) is not None
         return Invite(order.worker, code, order.ttl_s, expires_at, replaces=replaces)
 
@@ -70,30 +86,33 @@ class Enrolment(Lifecycle):
             InviteRefusedError: Nobody gave the code, it is used up, or its time is over.
             ForbiddenError: It is good for another host.
         """
-        row = tx.one("invite", digest=digest_of(message.code))
+        row = tx.one(INVITE, digest=digest_of(message.code))
         if row is None:
             raise InviteRefusedError(
                 "the code is none that this receiver gave; check that it is whole, or ask for a new one: "
                 "cis490-jobs invite HOST"
             )
         self._demand_good(row, message.worker)
-        if row["identity"] is not None:
-            return self._same_again(row["identity"], message.secret_sha256)
+        if row.identity is not None:
+            return self._same_again(tx, row.identity, message.secret_sha256)
         return self._new_identity(tx, message)
 
-    def _demand_good(self, row: Row, worker: str) -> None:
-        if row["worker"] != worker:
+    def _demand_good(self, row: InviteRow, worker: str) -> None:
+        if row.worker != worker:
             raise ForbiddenError(
                 f"the code is not good for the host {worker}; give the name it was made for, or ask for a new one: "
                 f"cis490-jobs invite {worker}"
             )
-        if self.tick() >= row["expires_tick"] or self._now() >= row["expires_at"]:
+        # Two clocks, because either can stand still: the fleet clock while no receiver runs, the wall clock when it is
+        # set.
+        if self._clock.tick() >= row.expires_tick or self._clock.label() >= row.expires_at:
             raise InviteRefusedError(
-                f"the code was good until {row['expires_at']}; ask for a new one: cis490-jobs invite {worker}"
+                f"the code was good until {row.expires_at}; ask for a new one: cis490-jobs invite {worker}"
             )
 
-    def _same_again(self, public_id: str, digest: str) -> Identity:
-        identity = self.registry.get(public_id)
+    def _same_again(self, tx: Transaction, public_id: str, digest: str) -> Identity:
+        # The row and not the registry, which follows the commit: the first exchange may be in this very batch.
+        identity = self._identity(tx, public_id)
         if identity is None or identity.revoked_at is not None or identity.digest != digest:
             raise InviteRefusedError(
                 "the code was used already, and by another; if that was not you, revoke the worker: "
@@ -102,34 +121,37 @@ class Enrolment(Lifecycle):
         return identity
 
     def _new_identity(self, tx: Transaction, message: Enrol) -> Identity:
-        worker, at = message.worker, self._now()
+        worker, at = message.worker, self._clock.label()
         actor = worker_actor(worker)
-        old = self.registry.living(worker)
+        old = self._living_of(tx, worker)
         if old is not None:
+            # At once: the old machine may be in the middle of a request.
             self._change(tx, replace(old, revoked_at=at, next_digest=None, rotate=False), at_once=True)
-            self._note(tx, actor, worker, "replace", f"identity {old.id} ends, the host has enrolled again")
+            self._history.note(tx, actor, worker, "replace", f"identity {old.id} ends, the host has enrolled again")
             self._free_leases(tx, worker, actor, f"the worker {worker} has enrolled again")
         new = Identity(secrets.token_hex(ID_BYTES), worker, message.secret_sha256, created_at=at)
         tx.run("add_identity", id=new.id, worker=worker, digest=new.digest, at=at)
+        # The row of the identity comes first, because the invite refers to it.
         used = tx.run("use_invite", digest=digest_of(message.code), identity=new.id)
         assert used == 1
-        self._note(tx, actor, worker, "enrol", f"identity {new.id}")
+        self._history.note(tx, actor, worker, "enrol", f"identity {new.id}")
         tx.after_commit(functools.partial(self.registry.put, new))
         return new
 
     def keep_certificate(self, tx: Transaction, public_id: str, fingerprint: str) -> None:
         """Note which certificate was issued to an identity; another one after the first is an event. Safe to repeat."""
-        identity = self.registry.get(public_id)
+        identity = self._identity(tx, public_id)
         if identity is None or identity.fingerprint == fingerprint:
             return
         self._change(tx, replace(identity, fingerprint=fingerprint))
+        # The first certificate belongs to the enrolment, which has its own event.
         if identity.fingerprint:
-            actor = worker_actor(identity.worker)
-            self._note(tx, actor, identity.worker, "renew", f"identity {identity.id}: another certificate was issued")
+            actor, why = worker_actor(identity.worker), f"identity {identity.id}: another certificate was issued"
+            self._history.note(tx, actor, identity.worker, "renew", why)
 
     def keep_place(self, tx: Transaction, public_id: str, place: str) -> None:
         """Note where an identity is used, so that a restart of the receiver gives it to nobody else."""
-        if (identity := self.registry.get(public_id)) is not None and identity.place != place:
+        if (identity := self._identity(tx, public_id)) is not None and identity.place != place:
             self._change(tx, replace(identity, place=place))
 
     # ---- secrets
@@ -141,19 +163,19 @@ class Enrolment(Lifecycle):
             NotFoundError: No such worker ever enrolled.
         """
         tx.run("withdraw_invites", worker=worker)
-        identity = self.registry.living(worker)
+        identity = self._living_of(tx, worker)
         if identity is None:
             return view_of(self._newest(worker))
-        gone = replace(identity, revoked_at=self._now(), next_digest=None, rotate=False)
+        gone = replace(identity, revoked_at=self._clock.label(), next_digest=None, rotate=False)
         self._change(tx, gone, at_once=True)
-        self._note(tx, actor, worker, "revoke", f"identity {identity.id}")
+        self._history.note(tx, actor, worker, "revoke", f"identity {identity.id}")
         self._free_leases(tx, worker, actor, f"the worker {worker} was revoked")
         return view_of(gone)
 
     def _free_leases(self, tx: Transaction, worker: str, actor: str, why: str) -> None:
         """End what a worker holds, because the identity it was given to may work no more."""
-        for row in tx.all("leases_of", worker=worker):
-            self._take_back(tx, row["lease_id"], actor, why)
+        for row in tx.all(LEASES_OF, worker=worker):
+            self._settling.take_back(tx, row.lease_id, actor, why)
 
     def ask_to_rotate(self, tx: Transaction, worker: str, actor: str) -> IdentityView:
         """Ask a worker for a new key; it makes one at its next contact. Safe to repeat.
@@ -162,7 +184,7 @@ class Enrolment(Lifecycle):
             NotFoundError: No such worker ever enrolled.
             ConflictError: It is revoked.
         """
-        identity = self.registry.living(worker)
+        identity = self._living_of(tx, worker)
         if identity is None:
             old = self._newest(worker)
             raise ConflictError(
@@ -172,7 +194,7 @@ class Enrolment(Lifecycle):
         if not identity.rotate:
             identity = replace(identity, rotate=True)
             self._change(tx, identity)
-            self._note(tx, actor, worker, "rotate", f"identity {identity.id}: a new key was asked for")
+            self._history.note(tx, actor, worker, "rotate", f"identity {identity.id}: a new key was asked for")
         return view_of(identity)
 
     def take_secret(self, tx: Transaction, public_id: str, digest: str) -> SecretTaken:
@@ -182,7 +204,8 @@ class Enrolment(Lifecycle):
             RevokedError: The identity lives no more.
             ConflictError: Nobody asked for a new key. So who has the secret alone cannot make it useless to its worker.
         """
-        identity = self._living(public_id)
+        identity = self._living(tx, public_id)
+        # A worker repeats the digest until it is answered.
         if digest not in (identity.digest, identity.next_digest):
             if not identity.rotate:
                 raise ConflictError(
@@ -194,19 +217,28 @@ class Enrolment(Lifecycle):
 
     def renew(self, tx: Transaction, public_id: str) -> None:
         """Let the next key take over, because the worker has used it; the one before is worth nothing from now on."""
-        identity = self._living(public_id)
+        identity = self._living(tx, public_id)
+        # Several requests with the new key may be under way; the first one has done it.
         if identity.next_digest is None:
             return
         new = replace(identity, digest=identity.next_digest, next_digest=None, rotate=False)
         self._change(tx, new)
         actor = worker_actor(identity.worker)
-        self._note(tx, actor, identity.worker, "renew", f"identity {identity.id}: the new key was used")
+        self._history.note(tx, actor, identity.worker, "renew", f"identity {identity.id}: the new key was used")
 
-    def _living(self, public_id: str) -> Identity:
+    def _living(self, tx: Transaction, public_id: str) -> Identity:
         self.registry.demand_living(public_id)
-        identity = self.registry.get(public_id)
+        identity = self._identity(tx, public_id)
         assert identity is not None
         return identity
+
+    def _identity(self, tx: Transaction, public_id: str) -> Identity | None:
+        row = tx.one(IDENTITY, id=public_id)
+        return None if row is None else _identity(row)
+
+    def _living_of(self, tx: Transaction, worker: str) -> Identity | None:
+        row = tx.one(LIVING_IDENTITY, worker=worker)
+        return None if row is None else _identity(row)
 
     def _newest(self, worker: str) -> Identity:
         found = self.registry.newest(worker)
@@ -222,75 +254,37 @@ class Enrolment(Lifecycle):
             new: The identity from now on.
             at_once: It holds for requests that are already under way, and is undone when the change is.
         """
-        old = self.registry.get(new.id)
-        assert old is not None
         values = {name: value for name, value in asdict(new).items() if name not in ("worker", "created_at")}
         tx.run("change_identity", **{**values, "rotate": int(new.rotate)})
-        if at_once:
+        old = self.registry.get(new.id)
+        if at_once and old is not None:  # one that is not known yet was made in this batch, so nobody can use it
             self.registry.put(new)
             tx.after_rollback(functools.partial(self.registry.put, old))
-        else:
-            tx.after_commit(functools.partial(self.registry.put, new))
+        tx.after_commit(functools.partial(self.registry.put, new))
 
-    # ---- the audit trail
+    # ---- read
 
-    def note(self, tx: Transaction, actor: str, worker: str, action: str, why: str) -> None:
-        """Append an event of a worker's identity."""
-        self._note(tx, actor, worker, action, why)
+    def living(self, worker: str) -> Identity | None:
+        """Return the identity a worker has now, None when it has none that lives. Safe from any thread."""
+        return self.registry.living(worker)
 
-    def _note(self, tx: Transaction, actor: str, worker: str, action: str, why: str) -> None:
-        tx.run("record_of_worker", at=self._now(), actor=actor, worker=worker, action=action, why=why)
-        tx.after_commit(self._touch)
+    def get(self, public_id: str) -> Identity | None:
+        """Return an identity, None when there is none. Safe from any thread."""
+        return self.registry.get(public_id)
 
-    def holder(self, tx: Transaction, lease_id: str) -> str | None:
-        """Return the worker a lease was given to, live or over; None when there never was one."""
-        row = tx.one("lease", lease_id=lease_id)
-        return None if row is None else str(row["worker"])
+    def demand_living(self, public_id: str) -> None:
+        """Refuse an identity that was revoked since its secret was looked at. Safe from any thread.
 
-    def identities(self, cursor: str | None, limit: int) -> IdentityPage:
+        Raises:
+            RevokedError: It was.
+        """
+        self.registry.demand_living(public_id)
+
+    def page(self, cursor: str | None, limit: int) -> IdentityPage:
         """Return one page of identities by worker, those that lived longest ago first. Safe from any thread."""
         found = [view_of(one) for one in self.registry if cursor is None or f"{one.worker} {one.created_at}" > cursor]
         last = found[limit - 1] if len(found) > limit else None
         return IdentityPage(found[:limit], None if last is None else f"{last.worker} {last.created_at}")
-
-    def events(
-        self, tx: Transaction, job_id: str | None, worker: str | None, cursor: str | None, limit: int
-    ) -> EventPage:
-        """Return one page of events, newest first.
-
-        Args:
-            tx: The change.
-            job_id: Only of this job.
-            worker: Only those about this worker or by it.
-            cursor: `next` of the page before, None for the first.
-            limit: At most so many.
-
-        Raises:
-            InvalidMessageError: The cursor is not one of this list.
-            NotFoundError: There is no such job.
-        """
-        before = _before(cursor)
-        if job_id is not None:
-            seq = self._job_state(tx, job_id)["seq"]
-            rows = tx.all("events_of_job", id=job_id, job=seq, worker=worker, before=before, limit=limit + 1)
-            return _page(list(rows), limit, None)
-        rows, after = self._scanned(tx, worker, before, limit + 1)
-        return _page(rows, limit, after)
-
-    def _scanned(self, tx: Transaction, worker: str | None, before: int, limit: int) -> tuple[list[Row], int | None]:
-        """Return events, and where to go on looking when time ran out before the end."""
-        newest = tx.one("newest_event")
-        before = min(before, ((newest["id"] if newest else None) or 0) + 1)
-        rows: list[Row] = []
-        until = self._clock() + SCAN_S
-        while before > 1 and len(rows) < limit:
-            from_id = max(1, before - WINDOW)
-            found = tx.all("events_between", worker=worker, before=before, from_id=from_id, limit=limit - len(rows))
-            rows += found
-            before = from_id
-            if self._clock() > until:
-                break
-        return rows, before if before > 1 else None
 
 
 def view_of(identity: Identity) -> IdentityView:
@@ -305,31 +299,8 @@ def view_of(identity: Identity) -> IdentityView:
     )
 
 
-def _page(rows: list[Row], limit: int, after: int | None) -> EventPage:
-    shown = [_event(row) for row in rows[:limit]]
-    if len(rows) > limit:
-        return EventPage(shown, f"e{shown[-1].id}")
-    return EventPage(shown, None if after is None else f"e{after}")
-
-
-def _event(row: Row) -> FleetEvent:
-    names = ("id", "at", "actor", "action", "job", "worker", "from_status", "to_status", "why")
-    values: dict[str, Any] = {name: row[name] for name in names}
-    return FleetEvent(**values)
-
-
-def _before(cursor: str | None) -> int:
-    if cursor is None:
-        return NEWEST
-    place = cursor[1:19]
-    if cursor[:1] != "e" or not (place.isascii() and place.isdecimal()):
-        raise InvalidMessageError(f"{cursor[:80]!r} is no cursor of this list; start again without one")
-    return int(place)
-
-
-def _identity(row: Row) -> Identity:
-    names = ("id", "worker", "digest", "next_digest", "created_at", "revoked_at", "fingerprint", "place")
-    return Identity(**{name: row[name] for name in names}, rotate=bool(row["rotate"]))
+def _identity(row: IdentityRow) -> Identity:
+    return Identity(**{**row._asdict(), "rotate": bool(row.rotate)})
 
 
 def _later(label: str, seconds: int) -> str:
