@@ -19,7 +19,7 @@ import pytest
 from stub_receiver import Reply, Seen, StubReceiver, lease, route
 
 from training.fleet import wire
-from training.fleet.api.messages import Decoder
+from training.fleet.api.json import Decoder
 from training.fleet.worker.files import delete_tree
 from training.fleet.worker.log import HEAD_BYTES, SEGMENT_BYTES
 

@@ -27,7 +27,7 @@ SQL = f"{FLEET}/sql/sqlite"
 FILES = tuple(
     sorted(
         str(path.relative_to(ROOT))
-        for pattern in ("queue/*.py", "auth/*.py", "store.py", "api/*.py", "sql/sqlite/*.sql")
+        for pattern in ("queue/*.py", "auth/*.py", "store.py", "api/**/*.py", "sql/sqlite/*.sql")
         for path in (ROOT / FLEET).glob(pattern)
     )
 )

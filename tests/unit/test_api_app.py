@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from training.fleet.api.app import App
-from training.fleet.api.exchange import Message
+from training.fleet.api.request import Message
 from training.fleet.auth import Credentials
 
 ID = "a" * 64

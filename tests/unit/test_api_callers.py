@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from training.fleet.api.callers import mark_known
-from training.fleet.api.exchange import Request
+from training.fleet.api.request import Request
 from training.fleet.auth import Caller
 
 

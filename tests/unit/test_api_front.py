@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from training.fleet.api.callers import PEER_KEY
-from training.fleet.api.exchange import Message, Request
 from training.fleet.api.front import Front
+from training.fleet.api.request import Message, Request
 from training.fleet.auth import Peer
 from training.fleet.auth.peers import worker_uri
 from training.fleet.errors import AuthenticationError, ConfigurationError, FleetError, ForbiddenError, RequestError

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from training.fleet.api.exchange import Request
+from training.fleet.api.request import Request
 from training.fleet.api.sites import demand_own_page
 from training.fleet.errors import ForbiddenError
 

@@ -14,7 +14,10 @@ import re
 from typing import Final
 
 from training.fleet.api import callers, queries
-from training.fleet.api.exchange import (
+from training.fleet.api.fleet import Fleet
+from training.fleet.api.front import MARKS, Front
+from training.fleet.api.handlers.read import WORKER
+from training.fleet.api.request import (
     MAX_HEADER_BYTES,
     MAX_HEADERS,
     Answer,
@@ -25,9 +28,6 @@ from training.fleet.api.exchange import (
     Send,
     problem,
 )
-from training.fleet.api.fleet import Fleet
-from training.fleet.api.front import MARKS, Front
-from training.fleet.api.look import WORKER
 from training.fleet.api.routes import ROUTES, Route
 from training.fleet.api.sites import demand_own_page
 from training.fleet.auth import host_name, is_loopback

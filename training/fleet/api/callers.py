@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from training.fleet.api.exchange import KNOWN, Answer, Message, Request
 from training.fleet.api.fleet import Fleet
+from training.fleet.api.request import KNOWN, Answer, Message, Request
 from training.fleet.auth import Caller, Peer, Right, Role, neighbourhood
 from training.fleet.auth.sessions import FORM, HEADER
 from training.fleet.errors import CertificateMismatchError, ForbiddenError, IdentityInUseError, StaleLeaseError

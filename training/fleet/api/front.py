@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from training.fleet.api.callers import PEER_KEY
-from training.fleet.api.exchange import Request
+from training.fleet.api.request import Request
 from training.fleet.auth import peers
 from training.fleet.errors import AuthenticationError, ConfigurationError, ForbiddenError, RequestError
 

@@ -8,8 +8,8 @@ from typing import Any, Final
 import msgspec
 
 from training.fleet import __version__
-from training.fleet.api.look import WORKER as WORKER_NAME
-from training.fleet.api.messages import strict
+from training.fleet.api.handlers.read import WORKER as WORKER_NAME
+from training.fleet.api.json import strict
 from training.fleet.api.routes import ROUTES, Route
 from training.fleet.auth import TOKENS
 from training.fleet.wire import InviteOrder

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from training.fleet import wire
-from training.fleet.api import enrolment, look, operate, work
-from training.fleet.api.exchange import Answer, Request
 from training.fleet.api.fleet import Fleet
+from training.fleet.api.handlers import enrolment, operator, read, worker
+from training.fleet.api.request import Answer, Request
 from training.fleet.auth import Right, Role
 from training.fleet.jobs import MODES, STATUSES
 
@@ -69,7 +69,7 @@ _BUSY = (503, "shutting down or overloaded; see Retry-After")
 _TEXT = {"type": "string"}
 _HEX64 = {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "64 lower-case hex digits"}
 _PREFIX = {"type": "string", "pattern": "^[0-9a-f]{1,64}$", "description": "1 to 64 lower-case hex digits"}
-_HOST = {"type": "string", "pattern": f"^{look.WORKER.pattern}$", "description": "the name of a host"}
+_HOST = {"type": "string", "pattern": f"^{read.WORKER.pattern}$", "description": "the name of a host"}
 _PAGE = (
     (
         "limit",
@@ -93,7 +93,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "POST",
         "/v1/job/claim",
         "worker",
-        work.claim,
+        worker.claim,
         wire.Claim,
         wire.Lease,
         (
@@ -109,7 +109,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "POST",
         "/v1/job/{id}/heartbeat",
         "worker",
-        work.heartbeat,
+        worker.heartbeat,
         wire.Heartbeat,
         wire.Beat,
         (_JOB, _STALE),
@@ -118,7 +118,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "POST",
         "/v1/job/{id}/complete",
         "worker",
-        work.complete,
+        worker.complete,
         wire.Complete,
         wire.State,
         (
@@ -127,12 +127,12 @@ ROUTES: Final[tuple[Route, ...]] = (
             (412, "`artifact_missing`: upload the bundle first"),
         ),
     ),
-    Route("POST", "/v1/job/{id}/fail", "worker", work.fail, wire.Fail, wire.State, (_JOB, _STALE)),
+    Route("POST", "/v1/job/{id}/fail", "worker", worker.fail, wire.Fail, wire.State, (_JOB, _STALE)),
     Route(
         "PUT",
         "/v1/model/{sha256}",
         "worker",
-        work.upload,
+        worker.upload,
         "bundle",
         wire.Stored,
         (
@@ -146,19 +146,19 @@ ROUTES: Final[tuple[Route, ...]] = (
         ),
         headers=(("X-Lease-Id", "the lease the artifact was made under", "^[0-9A-Za-z_-]{8,64}$"),),
     ),
-    Route("GET", "/v1/worker.pyz", "worker", look.single_file, statuses=(_UNCHANGED,)),
-    Route("GET", "/v1/jobs", "read", look.jobs, None, wire.JobPage, (_UNCHANGED,), query=(*_FILTERS, *_PAGE)),
-    Route("GET", "/v1/job/{id}", "read", look.job, None, wire.JobDetail, (_JOB,)),
-    Route("GET", "/v1/job/{id}/why", "read", look.why, None, wire.Why, (_JOB,)),
-    Route("GET", "/v1/workers", "read", look.workers, None, wire.WorkerPage, (_UNCHANGED,), query=_PAGE),
-    Route("GET", "/v1/health", "read", look.health, None, wire.Health),
-    Route("POST", "/v1/job/{id}/cancel", "operator", operate.cancel, None, wire.State, (_JOB, _STATE)),
-    Route("POST", "/v1/job/{id}/requeue", "operator", operate.requeue, None, wire.State, (_JOB, _STATE)),
+    Route("GET", "/v1/worker.pyz", "worker", read.single_file, statuses=(_UNCHANGED,)),
+    Route("GET", "/v1/jobs", "read", read.jobs, None, wire.JobPage, (_UNCHANGED,), query=(*_FILTERS, *_PAGE)),
+    Route("GET", "/v1/job/{id}", "read", read.job, None, wire.JobDetail, (_JOB,)),
+    Route("GET", "/v1/job/{id}/why", "read", read.why, None, wire.Why, (_JOB,)),
+    Route("GET", "/v1/workers", "read", read.workers, None, wire.WorkerPage, (_UNCHANGED,), query=_PAGE),
+    Route("GET", "/v1/health", "read", read.health, None, wire.Health),
+    Route("POST", "/v1/job/{id}/cancel", "operator", operator.cancel, None, wire.State, (_JOB, _STATE)),
+    Route("POST", "/v1/job/{id}/requeue", "operator", operator.requeue, None, wire.State, (_JOB, _STATE)),
     Route(
         "POST",
         "/v1/manifest/reload",
         "operator",
-        operate.reload,
+        operator.reload,
         wire.Reload,
         wire.Plan,
         (
@@ -171,14 +171,14 @@ ROUTES: Final[tuple[Route, ...]] = (
         "POST",
         "/v1/manifest/plan",
         "operator",
-        operate.plan,
+        operator.plan,
         "manifest",
         wire.Plan,
         ((422, "`manifest_invalid`: the manifest has faults, all listed"),),
     ),
-    Route("POST", "/v1/backup", "operator", operate.backup, wire.BackupOrder, wire.Chore, (_CHORE,)),
-    Route("POST", "/v1/fsck", "operator", operate.fsck, wire.FsckOrder, wire.Chore, (_CHORE,)),
-    Route("GET", "/v1/chore", "operator", operate.chore, None, wire.Chore),
+    Route("POST", "/v1/backup", "operator", operator.backup, wire.BackupOrder, wire.Chore, (_CHORE,)),
+    Route("POST", "/v1/fsck", "operator", operator.fsck, wire.FsckOrder, wire.Chore, (_CHORE,)),
+    Route("GET", "/v1/chore", "operator", operator.chore, None, wire.Chore),
     Route("POST", "/v1/invite", "operator", enrolment.invite, wire.InviteOrder, wire.Invite, right="enrol"),
     Route(
         "POST",
@@ -200,7 +200,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "GET",
         "/v1/worker/self",
         "worker",
-        look.own,
+        read.own,
         None,
         wire.OwnView,
         query=(("worker", "the host that asks; an enrolled one is known by its secret", _HOST),),
@@ -251,8 +251,8 @@ ROUTES: Final[tuple[Route, ...]] = (
         ),
     ),
     Route("GET", "/v1/ca", "anyone", enrolment.authority, statuses=((404, "this receiver has none of its own"),)),
-    Route("GET", "/openapi.json", "anyone", look.openapi),
-    Route("GET", "/healthz", "anyone", look.healthz),
-    Route("GET", "/readyz", "anyone", look.readyz, statuses=((503, "not ready"),)),
-    Route("GET", "/metrics", "read", look.metrics),
+    Route("GET", "/openapi.json", "anyone", read.openapi),
+    Route("GET", "/healthz", "anyone", read.healthz),
+    Route("GET", "/readyz", "anyone", read.readyz, statuses=((503, "not ready"),)),
+    Route("GET", "/metrics", "read", read.metrics),
 )

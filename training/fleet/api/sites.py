@@ -12,7 +12,7 @@ import re
 from collections.abc import Set
 from typing import Final
 
-from training.fleet.api.exchange import Request
+from training.fleet.api.request import Request
 from training.fleet.errors import ForbiddenError
 
 OWN_SITES: Final = (b"none", b"same-origin")

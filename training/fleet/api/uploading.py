@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from training.fleet.api.exchange import Request
+from training.fleet.api.request import Request
 from training.fleet.errors import ConflictError, UnavailableError
 
 MAX_DIGESTS: Final = 8

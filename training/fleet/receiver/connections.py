@@ -3,7 +3,7 @@
 Owns the answer to what is no HTTP, the size of a head, the time a client may take, and who gives way when all places
 are taken. Guarantees that a connection whose client does not go on is closed after a while, whatever it waits for, that
 connections without a request under way, or with half a request of nobody known, never keep a new one out, and that no
-client keeps others out by having many. Leaves the pace of a body that is being read to `api.exchange`.
+client keeps others out by having many. Leaves the pace of a body that is being read to `api.request`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from training.fleet.api.exchange import KNOWN, PACE_BYTES, PARKED, Message, Receive, Send, problem
+from training.fleet.api.request import KNOWN, PACE_BYTES, PARKED, Message, Receive, Send, problem
 from training.fleet.auth import neighbourhood
 from training.fleet.errors import RequestError, UnavailableError
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from training.fleet.api.exchange import Answer, Request, answer
 from training.fleet.api.fleet import Fleet
+from training.fleet.api.request import Answer, Request, answer
 from training.fleet.errors import FleetError, InvalidMessageError
 from training.fleet.queue import Filters
 from training.fleet.single_file import NAME, own_single_file

@@ -8,10 +8,10 @@ import re
 from typing import Final
 
 from training.fleet.api.callers import address, client, demand_holder, demand_own_name, spot
-from training.fleet.api.exchange import KNOWN, PARKED, Answer, ClientGoneError, Request, answer
 from training.fleet.api.fleet import Fleet
-from training.fleet.api.messages import Decoder
+from training.fleet.api.json import Decoder
 from training.fleet.api.parking import Place
+from training.fleet.api.request import KNOWN, PARKED, Answer, ClientGoneError, Request, answer
 from training.fleet.auth import neighbourhood
 from training.fleet.database import Transaction
 from training.fleet.errors import DigestMismatchError, LengthRequiredError, RequestError, UpgradeRequiredError

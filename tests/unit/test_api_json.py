@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from training.fleet import wire
-from training.fleet.api.messages import Decoder, demand_sound_json
+from training.fleet.api.json import Decoder, demand_sound_json
 from training.fleet.errors import InvalidMessageError, RequestError
 
 HEARTBEAT = Decoder(wire.Heartbeat)

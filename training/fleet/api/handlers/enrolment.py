@@ -7,10 +7,10 @@ from typing import Final
 
 from training.fleet import wire
 from training.fleet.api.callers import address, note
-from training.fleet.api.exchange import Answer, Request, answer
 from training.fleet.api.fleet import Fleet
-from training.fleet.api.look import limit_of
-from training.fleet.api.messages import Decoder
+from training.fleet.api.handlers.read import limit_of
+from training.fleet.api.json import Decoder
+from training.fleet.api.request import Answer, Request, answer
 from training.fleet.errors import (
     ForbiddenError,
     InviteRefusedError,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from training.fleet.api.exchange import Answer, Request, answer
 from training.fleet.api.fleet import Fleet
-from training.fleet.api.messages import Decoder
+from training.fleet.api.json import Decoder
+from training.fleet.api.request import Answer, Request, answer
 from training.fleet.wire import MAX_MANIFEST_BYTES, BackupOrder, FsckOrder, Reload
 
 RELOAD: Final = Decoder(Reload)
