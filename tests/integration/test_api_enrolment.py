@@ -198,11 +198,13 @@ def test_an_exchange_that_is_asked_again_gives_the_identity_to_nobody_else(recei
 
 
 def test_an_issuer_gives_what_mutual_tls_needs_and_its_certificate_is_noted(receiver: LiveReceiver) -> None:
-    receiver.fleet.ca_pem = "the receiver's authority"
+    receiver.fleet.authority.pem = "the receiver's authority"
     assert receiver.enrol("plain", receiver.invited("plain"), "key").json["ca_pem"] == "the receiver's authority"
     assert receiver.call("GET", "/v1/ca").body == b"the receiver's authority"
-    receiver.fleet.ca_sha256 = "c" * 64
-    receiver.fleet.issuer = lambda worker, _id: wire.Material("ca", f"certificate of {worker}", "its key", "f" * 64)
+    receiver.fleet.authority.sha256 = "c" * 64
+    receiver.fleet.authority.issue = lambda worker, _id: wire.Material(
+        "ca", f"certificate of {worker}", "its key", "f" * 64
+    )
     invited = receiver.call("POST", "/v1/invite", {"worker": "w1"}, operator=True).json
     assert invited["ca_sha256"] == "c" * 64
     reply = receiver.enrol("w1", invited["code"], "key")
@@ -392,7 +394,7 @@ def test_a_secret_alone_takes_nothing_from_the_worker_that_lives_and_is_told_of(
     assert [text.partition(";")[0] for text in health["problems"]] == [
         "another machine shows the identity of worker w1"
     ]
-    assert b"cis490_problems 1\n" in receiver.call("GET", "/metrics", headers=READ).body
+    assert b"cis490_problems 1.0\n" in receiver.call("GET", "/metrics", headers=READ).body
     assert receiver.call("GET", "/readyz").status == 200, "who has a secret alone must not take the receiver away"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from live_receiver import TOKEN, LiveReceiver, manifest
 from openapi_spec_validator import validate
+from prometheus_client.parser import text_string_to_metric_families
 
 from training.fleet.api.routes import ROUTES
 from training.fleet.errors import UnavailableError
@@ -169,9 +170,10 @@ def test_metrics_are_text_that_prometheus_reads(receiver: LiveReceiver) -> None:
     reply = receiver.call("GET", "/metrics")
     assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
     lines = reply.body.decode().splitlines()
-    assert 'cis490_jobs{status="failed"} 0' in lines
-    names = {line.split("{")[0].split(" ")[0] for line in lines if not line.startswith("#")}
-    assert names == {line.split(" ")[2] for line in lines if line.startswith("# TYPE")}
+    assert 'cis490_jobs{status="failed"} 0.0' in lines
+    families = list(text_string_to_metric_families(reply.body.decode()))
+    assert all(family.type in ("gauge", "counter", "histogram") and family.documentation for family in families)
+    assert all(sample.name.startswith("cis490_") for family in families for sample in family.samples)
 
 
 # ---- the description

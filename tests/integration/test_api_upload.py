@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from live_receiver import LiveReceiver, Reply, manifest, read_answer
 
-from training.fleet.api import request as exchange
+from training.fleet.api import arrival
 from training.fleet.errors import StorageFullError
 from training.fleet.store import Store, Upload
 
@@ -249,7 +249,7 @@ def test_one_lease_has_one_upload_at_a_time_however_many_begin(receiver: LiveRec
     for link in links:
         link.close()
     assert leftovers(receiver) == []
-    assert receiver.fleet.turns._lines == {}
+    assert receiver.fleet.uploads._lines == {}
 
 
 def test_an_upload_that_is_whole_is_not_replaced(
@@ -268,7 +268,7 @@ def test_an_upload_that_is_whole_is_not_replaced(
     first.start()
     assert held.wait(10)
     second.start()
-    wait_for(lambda: [line.here for line in receiver.fleet.turns._lines.values()] == [2])
+    wait_for(lambda: [line.here for line in receiver.fleet.uploads._lines.values()] == [2])
     go.set()
     first.join()
     second.join()
@@ -383,7 +383,7 @@ def test_an_aborted_twin_does_not_take_the_good_file_along(receiver: LiveReceive
 def test_an_upload_that_stops_is_400_in_the_end(
     receiver: LiveReceiver, lease: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exchange, "BODY_WAIT_S", 0.2)
+    monkeypatch.setattr(arrival, "BODY_WAIT_S", 0.2)
     with receiver.connect() as link:
         link.sendall(head(lease, "d" * 64, "Content-Length: 1000") + b"x" * 10)
         assert code(read_answer(link)) == (400, "short_body")

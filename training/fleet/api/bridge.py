@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
@@ -42,11 +43,15 @@ class Bridge:
     Args:
         database: Where changes go; its `deliver` is taken over.
         loop: The loop that waits for them.
+        observe: Called on the loop with the seconds that each change took until it was durable.
     """
 
-    def __init__(self, database: Writer, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, database: Writer, loop: asyncio.AbstractEventLoop, observe: Callable[[float], None] | None = None
+    ) -> None:
         self._post = database.post
         self._loop = loop
+        self._observe = observe or (lambda _seconds: None)
         database.deliver = self._deliver
 
     def run(self, change: Callable[[Transaction], T], *, repeatable: bool = False) -> asyncio.Future[T]:
@@ -57,8 +62,10 @@ class Bridge:
             repeatable: Whether it may be undone and run a second time before it is answered.
         """
         waiter: asyncio.Future[T] = self._loop.create_future()
+        begun = time.perf_counter()
 
         def settle(result: T, error: BaseException | None) -> None:
+            self._observe(time.perf_counter() - begun)
             if waiter.done():  # its caller has gone
                 return
             if error is None:

@@ -10,8 +10,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from starlette.responses import Response
+from starlette.types import Scope
+
+from training.fleet.api.arrival import KNOWN, LOOKS, PEER
 from training.fleet.api.fleet import Fleet
-from training.fleet.api.request import KNOWN, Answer, Message, Request
+from training.fleet.api.request import Request
 from training.fleet.auth import Caller, Peer, Right, Role, neighbourhood
 from training.fleet.auth.sessions import FORM, HEADER
 from training.fleet.errors import CertificateMismatchError, ForbiddenError, IdentityInUseError, StaleLeaseError
@@ -19,10 +23,6 @@ from training.fleet.errors import CertificateMismatchError, ForbiddenError, Iden
 SESSION: Final = HEADER.lower().encode()
 ROTATE: Final = (b"x-rotate-secret", b"1")
 """Tells a worker to make a new key."""
-LOOKS: Final = ("GET", "HEAD")
-"""Methods that change nothing."""
-PEER_KEY: Final = "cis490.peer"
-"""Where an `auth.Peer` stands in the ASGI scope when a client certificate was verified."""
 
 
 async def demand(fleet: Fleet, request: Request, role: Role, right: Right | None) -> None:
@@ -32,11 +32,11 @@ async def demand(fleet: Fleet, request: Request, role: Role, right: Right | None
         AuthenticationError: The credential is missing, wrong or revoked.
         ForbiddenError: The caller may not do this.
     """
-    headers = request.headers
+    head = request.head
     peer = _peer(request.scope)
     try:
-        request.caller = fleet.credentials.demand(
-            role, headers.get(b"authorization"), headers.get(b"x-operator-token"), peer, right
+        request.caller = fleet.access.credentials.demand(
+            role, head.get(b"authorization"), head.get(b"x-operator-token"), peer, right
         )
     except CertificateMismatchError as error:
         shown = peer.worker if peer is not None else ""
@@ -46,12 +46,14 @@ async def demand(fleet: Fleet, request: Request, role: Role, right: Right | None
         raise
 
 
-def _peer(scope: Message) -> Peer | None:
-    found = scope.get(PEER_KEY)
+def _peer(scope: Scope) -> Peer | None:
+    found = scope.get(PEER)
     return found if isinstance(found, Peer) else None
 
 
-async def as_worker(fleet: Fleet, request: Request, handler: Callable[[Fleet, Request], Awaitable[Answer]]) -> Answer:
+async def as_worker(
+    fleet: Fleet, request: Request, handler: Callable[[Fleet, Request], Awaitable[Response]]
+) -> Response:
     """Answer an enrolled worker.
 
     Raises:
@@ -59,7 +61,7 @@ async def as_worker(fleet: Fleet, request: Request, handler: Callable[[Fleet, Re
         RequestError: It does not say where it runs.
     """
     caller, queue = request.caller, fleet.queue
-    given = request.headers.get(SESSION, b"").decode("latin-1")
+    given = request.head.get(SESSION, b"").decode("latin-1")
     try:
         with fleet.sessions.present(caller.name, given, looks=request.scope["method"] in LOOKS) as place:
             if place:  # a visit changes nothing
@@ -70,7 +72,7 @@ async def as_worker(fleet: Fleet, request: Request, handler: Callable[[Fleet, Re
         raise
     identity = queue.registry.get(caller.identity)
     if identity is not None and identity.rotate and request.scope["path"] != "/v1/secret":
-        answer.headers.append(ROTATE)
+        answer.raw_headers.append(ROTATE)
     return answer
 
 
@@ -102,13 +104,17 @@ def client(request: Request) -> str:
 def mark_known(fleet: Fleet, request: Request) -> None:
     """Note whose a request is, if it showed a credential; on loopback workers and readers may need none."""
     caller = request.caller
-    if caller.name or caller.kind == "reader" or (caller.kind == "worker" and fleet.credentials.worker is not None):
+    if (
+        caller.name
+        or caller.kind == "reader"
+        or (caller.kind == "worker" and fleet.access.credentials.worker is not None)
+    ):
         request.scope[KNOWN] = client(request)
 
 
 def spot(request: Request) -> str:
     """Return where a worker says it runs, empty when it does not say."""
-    match = FORM.fullmatch(request.headers.get(SESSION, b"").decode("latin-1"))
+    match = FORM.fullmatch(request.head.get(SESSION, b"").decode("latin-1"))
     return match[1] if match else ""
 
 

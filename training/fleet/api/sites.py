@@ -12,7 +12,7 @@ import re
 from collections.abc import Set
 from typing import Final
 
-from training.fleet.api.request import Request
+from training.fleet.api.arrival import Arrival
 from training.fleet.errors import ForbiddenError
 
 OWN_SITES: Final = (b"none", b"same-origin")
@@ -22,20 +22,20 @@ _HOST: Final = re.compile(_PLACE)
 _ORIGIN: Final = re.compile(rb"(https?)://" + _PLACE)
 
 
-def demand_own_page(request: Request, names: Set[str]) -> None:
+def demand_own_page(arrival: Arrival, names: Set[str]) -> None:
     """Refuse what a page of another site sent.
 
     Args:
-        request: It changes something.
+        arrival: A request that would change something.
         names: The receiver's configured names.
 
     Raises:
         ForbiddenError: A browser says that the page is of another site, or of one it does not tell (`Origin: null`).
     """
-    headers = request.headers
-    origin = headers.get(b"origin")
-    own = headers.get(b"sec-fetch-site", b"none") in OWN_SITES
-    if own and (origin is None or _is_own(origin, headers[b"host"], request.scope.get("scheme") == "https", names)):
+    head = arrival.head
+    origin = head.get(b"origin")
+    own = head.get(b"sec-fetch-site", b"none") in OWN_SITES
+    if own and (origin is None or _is_own(origin, head[b"host"], arrival.scope.get("scheme") == "https", names)):
         return
     raise ForbiddenError(
         "a page of another site sent this request; use the command line or the same origin; behind a proxy, have it "

@@ -23,7 +23,7 @@ from training.fleet.errors import (
     StaleLeaseError,
 )
 from training.fleet.jobs import FREE_KINDS, Policy, Requirement
-from training.fleet.queue.endings import GIVEN_BACK_S, Ending, Witnesses, rejection, told
+from training.fleet.queue.endings import GIVEN_BACK_S, Ended, Ending, Witnesses, rejection, told
 from training.fleet.queue.hosts import capability_json
 from training.fleet.queue.memory import Memory, state_of, worker_actor
 
@@ -419,6 +419,9 @@ class Lifecycle(Memory):
             exit_status=None if report is None else report.exit_status,
             error_id=_error_id(tx, "" if report is None else report.error),
         )
+        held_s = self._clock() - self._granted_at(row["own_lease"])
+        ended = Ended(outcome, None if report is None else report.kind, held_s)
+        tx.after_commit(lambda: self._on_ended(ended))
 
     def _forget_lease(self, tx: Transaction, row: Row) -> None:
         seq, lease_id = row["seq"], row["own_lease"]

@@ -22,6 +22,7 @@ from training.fleet.database import Row, Transaction
 from training.fleet.errors import NotFoundError
 from training.fleet.jobs import STATUSES, Requirement, Terms, requirement_digest
 from training.fleet.queue.delays import Delays
+from training.fleet.queue.endings import Ended
 from training.fleet.queue.hosts import Hosts, capability_from, in_force_from, requirement_from, requirement_json
 from training.fleet.queue.leases import Leases, LiveLease
 
@@ -93,10 +94,15 @@ class Memory:
         self._half_written = False
         self._totals: list[int] | None = None
         self._on_ready: Callable[[Mapping[int, int]], None] = lambda _ready: None
+        self._on_ended: Callable[[Ended], None] = lambda _ended: None
 
     def on_ready(self, callback: Callable[[Mapping[int, int]], None]) -> None:
         """Call back on the writer thread, after each commit, with requirement id to number of newly claimable jobs."""
         self._on_ready = callback
+
+    def on_ended(self, callback: Callable[[Ended], None]) -> None:
+        """Call back on the writer thread, after its commit, with each attempt that ended."""
+        self._on_ended = callback
 
     def counts(self) -> dict[str, int]:
         """Return the number of jobs by status; all six are there. Safe from any thread."""

@@ -2,57 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Final
+from starlette.responses import Response
 
+from training.fleet.api.answers import Json
 from training.fleet.api.fleet import Fleet
-from training.fleet.api.json import Decoder
-from training.fleet.api.request import Answer, Request, answer
-from training.fleet.wire import MAX_MANIFEST_BYTES, BackupOrder, FsckOrder, Reload
-
-RELOAD: Final = Decoder(Reload)
-BACKUP: Final = Decoder(BackupOrder)
-FSCK: Final = Decoder(FsckOrder)
+from training.fleet.api.request import Request
+from training.fleet.wire import BackupOrder, FsckOrder, Reload
 
 
-async def cancel(fleet: Fleet, request: Request) -> Answer:
+async def cancel(fleet: Fleet, request: Request) -> Response:
     """Cancel a job, or ask the worker that runs it to stop."""
-    await request.body()
     job_id, who = request.target, request.caller.who
-    return answer(await fleet.run(lambda tx: fleet.queue.cancel(tx, job_id, who)))
+    return Json(await fleet.run(lambda tx: fleet.queue.cancel(tx, job_id, who)))
 
 
-async def requeue(fleet: Fleet, request: Request) -> Answer:
+async def requeue(fleet: Fleet, request: Request) -> Response:
     """Make a failed or cancelled job claimable again with a new budget."""
-    await request.body()
     job_id, who = request.target, request.caller.who
-    return answer(await fleet.run(lambda tx: fleet.queue.requeue(tx, job_id, who)))
+    return Json(await fleet.run(lambda tx: fleet.queue.requeue(tx, job_id, who)))
 
 
-async def reload(fleet: Fleet, request: Request) -> Answer:
+async def reload(fleet: Fleet, request: Request, message: Reload) -> Response:
     """Read the manifest file again and apply it."""
-    body = await request.body()
-    message = RELOAD.decode(body) if body.strip() else Reload()
-    return answer(await fleet.loader.reload(message, request.caller.who))
+    return Json(await fleet.loader.reload(message, request.caller.who))
 
 
-async def plan(fleet: Fleet, request: Request) -> Answer:
+async def plan(fleet: Fleet, request: Request) -> Response:
     """Tell what applying a manifest would do: the one in the body, or the receiver's file."""
-    body = await request.body(MAX_MANIFEST_BYTES)
-    return answer(await fleet.loader.plan(body or None))
+    return Json(await fleet.loader.plan(await request.arrival.whole() or None))
 
 
-async def backup(fleet: Fleet, request: Request) -> Answer:
+async def backup(fleet: Fleet, _request: Request, order: BackupOrder) -> Response:
     """Begin a backup below the receiver's backup_root; GET /v1/chore tells how far it is."""
-    body = await request.body()
-    return answer(fleet.keeper.begin_backup(BACKUP.decode(body) if body.strip() else BackupOrder()))
+    return Json(fleet.keeper.begin_backup(order))
 
 
-async def fsck(fleet: Fleet, request: Request) -> Answer:
+async def fsck(fleet: Fleet, _request: Request, order: FsckOrder) -> Response:
     """Begin a check of database, store and index; GET /v1/chore tells how far it is."""
-    body = await request.body()
-    return answer(fleet.keeper.begin_fsck(FSCK.decode(body) if body.strip() else FsckOrder()))
+    return Json(fleet.keeper.begin_fsck(order))
 
 
-async def chore(fleet: Fleet, _request: Request) -> Answer:
+async def chore(fleet: Fleet, _request: Request) -> Response:
     """The newest backup or check, and what it found."""
-    return answer(fleet.keeper.chore())
+    return Json(fleet.keeper.chore())
