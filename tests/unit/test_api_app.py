@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import types
 from typing import Any
 
@@ -13,7 +14,8 @@ from starlette.types import Message
 from training.fleet.api.access import Access
 from training.fleet.api.app import make_app
 from training.fleet.api.guard import Guard
-from training.fleet.auth import Credentials
+from training.fleet.api.routes import ROUTES, Route
+from training.fleet.auth import Credentials, Role
 
 ID = "a" * 64
 Pairs = list[tuple[bytes, bytes]]
@@ -298,3 +300,27 @@ def test_a_refused_body_is_read_away_when_it_is_small_and_ends_the_connection_el
     headers: Pairs, pieces: list[Message], ends: bool
 ) -> None:
     assert refused(headers, pieces) == (404, ends, 0)
+
+
+# ---- the table of routes
+
+
+@pytest.mark.parametrize("role", ["anyone", "worker", "read"])
+def test_only_a_route_for_operators_asks_for_a_right_and_each_of_them_does(role: Role) -> None:
+    async def handler(*_: Any) -> Any:
+        """Nothing."""
+
+    with pytest.raises(ValueError, match="POST /v1/new is for operator and names the right None"):
+        Route("POST", "/v1/new", "operator", handler)
+    with pytest.raises(ValueError, match="names the right read"):
+        Route("POST", "/v1/new", role, handler, right="read")
+    assert Route("POST", "/v1/new", "operator", handler, right="enrol").right == "enrol"
+
+
+def test_no_route_of_the_table_is_hidden_by_one_before_it() -> None:
+    fixed = [route.path for route in ROUTES if not route.parameters]
+    for index, route in enumerate(ROUTES):
+        if route.parameters:
+            pattern = re.compile(re.sub(r"\{[a-z0-9]+\}", "[^/]+", route.path))
+            later = {path for path in fixed if path not in {one.path for one in ROUTES[:index]}}
+            assert [path for path in later if pattern.fullmatch(path)] == []

@@ -3,25 +3,25 @@
 Owns the names of the metrics and one registry for each receiver. Guarantees that no label takes its values from text
 that anybody could vary without end: statuses, kinds and codes are the product's own words, and hosts are shown up to
 `MAX_HOSTS`. Counters begin at zero with the receiver, as Prometheus expects of them.
+
+Counts are plain numbers here and become metrics when they are asked for. The package's own counters share one lock:
+with endings counted on the writer's thread and times on the event loop, each would make the other wait.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
-from prometheus_client import (
-    CONTENT_TYPE_PLAIN_0_0_4,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    disable_created_metrics,
-    generate_latest,
-)
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
 
 from training.fleet.checks import first_certificate, validity
 from training.fleet.jobs import FAIL_KINDS
@@ -38,8 +38,7 @@ COMMIT_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0
 OUTCOMES: Final = ("completed", "cancelled", "released", "expired", "lost_claim")
 """Endings that no report of a worker explains."""
 
-# The time at which each counter was made is a second series beside it, which nothing here reads.
-disable_created_metrics()  # type: ignore[no-untyped-call]
+Family = GaugeMetricFamily | CounterMetricFamily | HistogramMetricFamily
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,31 @@ class Figures:
     last_seen_s: Mapping[str, float]
 
 
-class Meters:
+class Times:
+    """How often something took how long. One thread may add to it.
+
+    Args:
+        bounds: Upper bounds of the buckets, seconds, rising.
+    """
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum_s = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Add one time."""
+        self._counts[bisect_left(self._bounds, seconds)] += 1
+        self._sum_s += seconds
+
+    def family(self, name: str, note: str) -> HistogramMetricFamily:
+        """Return all times as a metric; its buckets count everything up to their bound."""
+        bounds = [*map(str, self._bounds), "+Inf"]
+        buckets = list(zip(bounds, map(float, accumulate(self._counts)), strict=True))
+        return HistogramMetricFamily(name, note, buckets, self._sum_s)
+
+
+class Meters(Collector):
     """The metrics of one receiver.
 
     Args:
@@ -69,56 +92,21 @@ class Meters:
     """
 
     def __init__(self, certificates: Mapping[str, Path] | None = None) -> None:
+        self.claims = Times(CLAIM_BUCKETS)
+        self.commits = Times(COMMIT_BUCKETS)
         self._certificates = dict(certificates or {})
-        self._registry = registry = CollectorRegistry()
-
-        def gauge(name: str, note: str, *labels: str) -> Gauge:
-            return Gauge(f"cis490_{name}", note, labels, registry=registry)
-
-        self._jobs = gauge("jobs", "Jobs by status.", "status")
-        self._workers = gauge("workers", "Workers by state.", "state")
-        self._parked = gauge("parked_claims", "Claims that wait for a job.")
-        self._artifacts = gauge("artifacts", "Artifacts in the store.")
-        self._artifacts_bytes = gauge("artifacts_bytes", "Size of the artifacts in the store.")
-        self._free_bytes = gauge("store_free_bytes", "Room left for uploads.")
-        self._uptime = gauge("uptime_seconds", "Time since the receiver started.")
-        self._problems = gauge("problems", "Things that are wrong now.")
-        self._seen = gauge("worker_last_seen_timestamp_seconds", "When a worker was last heard.", "worker")
-        self._ends = gauge(
-            "certificate_left_seconds", "Time until a certificate ends; below zero after that.", "certificate"
-        )
-        self._ended = Counter(
-            "cis490_attempts_ended_total", "Attempts that ended, by what ended them.", ["kind"], registry=registry
-        )
-        self._seconds = Counter(
-            "cis490_training_seconds_total",
-            "Time that workers held jobs, by whether a result came of it.",
-            ["result"],
-            registry=registry,
-        )
-        self._refused = Counter(
-            "cis490_uploads_refused_total",
-            "Uploads that were refused or broke off, by code.",
-            ["code"],
-            registry=registry,
-        )
-        self.claims = Histogram(
-            "cis490_claim_seconds", "Time of a claim, without the wait.", buckets=CLAIM_BUCKETS, registry=registry
-        )
-        self.commits = Histogram(
-            "cis490_commit_seconds",
-            "Time from handing a change to the database until it is durable.",
-            buckets=COMMIT_BUCKETS,
-            registry=registry,
-        )
-        # All of them now, so that a rate has a zero to begin at, and so that an ending need not look its own up.
-        self._by_kind = {kind: self._ended.labels(kind) for kind in (*OUTCOMES, *FAIL_KINDS)}
-        self._trained, self._lost = self._seconds.labels("trained"), self._seconds.labels("lost")
+        self._figures: Figures | None = None
+        # All kinds now, so that a rate has a zero to begin at.
+        self._ended = Counter(dict.fromkeys((*OUTCOMES, *FAIL_KINDS), 0))
+        self._seconds = {"trained": 0.0, "lost": 0.0}
+        self._refused: Counter[str] = Counter()
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
 
     def count_ending(self, ended: Ended) -> None:
-        """Count an attempt that ended. Any thread may call it."""
-        self._by_kind[ended.kind or ended.outcome].inc()
-        (self._trained if ended.outcome == "completed" else self._lost).inc(max(0.0, ended.held_s))
+        """Count an attempt that ended. Called on the writer thread alone."""
+        self._ended[ended.kind or ended.outcome] += 1
+        self._seconds["trained" if ended.outcome == "completed" else "lost"] += max(0.0, ended.held_s)
 
     def count_refused_upload(self, code: str) -> None:
         """Count an upload that was not taken.
@@ -126,32 +114,68 @@ class Meters:
         Args:
             code: Code of the error it ended with.
         """
-        self._refused.labels(code).inc()
+        self._refused[code] += 1
 
     def text(self, figures: Figures) -> bytes:
         """Return all metrics in the text form. Reads the certificates' files.
 
         Source: Prometheus, exposition formats, version 0.0.4.
         """
-        health, now = figures.health, time.time()
-        for status, count in health.counts.items():
-            self._jobs.labels(status).set(count)
-        for state, count in health.workers.items():
-            self._workers.labels(state).set(count)
-        self._parked.set(figures.parked)
-        self._artifacts.set(health.storage["artifacts"])
-        self._artifacts_bytes.set(health.storage["bytes"])
-        self._free_bytes.set(health.storage["free_bytes"])
-        self._uptime.set(round(health.uptime_s))
-        self._problems.set(len(health.problems))
-        self._seen.clear()  # a host that is gone must not be shown for ever
-        for worker, seen_s in figures.last_seen_s.items():
-            self._seen.labels(worker).set(round(now - seen_s, 3))
-        self._ends.clear()
-        for name, path in self._certificates.items():
-            if (ends_at := _ends_at(path)) is not None:
-                self._ends.labels(name).set(round(ends_at - now))
+        self._figures = figures
         return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Family]:
+        """Yield the metrics; before the first answer those that the receiver's state gives are left out."""
+        if self._figures is not None:
+            yield from self._present(self._figures)
+        for name, note, label, counts in (
+            ("attempts_ended", "Attempts that ended, by what ended them.", "kind", self._ended),
+            (
+                "training_seconds",
+                "Time that workers held jobs, by whether a result came of it.",
+                "result",
+                self._seconds,
+            ),
+            ("uploads_refused", "Uploads that were refused or broke off, by code.", "code", self._refused),
+        ):
+            counter = CounterMetricFamily(f"cis490_{name}", note, labels=[label])
+            for value, count in dict(counts).items():
+                counter.add_metric([value], count)
+            yield counter
+        yield self.claims.family("cis490_claim_seconds", "Time of a claim, without the wait.")
+        yield self.commits.family(
+            "cis490_commit_seconds", "Time from handing a change to the database until it is durable."
+        )
+
+    def _present(self, figures: Figures) -> Iterator[Family]:
+        health, now = figures.health, time.time()
+        storage, seen = health.storage, figures.last_seen_s
+        yield _gauges("jobs", "Jobs by status.", "status", health.counts)
+        yield _gauges("workers", "Workers by state.", "state", health.workers)
+        yield _gauge("parked_claims", "Claims that wait for a job.", figures.parked)
+        yield _gauge("artifacts", "Artifacts in the store.", storage["artifacts"])
+        yield _gauge("artifacts_bytes", "Size of the artifacts in the store.", storage["bytes"])
+        yield _gauge("store_free_bytes", "Room left for uploads.", storage["free_bytes"])
+        yield _gauge("uptime_seconds", "Time since the receiver started.", round(health.uptime_s))
+        yield _gauge("problems", "Things that are wrong now.", len(health.problems))
+        heard = {worker: round(now - seen_s, 3) for worker, seen_s in seen.items()}
+        yield _gauges("worker_last_seen_timestamp_seconds", "When a worker was last heard.", "worker", heard)
+        ends = {name: ends_at for name, path in self._certificates.items() if (ends_at := _ends_at(path)) is not None}
+        left = {name: round(ends_at - now) for name, ends_at in ends.items()}
+        yield _gauges(
+            "certificate_left_seconds", "Time until a certificate ends; below zero after that.", "certificate", left
+        )
+
+
+def _gauge(name: str, note: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"cis490_{name}", note, value)
+
+
+def _gauges(name: str, note: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+    gauge = GaugeMetricFamily(f"cis490_{name}", note, labels=[label])
+    for value, figure in values.items():
+        gauge.add_metric([value], figure)
+    return gauge
 
 
 def _ends_at(path: Path) -> float | None:
