@@ -1,6 +1,6 @@
-"""The border between the event loop and the database's writer thread.
+"""The way from the event loop to the database's writer thread and back.
 
-Owns the way there and back. Guarantees that answers and notices arrive on the event loop in the order in which the
+Owns both directions. Guarantees that answers and notices arrive on the event loop in the order in which the
 writer made them, and that a whole batch of answers costs one wake-up of the loop.
 """
 
@@ -59,7 +59,7 @@ class Bridge:
 
         Args:
             change: What to do on the writer thread.
-            repeatable: Whether it may be undone and run a second time before it is answered.
+            repeatable: It may be undone and run a second time before it is answered.
         """
         waiter: asyncio.Future[T] = self._loop.create_future()
         begun = time.perf_counter()

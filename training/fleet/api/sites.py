@@ -2,8 +2,8 @@
 
 Owns the rule for `Sec-Fetch-Site` and `Origin` on requests that change something. Guarantees that what a browser sends
 for a page of another site is refused, browsers from before `Sec-Fetch-Site` included. Programs send neither header and
-pass. `Referer` is not looked at: a page can tell the browser to leave it out, so a page that means harm does, and a
-rule against its absence would refuse every program as well.
+pass. `Referer` is not looked at: a hostile page can have the browser leave it out, and a rule against its absence would
+refuse every program as well.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def demand_own_page(arrival: Arrival, names: Set[str]) -> None:
         names: The receiver's configured names.
 
     Raises:
-        ForbiddenError: A browser says that the page is of another site, or of one it does not tell (`Origin: null`).
+        ForbiddenError: A browser says that the page is of another site, or hides which (`Origin: null`).
     """
     head = arrival.head
     origin = head.get(b"origin")

@@ -1,9 +1,9 @@
 """Uploads under way: how many of one lease, and how much one lease may bring.
 
-Owns the turns of uploads. Guarantees that of one lease one upload at a time takes room and reads its body, the newest
-of them: a worker whose connection broke tries again, while the receiver still waits for the old one. Guarantees that a
-lease begins no more than `MAX_DIGESTS` different artifacts, so that a worker fills no store with one job. What is
-remembered stays bounded. Leaves to the queue whether a lease may upload at all. Lives on the event loop.
+Owns the order of uploads. Guarantees that one upload of a lease at a time takes room and reads its body, the newest
+one: a worker whose connection broke tries again while the receiver still waits for the old one. Guarantees that a lease
+begins at most `MAX_DIGESTS` different artifacts, so that a worker cannot fill the store with one job. Memory stays
+bounded. The queue decides if a lease may upload at all. Lives on the event loop.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ FRAMING_BYTES: Final = 32768
 YOUNG_S: Final = 1.0
 """How long a new connection has before it is taken for one that sends nothing."""
 GIVE_WAY: Final = 16
-"""One in so many connections is closed when room is wanted."""
+"""When all places are taken, up to this part of the limit is closed: idle connections, longest unused first."""
 EXCESS: Final = 32
 """Connections beyond the limit that get an answer before they are closed; the spare open files allow them."""
 

@@ -82,7 +82,7 @@ def run(
         settings: The effective settings.
         credentials: Who may do what.
         environ: Environment variables, for the service manager.
-        reread: Returns the credentials anew, at a reload.
+        reread: Reads the credentials again, at a reload.
         front: What stands in front of the receiver; None for nothing.
 
     Returns:
@@ -247,7 +247,7 @@ def _open_store(store: Store, database: Sqlite, queue: Queue) -> None:
     if removed:
         _log.info("leftovers of uploads removed", extra={"data": {"files": removed}})
     if store.rebuild_index(_artifact_rows(database, queue)):
-        _log.warning("the index was not what the database says and was written anew")
+        _log.warning("the index did not match the database and was written again")
 
 
 def make_server(
@@ -362,7 +362,7 @@ class _Ending:
         self._server.stop()
 
     def fail(self, reason: str) -> None:
-        """End with a failure, so that the service manager starts anew."""
+        """End with a failure, so that the service manager starts the receiver again."""
         _log.error("a disk failed", extra={"data": {"reason": reason}})
         self.status = EX_FAILURE
         self.begin()
@@ -417,7 +417,7 @@ async def _sweep_forever(fleet: Fleet) -> None:
 
 
 async def _keep_certificate(secure: Tls) -> None:
-    """Look at the certificate now and then: it is issued anew before it ends, and taken up when it changed."""
+    """Look at the certificate once a minute: renew it before it ends, and load it when its file changed."""
     while True:
         try:
             secure.refresh(time.time())
@@ -427,7 +427,7 @@ async def _keep_certificate(secure: Tls) -> None:
 
 
 async def _pat_watchdog(fleet: Fleet, service: Service) -> None:
-    """Tell the service manager that the loop and the writer thread live."""
+    """Show the service manager that the loop and the writer thread are alive."""
     while True:
         await fleet.run(lambda _tx: None)
         service.alive()

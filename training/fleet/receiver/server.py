@@ -1,4 +1,4 @@
-"""The HTTP server: uvicorn, told what to do from outside.
+"""The HTTP server: uvicorn without its own signals.
 
 Owns the listening socket, the number of connections, the orderly end and the regular look for slow connections, whose
 rules are those of `connections`.

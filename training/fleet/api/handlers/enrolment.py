@@ -88,7 +88,7 @@ async def certificate(fleet: Fleet, request: Request) -> Response:
 
 
 async def revoke(fleet: Fleet, request: Request) -> Response:
-    """Take a worker's secret back; its jobs return to the queue."""
+    """Revoke a worker's secret; its jobs return to the queue."""
     worker, who = request.target, request.caller.who
     gone = await fleet.run(lambda tx: fleet.queue.revoke(tx, worker, who))
     fleet.sessions.forget(worker)
@@ -116,7 +116,7 @@ async def events(fleet: Fleet, request: Request) -> Response:
 
 
 async def authority(fleet: Fleet, _request: Request) -> Response:
-    """The receiver's certificate authority in PEM; whoever fetches it compares it with the fingerprint it was given."""
+    """The receiver's certificate authority in PEM; a host compares it with the fingerprint from its invitation."""
     if not fleet.authority.pem:
         raise NotFoundError("this receiver has no certificate authority of its own; trust the one of its certificate")
     return Response(fleet.authority.pem, media_type="application/x-pem-file")

@@ -28,17 +28,17 @@ async def reload(fleet: Fleet, request: Request, message: Reload) -> Response:
 
 
 async def plan(fleet: Fleet, request: Request) -> Response:
-    """Tell what applying a manifest would do: the one in the body, or the receiver's file."""
+    """Show what applying a manifest would do: the one in the body, or the receiver's file."""
     return Json(await fleet.loader.plan(await request.arrival.whole() or None))
 
 
 async def backup(fleet: Fleet, _request: Request, order: BackupOrder) -> Response:
-    """Begin a backup below the receiver's backup_root; GET /v1/chore tells how far it is."""
+    """Begin a backup below the receiver's backup_root; GET /v1/chore shows how far it is."""
     return Json(fleet.keeper.begin_backup(order))
 
 
 async def fsck(fleet: Fleet, _request: Request, order: FsckOrder) -> Response:
-    """Begin a check of database, store and index; GET /v1/chore tells how far it is."""
+    """Begin a check of database, store and index; GET /v1/chore shows how far it is."""
     return Json(fleet.keeper.begin_fsck(order))
 
 

@@ -37,6 +37,7 @@ PARK_CAP_S: Final = 60.0
 OLDEST_WORKER: Final = (0, 1)
 """Oldest version of a worker this receiver speaks with."""
 LOOP_TURNS: Final = 6
+"""Turns of the event loop until a hang-up that the kernel knows has reached its task."""
 LEASE: Final = re.compile(r"[0-9A-Za-z_-]{8,64}")
 UPLOAD_BATCH_BYTES: Final = 2**19
 LOOK_AGAIN_S: Final = 30.0
@@ -151,7 +152,7 @@ async def _let_hang_ups_arrive(gone: asyncio.Task[None]) -> None:
 
 @functools.lru_cache(64)
 def _speakable(version: str) -> bool:
-    """Say whether a worker is new enough. One that tells no version, or an odd one, is taken as new."""
+    """Return True if a worker is new enough. Without a version, or with one that cannot be read, it counts as new."""
     numbers = version.split(".")[:2]
     if len(numbers) < 2 or not all(number.isdecimal() for number in numbers):
         return True
@@ -176,7 +177,7 @@ async def complete(fleet: Fleet, request: Request, message: Complete) -> Respons
 
 
 async def fail(fleet: Fleet, request: Request, message: Fail) -> Response:
-    """Take note that an attempt ended without a result."""
+    """End an attempt without a result."""
     await demand_holder(fleet, request, message.lease_id)
     job_id = request.target
     return Json(await fleet.run(lambda tx: fleet.queue.fail(tx, job_id, message)))
