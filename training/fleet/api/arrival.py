@@ -93,8 +93,7 @@ class Arrival:
         # The usual body is already here; the receiver closes connections that keep it waiting for the first piece.
         message = await (self._receive() if not self._begun and self._limit is not None else self._in_time())
         self._begun = True
-        if message["type"] == "http.request":
-            self._count(len(message["body"]), message.get("more_body", False))
+        self._note(message)
         return message
 
     async def whole(self) -> bytes:
@@ -104,16 +103,30 @@ class Arrival:
             ClientDisconnect: The client hung up.
             FleetError: See `receive`.
         """
-        message = await self.receive()
+        if self._begun or self._limit is None:
+            return await self._rest(await self.receive())
+        message = await self._receive()  # the usual message is here and whole
+        self._begun = True
+        body: bytes = message.get("body", b"")
+        if message["type"] != "http.request" or message.get("more_body") or len(body) > self._limit:
+            self._note(message)
+            return await self._rest(message)
+        self.consumed = True
+        return body
+
+    async def _rest(self, message: Message) -> bytes:
         pieces = []
         while message["type"] == "http.request":
             pieces.append(message["body"])
             if not message.get("more_body"):
-                return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+                return b"".join(pieces)
             message = await self.receive()
         raise ClientDisconnect
 
-    def _count(self, size: int, more: bool) -> None:
+    def _note(self, message: Message) -> None:
+        if message["type"] != "http.request":
+            return
+        size, more = len(message["body"]), message.get("more_body", False)
         self.consumed = not more
         limit = self._limit
         if limit is None:
