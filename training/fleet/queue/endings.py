@@ -58,6 +58,21 @@ class Ending:
 
 
 @dataclass(frozen=True, slots=True)
+class Ended:
+    """An attempt that has ended, with or without a result.
+
+    Attributes:
+        outcome: Of the attempt.
+        kind: Kind of the failure that the worker reported, None when it reported none.
+        held_s: Seconds since the worker was given the job.
+    """
+
+    outcome: str
+    kind: str | None
+    held_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Witnesses:
     """What is known when a host rejects a specification.
 

@@ -38,6 +38,19 @@ class WorkerViews:
         shown = names[:limit]
         return WorkerPage([self._worker(name) for name in shown], shown[-1] if len(names) > limit else None)
 
+    def last_seen(self, limit: int) -> dict[str, float]:
+        """Return seconds since hosts were heard, by name. Safe from any thread.
+
+        Args:
+            limit: Most hosts; those that enrolled or that the manifest names come first, then by name.
+        """
+        known = {name: self._hosts.known(name) for name in self._hosts.names()}
+        heard = {name: one.seen_at for name, one in known.items() if one is not None and one.seen_at is not None}
+        named = self._hosts.in_force.hosts
+        ordered = sorted(heard, key=lambda name: (name not in named and self._registry.living(name) is None, name))
+        now = self._clock.now()
+        return {name: max(0.0, now - heard[name]) for name in ordered[:limit]}
+
     def counts(self) -> dict[str, int]:
         """Return the number of hosts by state: working, idle, away. Safe from any thread."""
         found = {"working": 0, "idle": 0, "away": 0}
