@@ -28,9 +28,9 @@ from crash_scenes import Scene
 from crash_trace import Step
 
 from training.fleet.database.sqlite import upkeep
+from training.fleet.database.sqlite.opening import prepare
 from training.fleet.database.sqlite.pages import make_folder, sums_path
 from training.fleet.database.sqlite.upkeep import DatabaseFile
-from training.fleet.database.sqlite.opening import prepare
 from training.fleet.errors import FleetError
 from training.fleet.maintenance.artifacts import CheckOptions, Places
 from training.fleet.maintenance.fsck import fsck
