@@ -73,6 +73,7 @@ class Queue:
         self._operator = OperatorChanges(memory, history)
         self._sweeper = Sweeper(memory, settling)
         self._jobs = JobViews(memory)
+        # The registry itself, because lists of hosts are read on the event loop, where no row can be read.
         self._workers = WorkerViews(memory, self.identities.registry)
         self._reasons = Reasons(memory)
 

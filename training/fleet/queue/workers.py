@@ -105,6 +105,7 @@ class WorkerViews:
         """
         row, in_force = self._worker(name), self._hosts.in_force
         waiting, able, reasons = self._prospects(tx, name)
+        # A host that is held back gets none of them, whatever it could run.
         if row.alerts:
             able, reasons = 0, row.alerts
         table = "" if row.policy is None else f"hosts.{name if name in in_force.hosts else DEFAULT_HOST}"
