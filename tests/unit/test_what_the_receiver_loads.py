@@ -15,6 +15,7 @@ print(*sorted(sys.modules))
 """
 ASKING = {"urllib.request", "ftplib", "smtplib", "training.fleet.client"}
 UNPACKING = {"tarfile", "training.fleet.bundle", "training.trainer.archive", "training.trainer.unpack"}
+READING = {"rtoml"}
 MODELS = {"numpy", "lightgbm", "sklearn", "torch", "onnx", "safetensors", "joblib", "pyarrow"}
 
 
@@ -34,6 +35,11 @@ def test_a_receiver_asks_no_other_server(loaded: set[str], root: Path) -> None:
         if "http.client" in path.read_text() or "create_connection" in path.read_text()
     ]
     assert asking == ["training/fleet/receiver/doctor.py"]
+
+
+def test_a_receiver_leaves_the_reader_of_manifests_to_the_child(loaded: set[str]) -> None:
+    """It would keep the memory."""
+    assert loaded & READING == set()
 
 
 def test_a_receiver_unpacks_nothing_and_loads_no_model(loaded: set[str]) -> None:

@@ -8,13 +8,13 @@ and that what it answered is durable. Methods that take a transaction run on the
 
 from __future__ import annotations
 
-from training.fleet.queue.apply import plan, reload, reload_edit
+from training.fleet.queue.apply import plan, reload
 from training.fleet.queue.enrolment import Enrolment
 from training.fleet.queue.lists import Filters, Lists
 from training.fleet.queue.load import Load
 from training.fleet.queue.sweep import Sweep
 
-__all__ = ["Filters", "Queue", "plan", "reload", "reload_edit"]
+__all__ = ["Filters", "Queue", "plan", "reload"]
 
 
 class Queue(Sweep, Enrolment, Lists, Load):
