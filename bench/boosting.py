@@ -12,11 +12,11 @@ import numpy as np
 from bench.figures import Figure, emit
 from bench.material import described, windows
 from bench.sides import in_turns
-from training.trainer.checkpoint import FitCheckpoint
-from training.trainer.data import Floats, Ints
+from training.trainer.data.telemetry import Floats, Ints
+from training.trainer.data.windows import Samples, WindowSet, feature_matrix, feature_names
+from training.trainer.exchange.checkpoint import FitCheckpoint
 from training.trainer.hyper import completed_hyper
 from training.trainer.models import Setting, gbt
-from training.trainer.windows import Samples, WindowSet, feature_matrix, feature_names
 
 TRAIN_WINDOWS, VALIDATION_WINDOWS, ROUNDS = 50_000, 12_500, 100
 Side = Callable[[], object]

@@ -12,13 +12,13 @@ from pathlib import Path
 from bench.figures import Figure
 from bench.load import capability
 from bench.stage import manifest, receiver
-from training.fleet import wire
-from training.fleet.capability import Capability
 from training.fleet.database import Transaction
 from training.fleet.database.sqlite import Sqlite
-from training.fleet.jobs import Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
 from training.fleet.manifest import Header, JobEntry
+from training.fleet.model.capability import Capability
+from training.fleet.model.jobs import Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
 from training.fleet.queue import Queue, apply
+from training.fleet.wire.worker import Claim, Fail
 from training.trainer.hyper import contract_digest, describe
 
 WORKER = "bench-0"
@@ -81,12 +81,12 @@ def _claims(path: Path, rounds: int) -> list[float]:
 
 
 def _claim(tx: Transaction, queue: Queue, host: Capability) -> float:
-    message = wire.Claim(secrets.token_hex(12), WORKER, host)
+    message = Claim(secrets.token_hex(12), WORKER, host)
     begun = time.perf_counter()
     lease = queue.claim(tx, message)
     took = time.perf_counter() - begun
     assert lease is not None
-    queue.fail(tx, lease.job_id, wire.Fail(lease.lease_id, "preempted"))
+    queue.fail(tx, lease.job_id, Fail(lease.lease_id, "preempted"))
     return took
 
 

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 from bench.stage import ROOT
-from training.dataset import read_dataset
-from training.trainer.data import read_telemetry
-from training.trainer.windows import WindowSet, window_set
+from training.contracts.dataset_folder import read_dataset
+from training.trainer.data.telemetry import read_telemetry
+from training.trainer.data.windows import WindowSet, window_set
 
 MODE, SPLIT = "oracle", "hosts"
 SHIPPED = ROOT / "data" / "lab"

@@ -11,9 +11,9 @@ import torch
 from bench.figures import Figure, emit
 from bench.material import described, windows
 from bench.sides import Sides, Took, in_turns
-from training.trainer.data import Floats, Ints
-from training.trainer.networks import Gather
-from training.trainer.windows import Doubles, Sequences, WindowSet, feature_matrix, sequences, standardised
+from training.trainer.data.telemetry import Floats, Ints
+from training.trainer.data.windows import Doubles, Sequences, WindowSet, feature_matrix, sequences, standardised
+from training.trainer.models.networks import Gather
 
 SAMPLE = 4_000
 """Windows that the loop over statistics does; its time is scaled to all of them."""

@@ -18,11 +18,10 @@ from torch import nn
 from bench.figures import Figure, emit
 from bench.material import described, windows
 from bench.sides import in_turns
-from training.trainer import networks
-from training.trainer.checkpoint import FitCheckpoint
+from training.trainer.data.windows import Samples, Sequences, sequences
+from training.trainer.exchange.checkpoint import FitCheckpoint
 from training.trainer.hyper import MODELS, completed_hyper
-from training.trainer.models import Setting, model_module
-from training.trainer.windows import Samples, Sequences, sequences
+from training.trainer.models import Setting, model_module, networks
 
 MODELS_WITH_STEPS = tuple(name for name, model in MODELS.items() if model.inputs == "sequences")
 TURNS = 5

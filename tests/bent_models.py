@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from training.trainer import child
-from training.trainer.bundle_reader import Description
-from training.trainer.data import Floats
+from training.trainer.data.telemetry import Floats
+from training.trainer.data.windows import Sequences
 from training.trainer.faults import SpecError
 from training.trainer.hyper import MODELS
-from training.trainer.scoring import _input_shape, load_bundle, scores
-from training.trainer.windows import Sequences
+from training.trainer.stored import child
+from training.trainer.stored.model_files import Description
+from training.trainer.stored.scoring import _input_shape, load_bundle, scores
 
 Bend = Callable[[random.Random, bytes], bytes]
 

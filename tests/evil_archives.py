@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from training.trainer.archive import zstd_module
+from training.trainer.stored.archive import zstd_module
 
 zstd = zstd_module()
 END = bytes(1024)

@@ -20,9 +20,10 @@ from training.fleet.api.fleet import Fleet
 from training.fleet.api.front import Front
 from training.fleet.auth import Credentials
 from training.fleet.database.sqlite import Sqlite
-from training.fleet.receiver import options, tls
+from training.fleet.receiver import options
 from training.fleet.receiver.run import make_server, start_fleet
 from training.fleet.receiver.server import Server, listen
+from training.fleet.tls import serving
 
 TOKEN = "an-operator-token-for-tests"
 HERE = {"X-Worker-Session": f"{'5' * 32}.{'1' * 32}"}
@@ -99,6 +100,7 @@ class LiveReceiver:
         self.loop.call_soon_threadsafe(self._stop)
         self._thread.join(20)
         assert not self._thread.is_alive()
+        assert self._error is None, f"the receiver ended with {self._error!r}"
 
     def _stop(self) -> None:
         self.fleet.drain()
@@ -116,7 +118,7 @@ class LiveReceiver:
         database = Sqlite.open(self.settings["db"])
         try:
             self.fleet = await start_fleet(self.settings, database)
-            self.secure = tls.make(self.settings)
+            self.secure = serving.make(self.settings)
             self.server = make_server(
                 self.settings, self.credentials, self.fleet, "127.0.0.1", self.parser, self.secure, self.front
             )

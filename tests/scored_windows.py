@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from training.trainer.data import Telemetry
-from training.trainer.evaluation import evaluated
-from training.trainer.measures import headline
-from training.trainer.predictions import Predictions, continuing
+from training.trainer.data.telemetry import Telemetry
+from training.trainer.evaluation.evaluate import evaluated
+from training.trainer.evaluation.measures import headline
+from training.trainer.evaluation.scored_windows import Predictions, continuing
 
 Host = Sequence[tuple[int, float]]
 """Label and score of each row of one host."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from training.fleet.certificates import DAY_S, Authority, Pair, make_authority, replace
+from training.fleet.tls.certificates import DAY_S, Authority, KeyPair, make_authority, replace
 
 NAMES = ("localhost", "127.0.0.1")
 
@@ -33,7 +33,7 @@ class Site:
         now, life_s = _moment(**when)
         return self.put(label or name, self.authority.worker(name, uri, now, life_s=life_s))
 
-    def put(self, label: str, pair: Pair) -> tuple[Path, Path]:
+    def put(self, label: str, pair: KeyPair) -> tuple[Path, Path]:
         paths = self.folder / f"{label}.pem", self.folder / f"{label}.key"
         replace(paths[0], pair.certificate_pem)
         replace(paths[1], pair.key_pem)

@@ -1,1 +1,1 @@
-"""The CIS490 training fleet: `fleet` coordinates, `trainer` trains, `dataset` is the data contract both read."""
+"""The CIS490 training fleet: `fleet` coordinates, `trainer` trains, `contracts` is what both must agree on."""

@@ -12,7 +12,7 @@ from tls_site import Site
 
 from training.fleet.api.routes import ROUTES
 from training.fleet.auth import Credentials, Operator
-from training.fleet.receiver.tls import Issuer
+from training.fleet.tls.serving import Issuer
 
 TOKENS = {"operator": "an-operator-token-for-tests", "read": "a-read-token-for-tests"}
 NAMED = {"looker": "read", "steward": "operate", "doorman": "enrol"}

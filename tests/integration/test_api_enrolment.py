@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from live_receiver import LiveReceiver, Reply, manifest
 
-from training.fleet import wire
 from training.fleet.api.front import Front
 from training.fleet.auth import Credentials
 from training.fleet.errors import UnavailableError
+from training.fleet.wire.identities import Enrol, Material
 
 TOKENS = {"operator": "an-operator-token-for-tests", "read": "a-read-token-for-tests"}
 READ = {"Authorization": "Bearer a-read-token-for-tests"}
@@ -133,7 +133,7 @@ def test_a_code_that_could_not_be_looked_at_is_not_counted_as_wrong(
 ) -> None:
     code, real, failures = receiver.invited("w1"), receiver.fleet.queue.enrol, iter(range(9))
 
-    def enrol(tx: Any, message: wire.Enrol) -> Any:
+    def enrol(tx: Any, message: Enrol) -> Any:
         if next(failures) < 8:
             raise UnavailableError("the disk does not answer")
         return real(tx, message)
@@ -202,7 +202,7 @@ def test_an_issuer_gives_what_mutual_tls_needs_and_its_certificate_is_noted(rece
     assert receiver.enrol("plain", receiver.invited("plain"), "key").json["ca_pem"] == "the receiver's authority"
     assert receiver.call("GET", "/v1/ca").body == b"the receiver's authority"
     receiver.fleet.ca_sha256 = "c" * 64
-    receiver.fleet.issuer = lambda worker, _id: wire.Material("ca", f"certificate of {worker}", "its key", "f" * 64)
+    receiver.fleet.issuer = lambda worker, _id: Material("ca", f"certificate of {worker}", "its key", "f" * 64)
     invited = receiver.call("POST", "/v1/invite", {"worker": "w1"}, operator=True).json
     assert invited["ca_sha256"] == "c" * 64
     reply = receiver.enrol("w1", invited["code"], "key")

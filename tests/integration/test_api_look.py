@@ -93,6 +93,25 @@ def test_why_names_each_host(receiver: LiveReceiver) -> None:
     assert receiver.call("GET", f"/v1/job/{'0' * 64}/why").status == 404
 
 
+def test_a_host_without_an_identity_names_itself_to_see_its_own_page(receiver: LiveReceiver) -> None:
+    receiver.claim("omega")
+    assert receiver.call("GET", "/v1/worker/self?worker=omega").json["worker"] == "omega"
+    refused = receiver.call("GET", "/v1/worker/self")
+    assert (refused.status, refused.json["code"]) == (422, "invalid_message")
+
+
+def test_a_receiver_that_drains_says_so_although_an_identity_is_used_twice(
+    receiver: LiveReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiver.fleet.sessions, "clashed", lambda: ["omega"])
+    told = receiver.call("GET", "/v1/health").json
+    assert (told["status"], len(told["problems"])) == ("degraded", 1)
+    monkeypatch.setattr(receiver.fleet, "draining", True)
+    told = receiver.call("GET", "/v1/health").json
+    assert told["status"] == "draining"
+    assert "omega" in told["problems"][-1]
+
+
 def test_liveness_and_readiness_are_told(receiver: LiveReceiver) -> None:
     assert receiver.call("GET", "/healthz").json == {"status": "ok"}
     assert receiver.call("GET", "/readyz").json == {"status": "ready", "problems": []}

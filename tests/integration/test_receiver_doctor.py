@@ -16,8 +16,8 @@ from integrity_site import Site as Files
 from live_receiver import HEAD, TOKEN, LiveReceiver, manifest
 from tls_site import Site
 
-from training.fleet.certificates import DAY_S
 from training.fleet.receiver import belongings, doctor, main
+from training.fleet.tls.certificates import DAY_S
 
 Found = dict[str, dict[str, str]]
 

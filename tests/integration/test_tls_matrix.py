@@ -16,7 +16,7 @@ from live_receiver import manifest
 from tls_doors import CADDIES, PROXY, READ, Door, Files, Worker, direct, fronted
 from tls_site import Site
 
-from training.fleet.auth.peers import worker_uri
+from training.fleet.tls.peers import worker_uri
 
 WAYS: dict[str, Callable[[Path, str], AbstractContextManager[Door]]] = {
     "direct, httptools": functools.partial(direct, parser="httptools"),

@@ -21,13 +21,13 @@ from tls_doors import direct
 from tls_site import Site
 
 from training.fleet import receiver, settings
-from training.fleet.certificates import DAY_S, facts, write_new
 from training.fleet.client import Client
 from training.fleet.errors import AuthenticationError
 from training.fleet.receiver import init as making
 from training.fleet.receiver import options
 from training.fleet.receiver.operators import credentials_of
-from training.fleet.receiver.tls import Files, Tls
+from training.fleet.tls.certificates import DAY_S, facts, write_new
+from training.fleet.tls.serving import Files, Tls
 from training.fleet.worker.enrol import fingerprint
 
 TOKENS = {"CIS490_READ_TOKEN": "r" * 16}

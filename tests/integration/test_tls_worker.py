@@ -17,9 +17,9 @@ import pytest
 from live_receiver import HEAD
 from tls_doors import CADDIES, READ, Door, direct, fronted
 
-from training.fleet.certificates import facts
 from training.fleet.cli.program import main as jobs_command
-from training.fleet.receiver.tls import Issuer
+from training.fleet.tls.certificates import facts
+from training.fleet.tls.serving import Issuer
 from training.fleet.worker.certificate import renew_at
 
 TESTS = Path(__file__).resolve().parents[1]

@@ -19,15 +19,18 @@ from live_receiver import HEAD, TOKEN, LiveReceiver, manifest
 from stub_receiver import StubReceiver, problem
 from tls_site import Site
 
-from training.fleet import capability, wire
 from training.fleet.auth import Credentials
-from training.fleet.capability import Datasets, detect
-from training.fleet.certificates import DAY_S
+from training.fleet.capability import cards, libraries
+from training.fleet.capability.detect import detect
 from training.fleet.client import Client
-from training.fleet.worker import main, reach
+from training.fleet.model.capability import Datasets, Gpu
+from training.fleet.tls.certificates import DAY_S
+from training.fleet.wire.worker import Claim
+from training.fleet.worker import reach
 from training.fleet.worker.enrol import enrol_host
 from training.fleet.worker.identity import session
 from training.fleet.worker.options import options
+from training.fleet.worker.program import main
 
 TOKENS = {"operator": TOKEN, "read": "a-read-token-for-tests"}
 SECRETS = (*TOKENS.values(), "a-worker-token-for-tests", "cis490w.")
@@ -40,8 +43,8 @@ def plain_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [name for name in os.environ if name.startswith("CIS490_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
-    monkeypatch.setattr(capability, "_torch", lambda problems, timeout_s: (None, False))
-    monkeypatch.setattr(capability, "_gpus", lambda problems: ())
+    monkeypatch.setattr(libraries, "try_torch", lambda problems, timeout_s: (None, False))
+    monkeypatch.setattr(cards, "find", lambda problems: ())
     (tmp_path / "state").mkdir()
 
 
@@ -96,7 +99,7 @@ class Secured:
             certificate=(pem, pem),
             session=here,
         )
-        client.claim(wire.Claim("claim-of-the-doctor", "box", found, []))
+        client.claim(Claim("claim-of-the-doctor", "box", found, []))
         client.close()
 
 
@@ -143,9 +146,9 @@ def test_a_running_worker_that_does_not_see_the_card_of_this_session_fails(
     secured: Secured, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secured.call({})
-    card = capability.Gpu("RTX 3060", "GPU-1", 12 * 2**30, 11 * 2**30, "550.1")
-    monkeypatch.setattr(capability, "_gpus", lambda problems: (card,))
-    monkeypatch.setattr(capability, "_torch", lambda problems, timeout_s: ("2.4", True))
+    card = Gpu("RTX 3060", "GPU-1", 12 * 2**30, 11 * 2**30, "550.1")
+    monkeypatch.setattr(cards, "find", lambda problems: (card,))
+    monkeypatch.setattr(libraries, "try_torch", lambda problems, timeout_s: ("2.4", True))
     status, found = doctor(capsys)
     assert (status, found["running worker"]["state"]) == (1, "fail")
     assert found["running worker"]["found"] == "it reports no card, this session sees a usable card"
@@ -257,7 +260,7 @@ def test_the_manifest_is_told_as_it_concerns_this_host(
 def test_a_trainer_that_declares_something_else_fails(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(capability, "_own_trainer", lambda problems: ("sha256:" + "1" * 64, ("gbt",)))
+    monkeypatch.setattr(libraries, "own_trainer", lambda problems: ("sha256:" + "1" * 64, ("gbt",)))
     with LiveReceiver(tmp_path, manifest(1)) as live:
         status, found = doctor(capsys, "--receiver", f"http://127.0.0.1:{live.port}")
     assert (status, found["contract"]["state"]) == (1, "fail")

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from live_receiver import HEAD, HERE, TOKEN, LiveReceiver
 
-from training.fleet import wire
 from training.fleet.auth import Credentials
 from training.fleet.client import Client
+from training.fleet.wire.identities import Invite, InviteOrder
 from training.fleet.worker.identity import OwnSecret
 from training.fleet.worker.journal import Journal
 
@@ -368,7 +368,7 @@ def test_the_authority_of_the_invite_is_fetched_and_trusted_and_no_other(
     flags = {**TERMS, "tls_certificate": str(certificate), "tls_key": str(key)}
     with LiveReceiver(folder, text(0), credentials=Credentials.of(CREDENTIALS, enrolled_only=True), **flags) as live:
         live.fleet.ca_pem = pem
-        order = wire.InviteOrder("box")
+        order = InviteOrder("box")
         invited = asyncio.run_coroutine_threadsafe(_later(live, order), live.loop).result(10)
         with machine(live, tmp_path / "box", root) as box:
             box.url = f"https://localhost:{live.port}"
@@ -383,5 +383,5 @@ def test_the_authority_of_the_invite_is_fetched_and_trusted_and_no_other(
             assert (again.returncode, again.stdout[:16]) == (0, "already enrolled")
 
 
-async def _later(live: LiveReceiver, order: wire.InviteOrder) -> wire.Invite:
-    return await live.fleet.run(lambda tx: live.fleet.queue.invite(tx, order, "operator:test"))
+async def _later(live: LiveReceiver, order: InviteOrder) -> Invite:
+    return await live.fleet.run(lambda tx: live.fleet.queue.identities.invite(tx, order, "operator:test"))

@@ -15,7 +15,7 @@ from boundary import Boundary
 from trial import Trial, wrong_answers, wrong_in_files
 
 from training.fleet.database.sqlite import Sqlite
-from training.fleet.integrity.artifacts import Places
+from training.fleet.maintenance.artifacts import Places
 from training.fleet.queue import Queue
 from training.fleet.store import bundle_path
 

@@ -23,11 +23,18 @@ from pathlib import Path
 from tests.mutants.table import ROOT
 
 FLEET = "training/fleet"
-SQL = f"{FLEET}/sql/sqlite"
+SQL = f"{FLEET}/database/sqlite"
 FILES = tuple(
     sorted(
         str(path.relative_to(ROOT))
-        for pattern in ("queue/*.py", "auth/*.py", "store.py", "api/*.py", "sql/sqlite/*.sql")
+        for pattern in (
+            "queue/*.py",
+            "auth/*.py",
+            "store.py",
+            "api/*.py",
+            "database/sqlite/*.sql",
+            "database/sqlite/migrations/*.sql",
+        )
         for path in (ROOT / FLEET).glob(pattern)
     )
 )

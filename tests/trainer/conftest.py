@@ -39,7 +39,7 @@ def figures() -> None:
 def no_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let other runs draw none, as on a host without matplotlib: drawing takes longer than training here."""
     if "figures" not in request.fixturenames:
-        monkeypatch.setitem(sys.modules, "training.trainer.figures", None)  # type: ignore[arg-type]
+        monkeypatch.setitem(sys.modules, "training.trainer.artifact.figures", None)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -19,12 +19,13 @@ import pyarrow.parquet as pq
 import pytest
 from synthetic import ALL_MODELS, NEEDS_TORCH, packed, synthetic_table
 
-from training.trainer import export, onnx_export, onnx_graphs
-from training.trainer.bundle_reader import Description
-from training.trainer.data import Floats
+from training.trainer import export
+from training.trainer.data.telemetry import Floats
+from training.trainer.data.windows import Sequences, model_inputs
 from training.trainer.faults import TrainerError
-from training.trainer.scoring import host_windows, load_bundle, read_for
-from training.trainer.windows import Sequences, model_inputs
+from training.trainer.stored import onnx_export, onnx_graphs
+from training.trainer.stored.model_files import Description
+from training.trainer.stored.scoring import host_windows, load_bundle, read_for
 
 pytestmark = pytest.mark.xdist_group("export")
 

@@ -17,9 +17,8 @@ import pyarrow.csv as pacsv
 import pytest
 from synthetic import QUICK, job_document
 
-from training.trainer import predict, run
-from training.trainer.datasets import __main__ as datasets
-from training.trainer.datasets.nslkdd import COLUMNS
+from training.trainer import datasets, predict, run
+from training.trainer.data.imports.nslkdd import COLUMNS
 
 JobFile = Callable[..., Path]
 HYPER = QUICK | {"mlp": {"hidden": 16, "max_epochs": 12, "batch_rows": 32, "learning_rate": 0.005}}

@@ -19,18 +19,17 @@ from safetensors.numpy import save as save_tensors
 from synthetic import DECLARATION, job_document, synthetic_table, write_dataset
 
 from training.trainer import run
-from training.trainer.checkpoint import FitCheckpoint
+from training.trainer.data.windows import Samples, Sequences
+from training.trainer.exchange.checkpoint import FitCheckpoint
 from training.trainer.faults import HostError, SpecError, TrainerError
 from training.trainer.hyper import MODELS, completed_hyper
 from training.trainer.models import InputShape, Setting, model_module
-from training.trainer.windows import Samples, Sequences
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 if HAS_TORCH:  # without it the tests are collected all the same, so that they are counted as skipped
     import torch
 
-    from training.trainer import networks
-    from training.trainer.models import lstm, tcn, transformer
+    from training.trainer.models import lstm, networks, tcn, transformer
 
 pytestmark = pytest.mark.needs_torch
 

@@ -13,10 +13,10 @@ import pytest
 from synthetic import ALL_MODELS, job_document, synthetic_table, write_dataset
 
 from training.trainer import run
-from training.trainer.checkpoint import FitCheckpoint
+from training.trainer.data.windows import Samples
+from training.trainer.exchange.checkpoint import FitCheckpoint
 from training.trainer.hyper import completed_hyper
 from training.trainer.models import Setting, mlp
-from training.trainer.windows import Samples
 
 JobFile = Callable[..., Path]
 

@@ -55,6 +55,24 @@ def test_a_bundle_gives_the_scores_of_its_training_run(
     )
 
 
+@pytest.mark.parametrize(
+    ("model", "wanted", "alarms"),
+    [
+        ("gbt", [0.173135, 0.173135, 0.238525, 0.300015, 0.173135, 0.173135], 289),
+        ("mlp", [0.151883, 0.206397, 0.362121, 0.481538, 0.172226, 0.146793], 500),
+        pytest.param("lstm", [0.505519, 0.498364, 0.497833, 0.491045, 0.486323, 0.486524], 1513, marks=NEEDS_TORCH),
+    ],
+)
+def test_a_bundle_of_an_older_trainer_gives_the_scores_it_gave_then(
+    root: Path, synthetic: Path, tmp_path: Path, model: str, wanted: list[float], alarms: int
+) -> None:
+    """The bundles were written by 0.1.0 and are kept as they are, because stored models outlive the code."""
+    bundle = root / "tests/vectors/bundles/0.1.0" / f"{model}.tar.zst"
+    found = scored(bundle, synthetic / "synthetic.parquet", tmp_path / "scores.parquet")
+    np.testing.assert_allclose(found["score"].to_numpy()[::300], wanted, atol=2e-6)
+    assert sum(found["alarm"].to_pylist()) == pytest.approx(alarms, abs=2)  # a score may stand on the threshold
+
+
 def test_csv_and_parquet_and_folder_and_bundle_agree(
     artifacts: dict[str, Path], synthetic: Path, tmp_path: Path
 ) -> None:
@@ -255,10 +273,10 @@ def test_each_other_trouble_is_one_line_with_its_exit_status(
     assert refused(["--bundle", tmp_path / "x", "--data", data], capsys)[0] == 75
     assert refused(["--bundle", gbt, "--data", data, "--out", tmp_path / "s.txt"], capsys)[0] == 78
     assert refused(["--bundle", gbt, "--data", data, "--out", tmp_path / "no/s.csv"], capsys)[0] == 75
-    monkeypatch.setattr("training.trainer.scoring.missing_libraries", lambda model: ["lightgbm"])
+    monkeypatch.setattr("training.trainer.stored.scoring.missing_libraries", lambda model: ["lightgbm"])
     assert refused(["--bundle", gbt, "--data", data], capsys, in_this_process)[0] == 75
     for fault in (MemoryError(), ImportError("no pyarrow")):
-        monkeypatch.setattr("training.trainer.scoring.unpacked", raising(fault))
+        monkeypatch.setattr("training.trainer.stored.scoring.unpacked", raising(fault))
         assert refused(["--bundle", gbt, "--data", data], capsys, in_this_process)[0] == 75
 
 

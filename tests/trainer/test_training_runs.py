@@ -18,9 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 from synthetic import DECLARATION, job_document, synthetic_table, write_dataset
 
-from training.dataset import dataset_digest
-from training.trainer import provenance, run
-from training.trainer.artifact import LEAK_WARNING
+from training.contracts.dataset_folder import dataset_digest
+from training.trainer import run
+from training.trainer.artifact import provenance
+from training.trainer.artifact.folder import LEAK_WARNING
 from training.trainer.faults import HostError, SpecError, TrainerError
 
 JobFile = Callable[..., Path]
@@ -521,7 +522,7 @@ def test_the_revision_is_that_of_the_last_change_to_the_trainer(
         command = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "-C", str(tmp_path), *words]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
-    module = tmp_path / "training/trainer/provenance.py"
+    module = tmp_path / "training/trainer/artifact/provenance.py"
     module.parent.mkdir(parents=True)
     module.touch()
     git("init", "-q")

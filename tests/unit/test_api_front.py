@@ -11,8 +11,8 @@ from training.fleet.api.callers import PEER_KEY
 from training.fleet.api.exchange import Message, Request
 from training.fleet.api.front import Front
 from training.fleet.auth import Peer
-from training.fleet.auth.peers import worker_uri
 from training.fleet.errors import AuthenticationError, ConfigurationError, FleetError, ForbiddenError, RequestError
+from training.fleet.tls.peers import worker_uri
 
 TOKEN = "the-token-of-the-proxy"
 MARK = "a" * 64

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
-from training.fleet import wire
-from training.fleet.api.messages import Decoder, demand_sound_json
+from training.fleet.api.messages import Decoder, demand_sound_json, strict
 from training.fleet.errors import InvalidMessageError, RequestError
+from training.fleet.wire.limits import Limit
+from training.fleet.wire.people import Reload
+from training.fleet.wire.worker import Claim, Complete, Fail, Heartbeat, Progress
 
-HEARTBEAT = Decoder(wire.Heartbeat)
-CLAIM = Decoder(wire.Claim)
-COMPLETE = Decoder(wire.Complete)
-FAIL = Decoder(wire.Fail)
-RELOAD = Decoder(wire.Reload)
+HEARTBEAT = Decoder(Heartbeat)
+CLAIM = Decoder(Claim)
+COMPLETE = Decoder(Complete)
+FAIL = Decoder(Fail)
+RELOAD = Decoder(Reload)
 
 BEAT = {"lease_id": "lease-0001"}
 
@@ -26,15 +29,15 @@ def body(**changes: Any) -> bytes:
 
 def test_a_message_is_an_instance_of_the_shared_class() -> None:
     found = HEARTBEAT.decode(body(progress={"step": 3, "metrics": {"auroc": 0.5, "n": 2, "ok": True, "x": None}}))
-    assert isinstance(found, wire.Heartbeat)
-    assert isinstance(found.progress, wire.Progress)
+    assert isinstance(found, Heartbeat)
+    assert isinstance(found.progress, Progress)
     assert found.progress.metrics == {"auroc": 0.5, "n": 2, "ok": True, "x": None}
     assert found.held_leases == []
 
 
 def test_unknown_fields_are_ignored_at_every_depth() -> None:
     found = HEARTBEAT.decode(body(later=[{"deep": 1}], progress={"step": 1, "new": {}}))
-    assert found == wire.Heartbeat("lease-0001", wire.Progress(step=1)) or found.lease_id == "lease-0001"
+    assert found == Heartbeat("lease-0001", Progress(step=1)) or found.lease_id == "lease-0001"
 
 
 def test_a_whole_claim_with_gpus_is_read() -> None:
@@ -74,6 +77,7 @@ UNREADABLE = {
     "NUL by escape": b'{"lease_id":"lease-0001","x":["\\u0000"]}',
     "NUL byte": b'{"lease_id":"lease-0001","x":"\0"}',
     "60000 open brackets": b"[" * 60000,
+    "one level too deep": b'{"lease_id":"lease-0001","x":' + b"[" * 33 + b"]" * 33 + b"}",
     "deep arrays": b'{"lease_id":"lease-0001","x":' + b"[" * 200 + b"]" * 200 + b"}",
     "deep objects": b'{"lease_id":"lease-0001","x":' + b'{"a":' * 100 + b"1" + b"}" * 100 + b"}",
     "a control character in text": b'{"lease_id":"lease-0001","x":"\x1b[31m"}',
@@ -88,6 +92,79 @@ def test_ambiguous_or_broken_json_is_400(data: bytes) -> None:
     with pytest.raises(RequestError) as caught:
         HEARTBEAT.decode(data)
     assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b'{"lease_id":"lease-0001","x":' + b"[" * 32 + b"]" * 32 + b"}", id="as deep as may be"),
+        pytest.param(b'{"lease_id":"lease-0001","x":[9007199254740991,-9007199254740991]}', id="as large as may be"),
+        pytest.param(b'{"lease_id":"lease-0001","x":[9007199254740991,"\\u00e9"]}', id="large, looked at closely"),
+        pytest.param(b'{"lease_id":"lease-0001","x":"\\ue000"}', id="the letter behind the surrogates"),
+    ],
+)
+def test_what_is_just_within_bounds_is_read(data: bytes) -> None:
+    assert HEARTBEAT.decode(data).lease_id == "lease-0001"
+
+
+def test_the_letters_at_the_ends_of_the_surrogates_are_refused() -> None:
+    for letter in (b"\\ud800", b"\\udfff"):
+        with pytest.raises(RequestError, match="surrogate"):
+            demand_sound_json(b'{"x":"' + letter + b'"}')
+
+
+def test_a_plain_body_is_read_once() -> None:
+    """Only what may be ambiguous is worth a second reading, by a slower reader."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.fleet.api.messages._PARSER", None)
+        demand_sound_json(json.dumps({"lease_id": "a", "x": [{"a": 1}], "n": 2**53 - 1}).encode())
+        demand_sound_json(b"[" * 32 + b"]" * 32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    name: Annotated[str, "a note", Limit(pattern="^[a-z]+$")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    few: Annotated[list[Inner], Limit(max_length=2)]
+    either: Annotated[int, Limit(ge=1)] | None = None
+
+
+@pytest.mark.parametrize(
+    ("data", "pointer", "found", "expected"),
+    [
+        (
+            b'{"few":[{"name":"a"},{"name":"a"},{"name":"a"}]}',
+            "/few",
+            "a value out of bounds",
+            "`array` of length <= 2",
+        ),
+        (b'{"few":[{"name":"A"}]}', "/few/0/name", "a value out of bounds", "`str` matching regex"),
+        (b'{"few":[{"name":"a\\n"}]}', "/few/0/name", "a value out of bounds", "`str` matching regex"),
+        (b'{"few":[],"either":0}', "/either", "a value out of bounds", "`int` >= 1"),
+        (b'{"few":[],"either":"1"}', "/either", "str", "int | null"),
+        (b'{"few":[{}]}', "/few/0/name", "nothing", "a value"),
+        (b"[]", "/", "array", "object"),
+    ],
+)
+def test_limits_hold_at_every_depth_and_in_every_form_of_a_type(
+    data: bytes, pointer: str, found: str, expected: str
+) -> None:
+    """The bounds are made again here, because those of the receiver's own messages are made once, at its start."""
+    strict.cache_clear()
+    try:
+        decoder = Decoder(Outer)
+        read = decoder.decode(b'{"few":[{"name":"a"}],"either":1}')
+        assert dataclasses.asdict(read) == {"few": [{"name": "a"}], "either": 1}
+        with pytest.raises(InvalidMessageError) as caught:
+            decoder.decode(data)
+    finally:
+        strict.cache_clear()
+    (fault,) = caught.value.faults
+    assert (fault.place, fault.found) == (pointer, found)
+    assert fault.expected.startswith(expected)
 
 
 def test_a_valid_surrogate_pair_and_escapes_pass() -> None:

@@ -13,7 +13,7 @@ from bench.load import claim_body
 from tests.unit.test_api_messages import UNREADABLE
 from training.fleet.api import messages
 from training.fleet.errors import RequestError
-from training.fleet.queue.memory import wall_label
+from training.fleet.queue.clock import wall_label
 
 DIGEST = "sha256:" + "a" * 64
 

@@ -17,7 +17,7 @@ from bench.stage import manifest
 from bench.training import figures_from
 from training.fleet.manifest import parse
 from training.trainer import hyper
-from training.trainer.windows import feature_matrix
+from training.trainer.data.windows import feature_matrix
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

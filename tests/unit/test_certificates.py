@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from training.fleet.certificates import (
+from training.fleet.errors import ConfigurationError, FleetError
+from training.fleet.tls.certificates import (
     DAY_S,
     Authority,
-    Pair,
+    KeyPair,
     facts,
     make_authority,
     replace,
     signed_by,
     write_new,
 )
-from training.fleet.errors import ConfigurationError, FleetError
 
 NOW = 1_800_000_000.0
 URI = "urn:cis490:worker:gpu-tower:abc"
@@ -47,7 +47,7 @@ def openssl(*words: str, text: bytes = b"") -> str:
     return (done.stdout + done.stderr).decode()
 
 
-def verified(folder: Path, pair: Pair, purpose: str, at: float, *more: str) -> str:
+def verified(folder: Path, pair: KeyPair, purpose: str, at: float, *more: str) -> str:
     (folder / "shown.pem").write_bytes(pair.certificate_pem)
     words = ["-x509_strict", "-attime", str(int(at)), "-purpose", purpose, "-CAfile", str(folder / "ca.pem"), *more]
     return openssl("verify", *words, str(folder / "shown.pem"))

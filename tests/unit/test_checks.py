@@ -13,9 +13,9 @@ import pytest
 from tls_site import Site
 
 from training.fleet import checks
-from training.fleet.certificates import DAY_S, facts
 from training.fleet.checks import Check, Look, fail, made, ok, skip, warn
 from training.fleet.errors import AuthenticationError
+from training.fleet.tls.certificates import DAY_S, facts
 
 
 class Terminal(io.StringIO):

@@ -10,18 +10,19 @@ from typing import Any
 
 import pytest
 
-from training.fleet import wire
 from training.fleet.cli import commands, program, views
 from training.fleet.cli.remote import Remote
 from training.fleet.cli.text import Terminal
 from training.fleet.errors import ConfigurationError
+from training.fleet.wire.identities import IdentityView, Invite
+from training.fleet.wire.people import FleetEvent, WorkerView
 
-INVITE = wire.Invite("gpu-tower", "the-code", 900, "2026-01-01T00:15:00.000Z")
-GONE = wire.IdentityView("pi", "01ab", "revoked", "2026-01-01T00:00:00.000Z", "2026-01-02T00:00:00.000Z", "f" * 64)
-LIVE = wire.IdentityView("gpu-tower", "23cd", "enrolled", "2026-01-01T00:00:00.000Z")
+INVITE = Invite("gpu-tower", "the-code", 900, "2026-01-01T00:15:00.000Z")
+GONE = IdentityView("pi", "01ab", "revoked", "2026-01-01T00:00:00.000Z", "2026-01-02T00:00:00.000Z", "f" * 64)
+LIVE = IdentityView("gpu-tower", "23cd", "enrolled", "2026-01-01T00:00:00.000Z")
 EVENTS = [
-    wire.FleetEvent(9, "2026-01-01T00:00:03.000Z", "operator:alice", "revoke", None, "pi", None, None, "lost\x1b[2J"),
-    wire.FleetEvent(8, "2026-01-01T00:00:02.000Z", "worker:pi", "claim", "a" * 64, None, "pending", "claimed", ""),
+    FleetEvent(9, "2026-01-01T00:00:03.000Z", "operator:alice", "revoke", None, "pi", None, None, "lost\x1b[2J"),
+    FleetEvent(8, "2026-01-01T00:00:02.000Z", "worker:pi", "claim", "a" * 64, None, "pending", "claimed", ""),
 ]
 WIDE = Terminal(200, 50)
 PIPE = Terminal()
@@ -195,5 +196,5 @@ def test_looking_needs_no_operator_token_and_uses_the_one_there_is(monkeypatch: 
 
 
 def test_a_second_machine_is_shown_with_the_worker() -> None:
-    view = wire.WorkerView("pi", "idle", 1.0, [], None, {}, ["drift"], "enrolled", ["another machine"])
+    view = WorkerView("pi", "idle", 1.0, [], None, {}, ["drift"], "enrolled", ["another machine"])
     assert views.amiss(view) == ["another machine", "drift"]

@@ -16,8 +16,6 @@ from pathlib import Path
 import pytest
 from stub_receiver import Reply, StubReceiver, lease, problem
 
-from training.fleet import wire
-from training.fleet.capability import Capability
 from training.fleet.client import Client, address
 from training.fleet.errors import (
     AuthenticationError,
@@ -32,8 +30,10 @@ from training.fleet.errors import (
     UnavailableError,
     UnreachableError,
 )
+from training.fleet.model.capability import Capability
+from training.fleet.wire.worker import Beat, Claim, Complete, Fail, Heartbeat, Stored
 
-CLAIM = wire.Claim("claim-0001", "box", Capability("box"))
+CLAIM = Claim("claim-0001", "box", Capability("box"))
 
 
 @pytest.fixture
@@ -300,9 +300,9 @@ def test_a_lease_without_a_field_is_refused_and_one_with_more_is_not(client: Cli
 
 def test_heartbeat_complete_and_fail_return_what_the_receiver_says(client: Client, stub: StubReceiver) -> None:
     stub.beat = {"lease_s": 60, "cancel": True}
-    assert client.heartbeat("a" * 64, wire.Heartbeat("lease-0001")) == wire.Beat(60, cancel=True)
-    assert client.complete("a" * 64, wire.Complete("lease-0001", "b" * 64)).status == "completed"
-    assert client.fail("a" * 64, wire.Fail("lease-0001", "stalled")).status == "failed"
+    assert client.heartbeat("a" * 64, Heartbeat("lease-0001")) == Beat(60, cancel=True)
+    assert client.complete("a" * 64, Complete("lease-0001", "b" * 64)).status == "completed"
+    assert client.fail("a" * 64, Fail("lease-0001", "stalled")).status == "failed"
     assert [seen.path.rpartition("/")[2] for seen in stub.seen] == ["heartbeat", "complete", "fail"]
 
 
@@ -310,7 +310,7 @@ def test_an_upload_is_streamed_with_its_length_and_lease(client: Client, stub: S
     data = bytes(range(256)) * 8192
     (tmp_path / "bundle").write_bytes(data)
     sha256 = hashlib.sha256(data).hexdigest()
-    assert client.upload("lease-0001", sha256, tmp_path / "bundle") == wire.Stored(sha256, len(data), True)
+    assert client.upload("lease-0001", sha256, tmp_path / "bundle") == Stored(sha256, len(data), True)
     assert client.upload("lease-0001", sha256, tmp_path / "bundle").new is False
     assert stub.stored[sha256] == data
     assert stub.seen[0].headers["x-lease-id"] == "lease-0001"

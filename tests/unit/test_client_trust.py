@@ -14,8 +14,8 @@ import pytest
 from tls_site import Site
 
 from training.fleet.client import Client
-from training.fleet.client.trust import Identity, reason
 from training.fleet.errors import ConfigurationError, UnreachableError
+from training.fleet.tls.trust import ClientTls, reason
 
 URI = "urn:cis490:worker:gpu-tower:abc"
 
@@ -169,7 +169,7 @@ def test_an_alert_of_the_server_says_what_is_wrong_with_this_hosts_certificate(
     server.load_cert_chain(*site.server())
     server.load_verify_locations(site.ca)
     server.verify_mode = ssl.CERT_REQUIRED
-    assert reason(alert_to(Identity(site.ca, shown_in(case, site, foreign)).context, server)) == CASES[case]
+    assert reason(alert_to(ClientTls(site.ca, shown_in(case, site, foreign)).context, server)) == CASES[case]
 
 
 @pytest.mark.parametrize("case", ["foreign", "expired", "early"])

@@ -9,17 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from training.dataset import (
+from training.contracts.dataset import (
     DatasetError,
     GroupSplit,
     HostsSplit,
     PublishedSplit,
     RandomSplit,
     TimeSplit,
-    dataset_digest,
     expanded_columns,
-    read_dataset,
 )
+from training.contracts.dataset_folder import dataset_digest, read_dataset
 
 WHOLE = """
 schema = 1

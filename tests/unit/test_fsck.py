@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from integrity_site import Site, killed
 
-from training.fleet.database import pages
+from training.fleet.database.sqlite import pages
 from training.fleet.errors import ConfigurationError, FleetError
-from training.fleet.integrity import fsck as fsck_module
+from training.fleet.maintenance import fsck as fsck_module
 
 
 @pytest.fixture(scope="module")
@@ -415,7 +415,7 @@ def test_a_file_that_may_only_be_read_is_checked(site: Site, monkeypatch: pytest
     def refuse_to_write(name: str, **more: Any) -> sqlite3.Connection:
         return connect(name.replace("queue.db?vfs", "nowhere/queue.db?vfs"), **more)
 
-    monkeypatch.setattr("training.fleet.database.reading.sqlite3.connect", refuse_to_write)
+    monkeypatch.setattr("training.fleet.database.sqlite.reading.sqlite3.connect", refuse_to_write)
     assert places(site.fsck()) == [f"job {site.ids[6]}"]
 
 
@@ -438,7 +438,7 @@ def test_a_file_that_cannot_be_locked_is_told(site: Site, monkeypatch: pytest.Mo
     def refuse(*_: Any) -> Any:
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr("training.fleet.database.reading.fcntl.lockf", refuse)
+    monkeypatch.setattr("training.fleet.database.sqlite.reading.fcntl.lockf", refuse)
     with pytest.raises(ConfigurationError, match="cannot lock the database"):
         site.fsck()
 

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.fleet.errors import InvalidMessageError
-from training.fleet.jobs import (
+from training.fleet.model.jobs import (
     DatasetRef,
     Requirement,
     Spec,

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from training.fleet.capability import GIB
-from training.fleet.jobs import DatasetRef
 from training.fleet.manifest import load
 from training.fleet.manifest.keys import DEFAULTS, JOB, TABLES
-from training.fleet.placement import declared, judge
+from training.fleet.model.capability import GIB
+from training.fleet.model.jobs import DatasetRef
+from training.fleet.model.placement import declared, judge
 from training.trainer import hyper
 
 ROW = re.compile(r"^\| `([a-z_]+)` \| (.+) \| (.+) \| .+ \|$", re.MULTILINE)

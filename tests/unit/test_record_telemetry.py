@@ -23,7 +23,7 @@ import pytest
 
 from tools.telemetry import activities, columns, dataset, frames, lab, procfs, program, schedule
 from tools.telemetry.sampler import Sampler, Snapshot, Target, rates
-from training.dataset import dataset_digest, read_dataset
+from training.contracts.dataset_folder import dataset_digest, read_dataset
 
 # The plan.
 

@@ -38,7 +38,7 @@ MODULES_OF = {"backports": "backports-zstd", "sklearn": "scikit-learn"}
 @pytest.mark.parametrize("installed", [False, True], ids=["without torch", "with a typed torch"])
 def test_the_type_check_says_the_same_with_torch_and_without(root: Path, tmp_path: Path, installed: bool) -> None:
     shutil.copy(root / "pyproject.toml", tmp_path)
-    network = tmp_path / "training" / "trainer" / "networks.py"
+    network = tmp_path / "training" / "trainer" / "models" / "networks.py"
     network.parent.mkdir(parents=True)
     network.write_text(NETWORK)
     packages = tmp_path / "packages"

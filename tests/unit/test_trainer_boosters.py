@@ -6,10 +6,10 @@ import lightgbm
 import numpy as np
 import pytest
 
-from training.trainer import boosters
-from training.trainer.boosters import checked, is_tree
 from training.trainer.faults import SpecError
 from training.trainer.hyper import MODELS
+from training.trainer.models import stored_trees as boosters
+from training.trainer.models.stored_trees import checked, is_tree
 
 FEATURES = 3
 

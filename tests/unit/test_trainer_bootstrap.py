@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from training.trainer.bootstrap import host_intervals
+from training.trainer.evaluation.intervals import host_intervals
 
 
 def host(auroc: float | None, auprc: float | None = 0.5, f1: float = 0.25) -> dict[str, Any]:

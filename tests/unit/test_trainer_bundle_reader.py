@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from training.trainer import archive, bundle_reader
-from training.trainer.bundle_reader import Description, unpacked
 from training.trainer.faults import HostError, SpecError
+from training.trainer.stored import archive
+from training.trainer.stored import model_files as bundle_reader
+from training.trainer.stored.model_files import Description, unpacked
 
 zstd = archive.zstd_module()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.trainer.calibration import brier, reliability
+from training.trainer.evaluation.calibration import brier, reliability
 
 
 def test_the_brier_score_is_the_mean_squared_difference() -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from scored_windows import Host, result_document, scored
 
-from training.dataset import Dataset, Features, HostsSplit, Roles, Windows
-from training.trainer.card import Facts, code, model_card
-from training.trainer.job import parsed_job
+from training.contracts.dataset import Dataset, Features, HostsSplit, Roles, Windows
+from training.trainer.artifact.card import Facts, code, model_card
+from training.trainer.exchange.job import parsed_job
 
 ROWS: Host = [(0, 0.1), (1, 0.9), (1, 0.8), (0, 0.2), (0, 0.7), (1, 0.3), (1, 0.4), (1, 0.2), (0, 0.1), (1, 0.1)]
 HOSTS: dict[str, Host] = {"a": ROWS, "b": ROWS, "c": ROWS[:5], "quiet": [(0, 0.1), (0, 0.2)]}

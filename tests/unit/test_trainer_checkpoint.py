@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from training.trainer.checkpoint import Checkpoints, FitCheckpoint, checkpoint_key
-from training.trainer.job import Job, parsed_job
+from training.trainer.exchange import checkpoint
+from training.trainer.exchange.checkpoint import Checkpoints, FitCheckpoint, checkpoint_key
+from training.trainer.exchange.job import Job, parsed_job
 
 WEIGHTS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array([7], np.uint8)}
 
@@ -43,6 +45,24 @@ def test_a_finished_fit_is_found_again(tmp_path: Path) -> None:
     assert record == {"name": "fold 1/5"}
     assert score.tolist() == [0.25, 0.5]
     assert Checkpoints(tmp_path / "resume", "k", 60).finished(1) is None
+
+
+@pytest.mark.parametrize(
+    "changed",
+    ["trainer/run.py", "trainer/data/splits.py", "trainer/models/gbt.py", "contracts/dataset_folder.py"],
+)
+def test_another_code_of_the_trainer_is_another_run(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    """Wherever in its folders the code differs: a fit that goes on under other code would be the fit of neither."""
+    copied = tmp_path / "training"
+    shutil.copytree(root / "training", copied, ignore=shutil.ignore_patterns("fleet", "__pycache__"))
+    before = checkpoint_key(a_job(), "sha256:1", {})
+    monkeypatch.setattr(checkpoint, "__file__", str(copied / "trainer/exchange/checkpoint.py"))
+    assert checkpoint_key(a_job(), "sha256:1", {}) == before
+    with (copied / changed).open("a") as file:
+        file.write("# changed\n")
+    assert checkpoint_key(a_job(), "sha256:1", {}) != before
 
 
 def test_checkpoints_of_another_run_are_deleted(tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from training.trainer import child
+from training.trainer.stored import child
 
 PROGRAM = """\
 import sys, os, signal, time, resource, tempfile
 from pathlib import Path
-from training.trainer import child
+from training.trainer.stored import child
 if sys.argv[1:2] != [child.CHILD]:
     sys.exit(child.run(Path(__file__).resolve(), "score", sys.argv[1:], "b.tar.zst"))
 child.confine()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.trainer.curves import precision_recall, receiver_operating, thinned
+from training.trainer.evaluation.curves import precision_recall, receiver_operating, thinned
 
 LABEL = np.array([1, 0, 1, 0], np.int8)
 SCORE = np.array([0.9, 0.8, 0.7, 0.1], np.float32)

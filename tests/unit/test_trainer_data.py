@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from training.trainer.data import Columns, Telemetry, column_names, read_rows
+from training.trainer.data.telemetry import Columns, Telemetry, column_names, read_rows
 from training.trainer.faults import HostError, SpecError
 
 WANTED = Columns(("x", "z"), "host", "t", "label", ("side",))

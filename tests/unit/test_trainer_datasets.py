@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.dataset import (
+from training.contracts.dataset import (
     Dataset,
     Features,
     GroupSplit,
@@ -21,13 +21,12 @@ from training.dataset import (
     Roles,
     TimeSplit,
     Windows,
-    dataset_digest,
-    read_dataset,
 )
-from training.trainer.data import read_telemetry
-from training.trainer.datasets import __main__ as datasets
-from training.trainer.datasets import nslkdd
-from training.trainer.datasets.declaration import dealt, declaration_text
+from training.contracts.dataset_folder import dataset_digest, read_dataset
+from training.trainer import datasets
+from training.trainer.data.imports import nslkdd
+from training.trainer.data.imports.declaration import dealt, declaration_text
+from training.trainer.data.telemetry import read_telemetry
 
 Refused = Callable[..., tuple[int, str]]
 
@@ -579,5 +578,5 @@ def test_an_import_that_breaks_off_leaves_nothing(
     def broken(*arguments: object) -> None:
         raise fault
 
-    monkeypatch.setattr("training.trainer.datasets.folder.dataset_digest", broken)
+    monkeypatch.setattr("training.trainer.data.imports.folder.dataset_digest", broken)
     assert refused("nslkdd", kdd)[0] == status

@@ -10,31 +10,16 @@ from pathlib import Path
 import pytest
 from scored_windows import result_document, scored
 
-from training.dataset import _KINDS, _SPLIT_KEYS, MAX_WINDOW_ROWS
-from training.trainer import (
-    accuracy,
-    archive,
-    boosters,
-    bootstrap,
-    bundle_reader,
-    card,
-    child,
-    export,
-    faults,
-    hyper,
-    incidents,
-    measures,
-    onnx_export,
-    predict,
-    scoring,
-    tensors,
-    train,
-    unpack,
-)
-from training.trainer.bundle_reader import Description
-from training.trainer.datasets import __main__ as datasets
+from training.contracts.dataset import MAX_WINDOW_ROWS
+from training.contracts.dataset_folder import _KINDS, _SPLIT_KEYS
+from training.trainer import accuracy, datasets, export, faults, hyper, predict, train, unpack
+from training.trainer.artifact import card
+from training.trainer.artifact.numeric_class import numeric_class
+from training.trainer.evaluation import incidents, intervals, measures
 from training.trainer.faults import HostError, SpecError
-from training.trainer.numeric_class import numeric_class
+from training.trainer.models import stored_tensors, stored_trees
+from training.trainer.stored import archive, child, model_files, onnx_export, scoring
+from training.trainer.stored.model_files import Description
 
 
 def test_the_page_of_models_holds_the_declared_hyper_parameters(root: Path) -> None:
@@ -78,7 +63,7 @@ def test_the_page_of_results_defines_every_key_of_the_numbers(root: Path) -> Non
     keys = {key for part in (document, *parts) for key in part} | set(measures.HEADLINES)
     text = (root / "docs/reference/results.md").read_text()
     assert sorted(key for key in keys if f"`{key}`" not in text and f"### {key}" not in text) == []
-    for number in (bootstrap.DRAWS, incidents.MAX_LISTED, card.MAX_MISSED):
+    for number in (intervals.DRAWS, incidents.MAX_LISTED, card.MAX_MISSED):
         assert f"{number:,}" in text
 
 
@@ -134,11 +119,11 @@ def test_the_trainer_contract_names_the_statuses_and_limits_of_scoring(root: Pat
         0, 2, child.EXIT_CRASHED, child.EXIT_KILLED, SpecError.exit_status, child.EXIT_INTERRUPTED, predict.EXIT_CLOSED,
     }  # fmt: skip
     assert HostError.exit_status == child.EXIT_KILLED
-    assert f"at most {bundle_reader.MAX_MEMBERS} regular files" in text
-    assert f"at most {bundle_reader.MAX_DESCRIPTION_BYTES >> 20} MiB, with 1 to {bundle_reader.MAX_COLUMNS:,}" in text
+    assert f"at most {model_files.MAX_MEMBERS} regular files" in text
+    assert f"at most {model_files.MAX_DESCRIPTION_BYTES >> 20} MiB, with 1 to {model_files.MAX_COLUMNS:,}" in text
     assert f"at most {MAX_WINDOW_ROWS:,} rows" in text
-    assert f"at most {boosters.MAX_TREES:,} trees of at most {boosters.MAX_LEAVES:,} leaves" in text
-    assert f"a header of at most {tensors.MAX_HEADER_BYTES >> 20} MiB" in text
+    assert f"at most {stored_trees.MAX_TREES:,} trees of at most {stored_trees.MAX_LEAVES:,} leaves" in text
+    assert f"a header of at most {stored_tensors.MAX_HEADER_BYTES >> 20} MiB" in text
     load_s = f"1 s more for each {scoring.LOAD_BYTES_PER_S >> 10} KiB"
     assert f"Loading may take {scoring.MIN_LIMIT_S:.0f} s of CPU time on every core, and {load_s} of the model" in text
     assert f"On the clock it may be {child.CLOCK_PER_CPU} times that" in text

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from scored_windows import FOLD, Host, result_document, scored
 
-from training.trainer.figures import Result, drawn, shown_name
-from training.trainer.predictions import Predictions
+from training.trainer.artifact.figures import Result, drawn, shown_name
+from training.trainer.evaluation.scored_windows import Predictions
 
 ROWS: Host = [(0, 0.1), (1, 0.9), (1, 0.8), (0, 0.2), (0, 0.7), (1, 0.3), (1, 0.4), (1, 0.2), (0, 0.1), (1, 0.1)]
 BETTER: Host = [(0, 0.1), (1, 0.9)]

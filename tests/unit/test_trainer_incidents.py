@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scored_windows import scored
 
-from training.trainer.data import Telemetry
-from training.trainer.incidents import MAX_LISTED, incident_summary, incidents_of
-from training.trainer.predictions import continuing
+from training.trainer.data.telemetry import Telemetry
+from training.trainer.evaluation.incidents import MAX_LISTED, incident_summary, incidents_of
+from training.trainer.evaluation.scored_windows import continuing
 
 
 def test_an_incident_is_a_run_of_anomalous_rows_with_its_first_alarm() -> None:

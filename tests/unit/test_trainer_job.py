@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from training.trainer.exchange.job import parsed_job, read_job
 from training.trainer.faults import HostError, SpecError
-from training.trainer.job import parsed_job, read_job
 
 
 def document(**changes: Any) -> dict[str, Any]:

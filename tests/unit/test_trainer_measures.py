@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.trainer.measures import (
+from training.trainer.evaluation.measures import (
     HEADLINES,
     auprc_host_mean,
     best_threshold,

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from training.trainer import numeric_class as module
-from training.trainer.numeric_class import cpu_facts, installed, numeric_class
+from training.trainer.artifact import numeric_class as module
+from training.trainer.artifact.numeric_class import cpu_facts, installed, numeric_class
 
 AMD = """processor	: 0
 vendor_id	: AuthenticAMD
@@ -85,7 +85,7 @@ def test_the_class_names_everything_that_decides_the_numbers() -> None:
 
 def test_it_does_not_import_torch(root: Path) -> None:
     code = (
-        "import sys; from training.trainer.numeric_class import numeric_class; "
+        "import sys; from training.trainer.artifact.numeric_class import numeric_class; "
         "found = numeric_class(1, 'cuda', {}, ('torch',)); "
         "print('torch' in sys.modules, found['gpu']['name'], found['determinism'])"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from training.trainer.progress import Progress
+from training.trainer.exchange.progress import Progress
 
 
 def lines(path: Path) -> list[dict[str, object]]:

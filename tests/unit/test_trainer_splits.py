@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.dataset import (
+from training.contracts.dataset import (
     Dataset,
     Features,
     GroupSplit,
@@ -21,10 +21,10 @@ from training.dataset import (
     TimeSplit,
     Windows,
 )
-from training.trainer.data import Telemetry
+from training.trainer.data.splits import Fold, allowed_hosts, check_fold, final_fold, fold_digest, folds_of
+from training.trainer.data.telemetry import Telemetry
+from training.trainer.data.windows import WindowSet, window_set
 from training.trainer.faults import SpecError
-from training.trainer.splits import Fold, allowed_hosts, check_fold, final_fold, fold_digest, folds_of
-from training.trainer.windows import WindowSet, window_set
 
 LENGTH = 5
 SPLITS: dict[str, Split] = {

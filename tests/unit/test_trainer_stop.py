@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.trainer import stop
-from training.trainer.checkpoint import FitCheckpoint
+from training.trainer.exchange import stop
+from training.trainer.exchange.checkpoint import FitCheckpoint
+from training.trainer.exchange.progress import Progress
 from training.trainer.faults import HostError
-from training.trainer.progress import Progress
 
 WEIGHTS = {"w": np.ones(3, np.float32)}
 

@@ -13,7 +13,7 @@ from safetensors.numpy import save
 
 from training.trainer.faults import SpecError
 from training.trainer.models import InputShape, mlp
-from training.trainer.tensors import demand_shapes, read
+from training.trainer.models.stored_tensors import demand_shapes, read
 
 HONEST = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(4, np.float32)}
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}

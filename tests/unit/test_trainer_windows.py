@@ -6,8 +6,8 @@ import tracemalloc
 
 import numpy as np
 
-from training.trainer.data import Telemetry
-from training.trainer.windows import feature_matrix, feature_names, standardised, window_set, window_statistics
+from training.trainer.data.telemetry import Telemetry
+from training.trainer.data.windows import feature_matrix, feature_names, standardised, window_set, window_statistics
 
 
 def telemetry(sizes: list[int], columns: int = 2, seed: int = 0) -> Telemetry:

@@ -14,7 +14,7 @@ import training.fleet.receiver.run
 print(*sorted(sys.modules))
 """
 ASKING = {"urllib.request", "ftplib", "smtplib", "training.fleet.client"}
-UNPACKING = {"tarfile", "training.fleet.bundle", "training.trainer.archive", "training.trainer.unpack"}
+UNPACKING = {"tarfile", "training.fleet.bundle", "training.trainer.stored.archive", "training.trainer.unpack"}
 READING = {"rtoml"}
 MODELS = {"numpy", "lightgbm", "sklearn", "torch", "onnx", "safetensors", "joblib", "pyarrow"}
 

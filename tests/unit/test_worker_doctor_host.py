@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from training.fleet.capability import GIB, Capability, Gpu
+from training.fleet.model.capability import GIB, Capability, Gpu
 from training.fleet.worker import doctor
 from training.fleet.worker.options import options
 

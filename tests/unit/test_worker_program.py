@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from stub_receiver import StubReceiver, lease, problem
 
-from training.fleet import capability
-from training.fleet.capability import Capability, Gpu
-from training.fleet.worker import main, selftest
+from training.fleet.capability import libraries
+from training.fleet.model.capability import Capability, Gpu
+from training.fleet.worker import selftest
 from training.fleet.worker.identity import visit
-from training.fleet.worker.selftest import Check, Report
+from training.fleet.worker.program import main
+from training.fleet.worker.selftest import Check, HostReport
 
 TESTS = Path(__file__).resolve().parents[1]
 Run = Callable[..., int]
@@ -34,7 +35,7 @@ def stub() -> Iterator[StubReceiver]:
 def run(tmp_path: Path, stub: StubReceiver, monkeypatch: pytest.MonkeyPatch) -> Run:
     for name in [name for name in os.environ if name.startswith("CIS490_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setattr(capability, "_torch", lambda problems, timeout_s: (None, False))
+    monkeypatch.setattr(libraries, "try_torch", lambda problems, timeout_s: (None, False))
 
     def worker(*flags: str) -> int:
         places = ["--work-dir", str(tmp_path / "work"), "--trainer-dir", str(TESTS), "--min-free-gib", "0"]
@@ -125,7 +126,7 @@ def test_a_host_that_cannot_train_says_what_to_mend(
     run: Run, tmp_path: Path, stub: StubReceiver, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(selftest, "OWN_COMMAND", ("no-such-trainer",))
-    monkeypatch.setattr(capability, "_own_trainer", lambda problems: (None, None))
+    monkeypatch.setattr(libraries, "own_trainer", lambda problems: (None, None))
     stub.script["/healthz"] = [problem(401, "unauthenticated", "the token is wrong")]
     flags = ["--dataset", f"lab={tmp_path}/none", "--min-free-gib", "1000000", "--receiver", stub.url]
     assert run("--self-test", *flags) == 1
@@ -159,7 +160,7 @@ def test_cards_changes_and_notes_are_shown_to_people() -> None:
     host = Capability(
         "box", gpus=(card,), cuda_present=True, torch_version="2.13", revision="abc", dirty=True, problems=("a note",)
     )
-    text = Report(host, (Check("disk", True, "x"),)).as_text()
+    text = HostReport(host, (Check("disk", True, "x"),)).as_text()
     assert "gpu          RTX 3060, 12.0 GiB, 11.0 free, driver 560\n" in text
     assert "cuda         present, not usable\n" in text
     assert "revision     abc with changes\n" in text

@@ -21,7 +21,7 @@ from tls_doors import READ, direct
 from windows_trainer import DECLARATION
 from wine import PYTHON, Program, environment, processes_with, until, windows_path
 
-from training.dataset import dataset_digest
+from training.contracts.dataset_folder import dataset_digest
 from training.fleet.bundle import pack
 from training.fleet.single_file import own_single_file
 from training.fleet.worker.enrol import fingerprint
@@ -278,7 +278,7 @@ def inside(tmp_path: Path, *arguments: str) -> str:
 
 def test_what_windows_does_differently_holds(tmp_path: Path) -> None:
     said = inside(tmp_path, "tests/windows/inside_system.py")
-    assert "20 passed" in said
+    assert "21 passed" in said
 
 
 def test_the_workers_own_unit_tests_hold_on_windows(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ import errno
 import hashlib
 import importlib
 import os
-import re
 import stat
 import tarfile
 from collections import deque
@@ -23,18 +22,12 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
+from training.contracts.bundle import MAX_DEPTH, MAX_FILES, MAX_TAR_BYTES, is_plain_name, paths_to
 from training.fleet import system
 from training.fleet.errors import TrainerError
 
-MAX_FILES: Final = 10_000
-MAX_DEPTH: Final = 16
-MAX_TAR_BYTES: Final = 8 * 2**30 - 1
-"""Largest bundle before compression; USTAR cannot say a larger size."""
-
 _CHUNK_BYTES: Final = 2**20
 _BEHIND: Final = 2
-_NAME: Final = re.compile(r"[0-9A-Za-z_.+=@,~ -]{1,100}")
-_RESERVED: Final = re.compile(r"(?i:con|prn|aux|nul|com[0-9]|lpt[0-9]) *(\..*)?")
 _LEVEL: Final = 1
 
 
@@ -131,7 +124,7 @@ def _members(folder: Path) -> list[_Member]:
     if len(members) > MAX_FILES:
         raise _odd(f"found more than {MAX_FILES} files in {folder}; at most that many may be in an artifact")
     seen: dict[str, str] = {}
-    for path in (path for member in members for path in _steps(member.name)):
+    for path in (path for member in members for path in paths_to(member.name)):
         other = seen.setdefault(path.casefold(), path)
         if other != path:
             raise _odd(f"found {other!r} and {path!r}, which are one file on Windows; rename one of them")
@@ -139,12 +132,6 @@ def _members(folder: Path) -> list[_Member]:
     if size > MAX_TAR_BYTES:
         raise _odd(f"found {size} bytes in {folder}; at most {MAX_TAR_BYTES} may be in an artifact")
     return members
-
-
-def _steps(name: str) -> Iterator[str]:
-    """Yield a name and the folders above it."""
-    parts = name.split("/")
-    return ("/".join(parts[:end]) for end in range(1, len(parts) + 1))
 
 
 def _walk(folder: Path, top: Path, depth: int) -> Iterator[_Member]:
@@ -168,7 +155,7 @@ def _walk(folder: Path, top: Path, depth: int) -> Iterator[_Member]:
 
 
 def _check_name(part: str, name: str) -> None:
-    if not _NAME.fullmatch(part) or part[0] in " -" or part[-1] in " ." or _RESERVED.fullmatch(part):
+    if not is_plain_name(part):
         raise _odd(
             f"found the name {name!r}; expected letters, digits and any of _.+=@,~- in it, not ending in a dot"
             " and not a device name of Windows"

@@ -44,7 +44,8 @@ _PEM: Final = re.compile(rb"-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE
 _DISABLED: Final = re.compile(r"<Settings>(?:(?!</Settings>).)*<Enabled>false</Enabled>", re.DOTALL)
 _LAST_RESULT: Final = 6
 """Column of a task's last result in what schtasks lists at length."""
-_TASK_RUNNING: Final = "267009"
+TASK_RUNNING: Final = "267009"
+"""Last result of a task that has not ended."""
 _MARKS: Final = {"ok": "ok", "warn": "warn", "fail": "FAIL", "skip": "skip"}
 _COLOURS: Final = {"ok": "32", "warn": "33", "fail": "31", "skip": "2"}
 _PLAIN: Final = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "?")
@@ -278,14 +279,24 @@ def task(name: str, run: Ask = ask) -> tuple[State, str, str]:
     status, described = run(["schtasks", "/query", "/tn", name, "/xml"])
     if status is None or status != 0:
         return skip(f"no scheduled task {name} is installed; that is well for a program that is started by hand")
-    if _DISABLED.search(described):
+    if is_disabled(described):
         return fail(f"the scheduled task {name} is disabled", f'schtasks /change /tn "{name}" /enable')
     _, told = run(["schtasks", "/query", "/tn", name, "/v", "/fo", "csv", "/nh"])
-    results = [row[_LAST_RESULT] for row in csv.reader(told.splitlines()) if len(row) > _LAST_RESULT]
-    if _TASK_RUNNING not in results:
+    results = last_results(told)
+    if TASK_RUNNING not in results:
         last = f"; its last result is {results[0]}" if results else ""
         return fail(f"the scheduled task {name} is not running{last}", f'schtasks /run /tn "{name}"')
     return ok(f"the scheduled task {name} is running")
+
+
+def is_disabled(described: str) -> bool:
+    """Return True if the XML of a scheduled task says that it is not to start."""
+    return _DISABLED.search(described) is not None
+
+
+def last_results(told: str) -> list[str]:
+    """Return the last results in what schtasks lists at length, as CSV without a header."""
+    return [row[_LAST_RESULT] for row in csv.reader(told.splitlines()) if len(row) > _LAST_RESULT]
 
 
 # ---- certificates ---------------------------------------------------------------------------------------------------

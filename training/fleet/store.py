@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from training.fleet.blobs.folder import Data, Folder, Part
-from training.fleet.database import Row
-from training.fleet.database.pages import sync_folder
+from training.fleet.database.sqlite.pages import sync_folder
 from training.fleet.errors import (
     ConfigurationError,
     DigestMismatchError,
@@ -32,7 +31,8 @@ from training.fleet.errors import (
     TooLargeError,
     passing,
 )
-from training.fleet.jobs import MODES
+from training.fleet.model.jobs import MODES
+from training.fleet.model.names import is_sha256
 
 BUNDLE: Final = "bundle.tar.zst"
 QUARANTINE: Final = "quarantine"
@@ -42,7 +42,6 @@ MAX_BYTES: Final = 8 * 2**30
 FLOOR_BYTES: Final = 256 * 2**20
 """Default of the free space that uploads leave to the database."""
 
-_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _MODEL: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]{0,63}")
 _CHUNK_BYTES: Final = 2**20
 
@@ -55,7 +54,7 @@ def bundle_path(sha256: str, model: str, mode: str) -> str:
     Raises:
         InvalidMessageError: One of the names could not stand in a path.
     """
-    if not _SHA256.fullmatch(sha256):
+    if not is_sha256(sha256):
         raise InvalidMessageError(f"found the artifact id {sha256!r}; expected 64 lower-case hex digits")
     if not _MODEL.fullmatch(model):
         raise InvalidMessageError(f"found the model {model!r}; expected letters, digits and any of _.- in its name")
@@ -224,7 +223,7 @@ def quarantined(store: Path, path: Path, sha256: str) -> Path:
     return target
 
 
-def index_row(artifact: Mapping[str, object] | Row) -> dict[str, object]:
+def index_row(artifact: Mapping[str, object]) -> dict[str, object]:
     """Return what `index.jsonl` says of an artifact besides its path."""
     return {name: artifact[name] for name in ("sha256", "model", "mode", "size_bytes")}
 

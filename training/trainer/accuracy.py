@@ -25,11 +25,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from training.dataset import MODES, SPLIT_RECIPES, Dataset, DatasetError, read_dataset
+from training.contracts.dataset import MODES, SPLIT_RECIPES, Dataset, DatasetError
+from training.contracts.dataset_folder import read_dataset
+from training.trainer.data.splits import LEAKING_RECIPES
+from training.trainer.exchange.job import parsed_job
 from training.trainer.faults import HostError, SpecError, TrainerError
 from training.trainer.hyper import MODELS
-from training.trainer.job import parsed_job
-from training.trainer.splits import LEAKING_RECIPES
 
 BEGIN = "<!-- accuracy table: begin -->"
 END = "<!-- accuracy table: end -->"
@@ -116,10 +117,10 @@ def _numbers(dataset: Dataset, split: str, model: str, mode: str, seed: int, thr
 
 def _one() -> None:
     """Train the job on the standard input and print its numbers; what the processes of their own run."""
-    from training.trainer.checkpoint import Checkpoints
+    from training.trainer.evaluation.measures import headline
+    from training.trainer.exchange.checkpoint import Checkpoints
+    from training.trainer.exchange.progress import Progress
     from training.trainer.experiment import run_experiment
-    from training.trainer.measures import headline
-    from training.trainer.progress import Progress
 
     try:
         job = parsed_job(json.load(sys.stdin))

@@ -18,19 +18,19 @@ from typing import Any
 
 import numpy as np
 
-from training.dataset import Dataset
-from training.trainer.checkpoint import Checkpoints
-from training.trainer.data import Floats, Ints, Telemetry, read_telemetry
-from training.trainer.evaluation import evaluated
+from training.contracts.dataset import Dataset
+from training.trainer.data.splits import LEAKING_RECIPES, Fold, final_fold, fold_digest, folds_of
+from training.trainer.data.telemetry import Floats, Ints, Telemetry, read_telemetry
+from training.trainer.data.windows import Samples, Sequences, WindowSet, input_names, model_inputs, window_set
+from training.trainer.evaluation.evaluate import evaluated
+from training.trainer.evaluation.measures import best_threshold, has_both
+from training.trainer.evaluation.scored_windows import Predictions, continuing
+from training.trainer.exchange.checkpoint import Checkpoints
+from training.trainer.exchange.job import Job
+from training.trainer.exchange.progress import Progress
 from training.trainer.faults import SpecError
 from training.trainer.hyper import MODELS
-from training.trainer.job import Job
-from training.trainer.measures import best_threshold, has_both
 from training.trainer.models import Fitted, InputShape, Setting, model_module
-from training.trainer.predictions import Predictions, continuing
-from training.trainer.progress import Progress
-from training.trainer.splits import LEAKING_RECIPES, Fold, final_fold, fold_digest, folds_of
-from training.trainer.windows import Samples, Sequences, WindowSet, input_names, model_inputs, window_set
 
 MAX_TRAIN_WINDOWS = 100_000
 SCORE_ROWS = 65_536

@@ -23,8 +23,8 @@ import argparse
 from collections.abc import Sequence
 
 from training.needs import installing
-from training.trainer import child
 from training.trainer.faults import HostError, TrainerError
+from training.trainer.stored import child
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def exported(options: argparse.Namespace) -> int:
     """Export in this process and return the exit status."""
     try:
-        from training.trainer.onnx_export import export
+        from training.trainer.stored.onnx_export import export
 
         largest, count = export(options.bundle, options.out, options.data)
     except TrainerError as fault:

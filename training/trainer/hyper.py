@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from training.dataset import MODES, SPLIT_RECIPES
+from training.contracts.dataset import MODES, SPLIT_RECIPES
 
 CONTRACT_VERSION = 1
 TRAINER_NAME = "cis490"

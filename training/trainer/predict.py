@@ -24,9 +24,9 @@ import os
 from collections.abc import Sequence
 
 from training.needs import installing
-from training.trainer import child
 from training.trainer.faults import HostError, TrainerError
 from training.trainer.files import partial_of
+from training.trainer.stored import child
 
 EXIT_CLOSED = 141
 """The standard output was closed before all scores were written, as by `head`."""
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def scored(options: argparse.Namespace) -> int:
     """Score in this process and return the exit status."""
     try:
-        from training.trainer.scoring import predict
+        from training.trainer.stored.scoring import predict
 
         predict(options.bundle, None if str(options.data) == "-" else options.data, options.out)
     except TrainerError as fault:

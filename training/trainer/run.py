@@ -24,11 +24,12 @@ import os
 import time
 from collections.abc import Sequence
 
-from training.dataset import Dataset, DatasetError, dataset_digest, read_dataset
+from training.contracts.dataset import Dataset, DatasetError
+from training.contracts.dataset_folder import dataset_digest, read_dataset
 from training.needs import missing
+from training.trainer.exchange.job import Job, read_job
 from training.trainer.faults import HostError, SpecError, TrainerError, lacking
 from training.trainer.hyper import MODELS, describe, missing_libraries
-from training.trainer.job import Job, read_job
 
 RESULT_VERSION = 1
 EXIT_INTERRUPTED = 130
@@ -105,16 +106,16 @@ def _train(job: Job, dataset: Dataset, out: Path, started: float) -> None:
     # A thread that waits by spinning takes the core from the thread it waits for where others use the machine too:
     # measured 91 s against 9 s on two busy cores. Source: OpenMP 5.2, OMP_WAIT_POLICY.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    from training.trainer.progress import Progress
+    from training.trainer.exchange.progress import Progress
 
     with Progress(out / "progress.jsonl") as progress:
         from threadpoolctl import threadpool_limits
 
-        from training.trainer.artifact import LEAK_WARNING, write_artifact, write_json
-        from training.trainer.checkpoint import Checkpoints, checkpoint_key
+        from training.trainer.artifact.folder import LEAK_WARNING, write_artifact, write_json
+        from training.trainer.artifact.numeric_class import numeric_class
+        from training.trainer.evaluation.measures import headline
+        from training.trainer.exchange.checkpoint import Checkpoints, checkpoint_key
         from training.trainer.experiment import run_experiment
-        from training.trainer.measures import headline
-        from training.trainer.numeric_class import numeric_class
 
         digest = _checked_digest(job)
         with threadpool_limits(job.threads):

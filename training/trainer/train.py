@@ -25,12 +25,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, Any
 
-from training.dataset import MODES, SPLIT_RECIPES, DatasetError, read_dataset
+from training.contracts.dataset import MODES, SPLIT_RECIPES, DatasetError
+from training.contracts.dataset_folder import read_dataset
 from training.trainer import run
+from training.trainer.exchange.job import MAX_SEED, MAX_THREADS, RESUME_KEY
 from training.trainer.faults import HostError
 from training.trainer.files import write_whole
 from training.trainer.hyper import MODELS, Hyper, ModelDeclaration
-from training.trainer.job import MAX_SEED, MAX_THREADS, RESUME_KEY
 
 DEFAULT_SEED = 490
 LOOK_S = 0.3

@@ -26,9 +26,9 @@ import tempfile
 from collections.abc import Sequence
 from typing import IO, Any, Final
 
-from training.trainer.archive import Limits, extract
 from training.trainer.faults import HostError, SpecError, TrainerError
 from training.trainer.files import sync
+from training.trainer.stored.archive import Limits, extract
 
 MEMORY_BYTES: Final = 40 << 20
 """What the reader may take beyond what it has once Python is loaded: the largest window of zstd, thrice."""

@@ -39,7 +39,7 @@ from training.fleet.errors import (
     RequestError,
     ShortBodyError,
 )
-from training.fleet.wire import MAX_BODY_BYTES
+from training.fleet.wire.limits import MAX_BODY_BYTES
 
 ID: Final = re.compile(r"[0-9a-f]{64}")
 SINGULAR: Final = (

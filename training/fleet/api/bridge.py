@@ -9,31 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
-from training.fleet.database import Transaction
+from training.fleet.database import Database, Transaction
 
 T = TypeVar("T")
-
-
-class Writer(Protocol):
-    """What the bridge needs of a database.
-
-    Attributes:
-        deliver: Called on the writer thread after each batch with what gives its answers.
-    """
-
-    deliver: Callable[[list[Callable[[], None]]], None]
-
-    def post(
-        self,
-        change: Callable[[Transaction], Any],
-        answer: Callable[[Any, BaseException | None], None],
-        /,
-        *,
-        repeatable: bool = False,
-    ) -> None:
-        """Hand a change over; `answer` gets its result or its error, through `deliver`."""
 
 
 class Bridge:
@@ -44,17 +24,16 @@ class Bridge:
         loop: The loop that waits for them.
     """
 
-    def __init__(self, database: Writer, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, database: Database, loop: asyncio.AbstractEventLoop) -> None:
         self._post = database.post
         self._loop = loop
         database.deliver = self._deliver
 
-    def run(self, change: Callable[[Transaction], T], *, repeatable: bool = False) -> asyncio.Future[T]:
+    def run(self, change: Callable[[Transaction], T]) -> asyncio.Future[T]:
         """Return a future of the change's result; it is set after the commit is durable.
 
         Args:
             change: What to do on the writer thread.
-            repeatable: Whether it may be undone and run a second time before it is answered.
         """
         waiter: asyncio.Future[T] = self._loop.create_future()
 
@@ -66,7 +45,7 @@ class Bridge:
             else:
                 waiter.set_exception(error)
 
-        self._post(change, settle, repeatable=repeatable)
+        self._post(change, settle)
         return waiter
 
     def notify(self, notice: Callable[[], None]) -> None:

@@ -68,7 +68,7 @@ async def as_worker(fleet: Fleet, request: Request, handler: Callable[[Fleet, Re
     except IdentityInUseError:
         await note(fleet, request, caller.name, "clash", f"another machine shows identity {caller.identity} as well")
         raise
-    identity = queue.registry.get(caller.identity)
+    identity = queue.identities.get(caller.identity)
     if identity is not None and identity.rotate and request.scope["path"] != "/v1/secret":
         answer.headers.append(ROTATE)
     return answer
@@ -78,10 +78,10 @@ async def _settle(fleet: Fleet, caller: Caller, place: str) -> None:
     """Write down what a request says by being let in: the next key was used, and where the identity is."""
     queue = fleet.queue
     if caller.fresh:
-        await fleet.run(lambda tx: queue.renew(tx, caller.identity))
-    identity = queue.registry.get(caller.identity)
+        await fleet.run(lambda tx: queue.identities.renew(tx, caller.identity))
+    identity = queue.identities.get(caller.identity)
     if identity is not None and identity.place != place:
-        await fleet.run(lambda tx: queue.keep_place(tx, caller.identity, place))
+        await fleet.run(lambda tx: queue.identities.keep_place(tx, caller.identity, place))
 
 
 def address(request: Request) -> str:
@@ -135,7 +135,7 @@ def demand_own_name(fleet: Fleet, request: Request, worker: str) -> None:
         ForbiddenError: The names differ, or the host has enrolled and its secret is not shown.
     """
     name = request.caller.name
-    if not request.caller.identity and fleet.queue.registry.living(worker) is not None:
+    if not request.caller.identity and fleet.queue.identities.living(worker) is not None:
         raise ForbiddenError(
             f"the claim is for {worker}, which has enrolled, and does not show its secret; start the worker with "
             f"--worker-secret-file, or under another name with --name; or cis490-jobs worker revoke {worker}"
@@ -156,8 +156,7 @@ async def demand_holder(fleet: Fleet, request: Request, lease_id: str) -> None:
     name = request.caller.name
     if not name:
         return
-    live = fleet.queue.leases.get(lease_id)
-    holder = live.worker if live is not None else await fleet.run(lambda tx: fleet.queue.holder(tx, lease_id))
+    holder = fleet.queue.live_holder(lease_id) or await fleet.run(lambda tx: fleet.queue.holder(tx, lease_id))
     if holder is not None and holder != name:
         await note(fleet, request, name, "refuse", "it showed a lease of another worker")
         raise StaleLeaseError(f"the lease was not given to {name}; stop its trainer and claim again")

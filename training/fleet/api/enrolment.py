@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from training.fleet import wire
 from training.fleet.api.callers import address, note
 from training.fleet.api.exchange import Answer, Request, answer
 from training.fleet.api.fleet import Fleet
@@ -16,28 +15,29 @@ from training.fleet.errors import (
     InviteRefusedError,
     NotFoundError,
 )
+from training.fleet.wire.identities import Enrol, Enrolled, Invite, InviteOrder, Material, NewSecret
 
-INVITE: Final = Decoder(wire.InviteOrder)
-ENROL: Final = Decoder(wire.Enrol)
-SECRET: Final = Decoder(wire.NewSecret)
+INVITE: Final = Decoder(InviteOrder)
+ENROL: Final = Decoder(Enrol)
+SECRET: Final = Decoder(NewSecret)
 NO_STORE: Final = (b"cache-control", b"no-store")
 
 
 async def invite(fleet: Fleet, request: Request) -> Answer:
     """Make a one-time code with which one host can enrol."""
     order, who = INVITE.decode(await request.body()), request.caller.who
-    made = await fleet.run(lambda tx: fleet.queue.invite(tx, order, who))
-    shown = wire.Invite(made.worker, made.code, made.ttl_s, made.expires_at, fleet.ca_sha256, made.replaces)
+    made = await fleet.run(lambda tx: fleet.queue.identities.invite(tx, order, who))
+    shown = Invite(made.worker, made.code, made.ttl_s, made.expires_at, fleet.ca_sha256, made.replaces)
     return answer(shown, headers=[NO_STORE])
 
 
 async def enrol(fleet: Fleet, request: Request) -> Answer:
     """Exchange a one-time code for the identity of a worker."""
     message = ENROL.decode(await request.body())
-    caller, before = address(request), fleet.queue.registry.living(message.worker)
+    caller, before = address(request), fleet.queue.identities.living(message.worker)
     fleet.limiter.enter(caller)
     try:
-        identity = await fleet.run(lambda tx: fleet.queue.enrol(tx, message))
+        identity = await fleet.run(lambda tx: fleet.queue.identities.enrol(tx, message))
     except (InviteRefusedError, ForbiddenError) as error:
         why = f"enrolment: {error.message.partition(';')[0]}"
         await note(fleet, request, message.worker, "refuse", why, known=False)
@@ -50,7 +50,7 @@ async def enrol(fleet: Fleet, request: Request) -> Answer:
         fleet.sessions.forget(identity.worker)
         fleet.lot.ring(identity.worker)
     material = await _issued(fleet, identity.id, identity.worker)
-    enrolled = wire.Enrolled(
+    enrolled = Enrolled(
         worker=identity.worker,
         id=identity.id,
         version=fleet.version,
@@ -62,12 +62,12 @@ async def enrol(fleet: Fleet, request: Request) -> Answer:
     return answer(enrolled, headers=[NO_STORE])
 
 
-async def _issued(fleet: Fleet, public_id: str, worker: str) -> wire.Material:
+async def _issued(fleet: Fleet, public_id: str, worker: str) -> Material:
     """Return what the worker needs for mutual TLS; who asks again soon gets the same."""
     if fleet.issuer is None:
-        return wire.Material()
+        return Material()
     material = await asyncio.to_thread(fleet.issuer, worker, public_id)
-    await fleet.run(lambda tx: fleet.queue.keep_certificate(tx, public_id, material.fingerprint))
+    await fleet.run(lambda tx: fleet.queue.identities.keep_certificate(tx, public_id, material.fingerprint))
     return material
 
 
@@ -76,7 +76,7 @@ async def secret(fleet: Fleet, request: Request) -> Answer:
     message, identity = SECRET.decode(await request.body()), request.caller.identity
     if not identity:
         raise ForbiddenError("only an enrolled worker has a key of its own to change; enrol this host first")
-    return answer(await fleet.run(lambda tx: fleet.queue.take_secret(tx, identity, message.secret_sha256)))
+    return answer(await fleet.run(lambda tx: fleet.queue.identities.take_secret(tx, identity, message.secret_sha256)))
 
 
 async def certificate(fleet: Fleet, request: Request) -> Answer:
@@ -94,7 +94,7 @@ async def revoke(fleet: Fleet, request: Request) -> Answer:
     """Take a worker's secret back; its jobs return to the queue."""
     await request.body()
     worker, who = request.target, request.caller.who
-    gone = await fleet.run(lambda tx: fleet.queue.revoke(tx, worker, who))
+    gone = await fleet.run(lambda tx: fleet.queue.identities.revoke(tx, worker, who))
     fleet.sessions.forget(worker)
     fleet.lot.ring(worker)
     return answer(gone)
@@ -104,13 +104,13 @@ async def rotate(fleet: Fleet, request: Request) -> Answer:
     """Have a worker make a new key at its next contact."""
     await request.body()
     worker, who = request.target, request.caller.who
-    return answer(await fleet.run(lambda tx: fleet.queue.ask_to_rotate(tx, worker, who)))
+    return answer(await fleet.run(lambda tx: fleet.queue.identities.ask_to_rotate(tx, worker, who)))
 
 
 async def identities(fleet: Fleet, request: Request) -> Answer:
     """One page of the workers that enrolled, and of their earlier identities."""
     query = request.query
-    return answer(fleet.queue.identities(query.get("cursor"), limit_of(query)))
+    return answer(fleet.queue.identities.page(query.get("cursor"), limit_of(query)))
 
 
 async def events(fleet: Fleet, request: Request) -> Answer:

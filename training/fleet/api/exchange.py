@@ -14,7 +14,7 @@ import msgspec
 
 from training.fleet.auth import Caller
 from training.fleet.errors import FleetError, RequestError, ShortBodyError, TooLargeError
-from training.fleet.wire import MAX_BODY_BYTES
+from training.fleet.wire.limits import MAX_BODY_BYTES
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

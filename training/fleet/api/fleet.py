@@ -22,7 +22,7 @@ from training.fleet.api.parking import Lot
 from training.fleet.api.uploading import Uploads
 from training.fleet.auth import Credentials, Sessions
 from training.fleet.errors import UnavailableError
-from training.fleet.wire import Material
+from training.fleet.wire.identities import Material
 
 if TYPE_CHECKING:
     from training.fleet.api.keeping import Keeper
@@ -92,9 +92,9 @@ class Fleet:
     indexing: asyncio.Lock = field(default_factory=asyncio.Lock)
     proving: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    def run(self, change: Callable[[Any], T], *, repeatable: bool = False) -> asyncio.Future[T]:
+    def run(self, change: Callable[[Any], T]) -> asyncio.Future[T]:
         """Return a future of a change made on the writer thread; see `Bridge.run`."""
-        return self.bridge.run(change, repeatable=repeatable)
+        return self.bridge.run(change)
 
     def demand_open(self) -> None:
         """Refuse new work while the receiver drains.

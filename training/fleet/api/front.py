@@ -16,8 +16,8 @@ from typing import Final
 
 from training.fleet.api.callers import PEER_KEY
 from training.fleet.api.exchange import Request
-from training.fleet.auth import peers
 from training.fleet.errors import AuthenticationError, ConfigurationError, ForbiddenError, RequestError
+from training.fleet.tls import peers
 
 URI: Final = b"x-client-cert-uri"
 FINGERPRINT: Final = b"x-client-cert-fingerprint"

@@ -2,7 +2,7 @@
 
 Owns the one chore that may run at a time and what is known of it. Guarantees that the receiver answers on while a
 chore runs: it has a thread of its own that rests as long as it reads, and the writer thread is held up for a few
-milliseconds at most. Leaves the work itself to `integrity`.
+milliseconds at most. Leaves the work itself to `maintenance`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Final
 
 from training.fleet import __version__
+from training.fleet.database import Database
 from training.fleet.errors import ConflictError, Fault, FleetError, UnavailableError
-from training.fleet.integrity.artifacts import Options, Places
-from training.fleet.integrity.backup import Order, Source, back_up
-from training.fleet.integrity.fsck import fsck_running
-from training.fleet.integrity.report import Report
-from training.fleet.wire import BackupOrder, Chore, Finding, FsckOrder
+from training.fleet.maintenance.artifacts import CheckOptions, Places
+from training.fleet.maintenance.backup import BackupTask, back_up
+from training.fleet.maintenance.fsck import fsck_running
+from training.fleet.maintenance.report import Report
+from training.fleet.wire.people import BackupOrder, Chore, Finding, FsckOrder
 
 JOIN_S: Final = 5.0
 """How long the end of the receiver waits for a chore to stop."""
@@ -44,7 +45,7 @@ class Keeper:
         copy_path: Where a check puts its copy of the database.
     """
 
-    database: Source
+    database: Database
     places: Places
     manifest: Path
     backup_root: Path
@@ -78,7 +79,7 @@ class Keeper:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
         name = f"{stamp}-{order.label}" if order.label else stamp
         made_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
-        wanted = Order(
+        wanted = BackupTask(
             self.backup_root, name, self.places, self.manifest, order.artifacts, made_at, version=__version__
         )
 
@@ -93,7 +94,7 @@ class Keeper:
         Raises:
             ConflictError: Another chore runs.
         """
-        options = Options(hashes=order.hashes, progress=self._progress)
+        options = CheckOptions(hashes=order.hashes, progress=self._progress)
         made_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
         def work(keeper: Keeper, report: Report) -> str:

@@ -27,10 +27,10 @@ from training.fleet.errors import (
     PreconditionError,
     UnavailableError,
 )
-from training.fleet.jobs import Trainer
-from training.fleet.manifest import MAX_MANIFEST_BYTES, child_load
+from training.fleet.manifest import child_load
+from training.fleet.model.jobs import MAX_MANIFEST_BYTES, Trainer
 from training.fleet.queue import Queue
-from training.fleet.wire import Plan, Reload
+from training.fleet.wire.people import Plan, Reload
 from training.trainer import hyper
 
 START_ACTOR: Final = "receiver"
@@ -75,7 +75,7 @@ class Loader:
         try:
             await self.reload(Reload(), START_ACTOR)
         except FleetError as error:
-            in_force = self._queue.hosts.in_force.digest
+            in_force = self._queue.in_force.digest
             if not in_force:
                 raise _unusable(error) from error
             faults = [str(fault) for fault in error.faults]
@@ -163,7 +163,7 @@ class Loader:
 
         Only the project's own trainer can be asked without starting a program; any other one is asked again.
         """
-        in_force = self._queue.hosts.in_force
+        in_force = self._queue.in_force
         if in_force.trainer.command != Trainer().command or not self._path.is_file():
             return None
         if self._path.stat().st_size > MAX_MANIFEST_BYTES or _digest(self._path) != in_force.digest:

@@ -15,7 +15,7 @@ from training.fleet.api.fleet import Fleet
 from training.fleet.errors import FleetError, InvalidMessageError
 from training.fleet.queue import Filters
 from training.fleet.single_file import NAME, own_single_file
-from training.fleet.wire import Health, WorkerView
+from training.fleet.wire.people import Health, WorkerView
 
 DEFAULT_PAGE: Final = 100
 MAX_FAILURES: Final = 10
@@ -178,9 +178,9 @@ async def _health(fleet: Fleet) -> Health:
     queue, loader = fleet.queue, fleet.loader
     free_bytes = await asyncio.get_running_loop().run_in_executor(None, fleet.store.free_bytes)
     failures, (artifacts, size_bytes) = await fleet.run(
-        lambda tx: (queue.recent_failures(tx, MAX_FAILURES), queue.artifact_totals(tx))
+        lambda tx: (queue.recent_failures(tx, MAX_FAILURES), queue.artifacts.totals(tx))
     )
-    in_force = queue.hosts.in_force
+    in_force = queue.in_force
     problems = await _problems(fleet)
     return Health(
         status="draining" if fleet.draining else "degraded" if problems else "ok",

@@ -19,8 +19,8 @@ from typing import Annotated, Any, Final, Generic, TypeVar, Union, get_args, get
 import msgspec
 
 from training.fleet.errors import Fault, InvalidMessageError, RequestError
-from training.fleet.jobs import MAX_INTEGER
-from training.fleet.wire import Limit
+from training.fleet.model.jobs import MAX_INTEGER
+from training.fleet.wire.limits import Limit
 
 T = TypeVar("T")
 MAX_NESTING: Final = 32
@@ -144,7 +144,7 @@ _PARSER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite
 
 @functools.cache
 def strict(annotation: Any) -> Any:
-    """Return an annotation with every `wire.Limit` turned into msgspec's bounds, dataclasses included."""
+    """Return an annotation with every `wire.limits.Limit` turned into msgspec's bounds, dataclasses included."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if dataclasses.is_dataclass(annotation):
         return _strict_dataclass(annotation)

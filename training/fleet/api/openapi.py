@@ -12,7 +12,7 @@ from training.fleet.api.look import WORKER as WORKER_NAME
 from training.fleet.api.messages import strict
 from training.fleet.api.routes import ROUTES, Route
 from training.fleet.auth import TOKENS
-from training.fleet.wire import InviteOrder
+from training.fleet.wire.identities import InviteOrder
 
 REFERENCE: Final = "#/components/schemas/{name}"
 COMMON: Final = ((400, "the request cannot be read"), (401, "no token, or a wrong one"), (403, "not permitted"))

@@ -7,7 +7,8 @@ from typing import Final
 from training.fleet.api.exchange import Answer, Request, answer
 from training.fleet.api.fleet import Fleet
 from training.fleet.api.messages import Decoder
-from training.fleet.wire import MAX_MANIFEST_BYTES, BackupOrder, FsckOrder, Reload
+from training.fleet.model.jobs import MAX_MANIFEST_BYTES
+from training.fleet.wire.people import BackupOrder, FsckOrder, Reload
 
 RELOAD: Final = Decoder(Reload)
 BACKUP: Final = Decoder(BackupOrder)

@@ -10,12 +10,37 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from training.fleet import wire
 from training.fleet.api import enrolment, look, operate, work
 from training.fleet.api.exchange import Answer, Request
 from training.fleet.api.fleet import Fleet
 from training.fleet.auth import Right, Role
-from training.fleet.jobs import MODES, STATUSES
+from training.fleet.model.jobs import MODES, STATUSES
+from training.fleet.wire.identities import (
+    Enrol,
+    Enrolled,
+    IdentityPage,
+    IdentityView,
+    Invite,
+    InviteOrder,
+    Material,
+    NewSecret,
+    SecretTaken,
+)
+from training.fleet.wire.people import (
+    MAX_PAGE,
+    BackupOrder,
+    Chore,
+    EventPage,
+    FsckOrder,
+    Health,
+    JobDetail,
+    JobPage,
+    Plan,
+    Reload,
+    Why,
+    WorkerPage,
+)
+from training.fleet.wire.worker import Beat, Claim, Complete, Fail, Heartbeat, JobState, Lease, OwnView, Stored
 
 Handler = Callable[[Fleet, Request], Awaitable[Answer]]
 Body = type[Any] | Literal["bundle", "manifest"] | None
@@ -74,7 +99,7 @@ _PAGE = (
     (
         "limit",
         "how many at most, 1 to 500; 100 without it",
-        {"type": "integer", "minimum": 1, "maximum": wire.MAX_PAGE},
+        {"type": "integer", "minimum": 1, "maximum": MAX_PAGE},
     ),
     ("cursor", "`next` of the page before", _TEXT),
 )
@@ -94,8 +119,8 @@ ROUTES: Final[tuple[Route, ...]] = (
         "/v1/job/claim",
         "worker",
         work.claim,
-        wire.Claim,
-        wire.Lease,
+        Claim,
+        Lease,
         (
             (204, "no job for this host now; ask again after Retry-After"),
             (403, "`host_refused`: the manifest does not admit the host"),
@@ -110,8 +135,8 @@ ROUTES: Final[tuple[Route, ...]] = (
         "/v1/job/{id}/heartbeat",
         "worker",
         work.heartbeat,
-        wire.Heartbeat,
-        wire.Beat,
+        Heartbeat,
+        Beat,
         (_JOB, _STALE),
     ),
     Route(
@@ -119,22 +144,22 @@ ROUTES: Final[tuple[Route, ...]] = (
         "/v1/job/{id}/complete",
         "worker",
         work.complete,
-        wire.Complete,
-        wire.State,
+        Complete,
+        JobState,
         (
             _JOB,
             (409, "`stale_lease` or `other_result`: the job is not, or no longer, this worker's"),
             (412, "`artifact_missing`: upload the bundle first"),
         ),
     ),
-    Route("POST", "/v1/job/{id}/fail", "worker", work.fail, wire.Fail, wire.State, (_JOB, _STALE)),
+    Route("POST", "/v1/job/{id}/fail", "worker", work.fail, Fail, JobState, (_JOB, _STALE)),
     Route(
         "PUT",
         "/v1/model/{sha256}",
         "worker",
         work.upload,
         "bundle",
-        wire.Stored,
+        Stored,
         (
             (201, "stored"),
             (404, "the name is no digest"),
@@ -147,20 +172,20 @@ ROUTES: Final[tuple[Route, ...]] = (
         headers=(("X-Lease-Id", "the lease the artifact was made under", "^[0-9A-Za-z_-]{8,64}$"),),
     ),
     Route("GET", "/v1/worker.pyz", "worker", look.single_file, statuses=(_UNCHANGED,)),
-    Route("GET", "/v1/jobs", "read", look.jobs, None, wire.JobPage, (_UNCHANGED,), query=(*_FILTERS, *_PAGE)),
-    Route("GET", "/v1/job/{id}", "read", look.job, None, wire.JobDetail, (_JOB,)),
-    Route("GET", "/v1/job/{id}/why", "read", look.why, None, wire.Why, (_JOB,)),
-    Route("GET", "/v1/workers", "read", look.workers, None, wire.WorkerPage, (_UNCHANGED,), query=_PAGE),
-    Route("GET", "/v1/health", "read", look.health, None, wire.Health),
-    Route("POST", "/v1/job/{id}/cancel", "operator", operate.cancel, None, wire.State, (_JOB, _STATE)),
-    Route("POST", "/v1/job/{id}/requeue", "operator", operate.requeue, None, wire.State, (_JOB, _STATE)),
+    Route("GET", "/v1/jobs", "read", look.jobs, None, JobPage, (_UNCHANGED,), query=(*_FILTERS, *_PAGE)),
+    Route("GET", "/v1/job/{id}", "read", look.job, None, JobDetail, (_JOB,)),
+    Route("GET", "/v1/job/{id}/why", "read", look.why, None, Why, (_JOB,)),
+    Route("GET", "/v1/workers", "read", look.workers, None, WorkerPage, (_UNCHANGED,), query=_PAGE),
+    Route("GET", "/v1/health", "read", look.health, None, Health),
+    Route("POST", "/v1/job/{id}/cancel", "operator", operate.cancel, None, JobState, (_JOB, _STATE)),
+    Route("POST", "/v1/job/{id}/requeue", "operator", operate.requeue, None, JobState, (_JOB, _STATE)),
     Route(
         "POST",
         "/v1/manifest/reload",
         "operator",
         operate.reload,
-        wire.Reload,
-        wire.Plan,
+        Reload,
+        Plan,
         (
             (409, "`would_shrink`: it would drop jobs and `allow_shrink` is not set"),
             (412, "`plan_moved`: the plan is not the one the caller saw"),
@@ -173,20 +198,20 @@ ROUTES: Final[tuple[Route, ...]] = (
         "operator",
         operate.plan,
         "manifest",
-        wire.Plan,
+        Plan,
         ((422, "`manifest_invalid`: the manifest has faults, all listed"),),
     ),
-    Route("POST", "/v1/backup", "operator", operate.backup, wire.BackupOrder, wire.Chore, (_CHORE,)),
-    Route("POST", "/v1/fsck", "operator", operate.fsck, wire.FsckOrder, wire.Chore, (_CHORE,)),
-    Route("GET", "/v1/chore", "operator", operate.chore, None, wire.Chore),
-    Route("POST", "/v1/invite", "operator", enrolment.invite, wire.InviteOrder, wire.Invite, right="enrol"),
+    Route("POST", "/v1/backup", "operator", operate.backup, BackupOrder, Chore, (_CHORE,)),
+    Route("POST", "/v1/fsck", "operator", operate.fsck, FsckOrder, Chore, (_CHORE,)),
+    Route("GET", "/v1/chore", "operator", operate.chore, None, Chore),
+    Route("POST", "/v1/invite", "operator", enrolment.invite, InviteOrder, Invite, right="enrol"),
     Route(
         "POST",
         "/v1/enrol",
         "anyone",
         enrolment.enrol,
-        wire.Enrol,
-        wire.Enrolled,
+        Enrol,
+        Enrolled,
         (
             (400, "the request cannot be read"),
             (401, "`invite_refused`: the code is unknown, used up or too old"),
@@ -202,17 +227,17 @@ ROUTES: Final[tuple[Route, ...]] = (
         "worker",
         look.own,
         None,
-        wire.OwnView,
+        OwnView,
         query=(("worker", "the host that asks; an enrolled one is known by its secret", _HOST),),
     ),
-    Route("POST", "/v1/secret", "worker", enrolment.secret, wire.NewSecret, wire.SecretTaken, (_UNASKED,)),
+    Route("POST", "/v1/secret", "worker", enrolment.secret, NewSecret, SecretTaken, (_UNASKED,)),
     Route(
         "POST",
         "/v1/worker/certificate",
         "worker",
         enrolment.certificate,
         None,
-        wire.Material,
+        Material,
         ((404, "this receiver issues no certificates"),),
     ),
     Route(
@@ -221,7 +246,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "operator",
         enrolment.revoke,
         None,
-        wire.IdentityView,
+        IdentityView,
         (_NAMED,),
         right="enrol",
     ),
@@ -231,18 +256,18 @@ ROUTES: Final[tuple[Route, ...]] = (
         "operator",
         enrolment.rotate,
         None,
-        wire.IdentityView,
+        IdentityView,
         (_NAMED, (409, "`wrong_state`: it is revoked")),
         right="enrol",
     ),
-    Route("GET", "/v1/identities", "read", enrolment.identities, None, wire.IdentityPage, query=_PAGE),
+    Route("GET", "/v1/identities", "read", enrolment.identities, None, IdentityPage, query=_PAGE),
     Route(
         "GET",
         "/v1/events",
         "read",
         enrolment.events,
         None,
-        wire.EventPage,
+        EventPage,
         (_JOB,),
         query=(
             ("job", "only of this job: its whole id", _HEX64),

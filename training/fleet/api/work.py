@@ -11,12 +11,12 @@ from training.fleet.api.callers import address, client, demand_holder, demand_ow
 from training.fleet.api.exchange import KNOWN, PARKED, Answer, ClientGoneError, Request, answer
 from training.fleet.api.fleet import Fleet
 from training.fleet.api.messages import Decoder
-from training.fleet.api.parking import Place
+from training.fleet.api.parking import ParkedCall
 from training.fleet.auth import neighbourhood
 from training.fleet.database import Transaction
 from training.fleet.errors import DigestMismatchError, LengthRequiredError, RequestError, UpgradeRequiredError
 from training.fleet.store import Upload, index_row
-from training.fleet.wire import Claim, Complete, Fail, Heartbeat, Lease, Stored
+from training.fleet.wire.worker import Claim, Complete, Fail, Heartbeat, Lease, Stored
 
 PARK_CAP_S: Final = 60.0
 OLDEST_WORKER: Final = (0, 1)
@@ -48,7 +48,7 @@ async def claim(fleet: Fleet, request: Request) -> Answer:
     if wait_s:
         lease = await _parked(fleet, request, message, wait_s)
     else:
-        lease = await fleet.run(lambda tx: _claimed(fleet, request, tx, message), repeatable=True)
+        lease = await fleet.run(lambda tx: _claimed(fleet, request, tx, message))
     headers = [PREFERENCE_APPLIED] if wait_s else []
     if lease is None:
         retry_s = 1.0 if wait_s else fleet.idle_retry_s
@@ -71,7 +71,9 @@ async def _parked(fleet: Fleet, request: Request, message: Claim, wait_s: float)
         del request.scope[PARKED]
 
 
-async def _wait_for_job(fleet: Fleet, request: Request, place: Place, message: Claim, wait_s: float) -> Lease | None:
+async def _wait_for_job(
+    fleet: Fleet, request: Request, place: ParkedCall, message: Claim, wait_s: float
+) -> Lease | None:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + wait_s
     timer = loop.call_at(deadline, place.bell.set)
@@ -87,7 +89,7 @@ async def _wait_for_job(fleet: Fleet, request: Request, place: Place, message: C
             if place.over:
                 return None
             fleet.demand_open()
-            fleet.queue.registry.demand_living(request.caller.identity)
+            fleet.queue.identities.demand_living(request.caller.identity)
             if place.offer is not None and (lease := await _take_offered(fleet, request, place, message)):
                 return lease
         return None
@@ -96,7 +98,7 @@ async def _wait_for_job(fleet: Fleet, request: Request, place: Place, message: C
         gone.cancel()
 
 
-async def _take_offered(fleet: Fleet, request: Request, place: Place, message: Claim) -> Lease | None:
+async def _take_offered(fleet: Fleet, request: Request, place: ParkedCall, message: Claim) -> Lease | None:
     offer = place.offer
     assert offer is not None
 
@@ -112,7 +114,7 @@ async def _take_offered(fleet: Fleet, request: Request, place: Place, message: C
 def _claimed(fleet: Fleet, request: Request, tx: Transaction, message: Claim) -> Lease | None:
     """Claim on the writer thread, unless the worker was revoked or has enrolled since it was let in."""
     demand_own_name(fleet, request, message.worker)
-    fleet.queue.registry.demand_living(request.caller.identity)
+    fleet.queue.identities.demand_living(request.caller.identity)
     return fleet.queue.claim(tx, message)
 
 
@@ -146,7 +148,7 @@ async def heartbeat(fleet: Fleet, request: Request) -> Answer:
     job_id = request.target
     beat = fleet.queue.beat(job_id, message)
     if beat is None:
-        beat = await fleet.run(lambda tx: fleet.queue.heartbeat(tx, job_id, message), repeatable=True)
+        beat = await fleet.run(lambda tx: fleet.queue.heartbeat(tx, job_id, message))
     return answer(beat)
 
 
@@ -155,7 +157,7 @@ async def complete(fleet: Fleet, request: Request) -> Answer:
     message = COMPLETE.decode(await request.body())
     await demand_holder(fleet, request, message.lease_id)
     job_id = request.target
-    return answer(await fleet.run(lambda tx: fleet.queue.complete(tx, job_id, message), repeatable=True))
+    return answer(await fleet.run(lambda tx: fleet.queue.complete(tx, job_id, message)))
 
 
 async def fail(fleet: Fleet, request: Request) -> Answer:
@@ -208,8 +210,8 @@ async def _for_upload(fleet: Fleet, request: Request, lease_id: str) -> tuple[st
     """
 
     def look(tx: Transaction) -> tuple[str, str]:
-        fleet.queue.registry.demand_living(request.caller.identity)
-        _, model, mode = fleet.queue.lease_for_upload(tx, lease_id, request.target)
+        fleet.queue.identities.demand_living(request.caller.identity)
+        _, model, mode = fleet.queue.artifacts.lease_for_upload(tx, lease_id, request.target)
         return model, mode
 
     return await fleet.run(look)
@@ -222,7 +224,7 @@ async def _known(fleet: Fleet, sha256: str, size_bytes: int, model: str, mode: s
         DigestMismatchError: The upload declares another length than the artifact has.
     """
     threads, loop = fleet.uploads, asyncio.get_running_loop()
-    row_bytes = await fleet.run(lambda tx: fleet.queue.artifact_bytes(tx, sha256, model, mode))
+    row_bytes = await fleet.run(lambda tx: fleet.queue.artifacts.size_bytes(tx, sha256, model, mode))
     found = await loop.run_in_executor(threads, fleet.store.size_bytes, sha256, model, mode)
     if found is None:
         return False
@@ -257,7 +259,7 @@ def _upload_headers(request: Request) -> tuple[int, str]:
 
 async def _record(fleet: Fleet, sha256: str, size_bytes: int, model: str, mode: str) -> None:
     """Note a durable file: first the row, then the line of the derived index."""
-    if await fleet.run(lambda tx: fleet.queue.add_artifact(tx, sha256, size_bytes, model, mode)):
+    if await fleet.run(lambda tx: fleet.queue.artifacts.add(tx, sha256, size_bytes, model, mode)):
         row = index_row({"sha256": sha256, "model": model, "mode": mode, "size_bytes": size_bytes})
         # Rows become known here in the order of the database, and so do the lines have to.
         async with fleet.indexing:

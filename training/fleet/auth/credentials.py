@@ -31,6 +31,7 @@ from training.fleet.errors import (
     Fault,
     ForbiddenError,
 )
+from training.fleet.model.names import is_sha256
 
 Role = Literal["operator", "worker", "read", "anyone"]
 Right = Literal["read", "operate", "enrol"]
@@ -46,7 +47,6 @@ TOKENS: Final[dict[str, str]] = {
 MIN_WIDE_TOKEN: Final = 16
 """Least length of a token where the receiver listens beyond loopback."""
 OPERATOR_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
-_HEX64: Final = re.compile(r"[0-9a-f]{64}")
 _NOBODY: Final = hashlib.sha256(b"nobody's token").digest()
 
 
@@ -360,7 +360,7 @@ def _operator(name: str, entry: Any, faults: list[Fault]) -> Operator:
     digest, roles = body.get("token_sha256"), body.get("roles")
     if not OPERATOR_NAME.fullmatch(name):
         faults.append(Fault(place, ascii(name)[:40], "a name of a-z, 0-9, - and _, at most 32 characters"))
-    if not (isinstance(digest, str) and _HEX64.fullmatch(digest)):
+    if not (isinstance(digest, str) and is_sha256(digest)):
         hint = "make one with: cis490-trainer-receiver operator NAME"
         faults.append(Fault(f"{place}.token_sha256", "no digest", "64 lower-case hex digits", hint))
         digest = _NOBODY.hex()

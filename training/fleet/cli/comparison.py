@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from training.fleet import wire
 from training.fleet.cli.text import GAP, LEAST_WIDTH, Terminal, cells, clean, cut, table
 from training.fleet.cli.views import plain
 from training.fleet.errors import FleetError
-from training.fleet.jobs import MODES
+from training.fleet.model.jobs import MODES
+from training.fleet.wire.people import JobView
 
 DEFAULT_METRIC: Final = "auprc_host_mean"
 LEAKING_SPLITS: Final = frozenset({"random"})
@@ -81,7 +81,7 @@ class Group:
         return Scores({seed: ours[seed] - theirs[seed] for seed in ours if seed in theirs})
 
 
-def groups(jobs: Sequence[wire.JobView], metric: str) -> list[Group]:
+def groups(jobs: Sequence[JobView], metric: str) -> list[Group]:
     """Return completed jobs in groups: by split, and within one the best oracle mean first.
 
     Args:
@@ -99,7 +99,7 @@ def groups(jobs: Sequence[wire.JobView], metric: str) -> list[Group]:
     return sorted((_group(json.loads(shared), by_mode) for shared, by_mode in found.items()), key=_rank)
 
 
-def _demand_metric(jobs: Sequence[wire.JobView], metric: str) -> None:
+def _demand_metric(jobs: Sequence[JobView], metric: str) -> None:
     names = {name for job in jobs for name, value in job.metrics.items() if value is None or _is_number(value)}
     if jobs and metric not in names:
         known = f"--metric takes one of {', '.join(sorted(names))}" if names else "none of them reports any number"
@@ -110,7 +110,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _shared(job: wire.JobView) -> str:
+def _shared(job: JobView) -> str:
     if job.spec is None:
         raise FleetError("the receiver sent jobs without their specifications; update it to this command's version")
     return json.dumps({key: value for key, value in job.spec.items() if key not in ("seed", "mode")}, sort_keys=True)

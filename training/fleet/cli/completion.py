@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from training.fleet.jobs import MODES, STATUSES
+from training.fleet.model.jobs import MODES, STATUSES
 
 SHELLS: Final = ("bash", "zsh", "fish")
 _IDS: Final = "cis490-jobs list 2>/dev/null </dev/null | cut -c1-12"

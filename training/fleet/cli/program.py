@@ -25,7 +25,8 @@ from training.fleet.cli.remote import Remote
 from training.fleet.cli.text import Terminal, silence
 from training.fleet.client import DEFAULT_RECEIVER, Client, certificate_files
 from training.fleet.errors import EX_FAILURE, AuthenticationError, FleetError, UnreachableError
-from training.fleet.jobs import MODES, STATUSES
+from training.fleet.model.jobs import MODES, STATUSES
+from training.fleet.model.names import is_host_name, is_sha256
 from training.fleet.settings import secret
 
 PATIENCE_S: Final = 3.0
@@ -230,7 +231,7 @@ def _admit(groups: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _host(text: str) -> str:
-    if not re.fullmatch(r"[0-9a-z][0-9a-z._-]{0,62}", text):
+    if not is_host_name(text):
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a host name: a-z, 0-9, dots, dashes, underscores")
     return text
 
@@ -256,7 +257,7 @@ def _prefix(text: str) -> str:
 
 
 def _digest(text: str) -> str:
-    if not re.fullmatch(r"[0-9a-f]{64}", text):
+    if not is_sha256(text):
         raise argparse.ArgumentTypeError(f"found {text!r}, expected the 64 hex digits that `plan` shows")
     return text
 

@@ -5,7 +5,6 @@ Guarantees that an answer which is no receiver's ends in an error for people, wh
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import Mapping
@@ -29,6 +28,7 @@ from training.fleet.errors import (
     UpgradeRequiredError,
     from_problem,
 )
+from training.fleet.wire.read import MismatchError, message
 
 T = TypeVar("T")
 
@@ -91,29 +91,14 @@ def read(kind: type[T], answer: Answer) -> T:
     Raises:
         UnavailableError: A field is missing or of another type: whoever answered is no receiver.
     """
-    found = document(answer)
-    values: dict[str, Any] = {}
-    for item in dataclasses.fields(kind):  # type: ignore[arg-type]
-        if item.name not in found:
-            if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
-                raise UnavailableError(f"the receiver's answer lacks {item.name}; is it older than this worker?")
-            continue
-        values[item.name] = found[item.name]
-        if not isinstance(values[item.name], _TYPES.get(str(item.type), object)):
-            raise UnavailableError(f"the receiver's answer has a wrong {item.name}; expected {item.type}")
-    return kind(**values)
-
-
-_TYPES: dict[str, Any] = {
-    "str": str,
-    "Status": str,
-    "int": int,
-    "float": (int, float),
-    "bool": bool,
-    "dict[str, Any]": dict,
-    "list[str]": list,
-    "str | None": (str, type(None)),
-}
+    try:
+        return message(kind, document(answer))
+    except MismatchError as fault:
+        if fault.found is None:
+            text = f"the receiver's answer lacks {fault.place}; is it older than this worker?"
+        else:
+            text = f"the receiver's answer has a wrong {fault.place}: found {fault.found}, expected {fault.expected}"
+        raise UnavailableError(text) from None
 
 
 def refusal(answer: Answer, url: str) -> FleetError:

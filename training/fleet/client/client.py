@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar
 from urllib.parse import quote, urlencode
 
-from training.fleet import __version__, wire
+from training.fleet import __version__
 from training.fleet.client.addresses import DEFAULT_RECEIVER, address, proxy_address
 from training.fleet.client.answer import Answer, document, read, refusal
-from training.fleet.client.trust import CUT, Identity, of_tls, reason
 from training.fleet.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -30,6 +29,8 @@ from training.fleet.errors import (
     UnavailableError,
     UnreachableError,
 )
+from training.fleet.tls.trust import CUT, ClientTls, of_tls, reason
+from training.fleet.wire.worker import Beat, Claim, Complete, Fail, Heartbeat, JobState, Lease, Stored
 
 T = TypeVar("T")
 
@@ -89,7 +90,7 @@ class Client:
             self._headers["X-Worker-Session"] = session
         self._fields()  # a token that cannot be used ends here
         self._heed = heed
-        self._tls = Identity(ca_file, certificate) if self.address.secure else None
+        self._tls = ClientTls(ca_file, certificate) if self.address.secure else None
         self._proxy = proxy_address(proxy, secure=self.address.secure)
         self._sleep = sleep
         self._random = random
@@ -154,7 +155,7 @@ class Client:
 
     # ---- for the worker ---------------------------------------------------------------------------------------------
 
-    def claim(self, message: wire.Claim, *, wait_s: float = 0) -> tuple[wire.Lease | None, float | None]:
+    def claim(self, message: Claim, *, wait_s: float = 0) -> tuple[Lease | None, float | None]:
         """Ask for a job.
 
         Args:
@@ -170,20 +171,20 @@ class Client:
         headers = {"Prefer": f"wait={int(wait_s)}"} if wait_s >= 1 else {}
         body = dataclasses.asdict(message)
         answer = self._post("/v1/job/claim", body, headers, 0, wait_s + _PARKING_SLACK_S)
-        lease = read(wire.Lease, answer) if answer.body else None
+        lease = read(Lease, answer) if answer.body else None
         return lease, answer.retry_after_s
 
-    def heartbeat(self, job_id: str, message: wire.Heartbeat, *, deadline_s: float | None = None) -> wire.Beat:
+    def heartbeat(self, job_id: str, message: Heartbeat, *, deadline_s: float | None = None) -> Beat:
         """Keep a lease alive; the first one acknowledges it."""
-        return self._tell(wire.Beat, job_id, "heartbeat", message, deadline_s)
+        return self._tell(Beat, job_id, "heartbeat", message, deadline_s)
 
-    def complete(self, job_id: str, message: wire.Complete, *, deadline_s: float | None = None) -> wire.State:
+    def complete(self, job_id: str, message: Complete, *, deadline_s: float | None = None) -> JobState:
         """Name the stored artifact as the job's result."""
-        return self._tell(wire.State, job_id, "complete", message, deadline_s)
+        return self._tell(JobState, job_id, "complete", message, deadline_s)
 
-    def fail(self, job_id: str, message: wire.Fail, *, deadline_s: float | None = None) -> wire.State:
+    def fail(self, job_id: str, message: Fail, *, deadline_s: float | None = None) -> JobState:
         """Report how an attempt ended without a result, or give the job back."""
-        return self._tell(wire.State, job_id, "fail", message, deadline_s)
+        return self._tell(JobState, job_id, "fail", message, deadline_s)
 
     def upload(
         self,
@@ -193,7 +194,7 @@ class Client:
         *,
         deadline_s: float | None = None,
         retry_full: bool = False,
-    ) -> wire.Stored:
+    ) -> Stored:
         """Send an artifact's bytes, streamed, with its length declared.
 
         Args:
@@ -215,7 +216,7 @@ class Client:
             with path.open("rb") as stream:
                 return self._send_file(connection, target, headers, stream)
 
-        return read(wire.Stored, self._repeated(exchange, deadline_s, None, retry_full=retry_full))
+        return read(Stored, self._repeated(exchange, deadline_s, None, retry_full=retry_full))
 
     # ---- the life of connections ------------------------------------------------------------------------------------
 

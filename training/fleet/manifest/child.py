@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import IO, Any, TextIO
 
 from training.fleet.errors import Fault, ManifestError, UnavailableError
-from training.fleet.jobs import DatasetRef, Limits, Policy, Requirement, Trainer
 from training.fleet.manifest.entries import Header, JobEntry, Manifest
+from training.fleet.model.jobs import DatasetRef, Limits, Policy, Requirement, Trainer
 
 _ROOT = Path(__file__).resolve().parents[3]
 _SCRUBBED = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIALS")

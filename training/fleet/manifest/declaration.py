@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from training.fleet.errors import TrainerError
-from training.fleet.jobs import Trainer
 from training.fleet.manifest.findings import nearest, short
+from training.fleet.model.jobs import Trainer
 from training.trainer import hyper
 
 MAX_DECLARATION_BYTES: Final = 4 * 2**20

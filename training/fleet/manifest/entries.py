@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from training.fleet.jobs import DatasetRef, Limits, Policy, Requirement, Spec, Trainer
+from training.fleet.model.jobs import DatasetRef, Limits, Policy, Requirement, Spec, Trainer
 
 DEFAULT_HOST = "default"
 """Name of the host table for hosts that have none of their own."""

@@ -12,7 +12,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from training.fleet.errors import InvalidMessageError, ManifestError, TrainerError
-from training.fleet.jobs import (
+from training.fleet.manifest import keys
+from training.fleet.manifest.declaration import Declaration, compiled
+from training.fleet.manifest.entries import DEFAULT_HOST, Header, JobEntry, Manifest
+from training.fleet.manifest.findings import Findings, nearest, short
+from training.fleet.manifest.keys import Key, WrongValueError
+from training.fleet.manifest.text import MAX_JOBS, Document, read_document, read_quickly
+from training.fleet.model.jobs import (
     DEFAULT_DATASET,
     MAX_SPEC_BYTES,
     DatasetRef,
@@ -23,12 +29,7 @@ from training.fleet.jobs import (
     canonical,
     normalise,
 )
-from training.fleet.manifest import keys
-from training.fleet.manifest.declaration import Declaration, compiled
-from training.fleet.manifest.entries import DEFAULT_HOST, Header, JobEntry, Manifest
-from training.fleet.manifest.findings import Findings, nearest, short
-from training.fleet.manifest.keys import Key, WrongValueError
-from training.fleet.manifest.text import MAX_JOBS, Document, read_document, read_quickly
+from training.fleet.model.names import is_host_name
 
 __all__ = ["MAX_JOBS", "parse"]
 
@@ -351,7 +352,7 @@ class Tables:
 
     def _hosts(self, tables: Any) -> dict[str, Policy]:
         hosts: dict[str, Policy] = {}
-        for name, table in self._named("hosts", tables, lambda text: keys.HOST.fullmatch(text.lower()), "a host name"):
+        for name, table in self._named("hosts", tables, lambda text: is_host_name(text.lower()), "a host name"):
             values = _values(table, keys.HOST_TABLE, f"hosts.{name}", self._document, self._findings)
             if name.lower() in hosts:
                 place = f"hosts.{name}{_at(self._document.table_line(f'hosts.{name}'))}"

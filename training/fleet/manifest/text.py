@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from training.fleet.errors import Fault, ManifestError
 from training.fleet.manifest.findings import invalid, short
+from training.fleet.model.jobs import MAX_MANIFEST_BYTES
 
-MAX_MANIFEST_BYTES: Final = 32 * 2**20
 MAX_JOBS: Final = 200_000
 
 MAX_KEY_PARTS: Final = 16

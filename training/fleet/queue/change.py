@@ -15,12 +15,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from training.fleet import placement, wire
-from training.fleet.capability import Capability, with_free_cards
-from training.fleet.database import Row
-from training.fleet.jobs import Limits, Policy, Requirement
+from training.fleet.database.queries import InForceJobRow, NamedJobRow
 from training.fleet.manifest import Header, JobEntry
-from training.fleet.queue.hosts import DEFAULT_HOST, InForce
+from training.fleet.model import placement
+from training.fleet.model.capability import Capability, with_free_cards
+from training.fleet.model.jobs import Limits, Policy, Requirement
+from training.fleet.queue.in_force import DEFAULT_HOST, InForce
+from training.fleet.wire.people import Plan, PlannedJob
 
 MAX_LISTED: Final = 1000
 """Jobs listed in each part of a plan."""
@@ -84,12 +85,13 @@ class ManifestChange:
         self._warnings = list(header.warnings)
         self._hosts: list[tuple[str, Capability, Policy | None]] = []
         self._digest = hashlib.sha256(header.digest.encode())
-        self._listed: dict[str, list[wire.PlannedJob]] = {"added": [], "changed": [], "dropped": []}
+        self._listed: dict[str, list[PlannedJob]] = {"added": [], "changed": [], "dropped": []}
         self._stranded: list[str] = []
         self._seen = bytearray()
         self._able: dict[Requirement, list[str]] = {}
         self._welcomed: dict[Requirement, bool] = {}
         self._parts: dict[Requirement | Limits, int] = {}
+        # A manifest of 100,000 jobs would take 300 MiB as objects; as lines in a file it takes none.
         self._spool = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - lives as long as the change
 
     def __enter__(self) -> ManifestChange:
@@ -114,7 +116,7 @@ class ManifestChange:
     def add(self, entry: JobEntry, position: int) -> None:
         """Note a job that the queue does not have."""
         able = self._able_hosts(entry.requirement)
-        planned = wire.PlannedJob(entry.id, entry.model, entry.mode, hosts=able[:MAX_HOSTS])
+        planned = PlannedJob(entry.id, entry.model, entry.mode, hosts=able[:MAX_HOSTS])
         self._note("added", planned)
         if not able and not self._welcome(entry.requirement):
             self.counts["stranded"] += 1
@@ -125,20 +127,21 @@ class ManifestChange:
     def alter(self, entry: JobEntry, position: int, fields: dict[str, list[Any]]) -> None:
         """Note a job whose terms change; without a field only its place does."""
         if fields:
-            self._note("changed", wire.PlannedJob(entry.id, entry.model, entry.mode, change=fields))
+            self._note("changed", PlannedJob(entry.id, entry.model, entry.mode, change=fields))
         else:
             self.counts["unchanged"] += 1
         self._keep(entry, position)
 
-    def drop(self, row: Row) -> None:
+    def drop(self, row: NamedJobRow | InForceJobRow) -> None:
         """Note a job that the manifest no longer names."""
-        self.gone.append(row["seq"])
-        self._note("dropped", wire.PlannedJob(row["id"], row["model"], row["mode"]))
+        self.gone.append(row.seq)
+        self._note("dropped", PlannedJob(row.id, row.model, row.mode))
 
     def see(self, seq: int, named: bool) -> None:
         """Note that the manifest names a job of the queue."""
         byte, bit = divmod(seq, 8)
         if byte >= len(self._seen):
+            # One bit a job: a set of 100,000 numbers takes 8 MiB, this takes 12 KiB.
             self._seen.extend(bytes(byte + 65536 - len(self._seen)))
         self._seen[byte] |= 1 << bit
         self.named += named
@@ -148,9 +151,9 @@ class ManifestChange:
         byte, bit = divmod(seq, 8)
         return byte < len(self._seen) and bool(self._seen[byte] >> bit & 1)
 
-    def plan(self) -> wire.Plan:
+    def plan(self) -> Plan:
         """Return what was found, as people see it."""
-        return wire.Plan(
+        return Plan(
             digest=self._digest.hexdigest(),
             manifest=self.in_force.digest,
             counts={key: self.counts[key] for key in COUNTS},
@@ -179,9 +182,10 @@ class ManifestChange:
             json.dumps([needs, bounds, entry.id, entry.model, entry.mode, entry.document, position]) + "\n"
         )
 
-    def _note(self, part: str, planned: wire.PlannedJob) -> None:
+    def _note(self, part: str, planned: PlannedJob) -> None:
         self.counts[part] += 1
         change = json.dumps(planned.change, sort_keys=True) if planned.change else "{}"
+        # Only what differs goes in, so that two readings of the same plan agree whatever order hosts came in.
         self._digest.update(f"{part} {planned.id} {change}\n".encode())
         if len(self._listed[part]) < MAX_LISTED:
             self._listed[part].append(planned)
@@ -211,11 +215,11 @@ class ManifestChange:
         return able
 
 
-def plan_of_no_change(in_force: InForce) -> wire.Plan:
+def plan_of_no_change(in_force: InForce) -> Plan:
     """Return the plan that a `ManifestChange` gives when the queue is as the manifest in force says."""
     counts = dict.fromkeys(COUNTS, 0) | {"unchanged": in_force.count}
     digest = hashlib.sha256(in_force.digest.encode()).hexdigest()
-    return wire.Plan(digest, in_force.digest, counts, [], [], [], [], [])
+    return Plan(digest, in_force.digest, counts, [], [], [], [], [])
 
 
 def in_force_of(header: Header, applied_at: str) -> InForce:
@@ -231,7 +235,9 @@ def in_force_of(header: Header, applied_at: str) -> InForce:
     )
 
 
-def fields_changed(row: Row, old: Requirement, requirement: Requirement, limits: Limits) -> dict[str, list[Any]]:
+def fields_changed(
+    row: NamedJobRow, old: Requirement, requirement: Requirement, limits: Limits
+) -> dict[str, list[Any]]:
     """Return the manifest keys in which a job of the queue differs, each with its old and new value.
 
     Args:
@@ -246,9 +252,9 @@ def fields_changed(row: Row, old: Requirement, requirement: Requirement, limits:
         before, after = asdict(old), asdict(learned)
         fields = {key: [before[key], after[key]] for key in before if before[key] != after[key]}
     for key in ("priority", "timeout_s", "max_attempts"):
-        if row[key] != getattr(limits, key):
-            fields[key] = [row[key], getattr(limits, key)]
-    if not row["named"]:
+        if getattr(row, key) != getattr(limits, key):
+            fields[key] = [getattr(row, key), getattr(limits, key)]
+    if not row.named:
         fields["named"] = [False, True]
     return fields
 

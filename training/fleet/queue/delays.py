@@ -56,9 +56,11 @@ class Delays(Generic[K]):
             What undoes it.
         """
         old, now = self._entries.get(key), self._clock()
+        # It fades while nobody looks, so what is left is worked out from when it was last counted.
         level = min(1.0 + (self._left(old, now) if old else 0.0), float(self._free + MAX_COUNTED))
         repeats = round(level) - self._free
         until = since + (self._pause(repeats, first_s) if repeats > 0 else 0.0)
+        # A later ending never shortens a wait that goes on.
         self._entries[key] = _Entry(level, now, max(until, old.until) if old else until)
 
         def undo() -> None:

@@ -16,12 +16,13 @@ from training.fleet import __version__, settings
 from training.fleet.api.front import Front
 from training.fleet.auth import TOKENS, Credentials, demand_wide_tokens
 from training.fleet.errors import EX_CONFIG, ConfigurationError, FleetError
-from training.fleet.receiver import logs, options, tls
+from training.fleet.receiver import logs, options
 from training.fleet.receiver.doctor import run_doctor
 from training.fleet.receiver.offline import run_fsck, run_restore
 from training.fleet.receiver.operators import credentials_of, run_operator
 from training.fleet.receiver.run import run
 from training.fleet.settings import Settings
+from training.fleet.tls import serving
 from training.needs import installing
 
 PROXY_TOKEN = "CIS490_PROXY_TOKEN"  # noqa: S105 - the name of the variable
@@ -101,7 +102,7 @@ def _judged(chosen: Settings, tokens: Mapping[str, str | None]) -> Credentials:
         raise ConfigurationError(
             f"db is {str(chosen['db'])!r}; expected the path of a file; other databases come later"
         )
-    tls.judge(chosen)
+    serving.judge(chosen)
     return credentials
 
 

@@ -17,10 +17,10 @@ from typing import Final
 
 from training.fleet import system
 from training.fleet.checks import DAY_S, Look, State, fail, first_certificate, life_left, ok, skip, validity, warn
-from training.fleet.database.pages import log_path
-from training.fleet.database.reading import NEWEST_SCHEMA, DatabaseError, of_receiver
+from training.fleet.database.sqlite.pages import log_path
+from training.fleet.database.sqlite.reading import NEWEST_SCHEMA, DatabaseError, of_receiver
 from training.fleet.errors import ConfigurationError
-from training.fleet.integrity.backup import CONTENTS
+from training.fleet.maintenance.backup import CONTENTS
 from training.fleet.receiver import options
 from training.fleet.settings import Settings, demand_private
 
@@ -228,9 +228,9 @@ def certificate(chosen: Settings, now: float) -> Told:
     path: Path | None = chosen["tls_certificate"]
     if path is None:
         return ok("none: plain http is spoken")
-    from training.fleet.receiver import tls
+    from training.fleet.tls import serving
 
-    tls.make(chosen)  # refuses what is no pair
+    serving.make(chosen)  # refuses what is no pair
     life = validity(first_certificate(path) or b"")
     if life is None:
         return fail(f"{path} holds no certificate", f"make one: {RENEW}")
@@ -244,7 +244,7 @@ def names(chosen: Settings) -> Told:
     if path is None:
         return ok("no certificate that would need them")
     try:
-        from training.fleet import certificates
+        from training.fleet.tls import certificates
     except ModuleNotFoundError as error:
         return skip(f"not looked at, because the package {error.name} is not installed")
     held = {name.lower() for name in certificates.facts(path.read_bytes()).names}
@@ -270,9 +270,9 @@ def authority(chosen: Settings, now: float) -> Told:
         return state, f"{ca} {left}; its key is elsewhere, so certificates are renewed there", mend
     if state != "ok":
         return state, f"{ca} {left}", mend
-    from training.fleet.receiver import tls
+    from training.fleet.tls import serving
 
-    tls.issuer(chosen)  # refuses what is no pair
+    serving.issuer(chosen)  # refuses what is no pair
     where = chosen["tls_certificate"]
     if where is not None and not os.access(where.parent, os.W_OK):
         return fail(

@@ -42,10 +42,11 @@ from training.fleet.checks import (
 )
 from training.fleet.errors import ConfigurationError, ManifestError
 from training.fleet.manifest import load
-from training.fleet.receiver import belongings, options, tls
+from training.fleet.receiver import belongings, options
 from training.fleet.receiver.operators import credentials_of
 from training.fleet.receiver.server import SPARE_FILES
 from training.fleet.settings import Settings
+from training.fleet.tls import serving
 from training.needs import installing
 
 SERVICE: Final = "cis490-trainer-receiver"
@@ -170,7 +171,7 @@ def open_files(limit: int | None = None) -> Told:
 
 def in_force(chosen: Settings) -> Told:
     """Say which settings are not the defaults, and where they come from."""
-    tls.demand_fit(chosen)
+    serving.demand_fit(chosen)
     return ok(", ".join(chosen.given()) or "all are the defaults")
 
 

@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from training.fleet import certificates
-from training.fleet.certificates import Authority, Facts
 from training.fleet.errors import ConfigurationError
 from training.fleet.settings import demand_private, state_folder
+from training.fleet.tls import certificates
+from training.fleet.tls.certificates import Authority, CertificateFacts
 
 AUTHORITY: Final = ("ca.pem", "ca.key")
 SERVER: Final = ("receiver.pem", "receiver.key")
@@ -92,7 +92,7 @@ def _authority(kit: _Kit) -> Authority:
     return Authority.read(kit.folder / "ca.pem", kit.folder / "ca.key")
 
 
-def _server(kit: _Kit, authority: Authority, names: list[str], *, renew: bool) -> Facts:
+def _server(kit: _Kit, authority: Authority, names: list[str], *, renew: bool) -> CertificateFacts:
     """Return what the receiver's certificate says; made when there is none, anew when asked to."""
     if kit.lacks_both(SERVER):
         wanted = [*(names or [socket.gethostname().lower()]), *OWN_NAMES]
@@ -112,7 +112,7 @@ def _server(kit: _Kit, authority: Authority, names: list[str], *, renew: bool) -
     return certificates.facts(pair.certificate_pem)
 
 
-def _lines(folder: Path, digest: str, held: Facts) -> list[str]:
+def _lines(folder: Path, digest: str, held: CertificateFacts) -> list[str]:
     """Return the settings that go with the files, and what to do next."""
     names = [name for name in held.names if name not in OWN_NAMES]
     return [

@@ -11,7 +11,7 @@ from typing import Final
 
 from training.fleet import store
 from training.fleet.errors import ConfigurationError
-from training.fleet.jobs import Terms
+from training.fleet.model.jobs import Terms
 from training.fleet.settings import Setting, state_folder
 
 _TERMS: Final = Terms()

@@ -33,23 +33,23 @@ from training.fleet.api.parking import Lot
 from training.fleet.auth import Credentials, Sessions, is_loopback
 from training.fleet.auth.sessions import SILENT_S
 from training.fleet.blobs.folder import Folder
-from training.fleet.database import Row
-from training.fleet.database.pages import make_folder
-from training.fleet.database.sqlite import Sqlite
+from training.fleet.database import Database, open_database
+from training.fleet.database.sqlite.pages import make_folder
 from training.fleet.errors import EX_FAILURE, ConfigurationError, FleetError, passing
-from training.fleet.integrity.artifacts import Places
-from training.fleet.jobs import Terms
 from training.fleet.locks import file_held, folders_held
+from training.fleet.maintenance.artifacts import Places
+from training.fleet.model.jobs import Terms
 from training.fleet.queue import Queue
-from training.fleet.receiver import options, tls
+from training.fleet.receiver import options
 from training.fleet.receiver.connections import guarded
 from training.fleet.receiver.server import KEEP_ALIVE_S, Server, connection_limit, knowing_clients, listen
-from training.fleet.receiver.tls import Tls
 from training.fleet.service import Service
 from training.fleet.settings import Settings
 from training.fleet.single_file import own_single_file
 from training.fleet.store import Store, index_row
-from training.fleet.wire import Reload
+from training.fleet.tls import serving
+from training.fleet.tls.serving import Tls
+from training.fleet.wire.people import Reload
 
 DUE_S: Final = 0.02
 """Shortest time between two sweeps."""
@@ -104,7 +104,7 @@ async def _life(
     front: Front | None,
 ) -> int:
     host, port = options.address(settings["listen_addr"])
-    secure = tls.make(settings)
+    secure = serving.make(settings)
     async with contextlib.AsyncExitStack() as stack:
         database = _open_database(settings["db"], settings["backup_root"])
         stack.callback(database.close)
@@ -127,14 +127,14 @@ async def _life(
     return status
 
 
-def _open_database(path: Path, copies: Path) -> Sqlite:
+def _open_database(path: Path, copies: Path) -> Database:
     try:
         make_folder(path.parent)
     except OSError as error:
         words = f"cannot make the folder of db {path} ({error})"
         refusal = passing(error, f"{words}; look at its disk")
         raise refusal or ConfigurationError(f"{words}; give --db another place") from error
-    return Sqlite.open(path, copies)
+    return open_database(path, copies)
 
 
 def _hold_store(stack: contextlib.AsyncExitStack, settings: Settings) -> None:
@@ -144,7 +144,7 @@ def _hold_store(stack: contextlib.AsyncExitStack, settings: Settings) -> None:
     stack.enter_context(folders_held(*folders))
 
 
-async def start_fleet(settings: Settings, database: Sqlite) -> Fleet:
+async def start_fleet(settings: Settings, database: Database) -> Fleet:
     """Return the fleet with its leases revived, its index whole and its manifest loaded.
 
     Raises:
@@ -168,16 +168,16 @@ async def start_fleet(settings: Settings, database: Sqlite) -> Fleet:
         settings["db"].with_name("manifest.applied.toml"),
         schema_required=settings["schema_required"],
     )
-    lot = Lot(queue.hosts.eligible)
+    lot = Lot(queue.eligible)
     queue.on_ready(lambda ready: bridge.notify(functools.partial(lot.publish, ready)))
     await loader.start()
     await asyncio.to_thread(own_single_file)  # before an upgrade changes the code on disk
     fleet = Fleet(queue, store, loader, bridge, lot, _keeper(settings, database), openapi.document)
     fleet.disks = _disks(settings)
     fleet.sessions = Sessions(time.monotonic, _silent_s(queue.terms))
-    fleet.issuer = tls.issuer(settings)
-    fleet.ca_pem, fleet.ca_sha256 = tls.shown_authority(settings)
-    for identity in queue.registry:
+    fleet.issuer = serving.issuer(settings)
+    fleet.ca_pem, fleet.ca_sha256 = serving.shown_authority(settings)
+    for identity in queue.identities.registry:
         if identity.revoked_at is None and identity.place is not None:
             fleet.sessions.remember(identity.worker, identity.place)
     return fleet
@@ -188,7 +188,7 @@ def _silent_s(terms: Terms) -> float:
     return min(terms.lease_s, max(SILENT_S, SILENT_BEATS * terms.heartbeat_s))
 
 
-def _keeper(settings: Settings, database: Sqlite) -> Keeper:
+def _keeper(settings: Settings, database: Database) -> Keeper:
     places = Places(settings["store_root"], settings["incoming_root"], settings["index_path"])
     db: Path = settings["db"]
     copy = db.with_name(f"{db.name}.fsck")
@@ -212,7 +212,7 @@ def _terms(settings: Settings) -> Terms:
     return Terms(**{name: settings[name] for name in names})
 
 
-def _open_store(store: Store, database: Sqlite, queue: Queue) -> None:
+def _open_store(store: Store, database: Database, queue: Queue) -> None:
     store.open()
     removed = store.sweep_incoming()
     if removed:
@@ -242,7 +242,7 @@ def make_server(
         front: What stands in front of it; None for nothing.
     """
     names = frozenset(name.lower() for name in settings["host_names"])
-    fleet.credentials = replace(credentials, registry=fleet.queue.registry)
+    fleet.credentials = replace(credentials, registry=fleet.queue.identities.registry)
     wide = not is_loopback(host) or bool(settings["trusted_proxies"])
     app = App(fleet, names, any_host=wide and not names, front=front)
     config = uvicorn.Config(
@@ -267,21 +267,21 @@ def make_server(
     return Server(config)
 
 
-def _artifact_rows(database: Sqlite, queue: Queue) -> Iterator[dict[str, object]]:
+def _artifact_rows(database: Database, queue: Queue) -> Iterator[dict[str, object]]:
     """Yield what the index says of each artifact, page by page."""
     after = 0
     while True:
-        page: list[Row] = database.submit(functools.partial(queue.artifacts, after=after, limit=INDEX_PAGE)).result()
+        page = database.submit(functools.partial(queue.artifacts.page, after=after, limit=INDEX_PAGE)).result()
         if not page:
             return
-        yield from map(index_row, page)
-        after = page[-1]["seq"]
+        yield from (index_row(row._asdict()) for row in page)
+        after = page[-1].seq
 
 
 async def _serve(
     settings: Settings,
     service: Service,
-    database: Sqlite,
+    database: Database,
     fleet: Fleet,
     server: Server,
     link: socket.socket,
@@ -378,7 +378,7 @@ def _reread_operators(fleet: Fleet) -> None:
     if fleet.reread is None:
         return
     try:
-        fleet.credentials = replace(fleet.reread(), registry=fleet.queue.registry)
+        fleet.credentials = replace(fleet.reread(), registry=fleet.queue.identities.registry)
         fleet.problems.clear()
         _log.info("operators read", extra={"data": {"operators": [one.name for one in fleet.credentials.operators]}})
     except FleetError as error:
@@ -388,10 +388,10 @@ def _reread_operators(fleet: Fleet) -> None:
 
 async def _sweep_forever(fleet: Fleet) -> None:
     """End leases and back-offs that are over, at the latest every few seconds."""
-    patience_s = fleet.queue.patience_s
+    longest_s = fleet.queue.longest_sleep_s
     while True:
         due = fleet.queue.next_deadline()
-        wait_s = patience_s if due is None else min(patience_s, due - time.monotonic())
+        wait_s = longest_s if due is None else min(longest_s, due - time.monotonic())
         await asyncio.sleep(max(DUE_S, wait_s))
         try:
             await fleet.run(fleet.queue.sweep)

@@ -19,7 +19,7 @@ import uvicorn
 
 from training.fleet.errors import ConfigurationError
 from training.fleet.receiver.connections import Guarded
-from training.fleet.receiver.tls import HANDSHAKE_S, SHUTDOWN_S, peer_of
+from training.fleet.tls.serving import HANDSHAKE_S, SHUTDOWN_S, peer_of
 
 KEEP_ALIVE_S: Final = 75
 SPARE_FILES: Final = 64

@@ -1,7 +1,7 @@
 """What systems do differently, under the same names: `posix` and `windows`.
 
-Owns every difference that the worker has to know besides how trainers are started, which the executors own. What the
-names promise stands with the functions of `posix`.
+Owns every difference that the worker has to know besides how trainers are started, which `worker.process` owns. What
+the names promise stands with the functions of `posix`.
 """
 
 import sys
@@ -18,12 +18,14 @@ if sys.platform == "win32":
         everybody_can_rename_in,
         everybody_can_write,
         gpu_tool,
+        is_administrator,
         is_link,
         is_plain_folder,
         lock,
         long_path,
         other_owner,
         others_can_write,
+        owner,
         private,
         private_command,
         ram_bytes,
@@ -45,12 +47,14 @@ else:
         everybody_can_rename_in,
         everybody_can_write,
         gpu_tool,
+        is_administrator,
         is_link,
         is_plain_folder,
         lock,
         long_path,
         other_owner,
         others_can_write,
+        owner,
         private,
         private_command,
         ram_bytes,
@@ -72,12 +76,14 @@ __all__ = [
     "everybody_can_rename_in",
     "everybody_can_write",
     "gpu_tool",
+    "is_administrator",
     "is_link",
     "is_plain_folder",
     "lock",
     "long_path",
     "other_owner",
     "others_can_write",
+    "owner",
     "private",
     "private_command",
     "ram_bytes",

@@ -112,6 +112,20 @@ def other_owner(path: Path, *, or_root: bool = False) -> str:
     return "" if owner == os.geteuid() or (or_root and owner == 0) else _name_of(owner)
 
 
+def owner(path: Path) -> str:
+    """Return whom a file or folder belongs to; a link is not followed.
+
+    Raises:
+        OSError: Nothing is there.
+    """
+    return _name_of(path.lstat().st_uid)
+
+
+def is_administrator() -> bool:
+    """Return True if this process may change the whole machine."""
+    return os.geteuid() == 0
+
+
 def others_can_write(path: Path) -> bool:
     """Return True if users other than its owner may change what is in a folder."""
     return bool(path.lstat().st_mode & (stat.S_IWGRP | stat.S_IWOTH))

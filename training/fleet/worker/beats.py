@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from training.fleet import wire
 from training.fleet.client import Client
 from training.fleet.errors import ConflictError, FleetError, NotFoundError, RevokedError
+from training.fleet.wire.worker import Beat, Heartbeat, Lease, Progress
 
 FIRST_RETRY_S: Final = 1.0
 LEAST_PAUSE_S: Final = 0.05
@@ -47,9 +47,9 @@ class Listener:
         silence: Gets the part of the lease that has gone by without contact, after each vain try, and why.
     """
 
-    progress: Callable[[], wire.Progress | None]
+    progress: Callable[[], Progress | None]
     held: Callable[[], list[str]]
-    heed: Callable[[wire.Beat], object]
+    heed: Callable[[Beat], object]
     lose: Callable[[str], object]
     silence: Callable[[float, str], object]
 
@@ -57,7 +57,7 @@ class Listener:
 class Beats:
     """The heartbeats of one lease."""
 
-    def __init__(self, client: Client, lease: wire.Lease, listener: Listener) -> None:
+    def __init__(self, client: Client, lease: Lease, listener: Listener) -> None:
         self._client = client
         self._lease = lease
         self._listener = listener
@@ -88,7 +88,7 @@ class Beats:
 
     def beat(self) -> bool:
         """Send one heartbeat from the calling thread and heed the answer; False when none came."""
-        message = wire.Heartbeat(self._lease.lease_id, self._listener.progress(), self._listener.held())
+        message = Heartbeat(self._lease.lease_id, self._listener.progress(), self._listener.held())
         try:
             answer = self._client.heartbeat(self._lease.job_id, message, deadline_s=0)
         except (ConflictError, NotFoundError, RevokedError) as error:

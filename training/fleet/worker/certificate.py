@@ -19,7 +19,7 @@ from typing import Final
 
 from training.fleet.client import Client
 from training.fleet.errors import FleetError, UnavailableError
-from training.fleet.wire import RENEW_AT
+from training.fleet.wire.identities import RENEW_AT
 from training.fleet.worker.identity import write_private
 from training.fleet.worker.journal import Journal
 

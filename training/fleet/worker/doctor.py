@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Final
 
 from training.fleet import system
-from training.fleet.capability import GIB, PACKED, Capability, detect, host_name
+from training.fleet.capability.checkout import PACKED
+from training.fleet.capability.detect import detect, host_name
 from training.fleet.checks import Check, Look, State, exit_status, fail, made, ok, python, task, tell, unit, warn
 from training.fleet.errors import ConfigurationError
-from training.fleet.jobs import DEFAULT_DATASET
+from training.fleet.model.capability import GIB, Capability
+from training.fleet.model.jobs import DEFAULT_DATASET
 from training.fleet.settings import Settings, add_flags
 from training.fleet.worker import reach, selftest
 from training.fleet.worker.options import TABLE, Options, checked, effective, token_of

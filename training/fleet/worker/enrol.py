@@ -36,6 +36,7 @@ from training.fleet.errors import (
     UnavailableError,
     UnreachableError,
 )
+from training.fleet.model.names import is_host_name, is_sha256
 from training.fleet.settings import secret, state_folder
 from training.fleet.worker.certificate import together
 from training.fleet.worker.identity import FORM, show_secret, visit, write_private
@@ -50,7 +51,6 @@ PATIENCE_S: Final = 10.0
 MAX_CA_BYTES: Final = 2**16
 """A certificate has about 1 KiB; a longer text than this is none."""
 _KEY: Final = re.compile(r"[0-9A-Za-z_-]{32,128}")
-_HOST: Final = re.compile(r"[0-9a-z][0-9a-z._-]{0,62}")
 _BEGIN: Final = "-----BEGIN CERTIFICATE-----"
 _END: Final = "-----END CERTIFICATE-----"
 _SEQUENCE: Final = 0x30
@@ -58,7 +58,7 @@ _LONG_FORM: Final = 0x80
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class EnrolOrder:
     """What is to be done.
 
     Attributes:
@@ -123,20 +123,20 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     return parser
 
 
-def _order(given: argparse.Namespace) -> Order:
-    if not _HOST.fullmatch(given.host):
+def _order(given: argparse.Namespace) -> EnrolOrder:
+    if not is_host_name(given.host):
         raise ConfigurationError(
             f"found the host name {given.host[:80]!a}; expected the one of the invite, of a-z, 0-9, dots, dashes and "
             "underscores"
         )
     fingerprint = given.ca_sha256 and given.ca_sha256.lower().replace(":", "")
-    if fingerprint is not None and not re.fullmatch(r"[0-9a-f]{64}", fingerprint):
+    if fingerprint is not None and not is_sha256(fingerprint):
         raise ConfigurationError("--ca-sha256 is no fingerprint; expected the 64 hex digits of the invite")
     paths = (path.expanduser().absolute() for path in (given.ca_file, given.secret_file, given.settings_file))
-    return Order(address(given.receiver).url, given.host, fingerprint, *paths)
+    return EnrolOrder(address(given.receiver).url, given.host, fingerprint, *paths)
 
 
-def _enrolled(order: Order, environ: Mapping[str, str], stdin: TextIO) -> list[str]:
+def _enrolled(order: EnrolOrder, environ: Mapping[str, str], stdin: TextIO) -> list[str]:
     """Return what was done, for people."""
     # An authority that is only read may lie in a folder of somebody else, whom this user trusts with it.
     written = (order.secret_file, order.settings_file, *(() if order.ca_sha256 is None else (order.ca_file,)))
@@ -163,7 +163,7 @@ def _enrolled(order: Order, environ: Mapping[str, str], stdin: TextIO) -> list[s
 # ---- what is there already ------------------------------------------------------------------------------------------
 
 
-def _is_enrolled(order: Order, ca_file: Path | None) -> bool:
+def _is_enrolled(order: EnrolOrder, ca_file: Path | None) -> bool:
     """Say whether the host has a secret for this receiver and name that the receiver takes."""
     settings = _settings(order.settings_file)
     if (settings.get("name"), settings.get("receiver")) != (order.host, order.receiver):
@@ -218,7 +218,7 @@ def _key(path: Path) -> str:
 # ---- the exchange ---------------------------------------------------------------------------------------------------
 
 
-def _code(order: Order, environ: Mapping[str, str], stdin: TextIO) -> str:
+def _code(order: EnrolOrder, environ: Mapping[str, str], stdin: TextIO) -> str:
     given = environ.get(CODE, "").strip()
     if not given:
         if stdin.isatty():
@@ -233,7 +233,7 @@ def _code(order: Order, environ: Mapping[str, str], stdin: TextIO) -> str:
     return given
 
 
-def _exchange(order: Order, ca_file: Path | None, code: str, key: str) -> dict[str, Any]:
+def _exchange(order: EnrolOrder, ca_file: Path | None, code: str, key: str) -> dict[str, Any]:
     client = Client(order.receiver, ca_file=ca_file)
     message = {"code": code, "worker": order.host, "secret_sha256": digest_of(key)}
     try:
@@ -245,7 +245,7 @@ def _exchange(order: Order, ca_file: Path | None, code: str, key: str) -> dict[s
     return answer
 
 
-def _keep(order: Order, own: str, ca_file: Path | None, certificate: str) -> None:
+def _keep(order: EnrolOrder, own: str, ca_file: Path | None, certificate: str) -> None:
     """Write the secret and the certificate, then the settings that name them."""
     write_private(order.secret_file, f"{own}\n")
     kept = {"receiver": order.receiver, "name": order.host, "worker_secret_file": str(order.secret_file)}
@@ -266,7 +266,7 @@ def _keep(order: Order, own: str, ca_file: Path | None, certificate: str) -> Non
 # ---- whom to trust --------------------------------------------------------------------------------------------------
 
 
-def _trusted(order: Order) -> Path | None:
+def _trusted(order: EnrolOrder) -> Path | None:
     """Return the file of the authority to trust, None for the system's.
 
     Raises:
@@ -290,7 +290,7 @@ def _trusted(order: Order) -> Path | None:
     return order.ca_file
 
 
-def _demanded(order: Order, text: str) -> bytes:
+def _demanded(order: EnrolOrder, text: str) -> bytes:
     """Return the certificate (DER) that a receiver shows as its authority, and refuse any but that of the invite."""
     der = certificate_alone(text)
     if der is not None and _sha256(der) == order.ca_sha256:

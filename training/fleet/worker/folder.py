@@ -23,9 +23,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from training.fleet import system, wire
+from training.fleet import system
+from training.fleet.wire.limits import Metrics
+from training.fleet.wire.read import MismatchError, message
+from training.fleet.wire.worker import Fail, Lease
 from training.fleet.worker.files import delete_tree, has_files, open_regular
-from training.fleet.worker.progress import Metrics
 from training.fleet.worker.verdict import Failure
 
 Step = Literal["claimed", "training", "packed", "failed", "over"]
@@ -36,7 +38,7 @@ _UNFINISHED = (".new", ".gone")
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class RunState:
     """How far a run is.
 
     Attributes:
@@ -55,7 +57,7 @@ class State:
     """
 
     step: Step
-    lease: wire.Lease
+    lease: Lease
     claim_id: str = ""
     shim: str = ""
     stopped: Failure | None = None
@@ -63,7 +65,7 @@ class State:
     content_digest: str = ""
     metrics: Metrics = field(default_factory=dict)
     duration_s: float = 0.0
-    failure: wire.Fail | None = None
+    failure: Fail | None = None
     why: str = ""
 
 
@@ -86,7 +88,7 @@ class RunFolder:
         self.bundle = path / "bundle.tar.zst"
         self._state = path / "state.json"
 
-    def make(self, state: State) -> None:
+    def make(self, state: RunState) -> None:
         """Make the folder of a new run, whole and with its state; when that fails nothing is left of it."""
         new = RunFolder(self.path.with_name(self.path.name + ".new"))
         new.remove()
@@ -101,21 +103,15 @@ class RunFolder:
             self.remove()
             raise
 
-    def save(self, state: State) -> None:
+    def save(self, state: RunState) -> None:
         """Write the state, whole and synced."""
         write_whole(self._state, json.dumps({"v": 1, **dataclasses.asdict(state)}))
 
-    def load(self) -> State | None:
+    def load(self) -> RunState | None:
         """Return the state, None when there is none that can be read."""
-        found = read_object(self._state, _MAX_STATE_BYTES)
         try:
-            found.pop("v")
-            lease = wire.Lease(**found.pop("lease"))
-            failure, stopped = found.pop("failure"), found.pop("stopped", None)
-            found["failure"] = None if failure is None else wire.Fail(**failure)
-            found["stopped"] = None if stopped is None else Failure(**stopped)
-            state = State(**found, lease=lease)
-        except (KeyError, TypeError):
+            state = message(RunState, read_object(self._state, _MAX_STATE_BYTES))
+        except MismatchError:
             return None
         return state if state.step in STEPS else None
 

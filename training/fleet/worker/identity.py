@@ -29,7 +29,7 @@ from training.fleet.auth.sessions import HOST_DIGITS, PLACE_DIGITS
 from training.fleet.client import Client
 from training.fleet.client.answer import Answer
 from training.fleet.errors import FleetError, NotFoundError
-from training.fleet.wire import Heartbeat
+from training.fleet.wire.worker import Heartbeat
 from training.fleet.worker.journal import Journal
 
 ASKED: Final = "x-rotate-secret"

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from training.fleet.capability import CHECKOUT, Datasets
+from training.fleet.capability.checkout import CHECKOUT
 from training.fleet.client import DEFAULT_RECEIVER, address, certificate_files
 from training.fleet.errors import ConfigurationError, Fault
-from training.fleet.jobs import DEFAULT_DATASET
+from training.fleet.model.capability import Datasets
+from training.fleet.model.jobs import DEFAULT_DATASET
 from training.fleet.settings import Setting, Settings, read, secret, state_folder
 from training.fleet.worker.attempt import Rules
 

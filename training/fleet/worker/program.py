@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 
 from training.fleet import __version__, system
-from training.fleet.capability import PACKED, Capability, detect
+from training.fleet.capability.checkout import PACKED
+from training.fleet.capability.detect import detect
 from training.fleet.client import Client
 from training.fleet.errors import EX_CONFIG, EX_FAILURE, ConfigurationError, FleetError, UpgradeRequiredError
+from training.fleet.install.worker import COMMANDS, run_installer
+from training.fleet.model.capability import Capability
 from training.fleet.service import Service
 from training.fleet.settings import add_flags
 from training.fleet.worker import selftest
@@ -42,7 +45,7 @@ STOP_FILE: Final = "stop"
 """Name of the file in the work folder that stops a worker on systems where no signal can."""
 LOG_BYTES: Final = 2**20
 """Size beyond which the worker's own log makes way at its start."""
-_LATE = ("training.dataset", "training.fleet.bundle", "training.trainer.hyper")
+_LATE = ("training.contracts.dataset_folder", "training.fleet.bundle", "training.trainer.hyper")
 """Modules that are otherwise loaded when first needed."""
 _STOPPING = ("SIGTERM", "SIGINT", "SIGBREAK")
 
@@ -63,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return enrol_host(words[1:])
     if words[:1] == ["doctor"]:
         return run_doctor(words[1:])
+    if words and words[0] in COMMANDS:
+        return run_installer(words)
     if words == ["session"]:
         sys.stdout.write(f"{visit()}\n")
         return 0
@@ -89,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="The worker's own secret comes from the file that --worker-secret-file names; "
         f"`{PROGRAM} enrol` makes it. On the receiver's own machine ${TOKEN} or ${TOKEN}_FILE may stand in for it. "
         f"`{PROGRAM} doctor` says what is wrong with this host. "
+        f"`{PROGRAM} install`, `uninstall` and `status` are for the worker as a service of this host. "
         f"`{PROGRAM} session` prints what a program that fetches with the worker's secret sends as X-Worker-Session.",
     )
     parser.add_argument("--version", action="version", version=__version__)

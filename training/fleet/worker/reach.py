@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from training.fleet import __version__, system, wire
-from training.fleet.capability import PACKED, Capability
+from training.fleet import __version__, system
+from training.fleet.capability.checkout import PACKED
 from training.fleet.checks import (
     DAY_S,
     LIMIT_S,
@@ -37,9 +37,11 @@ from training.fleet.checks import (
 from training.fleet.client import Address, Client, address
 from training.fleet.client.addresses import proxy_address
 from training.fleet.client.answer import read
-from training.fleet.client.trust import reason
 from training.fleet.errors import FleetError
+from training.fleet.model.capability import Capability
 from training.fleet.settings import demand_private
+from training.fleet.tls.trust import reason
+from training.fleet.wire.worker import OwnView
 from training.fleet.worker.identity import show_secret, visit
 from training.fleet.worker.options import TOKEN, Options
 
@@ -78,7 +80,7 @@ class Way:
     clock: Callable[[], float] = time.time
     run: Ask = ask
     certificate_life: tuple[float, float] | None = None
-    own: wire.OwnView | None = field(default=None)
+    own: OwnView | None = field(default=None)
 
 
 def looks(way: Way, capability: Callable[[], Capability]) -> list[Look]:
@@ -328,7 +330,7 @@ def identity(way: Way) -> Told:
         said = show_secret(client, way.name, deadline_s=0)
         if said is None:
             return warn("the receiver takes the secret and is too old to say more", "give the receiver this version")
-        way.own = read(wire.OwnView, said)
+        way.own = read(OwnView, said)
     except FleetError as error:
         found, _, mend = error.message.partition("; ")
         return fail(found, mend or f"have an operator run cis490-jobs invite {way.name} and use what it prints here")
@@ -344,7 +346,7 @@ def _client(way: Way, token: str | None) -> Client:
     return Client(chosen.receiver, token, timeout_s=TRY_S, session=here, **files)  # type: ignore[arg-type]
 
 
-def _known_as(way: Way, own: wire.OwnView) -> Told:
+def _known_as(way: Way, own: OwnView) -> Told:
     if own.worker != way.name:
         return fail(
             f"this worker calls itself {way.name} and its secret is that of {own.worker}",
@@ -428,18 +430,16 @@ def running_worker(way: Way, found: Capability) -> Told:
         return skip(_UNTOLD)
     if own.capability is None or own.state == "away":
         return skip("not looked at, because no worker of this name calls now")
-    seen: dict[str, Any] = own.capability if isinstance(own.capability, dict) else {}
-    theirs, ours = (
-        _card(bool(seen.get("cuda_present")), bool(seen.get("cuda_usable"))),
-        _card(found.cuda_present, found.cuda_usable),
-    )
+    theirs, ours = _card(own.capability), _card(found)
     if theirs == ours:
         return ok(f"it reports what this session sees: {ours}")
     return fail(f"it reports {theirs}, this session sees {ours}", _session_mend())
 
 
-def _card(present: bool, usable: bool) -> str:
-    return "a usable card" if usable else "a card that cannot be used" if present else "no card"
+def _card(capability: Capability) -> str:
+    if capability.cuda_usable:
+        return "a usable card"
+    return "a card that cannot be used" if capability.cuda_present else "no card"
 
 
 def _session_mend() -> str:

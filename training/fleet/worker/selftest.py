@@ -8,10 +8,11 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from training.fleet.capability import GIB, Capability, detect
+from training.fleet.capability.detect import detect
 from training.fleet.client import Client
 from training.fleet.errors import FleetError, TrainerError
-from training.fleet.jobs import DEFAULT_DATASET
+from training.fleet.model.capability import GIB, Capability
+from training.fleet.model.jobs import DEFAULT_DATASET
 from training.fleet.worker.identity import show_secret
 from training.fleet.worker.options import Options
 from training.fleet.worker.start import OWN_COMMAND, argument_vector, declared
@@ -33,7 +34,7 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class HostReport:
     """What this host can do and whether it can train.
 
     Attributes:
@@ -69,7 +70,7 @@ class Report:
         return "\n".join(lines) + "\n"
 
 
-def examine(chosen: Options, client: Client | None) -> Report:
+def examine(chosen: Options, client: Client | None) -> HostReport:
     """Detect the capability and try everything that a training needs.
 
     Args:
@@ -87,7 +88,7 @@ def examine(chosen: Options, client: Client | None) -> Report:
     checks += [dataset(name, capability) for name in chosen.datasets.folders if name != DEFAULT_DATASET]
     if client is not None:
         checks.append(_receiver(client, capability.hostname))
-    return Report(capability, tuple(checks), tuple(_hints(chosen)))
+    return HostReport(capability, tuple(checks), tuple(_hints(chosen)))
 
 
 def _hints(chosen: Options) -> list[str]:

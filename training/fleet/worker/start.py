@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from training.fleet import system
-from training.fleet.capability import CHECKOUT, PACKED, Capability, Gpu
+from training.fleet.capability.checkout import CHECKOUT, PACKED
 from training.fleet.errors import TrainerError
-from training.fleet.jobs import DEFAULT_DATASET, Trainer
+from training.fleet.model.capability import Capability, Gpu
+from training.fleet.model.jobs import DEFAULT_DATASET, Trainer
 
 PASSED_ON: Final = (
     "HOME", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "TZ", "USER",

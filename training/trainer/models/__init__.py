@@ -5,7 +5,7 @@ A model module offers two functions:
 - `fit(train, validation, setting) -> Fitted` trains on samples and stops by the validation AUPRC;
 - `load(folder, shape) -> Fitted` reads what `Fitted.save` wrote, in a format that runs no code, and takes nothing else.
 
-The torch models hold a network each and share `training.trainer.networks` for both. A new model is a new module and one
+The torch models hold a network each and share `networks` for both. A new model is a new module and one
 entry in `hyper.MODELS`; nothing else changes.
 """
 
@@ -20,9 +20,9 @@ from typing import Any, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from training.trainer.checkpoint import FitCheckpoint
+from training.trainer.data.windows import Samples
+from training.trainer.exchange.checkpoint import FitCheckpoint
 from training.trainer.hyper import Value
-from training.trainer.windows import Samples
 
 Report = Callable[[float, Mapping[str, float]], None]
 

@@ -18,11 +18,11 @@ from urllib.parse import quote
 import lightgbm
 import numpy as np
 
-from training.trainer.boosters import checked
-from training.trainer.data import Floats
-from training.trainer.measures import auprc_host_mean
+from training.trainer.data.telemetry import Floats
+from training.trainer.data.windows import Samples
+from training.trainer.evaluation.measures import auprc_host_mean
 from training.trainer.models import InputShape, Setting
-from training.trainer.windows import Samples
+from training.trainer.models.stored_trees import checked
 
 MODEL_FILE = "model.txt"
 EVALUATE_EVERY = 10

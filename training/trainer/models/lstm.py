@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from training.trainer import networks
+from training.trainer.models import networks
 
 
 class Lstm(nn.Module):

@@ -20,13 +20,13 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save as save_tensors
 
-from training.trainer import tensors as stored
-from training.trainer.data import Floats
+from training.trainer.data.telemetry import Floats
+from training.trainer.data.windows import Samples
+from training.trainer.evaluation.measures import Labels, auprc_host_mean
 from training.trainer.faults import SpecError
 from training.trainer.hyper import MODELS
-from training.trainer.measures import Labels, auprc_host_mean
 from training.trainer.models import InputShape, Setting
-from training.trainer.windows import Samples
+from training.trainer.models import stored_tensors as stored
 
 MODEL_FILE = "model.safetensors"
 SCORE_ROWS = 16384

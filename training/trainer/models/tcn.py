@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.trainer import networks
+from training.trainer.models import networks
 
 
 class Block(nn.Module):

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.trainer import networks
+from training.trainer.models import networks
 
 
 def sinusoids(steps: int, width: int) -> Tensor:

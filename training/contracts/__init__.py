@@ -1,0 +1,1 @@
+"""What fleet and trainer must agree on; both import it, and it imports neither."""

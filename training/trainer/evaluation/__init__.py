@@ -1,0 +1,1 @@
+"""Every number about the scored test windows of a run."""
