@@ -105,4 +105,5 @@ def _entries(size: int, classes: int) -> Iterator[JobEntry]:
             requirement = requirements[fit + number % (classes - fit)]
         spec = Spec("gbt", "oracle", {"max_iter": 300, "learning_rate": 0.1}, seed=number)
         document = canonical(spec.document()).decode()
-        yield JobEntry(hashlib.sha256(document.encode()).hexdigest(), spec, document, requirement, limits, number + 1)
+        job_id = hashlib.sha256(document.encode()).hexdigest()
+        yield JobEntry(job_id, spec.model, spec.mode, document, requirement, limits, number + 1)

@@ -39,7 +39,7 @@ def entry(number: int, requirement: Requirement | None = None, **more: Any) -> J
     """Job NUMBER of a manifest; `more` is its limits, mode or dataset."""
     spec = Spec("gbt", more.pop("mode", "realistic"), {"max_iter": number}, dataset=more.pop("dataset", None))
     needs, limits = requirement or Requirement("gbt"), Limits(**more)
-    return JobEntry(spec.job_id(), spec, canonical(spec.document()).decode(), needs, limits, number)
+    return JobEntry(spec.job_id(), spec.model, spec.mode, canonical(spec.document()).decode(), needs, limits, number)
 
 
 @contextmanager

@@ -9,9 +9,8 @@ import pytest
 from tests.queue_world import Engine, World, entry, host, open_world
 from training.fleet.database.queries import JOB, JOBS_NUMBERED, REQUIREMENTS
 from training.fleet.errors import FleetError, PreconditionError, WouldShrinkError
-from training.fleet.manifest import Edit, JobEntry
 from training.fleet.model.jobs import DatasetRef, Policy, Requirement, Trainer
-from training.fleet.queue import change, reload, reload_edit
+from training.fleet.queue import change, reload
 from training.fleet.queue.stored import requirement_from
 from training.fleet.wire.people import Plan, PlannedJob
 from training.fleet.wire.worker import Beat
@@ -344,24 +343,7 @@ def test_hosts_that_may_do_more_under_the_new_manifest_are_woken(world: World) -
     assert world.claim(host("pi")).job_id == entry(1).id
 
 
-# ---- only the part that differs
-
-
-def edited(
-    world: World, old: list[JobEntry], start: int, end: int, part: list[JobEntry], **more: Any
-) -> tuple[Plan | None, list[JobEntry]]:
-    """Replace old[start:end] by `part`, the way the reader of edits says it."""
-    new = [*old[:start], *part, *old[end:]]
-    stood = tuple(job.id for job in old[start:end])
-    kept = {job.id for job in new}
-    edit = Edit(
-        stood,
-        tuple(job_id for job_id in stood if job_id not in kept),
-        old[start - 1].id if start else None,
-        old[end].id if end < len(old) else None,
-    )
-    header = world.header(len({job.id for job in new}))
-    return reload_edit(world.database, world.queue, header, part, edit, **more), new
+# ---- what jobs need
 
 
 def test_requirements_that_no_job_has_any_more_are_removed(world: World) -> None:
@@ -395,83 +377,16 @@ def test_what_was_learned_goes_with_its_job(world: World) -> None:
     assert world.claim(host("small", ram_gib=2)).job_id == entry(1).id
 
 
-@pytest.mark.parametrize(
-    ("start", "end", "part"),
-    [
-        (3, 4, [entry(3, priority=4)]),
-        (3, 5, []),
-        (0, 2, []),
-        (8, 10, [entry(9)]),
-        (5, 5, [entry(20), entry(21)]),
-        (0, 0, [entry(20)]),
-        (10, 10, [entry(20)]),
-        (2, 5, [entry(4), entry(2), entry(30)]),
-        (0, 10, [entry(9), entry(3, max_attempts=9)]),
-    ],
-    ids=["changed", "gone", "first gone", "last gone", "middle", "first", "last", "moved", "all"],
-)
-def test_an_edit_does_what_the_whole_manifest_does(
-    world: World, tmp_path: Path, start: int, end: int, part: list[JobEntry]
-) -> None:
-    old = [entry(number) for number in range(10)]
-    (tmp_path / "other").mkdir()
-    with open_world(tmp_path / "other") as other:
-        for each in (world, other):
-            each.load(old, hosts={"pi": Policy()})
-            each.load(old)
-        found, new = edited(world, old, start, end, part, allow_shrink=True)
-        whole = other.load(new, allow_shrink=True)
-        assert found == whole
-        assert order(world) == order(other)
-        assert world.queue._memory.hosts.in_force == other.queue._memory.hosts.in_force
+def test_a_plan_of_no_change_is_what_comparing_the_same_manifest_again_says(world: World) -> None:
+    jobs = [entry(number) for number in range(3)]
+    world.load(jobs, digest="d" * 64)
+    assert world.queue.plan_of_no_change() == world.plan(jobs, digest="d" * 64)
 
 
-def test_an_edit_keeps_the_operators_conditions(world: World) -> None:
-    old = [entry(number) for number in range(3)]
-    world.load(old)
-    with pytest.raises(WouldShrinkError):
-        edited(world, old, 0, 1, [])
-    with pytest.raises(PreconditionError):
-        edited(world, old, 0, 0, [entry(9)], if_plan="f" * 64)
-    assert edited(world, old, 0, 0, [])[0] is not None
-
-
-def test_a_job_that_stands_elsewhere_too_needs_the_whole_manifest(world: World) -> None:
-    old = [entry(number) for number in range(5)]
-    world.load(old)
-    for number in (4, 0):
-        assert edited(world, old, 2, 2, [entry(number, priority=3)])[0] is None
-        assert world.job(entry(number).id).priority == 0
-
-
-def test_an_edit_without_room_between_its_neighbours_needs_the_whole_manifest(world: World) -> None:
-    old = [entry(1), entry(2)]
-    world.load(old)
-    first, new = edited(world, old, 1, 1, [entry(11)])
-    assert first is not None
-    assert edited(world, new, 1, 1, [entry(10)])[0] is None
-    world.load([entry(1), entry(10), entry(11), entry(2)])
-    assert order(world) == [1, 10, 11, 2]
-
-
-def test_an_edit_at_the_end_leaves_room_for_the_next_one(world: World) -> None:
-    old = [entry(1), entry(2)]
-    world.load(old)
-    _, new = edited(world, old, 2, 2, [entry(20)])
-    assert edited(world, new, 2, 2, [entry(10)])[0] is not None
-    assert order(world) == [1, 2, 10, 20]
-
-
-def test_a_queue_that_names_another_number_of_jobs_needs_the_whole_manifest(world: World) -> None:
-    old = [entry(number) for number in range(3)]
-    world.load(old)
-    world.do(lambda tx: tx.run("drop_job", seq=3, at=world.wall))
-    assert edited(world, old, 1, 1, [entry(9)])[0] is None
-
-
-def test_after_a_reload_that_broke_off_the_whole_manifest_is_read(world: World) -> None:
-    old = [entry(number) for number in range(3)]
-    world.load(old)
+def test_after_a_reload_that_broke_off_the_manifest_in_force_is_compared_too(world: World) -> None:
+    """The file may be the old one again, and some jobs are already those of the one that broke off."""
+    jobs = [entry(number) for number in range(3)]
+    world.load(jobs)
 
     def break_off(tx: Any) -> None:
         with world.queue.load.begin_manifest(tx, world.header(3), "receiver") as change:
@@ -479,9 +394,10 @@ def test_after_a_reload_that_broke_off_the_whole_manifest_is_read(world: World) 
             world.queue.load.write_jobs(tx, change, list(change.writes()))
 
     world.do(break_off)
-    assert edited(world, old, 1, 2, [])[0] is None
+    assert world.queue.plan_of_no_change() is None
     world.restart()
-    assert edited(world, old, 1, 2, [])[0] is None
-    world.load(old)
+    assert world.queue.plan_of_no_change() is None
+    world.load(jobs)
+    assert world.job(entry(0).id).priority == 0
     world.restart()
-    assert edited(world, old, 1, 2, [], allow_shrink=True)[0] is not None
+    assert world.queue.plan_of_no_change() is not None

@@ -224,7 +224,7 @@ class Fleet:
 
     def apply(self, wanted: dict[str, tuple[Requirement, Limits]]) -> None:
         entries = [
-            JobEntry(job_id, ENTRIES[job_id], DOCUMENTS[job_id], needs, limits, number)
+            JobEntry(job_id, ENTRIES[job_id].model, ENTRIES[job_id].mode, DOCUMENTS[job_id], needs, limits, number)
             for number, (job_id, (needs, limits)) in enumerate(wanted.items(), 1)
         ]
         self.numbers += 1

@@ -135,7 +135,9 @@ class Life:
         kind = self.rng.random()
         needs = Requirement("gbt", min_ram_gib=8 if kind < 0.3 else 0, prefer_cuda=kind > 0.8, require_cuda=kind > 0.95)
         limits = Limits(priority=self.rng.randrange(3), max_attempts=3)
-        return JobEntry(spec.job_id(), spec, canonical(spec.document()).decode(), needs, limits, number)
+        return JobEntry(
+            spec.job_id(), spec.model, spec.mode, canonical(spec.document()).decode(), needs, limits, number
+        )
 
     def length(self) -> float:
         """Mostly half an hour, some minutes, some hours."""

@@ -77,7 +77,9 @@ class RealJob:
         spec = Spec("gbt", "realistic")
         self.id = spec.job_id()
         document = canonical(spec.document()).decode()
-        entry = JobEntry(self.id, spec, document, Requirement("gbt"), Limits(max_attempts=rules.attempts), 1)
+        entry = JobEntry(
+            self.id, spec.model, spec.mode, document, Requirement("gbt"), Limits(max_attempts=rules.attempts), 1
+        )
         header = Header("d" * 64, {"default": Policy()}, Trainer(), {}, (), None, 1)
         reload(self.database, self.queue, header, [entry])
         for artifact in ARTIFACTS:

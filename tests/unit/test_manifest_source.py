@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from training.fleet.errors import ManifestError, TrainerError, UnavailableError
-from training.fleet.manifest import LastApplied, child, child_load, declaration_of, load
+from training.fleet.manifest import child, child_load, declaration_of, load
 from training.fleet.manifest.__main__ import main
 from training.fleet.manifest.source import read_bytes
 from training.fleet.model.jobs import MAX_MANIFEST_BYTES, DatasetRef
@@ -77,7 +77,7 @@ def test_a_child_gives_what_reading_here_gives(tmp_path: Path) -> None:
     assert tuple(there.entries) == here.jobs
     assert here.header.count == 3
     assert here.header.datasets["lab"] == DatasetRef("lab", A)
-    assert here.warnings == ("jobs[3] (line 25) and jobs[4] (line 28) are the same job; it counts once",)
+    assert here.header.warnings == ("jobs[3] (line 25) and jobs[4] (line 28) are the same job; it counts once",)
 
 
 def test_entries_of_a_child_share_equal_constraints(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_cut_spool_file_is_never_a_shorter_manifest(tmp_path: Path) -> None:
     path = write(tmp_path, TEXT)
     with tempfile.TemporaryFile("w+") as rows:
         manifest = load(path)
-        child.write_rows(manifest.header, manifest.jobs, rows)
+        child.write_rows(manifest, rows)
         rows.seek(0)
         lines = rows.readlines()
     spool = write(tmp_path, "".join(lines[1:-1]), "spool").open("rb")
@@ -225,7 +225,7 @@ def test_another_trainer_is_asked_for_its_declaration(tmp_path: Path) -> None:
         "did you mean depth?"
     ]
     manifest = load(write(tmp_path, FOREIGN.replace("deepth", "depth")))
-    assert manifest.contract == hyper.contract_digest(DECLARATION)
+    assert manifest.header.contract == hyper.contract_digest(DECLARATION)
 
 
 def test_a_schema_file_is_read_in_place_of_asking(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_a_schema_file_is_read_in_place_of_asking(tmp_path: Path) -> None:
     text = FOREIGN.replace("deepth", "depth").replace("[trainer]", '[trainer]\nschema = "mine.json"')
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    assert load(write(tmp_path, text)).contract == hyper.contract_digest(DECLARATION)
+    assert load(write(tmp_path, text)).header.contract == hyper.contract_digest(DECLARATION)
     assert child_load(write(elsewhere, text), base=tmp_path).header.contract == hyper.contract_digest(DECLARATION)
 
 
@@ -254,9 +254,6 @@ def test_where_a_schema_is_required_no_trainer_is_started(tmp_path: Path) -> Non
     assert fault.place == "trainer (line 4)"
     assert fault.found.startswith("no trainer.schema, and the setting schema_required keeps")
     assert "trainer.schema" in fault.hint
-    in_force = LastApplied(path, 1, hyper.contract_digest(DECLARATION))
-    with pytest.raises(ManifestError):
-        child_load(path, schema_required=True, in_force=in_force)
     write(tmp_path, json.dumps(DECLARATION), "mine.json")
     path.write_text(path.read_text().replace("[trainer]", '[trainer]\nschema = "mine.json"'))
     assert child_load(path, schema_required=True).header.contract == hyper.contract_digest(DECLARATION)
@@ -265,7 +262,7 @@ def test_where_a_schema_is_required_no_trainer_is_started(tmp_path: Path) -> Non
 
 def test_where_a_schema_is_required_the_projects_own_trainer_needs_none(tmp_path: Path) -> None:
     own = '[manifest]\nschema = 1\n[hosts.default]\nallow_jobs = ["*"]\n[[jobs]]\nmodel = "gbt"\nmode = "oracle"\n'
-    assert load(write(tmp_path, own), schema_required=True).contract == hyper.contract_digest(hyper.describe())
+    assert load(write(tmp_path, own), schema_required=True).header.contract == hyper.contract_digest(hyper.describe())
 
 
 def test_a_trainer_table_with_a_fault_starts_nothing(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ ASKING = {"ftplib", "smtplib", "training.fleet.client"}
 """prometheus_client brings `urllib.request` for pushing metrics, which nothing here does; see the search below."""
 ASKS = ("http.client", "create_connection", "urllib.request", "push_to_gateway", "pushadd_to_gateway")
 UNPACKING = {"tarfile", "training.fleet.bundle", "training.trainer.stored.archive", "training.trainer.unpack"}
+READING = {"rtoml"}
 MODELS = {"numpy", "lightgbm", "sklearn", "torch", "onnx", "safetensors", "joblib", "pyarrow"}
 
 
@@ -48,6 +49,11 @@ def test_a_receiver_asks_no_other_server(loaded: set[str], root: Path) -> None:
 def test_nothing_of_ours_in_a_receiver_uses_the_client_that_a_package_brings(our_text: str) -> None:
     assert "class Fleet" in our_text
     assert [word for word in ("urllib.request", "push_to_gateway", "pushadd_to_gateway") if word in our_text] == []
+
+
+def test_a_receiver_leaves_the_reader_of_manifests_to_the_child(loaded: set[str]) -> None:
+    """It would keep the memory."""
+    assert loaded & READING == set()
 
 
 def test_a_receiver_unpacks_nothing_and_loads_no_model(loaded: set[str]) -> None:

@@ -2,8 +2,8 @@
 
 Owns reading the file in a child process, applying it while claims go on, and what was wrong with the last try.
 Guarantees that one load runs at a time, that nothing of a faulty file is applied, that a file that has not changed
-costs next to nothing and one that has changed little costs little, and that the bytes last applied lie beside the
-database. Leaves the checks to `manifest` and the changes to `queue`.
+costs next to nothing, and that the bytes last applied lie beside the database. Leaves the checks to `manifest` and the
+changes to `queue`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import logging
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from training.fleet import queue as fleet_queue
 from training.fleet.database import Database
@@ -27,7 +27,7 @@ from training.fleet.errors import (
     PreconditionError,
     UnavailableError,
 )
-from training.fleet.manifest import LastApplied, Loaded, child_load
+from training.fleet.manifest import child_load
 from training.fleet.model.jobs import MAX_MANIFEST_BYTES, Trainer
 from training.fleet.queue import Queue
 from training.fleet.wire.people import Plan, Reload
@@ -133,35 +133,20 @@ class Loader:
             if message.if_plan not in (None, unchanged.digest):
                 raise PreconditionError("the plan would be another one now: nothing is left to do; look at it again")
             return unchanged
-        loaded = child_load(self._path, in_force=self._kept(), schema_required=self._schema_required)
+        loaded = child_load(self._path, schema_required=self._schema_required)
         data = _read(self._path)
-        plan = self._apply(loaded, message, actor)
+        plan = fleet_queue.reload(
+            self._database,
+            self._queue,
+            loaded.header,
+            loaded.entries,
+            actor=actor,
+            allow_shrink=message.allow_shrink,
+            if_plan=message.if_plan,
+        )
         if hashlib.sha256(data).hexdigest() == plan.manifest:
             _keep(self._applied_path, data)
         return plan
-
-    def _apply(self, loaded: Loaded, message: Reload, actor: str) -> Plan:
-        """Bring what was read in force; where only an edit was read and that is not enough, read the whole file."""
-        parts = self._database, self._queue
-        terms: dict[str, Any] = {
-            "actor": actor,
-            "allow_shrink": message.allow_shrink,
-            "if_plan": message.if_plan,
-        }
-        if loaded.edit is not None:
-            plan = fleet_queue.reload_edit(*parts, loaded.header, loaded.entries, loaded.edit, **terms)
-            if plan is not None:
-                return plan
-            loaded = child_load(self._path, schema_required=self._schema_required)
-        return fleet_queue.reload(*parts, loaded.header, loaded.entries, **terms)
-
-    def _kept(self) -> LastApplied | None:
-        """Return the manifest in force where its bytes are at hand, else None."""
-        in_force = self._queue.in_force
-        with contextlib.suppress(OSError):
-            if in_force.digest and _digest(self._applied_path) == in_force.digest:
-                return LastApplied(self._applied_path, in_force.count, in_force.contract)
-        return None
 
     def _plan(self, text: bytes | None) -> Plan:
         if text is None:
@@ -185,11 +170,7 @@ class Loader:
             return None
         if in_force.contract != hyper.contract_digest(hyper.describe()):
             return None
-        counts = dict.fromkeys(("added", "changed", "unchanged", "dropped", "stranded"), 0)
-        counts["unchanged"] = in_force.count
-        # The digest of a plan without changes, as `queue` makes it: of the manifest's digest alone.
-        digest = hashlib.sha256(in_force.digest.encode()).hexdigest()
-        return Plan(digest, in_force.digest, counts, [], [], [], [], [])
+        return self._queue.plan_of_no_change()
 
 
 def _unusable(error: FleetError) -> FleetError:

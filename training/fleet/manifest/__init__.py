@@ -11,16 +11,14 @@ from __future__ import annotations
 
 from training.fleet.manifest.child import Loaded, child_load
 from training.fleet.manifest.declaration import declaration_of
-from training.fleet.manifest.entries import Edit, Header, JobEntry, Manifest
+from training.fleet.manifest.entries import Header, JobEntry, Manifest
 from training.fleet.manifest.parse import MAX_JOBS, parse
-from training.fleet.manifest.source import LastApplied, load
+from training.fleet.manifest.source import load
 
 __all__ = [
     "MAX_JOBS",
-    "Edit",
     "Header",
     "JobEntry",
-    "LastApplied",
     "Loaded",
     "Manifest",
     "child_load",

@@ -6,17 +6,18 @@ the one `Spec.job_id` gives; the pieces of the canonical text that repeat are ma
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from training.fleet.errors import InvalidMessageError, TrainerError
+from training.fleet.errors import InvalidMessageError, ManifestError, TrainerError
 from training.fleet.manifest import keys
 from training.fleet.manifest.declaration import Declaration, compiled
 from training.fleet.manifest.entries import DEFAULT_HOST, Header, JobEntry, Manifest
 from training.fleet.manifest.findings import Findings, nearest, short
 from training.fleet.manifest.keys import Key, WrongValueError
-from training.fleet.manifest.text import MAX_JOBS, Document, read_document
+from training.fleet.manifest.text import MAX_JOBS, Document, read_document, read_quickly
 from training.fleet.model.jobs import (
     DEFAULT_DATASET,
     MAX_SPEC_BYTES,
@@ -24,7 +25,6 @@ from training.fleet.model.jobs import (
     Limits,
     Policy,
     Requirement,
-    Spec,
     Trainer,
     canonical,
     normalise,
@@ -50,7 +50,24 @@ def parse(data: bytes, declaration: dict[str, Any] | None) -> Manifest:
     Raises:
         ManifestError: With every fault, at most 1,000 of them listed.
     """
-    return checked(data, read_document(data), declaration)
+    return read_and_check(data, lambda document: checked(data, document, declaration))
+
+
+def read_and_check(data: bytes, check: Callable[[Document], Manifest]) -> Manifest:
+    """Read a manifest by the quicker of two readers, and by the other one where that finds a fault.
+
+    Args:
+        data: The whole file.
+        check: Makes a manifest of its tables, or raises; called once or twice.
+
+    Raises:
+        ManifestError: With every fault.
+    """
+    quick = read_quickly(data)
+    if quick is not None:
+        with contextlib.suppress(ManifestError):
+            return check(quick)
+    return check(read_document(data))
 
 
 def checked(
@@ -129,7 +146,7 @@ class Tables:
         defaults = _values(tables.get("defaults", {}), keys.DEFAULTS, "defaults", document, findings)
         self._defaults = {name: key.default for name, key in keys.JOB.items()} | defaults
         self._check_defaults(defaults)
-        self._hyper: dict[tuple[str, int], tuple[dict[str, Any], str]] = {}
+        self._hyper: dict[tuple[str, str | None], str] = {}
         self._texts: dict[Any, str] = {}
         self._requirements: dict[Any, Requirement] = {}
         self._limits: dict[Any, Limits] = {}
@@ -154,8 +171,7 @@ class Tables:
         self._references(position, table, values)
         if len(self._findings.faults) != before or hyper is None:
             return None
-        values["hyper"], text = hyper
-        return self._entry(position, values, text)
+        return self._entry(position, values, hyper)
 
     def _values(self, position: int, table: Mapping[str, Any]) -> dict[str, Any]:
         values = self._defaults.copy()
@@ -174,20 +190,20 @@ class Tables:
                 self._fault(position, name, "nothing", keys.JOB[name].expected, "every job needs it")
         return values
 
-    def _checked_hyper(self, position: int, values: Mapping[str, Any]) -> tuple[dict[str, Any], str] | None:
-        """Return a job's hyper-parameters in normal form and as canonical text, None when they have a fault."""
+    def _checked_hyper(self, position: int, values: Mapping[str, Any]) -> str | None:
+        """Return a job's hyper-parameters as canonical text, None when they have a fault."""
         model, hyper = values["model"], values["hyper"]
         if model is None or hyper is None:
             return None
-        # The document keeps every table alive, so an object's id names it for as long as this reader lives.
-        known = self._hyper.get((model, id(hyper)))
+        key = (model, _as_text(hyper))
+        known = self._hyper.get(key)
         if known is None and self._fits(position, model, hyper):
             try:
                 normal = normalise(hyper, 1)
             except InvalidMessageError as error:
                 self._not_json(position, hyper, error)
                 return None
-            known = self._hyper[model, id(hyper)] = (normal, canonical(normal).decode())
+            known = self._hyper[key] = canonical(normal).decode()
         return known
 
     def _fits(self, position: int, model: str, hyper: Mapping[str, Any]) -> bool:
@@ -258,19 +274,10 @@ class Tables:
             expected = f"at most {MAX_SPEC_BYTES} bytes of hyper-parameters and hosts"
             self._fault(position, "hyper", f"{len(data)} bytes", expected)
             return None
-        spec = Spec(
-            values["model"],
-            values["mode"],
-            values["hyper"],
-            values["split_recipe"],
-            values["train_hosts"],
-            values["seed"],
-            dataset,
-            self._revision,
-        )
         return JobEntry(
             hashlib.sha256(data).hexdigest(),
-            spec,
+            values["model"],
+            values["mode"],
             document,
             self._requirement(values, dataset),
             self._job_limits(values),
@@ -384,6 +391,17 @@ class Tables:
             return _place("defaults", key, self._document)
         shown = f".{_plain(key)}" if key else ""
         return f"jobs[{position}]{shown}{_at(self._document.line(position, key or ''))}"
+
+
+def _as_text(hyper: Mapping[str, Any]) -> str | None:
+    """Return hyper-parameters as a text that tells 1 from 1.0 and true, None when they hold a number too long for it.
+
+    Most jobs share theirs with others, so that each text is checked once. Nothing with such a number is ever valid.
+    """
+    try:
+        return repr(hyper)
+    except ValueError:
+        return None
 
 
 def _jobs(document: Document, reader: Tables, findings: Findings) -> Iterator[JobEntry]:

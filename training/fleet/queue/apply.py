@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 from training.fleet.database import Database, Transaction
 from training.fleet.errors import PreconditionError, WouldShrinkError
-from training.fleet.manifest import Edit, Header, JobEntry
+from training.fleet.manifest import Header, JobEntry
 from training.fleet.queue.change import ManifestChange
 from training.fleet.queue.load import Load
 from training.fleet.queue.queue import Queue
@@ -68,48 +68,6 @@ def reload(
         PreconditionError: The plan would be another one now.
     """
     with _compared(database, queue.load, header, entries, actor) as change:
-        return _apply(database, queue.load, change, allow_shrink, if_plan)
-
-
-def reload_edit(
-    database: Database,
-    queue: Queue,
-    header: Header,
-    entries: Iterable[JobEntry],
-    edit: Edit,
-    *,
-    actor: str = "receiver",
-    allow_shrink: bool = False,
-    if_plan: str | None = None,
-) -> Plan | None:
-    """Bring a manifest in force of which only the part that differs was read.
-
-    Args:
-        database: Where the queue is.
-        queue: The queue.
-        header: The manifest's header.
-        entries: The jobs of that part in order; read once.
-        edit: Where they stand.
-        actor: As in `reload`.
-        allow_shrink: As in `reload`.
-        if_plan: As in `reload`.
-
-    Returns:
-        What was done, the same as `reload` would say; None when nothing was done because the whole manifest must
-        be read.
-
-    Raises:
-        WouldShrinkError: It would drop jobs and may not.
-        PreconditionError: The plan would be another one now.
-    """
-    change = _step(database, lambda tx: queue.load.begin_edit(tx, header, actor, edit))
-    if change is None:
-        return None
-    with change:
-        for chunk in _chunks(iter(entries)):
-            _step(database, partial(queue.load.compare_jobs, change=change, entries=chunk))
-        if not _step(database, lambda tx: queue.load.end_edit(tx, change, edit)):
-            return None
         return _apply(database, queue.load, change, allow_shrink, if_plan)
 
 

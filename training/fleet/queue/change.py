@@ -29,6 +29,8 @@ MAX_HOSTS: Final = 100
 """Hosts listed for one added job."""
 SPACING: Final = 2**20
 """Distance between the positions of new jobs, so that later ones fit between them."""
+COUNTS: Final = ("added", "changed", "unchanged", "dropped", "stranded")
+"""What a plan counts jobs as."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,8 @@ class Write:
 
     Attributes:
         id: Identity.
+        model: Model that is trained.
+        mode: Mode it is trained in.
         document: The specification, canonical JSON.
         requirement: What it needs of a host, without what was learned.
         limits: What bounds it.
@@ -44,6 +48,8 @@ class Write:
     """
 
     id: str
+    model: str
+    mode: str
     document: str
     requirement: Requirement
     limits: Limits
@@ -63,7 +69,6 @@ class ManifestChange:
         actor: Who asks.
         counts: Jobs added, changed, unchanged, dropped and stranded.
         position: Place of the last job that was compared.
-        gap: Distance between the positions of new jobs, None to go by what stands around them.
         gone: Numbers of the jobs it drops.
         scanned: Number of the last job that was looked at for being dropped.
         named: How many of the jobs it names were named before.
@@ -74,7 +79,6 @@ class ManifestChange:
         self.actor = actor
         self.counts: Counter[str] = Counter()
         self.position = 0
-        self.gap: int | None = None
         self.gone: array[int] = array("q")
         self.scanned = 0
         self.named = 0
@@ -112,7 +116,7 @@ class ManifestChange:
     def add(self, entry: JobEntry, position: int) -> None:
         """Note a job that the queue does not have."""
         able = self._able_hosts(entry.requirement)
-        planned = PlannedJob(entry.id, entry.spec.model, entry.spec.mode, hosts=able[:MAX_HOSTS])
+        planned = PlannedJob(entry.id, entry.model, entry.mode, hosts=able[:MAX_HOSTS])
         self._note("added", planned)
         # A host that is still to come may be able: a new lab loads its manifest before its workers.
         if not able and not self._welcome(entry.requirement):
@@ -124,7 +128,7 @@ class ManifestChange:
     def alter(self, entry: JobEntry, position: int, fields: dict[str, list[Any]]) -> None:
         """Note a job whose terms change; without a field only its place does."""
         if fields:
-            self._note("changed", PlannedJob(entry.id, entry.spec.model, entry.spec.mode, change=fields))
+            self._note("changed", PlannedJob(entry.id, entry.model, entry.mode, change=fields))
         else:
             self.counts["unchanged"] += 1
         self._keep(entry, position)
@@ -153,7 +157,7 @@ class ManifestChange:
         return Plan(
             digest=self._digest.hexdigest(),
             manifest=self.in_force.digest,
-            counts={key: self.counts[key] for key in ("added", "changed", "unchanged", "dropped", "stranded")},
+            counts={key: self.counts[key] for key in COUNTS},
             warnings=self._warnings,
             stranded=self._stranded,
             **self._listed,
@@ -166,16 +170,18 @@ class ManifestChange:
         parts = list(self._parts)
         self._spool.seek(0)
         for line in self._spool:
-            job_id, document, requirement, limits, position = json.loads(line)
+            requirement, limits, job_id, model, mode, document, position = json.loads(line)
             needs, bounds = parts[requirement], parts[limits]
             assert isinstance(needs, Requirement)
             assert isinstance(bounds, Limits)
-            yield Write(job_id, document, needs, bounds, position)
+            yield Write(job_id, model, mode, document, needs, bounds, position)
 
     def _keep(self, entry: JobEntry, position: int) -> None:
         needs = self._parts.setdefault(entry.requirement, len(self._parts))
         bounds = self._parts.setdefault(entry.limits, len(self._parts))
-        self._spool.write(json.dumps([entry.id, entry.document, needs, bounds, position]) + "\n")
+        self._spool.write(
+            json.dumps([needs, bounds, entry.id, entry.model, entry.mode, entry.document, position]) + "\n"
+        )
 
     def _note(self, part: str, planned: PlannedJob) -> None:
         self.counts[part] += 1
@@ -211,6 +217,13 @@ class ManifestChange:
         return able
 
 
+def plan_of_no_change(in_force: InForce) -> Plan:
+    """Return the plan that a `ManifestChange` gives when the queue is as the manifest in force says."""
+    counts = dict.fromkeys(COUNTS, 0) | {"unchanged": in_force.count}
+    digest = hashlib.sha256(in_force.digest.encode()).hexdigest()
+    return Plan(digest, in_force.digest, counts, [], [], [], [], [])
+
+
 def in_force_of(header: Header, applied_at: str) -> InForce:
     """Return a manifest as it will be in force."""
     return InForce(
@@ -236,7 +249,7 @@ def fields_changed(
         limits: What shall bound it.
     """
     fields: dict[str, list[Any]] = {}
-    learned = replace(requirement, over_vram_gib=old.over_vram_gib, over_ram_gib=old.over_ram_gib)
+    learned = with_learned(requirement, old)
     if learned != old:
         before, after = asdict(old), asdict(learned)
         fields = {key: [before[key], after[key]] for key in before if before[key] != after[key]}
@@ -246,3 +259,11 @@ def fields_changed(
     if not row.named:
         fields["named"] = [False, True]
     return fields
+
+
+def with_learned(requirement: Requirement, old: Requirement) -> Requirement:
+    """Return what a manifest says a job needs, with what failures of the job have taught."""
+    if (requirement.over_vram_gib, requirement.over_ram_gib) == (old.over_vram_gib, old.over_ram_gib):
+        # Nearly all: making a copy costs more than the rest of comparing a job.
+        return requirement
+    return replace(requirement, over_vram_gib=old.over_vram_gib, over_ram_gib=old.over_ram_gib)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 from training.fleet.database import Transaction
@@ -25,13 +24,14 @@ from training.fleet.database.queries import (
     UNUSED_REQUIREMENTS,
     NamedJobRow,
 )
-from training.fleet.manifest import Edit, Header, JobEntry
+from training.fleet.manifest import Header, JobEntry
 from training.fleet.model.jobs import Requirement
-from training.fleet.queue.change import SPACING, ManifestChange, Write, fields_changed
+from training.fleet.queue.change import SPACING, ManifestChange, Write, fields_changed, plan_of_no_change, with_learned
 from training.fleet.queue.events import History
 from training.fleet.queue.in_force import InForce
 from training.fleet.queue.memory import Memory
 from training.fleet.queue.stored import in_force_from, in_force_json
+from training.fleet.wire.people import Plan
 
 MANIFEST_KEY: Final = "manifest"
 HALF_KEY: Final = "manifest_half_written"
@@ -65,6 +65,14 @@ class Load:
         if manifest is not None:
             self.hosts.bring_in_force(in_force_from(manifest.value))
 
+    def plan_of_no_change(self) -> Plan | None:
+        """Return the plan of applying the manifest in force again, without comparing its jobs.
+
+        Returns:
+            None after a reload that broke off: some jobs may be those of another manifest, so each must be compared.
+        """
+        return None if self._half_written else plan_of_no_change(self.hosts.in_force)
+
     def begin_manifest(self, _tx: Transaction, header: Header, actor: str) -> ManifestChange:
         """Start to compare a manifest with the queue."""
         change = ManifestChange(header, actor, self._clock.label())
@@ -75,7 +83,7 @@ class Load:
         """Find out what a chunk of the manifest's jobs would change. Chunks come in the order of the manifest."""
         rows = self._rows(tx, [entry.id for entry in entries])
         # Wide gaps between new jobs leave room for later ones; between jobs that have places, one step is all there is.
-        gap = change.gap or (1 if rows else SPACING)
+        gap = 1 if rows else SPACING
         for entry in entries:
             row = rows.get(entry.id)
             # A job keeps its place while the order still holds, so that adding one job does not write all those behind
@@ -97,44 +105,6 @@ class Load:
         else:
             change.counts["unchanged"] += 1
 
-    def begin_edit(self, tx: Transaction, header: Header, actor: str, edit: Edit) -> ManifestChange | None:
-        """Start to compare the part of a manifest that differs from the one in force.
-
-        Returns:
-            None when the whole manifest must be compared: the queue is not quite what the manifest in force says.
-        """
-        named = self._tally.jobs - self._unnamed(tx)
-        if self._half_written or named != self.hosts.in_force.count:
-            return None
-        change = self.begin_manifest(tx, header, actor)
-        change.position = 0 if edit.after is None else self._rows(tx, [edit.after])[edit.after].position
-        change.gap = SPACING if edit.before is None else 1
-        return change
-
-    def end_edit(self, tx: Transaction, change: ManifestChange, edit: Edit) -> bool:
-        """Add what an edit drops and leaves alone; False when the whole manifest must be compared.
-
-        That is so when a job of the edit stands elsewhere in the manifest too, or when there is no room between its
-        neighbours.
-        """
-        before = None if edit.before is None else self._rows(tx, [edit.before])[edit.before]
-        if before is not None and before.position <= change.position:
-            return False
-        stood = self._rows(tx, edit.stood)
-        if change.named != sum(change.saw(row.seq) for row in stood.values()):
-            return False
-        gone = [row for job_id, row in stood.items() if job_id in edit.gone]
-        for row in sorted(gone, key=lambda row: int(row.seq)):
-            change.drop(row)
-        compared = change.counts["added"] + change.counts["changed"] + change.counts["unchanged"]
-        change.counts["unchanged"] += change.in_force.count - compared
-        return True
-
-    def _unnamed(self, tx: Transaction) -> int:
-        row = tx.one(COUNT_UNNAMED)
-        assert row is not None
-        return row.jobs
-
     def find_dropped(self, tx: Transaction, change: ManifestChange) -> bool:
         """Look at the next jobs of the queue for those the manifest does not name; False when all are seen."""
         # Where as many jobs are named as the manifest names, none can have been dropped, and 100,000 rows need not be
@@ -149,6 +119,11 @@ class Load:
             if not change.saw(row.seq):
                 change.drop(row)
         return len(rows) == SCAN
+
+    def _unnamed(self, tx: Transaction) -> int:
+        row = tx.one(COUNT_UNNAMED)
+        assert row is not None
+        return row.jobs
 
     def write_jobs(self, tx: Transaction, change: ManifestChange, writes: Sequence[Write]) -> None:
         """Write a chunk of new and changed jobs, each from the state it is in now."""
@@ -180,7 +155,7 @@ class Load:
         if not fields and row.position == write.position:
             return
         # What was learned of a job's size outlives a reload, or it would run out of memory on the same host again.
-        learned = replace(write.requirement, over_vram_gib=old.over_vram_gib, over_ram_gib=old.over_ram_gib)
+        learned = with_learned(write.requirement, old)
         before = row.status
         # A smaller budget may be used up already, and a pending job without one could never be claimed.
         spent = before == "pending" and row.attempts_used >= write.limits.max_attempts
@@ -268,12 +243,11 @@ class Load:
 
 
 def _new_row(write: Write, requirement: int, tick: int, at: str) -> dict[str, Any]:
-    spec = json.loads(write.document)
     return {
         "id": write.id,
         "spec": write.document,
-        "model": spec["model"],
-        "mode": spec["mode"],
+        "model": write.model,
+        "mode": write.mode,
         "requirement": requirement,
         "priority": write.limits.priority,
         "position": write.position,

@@ -31,7 +31,7 @@ from training.fleet.queue.tally import Ready
 from training.fleet.queue.views import Filters, JobViews
 from training.fleet.queue.why import Reasons
 from training.fleet.queue.workers import WorkerViews
-from training.fleet.wire.people import JobDetail, JobPage, RecentFailure, Why, WorkerPage
+from training.fleet.wire.people import JobDetail, JobPage, Plan, RecentFailure, Why, WorkerPage
 from training.fleet.wire.worker import Beat, Claim, Complete, Fail, Heartbeat, JobState, Lease, OwnView
 
 
@@ -120,6 +120,10 @@ class Queue:
     def revision(self) -> int:
         """Another number after every change that a list can show, progress included; starts anywhere."""
         return self._memory.tally.revision
+
+    def plan_of_no_change(self) -> Plan | None:
+        """Return the plan of applying the manifest in force again, None when its jobs must be compared all the same."""
+        return self.load.plan_of_no_change()
 
     @property
     def in_force(self) -> InForce:
