@@ -61,7 +61,9 @@ def trail(world: World, job: str | None = None, worker: str | None = None, limit
     found: list[FleetEvent] = []
     cursor: str | None = None
     for _ in range(1000):
-        page = world.do(functools.partial(world.queue.events, job_id=job, worker=worker, cursor=cursor, limit=limit))
+        page = world.do(
+            functools.partial(world.queue.history.page, job_id=job, worker=worker, cursor=cursor, limit=limit)
+        )
         found += page.events
         cursor = page.next
         if cursor is None:
@@ -513,7 +515,7 @@ def test_a_page_looks_on_as_long_as_there_is_time(world: World, monkeypatch: pyt
     assert (page.events, page.next) == ([], None)
     for job in (None, entry(0).id):
         whole = trail(world, job=job)
-        asked = functools.partial(world.queue.events, job_id=job, worker=None, cursor=None, limit=len(whole))
+        asked = functools.partial(world.queue.history.page, job_id=job, worker=None, cursor=None, limit=len(whole))
         page = world.do(asked)
         assert (page.events, page.next) == (whole, None)
 

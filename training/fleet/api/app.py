@@ -19,7 +19,7 @@ from training.fleet.api.front import Front
 from training.fleet.api.guard import Guard
 from training.fleet.api.json import Decoder
 from training.fleet.api.request import Request
-from training.fleet.api.routes import ROUTES, Handler, Media, Parameter, Route
+from training.fleet.api.routes import ROUTES, Handler, Media, PathParameter, Route
 from training.fleet.errors import MethodError, NotFoundError
 
 
@@ -96,7 +96,7 @@ class _Endpoint:
         await answer(scope, receive, send)
 
 
-def _target(parameter: Parameter, found: str) -> str:
+def _target(parameter: PathParameter, found: str) -> str:
     if not parameter.pattern.fullmatch(found):
         raise NotFoundError(f"{ascii(found)[:80]} is no {parameter.expected}")
     return found

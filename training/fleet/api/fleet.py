@@ -40,7 +40,7 @@ DRAIN_RETRY_S = 5.0
 
 
 @dataclass(slots=True)
-class Authority:
+class EdgeAuthority:
     """The receiver's certificate authority, as far as it has one.
 
     Attributes:
@@ -91,7 +91,7 @@ class Fleet:
     sessions: Sessions
     disks: Disks
     description: Callable[[], dict[str, Any]]
-    authority: Authority
+    authority: EdgeAuthority
     meters: Meters
     uploads: Uploads = field(default_factory=Uploads)
     streams: Streams = field(default_factory=Streams)

@@ -65,7 +65,7 @@ class Media:
 
 
 @dataclass(frozen=True, slots=True)
-class Parameter:
+class PathParameter:
     """What stands in the braces of a path.
 
     Attributes:
@@ -77,11 +77,11 @@ class Parameter:
     expected: str
 
 
-_DIGEST = Parameter(re.compile("[0-9a-f]{64}"), "id; expected 64 lower-case hex digits")
-PARAMETERS: Final[Mapping[str, Parameter]] = {
+_DIGEST = PathParameter(re.compile("[0-9a-f]{64}"), "id; expected 64 lower-case hex digits")
+PARAMETERS: Final[Mapping[str, PathParameter]] = {
     "id": _DIGEST,
     "sha256": _DIGEST,
-    "name": Parameter(WORKER_NAME, "name of a worker; expected a host name"),
+    "name": PathParameter(WORKER_NAME, "name of a worker; expected a host name"),
 }
 
 
@@ -136,7 +136,7 @@ class Route:
         return self.method not in LOOKS
 
     @property
-    def parameters(self) -> list[tuple[str, Parameter]]:
+    def parameters(self) -> list[tuple[str, PathParameter]]:
         """What stands in the braces of the path, with its name."""
         return [(name, PARAMETERS[name]) for name in _BRACES.findall(self.path)]
 

@@ -26,7 +26,7 @@ from training.fleet.api.access import Access
 from training.fleet.api.app import make_app
 from training.fleet.api.bridge import Bridge
 from training.fleet.api.disks import Disks
-from training.fleet.api.fleet import Authority, Fleet
+from training.fleet.api.fleet import EdgeAuthority, Fleet
 from training.fleet.api.front import Front
 from training.fleet.api.keeping import Keeper
 from training.fleet.api.loading import Loader
@@ -198,7 +198,7 @@ async def start_fleet(
         sessions=_sessions(queue),
         disks=_disks(settings),
         description=openapi.document,
-        authority=Authority(serving.issuer(settings), *serving.shown_authority(settings)),
+        authority=EdgeAuthority(serving.issuer(settings), *serving.shown_authority(settings)),
         meters=meters,
     )
 
