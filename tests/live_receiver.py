@@ -97,7 +97,8 @@ class LiveReceiver:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.loop.call_soon_threadsafe(self._stop)
+        if self._thread.is_alive():  # a test may have ended it
+            self.loop.call_soon_threadsafe(self._stop)
         self._thread.join(20)
         assert not self._thread.is_alive()
         assert self._error is None, f"the receiver ended with {self._error!r}"
@@ -117,17 +118,13 @@ class LiveReceiver:
         self.loop = asyncio.get_running_loop()
         database = Sqlite.open(self.settings["db"])
         try:
-            self.fleet = await start_fleet(self.settings, database)
+            self.fleet = await start_fleet(self.settings, database, self.credentials)
             self.secure = serving.make(self.settings)
-            self.server = make_server(
-                self.settings, self.credentials, self.fleet, "127.0.0.1", self.parser, self.secure, self.front
-            )
+            self.server = make_server(self.settings, self.fleet, "127.0.0.1", self.parser, self.secure, self.front)
             link = listen("127.0.0.1", 0)
             self.port = link.getsockname()[1]
             self._ready.set()
             await self.server.serve(sockets=[link])
-            self.fleet.keeper.close()
-            self.fleet.uploads.shutdown()
         finally:
             database.close()
 

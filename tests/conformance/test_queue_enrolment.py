@@ -501,7 +501,7 @@ def test_a_page_ends_early_when_looking_takes_long_and_names_the_next(
     monkeypatch.setattr("training.fleet.queue.events.WINDOW", 2)
     monkeypatch.setattr("training.fleet.queue.events.SCAN_S", -1.0)
     world.load([entry(number) for number in range(5)])
-    page = world.do(lambda tx: world.queue.events(tx, None, "nobody", None, 10))
+    page = world.do(lambda tx: world.queue.history.page(tx, None, "nobody", None, 10))
     assert (page.events, page.next) == ([], "e4")
     assert [event.id for event in trail(world)] == [5, 4, 3, 2, 1]
 
@@ -509,7 +509,7 @@ def test_a_page_ends_early_when_looking_takes_long_and_names_the_next(
 def test_a_page_looks_on_as_long_as_there_is_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.fleet.queue.events.WINDOW", 2)
     world.load([entry(number) for number in range(5)])
-    page = world.do(lambda tx: world.queue.events(tx, None, "nobody", None, 10))
+    page = world.do(lambda tx: world.queue.history.page(tx, None, "nobody", None, 10))
     assert (page.events, page.next) == ([], None)
     for job in (None, entry(0).id):
         whole = trail(world, job=job)
@@ -521,4 +521,4 @@ def test_a_page_looks_on_as_long_as_there_is_time(world: World, monkeypatch: pyt
 @pytest.mark.parametrize("cursor", ["", "e", "s3", "e-1", "ex", "e\xb2", "e\u0663"])
 def test_a_cursor_of_another_list_is_refused(world: World, cursor: str) -> None:
     with pytest.raises(InvalidMessageError, match="no cursor"):
-        world.do(lambda tx: world.queue.events(tx, None, None, cursor, 10))
+        world.do(lambda tx: world.queue.history.page(tx, None, None, cursor, 10))

@@ -621,3 +621,13 @@ def test_why_does_not_quote_another_failure_as_the_rejection(world: World) -> No
     world.fail(world.running("pi"), "spec_rejected", error="no such key")
     world.fail(world.running("server"), "host_fault", error="no card")
     assert why(world, entry(1).id).summary.startswith("pi rejected its specification; it fails for good")
+
+
+def test_hosts_that_the_operator_named_are_the_first_whose_last_call_is_shown(world: World) -> None:
+    """So nobody who makes up names hides the hosts that count."""
+    world.load([entry(0)], {"default": Policy(), "tower": Policy()})
+    for name in ("a-made-up-name", "another", "tower"):
+        world.claim(name)
+        world.wait(1)
+    assert list(world.queue.last_seen(limit=2)) == ["tower", "a-made-up-name"]
+    assert world.queue.last_seen(limit=9) == {"tower": 1.0, "a-made-up-name": 3.0, "another": 2.0}

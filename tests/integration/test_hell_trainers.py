@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from stub_receiver import Reply, Seen, StubReceiver, lease, route
 
-from training.fleet.api.messages import Decoder
+from training.fleet.api.json import Decoder
 from training.fleet.wire.limits import MAX_BODY_BYTES
 from training.fleet.wire.worker import Complete, Fail, Heartbeat
 from training.fleet.worker.files import delete_tree

@@ -72,7 +72,7 @@ def test_a_receiver_that_runs_is_asked_and_its_database_left_alone(
             f"a receiver listens on 127.0.0.1:{live.port} (this machine alone) and is ready",
         )
         assert found["database"]["found"].endswith("is open in the receiver that runs; cis490-jobs fsck has it checked")
-        live.fleet.problems.append("the operators before stay in force")
+        live.fleet.access.problems.append("the operators before stay in force")
         status, found = examined(capsys, port=live.port)
         assert (status, found["address"]["state"]) == (1, "fail")
         assert found["address"]["found"].endswith("is not ready: the operators before stay in force")
@@ -85,7 +85,7 @@ def test_a_receiver_that_tells_its_reasons_to_readers_alone_is_asked_as_well(
     with LiveReceiver(tmp_path, manifest(2), tokens) as live:
         _, found = examined(capsys, port=live.port)
         assert found["address"]["found"].endswith(" and is ready")
-        live.fleet.problems.append("the operators before stay in force")
+        live.fleet.access.problems.append("the operators before stay in force")
         _, found = examined(capsys, port=live.port)
         assert (found["address"]["state"], found["address"]["mend"]) == ("fail", "cis490-jobs status has all of it")
         assert found["address"]["found"].endswith(" and is not ready")

@@ -380,7 +380,7 @@ def test_the_authority_for_hosts_that_enrol_is_the_first_of_its_file_alone(tmp_p
     site.ca.write_bytes(AUTHORITIES[form](pem, other.ca.read_text()).encode())
     with LiveReceiver(tmp_path, manifest(1), tls_ca=str(site.ca)) as live:
         shown = live.call("GET", "/v1/ca").body.decode()
-        assert (shown, live.fleet.ca_sha256) == (pem, site.fingerprint)
+        assert (shown, live.fleet.authority.sha256) == (pem, site.fingerprint)
         assert fingerprint(shown) == site.fingerprint
 
 

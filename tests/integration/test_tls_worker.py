@@ -133,7 +133,7 @@ def test_an_authority_with_another_fingerprint_gets_no_code(tmp_path: Path, root
 def test_a_worker_renews_its_certificate_in_time_and_works_on(tmp_path: Path, root: Path) -> None:
     with direct(tmp_path, text(1), **TERMS) as door:
         host = Host(door, tmp_path / "host", root)
-        door.receiver.fleet.issuer = Issuer(door.site.authority, life_s=12)
+        door.receiver.fleet.authority.issue = Issuer(door.site.authority, life_s=12)
         assert host.enrol(*invited(door)).returncode == 0
         renew_and_work_on(door, host)
 

@@ -367,7 +367,7 @@ def test_the_authority_of_the_invite_is_fetched_and_trusted_and_no_other(
     folder.mkdir()
     flags = {**TERMS, "tls_certificate": str(certificate), "tls_key": str(key)}
     with LiveReceiver(folder, text(0), credentials=Credentials.of(CREDENTIALS, enrolled_only=True), **flags) as live:
-        live.fleet.ca_pem = pem
+        live.fleet.authority.pem = pem
         order = InviteOrder("box")
         invited = asyncio.run_coroutine_threadsafe(_later(live, order), live.loop).result(10)
         with machine(live, tmp_path / "box", root) as box:

@@ -30,7 +30,7 @@ FILES = tuple(
             "queue/*.py",
             "auth/*.py",
             "store.py",
-            "api/*.py",
+            "api/**/*.py",
             "database/sqlite/*.sql",
             "database/sqlite/migrations/*.sql",
         )

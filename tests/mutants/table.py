@@ -109,7 +109,8 @@ def faults(mutants: list[Mutant], root: Path = ROOT) -> list[str]:
     found = []
     for mutant in mutants:
         for change in mutant.changes:
-            number = len(change.spans((root / change.file).read_text(encoding="utf-8")))
+            path = root / change.file
+            number = len(change.spans(path.read_text(encoding="utf-8"))) if path.is_file() else 0
             if number != 1:
                 where = f"{change.place or 'the whole'} of {change.file}"
                 found.append(

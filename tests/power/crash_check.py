@@ -205,6 +205,7 @@ class Receiver:
         make_folder(db.parent)
         with contextlib.closing(DatabaseFile(db)) as file, contextlib.closing(_connected(db)) as connection:
             prepare(connection, file, self._site / "backups")
+            connection.row_factory = sqlite3.Row
             rows = Rows(connection)
         return rows, [f"pages {file.damaged} are not what their sums say"] if file.damaged else []
 

@@ -161,13 +161,6 @@ def test_a_connection_the_receiver_closed_meanwhile_is_replaced(client: Client, 
     assert client.get("/v1/health") == {"status": "ok"}
 
 
-def test_a_list_that_has_not_changed_is_not_sent_again(client: Client, stub: StubReceiver) -> None:
-    stub.script["/v1/jobs"] = [(200, {"ETag": '"7"'}, {"jobs": []}), (304, {"ETag": '"7"'}, b"")]
-    assert client.get_if_changed("/v1/jobs") == ({"jobs": []}, '"7"')
-    assert client.get_if_changed("/v1/jobs", etag='"7"') == (None, '"7"')
-    assert stub.seen[1].headers["if-none-match"] == '"7"'
-
-
 def test_post_sends_json_or_bytes(client: Client, stub: StubReceiver) -> None:
     assert client.post("/v1/x/cancel", {"a": "ü"})[0] == 200
     assert client.post("/v1/manifest/plan", b"[[jobs]]")[1] == {"status": "ok"}

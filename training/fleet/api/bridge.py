@@ -1,6 +1,6 @@
-"""The border between the event loop and the database's writer thread.
+"""The way from the event loop to the database's writer thread and back.
 
-Owns the way there and back. Guarantees that answers and notices arrive on the event loop in the order in which the
+Owns both directions. Guarantees that answers and notices arrive on the event loop in the order in which the
 writer made them, and that a whole batch of answers costs one wake-up of the loop.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -22,11 +23,15 @@ class Bridge:
     Args:
         database: Where changes go; its `deliver` is taken over.
         loop: The loop that waits for them.
+        observe: Called on the loop with the seconds that each change took until it was durable.
     """
 
-    def __init__(self, database: Database, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, database: Database, loop: asyncio.AbstractEventLoop, observe: Callable[[float], None] | None = None
+    ) -> None:
         self._post = database.post
         self._loop = loop
+        self._observe = observe or (lambda _seconds: None)
         database.deliver = self._deliver
 
     def run(self, change: Callable[[Transaction], T]) -> asyncio.Future[T]:
@@ -36,8 +41,10 @@ class Bridge:
             change: What to do on the writer thread.
         """
         waiter: asyncio.Future[T] = self._loop.create_future()
+        begun = time.perf_counter()
 
         def settle(result: T, error: BaseException | None) -> None:
+            self._observe(time.perf_counter() - begun)
             if waiter.done():  # its caller has gone
                 return
             if error is None:

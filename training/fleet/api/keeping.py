@@ -1,6 +1,6 @@
 """Long work on the receiver's own files: backups and checks.
 
-Owns the one chore that may run at a time and what is known of it. Guarantees that the receiver answers on while a
+Owns the one chore that may run at a time and its state. Guarantees that the receiver answers on while a
 chore runs: it has a thread of its own that rests as long as it reads, and the writer thread is held up for a few
 milliseconds at most. Leaves the work itself to `maintenance`.
 """
@@ -134,7 +134,7 @@ class Keeper:
         _log.log(level, f"{self._chore.kind} ended", extra={"data": data})
 
     def _progress(self, done: int, todo: int) -> None:
-        """Take note of how far the chore is, then rest as long as the last piece took."""
+        """Note how far the chore is, then rest as long as the last piece took."""
         self._chore = replace(self._chore, done_bytes=done, total_bytes=todo)
         took_s = min(REST_S, max(0.0, time.monotonic() - self._rested_at))
         if self._ending.wait(took_s):
@@ -142,7 +142,7 @@ class Keeper:
         self._rested_at = time.monotonic()
 
     def close(self) -> None:
-        """Stop the chore that runs; what it has begun is left away."""
+        """Cancel the chore that runs; its unfinished output is removed."""
         self._ending.set()
         if self._thread is not None:
             self._thread.join(JOIN_S)

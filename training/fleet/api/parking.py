@@ -57,7 +57,7 @@ class Lot:
     """Everybody who is parked.
 
     Args:
-        eligible: Whether a worker would be given a job with a requirement now, as the queue judges.
+        eligible: Says if the queue would give a worker a job with a requirement now.
 
     Attributes:
         most: Calls of one address that wait at most.
@@ -93,7 +93,7 @@ class Lot:
         return place
 
     def _end(self, place: ParkedCall) -> None:
-        """Have a caller answered at once; it leaves by itself, and hands on what it was offered."""
+        """Have a caller answered at once; it leaves by itself and passes its offer on."""
         self._forget(place)
         place.over = True
         place.bell.set()
@@ -109,7 +109,7 @@ class Lot:
             del self._by_address[place.address]
 
     def leave(self, place: ParkedCall) -> None:
-        """Let a caller go; what it was offered and never looked at goes to the next one."""
+        """Remove a caller; an offer that it has not looked at goes to the next one."""
         self._forget(place)
         if place.offer is not None:
             self.answered(place, self._open[place.offer.requirement])
@@ -139,12 +139,12 @@ class Lot:
             self._hand_out([OpenJob(requirement) for _ in range(min(count, len(self._places)))])
 
     def ring_all(self) -> None:
-        """Have every caller look up, because the receiver drains."""
+        """Wake every caller, because the receiver drains."""
         for place in self._places:
             place.bell.set()
 
     def ring(self, worker: str) -> None:
-        """Have the callers of one worker look up, because it may no longer be one."""
+        """Wake the callers of one worker, because its identity may have ended."""
         for place in self._places:
             if place.worker == worker:
                 place.bell.set()

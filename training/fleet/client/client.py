@@ -116,16 +116,6 @@ class Client:
         """
         return document(self.request("GET", _target(path, query), deadline_s=deadline_s))
 
-    def get_if_changed(
-        self, path: str, query: Mapping[str, str] | None = None, etag: str | None = None
-    ) -> tuple[dict[str, Any] | None, str | None]:
-        """Read one resource unless it still carries the ETag; the document is None when it does."""
-        headers = {"If-None-Match": etag} if etag else {}
-        answer = self.request("GET", _target(path, query), headers=headers)
-        if answer.status == 304:
-            return None, etag
-        return document(answer), answer.headers.get("etag")
-
     def post(
         self,
         path: str,

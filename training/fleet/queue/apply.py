@@ -79,6 +79,7 @@ def _apply(database: Database, queue: Load, change: ManifestChange, allow_shrink
     _step(database, partial(queue.rule, in_force=replace(change.in_force, digest=before.digest, count=before.count)))
     try:
         _write(database, queue, change)
+    # The old manifest is in force again; what is written already is finished by the next reload.
     except BaseException:
         _step(database, partial(queue.rule, in_force=before))
         raise
@@ -118,6 +119,7 @@ def _check(found: Plan, allow_shrink: bool, if_plan: str | None) -> None:
             "look at the plan again"
         )
     dropped = found.counts["dropped"]
+    # A file that was cut off while it was written looks like one that names fewer jobs.
     if dropped and not allow_shrink:
         first = ", ".join(job.id[:12] for job in found.dropped[:5])
         jobs = "1 job" if dropped == 1 else f"{dropped} jobs"

@@ -118,6 +118,7 @@ class ManifestChange:
         able = self._able_hosts(entry.requirement)
         planned = PlannedJob(entry.id, entry.model, entry.mode, hosts=able[:MAX_HOSTS])
         self._note("added", planned)
+        # A host that is still to come may be able: a new lab loads its manifest before its workers.
         if not able and not self._welcome(entry.requirement):
             self.counts["stranded"] += 1
             if len(self._stranded) < MAX_LISTED:
@@ -192,6 +193,7 @@ class ManifestChange:
 
     def _welcome(self, requirement: Requirement) -> bool:
         """Say whether a host that is still to come could run a job."""
+        # Kept, because a manifest of 100,000 jobs has a handful of requirements.
         welcome = self._welcomed.get(requirement)
         if welcome is None:
             policy = self.in_force.hosts.get(DEFAULT_HOST)

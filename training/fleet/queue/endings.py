@@ -58,6 +58,21 @@ class Ending:
 
 
 @dataclass(frozen=True, slots=True)
+class Ended:
+    """An attempt that has ended, with or without a result.
+
+    Attributes:
+        outcome: Of the attempt.
+        kind: Kind of the failure that the worker reported, None when it reported none.
+        held_s: Seconds since the worker was given the job.
+    """
+
+    outcome: str
+    kind: str | None
+    held_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Witnesses:
     """What is known when a host rejects a specification.
 
@@ -104,17 +119,21 @@ def failure(row: LeaseRow, message: Fail, facts: FailureFacts) -> Ending:
         facts: What else is known.
     """
     actor, why, terms = worker_actor(row.worker), told(message), facts.terms
+    # Whatever the trainer died of, the operator got what was asked for; another attempt would undo it.
     if row.cancel_requested:
         return Ending("cancelled", "cancelled", "cancel", actor, f"confirmed by the worker ({why})", report=message)
+    # From when the job was granted: who had it for an hour has waited long enough, who gives it back at once has not.
     if message.kind == "preempted":
         free = Ending("pending", "released", "release", actor, why, given_back=True, report=message)
         return replace(free, away_s=min(terms.backoff_s, GIVEN_BACK_S), away_from=facts.granted_at)
+    # The host is to blame and not the job, so the job pays nothing and the host waits.
     if message.kind in FREE_KINDS:
         free = Ending("pending", "failed", "fail", actor, why, given_back=True, report=message)
         return replace(free, away_s=terms.backoff_s, away_from=facts.now)
     if message.kind == "spec_rejected":
         assert facts.witnesses is not None
         return rejection(actor, message, facts.witnesses, row.max_attempts, terms.backoff_s, facts.now)
+    # The attempt at hand was counted when it was claimed.
     if row.attempts_used >= row.max_attempts:
         return Ending("failed", "failed", "fail", actor, why, requirement=facts.learned, report=message)
     ending = Ending("pending", "failed", "fail", actor, why, delay_s=facts.delay_s, report=message)
@@ -167,10 +186,12 @@ def rejection(actor: str, message: Fail, known: Witnesses, max_attempts: int, aw
         now: Monotonic seconds.
     """
     why = told(message)
+    # Its own trainer is another one than the manifest was checked against, so its word says nothing of the job.
     if known.drift:
         reason = f"{why}; only this host is concerned: {known.drift}"
         ending = Ending("pending", "released", "release", actor, reason, given_back=True, report=message)
         return replace(ending, away_s=away_s, away_from=now)
+    # Two hosts with the right trainer agree: no third one needs to spend its time.
     if known.others:
         return Ending("failed", "failed", "fail", actor, f"{why}; {known.others[0]} said the same", report=message)
     if known.times >= max_attempts and not known.able:

@@ -81,6 +81,7 @@ class History:
             found = tx.all(EVENTS_BETWEEN, worker=worker, before=before, from_id=from_id, limit=limit - len(rows))
             rows += found
             before = from_id
+            # Looked at after each window, so that at least one is read and every page goes on.
             if self._clock.now() > until:
                 break
         return rows, before if before > 1 else None

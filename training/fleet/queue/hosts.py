@@ -265,6 +265,7 @@ class Hosts:
         return known.ranks
 
     def _make_offer(self, known: Known, ranks: dict[int, int]) -> Offer:
+        # Two lists, because jobs of the second are given only once they have waited long enough.
         free: dict[int, int] = {}
         waiting: dict[int, int] = {}
         for number, place in ranks.items():

@@ -141,6 +141,7 @@ class Identities:
     def keep_certificate(self, tx: Transaction, public_id: str, fingerprint: str) -> None:
         """Note which certificate was issued to an identity; another one after the first is an event. Safe to repeat."""
         identity = self._identity(tx, public_id)
+        # A certificate is answered again while most of its life is left, and that is no event.
         if identity is None or identity.fingerprint == fingerprint:
             return
         self._change(tx, replace(identity, fingerprint=fingerprint))

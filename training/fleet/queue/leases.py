@@ -89,6 +89,7 @@ class Leases:
         now = self._clock()
         with self._lock:
             old = self._live.get(lease_id)
+            # A lease that is told again is the same one: neither its age nor its progress begins again.
             granted_at, progress = (now, None) if old is None else (old.granted_at, old.progress)
             deadline = now + self._term(running)
             self._live[lease_id] = LiveLease(
@@ -174,6 +175,7 @@ class Leases:
         with self._lock:
             if not self._live:
                 return None
+            # Never longer than the usual step, or the sweeper could not tell its own stall from that of a worker.
             return min(self._swept_at + SWEEP_S, *(live.deadline for live in self._live.values()))
 
     def _drop(self, lease_id: str) -> None:
@@ -185,6 +187,7 @@ class Leases:
                 del self._by_worker[live.worker]
 
     def _term(self, running: bool) -> float:
+        # A claim that nobody acknowledges is known to be lost long before a training is.
         return self._terms.lease_s if running else self._terms.ack_s
 
 

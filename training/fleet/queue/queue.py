@@ -17,6 +17,7 @@ from training.fleet.queue.artifacts import Artifacts
 from training.fleet.queue.attempt import Attempts
 from training.fleet.queue.claim import Claims
 from training.fleet.queue.clock import wall_label
+from training.fleet.queue.endings import Ended
 from training.fleet.queue.events import History
 from training.fleet.queue.identities import Identities
 from training.fleet.queue.in_force import InForce
@@ -30,7 +31,7 @@ from training.fleet.queue.tally import Ready
 from training.fleet.queue.views import Filters, JobViews
 from training.fleet.queue.why import Reasons
 from training.fleet.queue.workers import WorkerViews
-from training.fleet.wire.people import EventPage, JobDetail, JobPage, Plan, RecentFailure, Why, WorkerPage
+from training.fleet.wire.people import JobDetail, JobPage, Plan, RecentFailure, Why, WorkerPage
 from training.fleet.wire.worker import Beat, Claim, Complete, Fail, Heartbeat, JobState, Lease, OwnView
 
 
@@ -47,6 +48,7 @@ class Queue:
 
     Attributes:
         terms: The time limits of leases.
+        history: The events, and pages of them.
         artifacts: The rows of stored artifacts.
         identities: Invites, and the identities of enrolled workers.
         load: The steps of a reload; `reload` runs them in their order.
@@ -61,8 +63,8 @@ class Queue:
     ) -> None:
         self.terms = terms or Terms()
         memory = self._memory = Memory.fresh(clock, self.terms, now, jitter)
-        history = self._history = History(memory.clock, memory.tally)
-        settling = Settling(memory, history)
+        history = self.history = History(memory.clock, memory.tally)
+        settling = self._settling = Settling(memory, history)
         self.artifacts = Artifacts(memory.clock)
         self.identities = Identities(memory.clock, history, settling)
         self.load = Load(memory, history)
@@ -71,6 +73,7 @@ class Queue:
         self._operator = OperatorChanges(memory, history)
         self._sweeper = Sweeper(memory, settling)
         self._jobs = JobViews(memory)
+        # The registry itself, because lists of hosts are read on the event loop, where no row can be read.
         self._workers = WorkerViews(memory, self.identities.registry)
         self._reasons = Reasons(memory)
 
@@ -104,6 +107,10 @@ class Queue:
     def on_ready(self, callback: Callable[[Ready], None]) -> None:
         """Call back on the writer thread, after each commit, with requirement id to number of newly claimable jobs."""
         self._memory.tally.on_ready(callback)
+
+    def on_ended(self, callback: Callable[[Ended], None]) -> None:
+        """Call back on the writer thread, after its commit, with each attempt that ended."""
+        self._settling.on_ended(callback)
 
     def counts(self) -> dict[str, int]:
         """Return the number of jobs by status; all six are there."""
@@ -275,16 +282,10 @@ class Queue:
         """Return the number of hosts by state: working, idle, away."""
         return self._workers.counts()
 
+    def last_seen(self, limit: int) -> dict[str, float]:
+        """Return seconds since hosts were heard, by name, see `WorkerViews.last_seen`."""
+        return self._workers.last_seen(limit)
+
     def own(self, tx: Transaction, name: str, version: str) -> OwnView:
         """Return what a worker may know of itself, see `WorkerViews.own`."""
         return self._workers.own(tx, name, version)
-
-    def events(
-        self, tx: Transaction, job_id: str | None, worker: str | None, cursor: str | None, limit: int
-    ) -> EventPage:
-        """Return one page of events, newest first, see `History.page`."""
-        return self._history.page(tx, job_id, worker, cursor, limit)
-
-    def note(self, tx: Transaction, actor: str, worker: str, action: str, why: str) -> None:
-        """Append an event of a worker's identity."""
-        self._history.note(tx, actor, worker, action, why)

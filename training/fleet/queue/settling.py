@@ -6,10 +6,12 @@ everything that follows from it. Leaves the decision to `endings`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from training.fleet.database import Transaction
 from training.fleet.database.queries import KEEP_ERROR, LEASE, REQUIREMENTS_WITH_READY_JOBS, LeaseRow
 from training.fleet.queue import endings, standing
-from training.fleet.queue.endings import Ending
+from training.fleet.queue.endings import Ended, Ending
 from training.fleet.queue.events import History
 from training.fleet.queue.memory import Memory
 from training.fleet.wire.worker import Fail
@@ -21,6 +23,11 @@ class Settling:
     def __init__(self, memory: Memory, history: History) -> None:
         self._memory = memory
         self._history = history
+        self._on_ended: Callable[[Ended], None] = lambda _ended: None
+
+    def on_ended(self, callback: Callable[[Ended], None]) -> None:
+        """Call back on the writer thread, after its commit, with each attempt that ended."""
+        self._on_ended = callback
 
     def lapse(self, tx: Transaction, lease_id: str, why: str, granted_at: float) -> None:
         """End a lease that nobody renewed; one that is over already stays as it is."""
@@ -85,6 +92,9 @@ class Settling:
             exit_status=None if report is None else report.exit_status,
             error_id=_error_id(tx, "" if report is None else report.error),
         )
+        held_s = self._memory.clock.now() - self._memory.granted_at(row.own_lease)
+        ended = Ended(outcome, None if report is None else report.kind, held_s)
+        tx.after_commit(lambda: self._on_ended(ended))
 
     def forget_lease(self, tx: Transaction, row: LeaseRow) -> None:
         """Let memory follow the end of a lease."""

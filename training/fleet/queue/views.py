@@ -107,6 +107,7 @@ class JobViews:
         """
         wanted = filters or Filters()
         limit = max(1, min(limit, MAX_SPECS if wanted.with_spec else MAX_PAGE))
+        # An index in the order of ids exists; a list in the order of jobs would have to look at all of them.
         if wanted.id_prefix:
             return self._page_by_id(tx, wanted, cursor, limit)
         return self._page_by_seq(tx, wanted, cursor, limit)
@@ -261,6 +262,7 @@ def _seq(row: JobRow) -> int:
 
 
 def _failure(row: JobRow | FailureRow) -> FailureView | None:
+    # What was released or cancelled is no failure of the job.
     if row.outcome not in _BAD_ENDS:
         return None
     assert row.host is not None and row.ended_at is not None  # a rule of the table: what has an outcome has ended

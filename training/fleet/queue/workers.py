@@ -38,6 +38,19 @@ class WorkerViews:
         shown = names[:limit]
         return WorkerPage([self._worker(name) for name in shown], shown[-1] if len(names) > limit else None)
 
+    def last_seen(self, limit: int) -> dict[str, float]:
+        """Return seconds since hosts were heard, by name. Safe from any thread.
+
+        Args:
+            limit: Most hosts; those that enrolled or that the manifest names come first, then by name.
+        """
+        known = {name: self._hosts.known(name) for name in self._hosts.names()}
+        heard = {name: one.seen_at for name, one in known.items() if one is not None and one.seen_at is not None}
+        named = self._hosts.in_force.hosts
+        ordered = sorted(heard, key=lambda name: (name not in named and self._registry.living(name) is None, name))
+        now = self._clock.now()
+        return {name: max(0.0, now - heard[name]) for name in ordered[:limit]}
+
     def counts(self) -> dict[str, int]:
         """Return the number of hosts by state: working, idle, away. Safe from any thread."""
         found = {"working": 0, "idle": 0, "away": 0}
@@ -92,6 +105,7 @@ class WorkerViews:
         """
         row, in_force = self._worker(name), self._hosts.in_force
         waiting, able, reasons = self._prospects(tx, name)
+        # A host that is held back gets none of them, whatever it could run.
         if row.alerts:
             able, reasons = 0, row.alerts
         table = "" if row.policy is None else f"hosts.{name if name in in_force.hosts else DEFAULT_HOST}"

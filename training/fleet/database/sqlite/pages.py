@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
+# A chance of 1 in 2**64 that damage goes unseen; longer sums would only make the file beside the database larger.
 SUM_BYTES: Final = 8
 LOG_HEAD: Final = struct.Struct(">8I")
 """Magic, version, page size, sequence number, two salts, two sums."""
@@ -30,7 +31,9 @@ LOG_MAGIC: Final = (0x377F0682, 0x377F0683)
 
 _MAGIC: Final = b"CIS490 page sums 1"
 _HEAD: Final = struct.Struct(">24sI4x")
+# What a disk writes at once: writing one sum alone would read and write as much.
 _BLOCK_BYTES: Final = 4096
+# A mebibyte at a time keeps a check of a large file within the memory that a receiver may take.
 _READ_PAGES: Final = 256
 
 
@@ -79,9 +82,11 @@ class PageSums:
             found = _page_bytes(os.pread(self._descriptor, 100, 0))
         except OSError:
             return False
+        # Cut off, or another file. New sums are made, and what differed before is then no longer found.
         if len(data) < _HEAD.size or len(data) % SUM_BYTES:
             return False
         magic, page_bytes = _HEAD.unpack_from(data)
+        # After a VACUUM with another page size the old sums describe nothing.
         if magic.rstrip(b"\0") != _MAGIC or page_bytes != found:
             return False
         self._page_bytes = page_bytes
@@ -114,6 +119,7 @@ class PageSums:
             newest, size = self._newest(data, frames)
             self._resize(size)
             for page, start in newest.items():
+                # The database may have shrunk after the page was written.
                 if page <= size:
                     self._put(page, _sum(data[start : start + self._page_bytes]))
 
@@ -127,6 +133,7 @@ class PageSums:
             start += FRAME_HEAD.size
             waiting[page] = start
             start += self._page_bytes
+            # Frames count only up to a commit: what follows the last one was rolled back or cut off.
             if after:
                 newest |= waiting
                 waiting.clear()
@@ -156,6 +163,7 @@ class PageSums:
         Raises:
             OSError: The disk refuses. `forget` must follow before the log starts anew.
         """
+        # Without a file to change, the whole of it is written, under another name until it is complete.
         if not self._kept:
             self._keep_all()
         else:
@@ -181,6 +189,7 @@ class PageSums:
             for block in sorted(self._dirty):
                 start = block * _BLOCK_BYTES
                 os.pwrite(descriptor, memoryview(self._sums)[start : start + _BLOCK_BYTES], _HEAD.size + start)
+            # The database may have shrunk; sums of pages that are gone would count as damage.
             os.ftruncate(descriptor, _HEAD.size + len(self._sums))
             os.fsync(descriptor)
         finally:
@@ -228,6 +237,7 @@ def _page_bytes(head: bytes) -> int:
     if len(head) < 100:
         return 0
     (size,) = struct.unpack_from(">H", head, 16)
+    # The field has two bytes, so the largest size is written as 1.
     return 65536 if size == 1 else int(size)
 
 
@@ -295,6 +305,7 @@ def read_log(database: Path) -> LogState | None:
 
 def _read_log(log: BinaryIO) -> LogState | None:
     head = log.read(LOG_HEAD.size)
+    # An empty log that was cut back is full of zeros.
     if len(head) < LOG_HEAD.size or not any(head):
         return None
     magic, _, size, _, *salts_and_sums = LOG_HEAD.unpack(head)
@@ -312,6 +323,7 @@ def _read_log(log: BinaryIO) -> LogState | None:
         if sound:
             sums = _log_sums(order, frame[:8] + frame[FRAME_HEAD.size :], sums)
             sound = sums == tuple(rest[2:])
+        # Counted and not skipped: only the newest commit can be cut off by a crash, more than one is damage.
         if not sound:
             lost += after > 0
             continue

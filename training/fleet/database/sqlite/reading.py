@@ -29,6 +29,7 @@ R = TypeVar("R")
 
 LOCKED_FROM: Final = 0x40000000
 """First of the bytes that SQLite locks: pending, reserved and 510 shared ones."""
+# The whole range, so that neither a reader nor a writer of SQLite can begin.
 LOCKED_BYTES: Final = 512
 
 DatabaseError: Final = (sqlite3.Error, UnicodeDecodeError)
@@ -55,6 +56,7 @@ class Reading:
         self.sums = sums
         self.log = log
         self._connection = connection
+        # One damaged text must not keep all other rows from being read.
         connection.text_factory = _readable
 
     def rows(self, query: Query[R], **values: Any) -> Iterator[R]:
@@ -105,6 +107,7 @@ def of_receiver(path: Path) -> Iterator[Reading]:
         log = read_log(path)
         sums = PageSums(path, descriptor)
         known = sums if sums.load() else None
+        # SQLite would merge a log into the file, and nothing may change here; so that is done with a copy.
         quiet = not log_path(path).exists()
         connection = stack.enter_context(_connected(path if quiet else _merged(path, stack), quiet=quiet))
         yield Reading(path, connection, known, log)

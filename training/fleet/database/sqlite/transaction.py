@@ -104,6 +104,7 @@ class SqliteTransaction:
                 self._cursor.execute(_RELEASE)
             self._marked = False
         self._end_change()
+        # Where the callbacks of each change end, so that undoing one leaves those before it alone.
         if self._done or self._undone:
             self._undo.append((len(self._done), len(self._undone)))
 

@@ -346,6 +346,7 @@ class Sqlite:
         lost = self.broken
         try:
             for entry in self._arriving(first):
+                # A broken database takes nothing more, but everybody who waits is told.
                 batch.append(entry)
                 if lost is None and not self._run(entry):
                     self._run_again(batch)
@@ -419,6 +420,7 @@ class Sqlite:
         All of it may run twice: the first change that may not gets a savepoint, and so does every change behind it.
         """
         self._transaction.begin_again()
+        # The error of the one that fails is now its own; the results of the others replace those of the first run.
         for entry in batch:
             self._run(entry)
 

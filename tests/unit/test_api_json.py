@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import pytest
 
-from training.fleet.api.messages import Decoder, demand_sound_json, strict
+from training.fleet.api.json import Decoder, demand_sound_json, strict
 from training.fleet.errors import InvalidMessageError, RequestError
 from training.fleet.wire.limits import Limit
 from training.fleet.wire.people import Reload
@@ -116,7 +116,7 @@ def test_the_letters_at_the_ends_of_the_surrogates_are_refused() -> None:
 def test_a_plain_body_is_read_once() -> None:
     """Only what may be ambiguous is worth a second reading, by a slower reader."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.fleet.api.messages._PARSER", None)
+        patch.setattr("training.fleet.api.json._PARSER", None)
         demand_sound_json(json.dumps({"lease_id": "a", "x": [{"a": 1}], "n": 2**53 - 1}).encode())
         demand_sound_json(b"[" * 32 + b"]" * 32)
 

@@ -3,40 +3,52 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import re
-from typing import Final
+import time
+from collections.abc import Callable
+from typing import Final, TypeVar
 
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from training.fleet.api.answers import Json
+from training.fleet.api.arrival import KNOWN, PARKED
 from training.fleet.api.callers import address, client, demand_holder, demand_own_name, spot
-from training.fleet.api.exchange import KNOWN, PARKED, Answer, ClientGoneError, Request, answer
 from training.fleet.api.fleet import Fleet
-from training.fleet.api.messages import Decoder
 from training.fleet.api.parking import ParkedCall
+from training.fleet.api.request import Request
 from training.fleet.auth import neighbourhood
 from training.fleet.database import Transaction
-from training.fleet.errors import DigestMismatchError, LengthRequiredError, RequestError, UpgradeRequiredError
+from training.fleet.errors import (
+    DigestMismatchError,
+    FleetError,
+    LengthRequiredError,
+    RequestError,
+    UpgradeRequiredError,
+)
 from training.fleet.store import Upload, index_row
 from training.fleet.wire.worker import Claim, Complete, Fail, Heartbeat, Lease, Stored
 
+T = TypeVar("T")
 PARK_CAP_S: Final = 60.0
+"""Longest wait for a job in one call: proxies close what is silent for longer."""
 OLDEST_WORKER: Final = (0, 1)
 """Oldest version of a worker this receiver speaks with."""
 LOOP_TURNS: Final = 6
+"""Turns of the event loop until a hang-up that the kernel knows has reached its task."""
 LEASE: Final = re.compile(r"[0-9A-Za-z_-]{8,64}")
 UPLOAD_BATCH_BYTES: Final = 2**19
 LOOK_AGAIN_S: Final = 30.0
 """How long an upload goes on under a lease that may have ended."""
-PREFERENCE_APPLIED: Final = (b"preference-applied", b"wait")
-
-CLAIM: Final = Decoder(Claim)
-HEARTBEAT: Final = Decoder(Heartbeat)
-COMPLETE: Final = Decoder(Complete)
-FAIL: Final = Decoder(Fail)
+CLOSE: Final = {"connection": "close"}
+"""Ends the connection, because nobody reads the body that the client still sends."""
+PREFERENCE_APPLIED: Final = {"preference-applied": "wait"}
 
 
-async def claim(fleet: Fleet, request: Request) -> Answer:
+async def claim(fleet: Fleet, request: Request, message: Claim) -> Response:
     """Give the caller a job, now or when one appears while it waits."""
-    message = CLAIM.decode(await request.body())
     demand_own_name(fleet, request, message.worker)
     fleet.demand_open()
     if not _speakable(message.capability.version):
@@ -48,12 +60,20 @@ async def claim(fleet: Fleet, request: Request) -> Answer:
     if wait_s:
         lease = await _parked(fleet, request, message, wait_s)
     else:
-        lease = await fleet.run(lambda tx: _claimed(fleet, request, tx, message))
-    headers = [PREFERENCE_APPLIED] if wait_s else []
+        lease = await _ask(fleet, lambda tx: _claimed(fleet, request, tx, message))
+    headers = PREFERENCE_APPLIED if wait_s else {}
     if lease is None:
         retry_s = 1.0 if wait_s else fleet.idle_retry_s
-        return Answer(204, headers=[*headers, (b"retry-after", b"%d" % retry_s)])
-    return answer(lease, headers=headers)
+        return Response(status_code=204, headers={**headers, "retry-after": f"{retry_s:.0f}"})
+    return Json(lease, headers=headers)
+
+
+async def _ask(fleet: Fleet, change: Callable[[Transaction], T]) -> T:
+    """Put a claim to the queue; how long the queue takes is measured."""
+    begun = time.perf_counter()
+    found = await fleet.run(change)
+    fleet.meters.claims.observe(time.perf_counter() - begun)
+    return found
 
 
 async def _parked(fleet: Fleet, request: Request, message: Claim, wait_s: float) -> Lease | None:
@@ -64,7 +84,7 @@ async def _parked(fleet: Fleet, request: Request, message: Claim, wait_s: float)
     place = fleet.lot.enter(message.worker, spot(request), neighbourhood(address(request)))
     request.scope[PARKED] = True
     try:
-        lease = await fleet.run(lambda tx: _claimed(fleet, request, tx, message))
+        lease = await _ask(fleet, lambda tx: _claimed(fleet, request, tx, message))
         return lease or await _wait_for_job(fleet, request, place, message, wait_s)
     finally:
         fleet.lot.leave(place)
@@ -85,7 +105,7 @@ async def _wait_for_job(
             place.bell.clear()
             await _let_hang_ups_arrive(gone)
             if gone.done():
-                raise ClientGoneError
+                raise ClientDisconnect
             if place.over:
                 return None
             fleet.demand_open()
@@ -106,7 +126,7 @@ async def _take_offered(fleet: Fleet, request: Request, place: ParkedCall, messa
         lease = _claimed(fleet, request, tx, message)
         return lease, fleet.queue.claimable(tx, offer.requirement)
 
-    lease, left = await fleet.run(take)
+    lease, left = await _ask(fleet, take)
     fleet.lot.answered(place, left)
     return lease
 
@@ -134,61 +154,64 @@ async def _let_hang_ups_arrive(gone: asyncio.Task[None]) -> None:
 
 @functools.lru_cache(64)
 def _speakable(version: str) -> bool:
-    """Say whether a worker is new enough. One that tells no version, or an odd one, is taken as new."""
+    """Return True if a worker is new enough. Without a version, or with one that cannot be read, it counts as new."""
     numbers = version.split(".")[:2]
     if len(numbers) < 2 or not all(number.isdecimal() for number in numbers):
         return True
     return tuple(map(int, numbers)) >= OLDEST_WORKER
 
 
-async def heartbeat(fleet: Fleet, request: Request) -> Answer:
+async def heartbeat(fleet: Fleet, request: Request, message: Heartbeat) -> Response:
     """Keep a lease alive. Mostly answered from memory."""
-    message = HEARTBEAT.decode(await request.body())
     await demand_holder(fleet, request, message.lease_id)
     job_id = request.target
     beat = fleet.queue.beat(job_id, message)
     if beat is None:
         beat = await fleet.run(lambda tx: fleet.queue.heartbeat(tx, job_id, message))
-    return answer(beat)
+    return Json(beat)
 
 
-async def complete(fleet: Fleet, request: Request) -> Answer:
+async def complete(fleet: Fleet, request: Request, message: Complete) -> Response:
     """Take the result of a job."""
-    message = COMPLETE.decode(await request.body())
     await demand_holder(fleet, request, message.lease_id)
     job_id = request.target
-    return answer(await fleet.run(lambda tx: fleet.queue.complete(tx, job_id, message)))
+    return Json(await fleet.run(lambda tx: fleet.queue.complete(tx, job_id, message)))
 
 
-async def fail(fleet: Fleet, request: Request) -> Answer:
-    """Take note that an attempt ended without a result."""
-    message = FAIL.decode(await request.body())
+async def fail(fleet: Fleet, request: Request, message: Fail) -> Response:
+    """End an attempt without a result."""
     await demand_holder(fleet, request, message.lease_id)
     job_id = request.target
-    return answer(await fleet.run(lambda tx: fleet.queue.fail(tx, job_id, message)))
+    return Json(await fleet.run(lambda tx: fleet.queue.fail(tx, job_id, message)))
 
 
-async def upload(fleet: Fleet, request: Request) -> Answer:
+async def upload(fleet: Fleet, request: Request) -> Response:
     """Store an artifact while it arrives."""
+    try:
+        return await _upload(fleet, request)
+    except FleetError as error:
+        fleet.meters.count_refused_upload(error.code)
+        raise
+
+
+async def _upload(fleet: Fleet, request: Request) -> Response:
     size_bytes, lease_id = _upload_headers(request)
     fleet.demand_open()
     await demand_holder(fleet, request, lease_id)
     await _for_upload(fleet, request, lease_id)  # who has no lease takes no turn from one who has
     request.scope.setdefault(KNOWN, client(request))
-    async with fleet.turns.turn(lease_id, request):
+    async with fleet.uploads.turn(lease_id, request.arrival):
         return await _uploaded(fleet, request, lease_id, size_bytes)
 
 
-async def _uploaded(fleet: Fleet, request: Request, lease_id: str, size_bytes: int) -> Answer:
+async def _uploaded(fleet: Fleet, request: Request, lease_id: str, size_bytes: int) -> Response:
     """Take an artifact in, unless it is here."""
     sha256 = request.target
     model, mode = await _for_upload(fleet, request, lease_id)
     if await _known(fleet, sha256, size_bytes, model, mode):
-        known = answer(Stored(sha256, size_bytes, new=False))
-        known.close = True
-        return known
-    threads, loop = fleet.uploads, asyncio.get_running_loop()
-    fleet.turns.begin(lease_id, sha256)
+        return Json(Stored(sha256, size_bytes, new=False), headers=CLOSE)
+    threads, loop = fleet.uploads.threads, asyncio.get_running_loop()
+    fleet.uploads.begin(lease_id, sha256)
     stored = await loop.run_in_executor(threads, fleet.store.begin, sha256, model, mode, size_bytes)
     try:
         await _receive(fleet, request, stored, lease_id)
@@ -197,7 +220,7 @@ async def _uploaded(fleet: Fleet, request: Request, lease_id: str, size_bytes: i
         await asyncio.shield(loop.run_in_executor(threads, stored.abort))
         raise
     await _record(fleet, sha256, size_bytes, model, mode)
-    return answer(Stored(sha256, size_bytes, new=True), status=201)
+    return Json(Stored(sha256, size_bytes, new=True), 201)
 
 
 async def _for_upload(fleet: Fleet, request: Request, lease_id: str) -> tuple[str, str]:
@@ -223,7 +246,7 @@ async def _known(fleet: Fleet, sha256: str, size_bytes: int, model: str, mode: s
     Raises:
         DigestMismatchError: The upload declares another length than the artifact has.
     """
-    threads, loop = fleet.uploads, asyncio.get_running_loop()
+    threads, loop = fleet.uploads.threads, asyncio.get_running_loop()
     row_bytes = await fleet.run(lambda tx: fleet.queue.artifacts.size_bytes(tx, sha256, model, mode))
     found = await loop.run_in_executor(threads, fleet.store.size_bytes, sha256, model, mode)
     if found is None:
@@ -231,7 +254,7 @@ async def _known(fleet: Fleet, sha256: str, size_bytes: int, model: str, mode: s
     if found != row_bytes:
         # Neither the file's name nor what the upload declares says what the file holds. Reading it is rare: a crash
         # between file and row, an older database beside a newer store, a copy by hand.
-        async with fleet.proving:
+        async with fleet.uploads.proving:
             found = await loop.run_in_executor(threads, fleet.store.proven_bytes, sha256, model, mode)
         if found is None:
             return False
@@ -246,12 +269,12 @@ async def _known(fleet: Fleet, sha256: str, size_bytes: int, model: str, mode: s
 
 
 def _upload_headers(request: Request) -> tuple[int, str]:
-    size_bytes = request.declared_length()
+    size_bytes = request.arrival.declared_bytes()
     if size_bytes < 0:
         raise LengthRequiredError("the upload does not say how long it is; send Content-Length")
-    if b"content-encoding" in request.headers:
+    if b"content-encoding" in request.head:
         raise RequestError("the upload has a Content-Encoding; send the bundle as it is")
-    lease_id = request.headers.get(b"x-lease-id", b"").decode("latin-1")
+    lease_id = request.head.get(b"x-lease-id", b"").decode("latin-1")
     if not LEASE.fullmatch(lease_id):
         raise RequestError("the X-Lease-Id header is missing or no lease id; send the id that the claim answered")
     return size_bytes, lease_id
@@ -262,8 +285,8 @@ async def _record(fleet: Fleet, sha256: str, size_bytes: int, model: str, mode: 
     if await fleet.run(lambda tx: fleet.queue.artifacts.add(tx, sha256, size_bytes, model, mode)):
         row = index_row({"sha256": sha256, "model": model, "mode": mode, "size_bytes": size_bytes})
         # Rows become known here in the order of the database, and so do the lines have to.
-        async with fleet.indexing:
-            await asyncio.get_running_loop().run_in_executor(fleet.uploads, fleet.store.append_index, row)
+        async with fleet.uploads.indexing:
+            await asyncio.get_running_loop().run_in_executor(fleet.uploads.threads, fleet.store.append_index, row)
 
 
 async def _receive(fleet: Fleet, request: Request, stored: Upload, lease_id: str) -> None:
@@ -276,20 +299,23 @@ async def _receive(fleet: Fleet, request: Request, stored: Upload, lease_id: str
     batch: list[bytes] = []
     waiting = 0
     writing: asyncio.Future[None] | None = None
-    more = True
     try:
-        while more:
-            piece, more = await request.piece()
-            batch.append(piece)
-            waiting += len(piece)
-            if not more or loop.time() >= look_at:
-                await _for_upload(fleet, request, lease_id)
-                look_at = loop.time() + LOOK_AGAIN_S
-            if waiting >= UPLOAD_BATCH_BYTES or not more:
-                if writing is not None:
-                    await writing
-                writing = loop.run_in_executor(fleet.uploads, _write, stored, batch)
-                batch, waiting = [], 0
+        async with contextlib.aclosing(request.stream()) as pieces:
+            async for piece in pieces:
+                batch.append(piece)
+                waiting += len(piece)
+                if loop.time() >= look_at:
+                    await _for_upload(fleet, request, lease_id)
+                    look_at = loop.time() + LOOK_AGAIN_S
+                if waiting >= UPLOAD_BATCH_BYTES:
+                    if writing is not None:
+                        await writing
+                    writing = loop.run_in_executor(fleet.uploads.threads, _write, stored, batch)
+                    batch, waiting = [], 0
+        await _for_upload(fleet, request, lease_id)
+        if writing is not None:
+            await writing
+        writing = loop.run_in_executor(fleet.uploads.threads, _write, stored, batch)
     finally:
         if writing is not None:
             await asyncio.shield(writing)

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.load import claim_body
-from tests.unit.test_api_messages import UNREADABLE
-from training.fleet.api import messages
+from tests.unit.test_api_json import UNREADABLE
+from training.fleet.api import json as messages
 from training.fleet.errors import RequestError
 from training.fleet.queue.clock import wall_label
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from training.fleet.api.exchange import Answer, Request, answer
+from starlette.responses import Response
+
+from training.fleet.api.answers import Json
 from training.fleet.api.fleet import Fleet
+from training.fleet.api.metrics import CONTENT_TYPE, MAX_HOSTS, Figures
+from training.fleet.api.request import Request
 from training.fleet.errors import FleetError, InvalidMessageError
 from training.fleet.queue import Filters
 from training.fleet.single_file import NAME, own_single_file
@@ -19,47 +22,44 @@ from training.fleet.wire.people import Health, WorkerView
 
 DEFAULT_PAGE: Final = 100
 MAX_FAILURES: Final = 10
-WORKER: Final = re.compile(r"[0-9a-z][0-9a-z._-]{0,62}")
-METRICS: Final = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
-NO_CACHE: Final = (b"cache-control", b"no-cache")
-ZIP: Final = (b"content-type", b"application/zip")
-SAVE_AS: Final = (b"content-disposition", f'attachment; filename="{NAME}"'.encode())
+NO_CACHE: Final = {"cache-control": "no-cache"}
+SAVE_AS: Final = {"content-disposition": f'attachment; filename="{NAME}"'}
 
 
-async def jobs(fleet: Fleet, request: Request) -> Answer:
+async def jobs(fleet: Fleet, request: Request) -> Response:
     """One page of jobs."""
     query = request.query
     limit, statuses, extras = limit_of(query), _words(query.get("status")), _words(query.get("with"))
     tag = _tag(fleet)
     if _unchanged(request, tag):
-        return Answer(304, headers=[(b"etag", tag), NO_CACHE])
+        return Response(status_code=304, headers={"etag": tag, **NO_CACHE})
     names = (query.get("model"), query.get("mode"), query.get("host"))
     wanted = Filters(statuses, *names, query.get("id_prefix", ""), with_spec="spec" in extras)
     page = await fleet.run(lambda tx: fleet.queue.jobs(tx, wanted, query.get("cursor"), limit))
-    return answer(page, headers=[(b"etag", tag), NO_CACHE])
+    return Json(page, headers={"etag": tag, **NO_CACHE})
 
 
-async def job(fleet: Fleet, request: Request) -> Answer:
+async def job(fleet: Fleet, request: Request) -> Response:
     """Everything about one job."""
     job_id = request.target
-    return answer(await fleet.run(lambda tx: fleet.queue.job(tx, job_id)))
+    return Json(await fleet.run(lambda tx: fleet.queue.job(tx, job_id)))
 
 
-async def why(fleet: Fleet, request: Request) -> Answer:
+async def why(fleet: Fleet, request: Request) -> Response:
     """Why a job waits, host by host."""
     job_id = request.target
-    return answer(await fleet.run(lambda tx: fleet.queue.why(tx, job_id)))
+    return Json(await fleet.run(lambda tx: fleet.queue.why(tx, job_id)))
 
 
-async def workers(fleet: Fleet, request: Request) -> Answer:
+async def workers(fleet: Fleet, request: Request) -> Response:
     """One page of workers."""
     query = request.query
     page = fleet.queue.workers(cursor=query.get("cursor"), limit=limit_of(query))
-    found = answer(replace(page, workers=[_with_alerts(fleet, worker) for worker in page.workers]))
-    tag = b'"' + hashlib.sha256(found.body).hexdigest()[:32].encode() + b'"'
+    found = Json(replace(page, workers=[_with_alerts(fleet, worker) for worker in page.workers]), headers=NO_CACHE)
+    tag = f'"{hashlib.sha256(found.body).hexdigest()[:32]}"'
     if _unchanged(request, tag):
-        return Answer(304, headers=[(b"etag", tag), NO_CACHE])
-    found.headers += [(b"etag", tag), NO_CACHE]
+        return Response(status_code=304, headers={"etag": tag, **NO_CACHE})
+    found.headers["etag"] = tag
     return found
 
 
@@ -74,18 +74,18 @@ def _alerts(fleet: Fleet, worker: str) -> list[str]:
     return ["another machine shows the identity of this worker; `cis490-jobs events` has where from"]
 
 
-async def own(fleet: Fleet, request: Request) -> Answer:
+async def own(fleet: Fleet, request: Request) -> Response:
     """What the receiver knows and thinks of the worker that asks."""
     name = request.caller.name or request.query.get("worker", "")
     if not name:
         raise InvalidMessageError("the query names no worker; expected the name of the host that asks")
     found = await fleet.run(lambda tx: fleet.queue.own(tx, name, fleet.version))
-    return answer(replace(found, alerts=_alerts(fleet, name)), headers=[NO_CACHE])
+    return Json(replace(found, alerts=_alerts(fleet, name)), headers=NO_CACHE)
 
 
-async def health(fleet: Fleet, _request: Request) -> Answer:
+async def health(fleet: Fleet, _request: Request) -> Response:
     """The fleet at a glance."""
-    return answer(_with_clashes(fleet, await _health(fleet)), headers=[NO_CACHE])
+    return Json(_with_clashes(fleet, await _health(fleet)), headers=NO_CACHE)
 
 
 def _with_clashes(fleet: Fleet, health: Health) -> Health:
@@ -101,12 +101,12 @@ def _with_clashes(fleet: Fleet, health: Health) -> Health:
     return replace(health, status=status, problems=[*health.problems, *found])
 
 
-async def healthz(_fleet: Fleet, _request: Request) -> Answer:
+async def healthz(_fleet: Fleet, _request: Request) -> Response:
     """The process is alive; nothing else is looked at."""
-    return answer({"status": "ok"}, headers=[NO_CACHE])
+    return Json({"status": "ok"}, headers=NO_CACHE)
 
 
-async def readyz(fleet: Fleet, request: Request) -> Answer:
+async def readyz(fleet: Fleet, request: Request) -> Response:
     """The receiver can serve: 503 when it cannot, with the reasons for who may read."""
     problems = await _problems(fleet)
     try:
@@ -118,60 +118,45 @@ async def readyz(fleet: Fleet, request: Request) -> Answer:
     state: dict[str, object] = {"status": "not ready" if problems else "ready"}
     if _may_read(fleet, request):
         state["problems"] = problems
-    return answer(state, 503 if problems else 200, [NO_CACHE])
+    return Json(state, 503 if problems else 200, NO_CACHE)
 
 
 def _may_read(fleet: Fleet, request: Request) -> bool:
-    headers = request.headers
+    head = request.head
     try:
-        fleet.credentials.demand("read", headers.get(b"authorization"), headers.get(b"x-operator-token"))
+        fleet.access.credentials.demand("read", head.get(b"authorization"), head.get(b"x-operator-token"))
     except FleetError:
         return False
     return True
 
 
-async def openapi(fleet: Fleet, _request: Request) -> Answer:
+async def openapi(fleet: Fleet, _request: Request) -> Response:
     """This interface as an OpenAPI 3.1 document."""
-    return answer(fleet.description())
+    return Json(fleet.description())
 
 
-async def single_file(_fleet: Fleet, request: Request) -> Answer:
+async def single_file(_fleet: Fleet, request: Request) -> Response:
     """The worker of this receiver's version as one file; its ETag is the SHA-256 of the bytes."""
     found = await asyncio.to_thread(own_single_file)
-    tag = b'"' + found.sha256.encode() + b'"'
+    tag = f'"{found.sha256}"'
     if _unchanged(request, tag):
-        return Answer(304, headers=[(b"etag", tag), NO_CACHE])
-    return Answer(200, found.data, [ZIP, SAVE_AS, (b"etag", tag), NO_CACHE])
+        return Response(status_code=304, headers={"etag": tag, **NO_CACHE})
+    return Response(found.data, headers={**SAVE_AS, "etag": tag, **NO_CACHE}, media_type="application/zip")
 
 
-async def metrics(fleet: Fleet, _request: Request) -> Answer:
-    """The figures of the fleet in the text form that Prometheus reads.
-
-    Source: Prometheus, exposition formats, version 0.0.4.
-    """
-    found = _with_clashes(fleet, await _health(fleet))
-    figures: tuple[tuple[str, str, Mapping[str, float]], ...] = (
-        ("jobs", "Jobs by status.", {f'{{status="{name}"}}': count for name, count in found.counts.items()}),
-        ("workers", "Workers by state.", {f'{{state="{name}"}}': count for name, count in found.workers.items()}),
-        ("parked_claims", "Claims that wait for a job.", {"": len(fleet.lot)}),
-        ("artifacts", "Artifacts in the store.", {"": found.storage["artifacts"]}),
-        ("artifacts_bytes", "Size of the artifacts in the store.", {"": found.storage["bytes"]}),
-        ("store_free_bytes", "Room left for uploads.", {"": found.storage["free_bytes"]}),
-        ("uptime_seconds", "Time since the receiver started.", {"": round(found.uptime_s)}),
-        ("problems", "Things that are wrong now.", {"": len(found.problems)}),
+async def metrics(fleet: Fleet, _request: Request) -> Response:
+    """The figures of the fleet in the text form that Prometheus reads."""
+    figures = Figures(
+        _with_clashes(fleet, await _health(fleet)), len(fleet.lot), fleet.queue.last_seen(limit=MAX_HOSTS)
     )
-    lines: list[str] = []
-    for name, note, samples in figures:
-        lines += [f"# HELP cis490_{name} {note}", f"# TYPE cis490_{name} gauge"]
-        lines += [f"cis490_{name}{label} {value}" for label, value in samples.items()]
-    return Answer(200, ("\n".join(lines) + "\n").encode(), [METRICS, NO_CACHE])
+    return Response(fleet.meters.text(figures), headers=NO_CACHE, media_type=CONTENT_TYPE)
 
 
 async def _problems(fleet: Fleet) -> list[str]:
     """Return what is wrong now, for people."""
     disks = await asyncio.get_running_loop().run_in_executor(None, fleet.disks.problems)
     broken = [fleet.store.broken] if fleet.store.broken else []
-    return [*fleet.loader.problems, *broken, *disks, *fleet.keeper.problems(), *fleet.problems]
+    return [*fleet.loader.problems, *broken, *disks, *fleet.keeper.problems(), *fleet.access.problems]
 
 
 async def _health(fleet: Fleet) -> Health:
@@ -209,11 +194,11 @@ def _words(text: str | None) -> frozenset[str]:
     return frozenset() if text is None else frozenset(text.split(","))
 
 
-def _tag(fleet: Fleet) -> bytes:
+def _tag(fleet: Fleet) -> str:
     """Return the ETag of lists now: it changes whenever a list could."""
-    return b'"%x"' % fleet.queue.revision
+    return f'"{fleet.queue.revision:x}"'
 
 
-def _unchanged(request: Request, tag: bytes) -> bool:
-    given = request.headers.get(b"if-none-match", b"")
-    return given.strip() == b"*" or tag in [item.strip().removeprefix(b"W/") for item in given.split(b",")]
+def _unchanged(request: Request, tag: str) -> bool:
+    given = request.headers.get("if-none-match", "")
+    return given.strip() == "*" or tag in [item.strip().removeprefix("W/") for item in given.split(",")]

@@ -79,9 +79,9 @@ def demand_sound_json(body: bytes) -> None:
 
 
 def _surely_sound(body: bytes) -> bool:
-    """Say whether a quick look rules out everything ambiguous, as it does for what workers send.
+    """Return True if a quick look rules out everything ambiguous, as it does for the messages of workers.
 
-    Every key brings a colon with it. Where the text has no more of them than keys were read, no key was read over.
+    Every key brings a colon with it. If the text has no more colons than keys were read, no key stood there twice.
     """
     if b"\\" in body or body.count(b"[") + body.count(b"{") > MAX_NESTING:
         return False
