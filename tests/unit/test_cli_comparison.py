@@ -13,7 +13,7 @@ from training.fleet.wire.people import JobView
 
 METRIC = "auprc_host_mean"
 PIPE = Terminal()
-LEAKS = "these splits leak: they test on rows beside those they trained on; compare them with no other split"
+LEAKS = "these splits leak: test rows lie beside training rows; do not compare them with other splits"
 
 
 def done(mode: str, seed: int, value: Any = None, model: str = "gbt", split: str = "hosts", **spec: Any) -> JobView:
@@ -63,7 +63,7 @@ def test_one_seed_has_no_spread_and_a_mode_without_jobs_is_a_dash() -> None:
 def test_a_difference_takes_only_seeds_that_both_modes_have_and_says_so() -> None:
     assert rows(over("oracle", 0.5, 0.7, 0.9) + over("realistic", 0.6, 0.6)) == [
         ["gbt", "hosts", "0.7 ± 0.2", "0.6 ± 0", "+0 ± 0.14 *", "3/2", "1,2,3/1,2", ""],
-        ["* over the seeds that both modes have"],
+        ["* the two modes were trained with different seeds; only common seeds are compared"],
     ]
 
 

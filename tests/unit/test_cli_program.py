@@ -333,7 +333,7 @@ def test_list_on_a_terminal_is_a_table_or_says_that_nothing_fits(stub: Stub, scr
     assert lines[1].startswith("a1b2c3d4")
     assert max(map(len, lines)) <= 80
     stub.answers["GET", "/v1/jobs"] = JobPage([])
-    assert shown_on(screen, "list")[-1] == "no job fits; `reload` loads jobs"
+    assert shown_on(screen, "list")[-1] == "no job matches; `cis490-jobs reload` loads the manifest's jobs"
 
 
 def compared(query: dict[str, str]) -> JobPage:
@@ -388,7 +388,7 @@ def test_compare_on_a_terminal_names_the_metric_or_says_that_nothing_fits(stub: 
     assert lines[0] == "auprc_host_mean, mean ± spread over seeds"
     assert lines[1].split() == ["MODEL", "SPLIT", "ORACLE", "REALISTIC", "DIFFERENCE", "N", "SEEDS", "DETAIL"]
     stub.answers["GET", "/v1/jobs"] = JobPage([])
-    assert shown_on(screen, "compare") == ["no completed job fits; `cis490-jobs list` shows all jobs"]
+    assert shown_on(screen, "compare") == ["no completed job matches; `cis490-jobs list` shows all jobs"]
 
 
 @pytest.mark.parametrize(
@@ -712,7 +712,7 @@ def test_workers_shows_what_each_host_can_and_may_do(stub: Stub, capsys: pytest.
     ]
 
 
-def test_workers_on_a_terminal_names_what_is_amiss_below_the_table(stub: Stub, screen: Screen) -> None:
+def test_workers_on_a_terminal_names_the_problems_below_the_table(stub: Stub, screen: Screen) -> None:
     stub.answers["GET", "/v1/workers"] = WORKERS
     assert shown_on(screen, "workers")[4] == "tower: declares 24 GiB of GPU memory, found 12"
     stub.answers["GET", "/v1/workers"] = WorkerPage([])

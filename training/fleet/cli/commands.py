@@ -35,7 +35,7 @@ EX_CHANGES: Final = 3
 
 
 CHORE_S: Final = 0.5
-"""How often a command asks how far a backup or a check is."""
+"""Seconds between two questions how far a backup or a check is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Console:
         self.lines([json.dumps(document, indent=None if one_line else 2)])
 
     def pass_by(self, line: str) -> None:
-        """Write a message over the one before it, on a terminal alone."""
+        """Write a message over the one before it; does nothing unless it goes to a terminal."""
         if self.err.isatty():
             self.err.write(f"\r{line}\x1b[K")
             self.err.flush()
@@ -159,7 +159,11 @@ def list_jobs(call: Call) -> int:
             call.console.lines(views.jobs(read(JobPage, page).jobs, call.console.terminal))
     else:
         whole = read(JobPage, call.remote.collect("/v1/jobs", "jobs", filters, call.options.limit))
-        shown = views.jobs(whole.jobs, call.console.terminal) if whole.jobs else ["no job fits; `reload` loads jobs"]
+        shown = (
+            views.jobs(whole.jobs, call.console.terminal)
+            if whole.jobs
+            else ["no job matches; `cis490-jobs reload` loads the manifest's jobs"]
+        )
         call.console.lines(shown)
     return 0
 
@@ -176,7 +180,7 @@ def compare(call: Call) -> int:
     elif found or call.console.terminal.width is None:
         call.console.lines(comparison.lines(found, chosen.metric, call.console.terminal))
     else:
-        call.console.lines(["no completed job fits; `cis490-jobs list` shows all jobs"])
+        call.console.lines(["no completed job matches; `cis490-jobs list` shows all jobs"])
     return 0
 
 
@@ -263,7 +267,7 @@ def invite(call: Call) -> int:
 
 
 def worker(call: Call) -> int:
-    """List enrolled workers, take a secret back, or have it changed."""
+    """List enrolled hosts, revoke one, or make it change its key."""
     action, name = call.options.action, call.options.name
     if action == "list":
         answer = call.remote.collect("/v1/identities", "identities", {})
@@ -278,12 +282,12 @@ def worker(call: Call) -> int:
     elif found or call.console.terminal.width is None:
         call.console.lines(views.identities(found, call.console.terminal))
     else:
-        call.console.lines(["no worker is enrolled; `cis490-jobs invite HOST` prints how one enrols"])
+        call.console.lines(["no worker is enrolled; `cis490-jobs invite HOST` prints the command that enrols one"])
     return 0
 
 
 def plan(call: Call) -> int:
-    """Show what a reload would change; 1 on a fault, with `--exit-code` 3 when something would change."""
+    """Show what a reload would change; return 1 on a fault, and with `--exit-code` 3 if something would change."""
     try:
         answer = call.remote.plan(_manifest(call.options.file))
     except ManifestError as fault:
@@ -305,7 +309,7 @@ def _manifest(path: Path | None) -> bytes:
             data = file.read(MAX_MANIFEST_BYTES + 1)
     except OSError as fault:
         raise ManifestError(
-            f"cannot read {path}: {fault.strerror}; name a manifest, or none for the receiver's"
+            f"cannot read {path}: {fault.strerror}; name a manifest, or leave it out for the receiver's own file"
         ) from None
     if len(data) > MAX_MANIFEST_BYTES:
         raise TooLargeError(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes; split the manifest")
@@ -332,13 +336,13 @@ def why(call: Call) -> int:
 
 
 def backup(call: Call) -> int:
-    """Have the receiver make a backup and wait for it; 1 when something of it is damaged."""
+    """Make a backup on the receiver's host and wait for it; return 1 if something in it is damaged."""
     done = _wait_for(call, call.remote.begin_backup(label=call.options.label, artifacts=call.options.artifacts))
     return _show_chore(call, done, str(done["path"]))
 
 
 def fsck(call: Call) -> int:
-    """Have the receiver check its files and wait for it; 1 when something is wrong."""
+    """Check the receiver's files and wait for the result; return 1 if something is wrong."""
     done = _wait_for(call, call.remote.begin_fsck(hashes=not call.options.no_hash))
     return _show_chore(call, done, views.checked(read(Chore, done)))
 

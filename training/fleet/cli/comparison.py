@@ -22,8 +22,8 @@ from training.fleet.wire.people import JobView
 DEFAULT_METRIC: Final = "auprc_host_mean"
 LEAKING_SPLITS: Final = frozenset({"random"})
 COLUMNS: Final = ("MODEL", "SPLIT", "ORACLE", "REALISTIC", "DIFFERENCE", "N", "SEEDS", "DETAIL")
-_PARTLY: Final = "* over the seeds that both modes have"
-_LEAKS: Final = "these splits leak: they test on rows beside those they trained on; compare them with no other split"
+_PARTLY: Final = "* the two modes were trained with different seeds; only common seeds are compared"
+_LEAKS: Final = "these splits leak: test rows lie beside training rows; do not compare them with other splits"
 _SHORT_DIGEST: Final = 8
 _LEAST_DETAIL: Final = 12
 """Cells that the details get before the seeds are shown."""
@@ -71,12 +71,12 @@ class Group:
 
     @property
     def leaks(self) -> bool:
-        """Whether its split lets the model see what it is tested on."""
+        """True if its split lets the model see what it is tested on."""
         return self.spec["split_recipe"] in LEAKING_SPLITS
 
     @property
     def difference(self) -> Scores:
-        """Oracle less realistic, seed by seed, over the seeds that both have."""
+        """Oracle minus realistic, seed by seed, over the seeds that both have."""
         ours, theirs = self.oracle.values, self.realistic.values
         return Scores({seed: ours[seed] - theirs[seed] for seed in ours if seed in theirs})
 
@@ -215,7 +215,7 @@ def _row(group: Group, terminal: Terminal) -> list[str]:
 
 
 def _is_partial(group: Group) -> bool:
-    """Tell whether the difference leaves seeds out."""
+    """Return True if the difference leaves seeds out."""
     count = len(group.difference.values)
     return 0 < count < max(len(group.oracle.values), len(group.realistic.values))
 
@@ -232,7 +232,7 @@ def _once_if_equal(pair: Sequence[str], *, equal: bool) -> str:
 
 
 def _detail(group: Group, terminal: Terminal) -> str:
-    """Return what sets the group apart: named hyper-parameters, training hosts, dataset, revision, missing values."""
+    """Return what tells the group from others: hyper-parameters, training hosts, dataset, revision, missing values."""
     spec = group.spec
     parts = [" ".join(f"{key}={plain(value)}" for key, value in sorted(spec["hyper"].items()))]
     if spec["train_hosts"] != ["*"]:

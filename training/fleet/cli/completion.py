@@ -40,7 +40,7 @@ class Command:
         about: Its one-line help.
         options: Its long options.
         words: Fixed words it takes as arguments.
-        takes_jobs: Whether its arguments are job ids.
+        takes_jobs: True if its arguments are job ids.
     """
 
     name: str

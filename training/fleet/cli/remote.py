@@ -18,7 +18,7 @@ T = TypeVar("T")
 CANDIDATES: Final = 10
 """How many jobs an ambiguous id names in its error."""
 ANSWER_S: Final = 300.0
-"""Longest wait for the answer to a change; a large manifest takes its time."""
+"""Longest wait for the answer to a change, seconds; applying a large manifest takes some."""
 
 
 def read(kind: type[T], document: Any) -> T:
@@ -29,7 +29,7 @@ def read(kind: type[T], document: Any) -> T:
         document: What `Remote` returned, or a part of it.
 
     Raises:
-        FleetError: A member is missing or has another type; receiver and command are of unlike versions.
+        FleetError: A member is missing or has another type; receiver and command have different versions.
     """
     try:
         return message(kind, document)
@@ -38,7 +38,7 @@ def read(kind: type[T], document: Any) -> T:
         found = "nothing" if fault.found is None else fault.found
         raise FleetError(
             f"the receiver's answer cannot be read: {place}: found {found}, expected {fault.expected}; "
-            "receiver and command are of unlike versions: update the older one"
+            "receiver and command have different versions; update the older one"
         ) from None
 
 
@@ -125,11 +125,11 @@ class Remote:
         return self._post("/v1/manifest/plan", manifest)
 
     def begin_backup(self, *, label: str | None, artifacts: bool) -> dict[str, Any]:
-        """Have the receiver begin a backup; return what is known of it (`wire.people.Chore`)."""
+        """Start a backup on the receiver's host; return what is known of it (`wire.people.Chore`)."""
         return self._post("/v1/backup", {"label": label, "artifacts": artifacts})
 
     def begin_fsck(self, *, hashes: bool) -> dict[str, Any]:
-        """Have the receiver begin a check; return what is known of it (`wire.people.Chore`)."""
+        """Start a check of the receiver's files; return what is known of it (`wire.people.Chore`)."""
         return self._post("/v1/fsck", {"hashes": hashes})
 
     def chore(self) -> dict[str, Any]:
@@ -147,7 +147,7 @@ class Remote:
     def _post(self, path: str, body: dict[str, Any] | bytes) -> dict[str, Any]:
         status, document = self.connection.post(path, body, timeout_s=ANSWER_S)
         if document is None:
-            raise FleetError(f"the receiver answered {status} to {path} without a body; update the older of the two")
+            raise FleetError(f"the receiver answered {status} to {path} without a body; update the older one")
         return document
 
     def resolve(self, prefix: str) -> str:
@@ -157,8 +157,8 @@ class Remote:
             prefix: 4 to 64 lower-case hex digits.
 
         Raises:
-            NotFoundError: No job id begins so.
-            FleetError: Several do; the message names them.
+            NotFoundError: No job id begins with them.
+            FleetError: Several job ids do; the message names them.
         """
         if len(prefix) == 64:
             return prefix

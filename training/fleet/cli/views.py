@@ -305,19 +305,19 @@ def _events(events: Sequence[EventView], terminal: Terminal) -> list[str]:
 
 
 def workers(hosts: Sequence[WorkerView], terminal: Terminal) -> list[str]:
-    """Return hosts as a table; on a terminal with what is amiss of each below it."""
+    """Return hosts as a table; on a terminal with the problems of each host below it."""
     rows = [_worker_row(host, terminal) for host in hosts]
     if terminal.width is None:
         return table(
-            WORKER_COLUMNS, [[*row, "; ".join(amiss(host))] for row, host in zip(rows, hosts, strict=True)], terminal
+            WORKER_COLUMNS, [[*row, "; ".join(problems(host))] for row, host in zip(rows, hosts, strict=True)], terminal
         )
     return table(WORKER_COLUMNS, rows, terminal, ("VERSION", "TORCH", "CORES", "JOBS", "GPU")) + [
-        f"{clean(host.name)}: {clean(text)}" for host in hosts for text in amiss(host)
+        f"{clean(host.name)}: {clean(text)}" for host in hosts for text in problems(host)
     ]
 
 
-def amiss(host: WorkerView) -> list[str]:
-    """Return what an operator should know of a host: drift and what detection found broken."""
+def problems(host: WorkerView) -> list[str]:
+    """Return the problems of a host: alerts, a missing policy, drift, and what detection found broken."""
     found = () if host.capability is None else host.capability.problems
     alerts = list(host.alerts)
     refused = [] if host.policy is not None else ["the manifest does not admit this host: add [hosts.NAME] to it"]
@@ -370,12 +370,14 @@ def invite(made: Invite, receiver: str) -> list[str]:
 def invite_notes(made: Invite, receiver: str) -> list[str]:
     """Return what an operator should know of an invite."""
     notes = [
-        f"One of these, run on {clean(made.worker)}, enrols it; the code is good once, until {moment(made.expires_at)}:"
+        f"One of these, run on {clean(made.worker)}, enrols it; the code works once, until {moment(made.expires_at)}:"
     ]
     if made.replaces:
-        notes.append(f"{clean(made.worker)} is enrolled already; enrolling anew takes its present secret back.")
+        notes.append(f"{clean(made.worker)} is enrolled already; enrolling it again revokes its present secret.")
     if receiver.startswith("http://"):
-        notes.append("The address is good on this machine alone; from elsewhere name the receiver's https address.")
+        notes.append(
+            "This address works on this machine only; elsewhere give the receiver's https address with --receiver."
+        )
     return notes
 
 

@@ -1,9 +1,9 @@
-"""What a trainer declares of itself, and how a job is held against it.
+"""What a trainer declares: its models and hyper-parameters, and the check of a job against them.
 
 Owns reading a declaration, a JSON Schema document as `run.py --describe` prints it, and asking a trainer for it.
-Guarantees that a trainer which hangs, shouts or dies is a clear error within its time limit. Of JSON Schema it reads
-`type`, `minimum`, `maximum`, `exclusiveMinimum`, `exclusiveMaximum`, `enum`, `required` and `additionalProperties`;
-the trainer itself checks the rest.
+Guarantees that a trainer which hangs, prints without end or dies is a clear error within its time limit. Of JSON
+Schema it reads `type`, `minimum`, `maximum`, `exclusiveMinimum`, `exclusiveMaximum`, `enum`, `required` and
+`additionalProperties`; the trainer itself checks the rest.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Parameter:
     bounds: tuple[tuple[Callable[[Any, Any], bool], float], ...]
 
     def fits(self, value: Any) -> bool:
-        """Say whether a value is allowed."""
+        """Return True if a value is allowed."""
         if self.kinds and not any(kind(value) for kind in self.kinds):
             return False
         if self.values is not None and not any(type(item) is type(value) and item == value for item in self.values):
@@ -293,7 +293,7 @@ def _asked(words: Sequence[str], base: Path, timeout_s: float) -> bytes:
 
 
 class _Reader(threading.Thread):
-    """Empties a pipe and keeps the first bytes, so that a trainer that shouts neither blocks nor fills memory."""
+    """Reads a pipe to its end and keeps the first bytes, because a trainer may print without end."""
 
     def __init__(self, pipe: IO[bytes] | None) -> None:
         super().__init__(daemon=True)

@@ -64,7 +64,8 @@ def invalid(faults: tuple[Fault, ...]) -> ManifestError:
     """Return the error for a manifest with faults, of which there is at least one."""
     many = "1 fault" if len(faults) == 1 else f"{len(faults)}{' or more' * (len(faults) == MAX_LISTED)} faults"
     return ManifestError(
-        f"the manifest has {many}, nothing of it was applied; {faults[0]}; mend the file and try again", faults=faults
+        f"the manifest has {many}, nothing of it was applied; {faults[0]}; correct the file and try again",
+        faults=faults,
     )
 
 

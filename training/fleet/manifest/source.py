@@ -1,7 +1,7 @@
 """Reading a manifest from its file.
 
-Owns the file and the question to the trainer. Guarantees that the bytes are those of one whole file: it is read once
-and must not have changed meanwhile.
+Owns the file and the question to the trainer. Guarantees that the bytes are those of one whole file: it must
+not change while it is read.
 """
 
 from __future__ import annotations
@@ -81,14 +81,14 @@ def _declaration(
 
 
 def read_bytes(path: Path, *, read: Callable[[int, int], bytes] = os.read) -> bytes:
-    """Read a whole file that nobody writes meanwhile.
+    """Read a whole file, again if it changes while it is read.
 
     Args:
         path: The file.
-        read: Reads at most so many bytes from a descriptor.
+        read: Reads at most the given number of bytes from a descriptor.
 
     Raises:
-        ManifestError: The file cannot be read, is too large, is no file, or changes time and again.
+        ManifestError: The file cannot be read, is too large, is no file, or changes each time it is read.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -111,7 +111,7 @@ def _attempt(path: Path, descriptor: int, read: Callable[[int, int], bytes]) -> 
     """Read the file once; None when it changed meanwhile."""
     before = os.fstat(descriptor)
     if not stat.S_ISREG(before.st_mode):
-        raise _unreadable(path, "no regular file")
+        raise _unreadable(path, "a folder, a pipe or a device")
     if before.st_size > MAX_MANIFEST_BYTES:
         raise too_large(before.st_size)
     pieces = []
