@@ -22,7 +22,7 @@ BUNDLE = ("--bundle", "none", "--data", "none.csv")
 
 PROGRAMS: dict[str, tuple[str, ...] | None] = {
     "bench": ("--quick", "pairs"),
-    "bench.against": ("none",),
+    "bench.against": None,
     "bench.boosting": (),
     "bench.grouped": ("0", "none"),
     "bench.inhaler": ("0", "none", "hash"),
