@@ -6,8 +6,8 @@ the machine hits both; processor time is compared, because a machine with other 
 
 from __future__ import annotations
 
+import argparse
 import statistics
-import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -49,4 +49,8 @@ def main(other: Path, rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 16)
+    parser = argparse.ArgumentParser(prog="python -m bench.against", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("folder", type=Path, help="the other checkout")
+    parser.add_argument("rounds", type=int, nargs="?", default=16, help="turns of each (default: 16)")
+    given = parser.parse_args()
+    main(given.folder, given.rounds)
