@@ -23,7 +23,7 @@ from training.trainer.hyper import contract_digest, describe
 
 WORKER = "bench-0"
 FIT = 100
-"""One job in so many is for the caller."""
+"""One job in this many is for the caller."""
 
 
 def depth(folder: Path, quick: bool) -> list[Figure]:
@@ -57,7 +57,7 @@ def depth(folder: Path, quick: bool) -> list[Figure]:
 
 
 def _fill(path: Path, size: int, classes: int, digest: str) -> None:
-    """Make a queue of so many pending jobs."""
+    """Make a queue with a number of pending jobs."""
     database, queue = Sqlite.open(path), Queue()
     apply.CHUNK = 10_000  # type: ignore[misc]  # nobody claims meanwhile, so filling may go in large steps
     try:
@@ -91,7 +91,7 @@ def _claim(tx: Transaction, queue: Queue, host: Capability) -> float:
 
 
 def _entries(size: int, classes: int) -> Iterator[JobEntry]:
-    """Yield jobs of so many requirement classes, one in a hundred for the caller."""
+    """Yield jobs with a number of different requirements, one in a hundred for the caller."""
     limits = Limits()
     requirements = [Requirement("gbt", allowed_hosts=(f"*-{number}", f"class-{number}")) for number in range(classes)]
     fit = max(1, classes // FIT)

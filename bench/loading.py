@@ -23,7 +23,7 @@ def reload(folder: Path, quick: bool) -> list[Figure]:
     with receiver(place, manifest(before)) as real:
         artifact = store_artifact(real)
         steps = (
-            ("first", manifest(jobs), 10.0, 4.0),
+            ("first", manifest(jobs), 10.0, 6.0),
             ("unchanged", None, 0.05, 0.02),
             ("one changed", manifest(jobs).replace("seed = 3\n", "seed = 3\npriority = 5\n", 1), 4.0, 2.0),
         )

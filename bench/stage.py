@@ -70,7 +70,7 @@ class Program:
         return _status_kib(self.pid, "VmHWM") / 1024
 
     def forget_peak(self) -> None:
-        """Start the peak anew."""
+        """Begin the peak again."""
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")
 
     def cpu_s(self) -> float:

@@ -132,10 +132,11 @@ def test_a_given_authority_replaces_all_others(servers: Servers, site: Site, for
 
 
 CASES = {
-    "foreign": "it refuses this host's own certificate: unknown ca; check this clock, or enrol this host anew",
-    "expired": "it refuses this host's own certificate: certificate expired; check this clock, or enrol this host anew",
-    "early": "it refuses this host's own certificate: bad certificate; check this clock, or enrol this host anew",
-    "none": "it refuses this host's own certificate: certificate required; check this clock, or enrol this host anew",
+    "foreign": "it refuses this host's own certificate: unknown ca; check this clock, or enrol this host again",
+    "expired": "it refuses this host's own certificate: certificate expired; "
+    "check this clock, or enrol this host again",
+    "early": "it refuses this host's own certificate: bad certificate; check this clock, or enrol this host again",
+    "none": "it refuses this host's own certificate: certificate required; check this clock, or enrol this host again",
 }
 
 
@@ -227,7 +228,7 @@ def test_an_own_key_that_others_can_read_is_refused(site: Site) -> None:
 
 
 def test_an_own_certificate_that_is_not_there_or_none_is_refused(site: Site, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="cannot be read; enrol this host anew"):
+    with pytest.raises(ConfigurationError, match="cannot be read; enrol this host again"):
         Client("https://localhost", ca_file=site.ca, certificate=(tmp_path / "a", tmp_path / "b"))
     (tmp_path / "a").write_text("nothing")
     (tmp_path / "b").touch(mode=0o600)

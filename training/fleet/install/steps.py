@@ -1,7 +1,7 @@
 """What installing is made of: changes that are said before they are made, and how it ends when one cannot be made.
 
 Guarantees that a dry run says every change and makes none, and that what stopped an installation is told with the step
-it stopped at. Whoever runs the command again goes on from there, because each change is made only where it is missing.
+it stopped at. Running the command again goes on from there, because each change is made only where it is missing.
 """
 
 from __future__ import annotations

@@ -177,7 +177,7 @@ def declaration_of(
         timeout_s: Seconds the command may take.
 
     Raises:
-        TrainerError: No answer in time, or none that can be read.
+        TrainerError: No answer in time, or an answer that cannot be read.
     """
     if schema_path is not None:
         return _decoded(_read(base / schema_path), f"the file {schema_path}")

@@ -3,7 +3,7 @@
 Owns the live TLS context and the files behind it. Guarantees that at least TLS 1.2 is spoken, that a client certificate
 which is shown is checked in the handshake, that changed files are taken up for new connections without a restart, and
 that files which do not fit together never replace ones that do. A certificate of the fleet's own authority is issued
-anew before it ends, where the authority's key is at hand. Leaves to the application who must show a certificate.
+again before it ends, where the authority's key is at hand. Leaves to the application who must show a certificate.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ HANDSHAKE_S: Final = 10.0
 """How long a client may take to agree on TLS."""
 SHUTDOWN_S: Final = 5.0
 RENEWED_AT: Final = 2 / 3
-"""Part of its life after which a certificate is issued anew."""
+"""Part of its life after which a certificate is issued again."""
 SAME_LEFT: Final = 2 / 3
 """Part of the life of a worker's certificate that is left when another one may be made."""
 _BEGIN: Final = "-----BEGIN CERTIFICATE-----"
@@ -80,7 +80,7 @@ class Tls:
         self.context = _context(files, ask_clients=ask_clients)
 
     def refresh(self, now: float) -> bool:
-        """Issue the certificate anew when it is time, and take up files that changed.
+        """Issue the certificate again when it is time, and take up files that changed.
 
         Args:
             now: Seconds since the epoch, UTC.
@@ -127,7 +127,7 @@ class Tls:
             return
         pair = authority.server(held.names, now, key_pem=self._files.key.read_bytes())
         certificates.replace(self._files.certificate, pair.certificate_pem)
-        _log.info("certificate issued anew", extra={"data": {"sha256": pair.fingerprint}})
+        _log.info("certificate issued again", extra={"data": {"sha256": pair.fingerprint}})
 
     def _stamp(self) -> tuple[tuple[int, int, int], ...]:
         try:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _NOT_YET, _EXPIRED = 9, 10
 _WRONG_NAME: Final = frozenset({62, 63, 64})
-_ADVICE: Final = "check this clock, or enrol this host anew"
+_ADVICE: Final = "check this clock, or enrol this host again"
 CUT: Final = f"it was cut; if that repeats, the receiver may refuse this host's own certificate: {_ADVICE}"
 """What a cut connection means to who showed a certificate: the reason can get lost on the way."""
 
@@ -50,7 +50,7 @@ class ClientTls:
             self.refresh()
             if not self._stamp:
                 raise ConfigurationError(
-                    f"the certificate {certificate[0]} cannot be read; enrol this host anew, or correct the path"
+                    f"the certificate {certificate[0]} cannot be read; enrol this host again, or correct the path"
                 )
 
     def refresh(self) -> object:
@@ -75,7 +75,7 @@ class ClientTls:
             except OSError as cause:  # ssl.SSLError is one
                 raise ConfigurationError(
                     f"{self._certificate[0]} and {self._certificate[1]} cannot be used ({reason(cause)}); expected a "
-                    "certificate and its key in PEM; enrol this host anew"
+                    "certificate and its key in PEM; enrol this host again"
                 ) from cause
             self._stamp = stamp
         return self._stamp

@@ -2,9 +2,9 @@
 
 Started by `local` as `python -I -S shim.py GRACE_S REPORT COMMAND...`; Linux only. It adopts every orphan of its tree
 (child subreaper), starts the trainer in a session of its own and waits on its standard input, its life-line: a pipe
-from the worker. The end of that pipe means that the worker has died. A worker that is started again may open the pipe
-anew within `ADOPT_S`, and the training goes on. Otherwise, when told to, and after a normal end alike, every descendant
-gets TERM, its grace, and KILL until none is left. Only then the report appears, whole, at REPORT.
+from the worker. The end of that pipe means that the worker has died. A worker that is started again may reopen the pipe
+within `ADOPT_S`, and the training goes on. Otherwise, when told to, and after a normal end alike, every descendant gets
+TERM, its grace, and KILL until none is left. Only then the report appears, whole, at REPORT.
 
 One byte on the pipe is one order: `G` start the trainer, `T` stop with grace, `A` dump a traceback (SIGABRT) and stop
 once that has ended it or its time is up, `K` kill now. It waits for the `G` so that it can get ready while the worker

@@ -1,0 +1,119 @@
+"""The product, its docs and its scripts use no word that a reader with school English stops at."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from pathlib import Path
+
+import pytest
+
+WORDS = {
+    "mend": "fix, correct, remedy",
+    "mends": "fixes, remedy",
+    "mended": "fixed, corrected",
+    "mending": "fixing, correcting",
+    "anew": "again",
+    "amiss": "wrong, problem",
+    "heed": "apply, follow",
+    "heeds": "applies, follows",
+    "lend": "offer, allow",
+    "lends": "offers, allows",
+    "lent": "offered, allowed",
+    "void": "invalid, cancelled",
+    "whoever": "who, anyone who",
+    "none that": "no ... that",
+    "at most so many": "at most N",
+    "in so many": "in N",
+    "of so many": "of N",
+}
+"""Each word with what to say instead."""
+READ = (
+    "training/**/*.py", "training/**/*.sql", "tools/**/*.py", "bench/**/*.py", "docs/**/*.md", "etc/**/*", "*.md",
+    "scripts/*", "changelog.d/*.md", "data/**/*.md",
+)  # fmt: skip
+ELSEWHERE = (
+    "CHANGELOG.md",  # what was released is not written again
+    "bench/throughput.py",  # holds a program in C, where void is a type
+    "training/fleet/database/sqlite/migrations/0002_identities.sql",  # a released migration stays as it is
+)
+LEFT = (
+    "docs/guides/troubleshooting.md",
+    "training/fleet/api/access.py",
+    "training/fleet/auth/credentials.py",
+    "training/fleet/auth/identities.py",
+    "training/fleet/bundle.py",
+    "training/fleet/checks.py",
+    "training/fleet/client/answer.py",
+    "training/fleet/client/client.py",
+    "training/fleet/database/sqlite/connection.sql",
+    "training/fleet/database/sqlite/opening.py",
+    "training/fleet/database/sqlite/pages.py",
+    "training/fleet/database/sqlite/queries.sql",
+    "training/fleet/database/sqlite/upkeep.py",
+    "training/fleet/errors.py",
+    "training/fleet/queue/change.py",
+    "training/fleet/queue/delays.py",
+    "training/fleet/queue/identities.py",
+    "training/fleet/receiver/__init__.py",
+    "training/fleet/receiver/belongings.py",
+    "training/fleet/receiver/doctor.py",
+    "training/fleet/receiver/init.py",
+    "training/fleet/receiver/offline.py",
+    "training/fleet/settings.py",
+    "training/fleet/store.py",
+    "training/fleet/worker/attempt.py",
+    "training/fleet/worker/beats.py",
+    "training/fleet/worker/certificate.py",
+    "training/fleet/worker/doctor.py",
+    "training/fleet/worker/enrol.py",
+    "training/fleet/worker/folder.py",
+    "training/fleet/worker/identity.py",
+    "training/fleet/worker/loop.py",
+    "training/fleet/worker/program.py",
+    "training/fleet/worker/reach.py",
+    "training/fleet/worker/selftest.py",
+    "training/fleet/worker/start.py",
+    "training/fleet/worker/work_folder.py",
+    "training/trainer/artifact/card.py",
+    "training/trainer/data/telemetry.py",
+    "training/trainer/exchange/checkpoint.py",
+    "training/trainer/models/mlp.py",
+    "training/trainer/stored/archive.py",
+)
+"""Files that still hold such words; this list only gets shorter."""
+_WORD = re.compile(rf"\b({'|'.join(map(re.escape, WORDS))})\b", re.IGNORECASE)
+
+
+def files(root: Path) -> list[str]:
+    found = {path.relative_to(root).as_posix() for pattern in READ for path in root.glob(pattern) if path.is_file()}
+    return sorted(file for file in found if file not in ELSEWHERE and "__pycache__" not in file)
+
+
+def odd_words(text: str) -> list[str]:
+    """Return the words of a text that are on the list, each with its line and what to say instead."""
+    lines = enumerate(text.splitlines(), 1)
+    return [f"{number}: {word}; say {WORDS[word.lower()]}" for number, line in lines for word in _WORD.findall(line)]
+
+
+def left(file: str) -> bool:
+    return any(fnmatch.fnmatch(file, pattern) for pattern in LEFT)
+
+
+def test_product_docs_and_scripts_use_plain_words(root: Path) -> None:
+    texts = ((file, (root / file).read_text(encoding="utf-8")) for file in files(root) if not left(file))
+    assert [f"{file}:{word}" for file, text in texts for word in odd_words(text)] == []
+
+
+@pytest.mark.parametrize("pattern", LEFT)
+def test_a_file_that_uses_plain_words_is_taken_off_the_list(root: Path, pattern: str) -> None:
+    named = fnmatch.filter(files(root), pattern)
+    assert any(odd_words((root / file).read_text(encoding="utf-8")) for file in named)
+
+
+def test_each_odd_word_is_found_with_its_line_and_what_to_say_instead() -> None:
+    assert odd_words("Avoid this.\nMend it anew; none that fits.") == [
+        "2: Mend; say fix, correct, remedy",
+        "2: anew; say again",
+        "2: none that; say no ... that",
+    ]
