@@ -243,7 +243,7 @@ function Test-Worker {
     $words = @('--self-test', '--config', $Settings, '--work-dir', "$Root\self-test", '--trainer-dir', "$Root\code")
     foreach ($item in Get-Dataset) { $words += @('--dataset', $item) }
     if ($WithoutTrainer) {
-        Write-Host 'Without the packages of the own trainer the next lines say FAILED for trainer and libraries; other trainers run.'
+        Write-Host 'Without the packages of the own trainer the next lines say FAIL for trainer and libraries; other trainers run.'
         Push-Location -LiteralPath "$Root\code"
         & "$Root\venv\Scripts\python.exe" '-m' 'training.fleet.worker' $words | Out-Host
         Pop-Location

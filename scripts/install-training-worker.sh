@@ -156,7 +156,7 @@ examine_host() {
     if [ "$DRY_RUN" = yes ]; then return; fi
     if ! as_account "$RELEASE/venv/bin/python" -P -m training.fleet.worker --self-test "${flags[@]}" </dev/null; then
         if [ -n "$REQUIREMENTS" ]; then
-            fail 1 "the host cannot train yet: mend what FAILED says and run the same command again; nothing runs so far"
+            fail 1 "the host cannot train yet: correct what FAIL says and run the same command again; nothing runs so far"
         fi
         say "it was installed without the project's own trainer, so only trainers of another kind can run here"
     fi

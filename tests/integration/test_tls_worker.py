@@ -116,7 +116,7 @@ def test_an_enrolled_host_says_so_and_one_that_lost_its_certificate_does_not(
         assert "fake" in capsys.readouterr().out
         monkeypatch.setenv("CIS490_CLIENT_CERTIFICATE", str(host.certificate))
         assert jobs_command(["list"]) == 78
-        assert "cannot be read; enrol this host anew" in capsys.readouterr().err
+        assert "cannot be read; enrol this host again" in capsys.readouterr().err
 
 
 def test_an_authority_with_another_fingerprint_gets_no_code(tmp_path: Path, root: Path) -> None:

@@ -114,7 +114,7 @@ def test_an_upload_of_the_largest_size_is_taken_and_one_byte_more_refused(tmp_pa
     small = Store(tmp_path / "s", tmp_path / "i", tmp_path / "x", max_bytes=8, floor_bytes=0)
     small.open()
     small.begin(SHA, "gbt", "oracle", 8).abort()
-    with pytest.raises(TooLargeError, match="at most 8 may be"):
+    with pytest.raises(TooLargeError, match="9 bytes; expected at most 8"):
         small.begin(SHA, "gbt", "oracle", 9)
 
 

@@ -298,7 +298,7 @@ def test_a_secret_for_another_name_or_one_that_is_no_secret_is_not_taken_for_an_
     [
         (("--ca-sha256", "12"), "--ca-sha256 is no fingerprint"),
         (("--receiver", "http://pi.lab"), "would send the token in the clear"),
-        (("--settings-file", "SETTINGS"), "mend or remove the file"),
+        (("--settings-file", "SETTINGS"), "correct or remove the file"),
         (("--secret-file", "SETTINGS/secret"), "check the folder and its owner"),
     ],
 )
@@ -321,4 +321,4 @@ def test_a_text_without_a_certificate_has_no_fingerprint(pem: str) -> None:
 def test_a_receiver_that_does_not_answer_is_said_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--receiver", "https://127.0.0.1:1", "--host", "box", "--ca-sha256", "a" * 64]
     assert enrol_host(words, {"STATE_DIRECTORY": str(tmp_path), "PATH": os.environ["PATH"]}, io.StringIO("")) == 69
-    assert "is the receiver running?" in capsys.readouterr().err
+    assert "start the receiver, or correct its address" in capsys.readouterr().err

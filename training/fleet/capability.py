@@ -303,8 +303,8 @@ def _own_name() -> str:
 def _checked_name(name: str) -> str:
     if not _HOST_NAME.fullmatch(name.lower()):
         raise ConfigurationError(
-            f"found the host name {name!r}; expected up to 63 letters, digits, dots, dashes and underscores "
-            "that begin with a letter or digit"
+            f"found the host name {name!r}",
+            expected="up to 63 letters, digits, dots, dashes and underscores that begin with a letter or digit",
         )
     return name.lower()
 

@@ -84,11 +84,11 @@ class Authority:
             secret = serialization.load_pem_private_key(key.read_bytes(), password=None)
         except (OSError, ValueError, TypeError) as error:
             raise ConfigurationError(
-                f"cannot read the authority's files {certificate} and {key} ({error}); "
-                "make them with cis490-trainer-receiver init"
+                f"cannot read the authority's files {certificate} and {key} ({error})",
+                "make them with cis490-trainer-receiver init",
             ) from None
         if not isinstance(secret, ec.EllipticCurvePrivateKey) or found.public_key() != secret.public_key():
-            raise ConfigurationError(f"{key} is not the key of {certificate}; expected the pair that init made")
+            raise ConfigurationError(f"{key} is not the key of {certificate}", expected="the pair that init made")
         return cls(found, secret)
 
     @property
@@ -112,7 +112,7 @@ class Authority:
         """
         found = [_subject_name(name) for name in dict.fromkeys(names)]
         if not 0 < len(found) <= MAX_NAMES:
-            raise FleetError(f"found {len(found)} host names for a certificate, expected 1 to {MAX_NAMES}")
+            raise FleetError(f"found {len(found)} host names for a certificate", expected=f"1 to {MAX_NAMES}")
         return self._issue(str(found[0].value), found, ExtendedKeyUsageOID.SERVER_AUTH, now, life_s, _key(key_pem))
 
     def worker(self, name: str, uri: str, now: float, *, life_s: float = WORKER_S) -> Pair:
@@ -178,7 +178,7 @@ def _subject_name(name: str) -> x509.GeneralName:
     with contextlib.suppress(UnicodeError):
         text = text.encode("idna").decode("ascii")
     if not _HOST_NAME.fullmatch(text):
-        raise FleetError(f"{ascii(name)[:80]} is no host name or address that a certificate can hold; leave it out")
+        raise FleetError(f"{ascii(name)[:80]} is no host name or address that a certificate can hold", "leave it out")
     return x509.DNSName(text)
 
 
@@ -188,9 +188,9 @@ def _key(pem: bytes | None) -> ec.EllipticCurvePrivateKey:
     try:
         found = serialization.load_pem_private_key(pem, password=None)
     except (ValueError, TypeError) as error:
-        raise FleetError(f"the key cannot be read ({error}); bring it back, or make a new pair") from None
+        raise FleetError(f"the key cannot be read ({error})", "bring it back, or make a new pair") from None
     if not isinstance(found, ec.EllipticCurvePrivateKey):
-        raise FleetError("the key is of another kind than the fleet's own; renew the certificate where it was made")
+        raise FleetError("the key is of another kind than the fleet's own", "renew the certificate where it was made")
     return found
 
 
@@ -267,7 +267,7 @@ def facts(pem: bytes) -> Facts:
     try:
         found = x509.load_pem_x509_certificate(pem)
     except ValueError as error:
-        raise ConfigurationError(f"found no certificate in PEM ({error}); expected one") from None
+        raise ConfigurationError(f"found no certificate in PEM ({error})", expected="one") from None
     names: tuple[str, ...] = ()
     with contextlib.suppress(x509.ExtensionNotFound):
         held = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

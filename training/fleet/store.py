@@ -56,11 +56,11 @@ def bundle_path(sha256: str, model: str, mode: str) -> str:
         InvalidMessageError: One of the names could not stand in a path.
     """
     if not _SHA256.fullmatch(sha256):
-        raise InvalidMessageError(f"found the artifact id {sha256!r}; expected 64 lower-case hex digits")
+        raise InvalidMessageError(f"found the artifact id {sha256!r}", expected="64 lower-case hex digits")
     if not _MODEL.fullmatch(model):
-        raise InvalidMessageError(f"found the model {model!r}; expected letters, digits and any of _.- in its name")
+        raise InvalidMessageError(f"found the model {model!r}", expected="letters, digits and any of _.- in its name")
     if mode not in MODES:
-        raise InvalidMessageError(f"found the mode {mode!r}; expected one of {', '.join(MODES)}")
+        raise InvalidMessageError(f"found the mode {mode!r}", expected=f"one of {', '.join(MODES)}")
     return f"{model}_{mode}/{sha256}/{BUNDLE}"
 
 
@@ -131,8 +131,9 @@ class Store:
         path = bundle_path(sha256, model, mode)
         if size_bytes > self._max_bytes:
             raise TooLargeError(
-                f"found an artifact of {size_bytes} bytes; at most {self._max_bytes} may be; make it smaller or raise"
-                " the receiver's limit"
+                f"found an artifact of {size_bytes} bytes",
+                "make it smaller or raise the receiver's limit",
+                expected=f"at most {self._max_bytes}",
             )
         return Upload(self._blobs.begin(size_bytes), sha256, path, size_bytes)
 
@@ -258,7 +259,7 @@ class Upload:
         """
         self._received_bytes += len(data)
         if self._received_bytes > self._size_bytes:
-            raise TooLargeError(f"found more than the declared {self._size_bytes} bytes; send the upload again")
+            raise TooLargeError(f"found more than the declared {self._size_bytes} bytes", "send the upload again")
         self._hash.update(data)
         self._part.write(data)
 
@@ -284,12 +285,14 @@ class Upload:
     def _check(self) -> None:
         if self._received_bytes != self._size_bytes:
             raise ShortBodyError(
-                f"found {self._received_bytes} bytes; expected the declared {self._size_bytes}; send the upload again"
+                f"found {self._received_bytes} bytes",
+                "send the upload again",
+                expected=f"the declared {self._size_bytes}",
             )
         found = self._hash.hexdigest()
         if found != self._sha256:
             raise DigestMismatchError(
-                f"found bytes that hash to {found}; expected {self._sha256}; pack and send the artifact again"
+                f"found bytes that hash to {found}", "pack and send the artifact again", expected=self._sha256
             )
 
     def abort(self) -> None:
@@ -315,10 +318,11 @@ class _Index:
             raise self._unusable(error) from error
 
     def _unusable(self, error: OSError) -> FleetError:
-        return passing(error, f"cannot write the index {self._path}: {error.strerror}; look at its disk") or (
+        return passing(error, f"cannot write the index {self._path}: {error.strerror}", "look at its disk") or (
             ConfigurationError(
-                f"cannot write the index: {error}; expected {self._path} to be a file this user may write; correct"
-                " --index-path"
+                f"cannot write the index: {error}",
+                "correct --index-path",
+                expected=f"{self._path} to be a file this user may write",
             )
         )
 

@@ -116,7 +116,7 @@ class App:
             answer = await self._refusal(request, error)
         except Exception:  # noqa: BLE001  nobody outside ever sees what went wrong inside
             _log.exception("a request failed", extra={"data": {"method": scope["method"], "path": scope["path"]}})
-            answer = await self._refusal(request, FleetError("the receiver failed at this request; its log says why"))
+            answer = await self._refusal(request, FleetError("the receiver failed at this request", "its log says why"))
         await _send(request, answer, send)
 
     async def _answer(self, request: Request) -> Answer:
@@ -128,7 +128,7 @@ class App:
         route = methods.get(method)
         if route is None:
             allow = ", ".join(sorted(methods))
-            raise MethodError(f"{method!a} does not work here; use {allow}", allow=allow)
+            raise MethodError(f"{method!a} does not work here", f"use {allow}", allow=allow)
         if method not in ("GET", "HEAD"):
             demand_own_page(request, self._host_names)
         self._front.look(request)
@@ -149,14 +149,14 @@ class App:
             methods = self._by_id.get(key)
             if methods is not None:
                 if not ID.fullmatch(parts[3]):
-                    raise NotFoundError(f"{ascii(parts[3])[:80]} is no id; expected 64 lower-case hex digits")
+                    raise NotFoundError(f"{ascii(parts[3])[:80]} is no id", expected="64 lower-case hex digits")
                 return methods, parts[3]
             methods = self._by_name.get(key)
             if methods is not None:
                 if not WORKER.fullmatch(parts[3]):
-                    raise NotFoundError(f"{ascii(parts[3])[:80]} is no name of a worker; expected a host name")
+                    raise NotFoundError(f"{ascii(parts[3])[:80]} is no name of a worker", expected="a host name")
                 return methods, parts[3]
-        raise NotFoundError(f"nothing is at {ascii(path)[:120]}; GET /openapi.json lists what is")
+        raise NotFoundError(f"nothing is at {ascii(path)[:120]}", "GET /openapi.json lists what is")
 
     def _demand_sane(self, scope: Message, headers: dict[bytes, bytes]) -> None:
         """Refuse header floods, requests that two servers could read differently, and strange host names."""
@@ -166,13 +166,13 @@ class App:
             _demand_singular([name for name, _ in pairs])
             size_bytes = sum(len(name) + len(value) for name, value in pairs)
         if len(pairs) > MAX_HEADERS or size_bytes > MAX_HEADER_BYTES:
-            raise RequestError(f"more than {MAX_HEADERS} headers or {MAX_HEADER_BYTES} bytes of them; send fewer")
+            raise RequestError(f"more than {MAX_HEADERS} headers or {MAX_HEADER_BYTES} bytes of them", "send fewer")
         if b"transfer-encoding" in headers:
             _demand_chunked(headers)
         if b"upgrade" in headers and _has_body(headers):
-            raise RequestError("no upgrade is offered, and what follows the head would be unclear; send no Upgrade")
+            raise RequestError("no upgrade is offered, and what follows the head would be unclear", "send no Upgrade")
         if scope["http_version"] not in SPOKEN:
-            raise RequestError(f"HTTP/{scope['http_version']} is not spoken here; send HTTP/1.1")
+            raise RequestError(f"HTTP/{scope['http_version']} is not spoken here", "send HTTP/1.1")
         host = headers.get(b"host")
         if host not in self._known_hosts:
             self._demand_host(host)
@@ -180,11 +180,11 @@ class App:
     def _demand_host(self, host: bytes | None) -> None:
         """Refuse host names that are not the receiver's, against DNS rebinding."""
         if not host:
-            raise RequestError("the Host header is missing; send the receiver's name")
+            raise RequestError("the Host header is missing", "send the receiver's name")
         name = host_name(host)
         if not (self._any_host or is_loopback(name) or name in self._host_names):
             raise ForbiddenError(
-                f"{ascii(name)[:80]} is not a name of this receiver; use its address, or add the name to --host-names"
+                f"{ascii(name)[:80]} is not a name of this receiver", "use its address, or add the name to --host-names"
             )
         if len(self._known_hosts) < 64:
             self._known_hosts.add(host)
@@ -203,15 +203,15 @@ class App:
 
 def _demand_chunked(headers: dict[bytes, bytes]) -> None:
     if b"content-length" in headers:
-        raise RequestError("both Content-Length and Transfer-Encoding are there; send one of them")
+        raise RequestError("both Content-Length and Transfer-Encoding are there", "send one of them")
     if headers[b"transfer-encoding"].lower() != b"chunked":
-        raise RequestError("the Transfer-Encoding is not read here; expected chunked alone, or a Content-Length")
+        raise RequestError("the Transfer-Encoding is not read here", expected="chunked alone, or a Content-Length")
 
 
 def _demand_singular(names: list[bytes]) -> None:
     for name in SINGULAR:
         if names.count(name) > 1:
-            raise RequestError(f"the header {name.decode()} stands there twice; send it once")
+            raise RequestError(f"the header {name.decode()} stands there twice", "send it once")
 
 
 def _has_body(headers: dict[bytes, bytes]) -> bool:

@@ -39,7 +39,7 @@ async def enrol(fleet: Fleet, request: Request) -> Answer:
     try:
         identity = await fleet.run(lambda tx: fleet.queue.enrol(tx, message))
     except (InviteRefusedError, ForbiddenError) as error:
-        why = f"enrolment: {error.message.partition(';')[0]}"
+        why = f"enrolment: {error.found}"
         await note(fleet, request, message.worker, "refuse", why, known=False)
         raise
     except BaseException:
@@ -75,7 +75,7 @@ async def secret(fleet: Fleet, request: Request) -> Answer:
     """Take the digest of a worker's next key."""
     message, identity = SECRET.decode(await request.body()), request.caller.identity
     if not identity:
-        raise ForbiddenError("only an enrolled worker has a key of its own to change; enrol this host first")
+        raise ForbiddenError("only an enrolled worker has a key of its own to change", "enrol this host first")
     return answer(await fleet.run(lambda tx: fleet.queue.take_secret(tx, identity, message.secret_sha256)))
 
 
@@ -84,9 +84,9 @@ async def certificate(fleet: Fleet, request: Request) -> Answer:
     await request.body()
     caller = request.caller
     if fleet.issuer is None:
-        raise NotFoundError("this receiver issues no certificates; renew this host's where it was made")
+        raise NotFoundError("this receiver issues no certificates", "renew this host's where it was made")
     if not caller.identity:
-        raise ForbiddenError("only an enrolled worker has a certificate of its own to renew; enrol this host first")
+        raise ForbiddenError("only an enrolled worker has a certificate of its own to renew", "enrol this host first")
     return answer(await _issued(fleet, caller.identity, caller.name), headers=[NO_STORE])
 
 
@@ -123,5 +123,5 @@ async def events(fleet: Fleet, request: Request) -> Answer:
 async def authority(fleet: Fleet, _request: Request) -> Answer:
     """The receiver's certificate authority in PEM; whoever fetches it compares it with the fingerprint it was given."""
     if not fleet.ca_pem:
-        raise NotFoundError("this receiver has no certificate authority of its own; trust the one of its certificate")
+        raise NotFoundError("this receiver has no certificate authority of its own", "trust the one of its certificate")
     return Answer(200, fleet.ca_pem.encode(), [(b"content-type", b"application/x-pem-file")])

@@ -101,25 +101,25 @@ class Request:
             self.consumed = True
             data: bytes = message["body"]
             if len(data) > limit:
-                raise TooLargeError(f"the body is larger than {limit} bytes; send less")
+                raise TooLargeError(f"the body is larger than {limit} bytes", "send less")
             return data
         return await self._rest(message["body"], limit)
 
     async def _rest(self, first: bytes, limit: int) -> bytes:
         if self.declared_length() > limit:
-            raise TooLargeError(f"the body is declared as larger than {limit} bytes; send less")
+            raise TooLargeError(f"the body is declared as larger than {limit} bytes", "send less")
         self.scope["paced"] = limit > MAX_BODY_BYTES
         data = bytearray(first)
         more = True
         while more:
             if len(data) > limit:
-                raise TooLargeError(f"the body is larger than {limit} bytes; send less")
+                raise TooLargeError(f"the body is larger than {limit} bytes", "send less")
             message = await self._next()
             data += message["body"]
             more = message.get("more_body", False)
         self.consumed = True
         if len(data) > limit:
-            raise TooLargeError(f"the body is larger than {limit} bytes; send less")
+            raise TooLargeError(f"the body is larger than {limit} bytes", "send less")
         return bytes(data)
 
     async def _next(self) -> Message:
@@ -133,7 +133,7 @@ class Request:
         except TimeoutError:
             self.demand_wanted()
             raise ShortBodyError(
-                f"less than {PACE_BYTES} bytes of the body came in {BODY_WAIT_S:g} s; send it again, faster"
+                f"less than {PACE_BYTES} bytes of the body came in {BODY_WAIT_S:g} s", "send it again, faster"
             ) from None
         finally:
             self._timer = None
@@ -180,7 +180,7 @@ class Request:
         if value is None:
             return -1
         if not value.isdigit() or len(value) > 18:
-            raise RequestError("Content-Length is no number of bytes; send one decimal number")
+            raise RequestError("Content-Length is no number of bytes", "send one decimal number")
         return int(value)
 
     def wait_s(self, cap_s: float) -> float:

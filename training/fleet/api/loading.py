@@ -131,7 +131,7 @@ class Loader:
         unchanged = self._unchanged()
         if unchanged is not None:
             if message.if_plan not in (None, unchanged.digest):
-                raise PreconditionError("the plan would be another one now: nothing is left to do; look at it again")
+                raise PreconditionError("the plan would be another one now: nothing is left to do", "look at it again")
             return unchanged
         loaded = child_load(self._path, in_force=self._kept(), schema_required=self._schema_required)
         data = _read(self._path)
@@ -209,7 +209,7 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ManifestError(f"cannot read {path} ({error}); check the path and its permissions") from error
+        raise ManifestError(f"cannot read {path} ({error})", "check the path and its permissions") from error
 
 
 def _keep(path: Path, data: bytes) -> None:

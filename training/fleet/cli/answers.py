@@ -34,8 +34,8 @@ def read(kind: type[T], document: Any) -> T:
         message: T = _message(kind, document, "the answer")
     except _MismatchError as fault:
         raise FleetError(
-            f"the receiver's answer cannot be read: {fault}; receiver and command are of unlike versions: "
-            "update the older one"
+            f"the receiver's answer cannot be read: {fault}",
+            "receiver and command are of unlike versions: update the older one",
         ) from None
     return message
 

@@ -90,7 +90,7 @@ def _storage(storage: Mapping[str, int]) -> list[str]:
 def _fault(fault: Any) -> str:
     if not isinstance(fault, dict):
         return str(fault)
-    tail = f"; {fault['hint']}" if fault.get("hint") else ""
+    tail = f"; {fault['remedy']}" if fault.get("remedy") else ""
     return f"{fault.get('place')}: found {fault.get('found')}, expected {fault.get('expected')}{tail}"
 
 
@@ -395,7 +395,7 @@ def findings(chore: wire.Chore) -> list[str]:
 
 
 def _found(item: wire.Finding) -> str:
-    return clean(f"{item.place}: found {item.found}, expected {item.expected}; {item.hint}")
+    return clean(f"{item.place}: found {item.found}, expected {item.expected}; {item.remedy}")
 
 
 def checked(chore: wire.Chore) -> str:

@@ -81,7 +81,9 @@ def document(answer: Answer) -> dict[str, Any]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise UnavailableError("the answer is not a receiver's; is the address right, does a proxy stand between?")
+        raise UnavailableError(
+            "the answer is not a receiver's", "check the address, and whether a proxy stands between"
+        )
     return found
 
 
@@ -96,11 +98,13 @@ def read(kind: type[T], answer: Answer) -> T:
     for item in dataclasses.fields(kind):  # type: ignore[arg-type]
         if item.name not in found:
             if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
-                raise UnavailableError(f"the receiver's answer lacks {item.name}; is it older than this worker?")
+                raise UnavailableError(
+                    f"the receiver's answer lacks {item.name}", "update the receiver if it is older than this worker"
+                )
             continue
         values[item.name] = found[item.name]
         if not isinstance(values[item.name], _TYPES.get(str(item.type), object)):
-            raise UnavailableError(f"the receiver's answer has a wrong {item.name}; expected {item.type}")
+            raise UnavailableError(f"the receiver's answer has a wrong {item.name}", expected=str(item.type))
     return kind(**values)
 
 
@@ -120,8 +124,9 @@ def refusal(answer: Answer, url: str) -> FleetError:
     """Return the error an answer of 300 and above stands for."""
     if answer.status < 400:
         return ConfigurationError(
-            f"{url} answered with a redirect ({answer.status}), which is not followed because it would carry the token "
-            "along; give the final address"
+            f"{url} answered with a redirect ({answer.status}), which is not followed because it would carry the "
+            "token along",
+            "give the final address",
         )
     try:
         problem = json.loads(answer.body)

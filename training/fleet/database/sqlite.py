@@ -523,7 +523,7 @@ def _prepare(connection: sqlite3.Connection, file: DatabaseFile, copies: Path) -
     except sqlite3.Error as error:
         raise _refusal(error, path) from error
     except OSError as error:
-        raise UnavailableError(f"the database {path} cannot be read ({error}); look at its disk") from error
+        raise UnavailableError(f"the database {path} cannot be read ({error})", "look at its disk") from error
     connection.row_factory = sqlite3.Row
 
 
@@ -549,7 +549,8 @@ def _check(connection: sqlite3.Connection, file: DatabaseFile) -> None:
     (verdict,) = connection.execute(_SQL["check_quickly"].text).fetchone()
     if verdict != "ok":
         raise ConfigurationError(
-            f"the database {file.path} is damaged ({verdict}); restore a backup, or move the file away to start afresh"
+            f"the database {file.path} is damaged ({verdict})",
+            "restore a backup, or move the file away to start afresh",
         )
     file.damaged = file.sums.differing()
     if file.damaged:
@@ -560,18 +561,18 @@ def _check(connection: sqlite3.Connection, file: DatabaseFile) -> None:
 
 def _not_opened(error: OSError, path: Path) -> FleetError:
     words = f"the database {path} cannot be opened ({error})"
-    return passing(error, f"{words}; look at its disk") or ConfigurationError(
-        f"{words}; check that its folder exists and may be written"
+    return passing(error, words, "look at its disk") or ConfigurationError(
+        words, "check that its folder exists and may be written"
     )
 
 
 def _refusal(error: sqlite3.Error, path: Path) -> FleetError:
     kind = _primary(error)
     if kind == sqlite3.SQLITE_BUSY:
-        return ConfigurationError(f"the database {path} is in use; stop the other receiver or give --db another file")
+        return ConfigurationError(f"the database {path} is in use", "stop the other receiver or give --db another file")
     if kind in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
         return ConfigurationError(
-            f"the file {path} is not a sound database ({error}); restore a backup, or move the file away"
+            f"the file {path} is not a sound database ({error})", "restore a backup, or move the file away"
         )
     return _unavailable(error)
 
@@ -582,7 +583,7 @@ def _explained(error: Exception) -> Exception:
         return error
     if isinstance(error, sqlite3.IntegrityError):
         _log.error("a change broke a rule of the database: %s", error, exc_info=error)
-        return FleetError(f"the queue refused to spoil itself ({error}); please report this")
+        return FleetError(f"the queue refused to spoil itself ({error})", "please report this")
     explained = _unavailable(error)
     explained.__cause__ = error
     return explained
@@ -591,15 +592,15 @@ def _explained(error: Exception) -> Exception:
 def _unavailable(error: sqlite3.Error) -> UnavailableError:
     if _primary(error) == sqlite3.SQLITE_FULL:
         return StorageFullError(
-            "the disk of the database is full; nothing was changed, make room and try again", retry_after_s=30.0
+            "the disk of the database is full; nothing was changed", "make room and try again", retry_after_s=30.0
         )
     return UnavailableError(
-        f"the database cannot be written ({error}); nothing was changed, look at its disk", retry_after_s=10.0
+        f"the database cannot be written ({error}); nothing was changed", "look at its disk", retry_after_s=10.0
     )
 
 
 def _no_copy(error: OSError) -> FleetError:
-    return UnavailableError(f"the database cannot be copied ({error}); nothing was changed, look at the disk")
+    return UnavailableError(f"the database cannot be copied ({error}); nothing was changed", "look at the disk")
 
 
 def _nothing(*_: object) -> None:
@@ -616,7 +617,7 @@ def _untrusted(error: sqlite3.Error) -> bool:
 
 
 def _closed() -> UnavailableError:
-    return UnavailableError("the receiver is stopping; try again in a moment", retry_after_s=5.0)
+    return UnavailableError("the receiver is stopping", "try again in a moment", retry_after_s=5.0)
 
 
 _SQL: Final = sql.statements("sqlite")

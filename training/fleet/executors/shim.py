@@ -311,6 +311,7 @@ def main(argv: list[str]) -> int:
         "max_rss_bytes": shim.max_rss_bytes,
         "duration_s": round(time.monotonic() - started, 3),
         "rest": rest,
+        "unstartable": bool(shim.error),
     }
     import json  # only now: it must not delay the trainer
 

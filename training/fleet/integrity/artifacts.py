@@ -125,8 +125,8 @@ def _check_one(reading: Reading, store: Path, row: Row, report: Report, hashing:
             report.find(place, found, f"{wanted} that hash to its name", LOST)
             _put_aside(store, path, row["sha256"], report, hashing.options)
         elif size != wanted:
-            hint = "the bundle is whole, its row is not: restore a backup" if digest else "run fsck without --no-hash"
-            report.find(_place(reading, row), f"{size} bytes", f"{wanted} bytes as its row says", hint)
+            remedy = "the bundle is whole, its row is not: restore a backup" if digest else "run fsck without --no-hash"
+            report.find(_place(reading, row), f"{size} bytes", f"{wanted} bytes as its row says", remedy)
             if digest:
                 report.lengths.append({name: row[name] for name in ("sha256", "model", "mode")} | {"size_bytes": size})
 
@@ -164,8 +164,9 @@ def _listing(folder: Path) -> Iterator[None]:
     except FileNotFoundError:
         return
     except OSError as error:
-        words = f"cannot look into {error.filename or folder} ({error.strerror}); look at its disk and run this again"
-        raise FleetError(words) from error
+        raise FleetError(
+            f"cannot look into {error.filename or folder} ({error.strerror})", "look at its disk and run this again"
+        ) from error
 
 
 def _files(store: Path) -> Iterator[Path]:

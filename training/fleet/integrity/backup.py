@@ -128,7 +128,7 @@ def _make_new(part: Path, final: Path) -> None:
         with contextlib.suppress(FileExistsError):
             part.mkdir(mode=0o750)
             return
-    raise ConflictError(f"there is a backup {final.name} already; ask again, or give another label")
+    raise ConflictError(f"there is a backup {final.name} already", "ask again, or give another label")
 
 
 def _made(source: Source, order: Order, part: Path, report: Report, progress: Progress) -> None:
@@ -153,8 +153,8 @@ def _remove_leftovers(root: Path) -> None:
 
 def _refused(root: Path, error: OSError) -> FleetError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageFullError(f"no room for a backup below {root} ({error}); nothing is left of it, make room")
-    return FleetError(f"cannot make a backup below {root} ({error}); look at --backup-root and its disk")
+        return StorageFullError(f"no room for a backup below {root} ({error}); nothing is left of it", "make room")
+    return FleetError(f"cannot make a backup below {root} ({error})", "look at --backup-root and its disk")
 
 
 def _fill(source: Source, order: Order, part: Path, report: Report, progress: Progress) -> None:
@@ -170,7 +170,7 @@ def _fill(source: Source, order: Order, part: Path, report: Report, progress: Pr
         try:
             files |= _parts(reading, order, part, report, progress)
         except UNREADABLE as error:
-            raise FleetError(f"the database is damaged ({error}); stop the receiver and run fsck") from error
+            raise FleetError(f"the database is damaged ({error})", "stop the receiver and run fsck") from error
     contents = {
         "format": FORMAT,
         "made_at": order.made_at,

@@ -72,8 +72,8 @@ class Enrolment(Lifecycle):
         row = tx.one("invite", digest=digest_of(message.code))
         if row is None:
             raise InviteRefusedError(
-                "the code is none that this receiver gave; check that it is whole, or ask for a new one: "
-                "cis490-jobs invite HOST"
+                "the code is none that this receiver gave",
+                "check that it is whole, or ask for a new one: cis490-jobs invite HOST",
             )
         self._demand_good(row, message.worker)
         if row["identity"] is not None:
@@ -83,20 +83,20 @@ class Enrolment(Lifecycle):
     def _demand_good(self, row: Row, worker: str) -> None:
         if row["worker"] != worker:
             raise ForbiddenError(
-                f"the code is not good for the host {worker}; give the name it was made for, or ask for a new one: "
-                f"cis490-jobs invite {worker}"
+                f"the code is not good for the host {worker}",
+                f"give the name it was made for, or ask for a new one: cis490-jobs invite {worker}",
             )
         if self.tick() >= row["expires_tick"] or self._now() >= row["expires_at"]:
             raise InviteRefusedError(
-                f"the code was good until {row['expires_at']}; ask for a new one: cis490-jobs invite {worker}"
+                f"the code was good until {row['expires_at']}", f"ask for a new one: cis490-jobs invite {worker}"
             )
 
     def _same_again(self, public_id: str, digest: str) -> Identity:
         identity = self.registry.get(public_id)
         if identity is None or identity.revoked_at is not None or identity.digest != digest:
             raise InviteRefusedError(
-                "the code was used already, and by another; if that was not you, revoke the worker: "
-                "cis490-jobs worker revoke NAME; then ask for a new code"
+                "the code was used already, and by another",
+                "if that was not you, revoke the worker: cis490-jobs worker revoke NAME; then ask for a new code",
             )
         return identity
 
@@ -165,8 +165,8 @@ class Enrolment(Lifecycle):
         if identity is None:
             old = self._newest(worker)
             raise ConflictError(
-                f"the worker {worker} was revoked at {old.revoked_at}, so there is nothing to rotate; enrol it anew: "
-                f"cis490-jobs invite {worker}"
+                f"the worker {worker} was revoked at {old.revoked_at}, so there is nothing to rotate",
+                f"enrol it again: cis490-jobs invite {worker}",
             )
         if not identity.rotate:
             identity = replace(identity, rotate=True)
@@ -185,8 +185,8 @@ class Enrolment(Lifecycle):
         if digest not in (identity.digest, identity.next_digest):
             if not identity.rotate:
                 raise ConflictError(
-                    f"nobody asked the worker {identity.worker} for a new key; expected that first: "
-                    f"cis490-jobs worker rotate {identity.worker}"
+                    f"nobody asked the worker {identity.worker} for a new key",
+                    expected=f"that first: cis490-jobs worker rotate {identity.worker}",
                 )
             self._change(tx, replace(identity, next_digest=digest))
         return wire.SecretTaken(public_id)
@@ -210,7 +210,7 @@ class Enrolment(Lifecycle):
     def _newest(self, worker: str) -> Identity:
         found = self.registry.newest(worker)
         if found is None:
-            raise NotFoundError(f"no worker {worker} ever enrolled; `cis490-jobs worker list` shows those that did")
+            raise NotFoundError(f"no worker {worker} ever enrolled", "`cis490-jobs worker list` shows those that did")
         return found
 
     def _change(self, tx: Transaction, new: Identity, *, at_once: bool = False) -> None:
@@ -322,7 +322,7 @@ def _before(cursor: str | None) -> int:
         return NEWEST
     place = cursor[1:19]
     if cursor[:1] != "e" or not (place.isascii() and place.isdecimal()):
-        raise InvalidMessageError(f"{cursor[:80]!r} is no cursor of this list; start again without one")
+        raise InvalidMessageError(f"{cursor[:80]!r} is no cursor of this list", "start again without one")
     return int(place)
 
 

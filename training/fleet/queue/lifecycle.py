@@ -70,8 +70,8 @@ class Lifecycle(Memory):
         policy = self.hosts.policy(worker)
         if policy is None:
             raise HostRefusedError(
-                f"the manifest does not admit the host {worker!r}: it has neither [hosts.{worker}] nor "
-                "[hosts.default]; add one of them and reload"
+                f"the manifest does not admit the host {worker!r}: it has neither [hosts.{worker}] nor [hosts.default]",
+                "add one of them and reload",
             )
         return policy
 
@@ -86,8 +86,8 @@ class Lifecycle(Memory):
     def _give_again(self, tx: Transaction, row: Row, message: wire.Claim) -> wire.Lease:
         if row["lease_id"] != row["given"]:
             raise ConflictError(
-                f"the claim {message.claim_id} was answered with a lease that is over ({row['outcome']}); "
-                "ask with a new claim_id"
+                f"the claim {message.claim_id} was answered with a lease that is over ({row['outcome']})",
+                "ask with a new claim_id",
             )
         self.leases.extend(row["given"])
         held = {live["lease_id"] for live in tx.all("leases_of", worker=message.worker)}
@@ -266,8 +266,8 @@ class Lifecycle(Memory):
         )
         if not changed:
             raise ArtifactMissingError(
-                f"the artifact {message.artifact} of {row['model']}/{row['mode']} is not stored; upload it, then "
-                "complete the job again"
+                f"the artifact {message.artifact} of {row['model']}/{row['mode']} is not stored",
+                "upload it, then complete the job again",
             )
         self._end_attempt(tx, row, "completed")
         why = f"a late result after {row['outcome']}, nobody else had begun" if row["outcome"] else ""
@@ -464,7 +464,7 @@ class Lifecycle(Memory):
         row = self._job_state(tx, job_id)
         status = row["status"]
         if status in ("completed", "failed"):
-            raise ConflictError(f"the job {job_id} is {status} already; only a job that waits or runs can be cancelled")
+            raise ConflictError(f"the job {job_id} is {status} already", expected="a job that waits or runs")
         if status == "pending":
             tx.run("cancel", seq=row["seq"], at=self._now())
             self._record(tx, row["seq"], actor, "cancel", "pending", "cancelled")
@@ -498,7 +498,7 @@ class Lifecycle(Memory):
         if status == "pending":
             return state_of(row)
         if status not in ("failed", "cancelled"):
-            raise ConflictError(f"the job {job_id} is {status}; only a failed or cancelled job can be requeued")
+            raise ConflictError(f"the job {job_id} is {status}", expected="a failed or cancelled job")
         needs = replace(self.hosts.requirement(row["requirement"]), over_vram_gib=0, over_ram_gib=0)
         number = self._requirement_id(tx, needs)
         tx.run("requeue", seq=row["seq"], requirement=number, tick=self.tick(), at=self._now())
@@ -521,7 +521,7 @@ class Lifecycle(Memory):
         """
         row = tx.one("lease", lease_id=lease_id)
         if row is None:
-            raise StaleLeaseError("no such lease; stop the trainer and claim again")
+            raise StaleLeaseError("no such lease", "stop the trainer and claim again")
         if row["outcome"] == "completed":
             _demand_result(row, sha256)
         elif not (_live(row) or _adoptable(row)):
@@ -558,7 +558,7 @@ class Lifecycle(Memory):
         row = tx.one("lease", lease_id=lease_id)
         if row is None or row["id"] != job_id:
             self._job_state(tx, job_id)
-            raise StaleLeaseError(f"the job {job_id} has no such lease; stop the trainer and claim again")
+            raise StaleLeaseError(f"the job {job_id} has no such lease", "stop the trainer and claim again")
         return row
 
 
@@ -586,8 +586,8 @@ def _adoptable(row: Row) -> bool:
 
 def _stale(row: Row) -> StaleLeaseError:
     return StaleLeaseError(
-        f"the lease of job {row['id']} is over ({row['outcome']} at {row['ended_at']}), the job is {row['status']}; "
-        "stop the trainer, nothing is accepted under it"
+        f"the lease of job {row['id']} is over ({row['outcome']} at {row['ended_at']}), the job is {row['status']}",
+        "stop the trainer: nothing is accepted under this lease",
     )
 
 

@@ -206,7 +206,7 @@ class Memory:
     def _job_state(self, tx: Transaction, job_id: str) -> Row:
         row = tx.one("job_state", id=job_id)
         if row is None:
-            raise NotFoundError(f"there is no job {job_id}; `cis490-jobs list` shows the jobs there are")
+            raise NotFoundError(f"there is no job {job_id}", "`cis490-jobs list` shows the jobs there are")
         return row
 
 

@@ -32,7 +32,7 @@ EXCESS: Final = 32
 
 def _unreadable() -> bytes:
     """Return the answer to bytes that are no request, as they go over the wire."""
-    answer = problem(RequestError("this is no request that can be read; send HTTP/1.1 with one sane head"))
+    answer = problem(RequestError("this is no request that can be read", "send HTTP/1.1 with one sane head"))
     answer.close = True
     lines = [b"HTTP/1.1 400 Bad Request", *(b": ".join(pair) for pair in answer.start()["headers"])]
     return b"\r\n".join([*lines, b"", answer.body])
@@ -43,7 +43,7 @@ UNREADABLE: Final = _unreadable()
 
 async def overloaded(_scope: Message, _receive: Receive, send: Send) -> None:
     """Answer a request on a connection for which there is no room."""
-    answer = problem(UnavailableError("the receiver has as many connections as it may; try again later"))
+    answer = problem(UnavailableError("the receiver has as many connections as it may", "try again later"))
     answer.close = True
     await send(answer.start())
     await send({"type": "http.response.body", "body": answer.body})

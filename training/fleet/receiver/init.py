@@ -50,8 +50,8 @@ def run_init(words: Sequence[str]) -> int:
             kit.make(name, f"{secrets.token_urlsafe(32)}\n".encode())
     except OSError as error:
         raise ConfigurationError(
-            f"cannot write {error.filename} ({error.strerror}); run init as who owns the receiver's files, or give "
-            "--folder another place"
+            f"cannot write {error.filename} ({error.strerror})",
+            "run init as who owns the receiver's files, or give --folder another place",
         ) from error
     digest = certificates.facts(authority.pem).fingerprint
     sys.stdout.write("\n".join([*kit.said, *_lines(folder, digest, held)]) + "\n")
@@ -153,7 +153,7 @@ class _Kit:
         demand_private(pair[1], key)
         if certificate.exists() != key.exists():
             there, missing = (certificate, key) if certificate.exists() else (key, certificate)
-            raise ConfigurationError(f"{there} is there and {missing} is not; bring it back, or move {there} away")
+            raise ConfigurationError(f"{there} is there and {missing} is not", f"bring it back, or move {there} away")
         return not key.exists()
 
     def keep(self, names: tuple[str, ...]) -> None:

@@ -86,7 +86,7 @@ def run_fsck(words: Sequence[str]) -> int:
     try:
         report = fsck(chosen["db"], _places(chosen), Options(not given["no_hash"], given["repair"], meter))
     except OSError as error:
-        raise FleetError(f"the check came to no end ({error}); look at the disk and run this again") from error
+        raise FleetError(f"the check came to no end ({error})", "look at the disk and run this again") from error
     meter.end()
     sys.stdout.write(json.dumps(report.document(), indent=2) + "\n" if given["json"] else "".join(_lines(report)))
     return EX_FAILURE if report.findings else 0

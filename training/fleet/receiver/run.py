@@ -132,8 +132,8 @@ def _open_database(path: Path, copies: Path) -> Sqlite:
         make_folder(path.parent)
     except OSError as error:
         words = f"cannot make the folder of db {path} ({error})"
-        refusal = passing(error, f"{words}; look at its disk")
-        raise refusal or ConfigurationError(f"{words}; give --db another place") from error
+        refusal = passing(error, words, "look at its disk")
+        raise refusal or ConfigurationError(words, "give --db another place") from error
     return Sqlite.open(path, copies)
 
 

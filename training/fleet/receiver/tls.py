@@ -169,14 +169,15 @@ def demand_fit(settings: Settings) -> None:
     """
     certificate, key, authority = (settings[name] for name in ("tls_certificate", "tls_key", "tls_ca"))
     if (certificate is None) != (key is None):
-        raise ConfigurationError("only one of tls_certificate and tls_key is set; expected both or neither")
+        raise ConfigurationError("only one of tls_certificate and tls_key is set", expected="both or neither")
     if settings["tls_ca_key"] is not None and authority is None:
-        raise ConfigurationError("tls_ca_key is set and tls_ca is not; set tls_ca to that authority's certificate")
+        raise ConfigurationError("tls_ca_key is set and tls_ca is not", "set tls_ca to that authority's certificate")
     asked, fronted = settings["tls_clients"] != "off", bool(settings["trusted_proxies"])
     if asked and not fronted and (certificate is None or authority is None):
         raise ConfigurationError(
-            f"tls_clients is {settings['tls_clients']}, which wants tls_certificate, tls_key and tls_ca, or a proxy in "
-            "trusted_proxies that checks the certificates; set them: cis490-trainer-receiver init makes the files"
+            f"tls_clients is {settings['tls_clients']}, which wants tls_certificate, tls_key and tls_ca, or a proxy "
+            "in trusted_proxies that checks the certificates",
+            "set them: cis490-trainer-receiver init makes the files",
         )
 
 
@@ -197,7 +198,7 @@ def _context(files: Files, *, ask_clients: bool) -> ssl.SSLContext:
 
 
 def _unusable(error: OSError) -> ConfigurationError:
-    return ConfigurationError(f"cannot use tls_certificate, tls_key and tls_ca ({error}); check the files")
+    return ConfigurationError(f"cannot use tls_certificate, tls_key and tls_ca ({error})", "check the files")
 
 
 def peer_of(transport: asyncio.Transport) -> Peer | None:
@@ -284,7 +285,7 @@ def issuer(settings: Settings) -> Issuer | None:
         from training.fleet.certificates import Authority
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            f"tls_ca_key needs the package {error.name}, which is not installed; {installing('tls')}"
+            f"tls_ca_key needs the package {error.name}, which is not installed", f"{installing('tls')}"
         ) from None
     return Issuer(Authority.read(settings["tls_ca"], settings["tls_ca_key"]))
 
@@ -306,5 +307,5 @@ def shown_authority(settings: Settings) -> tuple[str, str | None]:
         der = ssl.PEM_cert_to_DER_cert(text[begin : text.index(_END, begin) + len(_END)])
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=der)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        raise ConfigurationError(f"cannot use tls_ca {path} ({error}); expected a certificate in PEM") from error
+        raise ConfigurationError(f"cannot use tls_ca {path} ({error})", expected="a certificate in PEM") from error
     return ssl.DER_cert_to_PEM_cert(der), hashlib.sha256(der).hexdigest()

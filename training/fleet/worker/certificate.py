@@ -96,7 +96,9 @@ def together(answer: dict[str, object]) -> str:
     """
     text = f"{answer.get('certificate_pem', '')}{answer.get('key_pem', '')}"
     if not _PEM.search(text):
-        raise UnavailableError("the receiver's answer holds no certificate and key; is it older than this worker?")
+        raise UnavailableError(
+            "the receiver's answer holds no certificate and key", "update the receiver if it is older than this worker"
+        )
     return text
 
 

@@ -126,12 +126,12 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
 def _order(given: argparse.Namespace) -> Order:
     if not _HOST.fullmatch(given.host):
         raise ConfigurationError(
-            f"found the host name {given.host[:80]!a}; expected the one of the invite, of a-z, 0-9, dots, dashes and "
-            "underscores"
+            f"found the host name {given.host[:80]!a}",
+            expected="the one of the invite, of a-z, 0-9, dots, dashes and underscores",
         )
     fingerprint = given.ca_sha256 and given.ca_sha256.lower().replace(":", "")
     if fingerprint is not None and not re.fullmatch(r"[0-9a-f]{64}", fingerprint):
-        raise ConfigurationError("--ca-sha256 is no fingerprint; expected the 64 hex digits of the invite")
+        raise ConfigurationError("--ca-sha256 is no fingerprint", expected="the 64 hex digits of the invite")
     paths = (path.expanduser().absolute() for path in (given.ca_file, given.secret_file, given.settings_file))
     return Order(address(given.receiver).url, given.host, fingerprint, *paths)
 
@@ -201,7 +201,9 @@ def _settings(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigurationError(f"the settings {path} cannot be read ({error}); mend or remove the file") from None
+        raise ConfigurationError(
+            f"the settings {path} cannot be read ({error})", "correct or remove the file"
+        ) from None
 
 
 def _key(path: Path) -> str:
@@ -227,8 +229,9 @@ def _code(order: Order, environ: Mapping[str, str], stdin: TextIO) -> str:
         given = stdin.readline(256).strip()
     if not given:
         raise AuthenticationError(
-            f"this host has no secret that {order.receiver} takes for {order.host}, and no code came to get one; have "
-            f"an operator run `cis490-jobs invite {order.host}` and give the code on the standard input or in ${CODE}"
+            f"this host has no secret that {order.receiver} takes for {order.host}, and no code came to get one",
+            f"have an operator run `cis490-jobs invite {order.host}` and give the code on the standard input or in "
+            f"${CODE}",
         )
     return given
 
@@ -241,7 +244,9 @@ def _exchange(order: Order, ca_file: Path | None, code: str, key: str) -> dict[s
     finally:
         client.close()
     if not answer or answer.get("worker") != order.host or not FORM.fullmatch(secret_of(str(answer.get("id")), key)):
-        raise UnavailableError(f"{order.receiver} gave no answer to an enrolment; is it older than this worker?")
+        raise UnavailableError(
+            f"{order.receiver} gave no answer to an enrolment", "update the receiver if it is older than this worker"
+        )
     return answer
 
 
@@ -299,8 +304,8 @@ def _demanded(order: Order, text: str) -> bytes:
     if der is not None or not text:
         shown = f"shows a certificate authority with the fingerprint {fingerprint(text) or 'none'}; expected"
     raise ConfigurationError(
-        f"{order.receiver} {shown} {order.ca_sha256}; ask the operator for a new invite, and do not go on if it "
-        "differs again"
+        f"{order.receiver} {shown} {order.ca_sha256}",
+        "ask the operator for a new invite, and do not go on if it differs again",
     )
 
 
@@ -371,7 +376,9 @@ def _fetched(where: Address) -> str:
         answer = connection.getresponse()
         body = answer.read(MAX_CA_BYTES + 1)
     except (OSError, http.client.HTTPException) as error:
-        raise UnreachableError(f"no answer from {where.url} ({error}); is the receiver running?") from error
+        raise UnreachableError(
+            f"no answer from {where.url} ({error})", "start the receiver, or correct its address"
+        ) from error
     finally:
         connection.close()
     return body.decode("ascii", "replace") if answer.status == 200 else ""

@@ -52,6 +52,7 @@ class State:
         duration_s: Seconds the trainer ran.
         failure: The report that waits, None without one.
         why: Why it is over, for people.
+        cancelled: Whether it failed because the operator cancelled the job.
     """
 
     step: Step
@@ -65,6 +66,7 @@ class State:
     duration_s: float = 0.0
     failure: wire.Fail | None = None
     why: str = ""
+    cancelled: bool = False
 
 
 class RunFolder:

@@ -213,5 +213,5 @@ def _folders(found: Settings) -> dict[str, Path]:
         else:
             folders[name] = Path(folder).expanduser().absolute()
     if faults:
-        raise ConfigurationError("; ".join(map(str, faults)), faults=tuple(faults))
+        raise ConfigurationError("datasets are not given as they must be", faults=tuple(faults))
     return {DEFAULT_DATASET: next(iter(folders.values())), **folders} if folders else {}
