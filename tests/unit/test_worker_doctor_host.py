@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from training.fleet.capability import GIB, Capability, Gpu
+from training.fleet.capability import GIB, Capability, Gpu, Problem
 from training.fleet.worker import doctor
 from training.fleet.worker.options import options
 
@@ -52,7 +52,7 @@ def test_a_card_that_this_user_may_not_use_fails_with_the_groups_to_join(
 
 
 def test_a_driver_that_does_not_work_fails(tmp_path: Path) -> None:
-    broken = replace(BARE, problems=("GPU tool: nvidia-smi ended with status 9: no driver",))
+    broken = replace(BARE, problems=(Problem("GPU tool: nvidia-smi ended with status 9: no driver", "gpu"),))
     assert doctor.gpu(broken, tmp_path, tmp_path)[:2] == ("fail", "GPU tool: nvidia-smi ended with status 9: no driver")
 
 
@@ -72,7 +72,10 @@ def test_a_card_in_use_warns(tmp_path: Path) -> None:
         ({}, "ok", "torch 2.4 runs on it"),
         ({"cuda_usable": False, "torch_version": None}, "warn", "torch is not installed"),
         (
-            {"cuda_usable": False, "problems": ("torch is there but CUDA does not work: old driver",)},
+            {
+                "cuda_usable": False,
+                "problems": (Problem("torch is there but CUDA does not work: old driver", "torch"),),
+            },
             "fail",
             "torch is there but CUDA does not work: old driver",
         ),

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, Self
 
 from training.fleet import __version__, system
 from training.fleet.errors import ConfigurationError
@@ -32,10 +32,12 @@ PACKED: Final = _HOME.is_file()
 CHECKOUT: Final = _HOME.parent if PACKED else _HOME
 """Folder that holds the `training` package: the checkout, or where it is installed; or that of the single file."""
 MAX_PROBLEMS: Final = 16
+Part = Literal["gpu", "torch", "dataset"]
+"""What of a host a program asks the problems of."""
 BUSY_PART: Final = 0.5
 """Part of a card's memory that must be free, or it counts as in use by something else."""
 CROWDED_PART: Final = 0.25
-"""Part of a card's memory that others hold when running out of it is no word on the training's size."""
+"""If other programs hold more than this share of a card's memory, an out-of-memory error says nothing about the job."""
 _TOOL_TIMEOUT_S = 10.0
 _HOST_NAME = re.compile(r"[0-9a-z][0-9a-z._-]{0,62}")
 _CGROUP = Path("/sys/fs/cgroup")
@@ -75,6 +77,25 @@ class Gpu:
     def busy(self) -> bool:
         """Whether other programs hold so much of its memory that a training should not begin on it."""
         return self.free_vram_bytes < self.vram_bytes * BUSY_PART
+
+
+class Problem(str):
+    """A problem that detection found: a text for people, which goes over the wire, and what it is about.
+
+    Args:
+        text: For people.
+        about: Which part of the host, so that nobody has to look for words in the text; not sent over the wire.
+        name: Of the dataset, where it is about one.
+    """
+
+    about: Part | None
+    name: str
+
+    def __new__(cls, text: str, about: Part | None = None, name: str = "") -> Self:
+        """Make the text, and note beside it what it is about."""
+        made = super().__new__(cls, text)
+        made.about, made.name = about, name
+        return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +143,11 @@ class Capability:
     models: tuple[str, ...] | None = None
     datasets: dict[str, str] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+
+    def problems_of(self, about: Part, name: str = "") -> list[str]:
+        """Return the problems with one part of this host, as this process found them."""
+        found = (text for text in self.problems if isinstance(text, Problem) and text.about == about)
+        return [text for text in found if not name or text.name == name]
 
     @property
     def ram_gib(self) -> int:
@@ -173,7 +199,7 @@ def detect(
     gpus = _gpus(problems)
     torch_version, cuda_usable = _torch(problems, probe_timeout_s) if gpus else (_torch_version(), False)
     if gpus and torch_version is None:
-        problems.append("a CUDA card is there but torch is not, so CUDA counts as not usable")
+        problems.append(Problem("a CUDA card is there but torch is not, so CUDA counts as not usable", "torch"))
     home = trainer_dir if PACKED and trainer_dir is not None else CHECKOUT
     revision, dirty = _revision(home, problems)
     contract, models = _asked_trainer(home, problems) if PACKED else _own_trainer(problems)
@@ -207,8 +233,8 @@ def refresh(capability: Capability, work_dir: Path, datasets: Datasets) -> Capab
 
     Problems of the first detection stay; those of datasets and found GPUs are as of now.
     """
-    passing = ("dataset ", "GPU ") if capability.gpus else ("dataset ",)
-    lasting = [text for text in capability.problems if not text.startswith(passing)]
+    looked_at = ("dataset", "gpu") if capability.gpus else ("dataset",)
+    lasting = [text for text in capability.problems if not (isinstance(text, Problem) and text.about in looked_at)]
     problems: list[str] = []
     gpus = _gpus(problems) if capability.gpus else ()
     held = _digests(datasets, problems)
@@ -326,7 +352,11 @@ def _gpus(problems: list[str]) -> tuple[Gpu, ...]:
         try:
             return _nvml_gpus(importlib.import_module("pynvml"))
         except Exception as error:  # noqa: BLE001 - a binding without a driver raises its own classes
-            problems.append(f"GPU library: NVML does not work ({_brief(error)}); the nvidia-smi tool was asked instead")
+            problems.append(
+                Problem(
+                    f"GPU library: NVML does not work ({_brief(error)}); the nvidia-smi tool was asked instead", "gpu"
+                )
+            )
     return _tool_gpus(problems)
 
 
@@ -351,7 +381,9 @@ def _note_busy(gpus: Sequence[Gpu], problems: list[str]) -> None:
     for gpu in gpus:
         if gpu.busy:
             free_gib, all_gib = gpu.free_vram_bytes / GIB, gpu.vram_bytes / GIB
-            problems.append(f"GPU {gpu.name} is in use: {free_gib:.1f} of {all_gib:.1f} GiB free; see nvidia-smi")
+            problems.append(
+                Problem(f"GPU {gpu.name} is in use: {free_gib:.1f} of {all_gib:.1f} GiB free; see nvidia-smi", "gpu")
+            )
 
 
 def _decoded(text: Any) -> str:
@@ -365,7 +397,7 @@ def _tool_gpus(problems: list[str]) -> tuple[Gpu, ...]:
     command = [tool, f"--query-gpu={_GPU_FIELDS}", "--format=csv,noheader,nounits"]
     status, out = _child(command, _TOOL_TIMEOUT_S)
     if status != 0:
-        problems.append(f"GPU tool: nvidia-smi {_ending(status, _TOOL_TIMEOUT_S)}: {_last_line(out)}")
+        problems.append(Problem(f"GPU tool: nvidia-smi {_ending(status, _TOOL_TIMEOUT_S)}: {_last_line(out)}", "gpu"))
         return ()
     cards = [_tool_gpu(line, problems) for line in out.splitlines() if line.strip()]
     return tuple(card for card in cards if card is not None)
@@ -374,16 +406,21 @@ def _tool_gpus(problems: list[str]) -> tuple[Gpu, ...]:
 def _tool_gpu(line: str, problems: list[str]) -> Gpu | None:
     cells = [cell.strip() for cell in line.split(",")]
     if len(cells) != 5 or not cells[1].startswith("GPU-"):
-        problems.append(f"GPU tool: nvidia-smi printed {line[:80]!r}; expected {_GPU_FIELDS}")
+        problems.append(Problem(f"GPU tool: nvidia-smi printed {line[:80]!r}; expected {_GPU_FIELDS}", "gpu"))
         return None
     sizes = [int(cell) * 2**20 if cell.isdigit() else 0 for cell in cells[2:4]]
     if not sizes[0]:
-        problems.append(f"GPU memory of {cells[0]} is unknown ({cells[2][:40]!r}); declare vram_gib in the manifest")
+        problems.append(
+            Problem(f"GPU memory of {cells[0]} is unknown ({cells[2][:40]!r}); declare vram_gib in the manifest", "gpu")
+        )
     return Gpu(cells[0], cells[1], sizes[0], sizes[1], cells[4])
 
 
 def _torch_version() -> str | None:
-    """Return the version of torch by its papers: loading it takes seconds, and only a card is worth them."""
+    """Return torch's version from its package metadata.
+
+    Importing torch takes seconds, so that is done only where there is a card.
+    """
     from importlib.metadata import PackageNotFoundError, version  # an idle worker does not carry it
 
     try:
@@ -404,9 +441,11 @@ def _torch(problems: list[str], timeout_s: float) -> tuple[str | None, bool]:
     except (ValueError, TypeError):
         version, usable, problem = None, False, "rubbish on its output"
     if status != 0 or version is None:
-        problems.append(f"the probe of torch {_ending(status, timeout_s)}: {problem or _last_line(out)}")
+        problems.append(
+            Problem(f"the probe of torch {_ending(status, timeout_s)}: {problem or _last_line(out)}", "torch")
+        )
     elif problem:
-        problems.append(f"torch is there but CUDA does not work: {problem}")
+        problems.append(Problem(f"torch is there but CUDA does not work: {problem}", "torch"))
     return version, usable is True and status == 0
 
 
@@ -467,7 +506,7 @@ def _digests(datasets: Datasets, problems: list[str]) -> dict[str, str]:
         try:
             found[name] = dataset_digest(folder, datasets.cache)
         except DatasetError as error:
-            problems.append(f"dataset {name} is left out: {_brief(error)}")
+            problems.append(Problem(f"dataset {name} is left out: {_brief(error)}", "dataset", name))
     return found
 
 

@@ -179,7 +179,7 @@ def gpu(found: Capability, devices: Path = _DEVICES, bus: Path = _BUS) -> Seen:
     """Check that the cards of this host can be seen in this session."""
     if found.gpus:
         return _seen(found)
-    broken = [text for text in found.problems if text.startswith("GPU")]
+    broken = found.problems_of("gpu")
     closed = [path for path in sorted(devices.glob("nvidia[0-9]*")) if not os.access(path, os.R_OK | os.W_OK)]
     if closed:
         user = getpass.getuser()
@@ -227,8 +227,10 @@ def cuda(found: Capability) -> Seen:
         return ok(f"torch {found.torch_version} runs on it")
     if found.torch_version is None:
         return warn("torch is not installed, so the card is not used", "install the extra [torch] of this package")
-    why = next((text for text in found.problems if "torch" in text), "torch cannot use the card")
-    return fail(why, "install a build of torch for the driver's CUDA version; nvidia-smi shows that version")
+    return fail(
+        next(iter(found.problems_of("torch")), "torch cannot use the card"),
+        "install a build of torch for the driver's CUDA version; nvidia-smi shows that version",
+    )
 
 
 # ---- trainer and data -----------------------------------------------------------------------------------------------

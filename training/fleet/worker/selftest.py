@@ -160,7 +160,7 @@ def dataset(name: str, found: Capability) -> Seen:
     digest = found.datasets.get(name)
     if digest is not None:
         return ok(f"{name} is valid, {digest[:19]}…")
-    said = [text for text in found.problems if text.startswith(f"dataset {name} ")]
+    said = found.problems_of("dataset", name)
     remedy = f"correct --dataset {name}=FOLDER, or bring its files back"
     return fail(said[0] if said else f"{name} cannot be read", remedy)
 
