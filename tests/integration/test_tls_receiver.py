@@ -21,9 +21,10 @@ from tls_doors import direct
 from tls_site import Site
 
 from training.fleet import receiver, settings
-from training.fleet.certificates import DAY_S, facts, write_new
+from training.fleet.certificates import DAY_S, facts
 from training.fleet.client import Client
 from training.fleet.errors import AuthenticationError
+from training.fleet.files import write_new
 from training.fleet.receiver import init as making
 from training.fleet.receiver import options
 from training.fleet.receiver.operators import credentials_of

@@ -28,10 +28,11 @@ from crash_scenes import Scene
 from crash_trace import Step
 
 from training.fleet.database import upkeep
-from training.fleet.database.pages import make_folder, sums_path
+from training.fleet.database.pages import sums_path
 from training.fleet.database.sqlite import _prepare
 from training.fleet.database.upkeep import DatabaseFile
 from training.fleet.errors import FleetError
+from training.fleet.files import make_folder
 from training.fleet.integrity.artifacts import Options, Places
 from training.fleet.integrity.fsck import fsck
 from training.fleet.integrity.restore import Target, restore

@@ -707,7 +707,7 @@ def test_a_host_that_cannot_be_looked_at_ends_the_worker(site: Site) -> None:
 
 
 def test_a_question_that_cannot_be_written_down_is_asked_all_the_same(site: Site, stub: StubReceiver) -> None:
-    (site.work / "claim.new").mkdir(parents=True)
+    (site.work / "claim.part").mkdir(parents=True)
     stub.offer(lease("good"))
     assert site.worker().serve_once(1) == "completed"
     site.says("the next question could not be written down")

@@ -25,6 +25,7 @@ from typing import BinaryIO, Final, Protocol
 
 from training.fleet import system
 from training.fleet.errors import TrainerError
+from training.fleet.files import whole
 
 MAX_FILES: Final = 10_000
 MAX_DEPTH: Final = 16
@@ -75,21 +76,12 @@ def pack(folder: Path, target: Path) -> Packed:
             written (`host_fault`).
     """
     folder = system.long_path(folder)
-    part = target.with_name(f"{target.name}.part")
     try:
         members = _members(folder)
-        with part.open("wb", buffering=0) as out:
-            packed = _write(members, out)
-            os.fsync(out.fileno())
-        system.replace(part, target)
-        system.sync_folder(target.parent)
+        with whole(target) as out:
+            return _write(members, out)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise _refused(folder, error) from error
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    return packed
 
 
 def _refused(folder: Path, error: OSError) -> TrainerError:

@@ -14,7 +14,6 @@ import contextlib
 import datetime
 import hashlib
 import ipaddress
-import os
 import re
 import secrets
 from collections.abc import Iterable
@@ -284,47 +283,3 @@ def signed_by(pem: bytes, authority: Authority) -> bool:
     except Exception:  # noqa: BLE001 - whatever is wrong with it, it is not that authority's
         return False
     return True
-
-
-def write_new(path: Path, data: bytes) -> None:
-    """Write a file that only its owner can read; it appears whole.
-
-    Raises:
-        FileExistsError: Something is there already; it is left as it is.
-    """
-    temporary = _written_aside(path, data)
-    try:
-        # A rename would overwrite; a link fails when there is something.
-        os.link(temporary, path)
-    finally:
-        temporary.unlink()
-    _sync_folder(path.parent)
-
-
-def replace(path: Path, data: bytes) -> None:
-    """Put new content into a file; readers see the old or the new one, whole."""
-    temporary = _written_aside(path, data)
-    try:
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink()
-        raise
-    _sync_folder(path.parent)
-
-
-def _written_aside(path: Path, data: bytes) -> Path:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "wb") as file:  # noqa: PTH123 - of a descriptor
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return temporary
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -26,6 +26,7 @@ MODULES: Final = (
     "training/fleet/capability.py",
     "training/fleet/checks.py",
     "training/fleet/errors.py",
+    "training/fleet/files.py",
     "training/fleet/jobs.py",
     "training/fleet/service.py",
     "training/fleet/settings.py",

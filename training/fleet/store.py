@@ -22,7 +22,6 @@ from typing import BinaryIO, Final
 
 from training.fleet.blobs.folder import Data, Folder, Part
 from training.fleet.database import Row
-from training.fleet.database.pages import sync_folder
 from training.fleet.errors import (
     ConfigurationError,
     DigestMismatchError,
@@ -32,6 +31,7 @@ from training.fleet.errors import (
     TooLargeError,
     passing,
 )
+from training.fleet.files import sync_folder, whole
 from training.fleet.jobs import MODES
 
 BUNDLE: Final = "bundle.tar.zst"
@@ -372,18 +372,9 @@ class _Index:
             return True
 
     def _replace(self, old: BinaryIO, good: int, line: bytes, rest: Iterable[bytes]) -> None:
-        part = self._path.with_name(f"{self._path.name}.part")
-        try:
-            with part.open("wb") as new:
-                old.seek(0)
-                while good:
-                    good -= new.write(old.read(min(good, _CHUNK_BYTES)))
-                new.write(line)
-                new.writelines(rest)
-                new.flush()
-                os.fsync(new.fileno())
-            part.replace(self._path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
-            raise
+        with whole(self._path) as new:
+            old.seek(0)
+            while good:
+                good -= new.write(old.read(min(good, _CHUNK_BYTES)))
+            new.write(line)
+            new.writelines(rest)

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-import os
 import tempfile
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +26,7 @@ from training.fleet.errors import (
     PreconditionError,
     UnavailableError,
 )
+from training.fleet.files import write_whole
 from training.fleet.jobs import Trainer
 from training.fleet.manifest import MAX_MANIFEST_BYTES, InForce, Loaded, child_load
 from training.fleet.queue import Queue
@@ -193,7 +193,10 @@ class Loader:
 
 
 def _unusable(error: FleetError) -> FleetError:
-    """Return what ends a first start: after a trouble of the disk another start may do, after a wrong file none."""
+    """Return the error that ends a first start.
+
+    The service manager may repeat a start that the disk refused, but not one with a faulty manifest.
+    """
     if isinstance(error, ConfigurationError):
         return error
     ends = UnavailableError if isinstance(error, UnavailableError) else ConfigurationError
@@ -214,14 +217,7 @@ def _read(path: Path) -> bytes:
 
 def _keep(path: Path, data: bytes) -> None:
     """Write a file whole. A copy that cannot be written costs a comparison later, nothing else."""
-    part = path.with_name(path.name + ".part")
     try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        write_whole(path, data)
     except OSError as error:
         _log.warning("the applied manifest was not kept", extra={"data": {"reason": str(error)}})
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)

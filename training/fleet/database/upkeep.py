@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Final
 
 from training.fleet import sql
-from training.fleet.database.pages import PageSums, log_path, make_folder, sums_path, sync_folder, unused
+from training.fleet.database.pages import PageSums, log_path, sums_path
 from training.fleet.errors import ConfigurationError, passing
+from training.fleet.files import make_folder, sync_folder, unused
 
 CHECKPOINT_CHANGES: Final = 4000
 """Rows changed between two checkpoints at most."""

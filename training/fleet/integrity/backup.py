@@ -20,9 +20,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from training.fleet.database.pages import make_folder, sync_folder
 from training.fleet.database.reading import Reading, of_copy
 from training.fleet.errors import ConflictError, FleetError, StorageFullError
+from training.fleet.files import make_folder, sync_folder
 from training.fleet.integrity.artifacts import LOST, Places, artifact_rows, index_lines
 from training.fleet.integrity.records import MAX_LISTED, RESTORE
 from training.fleet.integrity.report import UNREADABLE, Progress, Report, ignore

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from training.fleet.database.pages import log_path, make_folder, sums_path, sync_folder, unused
+from training.fleet.database.pages import log_path, sums_path
 from training.fleet.database.reading import NEWEST_SCHEMA, held, of_copy
 from training.fleet.errors import ConfigurationError, Fault, FleetError
+from training.fleet.files import make_folder, sync_folder, unused
 from training.fleet.integrity.artifacts import Places, artifact_rows
 from training.fleet.integrity.backup import (
     CONTENTS,

@@ -19,6 +19,7 @@ from typing import Final
 from training.fleet import certificates
 from training.fleet.certificates import Authority, Facts
 from training.fleet.errors import ConfigurationError
+from training.fleet.files import replace_shared, write_new
 from training.fleet.settings import demand_private, state_folder
 
 AUTHORITY: Final = ("ca.pem", "ca.key")
@@ -167,14 +168,14 @@ class _Kit:
         if path.exists():
             self.keep((name,))
             return
-        certificates.write_new(path, content)
+        write_new(path, content)
         _give(path, self.folder)
         self.said.append(f"# made {path}")
 
     def renew(self, name: str, content: bytes) -> None:
         """Write a file anew."""
         path = self.folder / name
-        certificates.replace(path, content)
+        replace_shared(path, content)
         _give(path, self.folder)
         self.said.append(f"# renewed {path}")
 

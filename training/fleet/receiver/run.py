@@ -34,9 +34,9 @@ from training.fleet.auth import Credentials, Sessions, is_loopback
 from training.fleet.auth.sessions import SILENT_S
 from training.fleet.blobs.folder import Folder
 from training.fleet.database import Row
-from training.fleet.database.pages import make_folder
 from training.fleet.database.sqlite import Sqlite
 from training.fleet.errors import EX_FAILURE, ConfigurationError, FleetError, passing
+from training.fleet.files import make_folder
 from training.fleet.integrity.artifacts import Places
 from training.fleet.jobs import Terms
 from training.fleet.locks import file_held, folders_held

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from training.fleet.auth import Peer, peers
 from training.fleet.errors import ConfigurationError, FleetError
+from training.fleet.files import replace_shared
 from training.fleet.settings import Settings, demand_private
 from training.fleet.wire import RENEW_AT, Material
 from training.needs import installing
@@ -125,7 +126,7 @@ class Tls:
         if not certificates.signed_by(pem, authority):
             return
         pair = authority.server(held.names, now, key_pem=self._files.key.read_bytes())
-        certificates.replace(self._files.certificate, pair.certificate_pem)
+        replace_shared(self._files.certificate, pair.certificate_pem)
         _log.info("certificate issued anew", extra={"data": {"sha256": pair.fingerprint}})
 
     def _stamp(self) -> tuple[tuple[int, int, int], ...]:
@@ -149,7 +150,7 @@ def make(settings: Settings) -> Tls | None:
 
 
 def judge(settings: Settings) -> None:
-    """Refuse settings about TLS that do not go together, keys that others can read, and an authority that is none.
+    """Refuse settings about TLS that contradict each other, keys readable by other users, and a CA file without a CA.
 
     Raises:
         ConfigurationError: Something is wrong.

@@ -29,7 +29,6 @@ if sys.platform == "win32":
         ram_bytes,
         replace,
         state_folder,
-        sync_folder,
         unlink,
         user,
     )
@@ -56,7 +55,6 @@ else:
         ram_bytes,
         replace,
         state_folder,
-        sync_folder,
         unlink,
         user,
     )
@@ -83,7 +81,6 @@ __all__ = [
     "ram_bytes",
     "replace",
     "state_folder",
-    "sync_folder",
     "unlink",
     "user",
 ]

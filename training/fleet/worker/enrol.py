@@ -36,9 +36,10 @@ from training.fleet.errors import (
     UnavailableError,
     UnreachableError,
 )
+from training.fleet.files import write_whole
 from training.fleet.settings import secret, state_folder
 from training.fleet.worker.certificate import together
-from training.fleet.worker.identity import FORM, show_secret, visit, write_private
+from training.fleet.worker.identity import FORM, show_secret, visit
 from training.fleet.worker.options import SECRET, settings_path
 from training.fleet.worker.work_folder import demand_own_way, make_private
 
@@ -213,7 +214,7 @@ def _key(path: Path) -> str:
         if _KEY.fullmatch(found):
             return found
     made = new_key()
-    write_private(path, f"{made}\n")
+    write_whole(path, f"{made}\n".encode(), private=True)
     return made
 
 
@@ -252,7 +253,7 @@ def _exchange(order: Order, ca_file: Path | None, code: str, key: str) -> dict[s
 
 def _keep(order: Order, own: str, ca_file: Path | None, certificate: str) -> None:
     """Write the secret and the certificate, then the settings that name them."""
-    write_private(order.secret_file, f"{own}\n")
+    write_whole(order.secret_file, f"{own}\n".encode(), private=True)
     kept = {"receiver": order.receiver, "name": order.host, "worker_secret_file": str(order.secret_file)}
     if ca_file is not None:
         kept["ca_file"] = str(ca_file)
@@ -262,10 +263,11 @@ def _keep(order: Order, own: str, ca_file: Path | None, certificate: str) -> Non
         whole.pop(name, None)
     if certificate:
         path = order.secret_file.with_name("worker.pem")
-        write_private(path, certificate)
+        write_whole(path, certificate.encode(), private=True)
         whole["client_certificate"] = str(path)
     lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in whole.items()]
-    write_private(order.settings_file, "\n".join(["# Written by `cis490-training-worker enrol`.", *lines, ""]))
+    text = "\n".join(["# Written by `cis490-training-worker enrol`.", *lines, ""])
+    write_whole(order.settings_file, text.encode(), private=True)
 
 
 # ---- whom to trust --------------------------------------------------------------------------------------------------
@@ -291,7 +293,7 @@ def _trusted(order: Order) -> Path | None:
     # Written again from the bytes that were hashed, because TLS trusts whatever else stands in the file.
     pem = ssl.DER_cert_to_PEM_cert(der)
     if pem != held:
-        write_private(order.ca_file, pem)
+        write_whole(order.ca_file, pem.encode(), private=True)
     return order.ca_file
 
 

@@ -18,12 +18,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from training.fleet import system, wire
+from training.fleet.files import sync_folder, write_whole
 from training.fleet.worker.files import delete_tree, has_files, open_regular
 from training.fleet.worker.progress import Metrics
 from training.fleet.worker.verdict import Failure
@@ -97,7 +97,7 @@ class RunFolder:
                 folder.mkdir(mode=0o700, parents=True)
             new.save(state)
             system.replace(new.path, self.path)
-            system.sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
         except OSError:
             new.remove()
             self.remove()
@@ -105,7 +105,7 @@ class RunFolder:
 
     def save(self, state: State) -> None:
         """Write the state, whole and synced."""
-        write_whole(self._state, json.dumps({"v": 1, **dataclasses.asdict(state)}))
+        write_whole(self._state, json.dumps({"v": 1, **dataclasses.asdict(state)}).encode())
 
     def load(self) -> State | None:
         """Return the state, None when there is none that can be read."""
@@ -165,14 +165,3 @@ def read_object(path: Path, max_bytes: int = _MAX_JSON_BYTES) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         found = None
     return found if isinstance(found, dict) else {}
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Make a file appear whole or not at all, and last over a power cut."""
-    temporary = path.with_name(path.name + ".new")
-    with temporary.open("w", encoding="utf-8", newline="\n") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    system.replace(temporary, path)
-    system.sync_folder(path.parent)

@@ -22,9 +22,10 @@ from training.fleet import wire
 from training.fleet.capability import Capability, refresh
 from training.fleet.client import Client
 from training.fleet.errors import ConflictError, FleetError, UnavailableError, UpgradeRequiredError
+from training.fleet.files import write_whole
 from training.fleet.worker.ages import Ages
 from training.fleet.worker.attempt import Attempt, Outcome, Place
-from training.fleet.worker.folder import RunFolder, State, unfinished, write_whole
+from training.fleet.worker.folder import RunFolder, State, unfinished
 from training.fleet.worker.journal import Journal
 from training.fleet.worker.options import Options
 from training.fleet.worker.resume import ResumeFolders
@@ -268,7 +269,7 @@ class Worker:
         """Make the name of the next question, and put it on disk before it is asked."""
         self._claim_id, self._inherited = _new_id(), False
         try:
-            write_whole(self._question, self._claim_id)
+            write_whole(self._question, self._claim_id.encode())
         except OSError as error:
             self._journal.note_once("the next question could not be written down", why=error.strerror)
 
