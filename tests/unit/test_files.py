@@ -92,11 +92,21 @@ def test_a_private_file_takes_the_place_of_an_open_one_and_of_its_own_leftovers(
     assert names(tmp_path) == ["file"]
 
 
-def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("private", [False, True])
+def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(tmp_path: Path, private: bool) -> None:
     (tmp_path / "other").write_text("keep")
     (tmp_path / "x.part").symlink_to("other")
+    with contextlib.suppress(OSError):
+        write_whole(tmp_path / "x", b"new", private=private)
+    assert (tmp_path / "other").read_text() == "keep"
+    write_whole(tmp_path / "x", b"new", private=private)
+    assert names(tmp_path) in (["other", "x"], ["x", "other"])
+
+
+def test_what_a_killed_program_left_is_written_over(tmp_path: Path) -> None:
+    (tmp_path / "x.part").write_text("a long half of a file")
     write_whole(tmp_path / "x", b"new")
-    assert ((tmp_path / "other").read_text(), (tmp_path / "x").read_text()) == ("keep", "new")
+    assert ((tmp_path / "x").read_text(), names(tmp_path)) == ("new", ["x"])
 
 
 def test_a_new_file_is_never_written_over_another(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import BinaryIO, Final
 
 from training.fleet import system
 
-_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | sum(getattr(os, name, 0) for name in ("O_BINARY", "O_CLOEXEC"))
+_WRITE: Final = os.O_WRONLY | os.O_CREAT | sum(getattr(os, name, 0) for name in ("O_BINARY", "O_CLOEXEC", "O_NOFOLLOW"))
 
 
 def write_whole(path: Path, data: bytes, *, private: bool = False) -> None:
@@ -50,7 +50,8 @@ def whole(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
         OSError: The disk refuses. What was there before is still there.
     """
     part = path.with_name(f"{path.name}.part")
-    part.unlink(missing_ok=True)
+    if private:
+        part.unlink(missing_ok=True)  # somebody could have it open, or it could be open to everybody
     try:
         with _written(part, private=private) as file:
             yield file
@@ -94,8 +95,9 @@ def _aside(path: Path, data: bytes) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _written(part: Path, *, private: bool) -> Iterator[BinaryIO]:
-    """Open a new file, and sync it when the block ends."""
-    descriptor = os.open(part, _NEW, 0o600 if private else 0o666)
+    """Open a temporary file, a private one only if nothing is there, and sync it when the block ends."""
+    flags, rights = (os.O_EXCL, 0o600) if private else (os.O_TRUNC, 0o666)
+    descriptor = os.open(part, _WRITE | flags, rights)
     with os.fdopen(descriptor, "wb") as file:
         if private:
             system.private(part)
