@@ -22,6 +22,7 @@ from training.dataset import DECLARATION, Dataset, DatasetError, dataset_digest,
 from training.trainer.data import Columns, Telemetry, read_rows
 from training.trainer.datasets.declaration import declaration_text
 from training.trainer.faults import SpecError
+from training.trainer.files import sync
 from training.trainer.splits import final_fold, folds_of
 from training.trainer.windows import window_set
 
@@ -96,7 +97,7 @@ def write_folder(source: Source, out: Path) -> Imported:
         facts |= {"rows": rows, "hosts": len(telemetry.hosts), "positives": positives}
         _declare(partial, source, facts)
         for name in (DECLARATION, source.dataset.file):
-            _sync(partial / name)
+            sync(partial / name)
         digest = dataset_digest(partial)
         unusable = dict(_unusable(dataset, telemetry))
     return Imported(out, digest, dataset, rows, len(telemetry.hosts), positives, unusable)
@@ -173,8 +174,3 @@ def _unusable(dataset: Dataset, telemetry: Telemetry) -> Iterator[tuple[str, str
                 final_fold(windows, ["*"], _SEED)
         except SpecError as fault:
             yield recipe, str(fault)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb+") as stream:
-        os.fsync(stream.fileno())
