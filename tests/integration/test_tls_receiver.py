@@ -96,7 +96,7 @@ def test_init_again_keeps_every_file_and_says_so(tmp_path: Path, capsys: pytest.
     said = capsys.readouterr().out
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert said.count("# kept ") == 6
-    assert "does not name other.lab; --renew issues it anew" in said
+    assert "does not name other.lab; --renew issues it again" in said
 
 
 def test_renewing_keeps_the_key_and_takes_new_names(tmp_path: Path) -> None:

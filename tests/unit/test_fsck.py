@@ -179,7 +179,7 @@ def test_an_index_that_is_wrong_is_found_and_repaired(site: Site, spoil: Any, li
     site.places.index.write_text(spoil(right))
     assert places(site.fsck()) == [f"{site.places.index}, line {line}"]
     report = site.fsck(repair=True)
-    assert (len(report.findings), report.repaired) == (1, [f"{site.places.index}: written anew from the database"])
+    assert (len(report.findings), report.repaired) == (1, [f"{site.places.index}: written again from the database"])
     assert site.places.index.read_text() == right
     assert site.fsck().findings == []
 

@@ -69,7 +69,7 @@ def test_a_repair_says_what_it_did_and_exits_1_once(site: Site, capsys: pytest.C
     site.places.index.unlink()
     status, out, _ = run(capsys, "fsck", "--repair", *flags(site.folder))
     assert status == 1
-    assert f"repaired: {site.places.index}: written anew from the database\n" in out
+    assert f"repaired: {site.places.index}: written again from the database\n" in out
     assert run(capsys, "fsck", "--repair", *flags(site.folder))[0] == 0
 
 

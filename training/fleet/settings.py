@@ -214,7 +214,7 @@ def _document(path: Path, table: tuple[Setting, ...], faults: list[Fault]) -> di
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        faults.append(Fault(str(path), _shown(str(error)), "a readable TOML file", "mend it or leave out --config"))
+        faults.append(Fault(str(path), _shown(str(error)), "a readable TOML file", "correct it or leave out --config"))
         return {}
     names = [setting.name for setting in table]
     for key in document.keys() - set(names):

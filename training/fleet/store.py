@@ -334,7 +334,7 @@ class _Index:
                 with self._path.open("ab", buffering=0) as file:
                     self._add(file)
             except OSError as error:
-                _log.warning("index not written, it is made anew at the next start: %s", error)
+                _log.warning("index not written, it is made again at the next start: %s", error)
 
     def _add(self, file: BinaryIO) -> None:
         before = file.seek(0, os.SEEK_END)

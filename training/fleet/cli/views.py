@@ -355,7 +355,7 @@ def invite_notes(made: wire.Invite, receiver: str) -> list[str]:
         f"One of these, run on {clean(made.worker)}, enrols it; the code is good once, until {moment(made.expires_at)}:"
     ]
     if made.replaces:
-        notes.append(f"{clean(made.worker)} is enrolled already; enrolling anew takes its present secret back.")
+        notes.append(f"{clean(made.worker)} is enrolled already; enrolling it again takes its present secret back.")
     if receiver.startswith("http://"):
         notes.append("The address is good on this machine alone; from elsewhere name the receiver's https address.")
     return notes

@@ -22,7 +22,7 @@ from training.fleet.store import BUNDLE, QUARANTINE, bundle_path, index_line, in
 
 LOST: Final = (
     "copy the bundle back from a backup (BACKUP/store has the same folders) and run fsck again; without one the result "
-    "is lost: the job stays completed, so train it anew as a new job with another seed"
+    "is lost: the job stays completed, so train it again as a new job with another seed"
 )
 _FOLDER: Final = re.compile(r"(?P<model>[0-9A-Za-z][0-9A-Za-z_.-]{0,63})_(?P<mode>realistic|oracle)")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
@@ -215,7 +215,7 @@ def check_index(reading: Reading, index: Path, report: Report, *, surplus: bool 
             f"{index}, line {number}",
             "another line than the database says",
             "one line for each artifact in the order of the database",
-            "nothing is lost: the next start of the receiver writes it anew, and so does fsck --repair",
+            "nothing is lost: the next start of the receiver writes it again, and so does fsck --repair",
         )
     return not number
 

@@ -142,4 +142,4 @@ def _repair_index(reading: Reading, places: Places, report: Report) -> None:
     except (ConfigurationError, OSError) as error:
         report.note(str(places.index), error, "a file that can be written", "look at the disk")
     else:
-        report.repaired.append(f"{places.index}: written anew from the database")
+        report.repaired.append(f"{places.index}: written again from the database")

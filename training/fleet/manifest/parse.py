@@ -96,7 +96,7 @@ def trainer_of(document: Document) -> tuple[tuple[str, ...], str | None] | None:
 def _declared(
     document: Document, declaration: dict[str, Any] | None, trouble: str | None, findings: Findings
 ) -> Declaration | None:
-    found, expected, remedy = trouble, "a declaration", "mend the trainer or give trainer.schema"
+    found, expected, remedy = trouble, "a declaration", "correct the trainer or give trainer.schema"
     if declaration is not None:
         try:
             return compiled(declaration)

@@ -142,7 +142,7 @@ def sqlite(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> Seen:
         return ok(shown)
     return warn(
         f"{shown} can damage a database that several connections write; the receiver uses one alone",
-        "let no other program open the database; a Python with SQLite 3.51.3 or newer mends it",
+        "let no other program open the database; a Python with SQLite 3.51.3 or newer does not do that",
     )
 
 

@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         help="name or address that others reach the receiver by; may be repeated [this machine's name]",
     )
     parser.add_argument("--folder", type=Path, metavar="DIR", help="where to [tls below the state folder]")
-    parser.add_argument("--renew", action="store_true", help="issue the receiver's certificate anew, with its key")
+    parser.add_argument("--renew", action="store_true", help="issue the receiver's certificate again, with its key")
     return parser
 
 
@@ -105,7 +105,7 @@ def _server(kit: _Kit, authority: Authority, names: list[str], *, renew: bool) -
     if not renew:
         kit.keep(SERVER)
         if missing := [name for name in names if name.lower() not in held.names]:
-            kit.said.append(f"# the certificate does not name {', '.join(missing)}; --renew issues it anew with them")
+            kit.said.append(f"# the certificate does not name {', '.join(missing)}; --renew issues it again with them")
         return held
     key = (kit.folder / "receiver.key").read_bytes()
     pair = authority.server([*names, *OWN_NAMES] if names else held.names, time.time(), key_pem=key)

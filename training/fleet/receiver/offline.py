@@ -77,7 +77,7 @@ def run_fsck(words: Sequence[str]) -> int:
         FleetError: A receiver runs on them, they cannot be looked at, or the disk refuses.
     """
     parser = _parser("fsck", "Check the database, the store and the index of a receiver that does not run.")
-    parser.add_argument("--repair", action="store_true", help="make anew what is derived, quarantine what is damaged")
+    parser.add_argument("--repair", action="store_true", help="make again what is derived, quarantine what is damaged")
     parser.add_argument("--no-hash", action="store_true", help="do not read the artifacts, only look for them")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     given = vars(parser.parse_args(words))

@@ -218,7 +218,7 @@ def _open_store(store: Store, database: Sqlite, queue: Queue) -> None:
     if removed:
         _log.info("leftovers of uploads removed", extra={"data": {"files": removed}})
     if store.rebuild_index(_artifact_rows(database, queue)):
-        _log.warning("the index was not what the database says and was written anew")
+        _log.warning("the index was not what the database says and was written again")
 
 
 def make_server(

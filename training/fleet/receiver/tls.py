@@ -127,7 +127,7 @@ class Tls:
             return
         pair = authority.server(held.names, now, key_pem=self._files.key.read_bytes())
         replace_shared(self._files.certificate, pair.certificate_pem)
-        _log.info("certificate issued anew", extra={"data": {"sha256": pair.fingerprint}})
+        _log.info("certificate issued again", extra={"data": {"sha256": pair.fingerprint}})
 
     def _stamp(self) -> tuple[tuple[int, int, int], ...]:
         try:
