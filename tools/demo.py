@@ -20,6 +20,7 @@ import training.fleet  # noqa: F401 - ends a Python that is too old, before it r
 import argparse
 import contextlib
 import fcntl
+import itertools
 import os
 import re
 import secrets
@@ -107,8 +108,8 @@ class DemoFolder:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise FleetError(
-                    f"another demo uses {shown(self.folder)}; stop it with Ctrl-C there, or name another folder "
-                    "with --state"
+                    f"another demo uses {shown(self.folder)}",
+                    "stop it with Ctrl-C there, or name another folder with --state",
                 ) from None
             yield
 
@@ -154,16 +155,22 @@ class DemoProgram:
         """
         status = self.process.poll()
         if status is not None and status < 0:
-            raise FleetError(f"the {self.name} was killed by {signal.Signals(-status).name}; run the demo again")
+            raise FleetError(f"the {self.name} was killed by {signal.Signals(-status).name}", "run the demo again")
         if status is not None:
             raise FleetError(
-                f"the {self.name} ended with exit status {status}: {self._last_words()}; its log is {shown(self.log)}"
+                f"the {self.name} ended with exit status {status}: {self._last_words()}",
+                f"its log is {shown(self.log)}",
             )
 
     def _last_words(self) -> str:
-        """Return its message for people where it wrote one beside its structured log, else its last line."""
+        """Return its message for people where it wrote one beside its structured log, else its last line.
+
+        The single faults stand below the message, each on an indented line of its own.
+        """
         lines = self.text().strip().splitlines() or ["it wrote nothing"]
-        return next((line for line in lines if line.startswith("cis490-")), lines[-1])
+        first = next((number for number, line in enumerate(lines) if line.startswith("cis490-")), len(lines) - 1)
+        faults = itertools.takewhile(lambda line: line.startswith("  "), lines[first + 1 :])
+        return "; ".join([lines[first], *map(str.strip, faults)])
 
     def text(self) -> str:
         """Return what it wrote so far."""
@@ -257,7 +264,7 @@ def _address(receiver: DemoProgram) -> str:
             return f"http://{found[0]}"
         receiver.check()
         time.sleep(0.02)
-    raise FleetError(f"the receiver did not start within {START_S:.0f} s; its log is {shown(receiver.log)}")
+    raise FleetError(f"the receiver did not start within {START_S:.0f} s", f"its log is {shown(receiver.log)}")
 
 
 # ---- what happens while it trains -----------------------------------------------------------------------------------
@@ -361,7 +368,7 @@ def follow(whole: DemoFleet, terminal: Terminal) -> None:
             if all(job.status in (*DONE, "failed") for job in jobs):
                 return
             if screen.retries > MOST_RETRIES:
-                raise FleetError(f"gave up after {screen.retries} attempts; see {shown(whole.state.log('worker'))}")
+                raise FleetError(f"gave up after {screen.retries} attempts", f"see {shown(whole.state.log('worker'))}")
             pulse = [(job.status, job.attempts_used, job.progress) for job in jobs]
             if pulse != seen:
                 seen, moved = pulse, now

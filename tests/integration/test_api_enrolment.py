@@ -401,7 +401,7 @@ def test_who_says_nothing_of_its_session_is_told_what_is_missing(receiver: LiveR
     del headers["X-Worker-Session"]
     refused = claim(receiver, "w1", headers)
     assert (refused.status, refused.json["code"]) == (400, "bad_request")
-    assert "found none in X-Worker-Session, expected PLACE.START, 32 hex digits each" in refused.json["detail"]
+    assert "found none in X-Worker-Session; expected PLACE.START, 32 hex digits each" in refused.json["detail"]
     assert [action for _, action, _ in trail(receiver)] == ["invite", "enrol"]
     assert receiver.call("GET", "/v1/health", headers=READ).json["problems"] == []
 

@@ -240,7 +240,7 @@ def test_a_manifest_with_faults_lists_them_all_and_changes_nothing(site: Site) -
     assert "the manifest has 2 faults, nothing of it was applied" in complaint
     assert complaint.count("jobs[2].mode") == 1
     assert complaint.count("did you mean depth?") == 1
-    assert complaint.count("\n") == 2
+    assert complaint.count("\n") == 3
     assert site.run("reload", status=78).stderr == complaint
     assert "refused: jobs[" in site.run("status").stdout
     assert len(site.rows("list")) == 3

@@ -80,7 +80,7 @@ TRAINERS = {
     "line_feed_in_name": ("no_artifact", "found the name 'a\\nb'", {}),
     "no_text_in_name": ("no_artifact", "found the name '\\udcff\\udcfe'", {}),
     "long_name": ("no_artifact", "expected a shorter one", {}),
-    "sparse": ("no_artifact", "at most 8589934591 may be in an artifact", {}),
+    "sparse": ("no_artifact", "expected at most 8589934591 in an artifact", {}),
     "unreadable_file": ("no_artifact", "which may not be read", {}),
     "unreadable_folder": ("no_artifact", "which may not be read", {}),
     "unreadable_output": ("no_artifact", "which may not be read", {}),

@@ -138,7 +138,7 @@ def test_people_get_the_same_as_text(secured: Secured, capsys: pytest.CaptureFix
     out = capsys.readouterr().out
     assert "warn  datasets        no dataset is given" in out
     assert "warn  jobs            2 jobs wait, and this worker has not called yet\n" in out
-    assert "                      mend: start the worker\n" in out
+    assert "                      remedy: start the worker\n" in out
     assert out.endswith("nothing stands in the way\n")
 
 
@@ -152,7 +152,7 @@ def test_a_running_worker_that_does_not_see_the_card_of_this_session_fails(
     status, found = doctor(capsys)
     assert (status, found["running worker"]["state"]) == (1, "fail")
     assert found["running worker"]["found"] == "it reports no card, this session sees a usable card"
-    assert "video and render" in found["running worker"]["mend"]
+    assert "video and render" in found["running worker"]["remedy"]
     assert found["gpu"]["found"] == "RTX 3060, 12.0 GiB, driver 550.1"
 
 
@@ -163,7 +163,7 @@ def test_a_revoked_host_is_told_and_nothing_after_it_is_guessed(
     status, found = doctor(capsys)
     assert (status, found["identity"]["state"]) == (1, "fail")
     assert "was revoked" in found["identity"]["found"]
-    assert "cis490-jobs invite box" in found["identity"]["mend"]
+    assert "cis490-jobs invite box" in found["identity"]["remedy"]
     assert found["policy"]["found"] == "not looked at, because identity failed"
 
 
@@ -173,7 +173,7 @@ def test_a_host_under_another_name_than_its_secret_is_told(
     status, found = doctor(capsys, "--name", "other")
     assert (status, found["identity"]["state"]) == (1, "fail")
     assert found["identity"]["found"] == "this worker calls itself other and its secret is that of box"
-    assert "--name box" in found["identity"]["mend"]
+    assert "--name box" in found["identity"]["remedy"]
 
 
 def test_a_secret_and_a_key_that_everybody_can_read_fail_with_the_command_that_mends_them(
@@ -184,8 +184,8 @@ def test_a_secret_and_a_key_that_everybody_can_read_fail_with_the_command_that_m
     pem.chmod(0o604)
     status, found = doctor(capsys)
     assert (status, found["secret"]["state"], found["certificate"]["state"]) == (1, "fail", "fail")
-    assert f"chmod o= {secret}" in found["secret"]["mend"]
-    assert f"chmod o= {pem}" in found["certificate"]["mend"]
+    assert f"chmod o= {secret}" in found["secret"]["remedy"]
+    assert f"chmod o= {pem}" in found["certificate"]["remedy"]
     assert found["identity"]["state"] == "skip"
 
 
@@ -208,14 +208,14 @@ def test_another_authority_than_the_receivers_fails_at_tls(
     status, found = doctor(capsys, "--ca-file", str(Site(tmp_path / "other").ca))
     assert (status, found["tls"]["state"], found["receiver"]["state"]) == (1, "fail", "skip")
     assert found["tls"]["found"].startswith("its certificate is not accepted: ")
-    assert "ca_file" in found["tls"]["mend"]
+    assert "ca_file" in found["tls"]["remedy"]
     (tmp_path / "rubbish.pem").write_text("no certificate")
     status, found = doctor(capsys, "--ca-file", str(tmp_path / "rubbish.pem"))
     assert (status, "cannot be used" in found["tls"]["found"]) == (1, True)
 
 
 @pytest.mark.parametrize(
-    ("when", "says", "mend"),
+    ("when", "says", "remedy"),
     [
         ({"begins_s": -90 * DAY_S, "ends_s": -DAY_S}, "has expired", "init --renew"),
         ({"begins_s": DAY_S}, "is not yet valid", "set the clock"),
@@ -224,7 +224,7 @@ def test_another_authority_than_the_receivers_fails_at_tls(
     ],
 )
 def test_a_receivers_certificate_that_is_wrong_is_told_with_what_mends_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], when: dict[str, Any], says: str, mend: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], when: dict[str, Any], says: str, remedy: str
 ) -> None:
     site = Site(tmp_path / "tls")
     certificate, key = site.server(**when)
@@ -233,7 +233,7 @@ def test_a_receivers_certificate_that_is_wrong_is_told_with_what_mends_it(
         _, found = doctor(capsys, "--receiver", url, "--ca-file", str(site.ca))
     assert found["tls"]["state"] == ("warn" if says == "is good for 3 more days" else "fail")
     assert says in found["tls"]["found"]
-    assert mend in found["tls"]["mend"]
+    assert remedy in found["tls"]["remedy"]
 
 
 # ---- plain http on this machine -------------------------------------------------------------------------------------
@@ -248,13 +248,13 @@ def test_the_manifest_is_told_as_it_concerns_this_host(
         url = f"http://127.0.0.1:{live.port}"
         status, found = doctor(capsys, "--receiver", url, "--name", "stranger")
         assert (status, found["policy"]["found"]) == (1, "the manifest admits no host stranger")
-        assert "[hosts.stranger]" in found["policy"]["mend"]
+        assert "[hosts.stranger]" in found["policy"]["remedy"]
         live.call("POST", "/v1/job/claim", live.claim_body("box", contract="sha256:" + "0" * 64))
         status, found = doctor(capsys, "--receiver", url)
     assert (status, found["policy"]["state"], found["jobs"]["state"]) == (0, "warn", "warn")
     assert found["jobs"]["found"].startswith("none of 1 jobs that wait can run here: ")
     assert "policy" in found["jobs"]["found"]
-    assert "cis490-jobs why" in found["jobs"]["mend"]
+    assert "cis490-jobs why" in found["jobs"]["remedy"]
 
 
 def test_a_trainer_that_declares_something_else_fails(
@@ -272,9 +272,9 @@ def test_a_dataset_that_is_not_there_and_too_little_disk_fail(
 ) -> None:
     status, found = doctor(capsys, "--dataset", f"lab={tmp_path}/none", "--min-free-gib", "1000000")
     assert status == 1
-    assert found["dataset lab"]["mend"] == "correct --dataset lab=FOLDER, or bring its files back"
+    assert found["dataset lab"]["remedy"] == "correct --dataset lab=FOLDER, or bring its files back"
     assert found["disk"]["state"] == "fail"
-    assert found["disk"]["mend"] == "make room on the disk of the work folder, or lower min_free_gib"
+    assert found["disk"]["remedy"] == "make room on the disk of the work folder, or lower min_free_gib"
 
 
 def test_a_receiver_that_is_not_there_is_status_69_and_what_needs_it_is_not_looked_at(
@@ -294,7 +294,7 @@ def test_a_name_that_leads_nowhere_is_told(capsys: pytest.CaptureFixture[str], m
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     status, found = doctor(capsys, "--receiver", "https://no-such-receiver.invalid")
     assert (status, found["address"]["found"]) == (69, "the name no-such-receiver.invalid is not known here")
-    assert "getent hosts no-such-receiver.invalid" in found["address"]["mend"]
+    assert "getent hosts no-such-receiver.invalid" in found["address"]["remedy"]
     assert found["connection"]["found"] == "not looked at, because address failed"
 
 
@@ -376,7 +376,7 @@ def test_a_clock_that_differs_from_the_receivers_is_told(
     with Dated(off_s) as server:
         _, found = doctor(capsys, "--receiver", server.url)
     assert (found["clock"]["state"], says in found["clock"]["found"]) == (state, True)
-    assert found["clock"]["mend"] == ("" if state == "ok" else "set it")
+    assert found["clock"]["remedy"] == ("" if state == "ok" else "set it")
 
 
 def test_the_clock_is_judged_even_where_it_keeps_tls_from_working(

@@ -296,7 +296,7 @@ def around(before):
         return answer
     return called
 
-for owner, name in ((identity, "write_private"), (Client, "post"), (Path, "replace"), (os, "fsync")):
+for owner, name in ((identity, "write_whole"), (Client, "post"), (Path, "replace"), (os, "fsync")):
     setattr(owner, name, around(getattr(owner, name)))
 own = identity.OwnSecret(path.read_text().strip(), path, Journal())
 own._renew(Client(url, own.token, session=sys.argv[4]))

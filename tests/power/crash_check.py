@@ -29,9 +29,10 @@ from crash_trace import Step
 
 from training.fleet.database.sqlite import upkeep
 from training.fleet.database.sqlite.opening import prepare
-from training.fleet.database.sqlite.pages import make_folder, sums_path
+from training.fleet.database.sqlite.pages import sums_path
 from training.fleet.database.sqlite.upkeep import DatabaseFile
 from training.fleet.errors import FleetError
+from training.fleet.files import make_folder
 from training.fleet.maintenance.artifacts import CheckOptions, Places
 from training.fleet.maintenance.fsck import fsck
 from training.fleet.maintenance.restore import RestoreTarget, restore

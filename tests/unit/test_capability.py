@@ -9,15 +9,16 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from training.fleet.capability import checkout, child
-from training.fleet.capability import detect as detection
 from training.fleet.capability.detect import detect, refresh
+from training.fleet.capability.detect import detect as detection
 from training.fleet.errors import ConfigurationError
-from training.fleet.model.capability import Datasets
+from training.fleet.model.capability import Capability, Datasets, Problem
 from training.trainer import hyper
 
 CARD = "NVIDIA RTX 3060, GPU-11111111-2222, 12288, 11000, 560.35"
@@ -357,8 +358,6 @@ def test_free_memory_of_cards_is_followed(tmp_path: Path, tools: Path) -> None:
 
 
 def test_a_capability_fits_into_a_claim(tmp_path: Path) -> None:
-    from dataclasses import asdict
-
     assert len(json.dumps(asdict(detect(tmp_path)))) < 8000
 
 
@@ -375,3 +374,14 @@ def test_a_single_file_asks_the_trainer_where_it_lies_and_not_where_the_worker_w
     found = detect(tmp_path, trainer_dir=root)
     assert found.contract == hyper.contract_digest(hyper.describe())
     assert [problem for problem in found.problems if "trainer" in problem] == []
+
+
+def test_a_problem_knows_what_it_is_about_and_is_plain_text_on_the_wire() -> None:
+    problems = (Problem("no driver", "gpu"), Problem("lab is empty", "dataset", "lab"), "about nothing")
+    found = Capability("box", problems=problems)
+    assert found.problems_of("gpu") == ["no driver"]
+    assert found.problems_of("dataset", "lab") == ["lab is empty"]
+    assert found.problems_of("dataset", "other") == found.problems_of("torch") == []
+    sent = json.loads(json.dumps(asdict(found)))["problems"]
+    assert sent == ["no driver", "lab is empty", "about nothing"]
+    assert Capability("box", problems=tuple(sent)).problems_of("gpu") == []

@@ -132,11 +132,10 @@ def test_a_given_authority_replaces_all_others(servers: Servers, site: Site, for
 
 
 CASES = {
-    "foreign": "it refuses this host's own certificate: unknown ca; check this clock, or enrol this host again",
-    "expired": "it refuses this host's own certificate: certificate expired; "
-    "check this clock, or enrol this host again",
-    "early": "it refuses this host's own certificate: bad certificate; check this clock, or enrol this host again",
-    "none": "it refuses this host's own certificate: certificate required; check this clock, or enrol this host again",
+    "foreign": "it refuses this host's own certificate: unknown ca",
+    "expired": "it refuses this host's own certificate: certificate expired",
+    "early": "it refuses this host's own certificate: bad certificate",
+    "none": "it refuses this host's own certificate: certificate required",
 }
 
 
@@ -170,7 +169,8 @@ def test_an_alert_of_the_server_says_what_is_wrong_with_this_hosts_certificate(
     server.load_cert_chain(*site.server())
     server.load_verify_locations(site.ca)
     server.verify_mode = ssl.CERT_REQUIRED
-    assert reason(alert_to(ClientTls(site.ca, shown_in(case, site, foreign)).context, server)) == CASES[case]
+    found, remedy = reason(alert_to(ClientTls(site.ca, shown_in(case, site, foreign)).context, server))
+    assert (found, remedy) == (CASES[case], "check this clock, or enrol this host again")
 
 
 @pytest.mark.parametrize("case", ["foreign", "expired", "early"])

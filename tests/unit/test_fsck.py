@@ -84,7 +84,7 @@ def test_a_flipped_bit_in_an_artifact_is_found_and_named_with_its_job(site: Site
     (fault,) = site.fsck().findings
     assert fault.place == f"artifact {site.artifacts[1]} (result of job {site.ids[1]})"
     assert fault.found.startswith("800 bytes that hash to ")
-    assert "another seed" in fault.hint
+    assert "another seed" in fault.remedy
     assert site.files() == before
 
 
@@ -331,7 +331,7 @@ def test_many_findings_of_one_kind_are_counted(site: Site, monkeypatch: pytest.M
 def test_a_row_that_is_not_true_does_not_send_a_good_artifact_to_the_quarantine(site: Site) -> None:
     change(site.db, "UPDATE artifact SET size_bytes = 801 WHERE seq = 1")
     (fault, *_) = site.fsck(repair=True).findings
-    assert (fault.found, fault.hint) == ("800 bytes", "the bundle is whole, its row is not: restore a backup")
+    assert (fault.found, fault.remedy) == ("800 bytes", "the bundle is whole, its row is not: restore a backup")
     assert site.bundle(0).exists()
 
 
@@ -476,7 +476,7 @@ def test_a_file_that_is_no_database_is_told(site: Site, data: bytes) -> None:
     if data:
         assert "file is not a database" in " ".join(fault.found for fault in site.fsck().findings)
     else:
-        with pytest.raises(ConfigurationError, match="has no tables of this program, expected those of"):
+        with pytest.raises(ConfigurationError, match="has no tables of this program; expected those of"):
             site.fsck()
 
 

@@ -145,7 +145,7 @@ def test_the_child_program_writes_rows_or_faults(tmp_path: Path, capsys: pytest.
     assert json.loads(lines[0])["count"] == 3
     assert sum(isinstance(json.loads(line), list) for line in lines) == 3
     assert main(["--rows", str(tmp_path / "absent")]) == 0
-    assert list(json.loads(capsys.readouterr().out)) == ["message", "faults"]
+    assert json.loads(capsys.readouterr().out)["problem"]["code"] == "manifest_invalid"
 
 
 def test_the_child_sees_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +192,7 @@ def test_a_file_that_never_rests_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, "one")
     with pytest.raises(ManifestError, match="changes while it is read") as caught:
         read_bytes(path, read=_writing(path, ["two"] * 20))
-    assert caught.value.faults[0].hint == "write it under another name, then rename it"
+    assert caught.value.faults[0].remedy == "write it under another name, then rename it"
 
 
 def test_a_file_that_cannot_be_read_to_its_end_is_refused(tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_where_a_schema_is_required_no_trainer_is_started(tmp_path: Path) -> Non
     (fault,) = caught.value.faults
     assert fault.place == "trainer (line 4)"
     assert fault.found.startswith("no trainer.schema, and the setting schema_required keeps")
-    assert "trainer.schema" in fault.hint
+    assert "trainer.schema" in fault.remedy
     write(tmp_path, json.dumps(DECLARATION), "mine.json")
     path.write_text(path.read_text().replace("[trainer]", '[trainer]\nschema = "mine.json"'))
     assert child_load(path, schema_required=True).header.contract == hyper.contract_digest(DECLARATION)
@@ -288,10 +288,10 @@ def test_a_trainer_without_an_answer_is_one_fault_beside_the_others(tmp_path: Pa
     [
         ("raise SystemExit('no data today')", "ended with status 1: 'no data today'"),
         ("print('hello')", "gave no JSON"),
-        ("print('[1]')", r"gave \[1\], expected a JSON Schema document"),
+        ("print('[1]')", r"gave \[1\]; expected a JSON Schema document"),
         ("print('[' * 100000)", "gave no JSON"),
         ("import sys; sys.stdout.write('x' * 20_000_000)", "gave more than 4194304 bytes"),
-        ("import sys; sys.stderr.write('x' * 20_000_000); print(3)", "gave 3, expected"),
+        ("import sys; sys.stderr.write('x' * 20_000_000); print(3)", "gave 3; expected"),
     ],
 )
 def test_a_trainer_that_answers_nonsense_is_refused(tmp_path: Path, program: str, expected: str) -> None:

@@ -86,7 +86,7 @@ def test_json_holds_everything(site: Site, capsys: pytest.CaptureFixture[str]) -
     document = json.loads(out)
     assert status == 1
     assert sorted(document) == ["checked", "findings", "notes", "repaired"]
-    assert sorted(document["findings"][0]) == ["expected", "found", "hint", "place"]
+    assert sorted(document["findings"][0]) == ["expected", "found", "place", "remedy"]
     assert document["checked"]["jobs"] == 8
 
 

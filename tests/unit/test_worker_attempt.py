@@ -312,19 +312,29 @@ def test_a_worker_that_leaves_keeps_its_report_for_the_next_start(bench: Bench, 
 
 
 @pytest.mark.parametrize(
-    ("kind", "error", "done_here"),
+    ("kind", "cancelled", "done_here"),
     [
-        ("preempted", "cancelled by the operator", True),
-        ("spec_rejected", "no such parameter", True),
-        ("preempted", "the worker was stopped", False),
-        ("stalled", "no word", False),
-        ("lost", "the worker died", False),
+        ("preempted", True, True),
+        ("spec_rejected", False, True),
+        ("preempted", False, False),
+        ("stalled", False, False),
+        ("lost", False, False),
     ],
 )
-def test_a_job_is_done_here_when_it_can_never_come_back(bench: Bench, kind: Any, error: str, done_here: bool) -> None:
-    attempt = bench.attempt("failed", resumed=True, failure=Fail("lease-a-0001", kind, error=error))
+def test_a_job_is_done_here_when_it_can_never_come_back(
+    bench: Bench, kind: Any, cancelled: bool, done_here: bool
+) -> None:
+    failure = Fail("lease-a-0001", kind, error="why")
+    attempt = bench.attempt("failed", resumed=True, failure=failure, cancelled=cancelled)
     attempt.run()
     assert attempt.done_here is done_here
+
+
+def test_a_job_that_the_operator_cancels_while_it_runs_is_done_here(bench: Bench, stub: StubReceiver) -> None:
+    stub.beat = {"lease_s": 600.0, "cancel": True}
+    attempt = bench.attempt(act="polite")
+    assert attempt.run() == "released"
+    assert (bench.reported()["error"], attempt.done_here) == ("cancelled by the operator", True)
 
 
 def test_a_completed_job_is_done_here(bench: Bench) -> None:
@@ -698,7 +708,7 @@ def test_a_host_that_cannot_be_looked_at_ends_the_worker(site: Site) -> None:
 
 
 def test_a_question_that_cannot_be_written_down_is_asked_all_the_same(site: Site, stub: StubReceiver) -> None:
-    (site.work / "claim.new").mkdir(parents=True)
+    (site.work / "claim.part").mkdir(parents=True)
     stub.offer(lease("good"))
     assert site.worker().serve_once(1) == "completed"
     site.says("the next question could not be written down")

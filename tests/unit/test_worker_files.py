@@ -9,15 +9,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from training.fleet import system
 from training.fleet.wire.worker import Fail, Lease, Progress
 from training.fleet.worker import files
+from training.fleet.worker import folder as folder_module
 from training.fleet.worker import log as log_module
 from training.fleet.worker.files import delete_tree, open_regular
-from training.fleet.worker.folder import RunFolder, RunState, read_object, unfinished, write_whole
+from training.fleet.worker.folder import RunFolder, RunState, read_object, unfinished
 from training.fleet.worker.held import ByDescriptor, ByPath
 from training.fleet.worker.journal import Journal
 from training.fleet.worker.log import Log, plain
@@ -362,18 +364,18 @@ def test_what_a_worker_was_killed_over_is_known_by_its_name(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("call", ["replace", "sync_folder"])
+@pytest.mark.parametrize(("owner", "call"), [(system, "replace"), (folder_module, "sync_folder")])
 def test_a_run_folder_that_cannot_be_made_whole_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: ModuleType, call: str
 ) -> None:
-    real = getattr(system, call)
+    real = getattr(owner, call)
 
     def refuse(*paths: Path) -> None:
         if tmp_path / "run-1" in paths or paths == (tmp_path,):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(*paths)
 
-    monkeypatch.setattr(system, call, refuse)
+    monkeypatch.setattr(owner, call, refuse)
     with pytest.raises(OSError, match="No space left"):
         RunFolder(tmp_path / "run-1").make(RunState("claimed", LEASE))
     assert list(tmp_path.iterdir()) == []
@@ -468,13 +470,6 @@ def test_what_cannot_be_looked_into_counts_as_an_artifact_so_that_packing_can_sa
 def test_a_huge_result_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text(json.dumps({"a": "x" * 2**20}))
     assert read_object(tmp_path / "result.json") == {}
-
-
-def test_a_write_replaces_the_whole_file(tmp_path: Path) -> None:
-    write_whole(tmp_path / "x", "long text")
-    write_whole(tmp_path / "x", "short")
-    assert (tmp_path / "x").read_text() == "short"
-    assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
 def test_a_journal_line_has_no_control_characters_and_no_news_twice() -> None:

@@ -62,13 +62,13 @@ def test_an_end_that_nobody_saw_is_lost() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "kind"),
-    [("x cannot be started: Permission denied", "trainer_error"), ("the shim was killed", "host_fault")],
+    ("unstartable", "kind"),
+    [(True, "trainer_error"), (False, "host_fault")],
 )
-def test_a_trainer_that_never_ran_says_why(error: str, kind: str) -> None:
-    found = judge(Evidence(TrainerEnding(error=error)))
+def test_a_trainer_that_never_ran_says_why(unstartable: bool, kind: str) -> None:
+    found = judge(Evidence(TrainerEnding(error="x: Permission denied", unstartable=unstartable)))
     assert found is not None
-    assert (found.kind, found.error) == (kind, error)
+    assert (found.kind, found.error) == (kind, "x: Permission denied")
 
 
 CASES = {

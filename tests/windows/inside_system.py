@@ -264,4 +264,4 @@ def test_a_torn_report_is_no_ending(tmp_path: Path) -> None:
     (tmp_path / "exit.json").write_text(json.dumps({"status": 0})[:5])
     assert read_ending(tmp_path / "exit.json") is None
     with contextlib.suppress(FileNotFoundError):
-        (tmp_path / "exit.json.new").unlink()
+        (tmp_path / "exit.json.part").unlink()

@@ -211,13 +211,13 @@ def test_the_self_test_tells_what_the_host_can_and_finds_the_same_dataset(site: 
     tested = site.worker("--self-test", "--json", "--dataset", f"lab={windows_path(lab)}", "--trainer-dir", ROOT)
     tested.wait()
     found = json.loads(tested.output)
-    capability, checks = found["capability"], {check["check"]: check for check in found["checks"]}
+    capability, checks = found["capability"], {check["name"]: check for check in found["checks"]}
     assert (capability["os"], capability["arch"], capability["python"][: len(VERSION)]) == ("windows", "amd64", VERSION)
     assert capability["ram_bytes"] > 2**28
     assert capability["datasets"]["lab"] == dataset_digest(lab)
     assert capability["contract"].startswith("sha256:")  # the trainer of the checkout answered
-    assert checks["receiver"]["ok"], checks
-    assert checks["work folder"]["ok"], checks
+    assert checks["receiver"]["state"] == "ok", checks
+    assert checks["work folder"]["state"] == "ok", checks
 
 
 def test_one_command_enrols_the_host_and_its_job_goes_through_with_mutual_tls(site: Site) -> None:

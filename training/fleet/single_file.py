@@ -28,6 +28,7 @@ MODULES: Final = (
     "training/fleet/bundle.py",
     "training/fleet/checks.py",
     "training/fleet/errors.py",
+    "training/fleet/files.py",
     "training/fleet/service.py",
     "training/fleet/settings.py",
     "training/fleet/tls/__init__.py",

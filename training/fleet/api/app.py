@@ -60,7 +60,7 @@ async def _lifespan(fleet: Fleet) -> AsyncIterator[None]:
 
 
 async def _nowhere(scope: Scope, _receive: Receive, _send: Send) -> None:
-    raise NotFoundError(f"nothing is at {ascii(scope['path'])[:120]}; GET /openapi.json lists what is")
+    raise NotFoundError(f"nothing is at {ascii(scope['path'])[:120]}", "GET /openapi.json lists what is")
 
 
 class _Endpoint:
@@ -86,7 +86,7 @@ class _Endpoint:
         found = self._methods.get(scope["method"])
         if found is None:
             allow = ", ".join(sorted(self._methods))
-            raise MethodError(f"{scope['method']!a} does not work here; use {allow}", allow=allow)
+            raise MethodError(f"{scope['method']!a} does not work here", f"use {allow}", allow=allow)
         (route, handler), fleet = found, self._fleet
         await callers.demand(fleet, request, route.role, route.right)
         callers.mark_known(fleet, request)

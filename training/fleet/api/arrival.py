@@ -133,11 +133,11 @@ class Arrival:
             return
         if more and self._size == 0:
             if self.declared_bytes() > limit:
-                raise TooLargeError(f"the body is declared as larger than {limit} bytes; send less")
+                raise TooLargeError(f"the body is declared as larger than {limit} bytes", "send less")
             self.scope[PACED] = limit > MAX_BODY_BYTES
         self._size += size
         if self._size > limit:
-            raise TooLargeError(f"the body is larger than {limit} bytes; send less")
+            raise TooLargeError(f"the body is larger than {limit} bytes", "send less")
 
     async def _in_time(self) -> Message:
         """Return the next message, counting only the time in which the client is waited for."""
@@ -150,7 +150,7 @@ class Arrival:
         except TimeoutError:
             self.demand_wanted()
             raise ShortBodyError(
-                f"less than {PACE_BYTES} bytes of the body came in {BODY_WAIT_S:g} s; send it again, faster"
+                f"less than {PACE_BYTES} bytes of the body came in {BODY_WAIT_S:g} s", "send it again, faster"
             ) from None
         finally:
             self._timer = None
@@ -192,7 +192,7 @@ class Arrival:
         if value is None:
             return -1
         if not value.isdigit() or len(value) > 18:
-            raise RequestError("Content-Length is no number of bytes; send one decimal number")
+            raise RequestError("Content-Length is no number of bytes", "send one decimal number")
         return int(value)
 
     async def drop(self, most: int) -> bool:

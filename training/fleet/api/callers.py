@@ -143,13 +143,15 @@ def demand_own_name(fleet: Fleet, request: Request, worker: str) -> None:
     name = request.caller.name
     if not request.caller.identity and fleet.queue.identities.living(worker) is not None:
         raise ForbiddenError(
-            f"the claim is for {worker}, which has enrolled, and does not show its secret; start the worker with "
-            f"--worker-secret-file, or under another name with --name; or cis490-jobs worker revoke {worker}"
+            f"the claim is for {worker}, which has enrolled, and does not show its secret",
+            "start the worker with --worker-secret-file, or under another name with --name; or cis490-jobs worker "
+            f"revoke {worker}",
         )
     if name and name != worker:
         raise ForbiddenError(
-            f"the claim is for {worker} and the secret that of {name}; expected one name; start the worker with "
-            f"--name {name}, or enrol it as {worker}: cis490-jobs invite {worker}"
+            f"the claim is for {worker} and the secret that of {name}",
+            f"start the worker with --name {name}, or enrol it as {worker}: cis490-jobs invite {worker}",
+            expected="one name",
         )
 
 
@@ -165,4 +167,4 @@ async def demand_holder(fleet: Fleet, request: Request, lease_id: str) -> None:
     holder = fleet.queue.live_holder(lease_id) or await fleet.run(lambda tx: fleet.queue.holder(tx, lease_id))
     if holder is not None and holder != name:
         await note(fleet, request, name, "refuse", "it showed a lease of another worker")
-        raise StaleLeaseError(f"the lease was not given to {name}; stop its trainer and claim again")
+        raise StaleLeaseError(f"the lease was not given to {name}", "stop its trainer and claim again")

@@ -114,7 +114,7 @@ class Fleet:
         """
         if self.draining:
             raise UnavailableError(
-                "the receiver is shutting down; ask again in a few seconds", retry_after_s=DRAIN_RETRY_S
+                "the receiver is shutting down", "ask again in a few seconds", retry_after_s=DRAIN_RETRY_S
             )
 
     def drain(self) -> None:

@@ -45,8 +45,8 @@ class Front:
         self._digest = None if token is None else hashlib.sha256(token.encode()).digest()
         if bool(self._networks) != (token is not None):
             raise ConfigurationError(
-                "only one of trusted_proxies and CIS490_PROXY_TOKEN is set; set both, and give the proxy the same "
-                "token, or neither"
+                "only one of trusted_proxies and CIS490_PROXY_TOKEN is set",
+                "set both, and give the proxy the same token, or neither",
             )
 
     def look(self, arrival: Arrival) -> None:
@@ -62,7 +62,7 @@ class Front:
             peer = (scope.get("state") or {}).get("peer")
             if peer is not None:
                 if peer.ends_at <= time.time():
-                    raise AuthenticationError("the certificate has ended since this connection began; renew it")
+                    raise AuthenticationError("the certificate has ended since this connection began", "renew it")
                 scope[PEER] = peer
             return
         self._demand_proxy(arrival)
@@ -74,15 +74,15 @@ class Front:
 
     def _demand_proxy(self, arrival: Arrival) -> None:
         if not TWINS.isdisjoint(arrival.head):
-            raise RequestError("a header of the proxy came with underscores in its name; leave it out")
+            raise RequestError("a header of the proxy came with underscores in its name", "leave it out")
         client = arrival.scope.get("client")
         address = str(client[0]) if client else ""
         shown = hashlib.sha256(arrival.head.get(TOKEN, b"")).digest()
         if self._digest is None or not hmac.compare_digest(shown, self._digest) or not self._is_proxy(address):
             names = ", ".join(name.decode() for name in MARKS)
             raise ForbiddenError(
-                f"only the proxy in front of this receiver may send {names}, with its token; leave them out, or set "
-                "trusted_proxies and CIS490_PROXY_TOKEN"
+                f"only the proxy in front of this receiver may send {names}, with its token",
+                "leave them out, or set trusted_proxies and CIS490_PROXY_TOKEN",
             )
 
     def _is_proxy(self, address: str) -> bool:
@@ -98,5 +98,5 @@ def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
         return ipaddress.ip_network(text, strict=False)
     except ValueError:
         raise ConfigurationError(
-            f"trusted_proxies names {ascii(text)[:80]}; expected an address or a network, such as 127.0.0.1"
+            f"trusted_proxies names {ascii(text)[:80]}", expected="an address or a network, such as 127.0.0.1"
         ) from None

@@ -93,7 +93,7 @@ class Guard:
             await departure.refuse(error)
         except Exception:  # noqa: BLE001  nobody outside ever sees what went wrong inside
             _log.exception("a request failed", extra={"data": {"method": scope["method"], "path": scope["path"]}})
-            await departure.refuse(FleetError("the receiver failed at this request; its log says why"))
+            await departure.refuse(FleetError("the receiver failed at this request", "its log says why"))
         finally:
             del scope[ARRIVAL]  # the two hold each other, and the collector of such circles seldom runs
 
@@ -119,11 +119,12 @@ class Guard:
     def _demand_host(self, host: bytes | None) -> None:
         """Refuse host names that are not the receiver's, against DNS rebinding."""
         if not host:
-            raise RequestError("the Host header is missing; send the receiver's name")
+            raise RequestError("the Host header is missing", "send the receiver's name")
         name = host_name(host)
         if not (self._any_host or is_loopback(name) or name in self._host_names):
             raise ForbiddenError(
-                f"{ascii(name)[:80]} is not a name of this receiver; use its address, or add the name to --host-names"
+                f"{ascii(name)[:80]} is not a name of this receiver",
+                "use its address, or add the name to --host-names",
             )
         if len(self._known_hosts) < MAX_HOSTS:
             self._known_hosts.add(host)
@@ -137,26 +138,26 @@ def _demand_sane(scope: Scope, head: dict[bytes, bytes]) -> None:
         _demand_singular([name for name, _ in pairs])
         size_bytes = sum(len(name) + len(value) for name, value in pairs)
     if len(pairs) > MAX_HEADERS or size_bytes > MAX_HEADER_BYTES:
-        raise RequestError(f"more than {MAX_HEADERS} headers or {MAX_HEADER_BYTES} bytes of them; send fewer")
+        raise RequestError(f"more than {MAX_HEADERS} headers or {MAX_HEADER_BYTES} bytes of them", "send fewer")
     if b"transfer-encoding" in head:
         _demand_chunked(head)
     if b"upgrade" in head and (b"transfer-encoding" in head or head.get(b"content-length", b"0") != b"0"):
-        raise RequestError("no upgrade is offered, and what follows the head would be unclear; send no Upgrade")
+        raise RequestError("no upgrade is offered, and what follows the head would be unclear", "send no Upgrade")
     if scope["http_version"] not in SPOKEN:
-        raise RequestError(f"HTTP/{scope['http_version']} is not spoken here; send HTTP/1.1")
+        raise RequestError(f"HTTP/{scope['http_version']} is not spoken here", "send HTTP/1.1")
 
 
 def _demand_chunked(head: dict[bytes, bytes]) -> None:
     if b"content-length" in head:
-        raise RequestError("both Content-Length and Transfer-Encoding are there; send one of them")
+        raise RequestError("both Content-Length and Transfer-Encoding are there", "send one of them")
     if head[b"transfer-encoding"].lower() != b"chunked":
-        raise RequestError("the Transfer-Encoding is not read here; expected chunked alone, or a Content-Length")
+        raise RequestError("the Transfer-Encoding is not read here", expected="chunked alone, or a Content-Length")
 
 
 def _demand_singular(names: list[bytes]) -> None:
     for name in SINGULAR:
         if names.count(name) > 1:
-            raise RequestError(f"the header {name.decode()} stands there twice; send it once")
+            raise RequestError(f"the header {name.decode()} stands there twice", "send it once")
 
 
 class _Departure:

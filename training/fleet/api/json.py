@@ -67,11 +67,11 @@ def demand_sound_json(body: bytes) -> None:
     try:
         value = _PARSER.decode(body.decode())
     except UnicodeDecodeError as error:
-        raise RequestError(f"byte {error.start} of the body is no UTF-8; send JSON in UTF-8") from None
+        raise RequestError(f"byte {error.start} of the body is no UTF-8", "send JSON in UTF-8") from None
     except RecursionError:
-        raise RequestError(f"the body nests deeper than {MAX_NESTING} levels; send a flatter object") from None
+        raise RequestError(f"the body nests deeper than {MAX_NESTING} levels", "send a flatter object") from None
     except ValueError as error:
-        raise RequestError(f"the body is no valid JSON ({error}); send one JSON object in UTF-8") from None
+        raise RequestError(f"the body is no valid JSON ({error})", "send one JSON object in UTF-8") from None
     # Only an escape can bring in a surrogate or NUL, only many brackets can nest deeply, and only many digits make a
     # huge integer: the walk is seldom needed.
     if b"\\u" in body or body.count(b"[") + body.count(b"{") > MAX_NESTING or MANY_DIGITS.search(body):
@@ -104,13 +104,13 @@ def _count_keys(value: Any) -> int:
 
 def _demand_plain(value: Any, depth: int) -> None:
     if depth > MAX_NESTING:
-        raise RequestError(f"the body nests deeper than {MAX_NESTING} levels; send a flatter object")
+        raise RequestError(f"the body nests deeper than {MAX_NESTING} levels", "send a flatter object")
     if isinstance(value, str):
         if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
-            raise RequestError("the body holds NUL or half a surrogate pair; expected plain Unicode text")
+            raise RequestError("the body holds NUL or half a surrogate pair", expected="plain Unicode text")
     elif isinstance(value, int):
         if abs(value) > MAX_INTEGER:
-            raise RequestError("the body holds an integer beyond 2^53-1; expected one that every JSON reader keeps")
+            raise RequestError("the body holds an integer beyond 2^53-1", expected="one that every JSON reader keeps")
     elif isinstance(value, dict):
         for key, item in value.items():
             _demand_plain(key, depth)
@@ -195,4 +195,4 @@ def _invalid(text: str) -> InvalidMessageError:
         fault = Fault(pointer or "/", types_["found"], types_["expected"])
     else:
         fault = Fault(pointer or "/", "a value out of bounds", what.removeprefix("Expected "))
-    return InvalidMessageError(f"the message has a fault at {fault}; correct it and send it again", faults=(fault,))
+    return InvalidMessageError("the message has a fault", "correct it and send it again", faults=(fault,))

@@ -106,9 +106,9 @@ class Keeper:
     def _begin(self, chore: Chore, work: _Work) -> Chore:
         """Start a chore; callers are all on the event loop, so two never start at once."""
         if self._ending.is_set():
-            raise UnavailableError("the receiver is stopping; ask again in a moment", retry_after_s=5.0)
+            raise UnavailableError("the receiver is stopping", "ask again in a moment", retry_after_s=5.0)
         if self._chore.state == "running":
-            raise ConflictError(f"a {self._chore.kind} runs since {self._chore.begun_at}; wait for its end")
+            raise ConflictError(f"a {self._chore.kind} runs since {self._chore.begun_at}", "wait for its end")
         self._chore, self._rested_at = chore, time.monotonic()
         self._thread = threading.Thread(target=self._run, args=(work,), name=chore.kind, daemon=True)
         self._thread.start()
@@ -138,7 +138,7 @@ class Keeper:
         self._chore = replace(self._chore, done_bytes=done, total_bytes=todo)
         took_s = min(REST_S, max(0.0, time.monotonic() - self._rested_at))
         if self._ending.wait(took_s):
-            raise UnavailableError("the receiver is stopping; ask again after its start")
+            raise UnavailableError("the receiver is stopping", "ask again after its start")
         self._rested_at = time.monotonic()
 
     def close(self) -> None:
@@ -149,4 +149,4 @@ class Keeper:
 
 
 def _finding(fault: Fault) -> Finding:
-    return Finding(fault.place, fault.found, fault.expected, fault.hint)
+    return Finding(fault.place, fault.found, fault.expected, fault.remedy)

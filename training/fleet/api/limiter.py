@@ -46,7 +46,8 @@ class Limiter:
         if len(mine) >= EACH or (mine and self._total() >= ALL):
             left_s = math.ceil(mine[0] + WINDOW_S - now)
             raise TooManyTriesError(
-                f"too many wrong codes came from this address; look at the code again and try in {left_s} s",
+                "too many wrong codes came from this address",
+                f"look at the code again and try in {left_s} s",
                 retry_after_s=left_s,
             )
         self._wrong[caller] = [*mine, now]

@@ -9,10 +9,8 @@ changes to `queue`.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import logging
-import os
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -27,6 +25,7 @@ from training.fleet.errors import (
     PreconditionError,
     UnavailableError,
 )
+from training.fleet.files import write_whole
 from training.fleet.manifest import child_load
 from training.fleet.model.jobs import MAX_MANIFEST_BYTES, Trainer
 from training.fleet.queue import Queue
@@ -131,7 +130,7 @@ class Loader:
         unchanged = self._unchanged()
         if unchanged is not None:
             if message.if_plan not in (None, unchanged.digest):
-                raise PreconditionError("the plan would be another one now: nothing is left to do; look at it again")
+                raise PreconditionError("the plan would be another one now: nothing is left to do", "look at it again")
             return unchanged
         loaded = child_load(self._path, schema_required=self._schema_required)
         data = _read(self._path)
@@ -174,7 +173,10 @@ class Loader:
 
 
 def _unusable(error: FleetError) -> FleetError:
-    """Return what ends a first start: after a trouble of the disk another start may do, after a wrong file none."""
+    """Return the error that ends a first start.
+
+    The service manager may repeat a start that the disk refused, but not one with a faulty manifest.
+    """
     if isinstance(error, ConfigurationError):
         return error
     ends = UnavailableError if isinstance(error, UnavailableError) else ConfigurationError
@@ -190,19 +192,12 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ManifestError(f"cannot read {path} ({error}); check the path and its permissions") from error
+        raise ManifestError(f"cannot read {path} ({error})", "check the path and its permissions") from error
 
 
 def _keep(path: Path, data: bytes) -> None:
     """Write a file whole. A copy that cannot be written costs a comparison later, nothing else."""
-    part = path.with_name(path.name + ".part")
     try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        write_whole(path, data)
     except OSError as error:
         _log.warning("the applied manifest was not kept", extra={"data": {"reason": str(error)}})
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)

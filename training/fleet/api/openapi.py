@@ -26,12 +26,15 @@ PROBLEM: Final[dict[str, Any]] = {
         "status": {"type": "integer"},
         "detail": {"type": "string", "description": "What was found, what was expected, what to do now."},
         "code": {"type": "string", "description": "Stable name of the error."},
+        "found": {"type": "string", "description": "What was found."},
+        "expected": {"type": "string", "description": "What was expected; missing where `found` says it."},
+        "remedy": {"type": "string", "description": "What to do now; missing where nothing can be done."},
         "errors": {
             "type": "array",
             "items": {
                 "type": "object",
-                "required": ["place", "found", "expected", "hint"],
-                "properties": {name: {"type": "string"} for name in ("place", "found", "expected", "hint")},
+                "required": ["place", "found", "expected", "remedy"],
+                "properties": {name: {"type": "string"} for name in ("place", "found", "expected", "remedy")},
             },
         },
     },

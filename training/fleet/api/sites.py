@@ -38,8 +38,9 @@ def demand_own_page(arrival: Arrival, names: Set[str]) -> None:
     if own and (origin is None or _is_own(origin, head[b"host"], arrival.scope.get("scheme") == "https", names)):
         return
     raise ForbiddenError(
-        "a page of another site sent this request; use the command line or the same origin; behind a proxy, have it "
-        "pass the Host header on, or name the receiver in --host-names"
+        "a page of another site sent this request",
+        "use the command line or the same origin; behind a proxy, have it pass the Host header on, or name the "
+        "receiver in --host-names",
     )
 
 

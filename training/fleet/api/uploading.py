@@ -67,8 +67,9 @@ class Uploads:
         begun = self._begun.setdefault(lease_id, set())
         if sha256 not in begun and len(begun) >= MAX_DIGESTS:
             raise ConflictError(
-                f"the lease has begun {MAX_DIGESTS} different artifacts; expected one, and another only when it had "
-                "to be packed again; complete the job with one of them, or give it back"
+                f"the lease has begun {MAX_DIGESTS} different artifacts",
+                "complete the job with one of them, or give it back",
+                expected="one, and another only when it had to be packed again",
             )
         begun.add(sha256)
         if len(self._begun) > MAX_LEASES:
@@ -91,8 +92,8 @@ class Uploads:
         if line.newest is not None:
             line.newest.give_up(
                 UnavailableError(
-                    "a newer upload of this lease has begun, and one lease has one at a time; send it again if it was "
-                    "not you",
+                    "a newer upload of this lease has begun, and one lease has one at a time",
+                    "send it again if it was not you",
                     retry_after_s=REPLACED_RETRY_S,
                 )
             )

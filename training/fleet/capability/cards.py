@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from training.fleet import system
 from training.fleet.capability import child
-from training.fleet.model.capability import GIB, Gpu
+from training.fleet.model.capability import GIB, Gpu, Problem
 
 CROWDED_PART: Final = 0.25
 """If other programs hold more than this part of a card's memory, running out of it says nothing about the training."""
@@ -31,7 +31,10 @@ def find(problems: list[str]) -> tuple[Gpu, ...]:
             return _nvml_gpus(importlib.import_module("pynvml"))
         except Exception as error:  # noqa: BLE001 - a binding without a driver raises its own classes
             problems.append(
-                f"GPU library: NVML does not work ({child.brief(error)}); the nvidia-smi tool was asked instead"
+                Problem(
+                    f"GPU library: NVML does not work ({child.brief(error)}); the nvidia-smi tool was asked instead",
+                    "gpu",
+                )
             )
     return _tool_gpus(problems)
 
@@ -63,7 +66,9 @@ def _tool_gpus(problems: list[str]) -> tuple[Gpu, ...]:
     command = [tool, f"--query-gpu={_FIELDS}", "--format=csv,noheader,nounits"]
     status, out = child.run(command, child.TOOL_TIMEOUT_S)
     if status != 0:
-        problems.append(f"GPU tool: nvidia-smi {child.ending(status, child.TOOL_TIMEOUT_S)}: {child.last_line(out)}")
+        problems.append(
+            Problem(f"GPU tool: nvidia-smi {child.ending(status, child.TOOL_TIMEOUT_S)}: {child.last_line(out)}", "gpu")
+        )
         return ()
     cards = [_tool_gpu(line, problems) for line in out.splitlines() if line.strip()]
     return tuple(card for card in cards if card is not None)
@@ -72,11 +77,13 @@ def _tool_gpus(problems: list[str]) -> tuple[Gpu, ...]:
 def _tool_gpu(line: str, problems: list[str]) -> Gpu | None:
     cells = [cell.strip() for cell in line.split(",")]
     if len(cells) != 5 or not cells[1].startswith("GPU-"):
-        problems.append(f"GPU tool: nvidia-smi printed {line[:80]!r}; expected {_FIELDS}")
+        problems.append(Problem(f"GPU tool: nvidia-smi printed {line[:80]!r}; expected {_FIELDS}", "gpu"))
         return None
     sizes = [int(cell) * 2**20 if cell.isdigit() else 0 for cell in cells[2:4]]
     if not sizes[0]:
-        problems.append(f"GPU memory of {cells[0]} is unknown ({cells[2][:40]!r}); declare vram_gib in the manifest")
+        problems.append(
+            Problem(f"GPU memory of {cells[0]} is unknown ({cells[2][:40]!r}); declare vram_gib in the manifest", "gpu")
+        )
     return Gpu(cells[0], cells[1], sizes[0], sizes[1], cells[4])
 
 
@@ -85,7 +92,9 @@ def note_busy(gpus: Sequence[Gpu], problems: list[str]) -> None:
     for gpu in gpus:
         if gpu.busy:
             free_gib, all_gib = gpu.free_vram_bytes / GIB, gpu.vram_bytes / GIB
-            problems.append(f"GPU {gpu.name} is in use: {free_gib:.1f} of {all_gib:.1f} GiB free; see nvidia-smi")
+            problems.append(
+                Problem(f"GPU {gpu.name} is in use: {free_gib:.1f} of {all_gib:.1f} GiB free; see nvidia-smi", "gpu")
+            )
 
 
 def taken_by_others(uuid: str) -> str:

@@ -19,7 +19,7 @@ from typing import Final
 from training.fleet import __version__, system
 from training.fleet.capability import cards, checkout, child, libraries
 from training.fleet.errors import ConfigurationError
-from training.fleet.model.capability import Capability, Datasets
+from training.fleet.model.capability import Capability, Datasets, Problem
 from training.fleet.model.names import is_host_name
 
 MAX_PROBLEMS: Final = 16
@@ -55,7 +55,7 @@ def detect(
         libraries.try_torch(problems, probe_timeout_s) if gpus else (libraries.torch_version(), False)
     )
     if gpus and torch_version is None:
-        problems.append("a CUDA card is there but torch is not, so CUDA counts as not usable")
+        problems.append(Problem("a CUDA card is there but torch is not, so CUDA counts as not usable", "torch"))
     home = trainer_dir if checkout.PACKED and trainer_dir is not None else checkout.CHECKOUT
     revision, dirty = libraries.revision(home, problems)
     contract, models = libraries.asked_trainer(home, problems) if checkout.PACKED else libraries.own_trainer(problems)
@@ -89,8 +89,8 @@ def refresh(capability: Capability, work_dir: Path, datasets: Datasets) -> Capab
 
     Problems of the first detection stay; those of datasets and found GPUs are as of now.
     """
-    passing = ("dataset ", "GPU ") if capability.gpus else ("dataset ",)
-    lasting = [text for text in capability.problems if not text.startswith(passing)]
+    looked_at = ("dataset", "gpu") if capability.gpus else ("dataset",)
+    lasting = [text for text in capability.problems if not (isinstance(text, Problem) and text.about in looked_at)]
     problems: list[str] = []
     gpus = cards.find(problems) if capability.gpus else ()
     held = _digests(datasets, problems)
@@ -165,8 +165,8 @@ def _own_name() -> str:
 def _checked_name(name: str) -> str:
     if not is_host_name(name.lower()):
         raise ConfigurationError(
-            f"found the host name {name!r}; expected up to 63 letters, digits, dots, dashes and underscores "
-            "that begin with a letter or digit"
+            f"found the host name {name!r}",
+            expected="up to 63 letters, digits, dots, dashes and underscores that begin with a letter or digit",
         )
     return name.lower()
 
@@ -190,5 +190,5 @@ def _digests(datasets: Datasets, problems: list[str]) -> dict[str, str]:
         try:
             found[name] = dataset_digest(folder, datasets.cache)
         except DatasetError as error:
-            problems.append(f"dataset {name} is left out: {child.brief(error)}")
+            problems.append(Problem(f"dataset {name} is left out: {child.brief(error)}", "dataset", name))
     return found

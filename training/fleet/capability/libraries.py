@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from training.fleet.capability import child
+from training.fleet.model.capability import Problem
 
 _MARK = "cis490-probe "
 _TORCH_PROBE = f"""
@@ -50,9 +51,11 @@ def try_torch(problems: list[str], timeout_s: float) -> tuple[str | None, bool]:
     except (ValueError, TypeError):
         version, usable, problem = None, False, "rubbish on its output"
     if status != 0 or version is None:
-        problems.append(f"the probe of torch {child.ending(status, timeout_s)}: {problem or child.last_line(out)}")
+        problems.append(
+            Problem(f"the probe of torch {child.ending(status, timeout_s)}: {problem or child.last_line(out)}", "torch")
+        )
     elif problem:
-        problems.append(f"torch is there but CUDA does not work: {problem}")
+        problems.append(Problem(f"torch is there but CUDA does not work: {problem}", "torch"))
     return version, usable is True and status == 0
 
 

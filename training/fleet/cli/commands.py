@@ -71,9 +71,8 @@ class Console:
 
     def complain(self, fault: FleetError) -> None:
         """Write an error: one line, and one more for each single fault."""
-        self.err.write(f"cis490-jobs: {clean(fault.message)}\n")
-        more = (str(item) for item in fault.faults if str(item) not in fault.message)
-        self.err.write("".join(f"  {clean(line)}\n" for line in more))
+        first, *more = map(clean, fault.lines)
+        self.err.write("".join(f"{line}\n" for line in (f"cis490-jobs: {first}", *more)))
         self.err.flush()
 
 
@@ -273,7 +272,7 @@ def worker(call: Call) -> int:
         answer = call.remote.collect("/v1/identities", "identities", {})
         found = [one for one in read(IdentityPage, answer).identities if name in (None, one.worker)]
     elif name is None:
-        raise ConfigurationError(f"`worker {action}` needs the name of a worker; `cis490-jobs worker list` shows all")
+        raise ConfigurationError(f"`worker {action}` needs the name of a worker", "`cis490-jobs worker list` shows all")
     else:
         answer = call.remote.change_worker(name, action)
         found = [read(IdentityView, answer)]
@@ -309,12 +308,12 @@ def _manifest(path: Path | None) -> bytes:
             data = file.read(MAX_MANIFEST_BYTES + 1)
     except OSError as fault:
         raise ManifestError(
-            f"cannot read {path}: {fault.strerror}; name a manifest, or leave it out for the receiver's own file"
+            f"cannot read {path}: {fault.strerror}", "name a manifest, or none for the receiver's"
         ) from None
     if len(data) > MAX_MANIFEST_BYTES:
-        raise TooLargeError(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes; split the manifest")
+        raise TooLargeError(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes", "split the manifest")
     if not data.strip():
-        raise ManifestError(f"{path} is empty; expected a manifest with [manifest] and [[jobs]]")
+        raise ManifestError(f"{path} is empty", expected="a manifest with [manifest] and [[jobs]]")
     return data
 
 
@@ -359,7 +358,7 @@ def _wait_for(call: Call, begun: dict[str, Any]) -> dict[str, Any]:
             continue
         chore = read(Chore, document)
         if (chore.kind, chore.name) != (first.kind, first.name):
-            raise FleetError(f"the receiver was restarted before the {first.kind} was done; run this again")
+            raise FleetError(f"the receiver was restarted before the {first.kind} was done", "run this again")
         call.console.pass_by(views.reading(chore))
     call.console.pass_by("")
     if chore.state == "failed":

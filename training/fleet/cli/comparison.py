@@ -103,7 +103,7 @@ def _demand_metric(jobs: Sequence[JobView], metric: str) -> None:
     names = {name for job in jobs for name, value in job.metrics.items() if value is None or _is_number(value)}
     if jobs and metric not in names:
         known = f"--metric takes one of {', '.join(sorted(names))}" if names else "none of them reports any number"
-        raise FleetError(f"found no metric {metric} in {len(jobs)} completed jobs; {known}")
+        raise FleetError(f"found no metric {metric} in {len(jobs)} completed jobs", known)
 
 
 def _is_number(value: Any) -> bool:
@@ -112,7 +112,7 @@ def _is_number(value: Any) -> bool:
 
 def _shared(job: JobView) -> str:
     if job.spec is None:
-        raise FleetError("the receiver sent jobs without their specifications; update it to this command's version")
+        raise FleetError("the receiver sent jobs without their specifications", "update it to this command's version")
     return json.dumps({key: value for key, value in job.spec.items() if key not in ("seed", "mode")}, sort_keys=True)
 
 

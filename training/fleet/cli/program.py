@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status = _run(options, console)
     except UnreachableError as fault:
-        console.complain(UnreachableError(f"{fault.message} {_NEXT}"))
+        console.complain(UnreachableError(fault.found, f"{fault.remedy} {_NEXT}".strip()))
         return fault.exit_status
     except FleetError as fault:
         console.complain(fault)
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return _closed(sys.stdout)
     except OSError as fault:
-        console.complain(FleetError(f"cannot write the output: {fault.strerror}; look at where it goes"))
+        console.complain(FleetError(f"cannot write the output: {fault.strerror}", "look at where it goes"))
         return EX_FAILURE
     return status
 
@@ -116,8 +116,8 @@ def _operator_token(options: argparse.Namespace, environ: Mapping[str, str]) -> 
 def _needed(token: str | None) -> str:
     if token is None:
         raise AuthenticationError(
-            "this command needs the operator token and found none; "
-            "set CIS490_OPERATOR_TOKEN, or CIS490_OPERATOR_TOKEN_FILE to a file that only you can read"
+            "this command needs the operator token and found none",
+            "set CIS490_OPERATOR_TOKEN, or CIS490_OPERATOR_TOKEN_FILE to a file that only you can read",
         )
     return token
 

@@ -37,8 +37,9 @@ def read(kind: type[T], document: Any) -> T:
         place = "the answer" + (f".{fault.place}" if fault.place else "")
         found = "nothing" if fault.found is None else fault.found
         raise FleetError(
-            f"the receiver's answer cannot be read: {place}: found {found}, expected {fault.expected}; "
-            "receiver and command have different versions; update the older one"
+            f"the receiver's answer cannot be read: {place}: found {found}, expected {fault.expected}"
+            "; receiver and command have different versions",
+            "update the older one",
         ) from None
 
 
@@ -147,7 +148,7 @@ class Remote:
     def _post(self, path: str, body: dict[str, Any] | bytes) -> dict[str, Any]:
         status, document = self.connection.post(path, body, timeout_s=ANSWER_S)
         if document is None:
-            raise FleetError(f"the receiver answered {status} to {path} without a body; update the older one")
+            raise FleetError(f"the receiver answered {status} to {path} without a body", "update the older of the two")
         return document
 
     def resolve(self, prefix: str) -> str:
@@ -164,13 +165,13 @@ class Remote:
             return prefix
         found = self.connection.get("/v1/jobs", {"id_prefix": prefix, "limit": str(CANDIDATES + 1)}).get("jobs") or []
         if not found:
-            raise NotFoundError(f"found no job whose id begins with {prefix}; `cis490-jobs list` shows all ids")
+            raise NotFoundError(f"found no job whose id begins with {prefix}", "`cis490-jobs list` shows all ids")
         if len(found) > 1:
-            raise FleetError(_ambiguous(prefix, found))
+            raise FleetError(_ambiguous(prefix, found), "give more digits of the one you mean")
         return str(found[0]["id"])
 
 
 def _ambiguous(prefix: str, found: list[dict[str, Any]]) -> str:
     shown = ", ".join(f"{job['id'][:16]} ({job['model']} {job['mode']})" for job in found[:CANDIDATES])
     more = " and more" if len(found) > CANDIDATES else ""
-    return f"{prefix} fits several jobs: {shown}{more}; give more digits of the one you mean"
+    return f"{prefix} fits several jobs: {shown}{more}"

@@ -108,7 +108,7 @@ def _storage(storage: Mapping[str, int]) -> list[str]:
 def _fault(fault: Any) -> str:
     if not isinstance(fault, dict):
         return str(fault)
-    tail = f"; {fault['hint']}" if fault.get("hint") else ""
+    tail = f"; {fault['remedy']}" if fault.get("remedy") else ""
     return f"{fault.get('place')}: found {fault.get('found')}, expected {fault.get('expected')}{tail}"
 
 
@@ -373,7 +373,7 @@ def invite_notes(made: Invite, receiver: str) -> list[str]:
         f"One of these, run on {clean(made.worker)}, enrols it; the code works once, until {moment(made.expires_at)}:"
     ]
     if made.replaces:
-        notes.append(f"{clean(made.worker)} is enrolled already; enrolling it again revokes its present secret.")
+        notes.append(f"{clean(made.worker)} is enrolled already; enrolling it again takes its present secret back.")
     if receiver.startswith("http://"):
         notes.append(
             "This address works on this machine only; elsewhere give the receiver's https address with --receiver."
@@ -415,7 +415,7 @@ def findings(chore: Chore) -> list[str]:
 
 
 def _found(item: Finding) -> str:
-    return clean(f"{item.place}: found {item.found}, expected {item.expected}; {item.hint}")
+    return clean(f"{item.place}: found {item.found}, expected {item.expected}; {item.remedy}")
 
 
 def checked(chore: Chore) -> str:

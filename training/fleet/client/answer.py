@@ -81,7 +81,9 @@ def document(answer: Answer) -> dict[str, Any]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise UnavailableError("the answer is not a receiver's; is the address right, does a proxy stand between?")
+        raise UnavailableError(
+            "the answer is not a receiver's", "check the address, and whether a proxy stands between"
+        )
     return found
 
 
@@ -95,18 +97,21 @@ def read(kind: type[T], answer: Answer) -> T:
         return message(kind, document(answer))
     except MismatchError as fault:
         if fault.found is None:
-            text = f"the receiver's answer lacks {fault.place}; is it older than this worker?"
-        else:
-            text = f"the receiver's answer has a wrong {fault.place}: found {fault.found}, expected {fault.expected}"
-        raise UnavailableError(text) from None
+            raise UnavailableError(
+                f"the receiver's answer lacks {fault.place}", "update the receiver if it is older than this worker"
+            ) from None
+        raise UnavailableError(
+            f"the receiver's answer has a wrong {fault.place}: found {fault.found}", expected=fault.expected
+        ) from None
 
 
 def refusal(answer: Answer, url: str) -> FleetError:
     """Return the error an answer of 300 and above stands for."""
     if answer.status < 400:
         return ConfigurationError(
-            f"{url} answered with a redirect ({answer.status}), which is not followed because it would carry the token "
-            "along; give the final address"
+            f"{url} answered with a redirect ({answer.status}), which is not followed because it would carry the "
+            "token along",
+            "give the final address",
         )
     try:
         problem = json.loads(answer.body)

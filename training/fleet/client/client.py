@@ -304,7 +304,7 @@ class Client:
             answer = self._once(exchange, self.timeout_s if timeout_s is None else timeout_s)
         except (OSError, http.client.HTTPException) as cause:
             self.close()
-            error = UnreachableError(self._nobody(cause))
+            error = self._unreachable(cause)
             # Its frames would keep the answer's socket open until the garbage collector comes by.
             error.__cause__ = cause.with_traceback(None)
             return error
@@ -374,12 +374,15 @@ class Client:
         jitter = self._random() * min(BACKOFF_CAP_S, BACKOFF_S * 2.0 ** min(attempt, 16))
         return (error.retry_after_s or 0.0) + jitter
 
-    def _nobody(self, cause: Exception) -> str:
-        if of_tls(cause):
-            return f"no safe connection to {self.address.url}: {reason(cause)}"
-        if self._tls is not None and self._tls.shows_one and isinstance(cause, ConnectionError):
-            return f"no safe connection to {self.address.url}: {CUT}"
-        return f"no answer from {self.address.url} ({reason(cause)}); is the receiver running, is the address right?"
+    def _unreachable(self, cause: Exception) -> UnreachableError:
+        found, remedy = reason(cause)
+        cut = self._tls is not None and self._tls.shows_one and isinstance(cause, ConnectionError)
+        if of_tls(cause) or cut:
+            found, remedy = (found, remedy) if of_tls(cause) else CUT
+            return UnreachableError(f"no safe connection to {self.address.url}: {found}", remedy)
+        return UnreachableError(
+            f"no answer from {self.address.url} ({found})", "is the receiver running, is the address right?"
+        )
 
 
 def _printable(secret: str) -> str:
@@ -390,7 +393,7 @@ def _printable(secret: str) -> str:
     """
     if not re.fullmatch(r"[\x21-\x7e]{1,4096}", secret):
         raise ConfigurationError(
-            "the token has characters that a header cannot carry; expected printable ASCII without spaces"
+            "the token has characters that a header cannot carry", expected="printable ASCII without spaces"
         )
     return secret
 

@@ -18,6 +18,7 @@ from typing import Final
 
 from training.fleet import system
 from training.fleet.errors import EX_NOPERM, EX_UNAVAILABLE
+from training.fleet.files import sync_folder
 from training.fleet.install.programs import Programs
 from training.fleet.install.steps import Steps, StopError, say
 
@@ -214,7 +215,7 @@ class Linux:
         self._give(part, owner)
         part.chmod(mode)
         system.replace(part, path)
-        system.sync_folder(path.parent)
+        sync_folder(path.parent)
 
     def _has_rights(self, path: Path, mode: int, owner: str) -> bool:
         return stat.S_IMODE(path.stat().st_mode) == mode and (self.user or _owner(path) == owner)

@@ -23,7 +23,7 @@ from training.fleet.store import BUNDLE, QUARANTINE, bundle_path, index_line, in
 
 LOST: Final = (
     "copy the bundle back from a backup (BACKUP/store has the same folders) and run fsck again; without one the result "
-    "is lost: the job stays completed, so train it as a new job with another seed"
+    "is lost: the job stays completed, so train it again as a new job with another seed"
 )
 _FOLDER: Final = re.compile(r"(?P<model>[0-9A-Za-z][0-9A-Za-z_.-]{0,63})_(?P<mode>realistic|oracle)")
 _TEMPORARY: Final = re.compile(r"[0-9a-f]{32}\.part")
@@ -125,8 +125,8 @@ def _check_one(reading: Reading, store: Path, row: ArtifactRow, report: Report, 
             report.find(place, found, f"{wanted} that hash to its name", LOST)
             _put_aside(store, path, row.sha256, report, hashing.options)
         elif size != wanted:
-            hint = "the bundle is whole, its row is not: restore a backup" if digest else "run fsck without --no-hash"
-            report.find(_place(reading, row), f"{size} bytes", f"{wanted} bytes as its row says", hint)
+            remedy = "the bundle is whole, its row is not: restore a backup" if digest else "run fsck without --no-hash"
+            report.find(_place(reading, row), f"{size} bytes", f"{wanted} bytes as its row says", remedy)
             if digest:
                 report.lengths.append({"sha256": row.sha256, "model": row.model, "mode": row.mode, "size_bytes": size})
 
@@ -164,8 +164,9 @@ def _listing(folder: Path) -> Iterator[None]:
     except FileNotFoundError:
         return
     except OSError as error:
-        words = f"cannot look into {error.filename or folder} ({error.strerror}); look at its disk and run this again"
-        raise FleetError(words) from error
+        raise FleetError(
+            f"cannot look into {error.filename or folder} ({error.strerror})", "look at its disk and run this again"
+        ) from error
 
 
 def _files(store: Path) -> Iterator[Path]:

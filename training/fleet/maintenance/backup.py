@@ -22,9 +22,9 @@ from typing import Final
 
 from training.fleet.database import Database
 from training.fleet.database.queries import ARTIFACT_TOTALS, REMEMBERED
-from training.fleet.database.sqlite.pages import make_folder, sync_folder
 from training.fleet.database.sqlite.reading import Reading, of_copy
 from training.fleet.errors import ConflictError, FleetError, StorageFullError
+from training.fleet.files import make_folder, sync_folder
 from training.fleet.locks import folder_held, is_held
 from training.fleet.maintenance.artifacts import LOST, Places, artifact_rows, index_lines
 from training.fleet.maintenance.records import MAX_LISTED, RESTORE
@@ -112,7 +112,7 @@ def _make_new(part: Path, final: Path) -> None:
         with contextlib.suppress(FileExistsError):
             part.mkdir(mode=0o750)
             return
-    raise ConflictError(f"there is a backup {final.name} already; ask again, or give another label")
+    raise ConflictError(f"there is a backup {final.name} already", "ask again, or give another label")
 
 
 def _made(source: Database, order: BackupTask, part: Path, report: Report, progress: OnProgress) -> None:
@@ -137,8 +137,8 @@ def _remove_leftovers(root: Path) -> None:
 
 def _refused(root: Path, error: OSError) -> FleetError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageFullError(f"no room for a backup below {root} ({error}); nothing is left of it, make room")
-    return FleetError(f"cannot make a backup below {root} ({error}); look at --backup-root and its disk")
+        return StorageFullError(f"no room for a backup below {root} ({error}); nothing is left of it", "make room")
+    return FleetError(f"cannot make a backup below {root} ({error})", "look at --backup-root and its disk")
 
 
 def _fill(source: Database, order: BackupTask, part: Path, report: Report, progress: OnProgress) -> None:
@@ -154,7 +154,7 @@ def _fill(source: Database, order: BackupTask, part: Path, report: Report, progr
         try:
             files |= _parts(reading, order, part, report, progress)
         except UNREADABLE as error:
-            raise FleetError(f"the database is damaged ({error}); stop the receiver and run fsck") from error
+            raise FleetError(f"the database is damaged ({error})", "stop the receiver and run fsck") from error
     contents = {
         "format": FORMAT,
         "made_at": order.made_at,

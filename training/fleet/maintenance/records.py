@@ -108,8 +108,8 @@ def check_structure(reading: Reading, report: Report) -> bool:
         return False
     if schema > NEWEST_SCHEMA:
         raise ConfigurationError(
-            f"the database {reading.path} has schema {schema}, this program knows up to {NEWEST_SCHEMA}; "
-            "install the newer version"
+            f"the database {reading.path} has schema {schema}, this program knows up to {NEWEST_SCHEMA}",
+            "install the newer version",
         )
     damage = reading.damage()
     for words in damage[:MAX_LISTED]:
@@ -123,12 +123,14 @@ def check_structure(reading: Reading, report: Report) -> bool:
 def _too_old(reading: Reading, schema: int) -> ConfigurationError:
     if schema == 0:
         return ConfigurationError(
-            f"the database {reading.path} has no tables of this program, expected those of schema {NEWEST_SCHEMA}; if "
-            "its first start was cut off, start the receiver once, which makes them, otherwise give --db the right file"
+            f"the database {reading.path} has no tables of this program",
+            "if its first start was cut off, start the receiver once, which makes them, otherwise give --db the "
+            "right file",
+            expected=f"those of schema {NEWEST_SCHEMA}",
         )
     return ConfigurationError(
-        f"the database {reading.path} has schema {schema}, this program checks {NEWEST_SCHEMA}; start the receiver "
-        "once, which brings it up to date, or use the older version"
+        f"the database {reading.path} has schema {schema}, this program checks {NEWEST_SCHEMA}",
+        "start the receiver once, which brings it up to date, or use the older version",
     )
 
 

@@ -35,13 +35,13 @@ class Report:
     checked: Counter[str] = field(default_factory=Counter)
     lengths: list[dict[str, Any]] = field(default_factory=list)
 
-    def find(self, place: str, found: object, expected: str, hint: str) -> None:
+    def find(self, place: str, found: object, expected: str, remedy: str) -> None:
         """Add something that is wrong."""
-        self.findings.append(Fault(place, str(found), expected, hint))
+        self.findings.append(Fault(place, str(found), expected, remedy))
 
-    def note(self, place: str, found: object, expected: str, hint: str) -> None:
+    def note(self, place: str, found: object, expected: str, remedy: str) -> None:
         """Add something worth knowing."""
-        self.notes.append(Fault(place, str(found), expected, hint))
+        self.notes.append(Fault(place, str(found), expected, remedy))
 
     def document(self) -> dict[str, Any]:
         """Return the report as plain data."""

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from training.fleet.database.sqlite.pages import log_path, make_folder, sums_path, sync_folder, unused
+from training.fleet.database.sqlite.pages import log_path, sums_path
 from training.fleet.database.sqlite.reading import NEWEST_SCHEMA, held, of_copy
 from training.fleet.errors import ConfigurationError, Fault, FleetError
+from training.fleet.files import make_folder, sync_folder, unused
 from training.fleet.locks import file_held, folders_held
 from training.fleet.maintenance.artifacts import Places, artifact_rows
 from training.fleet.maintenance.backup import (
@@ -90,7 +91,7 @@ def restore(backup: Path, target: RestoreTarget, *, replace: bool, progress: OnP
             with folders_held(places.store, places.incoming), file_held(places.index):
                 return [*_bring(backup, files, target), *_missing(target)]
     except OSError as error:
-        raise FleetError(f"the backup was not brought back ({error}); look at the disk and run this again") from error
+        raise FleetError(f"the backup was not brought back ({error})", "look at the disk and run this again") from error
 
 
 def _contents(backup: Path) -> dict[str, Entry]:
@@ -101,26 +102,28 @@ def _contents(backup: Path) -> dict[str, Entry]:
             contents = json.loads(file.read(MAX_CONTENTS_BYTES))
         number, schema, files = contents["format"], contents["schema"], contents["files"]
     except OSError as error:
-        raise ConfigurationError(f"{backup} is no backup: cannot read {path} ({error.strerror})") from error
+        raise ConfigurationError(
+            f"{backup} is no backup: cannot read {path} ({error.strerror})", "give a folder that backup made"
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigurationError(f"{path} is damaged ({error!r}); take another backup") from error
+        raise ConfigurationError(f"{path} is damaged ({error!r})", "take another backup") from error
     if number != FORMAT:
-        raise ConfigurationError(f"{backup} has format {number}, this program reads {FORMAT}; use the newer version")
+        raise ConfigurationError(f"{backup} has format {number}, this program reads {FORMAT}", "use the newer version")
     if not isinstance(schema, int) or schema > NEWEST_SCHEMA:
         raise ConfigurationError(
-            f"the backup {backup} has schema {schema}, this program knows up to {NEWEST_SCHEMA}; "
-            "install the newer version"
+            f"the backup {backup} has schema {schema}, this program knows up to {NEWEST_SCHEMA}",
+            "install the newer version",
         )
     return dict(_entries(path, files))
 
 
 def _entries(path: Path, files: Any) -> Iterator[tuple[str, Entry]]:
     if not isinstance(files, Mapping) or DATABASE not in files:
-        raise ConfigurationError(f"{path} is damaged: it names no {DATABASE}; take another backup")
+        raise ConfigurationError(f"{path} is damaged: it names no {DATABASE}", "take another backup")
     for name, entry in files.items():
         # A name leads nowhere else: the backup may come from another machine.
         if not _NAME.fullmatch(name) or not isinstance(entry, Mapping):
-            raise ConfigurationError(f"{path} names {name!a}; expected files of a backup; take another backup")
+            raise ConfigurationError(f"{path} names {name!a}", "take another backup", expected="files of a backup")
         yield name, Entry(entry.get("size_bytes", -1), entry.get("sha256", ""))
 
 
@@ -138,8 +141,8 @@ def _demand_whole(backup: Path, files: Mapping[str, Entry], progress: OnProgress
             faults.append(Fault(name, words, f"{entry.size_bytes} that hash to {entry.sha256}"))
     if faults:
         raise FleetError(
-            f"the backup {backup} is damaged in {len(faults)} of {len(files)} files; nothing was changed; take another "
-            "backup",
+            f"the backup {backup} is damaged in {len(faults)} of {len(files)} files; nothing was changed",
+            "take another backup",
             faults=tuple(faults),
         )
 
@@ -148,8 +151,8 @@ def _demand_free(target: RestoreTarget, *, replace: bool) -> None:
     """Refuse where a database is there and stays."""
     if target.database.exists() and not replace:
         raise ConfigurationError(
-            f"there is a database {target.database} already and nothing was changed; run this again with --replace, "
-            "which moves it aside under a dated name"
+            f"there is a database {target.database} already and nothing was changed",
+            "run this again with --replace, which moves it aside under a dated name",
         )
 
 
@@ -207,7 +210,7 @@ def _copy_sound(source: Path, entry: Entry, target: Path) -> None:
     found = copied(source, target, ignore)
     if found != entry:
         target.unlink()
-        raise FleetError(f"{source} has changed while it was brought back; look at its disk and run this again")
+        raise FleetError(f"{source} has changed while it was brought back", "look at its disk and run this again")
 
 
 def _moved_aside(database: Path) -> Path | None:

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, TextIO
 
-from training.fleet.errors import Fault, ManifestError, UnavailableError
+from training.fleet.errors import ManifestError, UnavailableError, from_problem
 from training.fleet.manifest.entries import Header, JobEntry, Manifest
 from training.fleet.model.jobs import DatasetRef, Limits, Policy, Requirement, Trainer
 
@@ -93,7 +93,7 @@ def write_rows(manifest: Manifest, out: TextIO) -> None:
 
 def write_faults(error: ManifestError, out: TextIO) -> None:
     """Write what is wrong with a manifest as one JSON line."""
-    out.write(json.dumps({"message": error.message, "faults": [asdict(fault) for fault in error.faults]}) + "\n")
+    out.write(json.dumps({"problem": error.problem()}) + "\n")
 
 
 def _run(words: list[str], spool: IO[bytes], timeout_s: float) -> None:
@@ -111,21 +111,22 @@ def _run(words: list[str], spool: IO[bytes], timeout_s: float) -> None:
         )
     except subprocess.TimeoutExpired:
         raise UnavailableError(
-            f"reading the manifest took more than {timeout_s:g} s, nothing was applied; make it smaller or try again"
+            f"reading the manifest took more than {timeout_s:g} s, nothing was applied", "make it smaller or try again"
         ) from None
     except OSError as error:
-        raise UnavailableError(f"no process could be started to read the manifest: {error}; try again") from error
+        raise UnavailableError(f"no process could be started to read the manifest: {error}", "try again") from error
     if done.returncode != 0:
         last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2][:200]
         raise UnavailableError(
             f"the process that reads the manifest ended with status {done.returncode} ({last or 'no message'}), "
-            "nothing was applied; check the free memory and try again"
+            "nothing was applied",
+            "check the free memory and try again",
         )
 
 
 def _answer(first: dict[str, Any]) -> dict[str, Any]:
-    if "faults" in first:
-        raise ManifestError(first["message"], faults=tuple(Fault(**fault) for fault in first["faults"]))
+    if "problem" in first:
+        raise from_problem(first["problem"])
     return first
 
 
@@ -170,7 +171,7 @@ class _Entries(Iterator[JobEntry]):
             self._parts.append(_part(row))
         if self._left:
             raise UnavailableError(
-                f"{self._left} of {self._count} jobs are missing from the temporary file; is its disk full?"
+                f"{self._left} of {self._count} jobs are missing from the temporary file", "make room on its disk"
             )
         raise StopIteration
 

@@ -114,14 +114,14 @@ def trainer_of(document: Document) -> tuple[tuple[str, ...], str | None] | None:
 def _declared(
     document: Document, declaration: dict[str, Any] | None, trouble: str | None, findings: Findings
 ) -> Declaration | None:
-    found, expected, hint = trouble, "a declaration", "correct the trainer or give trainer.schema"
+    found, expected, remedy = trouble, "a declaration", "correct the trainer or give trainer.schema"
     if declaration is not None:
         try:
             return compiled(declaration)
         except TrainerError as error:
-            found, expected, hint = error.message, "a JSON Schema of models and hyper-parameters", ""
+            found, expected, remedy = error.message, "a JSON Schema of models and hyper-parameters", ""
     if found is not None:
-        findings.fault(f"trainer{_at(document.table_line('trainer'))}", found, expected, hint)
+        findings.fault(f"trainer{_at(document.table_line('trainer'))}", found, expected, remedy)
     return None
 
 
@@ -212,8 +212,8 @@ class Tables:
             models = self._declared.models
             self._fault(position, "model", short(model), "a model the trainer declares", nearest(model, models))
         elif self._declared is not None:
-            for key, found, expected, hint in self._declared.troubles(model, hyper):
-                self._fault(position, f"hyper.{key}", found, expected, hint)
+            for key, found, expected, remedy in self._declared.troubles(model, hyper):
+                self._fault(position, f"hyper.{key}", found, expected, remedy)
         return len(self._findings.faults) == before
 
     def _not_json(self, position: int, hyper: Mapping[str, Any], whole: InvalidMessageError) -> None:
@@ -245,10 +245,10 @@ class Tables:
             self._known_hosts = set()
             self._references(0, set_here, dict(defaults))
 
-    def _one_of(self, position: int, key: str, value: str | None, valid: Any, hint: str = "") -> None:
+    def _one_of(self, position: int, key: str, value: str | None, valid: Any, remedy: str = "") -> None:
         if value is None or valid is None or value in valid:
             return
-        known = ", ".join(sorted(valid)[:20]) or f"a name that the manifest declares; {hint}"
+        known = ", ".join(sorted(valid)[:20]) or f"a name that the manifest declares; {remedy}"
         self._fault(position, key, short(value), f"one of {known}" if valid else known, nearest(value, valid))
 
     def _check_hosts(self, position: int, globs: tuple[str, ...]) -> None:
@@ -256,8 +256,8 @@ class Tables:
             if glob in self.hosts or glob in self._known_hosts or not _GLOB_SIGNS.isdisjoint(glob):
                 continue
             if DEFAULT_HOST not in self.hosts:
-                hint = nearest(glob, self.hosts) or "add a table [hosts.NAME]"
-                self._fault(position, "allowed_hosts", short(glob), "a host that the manifest admits", hint)
+                remedy = nearest(glob, self.hosts) or "add a table [hosts.NAME]"
+                self._fault(position, "allowed_hosts", short(glob), "a host that the manifest admits", remedy)
                 continue
             self._known_hosts.add(glob)
             place = self._place(position, "allowed_hosts")
@@ -368,8 +368,8 @@ class Tables:
         for key in ("allow_jobs", "deny_jobs"):
             for glob in values[key] or ():
                 if models is not None and glob not in models and _GLOB_SIGNS.isdisjoint(glob):
-                    hint = nearest(glob, models)
-                    self._findings.warn(f"hosts.{name}.{key}: the trainer declares no model {glob}; {hint}")
+                    remedy = nearest(glob, models)
+                    self._findings.warn(f"hosts.{name}.{key}: the trainer declares no model {glob}; {remedy}")
 
     def _named(self, section: str, tables: Any, fits: Any, expected: str) -> Iterator[tuple[str, Any]]:
         if not isinstance(tables, dict):
@@ -383,8 +383,8 @@ class Tables:
                 place = f"{section}{_at(self._document.table_line(f'{section}.{name}'))}"
                 self._findings.fault(place, f"the name {short(name)}", f"{expected}: letters, digits, dot, dash")
 
-    def _fault(self, position: int, key: str | None, found: str, expected: str, hint: str = "") -> None:
-        self._findings.fault(self._place(position, key), found, expected, hint)
+    def _fault(self, position: int, key: str | None, found: str, expected: str, remedy: str = "") -> None:
+        self._findings.fault(self._place(position, key), found, expected, remedy)
 
     def _place(self, position: int, key: str | None) -> str:
         if position == 0:
@@ -464,10 +464,10 @@ def _values(table: Any, known: Mapping[str, Key], name: str, document: Document,
         return values
     for key, value in table.items():
         if key not in known:
-            hint = nearest(key, known)
+            remedy = nearest(key, known)
             if name == "defaults" and key in keys.JOB:
-                hint = "it belongs to one job; write it in each [[jobs]] table"
-            findings.fault(_place(name, key, document), f"the key {short(key)}", f"a key of [{name}]", hint)
+                remedy = "it belongs to one job; write it in each [[jobs]] table"
+            findings.fault(_place(name, key, document), f"the key {short(key)}", f"a key of [{name}]", remedy)
             continue
         try:
             values[key] = known[key].read(value)

@@ -125,5 +125,5 @@ def _attempt(path: Path, descriptor: int, read: Callable[[int, int], bytes]) -> 
     return data if same else None
 
 
-def _unreadable(path: Path, found: str, hint: str = "check the path and its permissions") -> ManifestError:
-    return invalid((Fault(str(path), found.lower(), "a readable TOML file", hint),))
+def _unreadable(path: Path, found: str, remedy: str = "check the path and its permissions") -> ManifestError:
+    return invalid((Fault(str(path), found.lower(), "a readable TOML file", remedy),))

@@ -217,8 +217,8 @@ def _syntax(text: str, message: str) -> ManifestError:
     return _refused(place, found, f"valid TOML ({what.lower()})", "is the file whole?" if not (at and at[2]) else "")
 
 
-def _refused(place: str, found: str, expected: str, hint: str) -> ManifestError:
-    return invalid((Fault(place, found, expected, hint),))
+def _refused(place: str, found: str, expected: str, remedy: str) -> ManifestError:
+    return invalid((Fault(place, found, expected, remedy),))
 
 
 def _loose(table: str) -> str:

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, Self
 
 GIB: Final = 2**30
+HostPart = Literal["gpu", "torch", "dataset"]
+"""What of a host a program asks the problems of."""
 BUSY_PART: Final = 0.5
 """Part of a card's memory that must be free; with less the card counts as in use by other programs."""
 
@@ -37,6 +39,25 @@ class Gpu:
     def busy(self) -> bool:
         """True if other programs hold so much of its memory that a training should not begin on it."""
         return self.free_vram_bytes < self.vram_bytes * BUSY_PART
+
+
+class Problem(str):
+    """A problem that detection found: a text for people, which goes over the wire, and what it is about.
+
+    Args:
+        text: For people.
+        about: Which part of the host, so that nobody has to look for words in the text; not sent over the wire.
+        name: Of the dataset, where it is about one.
+    """
+
+    about: HostPart | None
+    name: str
+
+    def __new__(cls, text: str, about: HostPart | None = None, name: str = "") -> Self:
+        """Make the text, and note beside it what it is about."""
+        made = super().__new__(cls, text)
+        made.about, made.name = about, name
+        return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +105,11 @@ class Capability:
     models: tuple[str, ...] | None = None
     datasets: dict[str, str] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+
+    def problems_of(self, about: HostPart, name: str = "") -> list[str]:
+        """Return the problems with one part of this host, as this process found them."""
+        found = (text for text in self.problems if isinstance(text, Problem) and text.about == about)
+        return [text for text in found if not name or text.name == name]
 
     @property
     def ram_gib(self) -> int:

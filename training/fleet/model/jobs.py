@@ -136,7 +136,9 @@ class Spec:
         """Return the identity: 64 hex digits, the SHA-256 of the canonical normal form."""
         data = canonical(self.document())
         if len(data) > MAX_SPEC_BYTES:
-            raise InvalidMessageError(f"the specification takes {len(data)} bytes; at most {MAX_SPEC_BYTES} may be")
+            raise InvalidMessageError(
+                f"the specification takes {len(data)} bytes", expected=f"at most {MAX_SPEC_BYTES}"
+            )
         return hashlib.sha256(data).hexdigest()
 
 
@@ -231,7 +233,7 @@ def normalise(value: Any, depth: int = 0) -> Any:
             beyond 8 levels.
     """
     if depth > MAX_DEPTH:
-        raise InvalidMessageError(f"nested deeper than {MAX_DEPTH} levels; flatten the hyper-parameters")
+        raise InvalidMessageError(f"nested deeper than {MAX_DEPTH} levels", "flatten the hyper-parameters")
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -242,7 +244,9 @@ def normalise(value: Any, depth: int = 0) -> Any:
         return _mapping(value, depth)
     if isinstance(value, list | tuple):
         return [normalise(item, depth + 1) for item in value]
-    raise InvalidMessageError(f"found {value!r} ({type(value).__name__}); expected text, a number, a boolean or a list")
+    raise InvalidMessageError(
+        f"found {value!r} ({type(value).__name__})", expected="text, a number, a boolean or a list"
+    )
 
 
 def normal_hosts(names: Iterable[str]) -> tuple[str, ...]:
@@ -260,28 +264,30 @@ def _mapping(value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
     for key, item in value.items():
         name = _text(key)
         if name in normal:
-            raise InvalidMessageError(f"the key {name!r} stands there twice once both spellings are normalised")
+            raise InvalidMessageError(
+                f"the key {name!r} stands there twice once both spellings are normalised", "leave one of them out"
+            )
         normal[name] = normalise(item, depth + 1)
     return normal
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise InvalidMessageError(f"found {value!r} as a name; expected text")
+        raise InvalidMessageError(f"found {value!r} as a name", expected="text")
     normal = unicodedata.normalize("NFC", value)
     try:
         normal.encode()
     except UnicodeEncodeError:
-        raise InvalidMessageError(f"found {value!r}, which is not valid Unicode text") from None
+        raise InvalidMessageError(f"found {value!r}", expected="valid Unicode text") from None
     return normal
 
 
 def _number(value: float) -> int | float:
     if isinstance(value, float) and not math.isfinite(value):
-        raise InvalidMessageError(f"found {value}; expected a finite number")
+        raise InvalidMessageError(f"found {value}", expected="a finite number")
     if abs(value) > MAX_INTEGER and (isinstance(value, int) or value.is_integer()):
         # Its digits are left out: Python refuses to write more than 4,300 of them.
-        raise InvalidMessageError("found a larger number; expected an integer between -(2^53-1) and 2^53-1")
+        raise InvalidMessageError("found a larger number", expected="an integer between -(2^53-1) and 2^53-1")
     return value
 
 

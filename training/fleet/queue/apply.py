@@ -115,8 +115,8 @@ def _compared(
 def _check(found: Plan, allow_shrink: bool, if_plan: str | None) -> None:
     if if_plan is not None and if_plan != found.digest:
         raise PreconditionError(
-            f"the manifest or the queue moved: the plan was {if_plan[:12]}, it would be {found.digest[:12]} now; "
-            "look at the plan again"
+            f"the manifest or the queue moved: the plan was {if_plan[:12]}, it would be {found.digest[:12]} now",
+            "look at the plan again",
         )
     dropped = found.counts["dropped"]
     # A file that was cut off while it was written looks like one that names fewer jobs.
@@ -125,7 +125,8 @@ def _check(found: Plan, allow_shrink: bool, if_plan: str | None) -> None:
         jobs = "1 job" if dropped == 1 else f"{dropped} jobs"
         raise WouldShrinkError(
             f"the manifest no longer names {jobs} of the queue ({first}{', …' if dropped > 5 else ''}), nothing was "
-            "applied; is the file whole? If so, reload with --allow-shrink; the jobs stay until they are cancelled"
+            "applied",
+            "check that the file is whole; if it is, reload with --allow-shrink, and the jobs stay until cancelled",
         )
 
 

@@ -20,7 +20,7 @@ class Artifacts:
         """Return job id, model and mode of the lease an artifact is uploaded under, see `Queue.lease_for_upload`."""
         row = tx.one(LEASE, lease_id=lease_id)
         if row is None:
-            raise StaleLeaseError("no such lease; stop the trainer and claim again")
+            raise StaleLeaseError("no such lease", "stop the trainer and claim again")
         # The answer to the upload may have been lost after the job was completed with it.
         if row.outcome == "completed":
             demand_result(row, sha256)

@@ -128,8 +128,8 @@ class Attempts:
         # change.
         if not changed:
             raise ArtifactMissingError(
-                f"the artifact {message.artifact} of {row.model}/{row.mode} is not stored; upload it, then "
-                "complete the job again"
+                f"the artifact {message.artifact} of {row.model}/{row.mode} is not stored",
+                "upload it, then complete the job again",
             )
         self._settling.end_attempt(tx, row, "completed")
         why = f"a late result after {row.outcome}, nobody else had begun" if row.outcome else ""

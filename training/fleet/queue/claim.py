@@ -63,8 +63,8 @@ class Claims:
         policy = self._memory.hosts.policy(worker)
         if policy is None:
             raise HostRefusedError(
-                f"the manifest does not admit the host {worker!r}: it has neither [hosts.{worker}] nor "
-                "[hosts.default]; add one of them and reload"
+                f"the manifest does not admit the host {worker!r}: it has neither [hosts.{worker}] nor [hosts.default]",
+                "add one of them and reload",
             )
         return policy
 
@@ -87,8 +87,8 @@ class Claims:
         # A late copy of an old request must not start a second job for somebody who no longer waits for it.
         if row.lease_id != row.given:
             raise ConflictError(
-                f"the claim {message.claim_id} was answered with a lease that is over ({row.outcome}); "
-                "ask with a new claim_id"
+                f"the claim {message.claim_id} was answered with a lease that is over ({row.outcome})",
+                "ask with a new claim_id",
             )
         # The first answer may have been lost, and with it the time that its lease gave.
         self._memory.leases.extend(row.given)

@@ -103,5 +103,5 @@ def _before(cursor: str | None) -> int:
         return NEWEST
     place = cursor[1:19]
     if cursor[:1] != "e" or not (place.isascii() and place.isdecimal()):
-        raise InvalidMessageError(f"{cursor[:80]!r} is no cursor of this list; start again without one")
+        raise InvalidMessageError(f"{cursor[:80]!r} is no cursor of this list", "start again without one")
     return int(place)

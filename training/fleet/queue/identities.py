@@ -89,8 +89,8 @@ class Identities:
         row = tx.one(INVITE, digest=digest_of(message.code))
         if row is None:
             raise InviteRefusedError(
-                "the code is none that this receiver gave; check that it is whole, or ask for a new one: "
-                "cis490-jobs invite HOST"
+                "the code is none that this receiver gave",
+                "check that it is whole, or ask for a new one: cis490-jobs invite HOST",
             )
         self._demand_good(row, message.worker)
         if row.identity is not None:
@@ -100,14 +100,14 @@ class Identities:
     def _demand_good(self, row: InviteRow, worker: str) -> None:
         if row.worker != worker:
             raise ForbiddenError(
-                f"the code is not good for the host {worker}; give the name it was made for, or ask for a new one: "
-                f"cis490-jobs invite {worker}"
+                f"the code is not good for the host {worker}",
+                f"give the name it was made for, or ask for a new one: cis490-jobs invite {worker}",
             )
         # Two clocks, because either can stand still: the fleet clock while no receiver runs, the wall clock when it is
         # set.
         if self._clock.tick() >= row.expires_tick or self._clock.label() >= row.expires_at:
             raise InviteRefusedError(
-                f"the code was good until {row.expires_at}; ask for a new one: cis490-jobs invite {worker}"
+                f"the code was good until {row.expires_at}", f"ask for a new one: cis490-jobs invite {worker}"
             )
 
     def _same_again(self, tx: Transaction, public_id: str, digest: str) -> Identity:
@@ -115,8 +115,8 @@ class Identities:
         identity = self._identity(tx, public_id)
         if identity is None or identity.revoked_at is not None or identity.digest != digest:
             raise InviteRefusedError(
-                "the code was used already, and by another; if that was not you, revoke the worker: "
-                "cis490-jobs worker revoke NAME; then ask for a new code"
+                "the code was used already, and by another",
+                "if that was not you, revoke the worker: cis490-jobs worker revoke NAME; then ask for a new code",
             )
         return identity
 
@@ -189,8 +189,8 @@ class Identities:
         if identity is None:
             old = self._newest(worker)
             raise ConflictError(
-                f"the worker {worker} was revoked at {old.revoked_at}, so there is nothing to rotate; enrol it anew: "
-                f"cis490-jobs invite {worker}"
+                f"the worker {worker} was revoked at {old.revoked_at}, so there is nothing to rotate",
+                f"enrol it again: cis490-jobs invite {worker}",
             )
         if not identity.rotate:
             identity = replace(identity, rotate=True)
@@ -210,8 +210,8 @@ class Identities:
         if digest not in (identity.digest, identity.next_digest):
             if not identity.rotate:
                 raise ConflictError(
-                    f"nobody asked the worker {identity.worker} for a new key; expected that first: "
-                    f"cis490-jobs worker rotate {identity.worker}"
+                    f"nobody asked the worker {identity.worker} for a new key",
+                    expected=f"that first: cis490-jobs worker rotate {identity.worker}",
                 )
             self._change(tx, replace(identity, next_digest=digest))
         return SecretTaken(public_id)
@@ -244,7 +244,7 @@ class Identities:
     def _newest(self, worker: str) -> Identity:
         found = self.registry.newest(worker)
         if found is None:
-            raise NotFoundError(f"no worker {worker} ever enrolled; `cis490-jobs worker list` shows those that did")
+            raise NotFoundError(f"no worker {worker} ever enrolled", "`cis490-jobs worker list` shows those that did")
         return found
 
     def _change(self, tx: Transaction, new: Identity, *, at_once: bool = False) -> None:

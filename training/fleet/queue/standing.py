@@ -29,8 +29,8 @@ def adoptable(row: LeaseRow) -> bool:
 def stale(row: LeaseRow) -> StaleLeaseError:
     """Return the refusal of a lease that is over."""
     return StaleLeaseError(
-        f"the lease of job {row.id} is over ({row.outcome} at {row.ended_at}), the job is {row.status}; "
-        "stop the trainer, nothing is accepted under it"
+        f"the lease of job {row.id} is over ({row.outcome} at {row.ended_at}), the job is {row.status}",
+        "stop the trainer, nothing is accepted under it",
     )
 
 
@@ -42,7 +42,7 @@ def demand_result(row: LeaseRow, sha256: str) -> None:
     """
     if row.artifact != sha256:
         raise OtherResultError(
-            f"the job {row.id} is completed with the artifact {row.artifact}; {sha256} is not accepted"
+            f"the job {row.id} is completed with the artifact {row.artifact}", f"{sha256} is not accepted"
         )
 
 
@@ -62,7 +62,7 @@ def job_state(tx: Transaction, job_id: str) -> JobStateRow:
     """
     row = tx.one(JOB_STATE, id=job_id)
     if row is None:
-        raise NotFoundError(f"there is no job {job_id}; `cis490-jobs list` shows the jobs there are")
+        raise NotFoundError(f"there is no job {job_id}", "`cis490-jobs list` shows the jobs there are")
     return row
 
 
@@ -77,5 +77,5 @@ def lease_of(tx: Transaction, job_id: str, lease_id: str) -> LeaseRow:
     # A job that is not there is another mistake than a lease that is not there, and has another remedy.
     if row is None or row.id != job_id:
         job_state(tx, job_id)
-        raise StaleLeaseError(f"the job {job_id} has no such lease; stop the trainer and claim again")
+        raise StaleLeaseError(f"the job {job_id} has no such lease", "stop the trainer and claim again")
     return row

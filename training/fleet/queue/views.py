@@ -243,7 +243,7 @@ def job_row(tx: Transaction, job_id: str) -> JobRow:
     """
     row = tx.one(JOB, id=job_id)
     if row is None:
-        raise NotFoundError(f"there is no job {job_id}; `cis490-jobs list` shows the jobs there are")
+        raise NotFoundError(f"there is no job {job_id}", "`cis490-jobs list` shows the jobs there are")
     return row
 
 
@@ -253,7 +253,7 @@ def _after(cursor: str | None, kind: str, start: str) -> str:
         return start
     place = cursor[1:]
     if cursor[:1] != kind or not (place.isascii() and place.isalnum()) or (kind == "s" and not place.isdecimal()):
-        raise InvalidMessageError(f"{cursor[:80]!r} is no cursor of this list; start again without one")
+        raise InvalidMessageError(f"{cursor[:80]!r} is no cursor of this list", "start again without one")
     return place[:64] if kind == "i" else place[:18]
 
 

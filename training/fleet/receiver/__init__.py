@@ -61,7 +61,7 @@ def _init(words: Sequence[str]) -> int:
         from training.fleet.receiver.init import run_init
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            f"init needs the package {error.name}, which is not installed; {installing('tls')}"
+            f"init needs the package {error.name}, which is not installed", f"{installing('tls')}"
         ) from None
     return run_init(words)
 
@@ -100,7 +100,9 @@ def _judged(chosen: Settings, tokens: Mapping[str, str | None]) -> Credentials:
     credentials = credentials_of(chosen, tokens)
     if "://" in str(chosen["db"]) or ":/" in str(chosen["db"]):
         raise ConfigurationError(
-            f"db is {str(chosen['db'])!r}; expected the path of a file; other databases come later"
+            f"db is {str(chosen['db'])!r}",
+            "give a path with --db; other databases cannot be used",
+            expected="the path of a file",
         )
     serving.judge(chosen)
     return credentials
@@ -112,6 +114,5 @@ def _secret_lines(tokens: Mapping[str, str | None]) -> list[str]:
 
 def _refuse(error: FleetError) -> int:
     """Say on one line what is wrong, with the faults below it, and return the exit status."""
-    faults = [f"  {fault}" for fault in error.faults if str(fault) not in error.message]
-    sys.stderr.write("\n".join([f"{PROGRAM}: {error.message}", *faults]) + "\n")
+    sys.stderr.write(f"{PROGRAM}: " + "\n".join(error.lines) + "\n")
     return EX_CONFIG if isinstance(error, ConfigurationError) else error.exit_status

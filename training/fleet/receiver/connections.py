@@ -36,7 +36,7 @@ EXCESS: Final = 32
 
 def _unreadable() -> bytes:
     """Return the answer to bytes that are no request, as they go over the wire."""
-    answer = problem(RequestError("this is no request that can be read; send HTTP/1.1 with one sane head"))
+    answer = problem(RequestError("this is no request that can be read", "send HTTP/1.1 with one sane head"))
     headers = [*answer.raw_headers, NOSNIFF, CLOSE]
     lines = [b"HTTP/1.1 400 Bad Request", *(b": ".join(pair) for pair in headers)]
     return b"\r\n".join([*lines, b"", bytes(answer.body)])
@@ -47,7 +47,7 @@ UNREADABLE: Final = _unreadable()
 
 async def overloaded(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a request on a connection for which there is no room."""
-    answer = problem(UnavailableError("the receiver has as many connections as it may; try again later"))
+    answer = problem(UnavailableError("the receiver has as many connections as it may", "try again later"))
     answer.raw_headers += [NOSNIFF, CLOSE]
     await answer(scope, receive, send)
 

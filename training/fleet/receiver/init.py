@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from training.fleet.errors import ConfigurationError
+from training.fleet.files import replace_shared, write_new
 from training.fleet.settings import demand_private, state_folder
 from training.fleet.tls import certificates
 from training.fleet.tls.certificates import Authority, CertificateFacts
@@ -50,8 +51,8 @@ def run_init(words: Sequence[str]) -> int:
             kit.make(name, f"{secrets.token_urlsafe(32)}\n".encode())
     except OSError as error:
         raise ConfigurationError(
-            f"cannot write {error.filename} ({error.strerror}); run init as who owns the receiver's files, or give "
-            "--folder another place"
+            f"cannot write {error.filename} ({error.strerror})",
+            "run init as who owns the receiver's files, or give --folder another place",
         ) from error
     digest = certificates.facts(authority.pem).fingerprint
     sys.stdout.write("\n".join([*kit.said, *_lines(folder, digest, held)]) + "\n")
@@ -73,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         help="name or address that others reach the receiver by; may be repeated [this machine's name]",
     )
     parser.add_argument("--folder", type=Path, metavar="DIR", help="where to [tls below the state folder]")
-    parser.add_argument("--renew", action="store_true", help="issue the receiver's certificate anew, with its key")
+    parser.add_argument("--renew", action="store_true", help="issue the receiver's certificate again, with its key")
     return parser
 
 
@@ -104,7 +105,7 @@ def _server(kit: _Kit, authority: Authority, names: list[str], *, renew: bool) -
     if not renew:
         kit.keep(SERVER)
         if missing := [name for name in names if name.lower() not in held.names]:
-            kit.said.append(f"# the certificate does not name {', '.join(missing)}; --renew issues it anew with them")
+            kit.said.append(f"# the certificate does not name {', '.join(missing)}; --renew issues it again with them")
         return held
     key = (kit.folder / "receiver.key").read_bytes()
     pair = authority.server([*names, *OWN_NAMES] if names else held.names, time.time(), key_pem=key)
@@ -153,7 +154,7 @@ class _Kit:
         demand_private(pair[1], key)
         if certificate.exists() != key.exists():
             there, missing = (certificate, key) if certificate.exists() else (key, certificate)
-            raise ConfigurationError(f"{there} is there and {missing} is not; bring it back, or move {there} away")
+            raise ConfigurationError(f"{there} is there and {missing} is not", f"bring it back, or move {there} away")
         return not key.exists()
 
     def keep(self, names: tuple[str, ...]) -> None:
@@ -167,14 +168,14 @@ class _Kit:
         if path.exists():
             self.keep((name,))
             return
-        certificates.write_new(path, content)
+        write_new(path, content)
         _give(path, self.folder)
         self.said.append(f"# made {path}")
 
     def renew(self, name: str, content: bytes) -> None:
         """Write a file anew."""
         path = self.folder / name
-        certificates.replace(path, content)
+        replace_shared(path, content)
         _give(path, self.folder)
         self.said.append(f"# renewed {path}")
 

@@ -77,7 +77,7 @@ def run_fsck(words: Sequence[str]) -> int:
         FleetError: A receiver runs on them, they cannot be looked at, or the disk refuses.
     """
     parser = _parser("fsck", "Check the database, the store and the index of a receiver that does not run.")
-    parser.add_argument("--repair", action="store_true", help="make anew what is derived, quarantine what is damaged")
+    parser.add_argument("--repair", action="store_true", help="make again what is derived, quarantine what is damaged")
     parser.add_argument("--no-hash", action="store_true", help="do not read the artifacts, only look for them")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     given = vars(parser.parse_args(words))
@@ -86,7 +86,7 @@ def run_fsck(words: Sequence[str]) -> int:
     try:
         report = fsck(chosen["db"], _places(chosen), CheckOptions(not given["no_hash"], given["repair"], meter))
     except OSError as error:
-        raise FleetError(f"the check came to no end ({error}); look at the disk and run this again") from error
+        raise FleetError(f"the check came to no end ({error})", "look at the disk and run this again") from error
     meter.end()
     sys.stdout.write(json.dumps(report.document(), indent=2) + "\n" if given["json"] else "".join(_lines(report)))
     return EX_FAILURE if report.findings else 0

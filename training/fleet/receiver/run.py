@@ -36,8 +36,8 @@ from training.fleet.auth import Credentials, Sessions, is_loopback
 from training.fleet.auth.sessions import SILENT_S
 from training.fleet.blobs.folder import Folder
 from training.fleet.database import Database, open_database
-from training.fleet.database.sqlite.pages import make_folder
 from training.fleet.errors import EX_FAILURE, ConfigurationError, FleetError, passing
+from training.fleet.files import make_folder
 from training.fleet.locks import file_held, folders_held
 from training.fleet.maintenance.artifacts import Places
 from training.fleet.model.jobs import Terms
@@ -134,8 +134,8 @@ def _open_database(path: Path, copies: Path) -> Database:
         make_folder(path.parent)
     except OSError as error:
         words = f"cannot make the folder of db {path} ({error})"
-        refusal = passing(error, f"{words}; look at its disk")
-        raise refusal or ConfigurationError(f"{words}; give --db another place") from error
+        refusal = passing(error, words, "look at its disk")
+        raise refusal or ConfigurationError(words, "give --db another place") from error
     return open_database(path, copies)
 
 
@@ -247,7 +247,7 @@ def _open_store(store: Store, database: Database, queue: Queue) -> None:
     if removed:
         _log.info("leftovers of uploads removed", extra={"data": {"files": removed}})
     if store.rebuild_index(_artifact_rows(database, queue)):
-        _log.warning("the index did not match the database and was written again")
+        _log.warning("the index was not what the database says and was written again")
 
 
 def make_server(

@@ -39,7 +39,7 @@ def listen(host: str, port: int) -> socket.socket:
         link = socket.socket(family, kind, protocol)
     except OSError as error:
         raise ConfigurationError(
-            f"cannot listen on {host} port {port} ({error}); give --listen-addr another"
+            f"cannot listen on {host} port {port} ({error})", "give --listen-addr another"
         ) from error
     try:
         link.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -49,7 +49,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         link.close()
         raise ConfigurationError(
-            f"cannot listen on {host} port {port} ({error}); stop what uses it or give --listen-addr another"
+            f"cannot listen on {host} port {port} ({error})", "stop what uses it or give --listen-addr another"
         ) from error
     return link
 

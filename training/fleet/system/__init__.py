@@ -31,7 +31,6 @@ if sys.platform == "win32":
         ram_bytes,
         replace,
         state_folder,
-        sync_folder,
         unlink,
         user,
     )
@@ -60,7 +59,6 @@ else:
         ram_bytes,
         replace,
         state_folder,
-        sync_folder,
         unlink,
         user,
     )
@@ -89,7 +87,6 @@ __all__ = [
     "ram_bytes",
     "replace",
     "state_folder",
-    "sync_folder",
     "unlink",
     "user",
 ]

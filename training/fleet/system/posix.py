@@ -43,16 +43,6 @@ def replace(source: Path, target: Path) -> None:
     source.replace(target)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make what was renamed in a folder last over a power cut, where the system can."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def unlink(path: Path) -> None:
     """Delete a file or a link.
 

@@ -90,10 +90,6 @@ def replace(source: Path, target: Path) -> None:
     source.replace(target)
 
 
-def sync_folder(folder: Path) -> None:
-    """Do nothing: Windows has no such call, and keeps the order of renames in the journal of its file system."""
-
-
 def unlink(path: Path) -> None:
     """See `posix`; a file's mark as read-only is taken off, and a link to a folder is no file here."""
     try:

@@ -14,7 +14,6 @@ import contextlib
 import datetime
 import hashlib
 import ipaddress
-import os
 import re
 import secrets
 from collections.abc import Iterable
@@ -84,11 +83,11 @@ class Authority:
             secret = serialization.load_pem_private_key(key.read_bytes(), password=None)
         except (OSError, ValueError, TypeError) as error:
             raise ConfigurationError(
-                f"cannot read the authority's files {certificate} and {key} ({error}); "
-                "make them with cis490-trainer-receiver init"
+                f"cannot read the authority's files {certificate} and {key} ({error})",
+                "make them with cis490-trainer-receiver init",
             ) from None
         if not isinstance(secret, ec.EllipticCurvePrivateKey) or found.public_key() != secret.public_key():
-            raise ConfigurationError(f"{key} is not the key of {certificate}; expected the pair that init made")
+            raise ConfigurationError(f"{key} is not the key of {certificate}", expected="the pair that init made")
         return cls(found, secret)
 
     @property
@@ -112,7 +111,7 @@ class Authority:
         """
         found = [_subject_name(name) for name in dict.fromkeys(names)]
         if not 0 < len(found) <= MAX_NAMES:
-            raise FleetError(f"found {len(found)} host names for a certificate, expected 1 to {MAX_NAMES}")
+            raise FleetError(f"found {len(found)} host names for a certificate", expected=f"1 to {MAX_NAMES}")
         return self._issue(str(found[0].value), found, ExtendedKeyUsageOID.SERVER_AUTH, now, life_s, _key(key_pem))
 
     def worker(self, name: str, uri: str, now: float, *, life_s: float = WORKER_S) -> KeyPair:
@@ -178,7 +177,7 @@ def _subject_name(name: str) -> x509.GeneralName:
     with contextlib.suppress(UnicodeError):
         text = text.encode("idna").decode("ascii")
     if not _HOST_NAME.fullmatch(text):
-        raise FleetError(f"{ascii(name)[:80]} is no host name or address that a certificate can hold; leave it out")
+        raise FleetError(f"{ascii(name)[:80]} is no host name or address that a certificate can hold", "leave it out")
     return x509.DNSName(text)
 
 
@@ -188,9 +187,9 @@ def _key(pem: bytes | None) -> ec.EllipticCurvePrivateKey:
     try:
         found = serialization.load_pem_private_key(pem, password=None)
     except (ValueError, TypeError) as error:
-        raise FleetError(f"the key cannot be read ({error}); bring it back, or make a new pair") from None
+        raise FleetError(f"the key cannot be read ({error})", "bring it back, or make a new pair") from None
     if not isinstance(found, ec.EllipticCurvePrivateKey):
-        raise FleetError("the key is of another kind than the fleet's own; renew the certificate where it was made")
+        raise FleetError("the key is of another kind than the fleet's own", "renew the certificate where it was made")
     return found
 
 
@@ -267,7 +266,7 @@ def facts(pem: bytes) -> CertificateFacts:
     try:
         found = x509.load_pem_x509_certificate(pem)
     except ValueError as error:
-        raise ConfigurationError(f"found no certificate in PEM ({error}); expected one") from None
+        raise ConfigurationError(f"found no certificate in PEM ({error})", expected="one") from None
     names: tuple[str, ...] = ()
     with contextlib.suppress(x509.ExtensionNotFound):
         held = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -284,47 +283,3 @@ def signed_by(pem: bytes, authority: Authority) -> bool:
     except Exception:  # noqa: BLE001 - whatever is wrong with it, it is not that authority's
         return False
     return True
-
-
-def write_new(path: Path, data: bytes) -> None:
-    """Write a file that only its owner can read; it appears whole.
-
-    Raises:
-        FileExistsError: Something is there already; it is left as it is.
-    """
-    temporary = _written_aside(path, data)
-    try:
-        # A rename would overwrite; a link fails when there is something.
-        os.link(temporary, path)
-    finally:
-        temporary.unlink()
-    _sync_folder(path.parent)
-
-
-def replace(path: Path, data: bytes) -> None:
-    """Put new content into a file; readers see the old or the new one, whole."""
-    temporary = _written_aside(path, data)
-    try:
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink()
-        raise
-    _sync_folder(path.parent)
-
-
-def _written_aside(path: Path, data: bytes) -> Path:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "wb") as file:  # noqa: PTH123 - of a descriptor
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return temporary
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from training.fleet.auth import Peer
 from training.fleet.errors import ConfigurationError, FleetError
+from training.fleet.files import replace_shared
 from training.fleet.settings import Settings, demand_private
 from training.fleet.tls import peers
 from training.fleet.wire.identities import RENEW_AT, Material
@@ -126,7 +127,7 @@ class Tls:
         if not certificates.signed_by(pem, authority):
             return
         pair = authority.server(held.names, now, key_pem=self._files.key.read_bytes())
-        certificates.replace(self._files.certificate, pair.certificate_pem)
+        replace_shared(self._files.certificate, pair.certificate_pem)
         _log.info("certificate issued again", extra={"data": {"sha256": pair.fingerprint}})
 
     def _stamp(self) -> tuple[tuple[int, int, int], ...]:
@@ -150,7 +151,7 @@ def make(settings: Settings) -> Tls | None:
 
 
 def judge(settings: Settings) -> None:
-    """Refuse settings about TLS that do not go together, keys that others can read, and an authority that is none.
+    """Refuse settings about TLS that contradict each other, keys readable by other users, and a CA file without a CA.
 
     Raises:
         ConfigurationError: Something is wrong.
@@ -170,14 +171,15 @@ def demand_fit(settings: Settings) -> None:
     """
     certificate, key, authority = (settings[name] for name in ("tls_certificate", "tls_key", "tls_ca"))
     if (certificate is None) != (key is None):
-        raise ConfigurationError("only one of tls_certificate and tls_key is set; expected both or neither")
+        raise ConfigurationError("only one of tls_certificate and tls_key is set", expected="both or neither")
     if settings["tls_ca_key"] is not None and authority is None:
-        raise ConfigurationError("tls_ca_key is set and tls_ca is not; set tls_ca to that authority's certificate")
+        raise ConfigurationError("tls_ca_key is set and tls_ca is not", "set tls_ca to that authority's certificate")
     asked, fronted = settings["tls_clients"] != "off", bool(settings["trusted_proxies"])
     if asked and not fronted and (certificate is None or authority is None):
         raise ConfigurationError(
-            f"tls_clients is {settings['tls_clients']}, which wants tls_certificate, tls_key and tls_ca, or a proxy in "
-            "trusted_proxies that checks the certificates; set them: cis490-trainer-receiver init makes the files"
+            f"tls_clients is {settings['tls_clients']}, which wants tls_certificate, tls_key and tls_ca, or a proxy "
+            "in trusted_proxies that checks the certificates",
+            "set them: cis490-trainer-receiver init makes the files",
         )
 
 
@@ -198,7 +200,7 @@ def _context(files: Files, *, ask_clients: bool) -> ssl.SSLContext:
 
 
 def _unusable(error: OSError) -> ConfigurationError:
-    return ConfigurationError(f"cannot use tls_certificate, tls_key and tls_ca ({error}); check the files")
+    return ConfigurationError(f"cannot use tls_certificate, tls_key and tls_ca ({error})", "check the files")
 
 
 def peer_of(transport: asyncio.Transport) -> Peer | None:
@@ -285,7 +287,7 @@ def issuer(settings: Settings) -> Issuer | None:
         from training.fleet.tls.certificates import Authority
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            f"tls_ca_key needs the package {error.name}, which is not installed; {installing('tls')}"
+            f"tls_ca_key needs the package {error.name}, which is not installed", f"{installing('tls')}"
         ) from None
     return Issuer(Authority.read(settings["tls_ca"], settings["tls_ca_key"]))
 
@@ -307,5 +309,5 @@ def shown_authority(settings: Settings) -> tuple[str, str | None]:
         der = ssl.PEM_cert_to_DER_cert(text[begin : text.index(_END, begin) + len(_END)])
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=der)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        raise ConfigurationError(f"cannot use tls_ca {path} ({error}); expected a certificate in PEM") from error
+        raise ConfigurationError(f"cannot use tls_ca {path} ({error})", expected="a certificate in PEM") from error
     return ssl.DER_cert_to_PEM_cert(der), hashlib.sha256(der).hexdigest()

@@ -10,7 +10,7 @@ import datetime
 import socket
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from training.fleet.errors import ConfigurationError
 from training.fleet.settings import demand_private
@@ -20,9 +20,24 @@ if TYPE_CHECKING:
 
 _NOT_YET, _EXPIRED = 9, 10
 _WRONG_NAME: Final = frozenset({62, 63, 64})
+_RENEW: Final = "cis490-trainer-receiver init --renew"
 _ADVICE: Final = "check this clock, or enrol this host again"
-CUT: Final = f"it was cut; if that repeats, the receiver may refuse this host's own certificate: {_ADVICE}"
-"""What a cut connection means to who showed a certificate: the reason can get lost on the way."""
+
+
+class Reason(NamedTuple):
+    """Why a connection failed, for people.
+
+    Attributes:
+        found: What happened, in a few words.
+        remedy: What to do now; empty where nothing better than to try again is known.
+    """
+
+    found: str
+    remedy: str = ""
+
+
+CUT: Final = Reason("it was cut", f"if that repeats, the receiver may refuse this host's own certificate: {_ADVICE}")
+"""What a cut connection means to a host that showed a certificate: the receiver's reason can get lost on the way."""
 
 
 class ClientTls:
@@ -50,7 +65,7 @@ class ClientTls:
             self.refresh()
             if not self._stamp:
                 raise ConfigurationError(
-                    f"the certificate {certificate[0]} cannot be read; enrol this host again, or correct the path"
+                    f"the certificate {certificate[0]} cannot be read", "enrol this host again, or correct the path"
                 )
 
     def refresh(self) -> object:
@@ -74,8 +89,9 @@ class ClientTls:
                 self.context.load_cert_chain(*self._certificate)
             except OSError as cause:  # ssl.SSLError is one
                 raise ConfigurationError(
-                    f"{self._certificate[0]} and {self._certificate[1]} cannot be used ({reason(cause)}); expected a "
-                    "certificate and its key in PEM; enrol this host again"
+                    f"{self._certificate[0]} and {self._certificate[1]} cannot be used ({reason(cause).found})",
+                    "enrol this host again",
+                    expected="a certificate and its key in PEM",
                 ) from cause
             self._stamp = stamp
         return self._stamp
@@ -99,7 +115,7 @@ def _context(ca_file: Path | None) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
     except (OSError, ssl.SSLError) as cause:
         raise ConfigurationError(
-            f"the authorities' file {ca_file} cannot be used ({reason(cause)}); expected certificates in PEM"
+            f"the authorities' file {ca_file} cannot be used ({reason(cause).found})", expected="certificates in PEM"
         ) from cause
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
@@ -113,7 +129,7 @@ def certificate_files(certificate: Path | None, key: Path | None) -> tuple[Path,
     """
     if certificate is None:
         if key is not None:
-            raise ConfigurationError("client_key is set and client_certificate is not; set both, or neither")
+            raise ConfigurationError("client_key is set and client_certificate is not", "set both, or neither")
         return None
     return certificate.expanduser(), (key or certificate).expanduser()
 
@@ -123,50 +139,48 @@ def of_tls(cause: BaseException) -> bool:
     return type(cause).__module__ == "ssl"  # without loading it where only plain HTTP is spoken
 
 
-def reason(cause: BaseException) -> str:
-    """Return why a connection failed, in a few words for people, with what to do where that is known."""
+def reason(cause: BaseException) -> Reason:
+    """Return why a connection failed, or why a file of certificates cannot be used."""
     if isinstance(cause, TimeoutError):
-        return "timed out"
+        return Reason("timed out")
     if getattr(cause, "verify_code", 0):
         return _unaccepted(cause)
     if of_tls(cause):
         return _refused(str(getattr(cause, "reason", "") or cause))
     if isinstance(cause, socket.gaierror):
-        return "the host name is not known"
+        return Reason("the host name is not known")
     text = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
-    return (text or type(cause).__name__).lower()
+    return Reason((text or type(cause).__name__).lower())
 
 
-def _unaccepted(cause: BaseException) -> str:
+def _unaccepted(cause: BaseException) -> Reason:
     """Return why this host does not accept the receiver's certificate."""
     code, said = getattr(cause, "verify_code", 0), str(getattr(cause, "verify_message", "")).rstrip(".")
     now = datetime.datetime.fromtimestamp(int(time.time()), datetime.UTC)
     says = f"this host's clock says {now.isoformat().replace('+00:00', 'Z')}"
     if code == _NOT_YET:
-        return f"its certificate is not yet valid: {says}; set the clock and try again"
+        return Reason(f"its certificate is not yet valid: {says}", "set the clock and try again")
     if code == _EXPIRED:
-        return (
-            f"its certificate has expired: {says}; if the clock is right, renew it there: "
-            "cis490-trainer-receiver init --renew"
-        )
+        return Reason(f"its certificate has expired: {says}", f"if the clock is right, renew it there: {_RENEW}")
     if code in _WRONG_NAME:
-        return (
-            f"its certificate is for another name: {said}; use the name it was made for, or add this one there: "
-            "cis490-trainer-receiver init --renew --host-names NAME"
+        return Reason(
+            f"its certificate is for another name: {said}",
+            f"use the name it was made for, or add this one there: {_RENEW} --host-names NAME",
         )
-    return (
-        f"its certificate is not accepted: {said}; check that the authorities' file (ca_file) is that of this receiver"
+    return Reason(
+        f"its certificate is not accepted: {said}",
+        "check that the authorities' file (ca_file) is that of this receiver",
     )
 
 
-def _refused(alert: str) -> str:
+def _refused(alert: str) -> Reason:
     """Return what an alert of the receiver, or an answer that is no TLS, means."""
     words = alert.lower().replace("_", " ")
     if "alert" in words and ("certificate" in words or "unknown ca" in words):
         said = words.partition("alert ")[2]
-        return f"it refuses this host's own certificate: {said}; {_ADVICE}"
+        return Reason(f"it refuses this host's own certificate: {said}", _ADVICE)
     if "eof" in words:
         return CUT
     if "wrong version" in words or "http request" in words:
-        return "it does not speak https there; check the address"
-    return words
+        return Reason("it does not speak https there", "check the address")
+    return Reason(words)

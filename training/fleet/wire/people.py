@@ -421,13 +421,13 @@ class Finding:
         place: Where.
         found: What is there.
         expected: What should be.
-        hint: What to do now.
+        remedy: What to do now.
     """
 
     place: str
     found: str
     expected: str
-    hint: str
+    remedy: str
 
 
 @dataclass(frozen=True, slots=True)

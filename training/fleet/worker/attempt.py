@@ -115,7 +115,7 @@ class _Stop:
     verdict: Failure
 
 
-_CANCEL = _Stop("stop", Failure("preempted", "cancelled by the operator"))
+_CANCEL = _Stop("stop", Failure("preempted", "cancelled by the operator", cancelled=True))
 _RELEASE = _Stop("stop", Failure("preempted", "the worker was stopped"))
 _SILENCE = _Stop("kill", Failure("lost", "the receiver was out of reach for most of the lease"))
 _STALE = _Stop("kill", Failure("lost", "the lease is somebody else's"))
@@ -177,7 +177,7 @@ class Attempt:
         if self._outcome == "completed":
             return True
         failure = self._state.failure
-        return failure is not None and (failure.kind == "spec_rejected" or failure.error == _CANCEL.verdict.error)
+        return failure is not None and (failure.kind == "spec_rejected" or self._state.cancelled)
 
     def run(self) -> AttemptOutcome:
         """Go on until nothing more can or need be done."""
@@ -294,7 +294,8 @@ class Attempt:
         if found != lease.trainer_contract:
             raise TrainerError(
                 f"this host's trainer declares {found[:19]}…, the manifest was checked against "
-                f"{lease.trainer_contract[:19]}…; bring both to the same version and reload",
+                f"{lease.trainer_contract[:19]}…",
+                "bring both to the same version and reload",
                 kind="spec_rejected",
             )
 
@@ -364,7 +365,7 @@ class Attempt:
         )
         failure = self._blamed(judge(evidence))
         if failure is not None:
-            return self._failed(failure.kind, failure.error, ending.status, tail)
+            return self._failed(failure.kind, failure.error, ending.status, tail, cancelled=failure.cancelled)
         self._save(metrics=flat_metrics(result.get("metrics")), duration_s=ending.duration_s)
         return self._pack()
 
@@ -520,13 +521,15 @@ class Attempt:
 
     # ---- state ------------------------------------------------------------------------------------------------------
 
-    def _failed(self, kind: str, error: str, exit_status: int | None = None, log_tail: str = "") -> None:
+    def _failed(
+        self, kind: str, error: str, exit_status: int | None = None, log_tail: str = "", *, cancelled: bool = False
+    ) -> None:
         tail = log_tail.encode()[-MAX_LOG_TAIL:].decode("utf-8", "ignore")
         failure = Fail(self.lease_id, kind, exit_status, plain(error)[:MAX_ERROR_CHARS], tail)  # type: ignore[arg-type]
         self._note("job given back" if kind in FREE_KINDS else "attempt failed", kind=kind, error=error)
         if kind == "disk_full":
             self._folder.make_room()
-        self._save(step="failed", failure=failure)
+        self._save(step="failed", failure=failure, cancelled=cancelled)
 
     def _over(self, why: str) -> None:
         self._folder.shrink()

@@ -19,8 +19,8 @@ from typing import Final
 
 from training.fleet.client import Client
 from training.fleet.errors import FleetError, UnavailableError
+from training.fleet.files import write_whole
 from training.fleet.wire.identities import RENEW_AT
-from training.fleet.worker.identity import write_private
 from training.fleet.worker.journal import Journal
 
 LOOK_S: Final = 3600.0
@@ -78,7 +78,7 @@ class OwnCertificate:
         client = self._connect()
         try:
             _, answer = client.post("/v1/worker/certificate")
-            write_private(self._path, together(answer or {}))
+            write_whole(self._path, together(answer or {}).encode(), private=True)
         except (FleetError, OSError) as error:
             self._journal.note_once("the certificate was not renewed", why=str(error))
             return False
@@ -96,7 +96,9 @@ def together(answer: dict[str, object]) -> str:
     """
     text = f"{answer.get('certificate_pem', '')}{answer.get('key_pem', '')}"
     if not _PEM.search(text):
-        raise UnavailableError("the receiver's answer holds no certificate and key; is it older than this worker?")
+        raise UnavailableError(
+            "the receiver's answer holds no certificate and key", "update the receiver if it is older than this worker"
+        )
     return text
 
 

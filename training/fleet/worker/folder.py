@@ -18,12 +18,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from training.fleet import system
+from training.fleet.files import sync_folder, write_whole
 from training.fleet.wire.limits import Metrics
 from training.fleet.wire.read import MismatchError, message
 from training.fleet.wire.worker import Fail, Lease
@@ -54,6 +54,7 @@ class RunState:
         duration_s: Seconds the trainer ran.
         failure: The report that waits, None without one.
         why: Why it is over, for people.
+        cancelled: Whether it failed because the operator cancelled the job.
     """
 
     step: Step
@@ -67,6 +68,7 @@ class RunState:
     duration_s: float = 0.0
     failure: Fail | None = None
     why: str = ""
+    cancelled: bool = False
 
 
 class RunFolder:
@@ -97,7 +99,7 @@ class RunFolder:
                 folder.mkdir(mode=0o700, parents=True)
             new.save(state)
             system.replace(new.path, self.path)
-            system.sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
         except OSError:
             new.remove()
             self.remove()
@@ -105,7 +107,7 @@ class RunFolder:
 
     def save(self, state: RunState) -> None:
         """Write the state, whole and synced."""
-        write_whole(self._state, json.dumps({"v": 1, **dataclasses.asdict(state)}))
+        write_whole(self._state, json.dumps({"v": 1, **dataclasses.asdict(state)}).encode())
 
     def load(self) -> RunState | None:
         """Return the state, None when there is none that can be read."""
@@ -159,14 +161,3 @@ def read_object(path: Path, max_bytes: int = _MAX_JSON_BYTES) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         found = None
     return found if isinstance(found, dict) else {}
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Make a file appear whole or not at all, and last over a power cut."""
-    temporary = path.with_name(path.name + ".new")
-    with temporary.open("w", encoding="utf-8", newline="\n") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    system.replace(temporary, path)
-    system.sync_folder(path.parent)

@@ -21,12 +21,13 @@ from typing import Final
 from training.fleet.capability.detect import refresh
 from training.fleet.client import Client
 from training.fleet.errors import ConflictError, FleetError, UnavailableError, UpgradeRequiredError
+from training.fleet.files import write_whole
 from training.fleet.model.capability import Capability
 from training.fleet.model.names import is_sha256
 from training.fleet.wire.worker import Beat, Claim, Fail, Lease
 from training.fleet.worker.ages import Ages
 from training.fleet.worker.attempt import Attempt, AttemptOutcome, Workplace
-from training.fleet.worker.folder import RunFolder, RunState, unfinished, write_whole
+from training.fleet.worker.folder import RunFolder, RunState, unfinished
 from training.fleet.worker.journal import Journal
 from training.fleet.worker.options import Options
 from training.fleet.worker.resume import ResumeFolders
@@ -269,7 +270,7 @@ class Worker:
         """Make the name of the next question, and put it on disk before it is asked."""
         self._claim_id, self._inherited = _new_id(), False
         try:
-            write_whole(self._question, self._claim_id)
+            write_whole(self._question, self._claim_id.encode())
         except OSError as error:
             self._journal.note_once("the next question could not be written down", why=error.strerror)
 

@@ -178,7 +178,10 @@ def _enrolled_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> 
 
 
 def _is_of(path: Path, receiver: str) -> bool:
-    """Say whether settings are of a receiver; those that cannot be read are, so that they are told as a fault."""
+    """Return True if the settings belong to this receiver.
+
+    An unreadable file counts as belonging, so that the caller reports it instead of skipping it.
+    """
     try:
         own = str(tomllib.loads(path.read_text(encoding="utf-8")).get("receiver", ""))
     except (OSError, ValueError, RecursionError):
@@ -214,5 +217,5 @@ def _folders(found: Settings) -> dict[str, Path]:
         else:
             folders[name] = Path(folder).expanduser().absolute()
     if faults:
-        raise ConfigurationError("; ".join(map(str, faults)), faults=tuple(faults))
+        raise ConfigurationError("datasets are not given as they must be", faults=tuple(faults))
     return {DEFAULT_DATASET: next(iter(folders.values())), **folders} if folders else {}

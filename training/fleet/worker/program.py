@@ -170,7 +170,10 @@ def _client(chosen: Options, own: OwnSecret | None = None, here: str | None = No
 
 def _self_test(chosen: Options, actions: dict[str, Any]) -> int:
     found = selftest.examine(chosen, _client(chosen) if chosen.receiver_is_set else None)
-    sys.stdout.write(found.as_json() if actions["json"] else found.as_text())
+    if actions["json"]:
+        sys.stdout.write(found.as_json())
+    else:
+        found.show(sys.stdout, os.environ)
     return 0 if found.ok else EX_FAILURE
 
 
@@ -250,7 +253,7 @@ def _locked(work_dir: Path) -> TextIO:
     except OSError:
         lock.close()
         raise ConfigurationError(
-            f"another worker uses {work_dir}; stop it, or give this one its own folder with --work-dir"
+            f"another worker uses {work_dir}", "stop it, or give this one its own folder with --work-dir"
         ) from None
     return lock
 

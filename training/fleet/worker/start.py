@@ -163,7 +163,7 @@ def job_document(
 
 
 def _wrong_data(found: str) -> TrainerError:
-    return TrainerError(f"{found}; check --dataset of this worker", kind="host_fault")
+    return TrainerError(found, "check --dataset of this worker", kind="host_fault")
 
 
 def _plain_name(name: str, folders: Mapping[str, Path]) -> str:
@@ -240,4 +240,4 @@ def declared(command: Sequence[str], scratch: Path, trainer_dir: Path = CHECKOUT
 
 
 def _undescribed(what: str) -> TrainerError:
-    return TrainerError(f"the trainer on this host {what}; mend it or the manifest's [trainer]", kind="host_fault")
+    return TrainerError(f"the trainer on this host {what}", "correct it or the manifest's [trainer]", kind="host_fault")

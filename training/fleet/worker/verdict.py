@@ -50,10 +50,17 @@ _QUOTED_LINES = 5
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The verdict on a training that is no success."""
+    """The verdict on a training that is no success.
+
+    Attributes:
+        kind: Which failure.
+        error: The same for people.
+        cancelled: Whether the operator cancelled the job, so that it never comes back to this host.
+    """
 
     kind: FailKind
     error: str
+    cancelled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +108,7 @@ def judge(evidence: Evidence) -> Failure | None:
 def _never_ran(ending: TrainerEnding) -> Failure:
     if not ending.error:
         return Failure("lost", "the trainer is gone and nobody saw how it ended")
-    kind: FailKind = "trainer_error" if "cannot be started" in ending.error else "host_fault"
+    kind: FailKind = "trainer_error" if ending.unstartable else "host_fault"
     return Failure(kind, plain(ending.error)[:MAX_ERROR_CHARS])
 
 

@@ -73,7 +73,7 @@ async def secret(fleet: Fleet, request: Request, message: NewSecret) -> Response
     """Take the digest of a worker's next key."""
     identity = request.caller.identity
     if not identity:
-        raise ForbiddenError("only an enrolled worker has a key of its own to change; enrol this host first")
+        raise ForbiddenError("only an enrolled worker has a key of its own to change", "enrol this host first")
     return Json(await fleet.run(lambda tx: fleet.queue.identities.take_secret(tx, identity, message.secret_sha256)))
 
 
@@ -81,9 +81,9 @@ async def certificate(fleet: Fleet, request: Request) -> Response:
     """Issue a worker's next certificate, or answer with the last one again while two thirds of its life are left."""
     caller = request.caller
     if fleet.authority.issue is None:
-        raise NotFoundError("this receiver issues no certificates; renew this host's where it was made")
+        raise NotFoundError("this receiver issues no certificates", "renew this host's where it was made")
     if not caller.identity:
-        raise ForbiddenError("only an enrolled worker has a certificate of its own to renew; enrol this host first")
+        raise ForbiddenError("only an enrolled worker has a certificate of its own to renew", "enrol this host first")
     return Json(await _issued(fleet, caller.identity, caller.name), headers=NO_STORE)
 
 
@@ -118,5 +118,5 @@ async def events(fleet: Fleet, request: Request) -> Response:
 async def authority(fleet: Fleet, _request: Request) -> Response:
     """The receiver's certificate authority in PEM; a host compares it with the fingerprint from its invitation."""
     if not fleet.authority.pem:
-        raise NotFoundError("this receiver has no certificate authority of its own; trust the one of its certificate")
+        raise NotFoundError("this receiver has no certificate authority of its own", "trust the one of its certificate")
     return Response(fleet.authority.pem, media_type="application/x-pem-file")

@@ -78,7 +78,7 @@ async def own(fleet: Fleet, request: Request) -> Response:
     """What the receiver knows and thinks of the worker that asks."""
     name = request.caller.name or request.query.get("worker", "")
     if not name:
-        raise InvalidMessageError("the query names no worker; expected the name of the host that asks")
+        raise InvalidMessageError("the query names no worker", expected="the name of the host that asks")
     found = await fleet.run(lambda tx: fleet.queue.own(tx, name, fleet.version))
     return Json(replace(found, alerts=_alerts(fleet, name)), headers=NO_CACHE)
 

@@ -54,7 +54,7 @@ async def claim(fleet: Fleet, request: Request, message: Claim) -> Response:
     if not _speakable(message.capability.version):
         oldest = ".".join(map(str, OLDEST_WORKER))
         raise UpgradeRequiredError(
-            f"the worker is version {message.capability.version}; expected {oldest} or newer; upgrade it"
+            f"the worker is version {message.capability.version}", "upgrade it", expected=f"{oldest} or newer"
         )
     wait_s = request.wait_s(PARK_CAP_S)
     if wait_s:
@@ -260,8 +260,9 @@ async def _known(fleet: Fleet, sha256: str, size_bytes: int, model: str, mode: s
             return False
     if found != size_bytes:
         raise DigestMismatchError(
-            f"found a declared length of {size_bytes} bytes; the artifact is {found} bytes long, so other bytes cannot"
-            f" hash to {sha256}; pack and send the artifact again"
+            f"found a declared length of {size_bytes} bytes; the artifact is {found} bytes long, so other bytes "
+            f"cannot hash to {sha256}",
+            "pack and send the artifact again",
         )
     if row_bytes is None:
         await _record(fleet, sha256, found, model, mode)
@@ -271,12 +272,12 @@ async def _known(fleet: Fleet, sha256: str, size_bytes: int, model: str, mode: s
 def _upload_headers(request: Request) -> tuple[int, str]:
     size_bytes = request.arrival.declared_bytes()
     if size_bytes < 0:
-        raise LengthRequiredError("the upload does not say how long it is; send Content-Length")
+        raise LengthRequiredError("the upload does not say how long it is", "send Content-Length")
     if b"content-encoding" in request.head:
-        raise RequestError("the upload has a Content-Encoding; send the bundle as it is")
+        raise RequestError("the upload has a Content-Encoding", "send the bundle as it is")
     lease_id = request.head.get(b"x-lease-id", b"").decode("latin-1")
     if not LEASE.fullmatch(lease_id):
-        raise RequestError("the X-Lease-Id header is missing or no lease id; send the id that the claim answered")
+        raise RequestError("the X-Lease-Id header is missing or no lease id", "send the id that the claim answered")
     return size_bytes, lease_id
 
 

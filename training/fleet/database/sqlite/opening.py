@@ -36,7 +36,7 @@ def prepare(connection: sqlite3.Connection, file: DatabaseFile, copies: Path) ->
     except sqlite3.Error as error:
         raise refusal(error, path) from error
     except OSError as error:
-        raise UnavailableError(f"the database {path} cannot be read ({error}); look at its disk") from error
+        raise UnavailableError(f"the database {path} cannot be read ({error})", "look at its disk") from error
 
 
 def settle(connection: sqlite3.Connection) -> None:
@@ -64,7 +64,8 @@ def check(connection: sqlite3.Connection, file: DatabaseFile) -> None:
     (verdict,) = connection.execute(_SQL["check_quickly"].text).fetchone()
     if verdict != "ok":
         raise ConfigurationError(
-            f"the database {file.path} is damaged ({verdict}); restore a backup, or move the file away to start afresh"
+            f"the database {file.path} is damaged ({verdict})",
+            "restore a backup, or move the file away to start afresh",
         )
     file.damaged = file.sums.differing()
     if file.damaged:

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from training.fleet.files import sync_folder, whole
+
 # A chance of 1 in 2**64 that damage goes unseen; longer sums would only make the file beside the database larger.
 SUM_BYTES: Final = 8
 LOG_HEAD: Final = struct.Struct(">8I")
@@ -173,15 +175,9 @@ class PageSums:
 
     def _keep_all(self) -> None:
         """Write a new file, whole: no log would mend one that was cut off."""
-        part = self._path.with_name(f"{self._path.name}.part")
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
+        with whole(self._path, private=True) as file:
             file.write(_HEAD.pack(_MAGIC, self._page_bytes))
             file.write(self._sums)
-            file.flush()
-            os.fsync(descriptor)
-        part.replace(self._path)
-        sync_folder(self._path.parent)
 
     def _keep_dirty(self) -> None:
         descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
@@ -239,37 +235,6 @@ def _page_bytes(head: bytes) -> int:
     (size,) = struct.unpack_from(">H", head, 16)
     # The field has two bytes, so the largest size is written as 1.
     return 65536 if size == 1 else int(size)
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, each with its name on the disk. One that is there is left as it is."""
-    if not folder.is_dir():
-        make_folder(folder.parent)
-        folder.mkdir(mode=0o750, exist_ok=True)
-        sync_folder(folder.parent)
-
-
-def unused(path: Path, *endings: str) -> Path:
-    """Return a path that is free, together with those that end in `endings`: two moments may bear the same time.
-
-    Args:
-        path: The wanted one; a number is put behind it as long as something is there.
-        endings: What follows the name of further files.
-    """
-    free, number = path, 1
-    while any(free.with_name(free.name + ending).exists() for ending in ("", *endings)):
-        number += 1
-        free = path.with_name(f"{path.name}-{number}")
-    return free
-
-
-def sync_folder(folder: Path) -> None:
-    """Return when the names in a folder are on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @dataclass(frozen=True, slots=True)

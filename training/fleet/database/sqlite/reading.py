@@ -144,21 +144,21 @@ def _locked(path: Path, stack: contextlib.ExitStack) -> int:
             if mode == os.O_RDWR and not isinstance(error, FileNotFoundError):
                 continue
             raise ConfigurationError(
-                f"cannot read the database {path} ({error.strerror}); give the receiver's own file with --db"
+                f"cannot read the database {path} ({error.strerror})", "give the receiver's own file with --db"
             ) from error
         stack.callback(os.close, descriptor)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ConfigurationError(f"{path} is no file; give the receiver's own database with --db")
+            raise ConfigurationError(f"{path} is no file", "give the receiver's own database with --db")
         try:
             fcntl.lockf(descriptor, kind | fcntl.LOCK_NB, LOCKED_BYTES, LOCKED_FROM)
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
-                raise ConfigurationError(f"cannot lock the database {path} ({error}); look at its disk") from error
+                raise ConfigurationError(f"cannot lock the database {path} ({error})", "look at its disk") from error
             raise ConfigurationError(
-                f"the database {path} is in use; stop the receiver first, or ask it: cis490-jobs fsck"
+                f"the database {path} is in use", "stop the receiver first, or ask it: cis490-jobs fsck"
             ) from error
         return descriptor
-    raise ConfigurationError(f"cannot read the database {path} (permission denied); run this as the receiver's user")
+    raise ConfigurationError(f"cannot read the database {path} (permission denied)", "run this as the receiver's user")
 
 
 def _merged(path: Path, stack: contextlib.ExitStack) -> Path:
@@ -170,7 +170,8 @@ def _merged(path: Path, stack: contextlib.ExitStack) -> Path:
     except OSError as error:
         raise ConfigurationError(
             f"the database {path} has a log from a receiver that was killed, and cannot be copied to look at both "
-            f"({error}); make room beside it"
+            f"({error})",
+            "make room beside it",
         ) from error
     return folder / path.name
 

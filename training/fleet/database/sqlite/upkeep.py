@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Final
 
 from training.fleet.database import statements as sql
-from training.fleet.database.sqlite.pages import PageSums, log_path, make_folder, sums_path, sync_folder, unused
+from training.fleet.database.sqlite.pages import PageSums, log_path, sums_path
 from training.fleet.errors import ConfigurationError, passing
+from training.fleet.files import make_folder, sync_folder, unused
 
 CHECKPOINT_CHANGES: Final = 4000
 """Rows changed between two checkpoints at most."""
@@ -155,7 +156,7 @@ def migrate(connection: sqlite3.Connection, path: Path, copies: Path) -> None:
     newest = max(MIGRATIONS)
     if number > newest:
         raise ConfigurationError(
-            f"the database {path} has schema {number}, this program knows up to {newest}; install the newer version"
+            f"the database {path} has schema {number}, this program knows up to {newest}", "install the newer version"
         )
     if number == newest:
         return
@@ -197,15 +198,17 @@ def _copy_before(connection: sqlite3.Connection, path: Path, copies: Path, numbe
         part.replace(target)
         sync_folder(copies)
     except OSError as error:
-        words = f"the database {path} needs newer tables and cannot be copied to {target} first ({error}); make room"
-        raise passing(error, words) or ConfigurationError(f"{words}, or correct --backup-root") from error
+        words = f"the database {path} needs newer tables and cannot be copied to {target} first ({error})"
+        raise passing(error, words, "make room") or ConfigurationError(
+            words, "make room, or correct --backup-root"
+        ) from error
     _log.info("copied before its tables are brought up to date", extra={"data": {"copy": str(target)}})
 
 
 def _not_migrated(path: Path, number: int, newest: int, why: str) -> ConfigurationError:
     return ConfigurationError(
-        f"the database {path} cannot go from schema {number} to {newest} ({why}); nothing was changed; "
-        "run fsck, or restore a backup"
+        f"the database {path} cannot go from schema {number} to {newest} ({why}); nothing was changed",
+        "run fsck, or restore a backup",
     )
 
 

@@ -154,7 +154,7 @@ def launch(
     if sys.platform == "win32":
         return windows.launch(command, folder, environ, report, grace_s=grace_s, log=log, wake=wake)
     if not sys.platform.startswith("linux"):
-        raise ConfigurationError(f"trainers cannot be run on {sys.platform} yet; use a Linux or Windows host")
+        raise ConfigurationError(f"trainers cannot be run on {sys.platform} yet", "use a Linux or Windows host")
     shim = subprocess.Popen(  # noqa: S603 - the command is the operator's, no shell is involved
         [sys.executable, "-I", "-S", *_shim(), f"{grace_s:g}", str(report), *command],
         stdin=subprocess.PIPE,

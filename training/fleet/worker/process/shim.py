@@ -271,7 +271,10 @@ def send(pid: int, number: int) -> None:
 
 
 class ReportFile:
-    """The file of the report, which appears whole or not at all. Its room is taken at once, before a trainer can."""
+    """The file of the report, which appears whole or not at all. Its room is taken at once, before a trainer can.
+
+    It does what `training.fleet.files` does, by hand: this file runs alone, and nothing may delay the trainer.
+    """
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -311,6 +314,7 @@ def main(argv: list[str]) -> int:
         "max_rss_bytes": shim.max_rss_bytes,
         "duration_s": round(time.monotonic() - started, 3),
         "rest": rest,
+        "unstartable": bool(shim.error),
     }
     import json  # only now: it must not delay the trainer
 

@@ -31,6 +31,7 @@ from typing import Final
 
 from training.fleet import system
 from training.fleet.errors import TrainerError
+from training.fleet.files import write_whole
 from training.fleet.worker.process.ending import TrainerEnding, read_ending
 
 assert sys.platform == "win32"
@@ -260,10 +261,8 @@ class JobTraining:
 
     def _keep(self, seen: TrainerEnding) -> None:
         """Leave the report for a worker that is started while this one packs the artifact."""
-        temporary = self._report.with_name(self._report.name + ".new")
         with contextlib.suppress(OSError):
-            temporary.write_text(json.dumps(dataclasses.asdict(seen)), encoding="ascii")
-            system.replace(temporary, self._report)
+            write_whole(self._report, json.dumps(dataclasses.asdict(seen)).encode())
 
 
 def launch(
