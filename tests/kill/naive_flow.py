@@ -62,5 +62,5 @@ class NaiveFlow:
 
     def _note(self, sha256: str, size_bytes: int) -> None:
         database = Sqlite.open(self._folder / "queue.db")
-        database.submit(lambda tx: Queue().add_artifact(tx, sha256, size_bytes, "gbt", "oracle")).result()
+        database.submit(lambda tx: Queue().artifacts.add(tx, sha256, size_bytes, "gbt", "oracle")).result()
         database.close()

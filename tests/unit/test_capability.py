@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from training.fleet.capability import checkout, child
+from training.fleet.capability import detect as detection
 from training.fleet.capability.detect import detect, refresh
-from training.fleet.capability.detect import detect as detection
 from training.fleet.errors import ConfigurationError
 from training.fleet.model.capability import Capability, Datasets, Problem
 from training.trainer import hyper

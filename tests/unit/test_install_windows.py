@@ -59,7 +59,7 @@ class Workers:
             self._locks.pop(number).close()
 
     def look(self) -> None:
-        """Do what a worker does meanwhile: heed its stop file."""
+        """Do what a worker does meanwhile: listen its stop file."""
         for number in list(self._locks):
             if self.listens and (self.state / "worker" / "stop").exists():
                 (self.state / "worker" / "stop").unlink()

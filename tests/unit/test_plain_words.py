@@ -37,50 +37,7 @@ ELSEWHERE = (
     "bench/throughput.py",  # holds a program in C, where void is a type
     "training/fleet/database/sqlite/migrations/0002_identities.sql",  # a released migration stays as it is
 )
-LEFT = (
-    "docs/guides/troubleshooting.md",
-    "training/fleet/api/access.py",
-    "training/fleet/auth/credentials.py",
-    "training/fleet/auth/identities.py",
-    "training/fleet/bundle.py",
-    "training/fleet/checks.py",
-    "training/fleet/client/answer.py",
-    "training/fleet/client/client.py",
-    "training/fleet/database/sqlite/connection.sql",
-    "training/fleet/database/sqlite/opening.py",
-    "training/fleet/database/sqlite/pages.py",
-    "training/fleet/database/sqlite/queries.sql",
-    "training/fleet/database/sqlite/upkeep.py",
-    "training/fleet/errors.py",
-    "training/fleet/queue/change.py",
-    "training/fleet/queue/delays.py",
-    "training/fleet/queue/identities.py",
-    "training/fleet/receiver/__init__.py",
-    "training/fleet/receiver/belongings.py",
-    "training/fleet/receiver/doctor.py",
-    "training/fleet/receiver/init.py",
-    "training/fleet/receiver/offline.py",
-    "training/fleet/settings.py",
-    "training/fleet/store.py",
-    "training/fleet/worker/attempt.py",
-    "training/fleet/worker/beats.py",
-    "training/fleet/worker/certificate.py",
-    "training/fleet/worker/doctor.py",
-    "training/fleet/worker/enrol.py",
-    "training/fleet/worker/folder.py",
-    "training/fleet/worker/identity.py",
-    "training/fleet/worker/loop.py",
-    "training/fleet/worker/program.py",
-    "training/fleet/worker/reach.py",
-    "training/fleet/worker/selftest.py",
-    "training/fleet/worker/start.py",
-    "training/fleet/worker/work_folder.py",
-    "training/trainer/artifact/card.py",
-    "training/trainer/data/telemetry.py",
-    "training/trainer/exchange/checkpoint.py",
-    "training/trainer/models/mlp.py",
-    "training/trainer/stored/archive.py",
-)
+LEFT: tuple[str, ...] = ()
 """Files that still hold such words; this list only gets shorter."""
 _WORD = re.compile(rf"\b({'|'.join(map(re.escape, WORDS))})\b", re.IGNORECASE)
 

@@ -55,7 +55,7 @@ def test_a_missing_member_with_a_default_takes_it() -> None:
     ids=["no object", "missing", "number for text", "number for boolean", "null"],
 )
 def test_an_answer_of_another_shape_is_refused_with_its_place(document: Any, place: str) -> None:
-    with pytest.raises(FleetError, match="unlike versions: update the older one") as caught:
+    with pytest.raises(FleetError, match="different versions; update the older one") as caught:
         read(JobState, document)
     assert place in str(caught.value)
 

@@ -102,21 +102,21 @@ def test_a_secret_that_the_service_manager_holds_is_not_changed_and_says_so(tmp_
 
 def test_a_change_is_begun_once_however_many_answers_ask_for_it(tmp_path: Path, stub: StubReceiver) -> None:
     own = Own(tmp_path, stub)
-    own.secret.heed({})
+    own.secret.listen({})
     for _ in range(5):
-        own.secret.heed(ASKED)
+        own.secret.listen(ASKED)
     stub.wait_for("/v1/secret", 2)
     end = time.monotonic() + 10
     while own.secret._busy:
         assert time.monotonic() < end
-    own.secret.heed(ASKED)
+    own.secret.listen(ASKED)
     assert not own.secret._busy, "an answer that was under way asks no second time"
     assert len(stub.calls("/v1/secret")) == 2
 
 
 def test_who_has_no_receiver_yet_changes_nothing() -> None:
     secret = OwnSecret(OLD, None, Journal(io.StringIO()))
-    secret.heed(ASKED)
+    secret.listen(ASKED)
     assert secret.token() == OLD
 
 

@@ -53,7 +53,7 @@ hyper = { act = "good", mark = "" }
 model = "tiny"
 mode = "oracle"
 seed = 2
-hyper = { act = "heed", mark = "%s" }
+hyper = { act = "listen", mark = "%s" }
 """
 
 

@@ -146,7 +146,7 @@ def test_a_trainer_that_fails_is_reported_with_its_own_words(site: Site) -> None
 
 
 def test_a_cancelled_trainer_heeds_the_stop_file_and_its_helpers_go_with_it(site: Site) -> None:
-    site.serve("heed")
+    site.serve("listen")
     worker = site.worker("--once")
     site.until("the trainer works", lambda: processes_with(site.mark))
     site.fleet.jobs("cancel", site.job()["id"])
@@ -166,7 +166,7 @@ def test_a_trainer_that_heeds_nothing_is_killed_with_its_helpers(site: Site) -> 
 
 
 def test_a_stop_file_in_the_work_folder_gives_the_job_back_with_its_checkpoint(site: Site) -> None:
-    site.serve("heed")
+    site.serve("listen")
     worker = site.worker()
     site.until("the trainer works", lambda: processes_with(site.mark))
     (site.work / "stop").touch()

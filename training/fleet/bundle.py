@@ -3,7 +3,7 @@
 Owns the form of the file: a canonical tar (USTAR, names sorted, times 0, owners 0, regular files only) inside one zstd
 frame of level 1. Guarantees that equal folders give equal tars on every platform, that the target appears whole or not
 at all, and that memory stays constant whatever the size. The digest of the tar is the `content_digest`; it is compared
-between hosts, because compressors differ. Leaves the upload to the worker and unpacking to whoever reads bundles.
+between hosts, because compressors differ. Leaves the upload to the worker and unpacking to the trainer.
 """
 
 from __future__ import annotations

@@ -200,7 +200,7 @@ class Store:
             rows: Every artifact in the order of the database; read once, so it may be a generator.
 
         Returns:
-            True when the file was wrong and is written anew.
+            True when the file was wrong and is written again.
 
         Raises:
             ConfigurationError: The file cannot be written.
@@ -347,7 +347,7 @@ class _Index:
         self._owed = b""
 
     def rebuild(self, lines: Iterable[bytes]) -> bool:
-        """Compare the file with what it should be; from the first difference on, write it anew."""
+        """Compare the file with what it should be; from the first difference on, write it again."""
         with self._lock:
             try:
                 changed = self._rebuild(lines)

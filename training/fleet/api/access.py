@@ -1,7 +1,7 @@
 """Who may do what, while operators come and go.
 
-Owns the credentials in force and reading them again at a reload. Guarantees that faulty operators replace none that
-worked. Leaves the judgement of a credential to `auth`.
+Owns the credentials in force and reading them again at a reload. Guarantees that a faulty file never replaces
+operators that worked. Leaves the judgement of a credential to `auth`.
 """
 
 from __future__ import annotations

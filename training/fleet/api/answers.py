@@ -33,7 +33,7 @@ class Json(JSONResponse):
         return encode(content)
 
 
-class Problem(Json):
+class ProblemAnswer(Json):
     """A problem document (RFC 9457)."""
 
     media_type = "application/problem+json"
@@ -51,7 +51,7 @@ def problem(error: FleetError) -> Response:
         headers["retry-after"] = str(max(1, round(error.retry_after_s or RETRY_S)))
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
-    return Problem(error.problem(), error.status, headers)
+    return ProblemAnswer(error.problem(), error.status, headers)
 
 
 class Streams:

@@ -86,7 +86,7 @@ class Registry:
         return self._newest.get(worker)
 
     def living(self, worker: str) -> Identity | None:
-        """Return the identity a worker has now, None when it has none that lives."""
+        """Return the identity a worker has now, None when it has none or it is revoked."""
         found = self._newest.get(worker)
         return found if found is not None and found.revoked_at is None else None
 

@@ -373,7 +373,7 @@ def invite_notes(made: Invite, receiver: str) -> list[str]:
         f"One of these, run on {clean(made.worker)}, enrols it; the code works once, until {moment(made.expires_at)}:"
     ]
     if made.replaces:
-        notes.append(f"{clean(made.worker)} is enrolled already; enrolling it again takes its present secret back.")
+        notes.append(f"{clean(made.worker)} is enrolled already; enrolling it again revokes its present secret.")
     if receiver.startswith("http://"):
         notes.append(
             "This address works on this machine only; elsewhere give the receiver's https address with --receiver."

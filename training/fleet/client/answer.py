@@ -74,7 +74,7 @@ def document(answer: Answer) -> dict[str, Any]:
     """Return the JSON object in an answer.
 
     Raises:
-        UnavailableError: There is none: whoever answered is no receiver.
+        UnavailableError: There is none, so the program that answered is no receiver.
     """
     try:
         found = json.loads(answer.body)
@@ -91,7 +91,7 @@ def read(kind: type[T], answer: Answer) -> T:
     """Return the message in an answer; fields it does not know are ignored.
 
     Raises:
-        UnavailableError: A field is missing or of another type: whoever answered is no receiver.
+        UnavailableError: A field is missing or of another type, so the program that answered is no receiver.
     """
     try:
         return message(kind, document(answer))

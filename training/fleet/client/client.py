@@ -55,7 +55,7 @@ class Client:
             for the next request after they changed.
         proxy: "http://host:port" through which https goes (CONNECT); the environment's proxies are never used.
         session: Where and since when this worker runs, sent with every request; None for all others.
-        heed: Gets the header fields of every answer, from whatever thread asked.
+        listen: Gets the header fields of every answer, from whatever thread asked.
         sleep: Waits between repeats; gets seconds.
         random: Returns a number from 0 to 1, for the jitter.
 
@@ -75,7 +75,7 @@ class Client:
         certificate: tuple[Path, Path] | None = None,
         proxy: str | None = None,
         session: str | None = None,
-        heed: Callable[[Mapping[str, str]], object] | None = None,
+        listen: Callable[[Mapping[str, str]], object] | None = None,
         sleep: Callable[[float], object] = time.sleep,
         random: Callable[[], float] = _random.random,
     ) -> None:
@@ -89,7 +89,7 @@ class Client:
         if session is not None:
             self._headers["X-Worker-Session"] = session
         self._fields()  # a token that cannot be used ends here
-        self._heed = heed
+        self._listen = listen
         self._tls = ClientTls(ca_file, certificate) if self.address.secure else None
         self._proxy = proxy_address(proxy, secure=self.address.secure)
         self._sleep = sleep
@@ -308,8 +308,8 @@ class Client:
             # Its frames would keep the answer's socket open until the garbage collector comes by.
             error.__cause__ = cause.with_traceback(None)
             return error
-        if self._heed is not None:
-            self._heed(answer.headers)
+        if self._listen is not None:
+            self._listen(answer.headers)
         return answer if answer.status < 300 or answer.status == 304 else refusal(answer, self.address.url)
 
     def _once(self, exchange: Callable[[http.client.HTTPConnection], Answer], timeout_s: float) -> Answer:

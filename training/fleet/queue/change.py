@@ -109,7 +109,7 @@ class ManifestChange:
     def know(self, hosts: Iterable[tuple[str, Capability, Policy | None]]) -> None:
         """Take in every host known under the manifest: name, capability, policy.
 
-        A card that something else uses now is none that the manifest lacks.
+        Busy cards count as free here: a plan must not call a job impossible only because a card is in use now.
         """
         self._hosts = [(name, with_free_cards(capability), policy) for name, capability, policy in hosts]
 

@@ -27,7 +27,7 @@ class Delays(Generic[K]):
 
     Args:
         clock: Monotonic seconds.
-        pause: Returns the delay, seconds, after so many repeats and for a first delay of so many seconds.
+        pause: Returns the delay, seconds, for a number of repeats and a first delay in seconds.
         fades_s: Seconds in which one repeat less counts.
         free: Repeats that cost no delay.
     """

@@ -60,7 +60,7 @@ class Identities:
     # ---- invites
 
     def invite(self, tx: Transaction, order: InviteOrder, actor: str) -> Invite:
-        """Make a one-time code for a host. Codes for it that nobody has used are void from now on."""
+        """Make a one-time code for a host. Codes for it that nobody has used are good no more."""
         code, at = secrets.token_urlsafe(CODE_BYTES), self._clock.label()
         expires_at = _later(at, order.ttl_s)
         # A used or old code is kept for a day, so that its owner is told what is wrong with it.
@@ -89,7 +89,7 @@ class Identities:
         row = tx.one(INVITE, digest=digest_of(message.code))
         if row is None:
             raise InviteRefusedError(
-                "the code is none that this receiver gave",
+                "this receiver did not give the code",
                 "check that it is whole, or ask for a new one: cis490-jobs invite HOST",
             )
         self._demand_good(row, message.worker)
@@ -158,7 +158,7 @@ class Identities:
     # ---- secrets
 
     def revoke(self, tx: Transaction, worker: str, actor: str) -> IdentityView:
-        """Take a worker's secret back. Its jobs return to the queue, its unused invites are void. Safe to repeat.
+        """Take a worker's secret back. Its jobs return to the queue, its invites are good no more. Safe to repeat.
 
         Raises:
             NotFoundError: No such worker ever enrolled.
@@ -266,7 +266,7 @@ class Identities:
     # ---- read
 
     def living(self, worker: str) -> Identity | None:
-        """Return the identity a worker has now, None when it has none that lives. Safe from any thread."""
+        """Return the identity a worker has now, None when it has none or it is revoked. Safe from any thread."""
         return self.registry.living(worker)
 
     def get(self, public_id: str) -> Identity | None:

@@ -1,8 +1,8 @@
 """The receiver: reads one manifest, keeps the queue, hands out leases and stores artifacts.
 
-Owns the program: settings, start order, signals and end. Guarantees that a configuration a restart cannot mend ends it
-with status 78 and one clear line, that everything answered was durable, and that it ends in order when asked to. Leaves
-the rules to `queue`, `store` and `manifest` and the HTTP edge to `api`.
+Owns the program: settings, start order, signals and end. Guarantees that a configuration that no restart corrects ends
+it with status 78 and one clear line, that everything answered was durable, and that it ends in order when asked to.
+Leaves the rules to `queue`, `store` and `manifest` and the HTTP edge to `api`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the program's name; the process's own when None.
 
     Returns:
-        0 after an orderly end, 78 for a configuration that a restart cannot mend, 1 when something failed.
+        0 after an orderly end, 78 for a configuration that a restart cannot correct, 1 when something failed.
     """
     words = sys.argv[1:] if argv is None else list(argv)
     try:

@@ -134,7 +134,7 @@ def _version(name: str) -> str | None:
 
 
 def sqlite(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> Seen:
-    """Compare SQLite with the versions whose write-ahead log is mended.
+    """Compare SQLite with the versions whose write-ahead log is repaired.
 
     Source: https://www.sqlite.org/wal.html#walresetbug.
     """

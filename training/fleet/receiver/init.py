@@ -94,7 +94,7 @@ def _authority(kit: _Kit) -> Authority:
 
 
 def _server(kit: _Kit, authority: Authority, names: list[str], *, renew: bool) -> CertificateFacts:
-    """Return what the receiver's certificate says; made when there is none, anew when asked to."""
+    """Return what the receiver's certificate says; made when there is none, made again when asked to."""
     if kit.lacks_both(SERVER):
         wanted = [*(names or [socket.gethostname().lower()]), *OWN_NAMES]
         pair = authority.server(wanted, time.time())
@@ -173,7 +173,7 @@ class _Kit:
         self.said.append(f"# made {path}")
 
     def renew(self, name: str, content: bytes) -> None:
-        """Write a file anew."""
+        """Write a file again."""
         path = self.folder / name
         replace_shared(path, content)
         _give(path, self.folder)

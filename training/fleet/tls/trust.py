@@ -24,7 +24,7 @@ _RENEW: Final = "cis490-trainer-receiver init --renew"
 _ADVICE: Final = "check this clock, or enrol this host again"
 
 
-class Reason(NamedTuple):
+class CutReason(NamedTuple):
     """Why a connection failed, for people.
 
     Attributes:
@@ -36,7 +36,7 @@ class Reason(NamedTuple):
     remedy: str = ""
 
 
-CUT: Final = Reason("it was cut", f"if that repeats, the receiver may refuse this host's own certificate: {_ADVICE}")
+CUT: Final = CutReason("it was cut", f"if that repeats, the receiver may refuse this host's own certificate: {_ADVICE}")
 """What a cut connection means to a host that showed a certificate: the receiver's reason can get lost on the way."""
 
 
@@ -139,48 +139,48 @@ def of_tls(cause: BaseException) -> bool:
     return type(cause).__module__ == "ssl"  # without loading it where only plain HTTP is spoken
 
 
-def reason(cause: BaseException) -> Reason:
+def reason(cause: BaseException) -> CutReason:
     """Return why a connection failed, or why a file of certificates cannot be used."""
     if isinstance(cause, TimeoutError):
-        return Reason("timed out")
+        return CutReason("timed out")
     if getattr(cause, "verify_code", 0):
         return _unaccepted(cause)
     if of_tls(cause):
         return _refused(str(getattr(cause, "reason", "") or cause))
     if isinstance(cause, socket.gaierror):
-        return Reason("the host name is not known")
+        return CutReason("the host name is not known")
     text = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
-    return Reason((text or type(cause).__name__).lower())
+    return CutReason((text or type(cause).__name__).lower())
 
 
-def _unaccepted(cause: BaseException) -> Reason:
+def _unaccepted(cause: BaseException) -> CutReason:
     """Return why this host does not accept the receiver's certificate."""
     code, said = getattr(cause, "verify_code", 0), str(getattr(cause, "verify_message", "")).rstrip(".")
     now = datetime.datetime.fromtimestamp(int(time.time()), datetime.UTC)
     says = f"this host's clock says {now.isoformat().replace('+00:00', 'Z')}"
     if code == _NOT_YET:
-        return Reason(f"its certificate is not yet valid: {says}", "set the clock and try again")
+        return CutReason(f"its certificate is not yet valid: {says}", "set the clock and try again")
     if code == _EXPIRED:
-        return Reason(f"its certificate has expired: {says}", f"if the clock is right, renew it there: {_RENEW}")
+        return CutReason(f"its certificate has expired: {says}", f"if the clock is right, renew it there: {_RENEW}")
     if code in _WRONG_NAME:
-        return Reason(
+        return CutReason(
             f"its certificate is for another name: {said}",
             f"use the name it was made for, or add this one there: {_RENEW} --host-names NAME",
         )
-    return Reason(
+    return CutReason(
         f"its certificate is not accepted: {said}",
         "check that the authorities' file (ca_file) is that of this receiver",
     )
 
 
-def _refused(alert: str) -> Reason:
+def _refused(alert: str) -> CutReason:
     """Return what an alert of the receiver, or an answer that is no TLS, means."""
     words = alert.lower().replace("_", " ")
     if "alert" in words and ("certificate" in words or "unknown ca" in words):
         said = words.partition("alert ")[2]
-        return Reason(f"it refuses this host's own certificate: {said}", _ADVICE)
+        return CutReason(f"it refuses this host's own certificate: {said}", _ADVICE)
     if "eof" in words:
         return CUT
     if "wrong version" in words or "http request" in words:
-        return Reason("it does not speak https there", "check the address")
-    return Reason(words)
+        return CutReason("it does not speak https there", "check the address")
+    return CutReason(words)

@@ -95,7 +95,7 @@ class Workplace:
         held: Dataset name to digest, as found before the claim.
         contracts: What trainers declare.
         leases: Returns the ids of all leases this worker holds.
-        heed: Gets each answer to a heartbeat.
+        listen: Gets each answer to a heartbeat.
         resume: Folder for the trainer's checkpoints, None without one.
     """
 
@@ -103,7 +103,7 @@ class Workplace:
     held: Mapping[str, str]
     contracts: start.Contracts
     leases: Callable[[], list[str]]
-    heed: Callable[[Beat], object]
+    listen: Callable[[Beat], object]
     resume: Path | None = None
 
 
@@ -163,7 +163,7 @@ class Attempt:
         self._stopped_s: float | None = None
         self._lost = ""
         self._outcome: AttemptOutcome | None = None
-        listener = Listener(self._report_progress, place.leases, self._heed, self.lose, self._silence)
+        listener = Listener(self._report_progress, place.leases, self._listen, self.lose, self._silence)
         self._beats = Beats(client, state.lease, listener)
 
     @property
@@ -507,11 +507,11 @@ class Attempt:
     def _report_progress(self) -> Progress | None:
         return None if self._training is None else self._progress.report(self._elapsed_s())
 
-    def _heed(self, beat: Beat) -> None:
+    def _listen(self, beat: Beat) -> None:
         if beat.cancel:
             self._wish = self._wish or _CANCEL
             self._wake.set()
-        self._place.heed(beat)
+        self._place.listen(beat)
 
     def _silence(self, part_of_lease: float, why: str) -> None:
         self._note("no heartbeat", why=why)

@@ -42,14 +42,14 @@ class Listener:
     Attributes:
         progress: Returns how far the run is.
         held: Returns the ids of all leases this worker holds.
-        heed: Gets each answer.
+        listen: Gets each answer.
         lose: Gets the reason once the lease is somebody else's.
         silence: Gets the part of the lease that has gone by without contact, after each vain try, and why.
     """
 
     progress: Callable[[], Progress | None]
     held: Callable[[], list[str]]
-    heed: Callable[[Beat], object]
+    listen: Callable[[Beat], object]
     lose: Callable[[str], object]
     silence: Callable[[float, str], object]
 
@@ -87,7 +87,7 @@ class Beats:
             self.beat()
 
     def beat(self) -> bool:
-        """Send one heartbeat from the calling thread and heed the answer; False when none came."""
+        """Send one heartbeat from the calling thread and listen to the answer; False when none came."""
         message = Heartbeat(self._lease.lease_id, self._listener.progress(), self._listener.held())
         try:
             answer = self._client.heartbeat(self._lease.job_id, message, deadline_s=0)
@@ -99,7 +99,7 @@ class Beats:
             self._listener.silence((clock_s() - self._contact_s) / max(self._lease_s, 1.0), error.message)
             return False
         self._contact_s, self._lease_s = clock_s(), answer.lease_s
-        self._listener.heed(answer)
+        self._listener.listen(answer)
         return True
 
     def _run(self) -> None:

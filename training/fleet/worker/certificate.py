@@ -3,7 +3,7 @@
 Owns the file, which holds certificate and key so that both change at once. Guarantees that at every moment there is a
 whole pair in it, and that the next one is asked for when two thirds of its life have passed, again and again until it
 comes. New connections show the new one; leases and runs are not touched. A certificate that does not say when to renew
-it is not the receiver's, and is left to whoever made it.
+it is not the receiver's, and is left to the one who made it.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def together(answer: dict[str, object]) -> str:
     """Return certificate and key of an answer as one text.
 
     Raises:
-        UnavailableError: They are not there: whoever answered is no receiver.
+        UnavailableError: They are not there: the program that answered is no receiver.
     """
     text = f"{answer.get('certificate_pem', '')}{answer.get('key_pem', '')}"
     if not _PEM.search(text):

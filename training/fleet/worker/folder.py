@@ -110,7 +110,7 @@ class RunFolder:
         write_whole(self._state, json.dumps({"v": 1, **dataclasses.asdict(state)}).encode())
 
     def load(self) -> RunState | None:
-        """Return the state, None when there is none that can be read."""
+        """Return the state, None when there is none or it cannot be read."""
         try:
             state = message(RunState, read_object(self._state, _MAX_STATE_BYTES))
         except MismatchError:
@@ -118,7 +118,7 @@ class RunFolder:
         return state if state.step in STEPS else None
 
     def trainer_result(self) -> dict[str, Any]:
-        """Return the trainer's `result.json`, empty when there is none that can be read."""
+        """Return the trainer's `result.json`, empty when there is none or it cannot be read."""
         return read_object(self.result)
 
     def has_artifact(self) -> bool:

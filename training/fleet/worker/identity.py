@@ -68,7 +68,7 @@ class OwnSecret:
         """Say how to reach the receiver when a new key is asked for."""
         self._connect = connect
 
-    def heed(self, headers: Mapping[str, str]) -> None:
+    def listen(self, headers: Mapping[str, str]) -> None:
         """Make a new key in a thread of its own when the receiver asks for one."""
         if ASKED not in headers or self._connect is None:
             return
@@ -89,7 +89,7 @@ class OwnSecret:
                 self._busy = False
 
     def _renew(self, client: Client) -> None:
-        """Change the secret; safe to begin anew after whatever it was cut off by."""
+        """Change the secret; safe to begin again after whatever it was cut off by."""
         path, old = self._path, self._token
         if path is None or old is None:
             self._journal.note_once("the receiver asks for a new secret, and this one is not in a file of the worker")

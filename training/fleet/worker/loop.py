@@ -216,7 +216,7 @@ class Worker:
         self._stop.wait(min(delay_s, left_s))
 
     def _heard(self, lease: Lease | None) -> Lease | None:
-        """Heed what comes with a lease, and refuse one that makes no sense here."""
+        """Follow what comes with a lease, and refuse one that makes no sense here."""
         if lease is None:
             return None
         self._doubt(lease.stop)
@@ -302,7 +302,7 @@ class Worker:
         found, offered = self._capability, Seat(1)
         if found is not None and slot is not None:
             offered = seat(found, slot, self._options.slots, self._options.threads, cuda=cuda)
-        return Workplace(offered, found.datasets if found else {}, self._contracts, self._leases, self._heed, resume)
+        return Workplace(offered, found.datasets if found else {}, self._contracts, self._leases, self._listen, resume)
 
     def _run(self, attempt: Attempt, slot: int | None, resume: Path | None) -> None:
         outcome: AttemptOutcome = "kept"
@@ -338,7 +338,7 @@ class Worker:
         with self._change:
             return list(self._attempts)
 
-    def _heed(self, beat: Beat) -> None:
+    def _listen(self, beat: Beat) -> None:
         self._drain = self._drain or beat.drain
         self._doubt(beat.stop)
 

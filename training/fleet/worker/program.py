@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0 when it was told to stop, or when `--once`, `--self-test` or `doctor` went well; 1 when those did not; 2 for
-        a wrong flag; 69 without a receiver, 77 when it refuses this host, 78 for settings that a restart cannot mend.
+        a wrong flag; 69 without a receiver, 77 when it refuses this host, 78 for settings that no restart corrects.
     """
     _open_streams()
     words = sys.argv[1:] if argv is None else list(argv)
@@ -153,7 +153,7 @@ def _client(chosen: Options, own: OwnSecret | None = None, here: str | None = No
 
     Without that it is a visit, which leaves the identity to the worker that runs here.
     """
-    more = {"session": visit()} if own is None else {"session": here, "heed": own.heed}
+    more = {"session": visit()} if own is None else {"session": here, "listen": own.listen}
     token = chosen.token if own is None else own.token
     return Client(
         chosen.receiver,

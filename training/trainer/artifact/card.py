@@ -186,7 +186,7 @@ def _incidents(facts: Facts) -> list[str]:
 
 
 def _price(pooled: Mapping[str, Any]) -> str:
-    """Return what the found incidents cost, for whoever alarms all the time finds every one."""
+    """Return what the found incidents cost, because an alarm that never ends finds every one."""
     count, normal = pooled["false_alarms"], pooled["windows"] - pooled["anomalous"]
     part = f" ({100 * count / normal:.2f} % of the normal windows)" if normal else ""
     return f"The price is false alarms: {count:,}{part}."

@@ -1,7 +1,7 @@
 """Owns the resume folder: what a run leaves so that the next one goes on where this one stopped.
 
 resume/
-    key.json               what the checkpoints belong to; other content makes the run begin anew
+    key.json               what the checkpoints belong to; other content makes the run begin again
     part-03/               a finished fit: model files, record.json, score.npy
     part-04.safetensors    a fit under way, as its loop saved it
 
@@ -68,7 +68,7 @@ class Checkpoints:
     """The resume folder of one run.
 
     Args:
-        folder: Where it is; made when missing. None keeps nothing, so a run begins anew each time.
+        folder: Where it is; made when missing. None keeps nothing, so a run begins again each time.
         key: From `checkpoint_key`; checkpoints with another key are deleted.
         every_s: Seconds between two checkpoints of a fit under way.
         clock: Monotonic seconds.

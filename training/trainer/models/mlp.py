@@ -109,7 +109,7 @@ def load(folder: Path, shape: InputShape) -> Perceptron:
 
 
 def _shapes(width: int, units: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor of a network that sees so many features and has layers of so many units."""
+    """Return the shape of every tensor of a network with this number of features and these layers."""
     shapes: dict[str, tuple[int, ...]] = {"scaler.mean": (width,), "scaler.spread": (width,), "scaler.clip": (1,)}
     for index, (size, further) in enumerate(itertools.pairwise([width, *units[:-1], 1])):
         shapes |= {f"layer{index}.weight": (size, further), f"layer{index}.bias": (further,)}

@@ -327,7 +327,7 @@ class _Source:
         return SpecError(f"{self._name} is not a whole bundle.tar.zst: {why}; fetch it again")
 
     def _unfold(self, size: int) -> bytes:
-        """Return some bytes, at most so many; none at the end."""
+        """Return up to a number of bytes; none at the end."""
         while not self._frame.eof:
             data = self._fill() if self._frame.needs_input else b""
             if not data and self._frame.needs_input:

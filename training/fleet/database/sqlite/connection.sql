@@ -53,7 +53,7 @@ PRAGMA wal_checkpoint(PASSIVE);
 PRAGMA wal_checkpoint(TRUNCATE);
 
 -- name: ignore_references
--- Foreign keys are not enforced while tables are made anew.
+-- Foreign keys are not enforced while tables are made again.
 PRAGMA foreign_keys = OFF;
 
 -- name: broken_references

@@ -69,6 +69,6 @@ def check(connection: sqlite3.Connection, file: DatabaseFile) -> None:
         )
     file.damaged = file.sums.differing()
     if file.damaged:
-        # Whether it matters, fsck can say; a database that was mended by hand must not keep a fleet from working.
+        # Whether it matters, fsck can say; a database that was repaired by hand must not keep a fleet from working.
         data = {"database": str(file.path), "pages": file.damaged[:20]}
         _log.error("pages of the database are not what they were; stop the receiver and run fsck", extra={"data": data})

@@ -2,7 +2,7 @@
 
 SQLite checks the structure of a file and not its values: a flipped bit in a number or a text passes its checks. Owns a
 sum of 8 bytes for each page, in `<database>-sums`. Guarantees that the sums describe the database file as the last
-checkpoint left it, also after a crash: sums are synced before the log may start anew, and until then the log holds
+checkpoint left it, also after a crash: sums are synced before the log may start again, and until then the log holds
 every page whose sum could be old. What the log holds is protected by the log's own sums. Leaves the file's locks and
 the moment of checkpoints to `sqlite`.
 
@@ -78,7 +78,7 @@ class PageSums:
         return self._page_bytes
 
     def load(self) -> bool:
-        """Take up the sums that were kept; False when there are none that can be read."""
+        """Take up the sums that were kept; False when there are none or they cannot be read."""
         try:
             data = self._path.read_bytes()
             found = _page_bytes(os.pread(self._descriptor, 100, 0))
@@ -160,10 +160,10 @@ class PageSums:
         return (page - 1) * SUM_BYTES // _BLOCK_BYTES
 
     def keep(self) -> None:
-        """Write the sums down, durably. What is cut off half way is mended from the log by the next start.
+        """Write the sums down, durably. What is cut off half way is repaired from the log by the next start.
 
         Raises:
-            OSError: The disk refuses. `forget` must follow before the log starts anew.
+            OSError: The disk refuses. `forget` must follow before the log starts again.
         """
         # Without a file to change, the whole of it is written, under another name until it is complete.
         if not self._kept:
@@ -174,7 +174,7 @@ class PageSums:
         self._kept = True
 
     def _keep_all(self) -> None:
-        """Write a new file, whole: no log would mend one that was cut off."""
+        """Write a new file, whole: no log could repair one that was cut off."""
         with whole(self._path, private=True) as file:
             file.write(_HEAD.pack(_MAGIC, self._page_bytes))
             file.write(self._sums)
@@ -282,7 +282,7 @@ def _read_log(log: BinaryIO) -> LogState | None:
     while len(frame := log.read(FRAME_HEAD.size + size)) == FRAME_HEAD.size + size:
         page, after, *rest = FRAME_HEAD.unpack_from(frame)
         alike = sum(found == salt for found, salt in zip(rest[:2], salts_and_sums[:2], strict=True))
-        if alike == 0:  # left from before the log was last begun anew; of a damaged frame one salt is still right
+        if alike == 0:  # left from before the log last began again; of a damaged frame one salt is still right
             break
         sound = sound and alike == 2
         if sound:

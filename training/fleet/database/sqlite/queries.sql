@@ -115,7 +115,7 @@ SELECT worker, expires_at, expires_tick, identity FROM invite WHERE digest = :di
 UPDATE invite SET identity = :identity WHERE digest = :digest AND identity IS NULL;
 
 -- name: withdraw_invites
--- Codes of a worker that nobody has used are void.
+-- Codes of a worker that nobody has used are good no more.
 DELETE FROM invite WHERE worker = :worker AND identity IS NULL;
 
 -- name: forget_invites

@@ -15,7 +15,7 @@ def not_opened(error: OSError, path: Path) -> FleetError:
     """Return what a start says when the system refuses the file."""
     words = f"the database {path} cannot be opened ({error})"
     return passing(error, words, "look at its disk") or ConfigurationError(
-        f"{words}", "check that its folder exists and may be written"
+        words, "check that its folder exists and may be written"
     )
 
 
@@ -23,9 +23,7 @@ def refusal(error: sqlite3.Error, path: Path) -> FleetError:
     """Return what a start says when SQLite refuses the file."""
     kind = _primary(error)
     if kind == sqlite3.SQLITE_BUSY:
-        return ConfigurationError(
-            f"the database {path} is in use", "stop the other receiver or give --db another file"
-        )
+        return ConfigurationError(f"the database {path} is in use", "stop the other receiver or give --db another file")
     if kind in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
         return ConfigurationError(
             f"the file {path} is not a sound database ({error})", "restore a backup, or move the file away"

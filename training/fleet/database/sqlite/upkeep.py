@@ -1,6 +1,6 @@
 """What is done with a database file besides changes: checkpoints, copies and upgrades.
 
-Guarantees that the sums of the pages are on the disk before the log may start anew, that a copy is of one moment, and
+Guarantees that the sums of the pages are on the disk before the log may start again, that a copy is of one moment, and
 that an upgrade is one transaction after a copy of what was there. Runs on whatever thread owns the connection.
 """
 
@@ -65,7 +65,7 @@ class DatabaseFile:
         """Take up the sums of the last life, or make new ones, and empty the log that a crash has left."""
         if not self.sums.load():
             if sums_path(self.path).exists():
-                _log.warning("the sums of the database's pages cannot be read and are made anew")
+                _log.warning("the sums of the database's pages cannot be read and are made again")
             self.sums.measure()
         try:
             self.checkpoint(connection)
@@ -96,7 +96,7 @@ class DatabaseFile:
             return 0
 
     def checkpoint(self, connection: sqlite3.Connection) -> None:
-        """Move the log into the file, then write the sums down. Only then may the log start anew."""
+        """Move the log into the file, then write the sums down. Only then may the log start again."""
         _, frames, moved = connection.execute(_SQL["checkpoint"].text).fetchone()
         self._changes = connection.total_changes
         # Somebody reads an older state. The sums must not run ahead of the file.
@@ -108,7 +108,7 @@ class DatabaseFile:
                 self.sums.absorb(frames)
             self.sums.keep()
         except OSError as error:
-            _log.warning("the sums of the database's pages were not written and are made anew: %s", error)
+            _log.warning("the sums of the database's pages were not written and are made again: %s", error)
             with contextlib.suppress(OSError):
                 self.sums.forget()
 
