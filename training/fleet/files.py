@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import sys
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,7 +116,7 @@ def sync_folder(folder: Path) -> None:
     Raises:
         OSError: The disk refuses.
     """
-    if os.name == "nt":
+    if sys.platform == "win32":
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
