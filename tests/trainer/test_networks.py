@@ -264,6 +264,19 @@ def test_the_learning_rate_rises_and_then_falls_as_a_cosine(step: int, part: flo
     assert networks.learning_rate_part(step, 100) == pytest.approx(part, abs=1e-4)
 
 
+@pytest.mark.parametrize("limit", [0.5, 1000.0], ids=["cut", "left as they are"])
+def test_gradients_are_cut_to_the_bits_that_torch_gives(limit: float) -> None:
+    torch.manual_seed(3)
+    one, other = (torch.nn.LSTM(5, 7) for _ in range(2))
+    for parameter, twin in zip(one.parameters(), other.parameters(), strict=True):
+        parameter.grad = torch.randn_like(parameter)
+        twin.grad = parameter.grad.clone()
+    networks.cut_gradients(list(one.parameters()), limit)
+    torch.nn.utils.clip_grad_norm_(other.parameters(), limit)
+    for parameter, twin in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.equal(parameter.grad, twin.grad)
+
+
 def test_training_stops_when_no_epoch_is_better() -> None:
     network = trained("cnn", max_epochs=50, patience=2, learning_rate=1e-06)
     assert len(network.curve) == int(network.fit_summary["epochs"]) + 2
