@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from pathlib import Path
-
-import pytest
 
 WORDS = {
     "mend": "fix, correct, remedy",
@@ -37,8 +34,6 @@ ELSEWHERE = (
     "bench/throughput.py",  # holds a program in C, where void is a type
     "training/fleet/database/sqlite/migrations/0002_identities.sql",  # a released migration stays as it is
 )
-LEFT: tuple[str, ...] = ()
-"""Files that still hold such words; this list only gets shorter."""
 _WORD = re.compile(rf"\b({'|'.join(map(re.escape, WORDS))})\b", re.IGNORECASE)
 
 
@@ -53,19 +48,9 @@ def odd_words(text: str) -> list[str]:
     return [f"{number}: {word}; say {WORDS[word.lower()]}" for number, line in lines for word in _WORD.findall(line)]
 
 
-def left(file: str) -> bool:
-    return any(fnmatch.fnmatch(file, pattern) for pattern in LEFT)
-
-
 def test_product_docs_and_scripts_use_plain_words(root: Path) -> None:
-    texts = ((file, (root / file).read_text(encoding="utf-8")) for file in files(root) if not left(file))
+    texts = ((file, (root / file).read_text(encoding="utf-8")) for file in files(root))
     assert [f"{file}:{word}" for file, text in texts for word in odd_words(text)] == []
-
-
-@pytest.mark.parametrize("pattern", LEFT)
-def test_a_file_that_uses_plain_words_is_taken_off_the_list(root: Path, pattern: str) -> None:
-    named = fnmatch.filter(files(root), pattern)
-    assert any(odd_words((root / file).read_text(encoding="utf-8")) for file in named)
 
 
 def test_each_odd_word_is_found_with_its_line_and_what_to_say_instead() -> None:
