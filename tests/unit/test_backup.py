@@ -379,6 +379,7 @@ HOLD = """
 import sys
 import time
 from pathlib import Path
+from training.fleet.database.sqlite import Sqlite
 database = Sqlite.open(Path(sys.argv[1]))
 print("ready", flush=True)
 sys.stdin.read()
