@@ -12,18 +12,18 @@ from pathlib import Path
 from bench.figures import Figure
 from bench.load import capability
 from bench.stage import manifest, receiver
-from training.fleet import wire
-from training.fleet.capability import Capability
 from training.fleet.database import Transaction
 from training.fleet.database.sqlite import Sqlite
-from training.fleet.jobs import Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
 from training.fleet.manifest import Header, JobEntry
+from training.fleet.model.capability import Capability
+from training.fleet.model.jobs import Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
 from training.fleet.queue import Queue, apply
+from training.fleet.wire.worker import Claim, Fail
 from training.trainer.hyper import contract_digest, describe
 
 WORKER = "bench-0"
 FIT = 100
-"""One job in so many is for the caller."""
+"""One job in this many is for the caller."""
 
 
 def depth(folder: Path, quick: bool) -> list[Figure]:
@@ -57,7 +57,7 @@ def depth(folder: Path, quick: bool) -> list[Figure]:
 
 
 def _fill(path: Path, size: int, classes: int, digest: str) -> None:
-    """Make a queue of so many pending jobs."""
+    """Make a queue with a number of pending jobs."""
     database, queue = Sqlite.open(path), Queue()
     apply.CHUNK = 10_000  # type: ignore[misc]  # nobody claims meanwhile, so filling may go in large steps
     try:
@@ -81,17 +81,17 @@ def _claims(path: Path, rounds: int) -> list[float]:
 
 
 def _claim(tx: Transaction, queue: Queue, host: Capability) -> float:
-    message = wire.Claim(secrets.token_hex(12), WORKER, host)
+    message = Claim(secrets.token_hex(12), WORKER, host)
     begun = time.perf_counter()
     lease = queue.claim(tx, message)
     took = time.perf_counter() - begun
     assert lease is not None
-    queue.fail(tx, lease.job_id, wire.Fail(lease.lease_id, "preempted"))
+    queue.fail(tx, lease.job_id, Fail(lease.lease_id, "preempted"))
     return took
 
 
 def _entries(size: int, classes: int) -> Iterator[JobEntry]:
-    """Yield jobs of so many requirement classes, one in a hundred for the caller."""
+    """Yield jobs with a number of different requirements, one in a hundred for the caller."""
     limits = Limits()
     requirements = [Requirement("gbt", allowed_hosts=(f"*-{number}", f"class-{number}")) for number in range(classes)]
     fit = max(1, classes // FIT)
@@ -105,4 +105,5 @@ def _entries(size: int, classes: int) -> Iterator[JobEntry]:
             requirement = requirements[fit + number % (classes - fit)]
         spec = Spec("gbt", "oracle", {"max_iter": 300, "learning_rate": 0.1}, seed=number)
         document = canonical(spec.document()).decode()
-        yield JobEntry(hashlib.sha256(document.encode()).hexdigest(), spec, document, requirement, limits, number + 1)
+        job_id = hashlib.sha256(document.encode()).hexdigest()
+        yield JobEntry(job_id, spec.model, spec.mode, document, requirement, limits, number + 1)

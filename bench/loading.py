@@ -23,9 +23,9 @@ def reload(folder: Path, quick: bool) -> list[Figure]:
     with receiver(place, manifest(before)) as real:
         artifact = store_artifact(real)
         steps = (
-            ("first", manifest(jobs), 10.0, 4.0),
-            ("unchanged", None, 0.2, 0.05),
-            ("one changed", manifest(jobs).replace("seed = 3\n", "seed = 3\npriority = 5\n", 1), 3.0, 1.0),
+            ("first", manifest(jobs), 10.0, 6.0),
+            ("unchanged", None, 0.05, 0.02),
+            ("one changed", manifest(jobs).replace("seed = 3\n", "seed = 3\npriority = 5\n", 1), 4.0, 2.0),
         )
         for name, text, floor, aim in steps:
             if text is not None:
@@ -37,7 +37,7 @@ def reload(folder: Path, quick: bool) -> list[Figure]:
             ]
             (place / "manifest.toml").touch()
             if name == "unchanged":
-                figures.append(Figure("manifest", "unchanged, nobody claims", _reload(real), "s", 0.2, 0.05))
+                figures.append(Figure("manifest", "unchanged, nobody claims", _reload(real), "s", 0.05, 0.02))
         figures.append(Figure("manifest", "memory afterwards", real.rss_mib(), "MiB"))
     return [*figures, Figure("manifest", "fsync p50", fsync_p50_ms(folder), "ms")]
 

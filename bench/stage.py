@@ -70,7 +70,7 @@ class Program:
         return _status_kib(self.pid, "VmHWM") / 1024
 
     def forget_peak(self) -> None:
-        """Start the peak anew."""
+        """Begin the peak again."""
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")
 
     def cpu_s(self) -> float:
@@ -110,13 +110,16 @@ def reference(module: str, *arguments: str, environ: dict[str, str] | None = Non
 
 
 @contextlib.contextmanager
-def receiver(folder: Path, manifest: str | None = None, environ: dict[str, str] | None = None) -> Iterator[Program]:
+def receiver(
+    folder: Path, manifest: str | None = None, environ: dict[str, str] | None = None, root: Path = ROOT
+) -> Iterator[Program]:
     """Run the real receiver with both tokens set.
 
     Args:
         folder: Its state; the manifest is written there when it is given.
         manifest: The text of the manifest.
         environ: Variables besides this process's own.
+        root: The checkout whose receiver it is.
     """
     folder.mkdir(exist_ok=True)
     if manifest is not None:
@@ -133,7 +136,7 @@ def receiver(folder: Path, manifest: str | None = None, environ: dict[str, str] 
         command += [f"--{flag}", str(folder / name)]
     tokens = {"CIS490_WORKER_TOKEN": WORKER_TOKEN, "CIS490_OPERATOR_TOKEN": OPERATOR_TOKEN}
     with (folder / "receiver.log").open("ab") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **tokens, **(environ or {})}, stderr=log)
+        process = subprocess.Popen(command, cwd=root, env={**os.environ, **tokens, **(environ or {})}, stderr=log)
     program = Program(process, port, WORKER)
     try:
         _await(program, lambda: answers(port, "/readyz", 200), folder / "receiver.log")

@@ -87,11 +87,11 @@ def _in_turns(
         artifact = store_artifact(programs["receiver"])
         for _ in range(rounds):
             for name, program in programs.items():
-                found[name].append(_turn(program, seconds, artifact))
+                found[name].append(turn(program, seconds, artifact))
     return found
 
 
-def _turn(program: Program, seconds: float, artifact: str) -> dict[str, Any]:
+def turn(program: Program, seconds: float, artifact: str) -> dict[str, Any]:
     """Give one program its load; the processor time it took comes with the result."""
     before = program.cpu_s()
     result = load("pairs", program, connections=CONNECTIONS, seconds=seconds, artifact=artifact)

@@ -140,7 +140,7 @@ install_torch_of_the_index() {
 # Tests that lack one of these are skipped with a reason, so a machine where they can't be installed can still test.
 want_test_packages() {
     local missing=() pair
-    for pair in ip:iproute2 unshare:util-linux gcc:gcc strace:strace openssl:openssl caddy:caddy; do
+    for pair in ip:iproute2 unshare:util-linux gcc:gcc strace:strace openssl:openssl caddy:caddy promtool:prometheus; do
         command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
     done
     [ -e /usr/include/stdlib.h ] || missing+=(libc6-dev)

@@ -16,7 +16,7 @@ static_checks() {
     .venv/bin/ruff format --check .
     step "types"
     .venv/bin/mypy
-    .venv/bin/mypy --platform win32 --cache-dir .mypy_cache/windows training/fleet/{system,executors,client,worker}
+    .venv/bin/mypy --platform win32 --cache-dir .mypy_cache/windows training/fleet/{system,client,worker,install}
     step "layers"
     .venv/bin/lint-imports --no-cache
     step "scripts"

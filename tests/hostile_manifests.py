@@ -124,7 +124,7 @@ def _found(manifest: Manifest) -> tuple[Any, ...]:
     }
     hosts = {
         name: (policy.cuda, policy.vram_gib, policy.ram_gib, policy.allow_jobs, policy.deny_jobs, policy.slots)
-        for name, policy in manifest.hosts.items()
+        for name, policy in manifest.header.hosts.items()
     }
     return jobs, hosts
 

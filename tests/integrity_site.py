@@ -13,9 +13,9 @@ from typing import Any
 
 from queue_world import World, entry
 
-from training.fleet.integrity.artifacts import Options, Places
-from training.fleet.integrity.fsck import fsck
-from training.fleet.integrity.report import Report
+from training.fleet.maintenance.artifacts import CheckOptions, Places
+from training.fleet.maintenance.fsck import fsck
+from training.fleet.maintenance.report import Report
 from training.fleet.store import Store
 
 STATUSES = ["completed", "completed", "completed", "failed", "running", "claimed", "pending", "cancelled"]
@@ -64,7 +64,7 @@ class Site:
         upload = store.begin(sha256, "gbt", "realistic", len(data))
         upload.write(data)
         upload.finish()
-        world.do(lambda tx: world.queue.add_artifact(tx, sha256, len(data), "gbt", "realistic"))
+        world.do(lambda tx: world.queue.artifacts.add(tx, sha256, len(data), "gbt", "realistic"))
         store.append_index({"sha256": sha256, "model": "gbt", "mode": "realistic", "size_bytes": len(data)})
         world.complete(lease, sha256, store=False)
         self.artifacts.append(sha256)
@@ -73,7 +73,7 @@ class Site:
         return self.places.store / "gbt_realistic" / self.artifacts[number] / "bundle.tar.zst"
 
     def fsck(self, **options: Any) -> Report:
-        return fsck(self.db, self.places, Options(**options))
+        return fsck(self.db, self.places, CheckOptions(**options))
 
     def files(self) -> dict[str, bytes]:
         """Every file by name, to show that nothing changed."""

@@ -20,9 +20,10 @@ from training.fleet.api.fleet import Fleet
 from training.fleet.api.front import Front
 from training.fleet.auth import Credentials
 from training.fleet.database.sqlite import Sqlite
-from training.fleet.receiver import options, tls
+from training.fleet.receiver import options
 from training.fleet.receiver.run import make_server, start_fleet
 from training.fleet.receiver.server import Server, listen
+from training.fleet.tls import serving
 
 TOKEN = "an-operator-token-for-tests"
 HERE = {"X-Worker-Session": f"{'5' * 32}.{'1' * 32}"}
@@ -96,9 +97,11 @@ class LiveReceiver:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.loop.call_soon_threadsafe(self._stop)
+        if self._thread.is_alive():  # a test may have ended it
+            self.loop.call_soon_threadsafe(self._stop)
         self._thread.join(20)
         assert not self._thread.is_alive()
+        assert self._error is None, f"the receiver ended with {self._error!r}"
 
     def _stop(self) -> None:
         self.fleet.drain()
@@ -115,17 +118,13 @@ class LiveReceiver:
         self.loop = asyncio.get_running_loop()
         database = Sqlite.open(self.settings["db"])
         try:
-            self.fleet = await start_fleet(self.settings, database)
-            self.secure = tls.make(self.settings)
-            self.server = make_server(
-                self.settings, self.credentials, self.fleet, "127.0.0.1", self.parser, self.secure, self.front
-            )
+            self.fleet = await start_fleet(self.settings, database, self.credentials)
+            self.secure = serving.make(self.settings)
+            self.server = make_server(self.settings, self.fleet, "127.0.0.1", self.parser, self.secure, self.front)
             link = listen("127.0.0.1", 0)
             self.port = link.getsockname()[1]
             self._ready.set()
             await self.server.serve(sockets=[link])
-            self.fleet.keeper.close()
-            self.fleet.uploads.shutdown()
         finally:
             database.close()
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.fleet import wire
-from training.fleet.capability import GIB, Capability, Gpu
-from training.fleet.database import Transaction
+from training.fleet.database import Database, Transaction
 from training.fleet.database.sqlite import Sqlite
 from training.fleet.errors import ConflictError
-from training.fleet.jobs import Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
 from training.fleet.manifest import Header, JobEntry
+from training.fleet.model.capability import GIB, Capability, Gpu
+from training.fleet.model.jobs import Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
 from training.fleet.queue import Queue, plan, reload
+from training.fleet.wire.people import JobDetail, JobView, Plan
+from training.fleet.wire.worker import Claim, Complete, Fail, Heartbeat, Lease, Progress
 
 ARTIFACT = "a" * 64
 OTHER = "b" * 64
@@ -36,13 +39,13 @@ def entry(number: int, requirement: Requirement | None = None, **more: Any) -> J
     """Job NUMBER of a manifest; `more` is its limits, mode or dataset."""
     spec = Spec("gbt", more.pop("mode", "realistic"), {"max_iter": number}, dataset=more.pop("dataset", None))
     needs, limits = requirement or Requirement("gbt"), Limits(**more)
-    return JobEntry(spec.job_id(), spec, canonical(spec.document()).decode(), needs, limits, number)
+    return JobEntry(spec.job_id(), spec.model, spec.mode, canonical(spec.document()).decode(), needs, limits, number)
 
 
 @contextmanager
 def every_step_done() -> Iterator[None]:
     """Fail when a step after a commit did: the database only logs it, because its writer must live on."""
-    log, failed = logging.getLogger("training.fleet.database.sqlite"), list[str]()
+    log, failed = logging.getLogger("training.fleet.database.sqlite.writer"), list[str]()
 
     def note(record: logging.LogRecord) -> bool:
         failed.append(f"{record.getMessage()}: {record.exc_info and record.exc_info[1]!r}")
@@ -56,7 +59,7 @@ def every_step_done() -> Iterator[None]:
     assert failed == []
 
 
-def repeated(database: Sqlite, change: Callable[[Any], Any]) -> Any:
+def repeated(database: Database, change: Callable[[Any], Any]) -> Any:
     """Run a repeatable change in a batch that is undone and run again because a neighbour fails after a write."""
     gate = threading.Event()
     answer: Future[Any] = Future()
@@ -68,12 +71,17 @@ def repeated(database: Sqlite, change: Callable[[Any], Any]) -> Any:
             answer.set_exception(error)
 
     def fail(tx: Any) -> None:
+        tx.may_run_twice()
         tx.run("remember", key="neighbour", value="1")
         raise ConflictError("the neighbour")
 
-    database.post(lambda _tx: gate.wait(10), lambda *_: None, repeatable=True)
-    database.post(change, settle, repeatable=True)
-    database.post(fail, lambda *_: None, repeatable=True)
+    def hold(tx: Any) -> None:
+        tx.may_run_twice()
+        gate.wait(10)
+
+    database.post(hold, lambda *_: None)
+    database.post(change, settle)
+    database.post(fail, lambda *_: None)
     with every_step_done():
         gate.set()
         return answer.result(10)
@@ -99,9 +107,37 @@ class Ending:
         return deadline
 
 
+@dataclass(frozen=True)
+class Engine:
+    """One database that must pass the suite.
+
+    Attributes:
+        name: Its name in the names of tests.
+        open: Opens the database of a path, or makes it.
+        look: Reads with a statement of the test's own; the rows answer to the names of their columns.
+    """
+
+    name: str
+    open: Callable[[Path], Database]
+    look: Callable[..., list[Any]]
+
+
+def look_at_sqlite(database: Sqlite, text: str, *values: Any) -> list[sqlite3.Row]:
+    """Read with a statement of the test's own."""
+    cursor = database._connection.cursor()
+    cursor.row_factory = sqlite3.Row  # type: ignore[assignment]
+    return cursor.execute(text, values).fetchall()
+
+
+SQLITE = Engine("sqlite", Sqlite.open, look_at_sqlite)
+ENGINES = (SQLITE,)
+"""Every database there is. The whole of `tests/conformance` runs on each of them."""
+
+
 class World:
-    def __init__(self, path: Path, terms: Terms | None = None) -> None:
+    def __init__(self, path: Path, terms: Terms | None = None, engine: Engine = SQLITE) -> None:
         self.path = path
+        self.engine = engine
         self.terms = terms or Terms()
         self.now = 1000.0
         self.wall = "2026-01-01T00:00:00.000Z"
@@ -110,7 +146,7 @@ class World:
         self.open()
 
     def open(self) -> None:
-        self.database = Sqlite.open(self.path)
+        self.database = self.engine.open(self.path)
         self.queue = Queue(lambda: self.now, self.terms, lambda: self.wall, lambda: 1.0)
         self.queue.on_ready(lambda ready: self.ready.append(dict(ready)))
         self.do(self.queue.start)
@@ -137,24 +173,24 @@ class World:
         allow_shrink: bool = False,
         if_plan: str | None = None,
         **more: Any,
-    ) -> wire.Plan:
+    ) -> Plan:
         jobs = list(entries)
         header = self.header(len(jobs), hosts, **more)
         with every_step_done():
             return reload(self.database, self.queue, header, jobs, allow_shrink=allow_shrink, if_plan=if_plan)
 
-    def plan(self, entries: Iterable[JobEntry], hosts: Mapping[str, Policy] | None = None, **more: Any) -> wire.Plan:
+    def plan(self, entries: Iterable[JobEntry], hosts: Mapping[str, Policy] | None = None, **more: Any) -> Plan:
         jobs = list(entries)
         return plan(self.database, self.queue, self.header(len(jobs), hosts, **more), jobs)
 
     def claim(self, worker: Capability | str = "pi", held: Iterable[str] = (), claim_id: str = "") -> Any:
         capability = host(worker) if isinstance(worker, str) else worker
         self.numbers += 1
-        message = wire.Claim(claim_id or f"claim-{self.numbers:04d}", capability.hostname, capability, list(held))
+        message = Claim(claim_id or f"claim-{self.numbers:04d}", capability.hostname, capability, list(held))
         return repeated(self.database, lambda tx: self.queue.claim(tx, message))
 
-    def beat(self, lease: wire.Lease, progress: wire.Progress | None = None, held: Iterable[str] = ()) -> Any:
-        message = wire.Heartbeat(lease.lease_id, progress, list(held))
+    def beat(self, lease: Lease, progress: Progress | None = None, held: Iterable[str] = ()) -> Any:
+        message = Heartbeat(lease.lease_id, progress, list(held))
         return self.queue.beat(lease.job_id, message) or repeated(
             self.database, lambda tx: self.queue.heartbeat(tx, lease.job_id, message)
         )
@@ -164,14 +200,14 @@ class World:
         self.beat(lease)
         return lease
 
-    def complete(self, lease: wire.Lease, artifact: str = ARTIFACT, store: bool = True) -> Any:
+    def complete(self, lease: Lease, artifact: str = ARTIFACT, store: bool = True) -> Any:
         if store:
-            self.do(lambda tx: self.queue.add_artifact(tx, artifact, 10, lease.spec["model"], lease.spec["mode"]))
-        message = wire.Complete(lease.lease_id, artifact, {"auroc": 0.9}, "sha256:" + "c" * 64, 12.5)
+            self.do(lambda tx: self.queue.artifacts.add(tx, artifact, 10, lease.spec["model"], lease.spec["mode"]))
+        message = Complete(lease.lease_id, artifact, {"auroc": 0.9}, "sha256:" + "c" * 64, 12.5)
         return repeated(self.database, lambda tx: self.queue.complete(tx, lease.job_id, message))
 
-    def fail(self, lease: wire.Lease, kind: Any = "trainer_error", error: str = "", log_tail: str = "") -> Any:
-        message = wire.Fail(lease.lease_id, kind, 1, error, log_tail)
+    def fail(self, lease: Lease, kind: Any = "trainer_error", error: str = "", log_tail: str = "") -> Any:
+        message = Fail(lease.lease_id, kind, 1, error, log_tail)
         return self.do(lambda tx: self.queue.fail(tx, lease.job_id, message))
 
     def cancel(self, job_id: str) -> Any:
@@ -192,13 +228,13 @@ class World:
         self.now = end
         self.sweep()
 
-    def job(self, job_id: str) -> wire.JobView:
+    def job(self, job_id: str) -> JobView:
         detail = self.detail(job_id)
         return detail.job
 
-    def detail(self, job_id: str) -> wire.JobDetail:
+    def detail(self, job_id: str) -> JobDetail:
         found = self.do(lambda tx: self.queue.job(tx, job_id))
-        assert isinstance(found, wire.JobDetail)
+        assert isinstance(found, JobDetail)
         return found
 
     def status(self, job_id: str) -> str:
@@ -209,8 +245,8 @@ class World:
 
 
 @contextmanager
-def open_world(folder: Path, terms: Terms | None = None) -> Iterator[World]:
-    world = World(folder / "queue.db", terms)
+def open_world(folder: Path, terms: Terms | None = None, engine: Engine = SQLITE) -> Iterator[World]:
+    world = World(folder / "queue.db", terms, engine)
     try:
         yield world
     finally:

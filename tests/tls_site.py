@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from training.fleet.certificates import DAY_S, Authority, Pair, make_authority, replace
+from training.fleet.files import write_whole
+from training.fleet.tls.certificates import DAY_S, Authority, KeyPair, make_authority
 
 NAMES = ("localhost", "127.0.0.1")
 
@@ -19,8 +20,8 @@ class Site:
         self.ca, self.ca_key = folder / "ca.pem", folder / "ca.key"
         pair = make_authority(time.time())
         self.fingerprint = pair.fingerprint
-        replace(self.ca, pair.certificate_pem)
-        replace(self.ca_key, pair.key_pem)
+        write_whole(self.ca, pair.certificate_pem, private=True)
+        write_whole(self.ca_key, pair.key_pem, private=True)
         self.authority = Authority.read(self.ca, self.ca_key)
 
     def server(self, label: str = "receiver", *, names: tuple[str, ...] = NAMES, **when: float) -> tuple[Path, Path]:
@@ -33,10 +34,10 @@ class Site:
         now, life_s = _moment(**when)
         return self.put(label or name, self.authority.worker(name, uri, now, life_s=life_s))
 
-    def put(self, label: str, pair: Pair) -> tuple[Path, Path]:
+    def put(self, label: str, pair: KeyPair) -> tuple[Path, Path]:
         paths = self.folder / f"{label}.pem", self.folder / f"{label}.key"
-        replace(paths[0], pair.certificate_pem)
-        replace(paths[1], pair.key_pem)
+        write_whole(paths[0], pair.certificate_pem, private=True)
+        write_whole(paths[1], pair.key_pem, private=True)
         return paths
 
 

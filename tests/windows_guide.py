@@ -1,9 +1,11 @@
-"""The commands in the guide for Windows hosts: which the tests under Wine type, and which need a real PC."""
+"""The commands in the guide for Windows hosts, and what its script hands on to Python."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 GUIDE = Path(__file__).resolve().parents[1] / "docs" / "guides" / "add-a-windows-host.md"
 INSTALLER = "powershell -ExecutionPolicy Bypass -File scripts\\install-training-worker-windows.ps1"
@@ -26,6 +28,7 @@ TYPED = (
 NEEDS_A_PC = {
     f"{PYTHON} -m pip install torch": "takes gigabytes from a package index, and a card to be of use",
     "Get-ScheduledTaskInfo -TaskName cis490-training-worker": "asks the Task Scheduler",
+    f"{PYTHON} -m training.fleet.worker status": "asks the Task Scheduler",
     'icacls "$env:ProgramData\\cis490\\worker.secret"': "asks for rights; Wine has no icacls",
     "scripts/test-windows.sh": "starts the tests",
 }
@@ -41,3 +44,27 @@ def commands() -> list[str]:
     prose = _FENCE.sub(lambda match: " " * len(match[0]), whole)
     found += [(match.start(), match[1]) for match in _INLINE.finditer(prose)]
     return list(dict.fromkeys(line for _, line in sorted(found, key=lambda one: one[0])))
+
+
+def parameters_of(script: str) -> list[str]:
+    """Return the parameters that the script declares."""
+    block = script.partition("\nparam(\n")[2].partition("\n)\n")[0]
+    return re.findall(r"\[(?:string|string\[\]|switch)\]\$(\w+)", block)
+
+
+def handed_on(script: str, given: Mapping[str, Any]) -> list[str]:
+    """Return the words that the script hands on to Python for its parameters, read off its lines that say so."""
+    words: list[str] = []
+    for line in script.splitlines():
+        told = re.fullmatch(r"    if \(\$(\w+)\) \{ \$words \+= (.*) \}(?: #.*)?", line)
+        if told and told[1] in given:
+            flag, value = re.fullmatch(r"(?:@\()?'([\w-]+)'(?:, (.*)\))?", told[2]).groups()  # type: ignore[union-attr]
+            words.append(flag)
+            words += {
+                None: [],
+                f"${told[1]}": [given[told[1]]],
+                "(($Dataset -join ',') + ',')": [f"{given[told[1]]},"],
+            }[value]
+        if line == "    if ($words.Count -eq 0) { $words += 'install' }" and not words:
+            words.append("install")
+    return words

@@ -1,6 +1,6 @@
 """Make the worker's single file: `python tools/build_worker.py [FILE]`.
 
-The same source gives the same bytes, whoever builds it where.
+The same source gives the same bytes, wherever it is built.
 """
 
 import sys

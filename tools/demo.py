@@ -20,6 +20,7 @@ import training.fleet  # noqa: F401 - ends a Python that is too old, before it r
 import argparse
 import contextlib
 import fcntl
+import itertools
 import os
 import re
 import secrets
@@ -30,13 +31,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Self
 
-from training.fleet import wire
 from training.fleet.cli import views
-from training.fleet.cli.answers import read
-from training.fleet.cli.remote import Remote
+from training.fleet.cli.remote import Remote, read
 from training.fleet.cli.text import Terminal, bar, clean, cut, duration, number, table
 from training.fleet.client import Client
 from training.fleet.errors import EX_FAILURE, FleetError
+from training.fleet.wire.people import JobPage, JobView, Why
 from training.needs import demand_packages
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -60,7 +60,7 @@ RESULT_COLUMNS: Final = ("JOB", "MODEL", "MODE", "SPLIT", "HOST", "DURATION", "A
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class DemoFolder:
     """The folder of the demo.
 
     Attributes:
@@ -108,14 +108,14 @@ class State:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise FleetError(
-                    f"another demo uses {shown(self.folder)}; stop it with Ctrl-C there, or name another folder "
-                    "with --state"
+                    f"another demo uses {shown(self.folder)}",
+                    "stop it with Ctrl-C there, or name another folder with --state",
                 ) from None
             yield
 
 
 @dataclass(slots=True)
-class Program:
+class DemoProgram:
     """A process of the demo, in a session of its own so that Ctrl-C reaches only the demo.
 
     Attributes:
@@ -129,7 +129,9 @@ class Program:
     process: subprocess.Popen[bytes]
 
     @classmethod
-    def start(cls, name: str, state: State, module: str, arguments: Sequence[str], token: tuple[str, Path]) -> Self:
+    def start(
+        cls, name: str, state: DemoFolder, module: str, arguments: Sequence[str], token: tuple[str, Path]
+    ) -> Self:
         """Start a module of the fleet with its output in a fresh log."""
         environ = {key: value for key, value in os.environ.items() if not key.startswith("CIS490_")}
         environ |= {token[0]: str(token[1]), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
@@ -153,16 +155,22 @@ class Program:
         """
         status = self.process.poll()
         if status is not None and status < 0:
-            raise FleetError(f"the {self.name} was killed by {signal.Signals(-status).name}; run the demo again")
+            raise FleetError(f"the {self.name} was killed by {signal.Signals(-status).name}", "run the demo again")
         if status is not None:
             raise FleetError(
-                f"the {self.name} ended with exit status {status}: {self._last_words()}; its log is {shown(self.log)}"
+                f"the {self.name} ended with exit status {status}: {self._last_words()}",
+                f"its log is {shown(self.log)}",
             )
 
     def _last_words(self) -> str:
-        """Return its message for people where it wrote one beside its structured log, else its last line."""
+        """Return its message for people where it wrote one beside its structured log, else its last line.
+
+        The single faults stand below the message, each on an indented line of its own.
+        """
         lines = self.text().strip().splitlines() or ["it wrote nothing"]
-        return next((line for line in lines if line.startswith("cis490-")), lines[-1])
+        first = next((number for number, line in enumerate(lines) if line.startswith("cis490-")), len(lines) - 1)
+        faults = itertools.takewhile(lambda line: line.startswith("  "), lines[first + 1 :])
+        return "; ".join([lines[first], *map(str.strip, faults)])
 
     def text(self) -> str:
         """Return what it wrote so far."""
@@ -180,7 +188,7 @@ class Program:
 
 
 @dataclass(slots=True)
-class Fleet:
+class DemoFleet:
     """A receiver and, once started, a worker.
 
     Attributes:
@@ -189,15 +197,15 @@ class Fleet:
         programs: What runs, in the order of starting.
     """
 
-    state: State
+    state: DemoFolder
     remote: Remote
-    programs: list[Program] = field(default_factory=list)
+    programs: list[DemoProgram] = field(default_factory=list)
 
-    def jobs(self) -> list[wire.JobView]:
+    def jobs(self) -> list[JobView]:
         """Return the jobs that the manifest names, in its order; raise when a process has ended."""
         for program in self.programs:
             program.check()
-        page = read(wire.JobPage, self.remote.collect("/v1/jobs", "jobs", {}))
+        page = read(JobPage, self.remote.collect("/v1/jobs", "jobs", {}))
         return [job for job in page.jobs if job.named]
 
     def start_worker(self) -> None:
@@ -207,7 +215,7 @@ class Fleet:
         arguments = ["--receiver", self.remote.address, "--work-dir", str(self.state.folder / "worker")]
         arguments += ["--dataset", f"lab={ROOT / 'data' / 'lab'}"]
         token = ("CIS490_WORKER_TOKEN_FILE", self.state.worker_token)
-        self.programs.append(Program.start("worker", self.state, "training.fleet.worker", arguments, token))
+        self.programs.append(DemoProgram.start("worker", self.state, "training.fleet.worker", arguments, token))
 
     def stop(self) -> None:
         """Stop everything, the worker first, and let no second Ctrl-C get in between."""
@@ -219,7 +227,7 @@ class Fleet:
 
 
 @contextlib.contextmanager
-def fleet(state: State, manifest: Path, port: int) -> Iterator[Fleet]:
+def fleet(state: DemoFolder, manifest: Path, port: int) -> Iterator[DemoFleet]:
     """Start a receiver, yield it once it answers, and stop everything afterwards.
 
     Args:
@@ -232,14 +240,14 @@ def fleet(state: State, manifest: Path, port: int) -> Iterator[Fleet]:
     arguments += ["--store-root", str(state.store), "--incoming-root", str(folder / "incoming")]
     arguments += ["--index-path", str(folder / "index.jsonl"), *QUICK]
     token = ("CIS490_OPERATOR_TOKEN_FILE", state.operator_token)
-    receiver = Program.start("receiver", state, "training.fleet.receiver", arguments, token)
+    receiver = DemoProgram.start("receiver", state, "training.fleet.receiver", arguments, token)
     try:
         address = _address(receiver)
         client = Client(address, operator_token=state.operator_token.read_text().strip(), deadline_s=START_S)
     except BaseException:
         receiver.stop()
         raise
-    whole = Fleet(state, Remote(client, address), [receiver])
+    whole = DemoFleet(state, Remote(client, address), [receiver])
     try:
         whole.remote.health()
         yield whole
@@ -247,7 +255,7 @@ def fleet(state: State, manifest: Path, port: int) -> Iterator[Fleet]:
         whole.stop()
 
 
-def _address(receiver: Program) -> str:
+def _address(receiver: DemoProgram) -> str:
     """Return the address the receiver says it listens on."""
     end = time.monotonic() + START_S
     while time.monotonic() < end:
@@ -256,7 +264,7 @@ def _address(receiver: Program) -> str:
             return f"http://{found[0]}"
         receiver.check()
         time.sleep(0.02)
-    raise FleetError(f"the receiver did not start within {START_S:.0f} s; its log is {shown(receiver.log)}")
+    raise FleetError(f"the receiver did not start within {START_S:.0f} s", f"its log is {shown(receiver.log)}")
 
 
 # ---- what happens while it trains -----------------------------------------------------------------------------------
@@ -280,7 +288,7 @@ class Screen:
     retries: int = 0
     said: dict[str, tuple[str, float]] = field(default_factory=dict)
 
-    def show(self, jobs: Sequence[wire.JobView], now: float) -> None:
+    def show(self, jobs: Sequence[JobView], now: float) -> None:
         """Show the jobs as they are now."""
         news = [line for job in jobs for line in self._news(job, now)]
         live = []
@@ -299,7 +307,7 @@ class Screen:
             sys.stdout.flush()
             self.height = 0
 
-    def _news(self, job: wire.JobView, now: float) -> list[str]:
+    def _news(self, job: JobView, now: float) -> list[str]:
         last, at = self.said.get(job.id, ("", now))
         state = f"{job.status} {job.attempts_used}"
         who = f"{job.id[: views.SHORT_ID]}  {job.model} {job.mode} {job.split}"
@@ -311,7 +319,7 @@ class Screen:
             return [clean(f"runs   {who}  {views.meter(job.progress)}")]
         return []
 
-    def _change(self, job: wire.JobView, who: str, *, first: bool) -> list[str]:
+    def _change(self, job: JobView, who: str, *, first: bool) -> list[str]:
         if job.status == "completed" and not first:
             return [clean(f"done   {who}  {views.detail(job)}")]
         if job.status == "running":
@@ -322,7 +330,7 @@ class Screen:
             return [clean(f"{what}{who}  {views.detail(job)}")]
         return []
 
-    def _live(self, jobs: Sequence[wire.JobView], now: float, width: int) -> list[str]:
+    def _live(self, jobs: Sequence[JobView], now: float, width: int) -> list[str]:
         done = sum(job.status in DONE for job in jobs)
         share = done + sum(_share(job) for job in jobs)
         total = bar(round(100 * share), 100 * len(jobs), 24)
@@ -339,12 +347,12 @@ class Screen:
         return [cut(line, width - 1) for line in lines]
 
 
-def _share(job: wire.JobView) -> float:
+def _share(job: JobView) -> float:
     now = job.progress
     return now.step / now.steps if job.status == "running" and now is not None and now.steps else 0.0
 
 
-def follow(whole: Fleet, terminal: Terminal) -> None:
+def follow(whole: DemoFleet, terminal: Terminal) -> None:
     """Show the jobs until all of them ended.
 
     Raises:
@@ -360,7 +368,7 @@ def follow(whole: Fleet, terminal: Terminal) -> None:
             if all(job.status in (*DONE, "failed") for job in jobs):
                 return
             if screen.retries > MOST_RETRIES:
-                raise FleetError(f"gave up after {screen.retries} attempts; see {shown(whole.state.log('worker'))}")
+                raise FleetError(f"gave up after {screen.retries} attempts", f"see {shown(whole.state.log('worker'))}")
             pulse = [(job.status, job.attempts_used, job.progress) for job in jobs]
             if pulse != seen:
                 seen, moved = pulse, now
@@ -371,9 +379,9 @@ def follow(whole: Fleet, terminal: Terminal) -> None:
         screen.finish()
 
 
-def _stuck(whole: Fleet, jobs: Sequence[wire.JobView]) -> str:
+def _stuck(whole: DemoFleet, jobs: Sequence[JobView]) -> str:
     waiting = next(job for job in jobs if job.status not in DONE)
-    why = read(wire.Why, whole.remote.why(waiting.id))
+    why = read(Why, whole.remote.why(waiting.id))
     log = shown(whole.state.log("worker"))
     return f"nothing moved for {STUCK_S:.0f} s: {waiting.id[:12]} is {why.status}, {why.summary}; see {log}"
 
@@ -386,7 +394,7 @@ def shown(path: Path) -> str:
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
-def results(jobs: Sequence[wire.JobView], state: State, terminal: Terminal) -> list[str]:
+def results(jobs: Sequence[JobView], state: DemoFolder, terminal: Terminal) -> list[str]:
     """Return the table of results; on a terminal the path of each artifact has a line of its own."""
     rows = [_result(job, terminal) for job in jobs]
     paths = ["-" if job.artifact_path is None else shown(state.store / job.artifact_path) for job in jobs]
@@ -399,7 +407,7 @@ def results(jobs: Sequence[wire.JobView], state: State, terminal: Terminal) -> l
     return [*lines, "", terminal.head("artifacts"), *(f"  {clean(path)}" for path in paths if path != "-")]
 
 
-def _result(job: wire.JobView, terminal: Terminal) -> list[str]:
+def _result(job: JobView, terminal: Terminal) -> list[str]:
     who = [views.identity(job.id, terminal), job.model, job.mode, job.split, job.host or "-"]
     if job.status != "completed":
         return [*who, job.status, "-", "-", "-"]
@@ -407,7 +415,7 @@ def _result(job: wire.JobView, terminal: Terminal) -> list[str]:
     return [*who, duration(job.duration_s), *figures, views.identity(job.artifact or "-", terminal)]
 
 
-def failures(jobs: Sequence[wire.JobView]) -> list[str]:
+def failures(jobs: Sequence[JobView]) -> list[str]:
     """Return the actual error of every failed job."""
     lines = []
     for job in jobs:
@@ -417,7 +425,7 @@ def failures(jobs: Sequence[wire.JobView]) -> list[str]:
     return lines
 
 
-def further(jobs: Sequence[wire.JobView], state: State) -> list[str]:
+def further(jobs: Sequence[JobView], state: DemoFolder) -> list[str]:
     """Return how to look further, and where the data came from."""
     path = next((state.store / job.artifact_path for job in jobs if job.artifact_path), None)
     lines = [
@@ -439,7 +447,7 @@ def further(jobs: Sequence[wire.JobView], state: State) -> list[str]:
     ]
 
 
-def invitation(whole: Fleet) -> list[str]:
+def invitation(whole: DemoFleet) -> list[str]:
     """Return what to type in another terminal while the fleet runs."""
     command = "python3 tools/cis490_jobs.py"
     return [
@@ -463,7 +471,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, _stop)
     demand_packages("numpy", "lightgbm", "sklearn", "pyarrow", "msgspec", "uvicorn")
-    state = State(options.state.resolve())
+    state = DemoFolder(options.state.resolve())
     try:
         state.make()
         with state.held():
@@ -482,7 +490,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EX_FAILURE
 
 
-def run(state: State, options: argparse.Namespace) -> int:
+def run(state: DemoFolder, options: argparse.Namespace) -> int:
     """Train what is left to train, show the results, and stay if asked to."""
     terminal = Terminal.of(sys.stdout, os.environ)
     with fleet(state, options.manifest.resolve(), options.port) as whole:
@@ -497,7 +505,7 @@ def run(state: State, options: argparse.Namespace) -> int:
     return 0 if all(job.status in DONE for job in jobs) else EX_FAILURE
 
 
-def _begin(whole: Fleet) -> list[wire.JobView]:
+def _begin(whole: DemoFleet) -> list[JobView]:
     """Say what there is to do, and give jobs that failed in an earlier run another try."""
     jobs = whole.jobs()
     for job in jobs:
@@ -512,7 +520,7 @@ def _begin(whole: Fleet) -> list[wire.JobView]:
     return whole.jobs()
 
 
-def _stay(whole: Fleet) -> None:
+def _stay(whole: DemoFleet) -> None:
     whole.start_worker()
     say(["", *invitation(whole)])
     while True:

@@ -11,14 +11,13 @@ import sys
 
 OLDEST = (3, 11)
 EXTRAS = {
-    "": ("msgspec", "uvicorn"),
-    "fast": ("httptools", "uvloop"),
+    "": ("msgspec", "prometheus_client", "starlette", "uvicorn"),
+    "fast": ("httptools", "rtoml", "uvloop"),
     "tls": ("cryptography",),
     "trainer": ("backports", "lightgbm", "numpy", "pyarrow", "safetensors", "scipy", "sklearn", "threadpoolctl"),
     "trainer,torch": ("torch",),
     "reports": ("matplotlib",),
     "trainer,onnx": ("onnx", "onnxmltools", "onnxruntime", "onnxscript"),
-    "dev": ("starlette",),
 }
 """Names that are imported, by the extras of the project that bring them; "" is the project without an extra."""
 

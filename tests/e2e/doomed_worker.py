@@ -14,8 +14,8 @@ import threading
 import time
 from typing import Any
 
-from training.fleet import capability
-from training.fleet.worker import main
+from training.fleet.capability import libraries
+from training.fleet.worker.program import main
 
 ON_FILES = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir"}
 OTHERS = {"subprocess.Popen", "http.client.send"}
@@ -54,6 +54,6 @@ class Doom:
 
 
 if __name__ == "__main__":
-    capability._torch = lambda problems, timeout_s: (None, False)  # type: ignore[assignment]
+    libraries.try_torch = lambda problems, timeout_s: (None, False)  # type: ignore[assignment]
     sys.addaudithook(Doom(float(sys.argv[1]), sys.argv[2]))
     sys.exit(main(["--work-dir", sys.argv[2], *sys.argv[3:]]))

@@ -17,14 +17,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.fleet import capability
 from training.fleet.client import Client
 from training.fleet.client import client as client_module
-from training.fleet.executors.local import Ending, process_identity
+from training.fleet.model.capability import Capability
 from training.fleet.worker import attempt, loop
 from training.fleet.worker.journal import Journal
 from training.fleet.worker.loop import Worker
 from training.fleet.worker.options import options
+from training.fleet.worker.process.local import TrainerEnding, process_identity
 
 ME = process_identity(os.getpid())
 TRAININGS: list[dict[str, Any]] = []
@@ -32,7 +32,7 @@ CHANCE = random.Random(490)
 
 
 class Instant:
-    """Stands in for `executors.local.Training`."""
+    """Stands in for `worker.process.training.Training`."""
 
     identity = ME
 
@@ -66,8 +66,8 @@ class Instant:
     def guarded(self) -> bool:
         return True
 
-    def ending(self) -> Ending:
-        return Ending(-9, "K") if self.stopped.is_set() else Ending(0, duration_s=self.duration_s)
+    def ending(self) -> TrainerEnding:
+        return TrainerEnding(-9, "K") if self.stopped.is_set() else TrainerEnding(0, duration_s=self.duration_s)
 
 
 def launch(
@@ -91,7 +91,7 @@ def worker(folder: Path, number: int, port: int, rule: bool) -> Worker:
     flags = {"work_dir": str(folder / name), "slots": "2", "min_free_gib": "0", "keep_s": "0", "stop_when_lost": rule}
     chosen = options(flags, {"CIS490_RECEIVER": f"http://127.0.0.1:{port}"})
     chosen.work_dir.mkdir()
-    found = capability.Capability(name, ram_bytes=2**34, cpu_count=2)
+    found = Capability(name, ram_bytes=2**34, cpu_count=2)
     token = os.environ["CIS490_WORKER_TOKEN"]
     return Worker(chosen, lambda: found, lambda: Client(chosen.receiver, token, timeout_s=1.0), Journal(io.StringIO()))
 

@@ -16,10 +16,10 @@ import pytest
 from live_receiver import manifest
 from processes import ROOT, WORKER, Fleet, wait_until
 
-from training.fleet import wire
-from training.fleet.capability import GIB, Capability
 from training.fleet.client import Client
 from training.fleet.errors import NotFoundError, StaleLeaseError
+from training.fleet.model.capability import GIB, Capability
+from training.fleet.wire.worker import Claim, Complete, Heartbeat, Lease
 
 JOBS = 500
 EACH = 200
@@ -42,19 +42,19 @@ class Host(threading.Thread):
             self.work(self.claim())
         self.client.close()
 
-    def claim(self, *held: str) -> wire.Lease:
+    def claim(self, *held: str) -> Lease:
         capability = Capability(self.name, cpu_count=4, ram_bytes=8 * GIB, version="0.1.0")
-        lease, _ = self.client.claim(wire.Claim(os.urandom(12).hex(), self.name, capability, list(held)))
+        lease, _ = self.client.claim(Claim(os.urandom(12).hex(), self.name, capability, list(held)))
         assert lease is not None
-        self.client.heartbeat(lease.job_id, wire.Heartbeat(lease.lease_id))
+        self.client.heartbeat(lease.job_id, Heartbeat(lease.lease_id))
         return lease
 
-    def work(self, lease: wire.Lease) -> None:
+    def work(self, lease: Lease) -> None:
         path = self.folder / f"{lease.job_id}.bundle"
         path.write_bytes(lease.job_id.encode() * 500)
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         self.client.upload(lease.lease_id, sha256, path)
-        self.client.complete(lease.job_id, wire.Complete(lease.lease_id, sha256, {}))
+        self.client.complete(lease.job_id, Complete(lease.lease_id, sha256, {}))
         self.done[lease.job_id] = (time.monotonic(), sha256)
 
 
@@ -111,9 +111,9 @@ def test_a_receiver_that_lost_its_disk_goes_on_from_a_backup_made_under_load(tmp
         again = Host(fleet, "keeper")
         again.work(held)
         with pytest.raises((NotFoundError, StaleLeaseError)):
-            again.client.heartbeat(later.job_id, wire.Heartbeat(later.lease_id))
+            again.client.heartbeat(later.job_id, Heartbeat(later.lease_id))
         with pytest.raises((NotFoundError, StaleLeaseError)):
-            again.client.complete(later.job_id, wire.Complete(later.lease_id, "a" * 64, {}))
+            again.client.complete(later.job_id, Complete(later.lease_id, "a" * 64, {}))
         lost = [job for host in hosts for job, (at, _) in host.done.items() if jobs[job]["status"] != "completed"]
         assert all(jobs[job]["status"] in ("pending", "running", "claimed") for job in lost)
         again.work(again.claim())

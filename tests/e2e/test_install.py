@@ -60,7 +60,13 @@ def test_the_statements_come_with_the_package(root: Path, installed: Path) -> No
     assert shipped
 
 
-@pytest.mark.parametrize("module", ["worker", "cli", "client", "bundle", "wire", "settings", "capability"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "worker", "cli", "client", "bundle", "wire", "settings", "capability",
+        "install.worker_linux", "install.worker_windows", "install.receiver",
+    ],
+)  # fmt: skip
 def test_what_runs_on_every_host_imports_the_standard_library_alone(root: Path, module: str) -> None:
     code = (
         "import sys, training.fleet." + module + "\n"

@@ -12,7 +12,7 @@ from tls_site import Site
 
 from training.fleet.api.routes import ROUTES
 from training.fleet.auth import Credentials, Operator
-from training.fleet.receiver.tls import Issuer
+from training.fleet.tls.serving import Issuer
 
 TOKENS = {"operator": "an-operator-token-for-tests", "read": "a-read-token-for-tests"}
 NAMED = {"looker": "read", "steward": "operate", "doorman": "enrol"}
@@ -268,7 +268,7 @@ def test_a_key_of_its_own_is_for_enrolled_workers_alone(loopback: LiveReceiver) 
 def test_a_certificate_of_its_own_is_for_enrolled_workers_alone(
     loopback: LiveReceiver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(loopback.fleet, "issuer", Issuer(Site(tmp_path).authority))
+    monkeypatch.setattr(loopback.fleet.authority, "issue", Issuer(Site(tmp_path).authority))
     shared = {"Authorization": "Bearer a-shared-token-for-tests"}
     reply = loopback.call("POST", "/v1/worker/certificate", {}, shared)
     assert (reply.status, reply.json["code"]) == (403, "forbidden")

@@ -263,7 +263,7 @@ def test_a_body_declared_too_large_is_refused_before_it_comes(receiver: LiveRece
 
 
 def test_a_body_that_stops_is_refused_in_the_end(receiver: LiveReceiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.fleet.api.exchange.BODY_WAIT_S", 0.2)
+    monkeypatch.setattr("training.fleet.api.arrival.BODY_WAIT_S", 0.2)
     data = post(PATH, BEAT)
     answer = in_pieces(receiver, data[:-20], data[-20:-10])
     assert (status(answer), code(answer)) == (400, "short_body")

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from live_receiver import LiveReceiver, Reply, manifest
 
-from training.fleet import wire
 from training.fleet.api.front import Front
 from training.fleet.auth import Credentials
 from training.fleet.errors import UnavailableError
+from training.fleet.wire.identities import Enrol, Material
 
 TOKENS = {"operator": "an-operator-token-for-tests", "read": "a-read-token-for-tests"}
 READ = {"Authorization": "Bearer a-read-token-for-tests"}
@@ -131,14 +131,14 @@ def test_wrong_codes_are_limited_and_the_right_one_is_good_afterwards(
 def test_a_code_that_could_not_be_looked_at_is_not_counted_as_wrong(
     receiver: LiveReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code, real, failures = receiver.invited("w1"), receiver.fleet.queue.enrol, iter(range(9))
+    code, real, failures = receiver.invited("w1"), receiver.fleet.queue.identities.enrol, iter(range(9))
 
-    def enrol(tx: Any, message: wire.Enrol) -> Any:
+    def enrol(tx: Any, message: Enrol) -> Any:
         if next(failures) < 8:
             raise UnavailableError("the disk does not answer")
         return real(tx, message)
 
-    monkeypatch.setattr(receiver.fleet.queue, "enrol", enrol)
+    monkeypatch.setattr(receiver.fleet.queue.identities, "enrol", enrol)
     assert [receiver.enrol("w1", code, "key").status for _ in range(9)] == [503] * 8 + [200]
 
 
@@ -198,11 +198,11 @@ def test_an_exchange_that_is_asked_again_gives_the_identity_to_nobody_else(recei
 
 
 def test_an_issuer_gives_what_mutual_tls_needs_and_its_certificate_is_noted(receiver: LiveReceiver) -> None:
-    receiver.fleet.ca_pem = "the receiver's authority"
+    receiver.fleet.authority.pem = "the receiver's authority"
     assert receiver.enrol("plain", receiver.invited("plain"), "key").json["ca_pem"] == "the receiver's authority"
     assert receiver.call("GET", "/v1/ca").body == b"the receiver's authority"
-    receiver.fleet.ca_sha256 = "c" * 64
-    receiver.fleet.issuer = lambda worker, _id: wire.Material("ca", f"certificate of {worker}", "its key", "f" * 64)
+    receiver.fleet.authority.sha256 = "c" * 64
+    receiver.fleet.authority.issue = lambda worker, _id: Material("ca", f"certificate of {worker}", "its key", "f" * 64)
     invited = receiver.call("POST", "/v1/invite", {"worker": "w1"}, operator=True).json
     assert invited["ca_sha256"] == "c" * 64
     reply = receiver.enrol("w1", invited["code"], "key")
@@ -392,7 +392,7 @@ def test_a_secret_alone_takes_nothing_from_the_worker_that_lives_and_is_told_of(
     assert [text.partition(";")[0] for text in health["problems"]] == [
         "another machine shows the identity of worker w1"
     ]
-    assert b"cis490_problems 1\n" in receiver.call("GET", "/metrics", headers=READ).body
+    assert b"cis490_problems 1.0\n" in receiver.call("GET", "/metrics", headers=READ).body
     assert receiver.call("GET", "/readyz").status == 200, "who has a secret alone must not take the receiver away"
 
 
@@ -401,7 +401,7 @@ def test_who_says_nothing_of_its_session_is_told_what_is_missing(receiver: LiveR
     del headers["X-Worker-Session"]
     refused = claim(receiver, "w1", headers)
     assert (refused.status, refused.json["code"]) == (400, "bad_request")
-    assert "found none in X-Worker-Session, expected PLACE.START, 32 hex digits each" in refused.json["detail"]
+    assert "found none in X-Worker-Session; expected PLACE.START, 32 hex digits each" in refused.json["detail"]
     assert [action for _, action, _ in trail(receiver)] == ["invite", "enrol"]
     assert receiver.call("GET", "/v1/health", headers=READ).json["problems"] == []
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from live_receiver import LiveReceiver, manifest
 
-from training.fleet.integrity import backup as backup_module
-from training.fleet.integrity.artifacts import Places
-from training.fleet.integrity.report import ignore
-from training.fleet.integrity.restore import Target, restore
+from training.fleet.maintenance import backup as backup_module
+from training.fleet.maintenance.artifacts import Places
+from training.fleet.maintenance.report import ignore
+from training.fleet.maintenance.restore import RestoreTarget, restore
+from training.fleet.wire.people import Chore, Finding
 
 
 @pytest.fixture
@@ -62,7 +65,9 @@ def test_a_backup_is_made_below_the_receivers_own_folder(receiver: LiveReceiver,
     named = json.loads((path / "backup.json").read_text())["files"]
     assert {"queue.db", "index.jsonl", "manifest.applied.toml"} < set(named)
     assert (path / "manifest.applied.toml").read_text() == manifest(4)
-    place = Target(tmp_path / "new" / "queue.db", Places(*(tmp_path / "new" / name for name in ("s", "i", "x.jsonl"))))
+    place = RestoreTarget(
+        tmp_path / "new" / "queue.db", Places(*(tmp_path / "new" / name for name in ("s", "i", "x.jsonl")))
+    )
     assert restore(path, place, replace=False, progress=ignore)[0] == "artifacts: 1 brought back, 0 were there"
 
 
@@ -70,6 +75,7 @@ def test_a_backup_without_a_body_is_one_without_artifacts(receiver: LiveReceiver
     assert receiver.call("POST", "/v1/backup", operator=True).status == 200
     path = Path(ended(receiver)["path"])
     assert json.loads((path / "backup.json").read_text())["artifacts"] is False
+    assert re.fullmatch(r"\d{8}T\d{6}Z", path.name)
 
 
 def test_a_label_that_could_be_a_path_is_refused(receiver: LiveReceiver, tmp_path: Path) -> None:
@@ -89,6 +95,36 @@ def test_a_check_of_a_running_receiver_is_clean(receiver: LiveReceiver, tmp_path
         "bytes": 8,
     }
     assert not (tmp_path / "queue.db.fsck").exists()
+    assert receiver.call("GET", "/v1/health").json["problems"] == []
+
+
+def test_what_a_backup_could_not_copy_is_no_finding_of_a_check(receiver: LiveReceiver) -> None:
+    keeper = receiver.fleet.keeper
+    keeper._chore = Chore("backup", "done", findings=[Finding("a bundle", "other bytes", "those of its name", "")])
+    assert keeper.problems() == []
+    keeper._chore = replace(keeper._chore, kind="fsck")
+    assert len(keeper.problems()) == 1
+
+
+def test_a_receiver_that_is_stopping_begins_no_chore(receiver: LiveReceiver) -> None:
+    receiver.fleet.keeper.close()
+    for path in ("/v1/backup", "/v1/fsck"):
+        refused = receiver.call("POST", path, operator=True)
+        assert (refused.status, refused.json["code"]) == (503, "unavailable")
+    assert receiver.fleet.keeper.chore().state == "idle"
+
+
+def test_a_chore_without_a_finding_is_no_error_in_the_log(
+    receiver: LiveReceiver, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "training.fleet.api.keeping")
+    receiver.call("POST", "/v1/fsck", operator=True)
+    ended(receiver)
+    (tmp_path / "index.jsonl").write_text("torn")
+    receiver.call("POST", "/v1/fsck", operator=True)
+    ended(receiver)
+    receiver.fleet.keeper.close()
+    assert [record.levelname for record in caplog.records if record.message == "fsck ended"] == ["INFO", "ERROR"]
 
 
 def test_only_old_files_without_a_row_are_told_because_uploads_go_on(receiver: LiveReceiver, tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from live_receiver import TOKEN, LiveReceiver, manifest
 from openapi_spec_validator import validate
+from prometheus_client.parser import text_string_to_metric_families
 
 from training.fleet.api.routes import ROUTES
 from training.fleet.errors import UnavailableError
@@ -93,6 +95,25 @@ def test_why_names_each_host(receiver: LiveReceiver) -> None:
     assert receiver.call("GET", f"/v1/job/{'0' * 64}/why").status == 404
 
 
+def test_a_host_without_an_identity_names_itself_to_see_its_own_page(receiver: LiveReceiver) -> None:
+    receiver.claim("omega")
+    assert receiver.call("GET", "/v1/worker/self?worker=omega").json["worker"] == "omega"
+    refused = receiver.call("GET", "/v1/worker/self")
+    assert (refused.status, refused.json["code"]) == (422, "invalid_message")
+
+
+def test_a_receiver_that_drains_says_so_although_an_identity_is_used_twice(
+    receiver: LiveReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiver.fleet.sessions, "clashed", lambda: ["omega"])
+    told = receiver.call("GET", "/v1/health").json
+    assert (told["status"], len(told["problems"])) == ("degraded", 1)
+    monkeypatch.setattr(receiver.fleet, "draining", True)
+    told = receiver.call("GET", "/v1/health").json
+    assert told["status"] == "draining"
+    assert "omega" in told["problems"][-1]
+
+
 def test_liveness_and_readiness_are_told(receiver: LiveReceiver) -> None:
     assert receiver.call("GET", "/healthz").json == {"status": "ok"}
     assert receiver.call("GET", "/readyz").json == {"status": "ready", "problems": []}
@@ -169,9 +190,37 @@ def test_metrics_are_text_that_prometheus_reads(receiver: LiveReceiver) -> None:
     reply = receiver.call("GET", "/metrics")
     assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
     lines = reply.body.decode().splitlines()
-    assert 'cis490_jobs{status="failed"} 0' in lines
-    names = {line.split("{")[0].split(" ")[0] for line in lines if not line.startswith("#")}
-    assert names == {line.split(" ")[2] for line in lines if line.startswith("# TYPE")}
+    assert 'cis490_jobs{status="failed"} 0.0' in lines
+    families = list(text_string_to_metric_families(reply.body.decode()))
+    assert all(family.type in ("gauge", "counter", "histogram") and family.documentation for family in families)
+    assert all(sample.name.startswith("cis490_") for family in families for sample in family.samples)
+
+
+def test_metrics_count_what_workers_did_since_the_start(tmp_path: Path) -> None:
+    with LiveReceiver(tmp_path, manifest(3)) as live:
+        done, failed = live.claim("tower"), live.claim("shed")
+        data = b"an artifact"
+        assert live.upload(done, data).status == 201
+        assert live.upload({"lease_id": "never-given-01"}, data).status == 409
+        result = {"lease_id": done["lease_id"], "artifact": hashlib.sha256(data).hexdigest()}
+        assert live.call("POST", f"/v1/job/{done['job_id']}/complete", result).status == 200
+        report = {"lease_id": failed["lease_id"], "kind": "trainer_error", "error": "no such key"}
+        assert live.call("POST", f"/v1/job/{failed['job_id']}/fail", report).status == 200
+        text = live.call("GET", "/metrics").body.decode()
+    found = {
+        sample.name + "".join(f"[{value}]" for value in sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert found["cis490_attempts_ended_total[completed]"] == 1
+    assert found["cis490_attempts_ended_total[trainer_error]"] == 1
+    assert found["cis490_training_seconds_total[trained]"] > 0
+    assert found["cis490_training_seconds_total[lost]"] > 0
+    assert found["cis490_uploads_refused_total[stale_lease]"] == 1
+    assert found["cis490_claim_seconds_count"] == 2
+    assert found["cis490_commit_seconds_count"] >= 6
+    assert found["cis490_worker_last_seen_timestamp_seconds[tower]"] == pytest.approx(time.time(), abs=60)
+    assert found["cis490_worker_last_seen_timestamp_seconds[shed]"] == pytest.approx(time.time(), abs=60)
 
 
 # ---- the description

@@ -62,7 +62,7 @@ def test_a_faulty_manifest_changes_nothing_and_stands_in_the_health(tmp_path: Pa
         receiver.manifest.write_text(manifest(3) + "hyper = { max_itr = 300 }\n[hosts.pi]\nslot = 1\n")
         refused = receiver.call("POST", "/v1/manifest/reload", operator=True)
         assert (refused.status, refused.json["code"]) == (422, "manifest_invalid")
-        assert any("max_iter" in fault["hint"] for fault in refused.json["errors"])
+        assert any("max_iter" in fault["remedy"] for fault in refused.json["errors"])
         assert len(refused.json["errors"]) == 2
         assert receiver.call("GET", "/v1/jobs").json == before
         health = receiver.call("GET", "/v1/health").json

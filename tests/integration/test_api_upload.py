@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from live_receiver import LiveReceiver, Reply, manifest, read_answer
 
-from training.fleet.api import exchange
+from training.fleet.api import arrival
 from training.fleet.errors import StorageFullError
 from training.fleet.store import Store, Upload
 
@@ -249,7 +249,7 @@ def test_one_lease_has_one_upload_at_a_time_however_many_begin(receiver: LiveRec
     for link in links:
         link.close()
     assert leftovers(receiver) == []
-    assert receiver.fleet.turns._lines == {}
+    assert receiver.fleet.uploads._lines == {}
 
 
 def test_an_upload_that_is_whole_is_not_replaced(
@@ -268,7 +268,7 @@ def test_an_upload_that_is_whole_is_not_replaced(
     first.start()
     assert held.wait(10)
     second.start()
-    wait_for(lambda: [line.here for line in receiver.fleet.turns._lines.values()] == [2])
+    wait_for(lambda: [line.here for line in receiver.fleet.uploads._lines.values()] == [2])
     go.set()
     first.join()
     second.join()
@@ -289,7 +289,7 @@ def test_a_stranger_without_the_lease_takes_no_turn(receiver: LiveReceiver, leas
 def test_an_upload_whose_lease_ends_while_it_arrives_is_not_stored(
     receiver: LiveReceiver, end: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.fleet.api.work.LOOK_AGAIN_S", 0.0)
+    monkeypatch.setattr("training.fleet.api.handlers.worker.LOOK_AGAIN_S", 0.0)
     data, name = os.urandom(3 * 2**20), f"ends-{end}-{receiver.parser}"
     own = receiver.enrolled(name)
     lease = receiver.call("POST", "/v1/job/claim", receiver.claim_body(name), own).json
@@ -383,7 +383,7 @@ def test_an_aborted_twin_does_not_take_the_good_file_along(receiver: LiveReceive
 def test_an_upload_that_stops_is_400_in_the_end(
     receiver: LiveReceiver, lease: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exchange, "BODY_WAIT_S", 0.2)
+    monkeypatch.setattr(arrival, "BODY_WAIT_S", 0.2)
     with receiver.connect() as link:
         link.sendall(head(lease, "d" * 64, "Content-Length: 1000") + b"x" * 10)
         assert code(read_answer(link)) == (400, "short_body")
@@ -413,7 +413,7 @@ def test_memory_stays_flat_while_a_slow_disk_takes_the_upload(
     receiver: LiveReceiver, lease: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The client is held back: no more than two batches are ever in memory."""
-    from training.fleet.api import work
+    from training.fleet.api.handlers import worker as work
 
     held: list[int] = []
     write = work._write

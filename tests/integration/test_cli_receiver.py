@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from training.fleet import wire
-from training.fleet.capability import GIB, Capability
 from training.fleet.client import Client
+from training.fleet.model.capability import GIB, Capability
+from training.fleet.wire.worker import Claim, Complete, Fail, Heartbeat, Lease, Progress
 
 TOKEN = "operator-token-for-this-test"
 SCHEMA = {
@@ -118,9 +118,9 @@ def worker(site: Site) -> Iterator[Client]:
     client.close()
 
 
-def claim(worker: Client, name: str = "pi") -> wire.Lease:
+def claim(worker: Client, name: str = "pi") -> Lease:
     capability = Capability(name, cpu_count=4, ram_bytes=8 * GIB)
-    lease, _ = worker.claim(wire.Claim(os.urandom(12).hex(), name, capability))
+    lease, _ = worker.claim(Claim(os.urandom(12).hex(), name, capability))
     assert lease is not None
     return lease
 
@@ -141,12 +141,12 @@ def test_a_new_receiver_lists_its_jobs_and_says_why_one_cannot_run(site: Site, w
 
 def test_status_shows_the_progress_of_a_running_job_and_then_its_actual_error(site: Site, worker: Client) -> None:
     lease = claim(worker)
-    progress = wire.Progress(3, 10, "fold 1/5", {"auprc": 0.25}, 3.0, 7.0)
-    worker.heartbeat(lease.job_id, wire.Heartbeat(lease.lease_id, progress))
+    progress = Progress(3, 10, "fold 1/5", {"auprc": 0.25}, 3.0, 7.0)
+    worker.heartbeat(lease.job_id, Heartbeat(lease.lease_id, progress))
     assert f"{lease.job_id}\ttoy\toracle\thosts\tpi\trunning\t30 %\t3/10\tfold 1/5\tauprc 0.25\t7.0 s" in (
         site.run("status").stdout.splitlines()
     )
-    fail = wire.Fail(lease.lease_id, "trainer_error", 1, "ValueError: no \x1b[31mrows", "line one\nValueError: no rows")
+    fail = Fail(lease.lease_id, "trainer_error", 1, "ValueError: no \x1b[31mrows", "line one\nValueError: no rows")
     worker.fail(lease.job_id, fail)
     status = site.run("status").stdout
     assert "trainer_error on pi, exit status 1" in status
@@ -187,12 +187,12 @@ def test_compare_puts_the_results_of_both_modes_side_by_side(site: Site, worker:
     values = {"oracle": 0.75, "realistic": 0.5}
     for _ in values:
         lease = claim(worker)
-        worker.heartbeat(lease.job_id, wire.Heartbeat(lease.lease_id))
+        worker.heartbeat(lease.job_id, Heartbeat(lease.lease_id))
         bundle.write_bytes(lease.job_id.encode())
         sha256 = hashlib.sha256(bundle.read_bytes()).hexdigest()
         worker.upload(lease.lease_id, sha256, bundle)
         metrics = {"auprc_host_mean": values[lease.spec["mode"]], "auroc": None}
-        worker.complete(lease.job_id, wire.Complete(lease.lease_id, sha256, metrics))
+        worker.complete(lease.job_id, Complete(lease.lease_id, sha256, metrics))
     assert site.rows("compare") == [
         ["toy", "hosts", "0.75 ± -", "0.5 ± -", "+0.25 ± -", "1", "490", ""],
     ]
@@ -205,7 +205,7 @@ def test_cancel_and_requeue_say_where_the_job_stands(site: Site, worker: Client)
     assert site.rows("list", "--status", "cancelled")[0][0] == job
     assert site.rows("requeue", job) == [[job, "pending"]]
     lease = claim(worker)
-    worker.heartbeat(lease.job_id, wire.Heartbeat(lease.lease_id))
+    worker.heartbeat(lease.job_id, Heartbeat(lease.lease_id))
     assert site.rows("cancel", job) == [[job, "running", "cancelling: its worker stops the trainer"]]
     assert "cis490-jobs: " in site.run("requeue", job, status=1).stderr
 
@@ -240,7 +240,7 @@ def test_a_manifest_with_faults_lists_them_all_and_changes_nothing(site: Site) -
     assert "the manifest has 2 faults, nothing of it was applied" in complaint
     assert complaint.count("jobs[2].mode") == 1
     assert complaint.count("did you mean depth?") == 1
-    assert complaint.count("\n") == 2
+    assert complaint.count("\n") == 3
     assert site.run("reload", status=78).stderr == complaint
     assert "refused: jobs[" in site.run("status").stdout
     assert len(site.rows("list")) == 3

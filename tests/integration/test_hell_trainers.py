@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 from stub_receiver import Reply, Seen, StubReceiver, lease, route
 
-from training.fleet import wire
-from training.fleet.api.messages import Decoder
+from training.fleet.api.json import Decoder
+from training.fleet.wire.limits import MAX_BODY_BYTES
+from training.fleet.wire.worker import Complete, Fail, Heartbeat
 from training.fleet.worker.files import delete_tree
 from training.fleet.worker.log import HEAD_BYTES, SEGMENT_BYTES
 
@@ -27,9 +28,9 @@ TESTS = Path(__file__).resolve().parents[1]
 COMMAND = ["{python}", "hell_trainer.py"]
 MIB = 2**20
 DECODERS: dict[str, Decoder[Any]] = {
-    "heartbeat": Decoder(wire.Heartbeat),
-    "complete": Decoder(wire.Complete),
-    "fail": Decoder(wire.Fail),
+    "heartbeat": Decoder(Heartbeat),
+    "complete": Decoder(Complete),
+    "fail": Decoder(Fail),
 }
 WITHOUT_PRIVILEGE = [
     "setpriv",
@@ -79,7 +80,7 @@ TRAINERS = {
     "line_feed_in_name": ("no_artifact", "found the name 'a\\nb'", {}),
     "no_text_in_name": ("no_artifact", "found the name '\\udcff\\udcfe'", {}),
     "long_name": ("no_artifact", "expected a shorter one", {}),
-    "sparse": ("no_artifact", "at most 8589934591 may be in an artifact", {}),
+    "sparse": ("no_artifact", "expected at most 8589934591 in an artifact", {}),
     "unreadable_file": ("no_artifact", "which may not be read", {}),
     "unreadable_folder": ("no_artifact", "which may not be read", {}),
     "unreadable_output": ("no_artifact", "which may not be read", {}),
@@ -178,7 +179,7 @@ def test_a_trainer_from_hell_gets_its_verdict_and_leaves_the_host_as_it_was(hell
     for seen in list(hell.stub.seen):
         if route(seen) in DECODERS:
             DECODERS[route(seen)].decode(seen.body)
-            assert len(seen.body) <= wire.MAX_BODY_BYTES
+            assert len(seen.body) <= MAX_BODY_BYTES
     hell.until(lambda: route(hell.stub.seen[-1]) == "claim")
     [kept] = hell.kept() or [None]
     assert (kept is None) == (kind in ("completed", "preempted")) or act == "deletes_its_run"

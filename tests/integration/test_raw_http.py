@@ -22,7 +22,7 @@ NEXT = b"GET /healthz HTTP/1.1\r\n" + HOST + b"\r\n"
 @pytest.fixture(scope="module", params=["h11", "httptools"])
 def receiver(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveReceiver]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.fleet.api.app.LINGER_S", 0.1)
+        patch.setattr("training.fleet.api.guard.LINGER_S", 0.1)
         with LiveReceiver(tmp_path_factory.mktemp("raw"), manifest(1), http_parser=request.param) as live:
             yield live
 

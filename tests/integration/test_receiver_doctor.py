@@ -16,8 +16,8 @@ from integrity_site import Site as Files
 from live_receiver import HEAD, TOKEN, LiveReceiver, manifest
 from tls_site import Site
 
-from training.fleet.certificates import DAY_S
 from training.fleet.receiver import belongings, doctor, main
+from training.fleet.tls.certificates import DAY_S
 
 Found = dict[str, dict[str, str]]
 
@@ -72,7 +72,7 @@ def test_a_receiver_that_runs_is_asked_and_its_database_left_alone(
             f"a receiver listens on 127.0.0.1:{live.port} (this machine alone) and is ready",
         )
         assert found["database"]["found"].endswith("is open in the receiver that runs; cis490-jobs fsck has it checked")
-        live.fleet.problems.append("the operators before stay in force")
+        live.fleet.access.problems.append("the operators before stay in force")
         status, found = examined(capsys, port=live.port)
         assert (status, found["address"]["state"]) == (1, "fail")
         assert found["address"]["found"].endswith("is not ready: the operators before stay in force")
@@ -85,9 +85,9 @@ def test_a_receiver_that_tells_its_reasons_to_readers_alone_is_asked_as_well(
     with LiveReceiver(tmp_path, manifest(2), tokens) as live:
         _, found = examined(capsys, port=live.port)
         assert found["address"]["found"].endswith(" and is ready")
-        live.fleet.problems.append("the operators before stay in force")
+        live.fleet.access.problems.append("the operators before stay in force")
         _, found = examined(capsys, port=live.port)
-        assert (found["address"]["state"], found["address"]["mend"]) == ("fail", "cis490-jobs status has all of it")
+        assert (found["address"]["state"], found["address"]["remedy"]) == ("fail", "cis490-jobs status has all of it")
         assert found["address"]["found"].endswith(" and is not ready")
 
 
@@ -159,7 +159,7 @@ def test_as_root_doctor_starts_no_program_for_the_manifest_of_another_user(
     _, found = examined(capsys)
     assert (tmp_path / "started").exists() is asked
     assert ("was not started, because this is root" in found["manifest"]["found"]) is not asked
-    assert (f"sudo -u '#{owner}'" in found["manifest"]["mend"]) is not asked
+    assert (f"sudo -u '#{owner}'" in found["manifest"]["remedy"]) is not asked
 
 
 def test_doctor_keeps_to_the_setting_that_no_trainer_is_started(
@@ -187,7 +187,7 @@ def test_tokens_that_are_missing_short_or_readable_fail(
     secret.chmod(0o644)
     monkeypatch.setenv("CIS490_OPERATOR_TOKEN_FILE", str(secret))
     _, found = examined(capsys)
-    assert (found["tokens"]["state"], found["tokens"]["mend"]) == (
+    assert (found["tokens"]["state"], found["tokens"]["remedy"]) == (
         "fail",
         f"run chmod o= {secret}",
     )
@@ -205,7 +205,7 @@ def test_a_page_that_differs_from_its_sum_fails(
     files.db.write_bytes(data)
     status, found = examined(capsys)
     assert (status, found["database"]["found"]) == (1, f"1 pages of {files.db} differ from their sums")
-    assert found["database"]["mend"] == "cis490-trainer-receiver fsck"
+    assert found["database"]["remedy"] == "cis490-trainer-receiver fsck"
 
 
 def test_a_database_that_is_none_fails_and_one_that_is_not_there_is_well(
@@ -241,7 +241,7 @@ def test_a_place_that_is_no_folder_or_cannot_be_written_fails(
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     status, found = examined(capsys)
     assert (status, "cannot write in" in found["folders"]["found"]) == (1, True)
-    assert "sudo chown" in found["folders"]["mend"]
+    assert "sudo chown" in found["folders"]["remedy"]
 
 
 def test_a_place_that_everybody_may_write_is_told_with_the_command_that_closes_it(
@@ -251,7 +251,7 @@ def test_a_place_that_everybody_may_write_is_told_with_the_command_that_closes_i
     (tmp_path / "receiver").chmod(0o777)
     _, found = examined(capsys)
     assert found["folders"]["state"] == "warn"
-    assert found["folders"]["mend"] == f"chmod o-w {tmp_path}/receiver"
+    assert found["folders"]["remedy"] == f"chmod o-w {tmp_path}/receiver"
     (tmp_path / "receiver").chmod(0o1777)
     assert examined(capsys)[1]["folders"]["state"] == "ok"
 
@@ -328,18 +328,18 @@ def test_each_thing_that_is_wrong_with_the_certificate_is_told(
     site = Site(tmp_path / "tls")
     status, found = examined(capsys, *secured(site, site.server("old", begins_s=-90 * DAY_S, ends_s=-DAY_S)))
     assert (status, "has expired" in found["certificate"]["found"]) == (1, True)
-    assert found["certificate"]["mend"] == "cis490-trainer-receiver init --renew"
+    assert found["certificate"]["remedy"] == "cis490-trainer-receiver init --renew"
     good = site.server()
     status, found = examined(capsys, *secured(site, good), "--host-names", "pi.example")
     assert (status, found["names"]["found"]) == (1, "the certificate lacks pi.example")
-    assert "--host-names 127.0.0.1,localhost,pi.example" in found["names"]["mend"]
+    assert "--host-names 127.0.0.1,localhost,pi.example" in found["names"]["remedy"]
     status, found = examined(capsys, *secured(site, (good[0], site.ca_key)))
     assert (status, found["certificate"]["state"]) == (1, "fail")
     status, found = examined(capsys, *secured(site, (good[0], tmp_path / "none.key")))
     assert (status, "cannot be read" in found["keys"]["found"]) == (1, True)
     good[1].chmod(0o644)
     status, found = examined(capsys, *secured(site, good))
-    assert (status, found["keys"]["mend"]) == (1, f"run chmod o= {good[1]}")
+    assert (status, found["keys"]["remedy"]) == (1, f"run chmod o= {good[1]}")
     good[1].chmod(0o600)
     (tmp_path / "rubbish.pem").write_text("none")
     flags = [*secured(site, good), "--tls-ca", str(tmp_path / "rubbish.pem")]

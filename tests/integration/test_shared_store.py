@@ -13,8 +13,8 @@ from live_receiver import manifest
 from test_receiver_process import Running, environment, refused, started
 
 from training.fleet.database.sqlite import Sqlite
-from training.fleet.integrity.backup import Order, back_up
-from training.fleet.integrity.report import Report, ignore
+from training.fleet.maintenance.backup import BackupTask, back_up
+from training.fleet.maintenance.report import Report, ignore
 
 
 def flags(folder: Path, **places: Path) -> list[str]:
@@ -115,7 +115,7 @@ def test_what_is_done_offline_leaves_the_files_of_a_running_receiver_alone(
 ) -> None:
     """The database is another one than the receiver's, so its lock says nothing."""
     site = Site(tmp_path / "two")
-    order = Order(tmp_path / "backups", "one", site.places, site.db, artifacts=True, made_at="", version="0")
+    order = BackupTask(tmp_path / "backups", "one", site.places, site.db, artifacts=True, made_at="", version="0")
     database = Sqlite.open(site.db)
     backup = str(back_up(database, order, Report(), ignore))
     database.close()

@@ -178,7 +178,7 @@ def test_what_does_not_end_is_cut_off_early(receiver: LiveReceiver, begin: bytes
 def test_an_upload_that_trickles_is_refused_and_one_that_goes_on_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.fleet.api.exchange.BODY_WAIT_S", 0.4)
+    monkeypatch.setattr("training.fleet.api.arrival.BODY_WAIT_S", 0.4)
     data = b"x" * 400_000
     with LiveReceiver(tmp_path, manifest(2)) as live:
         trickle, steady = (_begin_upload(live, live.claim(), data) for _ in range(2))

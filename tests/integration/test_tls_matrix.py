@@ -16,7 +16,7 @@ from live_receiver import manifest
 from tls_doors import CADDIES, PROXY, READ, Door, Files, Worker, direct, fronted
 from tls_site import Site
 
-from training.fleet.auth.peers import worker_uri
+from training.fleet.tls.peers import worker_uri
 
 WAYS: dict[str, Callable[[Path, str], AbstractContextManager[Door]]] = {
     "direct, httptools": functools.partial(direct, parser="httptools"),
@@ -138,9 +138,9 @@ def test_the_certificate_of_an_earlier_enrolment_ends_with_it(door: Door) -> Non
 
 
 def test_a_renewed_certificate_and_the_one_before_are_both_good(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door.receiver.fleet.issuer, "_life_s", 3600.0)
+    monkeypatch.setattr(door.receiver.fleet.authority.issue, "_life_s", 3600.0)
     worker = door.enrol("renewing")
-    monkeypatch.setattr(door.receiver.fleet.issuer, "_clock", lambda: time.time() + 1201)
+    monkeypatch.setattr(door.receiver.fleet.authority.issue, "_clock", lambda: time.time() + 1201)
     answer = door.ask("POST", "/v1/worker/certificate", headers=worker.headers, shown=worker.files)
     assert answer.status == 200
     assert answer.headers["cache-control"] == "no-store"

@@ -21,13 +21,14 @@ from tls_doors import direct
 from tls_site import Site
 
 from training.fleet import receiver, settings
-from training.fleet.certificates import DAY_S, facts, write_new
 from training.fleet.client import Client
 from training.fleet.errors import AuthenticationError
+from training.fleet.files import write_new
 from training.fleet.receiver import init as making
 from training.fleet.receiver import options
 from training.fleet.receiver.operators import credentials_of
-from training.fleet.receiver.tls import Files, Tls
+from training.fleet.tls.certificates import DAY_S, facts
+from training.fleet.tls.serving import Files, Tls
 from training.fleet.worker.enrol import fingerprint
 
 TOKENS = {"CIS490_READ_TOKEN": "r" * 16}
@@ -95,7 +96,7 @@ def test_init_again_keeps_every_file_and_says_so(tmp_path: Path, capsys: pytest.
     said = capsys.readouterr().out
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert said.count("# kept ") == 6
-    assert "does not name other.lab; --renew issues it anew" in said
+    assert "does not name other.lab; --renew issues it again" in said
 
 
 def test_renewing_keeps_the_key_and_takes_new_names(tmp_path: Path) -> None:
@@ -380,7 +381,7 @@ def test_the_authority_for_hosts_that_enrol_is_the_first_of_its_file_alone(tmp_p
     site.ca.write_bytes(AUTHORITIES[form](pem, other.ca.read_text()).encode())
     with LiveReceiver(tmp_path, manifest(1), tls_ca=str(site.ca)) as live:
         shown = live.call("GET", "/v1/ca").body.decode()
-        assert (shown, live.fleet.ca_sha256) == (pem, site.fingerprint)
+        assert (shown, live.fleet.authority.sha256) == (pem, site.fingerprint)
         assert fingerprint(shown) == site.fingerprint
 
 

@@ -17,9 +17,9 @@ import pytest
 from live_receiver import HEAD
 from tls_doors import CADDIES, READ, Door, direct, fronted
 
-from training.fleet.certificates import facts
 from training.fleet.cli.program import main as jobs_command
-from training.fleet.receiver.tls import Issuer
+from training.fleet.tls.certificates import facts
+from training.fleet.tls.serving import Issuer
 from training.fleet.worker.certificate import renew_at
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -116,7 +116,7 @@ def test_an_enrolled_host_says_so_and_one_that_lost_its_certificate_does_not(
         assert "fake" in capsys.readouterr().out
         monkeypatch.setenv("CIS490_CLIENT_CERTIFICATE", str(host.certificate))
         assert jobs_command(["list"]) == 78
-        assert "cannot be read; enrol this host anew" in capsys.readouterr().err
+        assert "cannot be read; enrol this host again" in capsys.readouterr().err
 
 
 def test_an_authority_with_another_fingerprint_gets_no_code(tmp_path: Path, root: Path) -> None:
@@ -133,7 +133,7 @@ def test_an_authority_with_another_fingerprint_gets_no_code(tmp_path: Path, root
 def test_a_worker_renews_its_certificate_in_time_and_works_on(tmp_path: Path, root: Path) -> None:
     with direct(tmp_path, text(1), **TERMS) as door:
         host = Host(door, tmp_path / "host", root)
-        door.receiver.fleet.issuer = Issuer(door.site.authority, life_s=12)
+        door.receiver.fleet.authority.issue = Issuer(door.site.authority, life_s=12)
         assert host.enrol(*invited(door)).returncode == 0
         renew_and_work_on(door, host)
 

@@ -14,10 +14,10 @@ from live_receiver import TOKEN, LiveReceiver
 from record_wire import ACTS, MANIFEST, WORKER
 from stub_receiver import StubReceiver
 
-from training.fleet import wire
-from training.fleet.capability import Capability
 from training.fleet.client import Client
 from training.fleet.errors import NotFoundError, StaleLeaseError
+from training.fleet.model.capability import Capability
+from training.fleet.wire.worker import Claim, Complete, Fail, Heartbeat
 
 RECORDED = sorted((Path(__file__).parents[1] / "vectors" / "wire").glob("*.json"))
 SCHEMA = {
@@ -29,7 +29,7 @@ SCHEMA = {
     },
     "$defs": {"tiny": {"type": "object", "additionalProperties": False, "properties": {"act": {"type": "string"}}}},
 }
-MESSAGES = {"claim": wire.Claim, "heartbeat": wire.Heartbeat, "complete": wire.Complete, "fail": wire.Fail}
+MESSAGES = {"claim": Claim, "heartbeat": Heartbeat, "complete": Complete, "fail": Fail}
 
 Exchange = dict[str, Any]
 
@@ -123,12 +123,12 @@ def said(client: Client, exchange: Exchange, bundle: Path) -> Any:
     message, job_id = request["body"], request["path"].split("/")[3]
     if name == "claim":
         capability = Capability(**{**message["capability"], "gpus": ()})
-        return client.claim(wire.Claim(message["claim_id"], message["worker"], capability))[0]
+        return client.claim(Claim(message["claim_id"], message["worker"], capability))[0]
     if name == "heartbeat":
-        return client.heartbeat(job_id, wire.Heartbeat(message["lease_id"]))
+        return client.heartbeat(job_id, Heartbeat(message["lease_id"]))
     if name == "complete":
-        return client.complete(job_id, wire.Complete(message["lease_id"], message["artifact"]))
-    return client.fail(job_id, wire.Fail(message["lease_id"], message["kind"]))
+        return client.complete(job_id, Complete(message["lease_id"], message["artifact"]))
+    return client.fail(job_id, Fail(message["lease_id"], message["kind"]))
 
 
 def test_what_a_worker_says_still_holds_all_that_older_receivers_want(recorded: list[Exchange]) -> None:

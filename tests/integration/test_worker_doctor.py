@@ -19,15 +19,18 @@ from live_receiver import HEAD, TOKEN, LiveReceiver, manifest
 from stub_receiver import StubReceiver, problem
 from tls_site import Site
 
-from training.fleet import capability, wire
 from training.fleet.auth import Credentials
-from training.fleet.capability import Datasets, detect
-from training.fleet.certificates import DAY_S
+from training.fleet.capability import cards, libraries
+from training.fleet.capability.detect import detect
 from training.fleet.client import Client
-from training.fleet.worker import main, reach
+from training.fleet.model.capability import Datasets, Gpu
+from training.fleet.tls.certificates import DAY_S
+from training.fleet.wire.worker import Claim
+from training.fleet.worker import reach
 from training.fleet.worker.enrol import enrol_host
 from training.fleet.worker.identity import session
 from training.fleet.worker.options import options
+from training.fleet.worker.program import main
 
 TOKENS = {"operator": TOKEN, "read": "a-read-token-for-tests"}
 SECRETS = (*TOKENS.values(), "a-worker-token-for-tests", "cis490w.")
@@ -40,8 +43,8 @@ def plain_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [name for name in os.environ if name.startswith("CIS490_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
-    monkeypatch.setattr(capability, "_torch", lambda problems, timeout_s: (None, False))
-    monkeypatch.setattr(capability, "_gpus", lambda problems: ())
+    monkeypatch.setattr(libraries, "try_torch", lambda problems, timeout_s: (None, False))
+    monkeypatch.setattr(cards, "find", lambda problems: ())
     (tmp_path / "state").mkdir()
 
 
@@ -96,7 +99,7 @@ class Secured:
             certificate=(pem, pem),
             session=here,
         )
-        client.claim(wire.Claim("claim-of-the-doctor", "box", found, []))
+        client.claim(Claim("claim-of-the-doctor", "box", found, []))
         client.close()
 
 
@@ -135,7 +138,7 @@ def test_people_get_the_same_as_text(secured: Secured, capsys: pytest.CaptureFix
     out = capsys.readouterr().out
     assert "warn  datasets        no dataset is given" in out
     assert "warn  jobs            2 jobs wait, and this worker has not called yet\n" in out
-    assert "                      mend: start the worker\n" in out
+    assert "                      remedy: start the worker\n" in out
     assert out.endswith("nothing stands in the way\n")
 
 
@@ -143,13 +146,13 @@ def test_a_running_worker_that_does_not_see_the_card_of_this_session_fails(
     secured: Secured, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secured.call({})
-    card = capability.Gpu("RTX 3060", "GPU-1", 12 * 2**30, 11 * 2**30, "550.1")
-    monkeypatch.setattr(capability, "_gpus", lambda problems: (card,))
-    monkeypatch.setattr(capability, "_torch", lambda problems, timeout_s: ("2.4", True))
+    card = Gpu("RTX 3060", "GPU-1", 12 * 2**30, 11 * 2**30, "550.1")
+    monkeypatch.setattr(cards, "find", lambda problems: (card,))
+    monkeypatch.setattr(libraries, "try_torch", lambda problems, timeout_s: ("2.4", True))
     status, found = doctor(capsys)
     assert (status, found["running worker"]["state"]) == (1, "fail")
     assert found["running worker"]["found"] == "it reports no card, this session sees a usable card"
-    assert "video and render" in found["running worker"]["mend"]
+    assert "video and render" in found["running worker"]["remedy"]
     assert found["gpu"]["found"] == "RTX 3060, 12.0 GiB, driver 550.1"
 
 
@@ -160,7 +163,7 @@ def test_a_revoked_host_is_told_and_nothing_after_it_is_guessed(
     status, found = doctor(capsys)
     assert (status, found["identity"]["state"]) == (1, "fail")
     assert "was revoked" in found["identity"]["found"]
-    assert "cis490-jobs invite box" in found["identity"]["mend"]
+    assert "cis490-jobs invite box" in found["identity"]["remedy"]
     assert found["policy"]["found"] == "not looked at, because identity failed"
 
 
@@ -170,7 +173,7 @@ def test_a_host_under_another_name_than_its_secret_is_told(
     status, found = doctor(capsys, "--name", "other")
     assert (status, found["identity"]["state"]) == (1, "fail")
     assert found["identity"]["found"] == "this worker calls itself other and its secret is that of box"
-    assert "--name box" in found["identity"]["mend"]
+    assert "--name box" in found["identity"]["remedy"]
 
 
 def test_a_secret_and_a_key_that_everybody_can_read_fail_with_the_command_that_mends_them(
@@ -181,8 +184,8 @@ def test_a_secret_and_a_key_that_everybody_can_read_fail_with_the_command_that_m
     pem.chmod(0o604)
     status, found = doctor(capsys)
     assert (status, found["secret"]["state"], found["certificate"]["state"]) == (1, "fail", "fail")
-    assert f"chmod o= {secret}" in found["secret"]["mend"]
-    assert f"chmod o= {pem}" in found["certificate"]["mend"]
+    assert f"chmod o= {secret}" in found["secret"]["remedy"]
+    assert f"chmod o= {pem}" in found["certificate"]["remedy"]
     assert found["identity"]["state"] == "skip"
 
 
@@ -205,14 +208,14 @@ def test_another_authority_than_the_receivers_fails_at_tls(
     status, found = doctor(capsys, "--ca-file", str(Site(tmp_path / "other").ca))
     assert (status, found["tls"]["state"], found["receiver"]["state"]) == (1, "fail", "skip")
     assert found["tls"]["found"].startswith("its certificate is not accepted: ")
-    assert "ca_file" in found["tls"]["mend"]
+    assert "ca_file" in found["tls"]["remedy"]
     (tmp_path / "rubbish.pem").write_text("no certificate")
     status, found = doctor(capsys, "--ca-file", str(tmp_path / "rubbish.pem"))
     assert (status, "cannot be used" in found["tls"]["found"]) == (1, True)
 
 
 @pytest.mark.parametrize(
-    ("when", "says", "mend"),
+    ("when", "says", "remedy"),
     [
         ({"begins_s": -90 * DAY_S, "ends_s": -DAY_S}, "has expired", "init --renew"),
         ({"begins_s": DAY_S}, "is not yet valid", "set the clock"),
@@ -221,7 +224,7 @@ def test_another_authority_than_the_receivers_fails_at_tls(
     ],
 )
 def test_a_receivers_certificate_that_is_wrong_is_told_with_what_mends_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], when: dict[str, Any], says: str, mend: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], when: dict[str, Any], says: str, remedy: str
 ) -> None:
     site = Site(tmp_path / "tls")
     certificate, key = site.server(**when)
@@ -230,7 +233,7 @@ def test_a_receivers_certificate_that_is_wrong_is_told_with_what_mends_it(
         _, found = doctor(capsys, "--receiver", url, "--ca-file", str(site.ca))
     assert found["tls"]["state"] == ("warn" if says == "is good for 3 more days" else "fail")
     assert says in found["tls"]["found"]
-    assert mend in found["tls"]["mend"]
+    assert remedy in found["tls"]["remedy"]
 
 
 # ---- plain http on this machine -------------------------------------------------------------------------------------
@@ -245,19 +248,19 @@ def test_the_manifest_is_told_as_it_concerns_this_host(
         url = f"http://127.0.0.1:{live.port}"
         status, found = doctor(capsys, "--receiver", url, "--name", "stranger")
         assert (status, found["policy"]["found"]) == (1, "the manifest admits no host stranger")
-        assert "[hosts.stranger]" in found["policy"]["mend"]
+        assert "[hosts.stranger]" in found["policy"]["remedy"]
         live.call("POST", "/v1/job/claim", live.claim_body("box", contract="sha256:" + "0" * 64))
         status, found = doctor(capsys, "--receiver", url)
     assert (status, found["policy"]["state"], found["jobs"]["state"]) == (0, "warn", "warn")
     assert found["jobs"]["found"].startswith("none of 1 jobs that wait can run here: ")
     assert "policy" in found["jobs"]["found"]
-    assert "cis490-jobs why" in found["jobs"]["mend"]
+    assert "cis490-jobs why" in found["jobs"]["remedy"]
 
 
 def test_a_trainer_that_declares_something_else_fails(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(capability, "_own_trainer", lambda problems: ("sha256:" + "1" * 64, ("gbt",)))
+    monkeypatch.setattr(libraries, "own_trainer", lambda problems: ("sha256:" + "1" * 64, ("gbt",)))
     with LiveReceiver(tmp_path, manifest(1)) as live:
         status, found = doctor(capsys, "--receiver", f"http://127.0.0.1:{live.port}")
     assert (status, found["contract"]["state"]) == (1, "fail")
@@ -269,9 +272,9 @@ def test_a_dataset_that_is_not_there_and_too_little_disk_fail(
 ) -> None:
     status, found = doctor(capsys, "--dataset", f"lab={tmp_path}/none", "--min-free-gib", "1000000")
     assert status == 1
-    assert found["dataset lab"]["mend"] == "correct --dataset lab=FOLDER, or bring its files back"
+    assert found["dataset lab"]["remedy"] == "correct --dataset lab=FOLDER, or bring its files back"
     assert found["disk"]["state"] == "fail"
-    assert found["disk"]["mend"] == "make room on the disk of the work folder, or lower min_free_gib"
+    assert found["disk"]["remedy"] == "make room on the disk of the work folder, or lower min_free_gib"
 
 
 def test_a_receiver_that_is_not_there_is_status_69_and_what_needs_it_is_not_looked_at(
@@ -291,7 +294,7 @@ def test_a_name_that_leads_nowhere_is_told(capsys: pytest.CaptureFixture[str], m
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     status, found = doctor(capsys, "--receiver", "https://no-such-receiver.invalid")
     assert (status, found["address"]["found"]) == (69, "the name no-such-receiver.invalid is not known here")
-    assert "getent hosts no-such-receiver.invalid" in found["address"]["mend"]
+    assert "getent hosts no-such-receiver.invalid" in found["address"]["remedy"]
     assert found["connection"]["found"] == "not looked at, because address failed"
 
 
@@ -373,7 +376,7 @@ def test_a_clock_that_differs_from_the_receivers_is_told(
     with Dated(off_s) as server:
         _, found = doctor(capsys, "--receiver", server.url)
     assert (found["clock"]["state"], says in found["clock"]["found"]) == (state, True)
-    assert found["clock"]["mend"] == ("" if state == "ok" else "set it")
+    assert found["clock"]["remedy"] == ("" if state == "ok" else "set it")
 
 
 def test_the_clock_is_judged_even_where_it_keeps_tls_from_working(

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from live_receiver import HEAD, HERE, TOKEN, LiveReceiver
 
-from training.fleet import wire
 from training.fleet.auth import Credentials
 from training.fleet.client import Client
+from training.fleet.wire.identities import Invite, InviteOrder
 from training.fleet.worker.identity import OwnSecret
 from training.fleet.worker.journal import Journal
 
@@ -211,7 +211,7 @@ def test_enrolling_again_says_so_and_a_run_that_lost_its_answer_goes_on(tmp_path
     ("host", "code", "status", "said"),
     [
         pytest.param("box", "", 77, "cis490-jobs invite box", id="no code"),
-        pytest.param("box", "x" * 32, 77, "none that this receiver gave", id="a wrong code"),
+        pytest.param("box", "x" * 32, 77, "this receiver did not give the code", id="a wrong code"),
         pytest.param("other", None, 77, "not good for the host other", id="a code for another host"),
         pytest.param("No Host", None, 78, "expected the one of the invite", id="no host name"),
     ],
@@ -296,7 +296,7 @@ def around(before):
         return answer
     return called
 
-for owner, name in ((identity, "write_private"), (Client, "post"), (Path, "replace"), (os, "fsync")):
+for owner, name in ((identity, "write_whole"), (Client, "post"), (Path, "replace"), (os, "fsync")):
     setattr(owner, name, around(getattr(owner, name)))
 own = identity.OwnSecret(path.read_text().strip(), path, Journal())
 own._renew(Client(url, own.token, session=sys.argv[4]))
@@ -367,8 +367,8 @@ def test_the_authority_of_the_invite_is_fetched_and_trusted_and_no_other(
     folder.mkdir()
     flags = {**TERMS, "tls_certificate": str(certificate), "tls_key": str(key)}
     with LiveReceiver(folder, text(0), credentials=Credentials.of(CREDENTIALS, enrolled_only=True), **flags) as live:
-        live.fleet.ca_pem = pem
-        order = wire.InviteOrder("box")
+        live.fleet.authority.pem = pem
+        order = InviteOrder("box")
         invited = asyncio.run_coroutine_threadsafe(_later(live, order), live.loop).result(10)
         with machine(live, tmp_path / "box", root) as box:
             box.url = f"https://localhost:{live.port}"
@@ -383,5 +383,5 @@ def test_the_authority_of_the_invite_is_fetched_and_trusted_and_no_other(
             assert (again.returncode, again.stdout[:16]) == (0, "already enrolled")
 
 
-async def _later(live: LiveReceiver, order: wire.InviteOrder) -> wire.Invite:
-    return await live.fleet.run(lambda tx: live.fleet.queue.invite(tx, order, "operator:test"))
+async def _later(live: LiveReceiver, order: InviteOrder) -> Invite:
+    return await live.fleet.run(lambda tx: live.fleet.queue.identities.invite(tx, order, "operator:test"))

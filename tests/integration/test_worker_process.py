@@ -18,8 +18,8 @@ import pytest
 from fake_trainer import DECLARATION
 from stub_receiver import Reply, Seen, StubReceiver, lease, problem
 
-from training.fleet.executors.local import running_s
 from training.fleet.single_file import own_single_file
+from training.fleet.worker.process.local import running_s
 from training.trainer.hyper import MODELS, contract_digest, describe, missing_libraries
 
 MOST_SAID = 200

@@ -15,7 +15,7 @@ from boundary import Boundary
 from trial import Trial, wrong_answers, wrong_in_files
 
 from training.fleet.database.sqlite import Sqlite
-from training.fleet.integrity.artifacts import Places
+from training.fleet.maintenance.artifacts import Places
 from training.fleet.queue import Queue
 from training.fleet.store import bundle_path
 
@@ -62,5 +62,5 @@ class NaiveFlow:
 
     def _note(self, sha256: str, size_bytes: int) -> None:
         database = Sqlite.open(self._folder / "queue.db")
-        database.submit(lambda tx: Queue().add_artifact(tx, sha256, size_bytes, "gbt", "oracle")).result()
+        database.submit(lambda tx: Queue().artifacts.add(tx, sha256, size_bytes, "gbt", "oracle")).result()
         database.close()

@@ -23,8 +23,8 @@ from integrity_site import Site
 
 from training.fleet import receiver
 from training.fleet.database.sqlite import Sqlite
-from training.fleet.integrity.backup import Order, back_up
-from training.fleet.integrity.report import Report, ignore
+from training.fleet.maintenance.backup import BackupTask, back_up
+from training.fleet.maintenance.report import Report, ignore
 
 PLACES = {"--db": "queue.db", "--store-root": "store", "--incoming-root": "incoming", "--index-path": "index.jsonl"}
 LEFTOVER = "0123456789abcdef" * 2 + ".part"
@@ -58,7 +58,7 @@ class OfflineFlow:
         where = self._scratch / "backups"
         manifest = site.db.with_name("manifest.applied.toml")
         manifest.write_text("[manifest]\nschema = 1\n")
-        order = Order(where, "one", site.places, manifest, True, "2026-01-01T00:00:00Z", "0.1.0")
+        order = BackupTask(where, "one", site.places, manifest, True, "2026-01-01T00:00:00Z", "0.1.0")
         back_up(database, order, Report(), ignore)
         database.submit(lambda tx: tx.run("remember", key="late", value="answered")).result()
         shutil.copytree(self._scratch, self._before)  # with its log, as if it had been killed here

@@ -28,7 +28,7 @@ from boundary import Boundary, Ran
 from trial import Trial, sound_backup, wrong_after_failed_sync, wrong_answers, wrong_in_files
 
 from training.fleet import receiver
-from training.fleet.integrity.artifacts import Places
+from training.fleet.maintenance.artifacts import Places
 
 TOKEN = "an-operator-token-for-tests"
 HEAD = """\

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from boundary import Ran
 
-from training.fleet.integrity.artifacts import Options, Places
-from training.fleet.integrity.backup import Entry, measured
-from training.fleet.integrity.fsck import fsck
+from training.fleet.maintenance.artifacts import CheckOptions, Places
+from training.fleet.maintenance.backup import Entry, measured
+from training.fleet.maintenance.fsck import fsck
 
 
 @dataclass
@@ -71,7 +71,7 @@ def wrong_after_failed_sync(ran: Ran, at: int, places: str) -> list[str]:
 
 def wrong_in_files(database: Path, places: Places) -> list[str]:
     """Check everything against everything."""
-    return [str(fault) for fault in fsck(database, places, Options()).findings]
+    return [str(fault) for fault in fsck(database, places, CheckOptions()).findings]
 
 
 def sound_backup(folder: Path) -> list[str]:

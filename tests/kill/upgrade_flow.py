@@ -14,8 +14,8 @@ from typing import Any
 from boundary import Boundary
 from trial import Trial, wrong_answers
 
-from training.fleet.database.pages import PageSums
 from training.fleet.database.sqlite import Sqlite
+from training.fleet.database.sqlite.pages import PageSums
 from training.fleet.errors import EX_FAILURE, FleetError
 from training.fleet.queue import Queue
 

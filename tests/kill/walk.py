@@ -26,7 +26,9 @@ from boundary import ERRORS, Boundary, Call
 from flows import make
 from trial import Trial
 
-MOST_TRIES = 8
+MOST_TRIES = 12
+AROUND = (0, 1, -1, 2, -2, 3, -3, 0)
+"""Where a call is looked for: on a busy machine another thread's calls come before it, or after it."""
 
 
 def kill_points(calls: list[Call], everything: bool) -> list[int]:
@@ -89,7 +91,8 @@ def _top_up(found: dict[str, Any], flow: Any, calls: list[Call]) -> None:
     """Where threads took turns another call failed than was meant: see to it that each fails with each error."""
     for name, error in itertools.product(sorted({call.name for call in calls}), ERRORS):
         places = [number for number, call in enumerate(calls, 1) if call.name == name]
-        for number in (places * MOST_TRIES)[:MOST_TRIES]:
+        tries = [place + offset for offset in AROUND for place in places if 0 < place + offset <= len(calls)]
+        for number in tries[:MOST_TRIES]:
             if any(end[:2] == (error, name) for end in found["ends"]):
                 break
             _note(found, flow.trial(number, getattr(errno, error)), number, error)

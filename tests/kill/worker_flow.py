@@ -23,9 +23,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from one_job_receiver import OneJobReceiver, forked
 
-from training.fleet import capability, wire, worker
+from training.fleet.capability.detect import detect
+from training.fleet.wire.worker import Lease
 from training.fleet.worker import loop, program, resume
-from training.fleet.worker.folder import RunFolder, State
+from training.fleet.worker.folder import RunFolder, RunState
 
 SECRET = "cis490w.0123456789abcdef." + "k" * 43
 LIMIT_S = 60.0
@@ -75,7 +76,7 @@ class WorkerFlow:
         os.environ.pop("CIS490_CONFIG", None)
         os.environ["XDG_STATE_HOME"] = str(scratch / "nothing")
         self._work.mkdir()
-        found = dataclasses.replace(capability.detect(self._work, name="tower"), gpus=())
+        found = dataclasses.replace(detect(self._work, name="tower"), gpus=())
         program.detect = lambda *_args, **_more: found  # type: ignore[assignment]
         # The same waits, only shorter.
         loop.REFUSED_S = loop.AWAY_S = 0.05  # type: ignore[misc]
@@ -109,7 +110,7 @@ class WorkerFlow:
         (self._work / "secret").write_text(SECRET + "\n")
         (self._work / "secret").chmod(0o600)
         old = RunFolder(self._work / "runs" / f"{'c' * 12}-1")
-        old.make(State("over", wire.Lease(**self._receiver.ask("/old-lease"))))
+        old.make(RunState("over", Lease(**self._receiver.ask("/old-lease"))))
         long_ago = time.time() - 2 * KEEP_S
         os.utime(old.path, (long_ago, long_ago))
         (self._work / "runs" / f"{'d' * 12}-1.gone").mkdir()
@@ -122,7 +123,7 @@ class WorkerFlow:
     def _program(self) -> int:
         flags = ["--receiver", self._receiver.url, "--name", "tower", "--min-free-gib", "0", "--keep-s", str(KEEP_S)]
         more = ["--grace-s", "1", "--worker-secret-file", str(self._work / "secret"), "--stop-limit-s", "10"]
-        return worker.main(["--work-dir", str(self._work), *flags, *more])
+        return program.main(["--work-dir", str(self._work), *flags, *more])
 
     def _stop_when_done(self, process: int, ended: threading.Event) -> None:
         """Stop the worker once the job is done and the secret changed, or when it hangs."""

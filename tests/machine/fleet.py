@@ -36,12 +36,12 @@ from typing import Any, TypeVar
 
 import pytest
 
+from tests.machine.faults import Faults
 from tests.machine.fleet_model import SWEEP_S, Model
-from tests.machine.inline_database import InlineSqlite
 from tests.queue_world import Ending
-from training.fleet import placement, wire
-from training.fleet.capability import GIB, Capability, Gpu
-from training.fleet.database.pages import sums_path
+from tests.queue_world import look_at_sqlite as look
+from training.fleet.database.sqlite import Sqlite
+from training.fleet.database.sqlite.pages import sums_path
 from training.fleet.errors import (
     ArtifactMissingError,
     ConflictError,
@@ -52,12 +52,15 @@ from training.fleet.errors import (
     StaleLeaseError,
     StorageFullError,
 )
-from training.fleet.integrity.artifacts import Options, Places
-from training.fleet.integrity.fsck import fsck
-from training.fleet.jobs import FAIL_KINDS, Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
+from training.fleet.maintenance.artifacts import CheckOptions, Places
+from training.fleet.maintenance.fsck import fsck
 from training.fleet.manifest import Header, JobEntry
+from training.fleet.model import placement
+from training.fleet.model.capability import GIB, Capability, Gpu
+from training.fleet.model.jobs import FAIL_KINDS, Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
 from training.fleet.queue import Queue, reload
 from training.fleet.store import Store, index_line, index_row
+from training.fleet.wire.worker import Claim, Complete, Fail, Heartbeat, JobState, Lease, Progress
 
 T = TypeVar("T")
 TERMS = Terms(prefer_wait_s=100.0)
@@ -123,7 +126,7 @@ def template() -> Path:
     """Return an empty database of the present schema, made once: a copy is cheaper than making the tables."""
     if "made" not in _templates:
         path = Path(tempfile.mkdtemp(prefix="template-", dir=ROOM)) / "queue.db"
-        InlineSqlite.open(path).close()
+        Sqlite.open(path, inline=True).close()
         _templates["made"] = path
         atexit.register(forget_template)
     return _templates["made"]
@@ -152,7 +155,7 @@ class Fleet:
         self.artifacts: set[tuple[str, str]] = set()
         self.unchecked: set[tuple[str, str]] = set()
         self.claims: dict[str, tuple[str, str]] = {}
-        self.answered: dict[str, wire.Lease] = {}
+        self.answered: dict[str, Lease] = {}
         self.numbers = 0
         self.wall = "2026-01-01T00:00:00Z"
         self.seen = Seen()
@@ -161,7 +164,8 @@ class Fleet:
         self.check()
 
     def open(self) -> None:
-        self.database = InlineSqlite.open(self.path)
+        self.database = Sqlite.open(self.path, inline=True)
+        self.faults = Faults(self.database)
         assert self.database.damaged == []
         self.queue = Queue(lambda: self.model.now, TERMS, lambda: self.wall, lambda: 1.0)
         self.do(self.queue.start)
@@ -189,12 +193,13 @@ class Fleet:
                 answer.set_exception(error)
 
         def fail(tx: Any) -> None:
+            tx.may_run_twice()
             tx.run("remember", key="neighbour", value="1")
             raise ConflictError("the neighbour")
 
         with self.database.together():
-            self.database.post(change, settle, repeatable=True)
-            self.database.post(fail, lambda *_: None, repeatable=True)
+            self.database.post(change, settle)
+            self.database.post(fail, lambda *_: None)
         return answer.result(0)
 
     def pick(self, options: Sequence[T]) -> T:
@@ -219,7 +224,7 @@ class Fleet:
 
     def apply(self, wanted: dict[str, tuple[Requirement, Limits]]) -> None:
         entries = [
-            JobEntry(job_id, ENTRIES[job_id], DOCUMENTS[job_id], needs, limits, number)
+            JobEntry(job_id, ENTRIES[job_id].model, ENTRIES[job_id].mode, DOCUMENTS[job_id], needs, limits, number)
             for number, (job_id, (needs, limits)) in enumerate(wanted.items(), 1)
         ]
         self.numbers += 1
@@ -236,7 +241,7 @@ class Fleet:
         job_id = self.job_id()
         job = self.model.jobs[job_id]
 
-        def ask() -> wire.State:
+        def ask() -> JobState:
             return self.do(lambda tx: self.queue.cancel(tx, job_id, "operator:test"))
 
         if job.status in ("completed", "failed"):
@@ -247,14 +252,14 @@ class Fleet:
             job.status, job.ready_at = "cancelled", 0.0
         elif job.status in ("claimed", "running"):
             job.cancel = True
-        assert ask() == ask() == wire.State(job_id, job.status, job.cancel)
+        assert ask() == ask() == JobState(job_id, job.status, job.cancel)
 
     @event(2)
     def requeue(self) -> None:
         job_id = self.job_id()
         job = self.model.jobs[job_id]
 
-        def ask() -> wire.State:
+        def ask() -> JobState:
             return self.do(lambda tx: self.queue.requeue(tx, job_id, "operator:test"))
 
         if job.status in ("failed", "cancelled"):
@@ -263,7 +268,7 @@ class Fleet:
             with pytest.raises(ConflictError):
                 ask()
             return
-        assert ask() == ask() == wire.State(job_id, "pending")
+        assert ask() == ask() == JobState(job_id, "pending")
 
     # ---- workers
 
@@ -272,7 +277,7 @@ class Fleet:
         """The worker may have lost what it held, and the answer may never arrive."""
         self.claims_a_job(self.pick(list(WORKERS)), forget=not self.choose(3), lost=not self.choose(3))
 
-    def claims_a_job(self, name: str, *, forget: bool, lost: bool) -> wire.Lease | None:
+    def claims_a_job(self, name: str, *, forget: bool, lost: bool) -> Lease | None:
         self.numbers += 1
         claim_id = f"claim-{self.numbers:06d}"
         held = [] if forget else self.model.held_by(name)
@@ -296,13 +301,13 @@ class Fleet:
             self.answered[claim_id] = lease
         return lease
 
-    def asks_for_a_job(self, name: str, claim_id: str, held: list[str]) -> wire.Lease | None:
-        message = wire.Claim(claim_id, name, WORKERS[name], held)
+    def asks_for_a_job(self, name: str, claim_id: str, held: list[str]) -> Lease | None:
+        message = Claim(claim_id, name, WORKERS[name], held)
         answer = self.ask(lambda tx: self.queue.claim(tx, message))
-        assert answer is None or isinstance(answer, wire.Lease)
+        assert answer is None or isinstance(answer, Lease)
         return answer
 
-    def check_choice(self, name: str, lease: wire.Lease) -> None:
+    def check_choice(self, name: str, lease: Lease) -> None:
         model, worker = self.model, WORKERS[name]
         assert lease.lease_id not in model.attempts
         assert model.may_have(worker, lease.job_id), "a job was given to a worker that may not have it"
@@ -354,7 +359,7 @@ class Fleet:
                 self.passes(self.pick([3, 35, 70]))
                 continue
             self.model.failed(lease.lease_id, "preempted", WORKERS[name])
-            message = wire.Fail(lease.lease_id, "preempted")
+            message = Fail(lease.lease_id, "preempted")
             self.do(lambda tx, lease=lease, message=message: self.queue.fail(tx, lease.job_id, message))
 
     @event(6, lambda fleet: fleet.model.attempts)
@@ -365,7 +370,7 @@ class Fleet:
 
     def beats(self, lease_id: str, believed: list[str]) -> None:
         attempt = self.model.attempts[lease_id]
-        message = wire.Heartbeat(lease_id, wire.Progress(1, 2), believed)
+        message = Heartbeat(lease_id, Progress(1, 2), believed)
         go = self.model.live(lease_id) or self.model.adoptable(lease_id)
         beat = self.queue.beat(attempt.job, message)
         if not go:
@@ -389,9 +394,9 @@ class Fleet:
         live, done = self.model.live(lease_id) or self.model.adoptable(lease_id), attempt.outcome == "completed"
         if not (self.model.jobs[attempt.job].artifact == sha256 if done else live):
             with pytest.raises(OtherResultError if done else StaleLeaseError):
-                self.do(lambda tx: self.queue.lease_for_upload(tx, lease_id, sha256))
+                self.do(lambda tx: self.queue.artifacts.lease_for_upload(tx, lease_id, sha256))
             return
-        job_id, model, mode = self.do(lambda tx: self.queue.lease_for_upload(tx, lease_id, sha256))
+        job_id, model, mode = self.do(lambda tx: self.queue.artifacts.lease_for_upload(tx, lease_id, sha256))
         assert (job_id, mode) == (attempt.job, ENTRIES[attempt.job].mode)
         self.bring(sha256, model, mode, self.pick(["whole", "whole", "whole", "cut", "wrong"]), self.choose(8))
 
@@ -409,7 +414,7 @@ class Fleet:
         if step == 0:
             return self.receiver_crashes()
         key = (sha256, mode)
-        new = self.do(lambda tx: self.queue.add_artifact(tx, sha256, len(body), model, mode))
+        new = self.do(lambda tx: self.queue.artifacts.add(tx, sha256, len(body), model, mode))
         assert new == (key not in self.artifacts)
         self.artifacts.add(key)
         self.unchecked.add(key)
@@ -432,9 +437,9 @@ class Fleet:
     def completes(self, lease_id: str, artifact: str) -> None:
         attempt = self.model.attempts[lease_id]
         job = self.model.jobs[attempt.job]
-        message = wire.Complete(lease_id, artifact, {"auroc": 0.5})
+        message = Complete(lease_id, artifact, {"auroc": 0.5})
 
-        def ask() -> wire.State:
+        def ask() -> JobState:
             return self.ask(lambda tx: self.queue.complete(tx, attempt.job, message))
 
         refusal: type[FleetError] | None = None
@@ -447,7 +452,7 @@ class Fleet:
         else:
             self.model.completed(lease_id, artifact)
         if refusal is None:
-            assert ask() == ask() == wire.State(attempt.job, "completed")
+            assert ask() == ask() == JobState(attempt.job, "completed")
         else:
             with pytest.raises(refusal):
                 ask()
@@ -456,9 +461,9 @@ class Fleet:
     def fail(self) -> None:
         lease_id, kind = self.pick(self.recent()), self.pick(FAIL_KINDS)
         attempt = self.model.attempts[lease_id]
-        message = wire.Fail(lease_id, kind, 1, "it broke")
+        message = Fail(lease_id, kind, 1, "it broke")
 
-        def ask() -> wire.State:
+        def ask() -> JobState:
             return self.do(lambda tx: self.queue.fail(tx, attempt.job, message))
 
         if self.model.live(lease_id):
@@ -467,8 +472,8 @@ class Fleet:
                 name
                 for name in WORKERS
                 if name != attempt.worker
-                and (known := self.queue.hosts.known(name)) is not None
-                and not self.queue.hosts.away(known)
+                and (known := self.queue._memory.hosts.known(name)) is not None
+                and not self.queue._memory.hosts.away(known)
                 and placement.judge(needs, WORKERS[name], POLICIES[name]).eligible
             ]
             self.model.failed(lease_id, kind, WORKERS[attempt.worker], may_others=bool(able))
@@ -477,7 +482,7 @@ class Fleet:
                 ask()
             return
         job = self.model.jobs[attempt.job]
-        assert ask() == ask() == wire.State(attempt.job, job.status, job.cancel)
+        assert ask() == ask() == JobState(attempt.job, job.status, job.cancel)
 
     @event()
     def forge(self) -> None:
@@ -485,9 +490,9 @@ class Fleet:
         if lease_id in self.model.attempts and self.model.attempts[lease_id].job == job_id:
             lease_id = "no-such-lease"
         for ask in (
-            lambda tx: self.queue.heartbeat(tx, job_id, wire.Heartbeat(lease_id)),
-            lambda tx: self.queue.complete(tx, job_id, wire.Complete(lease_id, next(iter(BUNDLES)))),
-            lambda tx: self.queue.fail(tx, job_id, wire.Fail(lease_id, "lost")),
+            lambda tx: self.queue.heartbeat(tx, job_id, Heartbeat(lease_id)),
+            lambda tx: self.queue.complete(tx, job_id, Complete(lease_id, next(iter(BUNDLES)))),
+            lambda tx: self.queue.fail(tx, job_id, Fail(lease_id, "lost")),
         ):
             with pytest.raises(StaleLeaseError):
                 self.do(ask)
@@ -515,7 +520,7 @@ class Fleet:
 
     def skip_idle_sweeps(self, end: float) -> None:
         """Note the sweeps at which nothing is over as done, most times: they are nine of ten, and only look."""
-        leases = self.queue.leases
+        leases = self.queue._memory.leases
         swept_at, leases._swept_at = leases._swept_at, float("inf")
         due = self.queue.next_deadline()
         leases._swept_at = swept_at
@@ -573,13 +578,13 @@ class Fleet:
         name, job_id = self.pick(list(WORKERS)), self.job_id()
         lease_id = self.pick(self.recent() or ["no-such-lease"])
         own_job = self.model.attempts[lease_id].job if lease_id in self.model.attempts else job_id
-        claim = wire.Claim("claim-refused", name, WORKERS[name], self.model.held_by(name))
+        claim = Claim("claim-refused", name, WORKERS[name], self.model.held_by(name))
         asked: list[Callable[[Any], Any]] = [
             lambda tx: self.queue.claim(tx, claim),
             lambda tx: self.queue.cancel(tx, job_id, "operator:test"),
             lambda tx: self.queue.requeue(tx, job_id, "operator:test"),
-            lambda tx: self.queue.fail(tx, own_job, wire.Fail(lease_id, "oom_ram")),
-            lambda tx: self.queue.complete(tx, own_job, wire.Complete(lease_id, next(iter(BUNDLES)))),
+            lambda tx: self.queue.fail(tx, own_job, Fail(lease_id, "oom_ram")),
+            lambda tx: self.queue.complete(tx, own_job, Complete(lease_id, next(iter(BUNDLES)))),
         ]
         return self.pick(asked)
 
@@ -587,20 +592,20 @@ class Fleet:
     def receiver_crashes_before_a_commit(self) -> None:
         """What was asked and not answered has no effect."""
         copies: list[Path] = []
-        self.database.faults.before_commit = lambda: copies.append(self.copy())
+        self.faults.before_commit = lambda: copies.append(self.copy())
         with contextlib.suppress(FleetError):
             self.do(self.some_request())
-        self.database.faults.before_commit = None
+        self.faults.before_commit = None
         self.go_on_with(copies[0] if copies else self.copy())
 
     @event()
     def disk_refuses(self) -> None:
         """Whatever is asked while the commit fails has no effect."""
         asked = self.some_request()
-        self.database.faults.refuse = True
+        self.faults.refuse = True
         with contextlib.suppress(FleetError):
             self.do(asked)
-        self.database.faults.refuse = False
+        self.faults.refuse = False
 
     @event()
     def disk_refuses_the_sweep(self) -> None:
@@ -610,19 +615,19 @@ class Fleet:
             self.passes(max(0.0, due - self.model.now - 1.0))
             self.model.now = max(self.model.now, due)
         over = self.model.watch()
-        self.database.faults.refuse = True
+        self.faults.refuse = True
         try:
             self.do(self.queue.sweep)
             assert not over
         except StorageFullError:
             for lease in over:
                 self.model.fresh(lease)
-        self.database.faults.refuse = False
+        self.faults.refuse = False
 
     # ---- what must always hold
 
     def check(self) -> None:
-        rows = self.database.look("SELECT * FROM job ORDER BY seq")
+        rows = look(self.database, "SELECT * FROM job ORDER BY seq")
         self.check_model(rows)
         self.check_rules(rows)
         self.check_memory(rows)
@@ -638,7 +643,7 @@ class Fleet:
             assert found == (job.status, job.fence, job.lease, job.artifact, job.refunds), row["id"]
             more = (row["attempts_used"], bool(row["cancel_requested"]), bool(row["named"]))
             assert more == (job.used, job.cancel, job.named), row["id"]
-            assert self.queue.hosts.requirement(row["requirement"]) == job.requirement
+            assert self.queue._memory.hosts.requirement(row["requirement"]) == job.requirement
 
     def check_rules(self, rows: list[Any]) -> None:
         seen = self.seen
@@ -662,11 +667,11 @@ class Fleet:
                 seen.ids.add(row["id"])
 
     def check_memory(self, rows: list[Any]) -> None:
-        assert {row["lease_id"] for row in rows if row["lease_id"]} == set(self.queue.leases._live)
+        assert {row["lease_id"] for row in rows if row["lease_id"]} == set(self.queue._memory.leases._live)
         counts = self.queue.counts()
         assert counts == {status: sum(row["status"] == status for row in rows) for status in counts}
         for lease_id, contact in self.model.contacts.items():  # I7
-            live = self.queue.leases.get(lease_id)
+            live = self.queue._memory.leases.get(lease_id)
             assert live is not None
             assert live.cancel == self.model.jobs[live.job_id].cancel
             assert abs(live.deadline - (contact.at + contact.term + contact.unwatched)) < 1e-6
@@ -674,7 +679,7 @@ class Fleet:
     def check_history(self, rows: list[Any]) -> None:
         """Every change stands in the history, which leads from status to status and only along the table."""
         seen = self.seen
-        for row in self.database.look("SELECT * FROM event WHERE id > ? ORDER BY id", seen.event):
+        for row in look(self.database, "SELECT * FROM event WHERE id > ? ORDER BY id", seen.event):
             before = seen.statuses.get(row["job"])
             assert row["from_status"] == before
             if row["to_status"] != before:
@@ -685,7 +690,7 @@ class Fleet:
         assert seen.statuses == {row["seq"]: row["status"] for row in rows}
 
     def artifact_rows(self) -> list[Any]:
-        return self.database.look("SELECT * FROM artifact ORDER BY seq")
+        return look(self.database, "SELECT * FROM artifact ORDER BY seq")
 
     def check_artifacts(self) -> None:
         rows = self.artifact_rows()
@@ -709,7 +714,7 @@ class Fleet:
         self.open()
         self.database.close()
         self.tidy_uploads()
-        assert fsck(self.path, self.places, Options()).findings == []
+        assert fsck(self.path, self.places, CheckOptions()).findings == []
 
     def settle(self) -> None:
         """I15: every job that some worker may have ends within its budget of leases and runs."""
@@ -738,7 +743,7 @@ class Fleet:
             self.beats(lease_id, [lease_id])
             if self.model.jobs[attempt.job].cancel:
                 self.model.failed(lease_id, "preempted", WORKERS[name])
-                self.do(lambda tx: self.queue.fail(tx, attempt.job, wire.Fail(lease_id, "preempted")))
+                self.do(lambda tx: self.queue.fail(tx, attempt.job, Fail(lease_id, "preempted")))
             elif self.model.now >= done_at:
                 sha256 = next(iter(BUNDLES))
                 self.bring(sha256, "gbt", ENTRIES[attempt.job].mode)
@@ -752,7 +757,7 @@ class Fleet:
     def check_secrets(self) -> None:
         """I14: what would let a stranger speak for a worker is in no event and in nothing that lists show."""
         secrets = [*self.model.attempts, *(attempt.claim_id for attempt in self.model.attempts.values())]
-        shown = json.dumps([tuple(row) for row in self.database.look("SELECT * FROM event")])
+        shown = json.dumps([tuple(row) for row in look(self.database, "SELECT * FROM event")])
         for job_id in self.model.jobs:
             shown += repr(self.do(lambda tx, job_id=job_id: self.queue.job(tx, job_id)))
         assert [secret for secret in secrets if secret in shown] == []

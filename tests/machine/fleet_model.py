@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from training.fleet import placement
-from training.fleet.capability import Capability
-from training.fleet.jobs import Limits, Policy, Requirement, Terms
+from training.fleet.model import placement
+from training.fleet.model.capability import Capability
+from training.fleet.model.jobs import Limits, Policy, Requirement, Terms
 
 SWEEP_S = 5.0
 GIVEN_BACK_S = 2.0

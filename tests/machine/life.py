@@ -26,16 +26,17 @@ from pathlib import Path
 from typing import Any
 
 from tests.machine.fleet import ROOM
-from tests.machine.inline_database import InlineSqlite
-from training.fleet import wire
-from training.fleet.capability import GIB, Capability, Gpu
-from training.fleet.database.reading import of_receiver
+from tests.queue_world import look_at_sqlite as look
+from training.fleet.database.sqlite import Sqlite
+from training.fleet.database.sqlite.reading import of_receiver
 from training.fleet.errors import ConflictError, FleetError
-from training.fleet.integrity.records import check_pages, check_rows, check_structure
-from training.fleet.integrity.report import Report
-from training.fleet.jobs import Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
+from training.fleet.maintenance.records import check_pages, check_rows, check_structure
+from training.fleet.maintenance.report import Report
 from training.fleet.manifest import Header, JobEntry
+from training.fleet.model.capability import GIB, Capability, Gpu
+from training.fleet.model.jobs import Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
 from training.fleet.queue import Queue, reload
+from training.fleet.wire.worker import Beat, Claim, Complete, Fail, Heartbeat, JobState, Lease, Progress
 
 TICK_S = 5.0
 BEAT_S = 30.0
@@ -53,11 +54,11 @@ class LostError(Exception):
 
 @dataclass
 class Run:
-    lease: wire.Lease
+    lease: Lease
     left_s: float
     contact_at: float
     training: bool = True
-    owes: Callable[[], wire.State] | None = None
+    owes: Callable[[], JobState] | None = None
     """The report that is still to be delivered."""
 
 
@@ -134,7 +135,9 @@ class Life:
         kind = self.rng.random()
         needs = Requirement("gbt", min_ram_gib=8 if kind < 0.3 else 0, prefer_cuda=kind > 0.8, require_cuda=kind > 0.95)
         limits = Limits(priority=self.rng.randrange(3), max_attempts=3)
-        return JobEntry(spec.job_id(), spec, canonical(spec.document()).decode(), needs, limits, number)
+        return JobEntry(
+            spec.job_id(), spec.model, spec.mode, canonical(spec.document()).decode(), needs, limits, number
+        )
 
     def length(self) -> float:
         """Mostly half an hour, some minutes, some hours."""
@@ -143,7 +146,7 @@ class Life:
     # ---- the receiver
 
     def open(self) -> None:
-        self.database = InlineSqlite.open(self.path)
+        self.database = Sqlite.open(self.path, inline=True)
         assert self.database.damaged == []
         self.queue = Queue(lambda: self.now, TERMS, lambda: "2026-01-01T00:00:00Z", self.rng.random)
         self.do(self.queue.start)
@@ -203,8 +206,8 @@ class Life:
             except FleetError:
                 self.happened["late and refused"] += 1
 
-    def beat(self, host: Host, lease: wire.Lease) -> wire.Beat:
-        message = wire.Heartbeat(lease.lease_id, wire.Progress(1, 2), [lease.lease_id])
+    def beat(self, host: Host, lease: Lease) -> Beat:
+        message = Heartbeat(lease.lease_id, Progress(1, 2), [lease.lease_id])
         beat = self.queue.beat(lease.job_id, message)
         if beat is None:
             beat = self.do(lambda tx: self.queue.heartbeat(tx, lease.job_id, message))
@@ -212,23 +215,23 @@ class Life:
         self.seen.acknowledged.add(lease.lease_id)
         return beat
 
-    def claim(self, host: Host) -> wire.Lease | None:
-        message = wire.Claim(host.claim_id, host.name, host.capability, [])
-        lease: wire.Lease | None = self.do(lambda tx: self.queue.claim(tx, message))
+    def claim(self, host: Host) -> Lease | None:
+        message = Claim(host.claim_id, host.name, host.capability, [])
+        lease: Lease | None = self.do(lambda tx: self.queue.claim(tx, message))
         if lease is not None:
             self.seen.contacts[lease.lease_id] = self.now
         return lease
 
-    def complete(self, lease: wire.Lease) -> wire.State:
+    def complete(self, lease: Lease) -> JobState:
         artifact = hashlib.sha256(lease.job_id.encode()).hexdigest()
-        self.do(lambda tx: self.queue.add_artifact(tx, artifact, 10, "gbt", "realistic"))
-        message = wire.Complete(lease.lease_id, artifact, {"auroc": 0.9})
-        state: wire.State = self.do(lambda tx: self.queue.complete(tx, lease.job_id, message))
+        self.do(lambda tx: self.queue.artifacts.add(tx, artifact, 10, "gbt", "realistic"))
+        message = Complete(lease.lease_id, artifact, {"auroc": 0.9})
+        state: JobState = self.do(lambda tx: self.queue.complete(tx, lease.job_id, message))
         return state
 
-    def fail(self, lease: wire.Lease, kind: Any) -> wire.State:
-        message = wire.Fail(lease.lease_id, kind, 1, "it broke")
-        state: wire.State = self.do(lambda tx: self.queue.fail(tx, lease.job_id, message))
+    def fail(self, lease: Lease, kind: Any) -> JobState:
+        message = Fail(lease.lease_id, kind, 1, "it broke")
+        state: JobState = self.do(lambda tx: self.queue.fail(tx, lease.job_id, message))
         return state
 
     # ---- workers
@@ -274,7 +277,7 @@ class Life:
             self.happened[kind] += 1
             self.end(host, run, lambda: self.fail(lease, kind))
 
-    def end(self, host: Host, run: Run, report: Callable[[], wire.State]) -> None:
+    def end(self, host: Host, run: Run, report: Callable[[], JobState]) -> None:
         run.training, run.owes = False, report
         self.report(host, run)
 
@@ -348,7 +351,7 @@ class Life:
         self.operate(self.queue.cancel)
 
     def make_requeue(self) -> None:
-        over = self.database.look("SELECT id FROM job WHERE status IN ('failed', 'cancelled')")
+        over = look(self.database, "SELECT id FROM job WHERE status IN ('failed', 'cancelled')")
         for row in over:
             self.do(lambda tx, row=row: self.queue.requeue(tx, row["id"], "operator:test"))
 
@@ -405,7 +408,7 @@ class Life:
 
     def check_events(self) -> None:
         seen = self.seen
-        rows = self.database.look("SELECT * FROM event WHERE id > ? ORDER BY id", seen.event)
+        rows = look(self.database, "SELECT * FROM event WHERE id > ? ORDER BY id", seen.event)
         for row in rows:
             before, after = seen.statuses.get(row["job"]), row["to_status"]
             assert row["from_status"] == before
@@ -424,7 +427,7 @@ class Life:
     def newest_lease(self, job: int) -> str:
         """Return the newest lease of a job as of the last event that was looked at."""
         find = "SELECT lease_id FROM attempt WHERE job = ? ORDER BY fence LIMIT 1 OFFSET ?"
-        (row,) = self.database.look(find, job, self.seen.claims[job] - 1)
+        (row,) = look(self.database, find, job, self.seen.claims[job] - 1)
         lease_id: str = row["lease_id"]
         return lease_id
 
@@ -440,9 +443,10 @@ class Life:
                 assert self.may_go_on(run.lease.lease_id), "I12: a trainer of an ended lease"
 
     def may_go_on(self, lease_id: str) -> bool:
-        if self.queue.leases.get(lease_id) is not None:
+        if self.queue._memory.leases.get(lease_id) is not None:
             return True
-        (row,) = self.database.look(
+        (row,) = look(
+            self.database,
             "SELECT j.status, j.fence AS newest, a.fence, a.outcome FROM attempt AS a JOIN job AS j ON j.seq = a.job"
             " WHERE a.lease_id = ?",
             lease_id,
@@ -452,7 +456,7 @@ class Life:
 
     def check_rows(self) -> None:
         self.checked_at = self.now
-        rows = self.database.look("SELECT * FROM job")
+        rows = look(self.database, "SELECT * FROM job")
         assert len(rows) == len(self.entries), "I3"
         for row in rows:
             accepted = self.seen.completions[row["seq"]]
@@ -463,7 +467,7 @@ class Life:
             assert (row["status"] in ("claimed", "running")) == (row["lease_id"] is not None), "I5"
             self.seen.fences[row["seq"]] = row["fence"]
         held = {row["lease_id"] for row in rows if row["lease_id"]}
-        assert held == set(self.queue.leases._live), "I5"
+        assert held == set(self.queue._memory.leases._live), "I5"
 
     def close(self) -> None:
         self.database.close()

@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 
 from tests.machine import protocol
-from tests.machine.inline_database import InlineSqlite
 from tests.machine.protocol import Event, Protocol, Search
 from tests.queue_world import Ending
-from training.fleet import wire
-from training.fleet.capability import GIB, Capability
+from tests.queue_world import look_at_sqlite as look
+from training.fleet.database.sqlite import Sqlite
 from training.fleet.errors import ConflictError, OtherResultError, StaleLeaseError
-from training.fleet.jobs import Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
 from training.fleet.manifest import Header, JobEntry
+from training.fleet.model.capability import GIB, Capability
+from training.fleet.model.jobs import Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
 from training.fleet.queue import Queue, reload
+from training.fleet.wire.worker import Claim, Complete, Fail, Heartbeat
 
 ALL = Protocol(alike=True)
 SMALL = Protocol(claims=2)
@@ -70,17 +71,19 @@ class RealJob:
         self.rules = rules
         self.now = 1000.0
         self.leases: dict[int, str] = {}
-        self.database = InlineSqlite.open(folder / "queue.db")
+        self.database = Sqlite.open(folder / "queue.db", inline=True)
         self.queue = Queue(lambda: self.now, TERMS, lambda: "2026-01-01T00:00:00Z", lambda: 1.0)
         self.do(self.queue.start)
         spec = Spec("gbt", "realistic")
         self.id = spec.job_id()
         document = canonical(spec.document()).decode()
-        entry = JobEntry(self.id, spec, document, Requirement("gbt"), Limits(max_attempts=rules.attempts), 1)
+        entry = JobEntry(
+            self.id, spec.model, spec.mode, document, Requirement("gbt"), Limits(max_attempts=rules.attempts), 1
+        )
         header = Header("d" * 64, {"default": Policy()}, Trainer(), {}, (), None, 1)
         reload(self.database, self.queue, header, [entry])
         for artifact in ARTIFACTS:
-            self.do(lambda tx, artifact=artifact: self.queue.add_artifact(tx, artifact, 1, "gbt", "realistic"))
+            self.do(lambda tx, artifact=artifact: self.queue.artifacts.add(tx, artifact, 1, "gbt", "realistic"))
 
     def do(self, change: Callable[[Any], Any]) -> Any:
         return self.database.submit(change).result()
@@ -100,7 +103,7 @@ class RealJob:
         worker, claim = divmod(slot, self.rules.claims)
         capability = Capability(f"worker-{worker}", ram_bytes=GIB)
         held = [lease for of, lease in self.leases.items() if of // self.rules.claims == worker] if holds else []
-        message = wire.Claim(f"claim-{claim:04d}", capability.hostname, capability, held)
+        message = Claim(f"claim-{claim:04d}", capability.hostname, capability, held)
         lease = self.do(lambda tx: self.queue.claim(tx, message))
         if lease is None:
             return "none"
@@ -108,22 +111,22 @@ class RealJob:
         return "lease"
 
     def beat(self, slot: int, _: int) -> str:
-        message = wire.Heartbeat(self.leases[slot])
+        message = Heartbeat(self.leases[slot])
         if self.queue.beat(self.id, message) is None:
             self.do(lambda tx: self.queue.heartbeat(tx, self.id, message))
         return "go on"
 
     def complete(self, slot: int, artifact: int) -> str:
-        message = wire.Complete(self.leases[slot], ARTIFACTS[artifact])
+        message = Complete(self.leases[slot], ARTIFACTS[artifact])
         return str(self.do(lambda tx: self.queue.complete(tx, self.id, message)).status)
 
     def fail(self, slot: int, released: int) -> str:
-        self.do(lambda tx: self.queue.fail(tx, self.id, wire.Fail(self.leases[slot], KINDS[released])))
+        self.do(lambda tx: self.queue.fail(tx, self.id, Fail(self.leases[slot], KINDS[released])))
         return "noted"
 
     def expire(self, _slot: int, _: int) -> str:
         ending = Ending()
-        while (due := self.queue.next_deadline()) is not None and len(self.queue.leases):
+        while (due := self.queue.next_deadline()) is not None and len(self.queue._memory.leases):
             self.now = ending.at(due)
             self.do(self.queue.sweep)
         return ""
@@ -138,11 +141,11 @@ class RealJob:
 
     def stands(self) -> tuple[Any, ...]:
         """Return where the job and its attempts stand, by slots."""
-        (job,) = self.database.look("SELECT * FROM job")
+        (job,) = look(self.database, "SELECT * FROM job")
         slots = {lease: slot for slot, lease in self.leases.items()}
         attempts = {
             slots[row["lease_id"]]: (row["fence"], row["outcome"], row["refunded"])
-            for row in self.database.look("SELECT * FROM attempt")
+            for row in look(self.database, "SELECT * FROM attempt")
         }
         return (
             job["status"],

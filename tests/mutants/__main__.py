@@ -46,7 +46,7 @@ def made_copies(folder: Path, mutants: list[Mutant], number: int) -> list[Path]:
     tests = sorted({test for mutant in mutants for test in mutant.tests})
     verdict = run_tests(first, tuple(tests), keep_compiled=True)
     if verdict.found or verdict.trouble:
-        say(f"without a mutant: {verdict.by} fails ({verdict.why}){verdict.trouble}; mend that first")
+        say(f"without a mutant: {verdict.by} fails ({verdict.why}){verdict.trouble}; correct that first")
         raise SystemExit(2)
     say(f"without a mutant: {len(tests)} tests named pass, {verdict.took_s:.1f} s")
     others = [folder / f"copy-{place}" for place in range(1, number)]

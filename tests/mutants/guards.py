@@ -20,14 +20,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.mutants.table import ROOT
+from tests.mutants.table import FLEET, PART, ROOT
 
-FLEET = "training/fleet"
-SQL = f"{FLEET}/sql/sqlite"
+SQL = f"{FLEET}/database/sqlite"
 FILES = tuple(
     sorted(
         str(path.relative_to(ROOT))
-        for pattern in ("queue/*.py", "auth/*.py", "store.py", "api/*.py", "sql/sqlite/*.sql")
+        for pattern in (
+            "queue/*.py",
+            "auth/*.py",
+            "store.py",
+            "api/**/*.py",
+            "database/sqlite/*.sql",
+            "database/sqlite/migrations/*.sql",
+        )
         for path in (ROOT / FLEET).glob(pattern)
     )
 )
@@ -191,9 +197,6 @@ def _other_parts(node: ast.BoolOp) -> Iterator[tuple[ast.expr, str]]:
 # ---- SQL
 
 _TOKEN = re.compile(r"'(?:[^']|'')*'|[A-Za-z_:][\w:.]*|\d+|<=|>=|<>|\|\||--[^\n]*|\S")
-_PART = re.compile(
-    r"^-- (?:name: (\w+)|migration: (\d+))$|^CREATE (?:UNIQUE )?(?:TABLE|TRIGGER|INDEX|VIEW) (\w+)", re.MULTILINE
-)
 _OPENS = {"WHERE", "HAVING", "WHEN", "CHECK", "ON"}
 _CLOSES = {"GROUP", "ORDER", "LIMIT", "RETURNING", "HAVING", "BEGIN", "THEN", "WHERE", "JOIN", "LEFT", "CROSS", ";"}
 _LIMITS = {"<": "<=", "<=": "<", ">": ">=", ">=": ">"}
@@ -219,7 +222,7 @@ def _tokens(text: str) -> list[_Token]:
 
 
 def _in_sql(file: str, text: str) -> Iterator[Guard]:
-    marks = [(match.start(), match[1] or match[3] or f"migration {match[2]}") for match in _PART.finditer(text)]
+    marks = [(match.start(), match[1] or match[3] or f"migration {match[2]}") for match in PART.finditer(text)]
     ends = [*(start for start, _ in marks[1:]), len(text)]
     for (start, where), end in zip(marks, ends, strict=True):
         part = text[start:end]

@@ -7,7 +7,8 @@
 Nothing is written into the project: a break is put into the memory of a process of its own, forked after the tests were
 collected. So a break costs what its tests cost, but programs that a test starts do not have it. First each test runs
 once to see which lines and statements it reaches; a break then gets the tests that reach it, those first that found one
-near by, then the quick ones. `accepted.toml` has the breaks that may survive, each with its reason.
+near by, then those that reach what few reach, then those of a file named after that of the break, then the quick ones.
+`accepted.toml` has the breaks that may survive, each with its reason.
 
 Exit status: 0 when at most 2 of 100 breaks survive without a reason, 1 when more do, 2 when the tests do not pass
 without a break or the list of accepted ones no longer fits.
@@ -46,9 +47,10 @@ from tests.mutants.table import ROOT
 ACCEPTED = Path(__file__).with_name("accepted.toml")
 TESTS = (
     *("unit/test_queue_*.py", "unit/test_auth*.py", "unit/test_store.py", "unit/test_api_*.py", "unit/test_sqlite*.py"),
-    *("unit/test_migrations.py", "unit/test_fsck.py", "unit/test_receiver_operators.py"),
+    *("unit/test_migrations.py", "unit/test_fsck.py", "unit/test_receiver_operators.py", "unit/test_loading.py"),
     *("integration/test_api_*.py", "integration/test_raw_http.py", "integration/test_hostile_json.py"),
-    *("integration/test_wire_fixtures.py", "machine/test_life.py"),
+    *("integration/test_wire_fixtures.py", "integration/test_tls_matrix.py", "integration/test_crowded_places.py"),
+    "machine/test_life.py",
 )
 """Tests that run the code in their own process; the last ones take the longest and are asked last."""
 SHARE = 0.02
@@ -60,6 +62,8 @@ What a break hangs has noticed it.
 """
 MOST_S = 90.0
 """Longest time of the tests that one break gets, as they take without it."""
+RARE = 40
+"""As many tests as this reach a line that tells them from the others."""
 CONTROL = 20
 """One test of so many runs as it does for a break, with nothing broken."""
 FOUND, SURVIVED, TROUBLE = 1, 0, 3
@@ -92,11 +96,24 @@ class Reach:
 
     def of(self, guard: Guard) -> set[str]:
         """Return the tests that reach a guard."""
-        if guard.file.endswith("schema.sql"):
-            return {test for tests in self.statements.values() for test in tests if "/unit/" in test}
+        if "/migrations/" in guard.file:
+            return {
+                test
+                for tests in self.statements.values()
+                for test in tests
+                if "/unit/" in test or "/conformance/" in test
+            }
         if guard.file.endswith(".sql"):
             return set(self.statements[guard.where])
         return {test for line in range(guard.first, guard.last + 1) for test in self.lines[f"{guard.file}:{line}"]}
+
+    def rare_near(self, guard: Guard) -> set[str]:
+        """Return the tests that reach what only a few reach right behind a guard.
+
+        Most tests pass a guard of the edge and see nothing of it; those that it stops see it broken.
+        """
+        near = [self.lines.get(f"{guard.file}:{line}", ()) for line in range(guard.first, guard.last + 7)]
+        return {test for tests in near if 0 < len(tests) <= RARE for test in tests}
 
 
 # ---- in a process of its own
@@ -129,10 +146,10 @@ def _break(guard: Guard) -> None:
     if guard.file.endswith(".py"):
         _replace_functions(str(path), path.read_bytes(), broken)
         return
-    from training.fleet import sql
+    from training.fleet.database import statements as sql
 
-    read = sql._read
-    sql._read = lambda dialect, name: broken.decode() if name == path.name else read(dialect, name)
+    read = sql.read
+    sql.read = lambda dialect, name: broken.decode() if path.match(f"{dialect}/{name}") else read(dialect, name)
     for module in [one for name, one in sys.modules.items() if name.startswith("training.fleet.database")]:
         if "_SQL" in vars(module):
             module._SQL.update(sql.statements("sqlite"))
@@ -386,11 +403,15 @@ class Sweep:
     def _chosen(self, guard: Guard) -> list[str]:
         """Return the tests of a break in the order in which they are asked."""
         killers = self.killers[f"{guard.file} {guard.where}"]
+        rare, stem = self.reach.rare_near(guard), Path(guard.file).stem
 
         def rank(test: str) -> tuple[Any, ...]:
             file = test.partition("::")[0]
-            place = next(place for place, part in enumerate(("/unit/", "/integration/", "/")) if part in file)
-            return -killers[test], place, file if place else "", self.reach.seconds[test]
+            own = stem in file
+            place = next(
+                place for place, part in enumerate(("/conformance/", "/unit/", "/integration/", "/")) if part in file
+            )
+            return -killers[test], test not in rare, not own, place, file if place else "", self.reach.seconds[test]
 
         chosen, left_s = [], self.seconds
         for test in sorted(self.reach.of(guard), key=rank):
@@ -424,7 +445,11 @@ class Sweep:
 
 
 def _mark(file: str) -> str:
-    return f"{file} {hashlib.sha256((ROOT / file).read_bytes()).hexdigest()}"
+    """Return a file of tests with a digest of it and of all that can be broken: lines move when either changes."""
+    digest = hashlib.sha256()
+    for name in (file, *FILES):
+        digest.update((ROOT / name).read_bytes())
+    return f"{file} {digest.hexdigest()}"
 
 
 def say(text: str) -> None:
@@ -482,7 +507,7 @@ def main(arguments: list[str]) -> int:
         "--reach",
         type=Path,
         metavar="FILE",
-        help="keep what tests reach there; only changed files of tests are looked at",
+        help="keep what tests reach there; they are looked at again when they or the files to break change",
     )
     options = parser.parse_args(arguments)
     every = [guard for file in FILES for guard in guards(file)]

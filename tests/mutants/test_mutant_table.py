@@ -17,15 +17,35 @@ def test_every_mutant_changes_a_passage_that_stands_in_the_code_once() -> None:
     assert faults(read()) == []
 
 
+CODE = """
+class Host:
+    def free(self):
+        return (self.slots >
+                self.held)
+
+    def full(self):
+        return not self.slots > self.held and self.slots > self.held
+
+
+def free(self):
+    return self.slots > self.held
+"""
+
+
 def test_a_table_that_no_longer_fits_is_told(tmp_path: Path) -> None:
-    (tmp_path / "code.py").write_text("a = 1\na = 1\n")
+    (tmp_path / "code.py").write_text(CODE)
     mutants = [
-        Mutant("gone", "", (Change("code.py", "b = 1", ""),), ()),
-        Mutant("twice", "", (Change("code.py", "a = 1", ""),), ()),
+        Mutant("fits", "", (Change("code.py", "Host.free", "self.slots > self.held", "True"),), ()),
+        Mutant("gone", "", (Change("code.py", "Host.free", "self.slots < self.held", ""),), ()),
+        Mutant("twice", "", (Change("code.py", "Host.full", "self.slots > self.held", ""),), ()),
+        Mutant("moved", "", (Change("code.py", "Host.busy", "self.slots > self.held", ""),), ()),
+        Mutant("anywhere", "", (Change("code.py", "", "class Host:", ""),), ()),
     ]
+    rest = "times, expected once; correct its row in mutants.toml"
     assert faults(mutants, tmp_path) == [
-        "gone: code.py holds its old text 0 times, expected once; mend its row in mutants.toml",
-        "twice: code.py holds its old text 2 times, expected once; mend its row in mutants.toml",
+        f"gone: Host.free of code.py holds 'self.slots < self.held' 0 {rest}",
+        f"twice: Host.full of code.py holds 'self.slots > self.held' 2 {rest}",
+        f"moved: Host.busy of code.py holds 'self.slots > self.held' 0 {rest}",
     ]
 
 
@@ -58,7 +78,7 @@ def test_a_mutant_is_found_and_leaves_nothing_behind(tmp_path: Path) -> None:
         "from limits import most\n\n\ndef test_most():\n    assert most(1, 2) == 2\n\n\ndef test_other():\n    pass\n"
     )
     (copy / "pytest.ini").write_text("[pytest]\npythonpath = .\n")
-    mutant = Mutant("least", "", (Change("limits.py", "max(", "min("),), ("test_code.py",))
+    mutant = Mutant("least", "", (Change("limits.py", "most", "max(", "min("),), ("test_code.py",))
     before = (copy / "limits.py").stat().st_mtime_ns
     assert not run_tests(copy, mutant.tests, keep_compiled=True).found
     with without_guard(copy, mutant):

@@ -27,14 +27,15 @@ from crash_disk import Disk, Image, choice
 from crash_scenes import Scene
 from crash_trace import Step
 
-from training.fleet.database import upkeep
-from training.fleet.database.pages import make_folder, sums_path
-from training.fleet.database.sqlite import _prepare
-from training.fleet.database.upkeep import DatabaseFile
+from training.fleet.database.sqlite import upkeep
+from training.fleet.database.sqlite.opening import prepare
+from training.fleet.database.sqlite.pages import sums_path
+from training.fleet.database.sqlite.upkeep import DatabaseFile
 from training.fleet.errors import FleetError
-from training.fleet.integrity.artifacts import Options, Places
-from training.fleet.integrity.fsck import fsck
-from training.fleet.integrity.restore import Target, restore
+from training.fleet.files import make_folder
+from training.fleet.maintenance.artifacts import CheckOptions, Places
+from training.fleet.maintenance.fsck import fsck
+from training.fleet.maintenance.restore import RestoreTarget, restore
 from training.fleet.receiver.run import _open_database
 from training.fleet.store import Store, index_line, index_row
 
@@ -204,7 +205,8 @@ class Receiver:
         db = self._site / "state/queue.db"
         make_folder(db.parent)
         with contextlib.closing(DatabaseFile(db)) as file, contextlib.closing(_connected(db)) as connection:
-            _prepare(connection, file, self._site / "backups")
+            prepare(connection, file, self._site / "backups")
+            connection.row_factory = sqlite3.Row
             rows = Rows(connection)
         return rows, [f"pages {file.damaged} are not what their sums say"] if file.damaged else []
 
@@ -233,7 +235,7 @@ class Receiver:
         _open_database(db, self._site / "backups").close()
         yield from (
             f"fsck: {fault}"
-            for fault in fsck(db, self._places, Options(repair=True)).findings
+            for fault in fsck(db, self._places, CheckOptions(repair=True)).findings
             if "index" not in str(fault)
         )
 
@@ -241,14 +243,14 @@ class Receiver:
 def check_restore(_image: Image, site: Path) -> Iterator[str]:
     """Repeat the restore and look whether all is there."""
     files = Places(site / "data/store", site / "data/incoming", site / "lists/index.jsonl")
-    restore(site / "backup", Target(site / "state/queue.db", files), replace=True, progress=lambda *_: None)
-    yield from (f"fsck: {fault}" for fault in fsck(site / "state/queue.db", files, Options(repair=True)).findings)
+    restore(site / "backup", RestoreTarget(site / "state/queue.db", files), replace=True, progress=lambda *_: None)
+    yield from (f"fsck: {fault}" for fault in fsck(site / "state/queue.db", files, CheckOptions(repair=True)).findings)
 
 
 def check_restored(_image: Image, site: Path) -> Iterator[str]:
     """Look whether all is there once the restore has said that it is done."""
     files = Places(site / "data/store", site / "data/incoming", site / "lists/index.jsonl")
-    yield from (f"fsck: {fault}" for fault in fsck(site / "state/queue.db", files, Options()).findings)
+    yield from (f"fsck: {fault}" for fault in fsck(site / "state/queue.db", files, CheckOptions()).findings)
 
 
 def check_upgrade(_image: Image, site: Path) -> Iterator[str]:

@@ -13,10 +13,9 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from training.fleet import sql
-from training.fleet.database import sqlite, upkeep
-from training.fleet.database.pages import PageSums
-from training.fleet.database.sqlite import Sqlite
+from training.fleet.database import statements as sql
+from training.fleet.database.sqlite import Sqlite, opening, upkeep
+from training.fleet.database.sqlite.pages import PageSums
 from training.fleet.receiver import main
 
 CHECKPOINT_CHANGES: Final = 30
@@ -31,13 +30,13 @@ LATER: Final = {
 
 def weaken(level: str) -> None:
     """Have commits wait for less than they do: the receiver itself checks that they don't."""
-    settle = sqlite._settle
+    settle = opening.settle
 
     def settled(connection: sqlite3.Connection) -> None:
         settle(connection)
         connection.execute(f"PRAGMA synchronous = {level}")
 
-    sqlite._settle = settled
+    opening.settle = settled
 
 
 def upgrade(database: Path, copies: Path) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 from crash_disk import Disk
 from crash_trace import Step, run_traced, steps
 
-from training.fleet.capability import GIB, Capability
+from training.fleet.model.capability import GIB, Capability
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = Path(__file__).with_name("crash_program.py")

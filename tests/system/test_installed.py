@@ -102,6 +102,9 @@ class Fleet:
     def install_worker(self, *flags: str) -> str:
         return self.install(f"{HOME}/checkout/scripts/install-training-worker.sh --without-trainer", *flags)
 
+    def uninstall_worker(self, *flags: str) -> str:
+        return self.install(f"{HOME}/checkout/scripts/install-training-worker.sh --uninstall", *flags)
+
     def install(self, *words: str) -> str:
         """Run an installer, and keep what it says."""
         self.said.append(self.run(" ".join(words)))
@@ -316,8 +319,11 @@ def _no_secret_was_said(fleet: Fleet, secrets: list[str]) -> None:
 
 
 def _uninstall(fleet: Fleet) -> None:
-    said = fleet.install_worker("--uninstall")
+    (command,) = re.findall(r"(?m)^  uninstall:  sudo (/.*)$", fleet.run(f"{WORKER} status"))
+    said = fleet.install(command)
     assert "left: /var/lib/cis490-worker" in said
+    assert "Traceback" not in said
+    assert fleet.run(f"ls {command.split()[0]} /opt/cis490/worker 2>&1 || true").count("No such file") == 2
     said = fleet.install_receiver("--uninstall")
     assert "left: /var/lib/cis490" in said
     left = fleet.run(
@@ -332,11 +338,11 @@ def _uninstall(fleet: Fleet) -> None:
     assert "this host is not enrolled and no --receiver is given" in fleet.run(installer, check=False)
     assert fleet.of_worker() == ""
     assert fleet.run("pgrep -u cis490 || true") == ""
-    fleet.install_worker("--uninstall", "--purge")
+    fleet.uninstall_worker("--purge")
     fleet.install_receiver("--uninstall", "--purge")
     assert fleet.run("ls -d /var/lib/cis490* /etc/cis490/* 2>/dev/null || true") == ""
     assert fleet.run("getent passwd cis490 cis490-worker || true") == ""
-    assert "nothing to change" in fleet.install_worker("--uninstall")
+    assert "nothing to change" in fleet.uninstall_worker()
 
 
 def test_a_person_without_root_installs_for_themselves(fleet: Fleet) -> None:

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import types
 from typing import Any
 
 import pytest
+from starlette.types import Message
 
-from training.fleet.api.app import App
-from training.fleet.api.exchange import Message
-from training.fleet.auth import Credentials
+from training.fleet.api.access import Access
+from training.fleet.api.app import make_app
+from training.fleet.api.guard import Guard
+from training.fleet.api.routes import ROUTES, Route
+from training.fleet.auth import Credentials, Role
 
 ID = "a" * 64
 Pairs = list[tuple[bytes, bytes]]
 
 
-def app(host_names: tuple[str, ...] = (), *, any_host: bool = False) -> App:
+def app(host_names: tuple[str, ...] = (), *, any_host: bool = False) -> Guard:
     """Return an application whose fleet knows nothing but that anybody may ask what is open to all."""
-    return App(types.SimpleNamespace(credentials=Credentials()), frozenset(host_names), any_host=any_host)  # type: ignore[arg-type]
+    fleet: Any = types.SimpleNamespace(access=Access(Credentials()))
+    return make_app(fleet, frozenset(host_names), any_host=any_host)
 
 
 def asked(
-    edge: App,
+    edge: Guard,
     path: str = "/healthz",
     method: str = "GET",
     host: bytes | None = b"localhost",
@@ -167,12 +172,26 @@ def test_only_http_of_the_two_known_versions_is_spoken(version: str, status: int
     assert asked(app(), version=version)[0] == status
 
 
-@pytest.mark.parametrize("kind", ["websocket", "lifespan"])
-def test_what_is_no_request_gets_no_answer(kind: str) -> None:
+def test_what_is_no_request_gets_no_answer() -> None:
     async def never(*_: Any) -> Any:
         raise AssertionError("nothing is said")
 
-    asyncio.run(app()({"type": kind}, never, never))
+    asyncio.run(app()({"type": "websocket"}, never, never))
+
+
+def test_the_threads_of_the_edge_end_with_the_server() -> None:
+    fleet: Any = types.SimpleNamespace(closed=0)
+    fleet.close = lambda: setattr(fleet, "closed", fleet.closed + 1)
+    asked, said = iter(["lifespan.startup", "lifespan.shutdown"]), list[tuple[str, int]]()
+
+    async def receive() -> Message:
+        return {"type": next(asked)}
+
+    async def send(message: Message) -> None:
+        said.append((message["type"], fleet.closed))
+
+    asyncio.run(make_app(fleet)({"type": "lifespan", "state": {}}, receive, send))
+    assert said == [("lifespan.startup.complete", 0), ("lifespan.shutdown.complete", 1)]
 
 
 # ---- other sites
@@ -281,3 +300,27 @@ def test_a_refused_body_is_read_away_when_it_is_small_and_ends_the_connection_el
     headers: Pairs, pieces: list[Message], ends: bool
 ) -> None:
     assert refused(headers, pieces) == (404, ends, 0)
+
+
+# ---- the table of routes
+
+
+@pytest.mark.parametrize("role", ["anyone", "worker", "read"])
+def test_only_a_route_for_operators_asks_for_a_right_and_each_of_them_does(role: Role) -> None:
+    async def handler(*_: Any) -> Any:
+        """Nothing."""
+
+    with pytest.raises(ValueError, match="POST /v1/new is for operator and names the right None"):
+        Route("POST", "/v1/new", "operator", handler)
+    with pytest.raises(ValueError, match="names the right read"):
+        Route("POST", "/v1/new", role, handler, right="read")
+    assert Route("POST", "/v1/new", "operator", handler, right="enrol").right == "enrol"
+
+
+def test_no_route_of_the_table_is_hidden_by_one_before_it() -> None:
+    fixed = [route.path for route in ROUTES if not route.parameters]
+    for index, route in enumerate(ROUTES):
+        if route.parameters:
+            pattern = re.compile(re.sub(r"\{[a-z0-9]+\}", "[^/]+", route.path))
+            later = {path for path in fixed if path not in {one.path for one in ROUTES[:index]}}
+            assert [path for path in later if pattern.fullmatch(path)] == []

@@ -7,15 +7,18 @@ from typing import Any
 
 import pytest
 
+from training.fleet.api.arrival import ARRIVAL, Arrival
 from training.fleet.api.callers import mark_known
-from training.fleet.api.exchange import Request
+from training.fleet.api.request import Request
 from training.fleet.auth import Caller
 
 
 def known(caller: Caller, *, worker_token: bytes | None, client: Any = ("192.0.2.7", 4)) -> Any:
-    request = Request({"client": client}, {}, None)  # type: ignore[arg-type]
+    scope: dict[str, Any] = {"type": "http", "client": client, "headers": []}
+    scope[ARRIVAL] = Arrival(scope, None)  # type: ignore[arg-type]
+    request = Request(scope, None)  # type: ignore[arg-type]
     request.caller = caller
-    fleet: Any = SimpleNamespace(credentials=SimpleNamespace(worker=worker_token))
+    fleet: Any = SimpleNamespace(access=SimpleNamespace(credentials=SimpleNamespace(worker=worker_token)))
     mark_known(fleet, request)
     return request.scope.get("known")
 

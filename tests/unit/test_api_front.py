@@ -6,13 +6,13 @@ import time
 from typing import Any
 
 import pytest
+from starlette.types import Message
 
-from training.fleet.api.callers import PEER_KEY
-from training.fleet.api.exchange import Message, Request
+from training.fleet.api.arrival import PEER, Arrival
 from training.fleet.api.front import Front
 from training.fleet.auth import Peer
-from training.fleet.auth.peers import worker_uri
 from training.fleet.errors import AuthenticationError, ConfigurationError, FleetError, ForbiddenError, RequestError
+from training.fleet.tls.peers import worker_uri
 
 TOKEN = "the-token-of-the-proxy"
 MARK = "a" * 64
@@ -30,8 +30,8 @@ async def never() -> Message:
 def looked(front: Front, client: Any = ("192.0.2.1", 40000), **more: Any) -> Message:
     """Return the scope after a request was looked at."""
     headers = {**TOLD, **more.pop("headers", {})} if more.pop("told", True) else more.pop("headers", {})
-    scope: Message = {"type": "http", "client": client, **more}
-    front.look(Request(scope, headers, never))
+    scope: Message = {"type": "http", "client": client, "headers": list(headers.items()), **more}
+    front.look(Arrival(scope, never))
     return scope
 
 
@@ -47,7 +47,7 @@ def looked(front: Front, client: Any = ("192.0.2.1", 40000), **more: Any) -> Mes
 )
 def test_what_the_proxy_says_is_believed_from_its_address(proxies: list[str], address: str) -> None:
     scope = looked(Front(proxies, TOKEN), (address, 40000))
-    assert scope[PEER_KEY] == Peer("tower", MARK, "ab12")
+    assert scope[PEER] == Peer("tower", MARK, "ab12")
     assert scope["client"] == (address, 40000)
 
 
@@ -111,7 +111,7 @@ def test_an_address_that_another_forwards_is_not_believed() -> None:
 def test_a_certificate_that_tls_verified_counts_until_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time", lambda: 5000.0)
     peer = Peer("tower", MARK, "ab12", 5000.1)
-    assert looked(Front(), told=False, state={"peer": peer})[PEER_KEY] == peer
+    assert looked(Front(), told=False, state={"peer": peer})[PEER] == peer
     for ends_at in (5000.0, 4000.0):
         with pytest.raises(AuthenticationError, match="has ended since this connection began"):
             looked(Front(), told=False, state={"peer": Peer("tower", MARK, "ab12", ends_at)})
@@ -119,7 +119,7 @@ def test_a_certificate_that_tls_verified_counts_until_it_ends(monkeypatch: pytes
 
 @pytest.mark.parametrize("state", [{}, {"state": None}, {"state": {}}, {"state": {"peer": None}}])
 def test_without_a_certificate_there_is_no_peer(state: dict[str, Any]) -> None:
-    assert PEER_KEY not in looked(Front(), told=False, **state)
+    assert PEER not in looked(Front(), told=False, **state)
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from training.fleet.api.parking import Lot, Place
+from training.fleet.api.parking import Lot, ParkedCall
 
 
 def lot(able: dict[str, set[int]] | None = None) -> Lot:
     return Lot(lambda requirement, worker: able is None or requirement in able.get(worker, set()))
 
 
-def woken(places: list[Place]) -> list[int]:
+def woken(places: list[ParkedCall]) -> list[int]:
     return [number for number, place in enumerate(places) if place.bell.is_set()]
 
 
@@ -97,7 +97,7 @@ def test_an_answer_without_an_offer_changes_nothing() -> None:
 # ---- whose calls wait
 
 
-def ended(places: list[Place]) -> list[int]:
+def ended(places: list[ParkedCall]) -> list[int]:
     return [number for number, place in enumerate(places) if place.over]
 
 

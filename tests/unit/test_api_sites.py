@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from training.fleet.api.exchange import Request
+from training.fleet.api.arrival import Arrival
 from training.fleet.api.sites import demand_own_page
 from training.fleet.errors import ForbiddenError
 
@@ -46,14 +46,14 @@ FOREIGN = {
 }
 
 
-def request(host: bytes, origin: bytes | None, scheme: str, site: bytes | None = None) -> Request:
+def request(host: bytes, origin: bytes | None, scheme: str, site: bytes | None = None) -> Arrival:
     headers = {b"host": host}
     if origin is not None:
         headers[b"origin"] = origin
     if site is not None:
         headers[b"sec-fetch-site"] = site
-    scope: dict[str, Any] = {"scheme": scheme}
-    return Request(scope, headers, None)  # type: ignore[arg-type]
+    scope: dict[str, Any] = {"scheme": scheme, "headers": list(headers.items())}
+    return Arrival(scope, None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("host", "origin", "scheme"), OWN.values(), ids=OWN)

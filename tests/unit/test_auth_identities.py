@@ -328,7 +328,7 @@ def test_who_names_no_session_is_another_machine_beside_one_that_lives(
             meet(sessions, session, looks=looks)
     assert sessions.clashed() == ["w1"]
     clock.now += 90.1
-    with pytest.raises(RequestError, match=r"found .+ in X-Worker-Session, expected PLACE\.START, 32 hex digits each"):
+    with pytest.raises(RequestError, match=r"found .+ in X-Worker-Session; expected PLACE\.START, 32 hex digits each"):
         meet(sessions, session, looks=True)
     meet(sessions, at(COPY, 1))  # it holds nothing
 

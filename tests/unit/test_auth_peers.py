@@ -8,8 +8,8 @@ import math
 import pytest
 
 from training.fleet.auth import Credentials, Identity, Peer, Registry
-from training.fleet.auth.peers import from_certificate, from_proxy, worker_uri
 from training.fleet.errors import AuthenticationError, CertificateMismatchError, RevokedError
+from training.fleet.tls.peers import from_certificate, from_proxy, worker_uri
 
 MARK = "a" * 64
 KEY = b"the-key-of-tower"

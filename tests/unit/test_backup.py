@@ -17,17 +17,17 @@ from typing import Any
 import pytest
 from integrity_site import STATUSES, Site
 
-from training.fleet.database import pages
-from training.fleet.database.sqlite import Sqlite
+from training.fleet.database.queries import JOBS_BY_SEQ
+from training.fleet.database.sqlite import Sqlite, pages
 from training.fleet.errors import ConfigurationError, ConflictError, FleetError, StorageFullError
-from training.fleet.integrity import backup as backup_module
-from training.fleet.integrity import restore as restore_module
-from training.fleet.integrity.artifacts import Options, Places
-from training.fleet.integrity.backup import Order, back_up
-from training.fleet.integrity.fsck import fsck
-from training.fleet.integrity.report import Report, ignore
-from training.fleet.integrity.restore import Target, restore
 from training.fleet.locks import folder_held
+from training.fleet.maintenance import backup as backup_module
+from training.fleet.maintenance import restore as restore_module
+from training.fleet.maintenance.artifacts import CheckOptions, Places
+from training.fleet.maintenance.backup import BackupTask, back_up
+from training.fleet.maintenance.fsck import fsck
+from training.fleet.maintenance.report import Report, ignore
+from training.fleet.maintenance.restore import RestoreTarget, restore
 
 NAME = "20260101T000000Z-nightly"
 
@@ -42,10 +42,10 @@ def site(template: Site, tmp_path: Path) -> Site:
     return template.copied(tmp_path / "receiver")
 
 
-def order(site: Site, *, artifacts: bool = True) -> Order:
+def order(site: Site, *, artifacts: bool = True) -> BackupTask:
     manifest = site.folder / "manifest.applied.toml"
     root = site.folder.parent / "backups"
-    return Order(root, NAME, site.places, manifest, artifacts, "2026-01-01T00:00:00Z", "0.1.0")
+    return BackupTask(root, NAME, site.places, manifest, artifacts, "2026-01-01T00:00:00Z", "0.1.0")
 
 
 def made(site: Site, report: Report | None = None, *, artifacts: bool = True) -> Path:
@@ -230,8 +230,8 @@ def backup(kept: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(kept, tmp_path / "backup"))
 
 
-def target(folder: Path) -> Target:
-    return Target(folder / "queue.db", Places(folder / "store", folder / "incoming", folder / "index.jsonl"))
+def target(folder: Path) -> RestoreTarget:
+    return RestoreTarget(folder / "queue.db", Places(folder / "store", folder / "incoming", folder / "index.jsonl"))
 
 
 def brought(backup: Path, folder: Path, *, replace: bool = False) -> list[str]:
@@ -240,14 +240,14 @@ def brought(backup: Path, folder: Path, *, replace: bool = False) -> list[str]:
 
 def checked(folder: Path) -> Report:
     place = target(folder)
-    return fsck(place.database, place.places, Options())
+    return fsck(place.database, place.places, CheckOptions())
 
 
 def statuses(folder: Path) -> list[str]:
     database = Sqlite.open(folder / "queue.db")
     try:
-        rows = database.submit(lambda tx: tx.all("jobs_by_seq", **dict.fromkeys(("model", "mode", "host")), **WINDOW))
-        return [row["status"] for row in rows.result()]
+        rows = database.submit(lambda tx: tx.all(JOBS_BY_SEQ, **dict.fromkeys(("model", "mode", "host")), **WINDOW))
+        return [row.status for row in rows.result()]
     finally:
         database.close()
 
@@ -407,15 +407,15 @@ def test_a_database_in_use_is_neither_replaced_nor_checked(backup: Path, in_use:
 RESTORE = """
 import os, signal, sys
 from pathlib import Path
-from training.fleet.integrity.artifacts import Places
-from training.fleet.integrity.restore import Target, restore
+from training.fleet.maintenance.artifacts import Places
+from training.fleet.maintenance.restore import RestoreTarget, restore
 folder, die_at, seen = Path(sys.argv[2]), int(sys.argv[3]), []
 def count(event, _arguments):
     if event in ("open", "os.rename", "os.mkdir", "os.remove", "os.chmod"):
         seen.append(event)
         if len(seen) == die_at:
             os.kill(os.getpid(), signal.SIGKILL)
-target = Target(folder / "queue.db", Places(folder / "store", folder / "incoming", folder / "index.jsonl"))
+target = RestoreTarget(folder / "queue.db", Places(folder / "store", folder / "incoming", folder / "index.jsonl"))
 sys.addaudithook(count)
 restore(Path(sys.argv[1]), target, replace=True, progress=lambda *_: None)
 """
@@ -446,7 +446,7 @@ def test_a_file_that_changes_between_check_and_copy_is_not_brought(
 ) -> None:
     demand = restore_module._demand_free
 
-    def spoil(place: Target, *, replace: bool) -> None:
+    def spoil(place: RestoreTarget, *, replace: bool) -> None:
         demand(place, replace=replace)
         flip(backup / "queue.db", 5000)
 

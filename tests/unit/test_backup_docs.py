@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from training.fleet.cli import program
-from training.fleet.integrity import artifacts, backup
+from training.fleet.maintenance import artifacts, backup
 from training.fleet.receiver import offline
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from integrity_site import Site, killed
 
-from training.fleet.database import pages
+from training.fleet.database.sqlite import pages
 
 SEED = 490
 

@@ -9,13 +9,16 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from training.fleet import capability
-from training.fleet.capability import Datasets, detect, refresh
+from training.fleet.capability import checkout, child
+from training.fleet.capability import detect as detection
+from training.fleet.capability.detect import detect, refresh
 from training.fleet.errors import ConfigurationError
+from training.fleet.model.capability import Capability, Datasets, Problem
 from training.trainer import hyper
 
 CARD = "NVIDIA RTX 3060, GPU-11111111-2222, 12288, 11000, 560.35"
@@ -49,7 +52,7 @@ def libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 def no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Python in which torch is not installed."""
     find = importlib.util.find_spec
-    monkeypatch.setattr(capability, "_torch_version", lambda: None)
+    monkeypatch.setattr("training.fleet.capability.libraries.torch_version", lambda: None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "torch" else find(name, *rest))
 
 
@@ -119,7 +122,7 @@ def test_a_broken_tool_is_a_problem_and_no_card(tmp_path: Path, tools: Path, tex
 
 
 def test_a_tool_that_hangs_is_given_up(tmp_path: Path, tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capability, "_TOOL_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(child, "TOOL_TIMEOUT_S", 0.1)
     script(tools, "nvidia-smi", "exec sleep 60")
     assert detect(tmp_path).problems[0].startswith("GPU tool: nvidia-smi did not end within 0.1 s and was killed")
 
@@ -210,7 +213,7 @@ def test_the_revision_of_a_checkout_and_its_changes_are_found(tmp_path: Path, mo
         command = ["git", "-C", str(tmp_path), *settings, *words]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
-    monkeypatch.setattr(capability, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(checkout, "CHECKOUT", tmp_path)
     git("init", "-q")
     (tmp_path / "training").mkdir()
     (tmp_path / "training" / "x.py").write_text("1")
@@ -223,7 +226,7 @@ def test_the_revision_of_a_checkout_and_its_changes_are_found(tmp_path: Path, mo
 
 
 def test_a_broken_checkout_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capability, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(checkout, "CHECKOUT", tmp_path)
     (tmp_path / ".git").mkdir()
     found = detect(tmp_path)
     assert found.revision is None
@@ -278,27 +281,27 @@ def test_the_control_group_limits_the_cores(
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
-    monkeypatch.setattr(capability, "_CGROUP", tmp_path)
+    monkeypatch.setattr(detection, "_CGROUP", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)))
-    assert capability.usable_cores() == cores
+    assert detection.usable_cores() == cores
 
 
 def test_without_affinity_all_cores_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capability, "_CGROUP", tmp_path)
+    monkeypatch.setattr(detection, "_CGROUP", tmp_path)
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert capability.usable_cores() == 1
+    assert detection.usable_cores() == 1
 
 
 def test_the_control_group_limits_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "memory.max").write_text("1073741824\n")
-    monkeypatch.setattr(capability, "_CGROUP", tmp_path)
+    monkeypatch.setattr(detection, "_CGROUP", tmp_path)
     assert detect(tmp_path).ram_gib == 1
 
 
 def test_without_sysconf_psutil_is_asked(tmp_path: Path, libraries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sysconf")
-    monkeypatch.setattr(capability, "_CGROUP", tmp_path)
+    monkeypatch.setattr(detection, "_CGROUP", tmp_path)
     assert "the amount of memory is unknown; install psutil on this host" in detect(tmp_path).problems
     (libraries / "psutil.py").write_text("class M: total = 2**33\ndef virtual_memory(): return M\n")
     assert detect(tmp_path).ram_gib == 8
@@ -355,8 +358,6 @@ def test_free_memory_of_cards_is_followed(tmp_path: Path, tools: Path) -> None:
 
 
 def test_a_capability_fits_into_a_claim(tmp_path: Path) -> None:
-    from dataclasses import asdict
-
     assert len(json.dumps(asdict(detect(tmp_path)))) < 8000
 
 
@@ -369,7 +370,18 @@ def test_a_single_file_asks_the_trainer_where_it_lies_and_not_where_the_worker_w
         path.touch()
     (other / "run.py").write_text("print('another checkout')")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(capability, "PACKED", True)
+    monkeypatch.setattr(checkout, "PACKED", True)
     found = detect(tmp_path, trainer_dir=root)
     assert found.contract == hyper.contract_digest(hyper.describe())
     assert [problem for problem in found.problems if "trainer" in problem] == []
+
+
+def test_a_problem_knows_what_it_is_about_and_is_plain_text_on_the_wire() -> None:
+    problems = (Problem("no driver", "gpu"), Problem("lab is empty", "dataset", "lab"), "about nothing")
+    found = Capability("box", problems=problems)
+    assert found.problems_of("gpu") == ["no driver"]
+    assert found.problems_of("dataset", "lab") == ["lab is empty"]
+    assert found.problems_of("dataset", "other") == found.problems_of("torch") == []
+    sent = json.loads(json.dumps(asdict(found)))["problems"]
+    assert sent == ["no driver", "lab is empty", "about nothing"]
+    assert Capability("box", problems=tuple(sent)).problems_of("gpu") == []

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import stat
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from training.fleet.certificates import (
+from training.fleet.errors import ConfigurationError, FleetError
+from training.fleet.files import write_new
+from training.fleet.tls.certificates import (
     DAY_S,
     Authority,
-    Pair,
+    KeyPair,
     facts,
     make_authority,
-    replace,
     signed_by,
-    write_new,
 )
-from training.fleet.errors import ConfigurationError, FleetError
 
 NOW = 1_800_000_000.0
 URI = "urn:cis490:worker:gpu-tower:abc"
@@ -47,7 +44,7 @@ def openssl(*words: str, text: bytes = b"") -> str:
     return (done.stdout + done.stderr).decode()
 
 
-def verified(folder: Path, pair: Pair, purpose: str, at: float, *more: str) -> str:
+def verified(folder: Path, pair: KeyPair, purpose: str, at: float, *more: str) -> str:
     (folder / "shown.pem").write_bytes(pair.certificate_pem)
     words = ["-x509_strict", "-attime", str(int(at)), "-purpose", purpose, "-CAfile", str(folder / "ca.pem"), *more]
     return openssl("verify", *words, str(folder / "shown.pem"))
@@ -131,21 +128,6 @@ def test_key_and_certificate_that_do_not_belong_together_are_refused(folder: Pat
     (tmp_path / "none.key").write_text("nothing")
     with pytest.raises(ConfigurationError, match="make them with"):
         Authority.read(folder / "ca.pem", tmp_path / "none.key")
-
-
-def test_a_secret_file_is_private_whatever_the_umask_and_is_never_overwritten(tmp_path: Path) -> None:
-    before = os.umask(0)
-    try:
-        write_new(tmp_path / "key", b"first")
-    finally:
-        os.umask(before)
-    assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600
-    with pytest.raises(FileExistsError):
-        write_new(tmp_path / "key", b"second")
-    assert (tmp_path / "key").read_bytes() == b"first"
-    replace(tmp_path / "key", b"third")
-    assert (tmp_path / "key").read_bytes() == b"third"
-    assert [path.name for path in tmp_path.iterdir()] == ["key"]
 
 
 def test_no_key_stands_in_what_is_printed(authority: Authority) -> None:

@@ -13,9 +13,9 @@ import pytest
 from tls_site import Site
 
 from training.fleet import checks
-from training.fleet.certificates import DAY_S, facts
 from training.fleet.checks import Check, Look, fail, made, ok, skip, warn
 from training.fleet.errors import AuthenticationError
+from training.fleet.tls.certificates import DAY_S, facts
 
 
 class Terminal(io.StringIO):
@@ -36,11 +36,11 @@ def programs(**answers: tuple[int | None, str]) -> Callable[[Sequence[str]], tup
 
 
 def test_a_check_that_breaks_or_refuses_stops_no_other_and_shows_no_traceback() -> None:
-    def breaks() -> tuple[checks.State, str, str]:
+    def breaks() -> checks.Seen:
         raise ValueError("seven")
 
-    def refuses() -> tuple[checks.State, str, str]:
-        raise AuthenticationError("the token is wrong; expected another; make a new one")
+    def refuses() -> checks.Seen:
+        raise AuthenticationError("the token is wrong", "make a new one", expected="another")
 
     assert made([Look("a", breaks), Look("b", refuses), Look("c", lambda: ok("well"))]) == [
         Check("a", "fail", "the check broke: ValueError: seven", "report this as a fault of doctor"),
@@ -52,7 +52,7 @@ def test_a_check_that_breaks_or_refuses_stops_no_other_and_shows_no_traceback() 
 def test_a_check_that_hangs_is_left_behind() -> None:
     never = threading.Event()
 
-    def hangs() -> tuple[checks.State, str, str]:
+    def hangs() -> checks.Seen:
         never.wait(60)
         return ok("late")
 
@@ -63,7 +63,7 @@ def test_a_check_that_hangs_is_left_behind() -> None:
 
 def test_what_depends_on_a_failed_check_says_so_and_what_depends_on_a_warning_is_looked_at() -> None:
     looks = [
-        Look("way", lambda: fail("cut", "mend it")),
+        Look("way", lambda: fail("cut", "fix it")),
         Look("tls", lambda: ok("never"), ("way",)),
         Look("name", lambda: ok("never"), ("tls",)),
         Look("odd", lambda: warn("odd", "look")),
@@ -88,7 +88,7 @@ def test_what_depends_on_a_failed_check_says_so_and_what_depends_on_a_warning_is
         ({"settings": "fail", "a": "fail"}, 78),
     ],
 )
-def test_the_exit_status_says_what_kind_of_trouble_there_is(states: dict[str, checks.State], status: int) -> None:
+def test_the_exit_status_says_what_kind_of_trouble_there_is(states: dict[str, checks.CheckState], status: int) -> None:
     found = [Check(name, state, "") for name, state in states.items()]
     assert checks.exit_status(found, reach=frozenset({"address", "connection"})) == status
 
@@ -103,7 +103,7 @@ THREE = [
 
 
 def told(stream: io.StringIO, *, as_json: bool = False, **environ: str) -> str:
-    checks.tell(THREE, 1, stream, as_json=as_json, environ=environ)
+    checks.show(THREE, 1, stream, as_json=as_json, environ=environ)
     return stream.getvalue()
 
 
@@ -111,9 +111,9 @@ def test_people_get_one_aligned_line_a_check_and_the_mend_below() -> None:
     assert told(io.StringIO()) == (
         "ok    disk       10 GiB\n"
         "FAIL  tls chain  too old ?[2J\n"
-        "                 mend: renew it\n"
+        "                 remedy: renew it\n"
         "skip  x          no\n"
-        "1 ok, 0 to look at, 1 failed, 1 not looked at; mend what FAIL says, from the top\n"
+        "1 ok, 0 to look at, 1 failed, 1 not looked at; correct what FAIL says, from the top\n"
     )
 
 
@@ -128,7 +128,7 @@ def test_machines_get_json() -> None:
     assert (body["ok"], body["status"], body["checks"][0]) == (
         False,
         1,
-        {"name": "disk", "state": "ok", "found": "10 GiB", "mend": ""},
+        {"name": "disk", "state": "ok", "found": "10 GiB", "remedy": ""},
     )
 
 
@@ -174,7 +174,7 @@ LINE = '"PC","\\x","N/A","{}","Interaktiv","26.11.2026 03:00:00","{}","PC\\me","
 
 
 @pytest.mark.parametrize(
-    ("described", "told", "state", "mend"),
+    ("described", "told", "state", "remedy"),
     [
         ((0, TASK.format("true", "true")), LINE.format("Running", "267009"), "ok", ""),
         ((0, TASK.format("true", "true")), LINE.format("Wird ausgeführt", "267009"), "ok", ""),
@@ -192,14 +192,14 @@ LINE = '"PC","\\x","N/A","{}","Interaktiv","26.11.2026 03:00:00","{}","PC\\me","
     ],
 )
 def test_a_scheduled_task_is_judged_by_what_windows_says_in_any_language(
-    described: tuple[int | None, str], told: str, state: str, mend: str
+    described: tuple[int | None, str], told: str, state: str, remedy: str
 ) -> None:
     def run(command: Sequence[str]) -> tuple[int | None, str]:
         assert command[:4] == ["schtasks", "/query", "/tn", "x"]
         return described if "/xml" in command else (0, told)
 
     found = checks.task("x", run)
-    assert (found[0], found[2]) == (state, mend)
+    assert (found[0], found[2]) == (state, remedy)
 
 
 @pytest.mark.parametrize(

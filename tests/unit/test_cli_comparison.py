@@ -6,22 +6,20 @@ from typing import Any
 
 import pytest
 
-from training.fleet import wire
 from training.fleet.cli import comparison
 from training.fleet.cli.text import Terminal
 from training.fleet.errors import FleetError
+from training.fleet.wire.people import JobView
 
 METRIC = "auprc_host_mean"
 PIPE = Terminal()
-LEAKS = "these splits leak: they test on rows beside those they trained on; compare them with no other split"
+LEAKS = "these splits leak: test rows lie beside training rows; do not compare them with other splits"
 
 
-def done(
-    mode: str, seed: int, value: Any = None, model: str = "gbt", split: str = "hosts", **spec: Any
-) -> wire.JobView:
+def done(mode: str, seed: int, value: Any = None, model: str = "gbt", split: str = "hosts", **spec: Any) -> JobView:
     """A completed job; a value that is a dict is the whole of its metrics."""
     whole = {"v": 1, "model": model, "mode": mode, "hyper": {}, "split_recipe": split, "train_hosts": ["*"]}
-    return wire.JobView(
+    return JobView(
         id=f"{seed:064x}",
         model=model,
         mode=mode,
@@ -42,11 +40,11 @@ def done(
     )
 
 
-def over(mode: str, *values: float, **spec: Any) -> list[wire.JobView]:
+def over(mode: str, *values: float, **spec: Any) -> list[JobView]:
     return [done(mode, seed, value, **spec) for seed, value in enumerate(values, 1)]
 
 
-def rows(jobs: list[wire.JobView], metric: str = METRIC) -> list[list[str]]:
+def rows(jobs: list[JobView], metric: str = METRIC) -> list[list[str]]:
     return [line.split("\t") for line in comparison.lines(comparison.groups(jobs, metric), metric, PIPE)]
 
 
@@ -65,7 +63,7 @@ def test_one_seed_has_no_spread_and_a_mode_without_jobs_is_a_dash() -> None:
 def test_a_difference_takes_only_seeds_that_both_modes_have_and_says_so() -> None:
     assert rows(over("oracle", 0.5, 0.7, 0.9) + over("realistic", 0.6, 0.6)) == [
         ["gbt", "hosts", "0.7 ± 0.2", "0.6 ± 0", "+0 ± 0.14 *", "3/2", "1,2,3/1,2", ""],
-        ["* over the seeds that both modes have"],
+        ["* the two modes were trained with different seeds; only common seeds are compared"],
     ]
 
 
@@ -164,9 +162,7 @@ def test_a_metric_that_no_job_has_is_refused_with_the_names_there_are(metrics: d
 
 
 def test_a_receiver_that_sends_no_specifications_is_refused() -> None:
-    bare = wire.JobView(
-        **{name: getattr(done("oracle", 1, 0.5), name) for name in wire.JobView.__slots__} | {"spec": None}
-    )
+    bare = JobView(**{name: getattr(done("oracle", 1, 0.5), name) for name in JobView.__slots__} | {"spec": None})
     with pytest.raises(FleetError, match="without their specifications; update it"):
         comparison.groups([bare], METRIC)
 

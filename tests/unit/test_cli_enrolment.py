@@ -10,18 +10,19 @@ from typing import Any
 
 import pytest
 
-from training.fleet import wire
 from training.fleet.cli import commands, program, views
 from training.fleet.cli.remote import Remote
 from training.fleet.cli.text import Terminal
 from training.fleet.errors import ConfigurationError
+from training.fleet.wire.identities import IdentityView, Invite
+from training.fleet.wire.people import FleetEvent, WorkerView
 
-INVITE = wire.Invite("gpu-tower", "the-code", 900, "2026-01-01T00:15:00.000Z")
-GONE = wire.IdentityView("pi", "01ab", "revoked", "2026-01-01T00:00:00.000Z", "2026-01-02T00:00:00.000Z", "f" * 64)
-LIVE = wire.IdentityView("gpu-tower", "23cd", "enrolled", "2026-01-01T00:00:00.000Z")
+INVITE = Invite("gpu-tower", "the-code", 900, "2026-01-01T00:15:00.000Z")
+GONE = IdentityView("pi", "01ab", "revoked", "2026-01-01T00:00:00.000Z", "2026-01-02T00:00:00.000Z", "f" * 64)
+LIVE = IdentityView("gpu-tower", "23cd", "enrolled", "2026-01-01T00:00:00.000Z")
 EVENTS = [
-    wire.FleetEvent(9, "2026-01-01T00:00:03.000Z", "operator:alice", "revoke", None, "pi", None, None, "lost\x1b[2J"),
-    wire.FleetEvent(8, "2026-01-01T00:00:02.000Z", "worker:pi", "claim", "a" * 64, None, "pending", "claimed", ""),
+    FleetEvent(9, "2026-01-01T00:00:03.000Z", "operator:alice", "revoke", None, "pi", None, None, "lost\x1b[2J"),
+    FleetEvent(8, "2026-01-01T00:00:02.000Z", "worker:pi", "claim", "a" * 64, None, "pending", "claimed", ""),
 ]
 WIDE = Terminal(200, 50)
 PIPE = Terminal()
@@ -71,7 +72,7 @@ def test_an_invite_is_one_command_for_linux_and_one_for_windows() -> None:
         "powershell -ExecutionPolicy Bypass -File scripts\\install-training-worker-windows.ps1 "
         "-Receiver https://pi.lab:8445 -HostName gpu-tower -Code the-code",
     ]
-    assert "the code is good once, until 2026-01-01 00:15:00" in said
+    assert "the code works once, until 2026-01-01 00:15:00" in said
     assert "the-code" not in said
 
 
@@ -83,8 +84,8 @@ def test_an_invite_pins_the_receivers_authority() -> None:
 
 def test_an_operator_is_told_what_an_invite_ends_and_where_its_address_is_no_good() -> None:
     again = dataclasses.replace(INVITE, replaces=True)
-    assert "takes its present secret back" in " ".join(views.invite_notes(again, "https://pi.lab"))
-    assert "good on this machine alone" in " ".join(views.invite_notes(INVITE, "http://127.0.0.1:8445"))
+    assert "revokes its present secret" in " ".join(views.invite_notes(again, "https://pi.lab"))
+    assert "works on this machine only" in " ".join(views.invite_notes(INVITE, "http://127.0.0.1:8445"))
     assert len(views.invite_notes(INVITE, "https://pi.lab")) == 1
 
 
@@ -195,5 +196,5 @@ def test_looking_needs_no_operator_token_and_uses_the_one_there_is(monkeypatch: 
 
 
 def test_a_second_machine_is_shown_with_the_worker() -> None:
-    view = wire.WorkerView("pi", "idle", 1.0, [], None, {}, ["drift"], "enrolled", ["another machine"])
-    assert views.amiss(view) == ["another machine", "drift"]
+    view = WorkerView("pi", "idle", 1.0, [], None, {}, ["drift"], "enrolled", ["another machine"])
+    assert views.problems(view) == ["another machine", "drift"]

@@ -10,21 +10,21 @@ from typing import Any
 
 import pytest
 
-from training.fleet import wire
 from training.fleet.cli import commands, program
 from training.fleet.cli.remote import Remote
 from training.fleet.cli.text import Terminal
 from training.fleet.errors import FleetError, UnreachableError
+from training.fleet.wire.people import Chore, Finding
 
-BEGUN = wire.Chore("backup", "running", "20260101T000000Z", "2026-01-01T00:00:00Z")
-FINDING = wire.Finding("artifact abc", "bytes\x1b[2J", "others", "copy it back")
-NOTE = wire.Finding("index", "a line", "none", "look")
+BEGUN = Chore("backup", "running", "20260101T000000Z", "2026-01-01T00:00:00Z")
+FINDING = Finding("artifact abc", "bytes\x1b[2J", "others", "copy it back")
+NOTE = Finding("index", "a line", "none", "look")
 
 
 class Scripted:
     """A receiver that answers as told."""
 
-    def __init__(self, begun: wire.Chore, *later: wire.Chore | FleetError) -> None:
+    def __init__(self, begun: Chore, *later: Chore | FleetError) -> None:
         self.begun = begun
         self.later = list(later)
         self.posted: list[tuple[str, Any]] = []
@@ -59,7 +59,7 @@ def ran(words: list[str], receiver: Scripted, err: io.StringIO | None = None) ->
     return status, out.getvalue(), err.getvalue()
 
 
-def after(**changes: Any) -> wire.Chore:
+def after(**changes: Any) -> Chore:
     return dataclasses.replace(BEGUN, **{"state": "done", **changes})
 
 
@@ -100,7 +100,7 @@ def test_an_outage_does_not_end_the_wait() -> None:
 
 def test_a_receiver_that_was_restarted_has_lost_the_backup() -> None:
     with pytest.raises(FleetError, match="was restarted before the backup was done; run this again"):
-        ran(["backup"], Scripted(BEGUN, wire.Chore()))
+        ran(["backup"], Scripted(BEGUN, Chore()))
 
 
 def test_a_backup_that_failed_is_an_error_with_the_receivers_words() -> None:

@@ -14,17 +14,34 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from training.fleet import wire
-from training.fleet.capability import GIB, Capability, Gpu
 from training.fleet.cli import commands, program
 from training.fleet.errors import ConflictError, Fault, FleetError, ManifestError, NotFoundError, PreconditionError
+from training.fleet.model.capability import GIB, Capability, Gpu
+from training.fleet.wire.people import (
+    AttemptView,
+    EventView,
+    FailureView,
+    Health,
+    HostVerdict,
+    JobDetail,
+    JobPage,
+    JobView,
+    Plan,
+    PlannedJob,
+    ReasonView,
+    RecentFailure,
+    Why,
+    WorkerPage,
+    WorkerView,
+)
+from training.fleet.wire.worker import JobState, Progress
 
 FIRST = "a1b2c3d4e5f6" + "0" * 52
 SECOND = "a1b2ffffffff" + "1" * 52
 AT = "2026-11-23T15:10:13.120Z"
 
 
-def job(**changes: Any) -> wire.JobView:
+def job(**changes: Any) -> JobView:
     values: dict[str, Any] = {
         "id": FIRST,
         "model": "gbt",
@@ -42,17 +59,17 @@ def job(**changes: Any) -> wire.JobView:
         "delayed": False,
         "updated_at": AT,
     }
-    return wire.JobView(**{**values, **changes})
+    return JobView(**{**values, **changes})
 
 
 RUNNING = job(
     status="running",
     host="pi",
     attempts_used=1,
-    progress=wire.Progress(45, 100, "fold 2/5", {"loss": 0.5, "auprc": 0.31}, 20, 25),
+    progress=Progress(45, 100, "fold 2/5", {"loss": 0.5, "auprc": 0.31}, 20, 25),
 )
-FAILURE = wire.Failure("trainer_error", "ValueError: bad\x1b[2J shape\nsecond line", 1, "pi", AT)
-HEALTH = wire.Health(
+FAILURE = FailureView("trainer_error", "ValueError: bad\x1b[2J shape\nsecond line", 1, "pi", AT)
+HEALTH = Health(
     status="degraded",
     version="0.1.0",
     uptime_s=3700,
@@ -60,19 +77,19 @@ HEALTH = wire.Health(
     workers={"working": 1, "idle": 0, "away": 2},
     manifest={"digest": "d" * 64, "jobs": 7, "faults": [dataclasses.asdict(Fault("jobs[1]", "x", "y", "z"))]},
     storage={"artifacts": 2, "bytes": 2048, "free_bytes": 2**30},
-    failures=[wire.RecentFailure(SECOND, "mlp", "realistic", "failed", FAILURE)],
+    failures=[RecentFailure(SECOND, "mlp", "realistic", "failed", FAILURE)],
     problems=["the manifest file has faults"],
 )
-PLAN = wire.Plan(
+PLAN = Plan(
     digest="e" * 64,
     manifest="f" * 64,
     counts={"added": 2, "changed": 1, "unchanged": 4, "dropped": 1, "stranded": 1},
     added=[
-        wire.PlannedJob(FIRST, "gbt", "oracle", {}, ["pi", "tower"]),
-        wire.PlannedJob(SECOND, "cnn", "oracle"),
+        PlannedJob(FIRST, "gbt", "oracle", {}, ["pi", "tower"]),
+        PlannedJob(SECOND, "cnn", "oracle"),
     ],
-    changed=[wire.PlannedJob("c" * 64, "mlp", "oracle", {"priority": [0, 5], "allowed_hosts": [[], ["pi"]]})],
-    dropped=[wire.PlannedJob("d" * 64, "mlp", "realistic")],
+    changed=[PlannedJob("c" * 64, "mlp", "oracle", {"priority": [0, 5], "allowed_hosts": [[], ["pi"]]})],
+    dropped=[PlannedJob("d" * 64, "mlp", "realistic")],
     stranded=[SECOND],
     warnings=["jobs[3] and jobs[4] are the same job"],
 )
@@ -127,7 +144,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
     monkeypatch.setenv("CIS490_RECEIVER", stub.address)
     thread = threading.Thread(target=stub.server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    stub.answers["GET", "/v1/jobs"] = wire.JobPage([job()])
+    stub.answers["GET", "/v1/jobs"] = JobPage([job()])
     yield stub
     stub.server.shutdown()
     stub.server.server_close()
@@ -167,7 +184,7 @@ def shown_on(screen: Screen, *argv: str) -> list[str]:
 
 def test_status_shows_counts_progress_and_the_actual_error(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     stub.answers["GET", "/v1/health"] = HEALTH
-    stub.answers["GET", "/v1/jobs"] = wire.JobPage([RUNNING])
+    stub.answers["GET", "/v1/jobs"] = JobPage([RUNNING])
     assert program.main(["status"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         f"receiver  {stub.address}  degraded, version 0.1.0, up 1 h 01 min",
@@ -192,7 +209,7 @@ def test_status_shows_counts_progress_and_the_actual_error(stub: Stub, capsys: p
 
 
 def test_status_of_a_new_receiver_says_how_to_load_a_manifest(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    stub.answers["GET", "/v1/jobs"] = wire.JobPage([])
+    stub.answers["GET", "/v1/jobs"] = JobPage([])
     stub.answers["GET", "/v1/health"] = dataclasses.replace(
         HEALTH, manifest={"digest": None, "faults": ["odd"]}, storage={}, failures=[], problems=[]
     )
@@ -205,7 +222,7 @@ def test_status_of_a_new_receiver_says_how_to_load_a_manifest(stub: Stub, capsys
 
 def test_status_on_a_terminal_of_80_cells_draws_a_bar_and_short_ids(stub: Stub, screen: Screen) -> None:
     stub.answers["GET", "/v1/health"] = HEALTH
-    stub.answers["GET", "/v1/jobs"] = wire.JobPage(
+    stub.answers["GET", "/v1/jobs"] = JobPage(
         [RUNNING, dataclasses.replace(RUNNING, cancel_requested=True, progress=None)]
     )
     lines = shown_on(screen, "status")
@@ -224,7 +241,7 @@ def test_watching_redraws_in_place_survives_an_outage_and_ends_on_ctrl_c(
     stub: Stub, screen: Screen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stub.answers["GET", "/v1/health"] = HEALTH
-    stub.answers["GET", "/v1/jobs"] = wire.JobPage([])
+    stub.answers["GET", "/v1/jobs"] = JobPage([])
     monkeypatch.setattr(program, "PATIENCE_S", 0.0)
     slept: list[float] = []
 
@@ -251,7 +268,7 @@ def test_watching_redraws_in_place_survives_an_outage_and_ends_on_ctrl_c(
 @pytest.mark.parametrize("as_json", [False, True])
 def test_watching_in_a_pipe_writes_one_block_after_the_other(stub: Stub, as_json: bool) -> None:
     stub.answers["GET", "/v1/health"] = HEALTH
-    stub.answers["GET", "/v1/jobs"] = wire.JobPage([])
+    stub.answers["GET", "/v1/jobs"] = JobPage([])
     options = program.parser().parse_args(["status", "--watch", "--receiver", stub.address])
     out = io.StringIO()
     left = [1, 1]
@@ -273,10 +290,10 @@ def test_watching_in_a_pipe_writes_one_block_after_the_other(stub: Stub, as_json
         assert "\x1b" not in out.getvalue()
 
 
-def paged(query: dict[str, str]) -> wire.JobPage:
+def paged(query: dict[str, str]) -> JobPage:
     return {
-        None: wire.JobPage([job()], "two"),
-        "two": wire.JobPage([job(id=SECOND, status="completed", metrics={"f1": 1.0}, duration_s=70)], None),
+        None: JobPage([job()], "two"),
+        "two": JobPage([job(id=SECOND, status="completed", metrics={"f1": 1.0}, duration_s=70)], None),
     }[query.get("cursor")]
 
 
@@ -315,15 +332,15 @@ def test_list_on_a_terminal_is_a_table_or_says_that_nothing_fits(stub: Stub, scr
     assert lines[0].split()[:3] == ["ID", "MODEL", "MODE"]
     assert lines[1].startswith("a1b2c3d4")
     assert max(map(len, lines)) <= 80
-    stub.answers["GET", "/v1/jobs"] = wire.JobPage([])
-    assert shown_on(screen, "list")[-1] == "no job fits; `reload` loads jobs"
+    stub.answers["GET", "/v1/jobs"] = JobPage([])
+    assert shown_on(screen, "list")[-1] == "no job matches; `cis490-jobs reload` loads the manifest's jobs"
 
 
-def compared(query: dict[str, str]) -> wire.JobPage:
+def compared(query: dict[str, str]) -> JobPage:
     spec = {"v": 1, "model": "gbt", "mode": "oracle", "hyper": {}, "split_recipe": "hosts", "train_hosts": ["*"]}
     first = job(status="completed", seed=1, metrics={"auprc_host_mean": 0.5, "f1": 0.25}, spec={**spec, "seed": 1})
     second = dataclasses.replace(first, id=SECOND, split="time", dataset="lab", spec={**spec, "split_recipe": "time"})
-    return wire.JobPage([second]) if "cursor" in query else wire.JobPage([first], "two")
+    return JobPage([second]) if "cursor" in query else JobPage([first], "two")
 
 
 def test_compare_asks_for_every_completed_job_with_its_specification(
@@ -370,8 +387,8 @@ def test_compare_on_a_terminal_names_the_metric_or_says_that_nothing_fits(stub: 
     lines = shown_on(screen, "compare")
     assert lines[0] == "auprc_host_mean, mean ± spread over seeds"
     assert lines[1].split() == ["MODEL", "SPLIT", "ORACLE", "REALISTIC", "DIFFERENCE", "N", "SEEDS", "DETAIL"]
-    stub.answers["GET", "/v1/jobs"] = wire.JobPage([])
-    assert shown_on(screen, "compare") == ["no completed job fits; `cis490-jobs list` shows all jobs"]
+    stub.answers["GET", "/v1/jobs"] = JobPage([])
+    assert shown_on(screen, "compare") == ["no completed job matches; `cis490-jobs list` shows all jobs"]
 
 
 @pytest.mark.parametrize(
@@ -394,14 +411,14 @@ def test_compare_on_a_terminal_names_the_metric_or_says_that_nothing_fits(stub: 
     ids=["running", "cancelling", "unnamed", "delayed", "bare failure", "completed", "pending"],
 )
 def test_the_detail_of_a_job_is_the_one_thing_worth_knowing(
-    stub: Stub, capsys: pytest.CaptureFixture[str], found: wire.JobView, shown: str
+    stub: Stub, capsys: pytest.CaptureFixture[str], found: JobView, shown: str
 ) -> None:
-    stub.answers["GET", "/v1/jobs"] = wire.JobPage([found])
+    stub.answers["GET", "/v1/jobs"] = JobPage([found])
     assert program.main(["list"]) == 0
     assert capsys.readouterr().out.rstrip("\n").split("\t")[-1] == shown
 
 
-DETAIL = wire.JobDetail(
+DETAIL = JobDetail(
     job=job(
         status="completed",
         host="pi",
@@ -413,12 +430,12 @@ DETAIL = wire.JobDetail(
     spec={"v": 1, "model": "gbt", "hyper": {"max_iter": 300}, "train_hosts": ["*"]},
     constraints={"min_ram_gib": 2, "min_vram_gib": 0, "requires_cuda": False, "allowed_hosts": []},
     attempts=[
-        wire.AttemptView(1, "pi", AT, AT, AT, "failed", "oom_ram", -9, "killed"),
-        wire.AttemptView(2, "pi", AT, None, None, None, None, None, ""),
+        AttemptView(1, "pi", AT, AT, AT, "failed", "oom_ram", -9, "killed"),
+        AttemptView(2, "pi", AT, None, None, None, None, None, ""),
     ],
     events=[
-        wire.EventView(1, AT, "receiver", "add", None, "pending", ""),
-        wire.EventView(2, AT, "worker:pi", "claim", "pending", "claimed", "because"),
+        EventView(1, AT, "receiver", "add", None, "pending", ""),
+        EventView(2, AT, "worker:pi", "claim", "pending", "claimed", "because"),
     ],
     log_tail="one\n\x1b[31mtwo",
 )
@@ -475,7 +492,7 @@ def test_show_says_how_much_of_a_long_history_it_shows(stub: Stub, capsys: pytes
 
 
 def test_show_of_a_plain_job_leaves_out_what_is_not_there(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    stub.answers["GET", f"/v1/job/{FIRST}"] = wire.JobDetail(job(), {"v": 1}, {}, [], [], "")
+    stub.answers["GET", f"/v1/job/{FIRST}"] = JobDetail(job(), {"v": 1}, {}, [], [], "")
     assert program.main(["show", FIRST]) == 0
     text = capsys.readouterr().out
     assert text.endswith("constraints\n  none: any admitted host\n")
@@ -483,7 +500,7 @@ def test_show_of_a_plain_job_leaves_out_what_is_not_there(stub: Stub, capsys: py
 
 
 def test_an_id_that_fits_several_jobs_lists_them(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    stub.answers["GET", "/v1/jobs"] = wire.JobPage([job(), job(id=SECOND, model="mlp")])
+    stub.answers["GET", "/v1/jobs"] = JobPage([job(), job(id=SECOND, model="mlp")])
     assert program.main(["show", "a1b2"]) == 1
     assert capsys.readouterr().err == (
         "cis490-jobs: a1b2 fits several jobs: a1b2c3d4e5f60000 (gbt oracle), a1b2ffffffff1111 (mlp oracle); "
@@ -492,7 +509,7 @@ def test_an_id_that_fits_several_jobs_lists_them(stub: Stub, capsys: pytest.Capt
 
 
 def test_an_id_that_fits_many_jobs_lists_ten(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    stub.answers["GET", "/v1/jobs"] = wire.JobPage([job()] * 11)
+    stub.answers["GET", "/v1/jobs"] = JobPage([job()] * 11)
     assert program.main(["show", "a1b2"]) == 1
     err = capsys.readouterr().err
     assert err.count("(gbt oracle)") == 10
@@ -500,7 +517,7 @@ def test_an_id_that_fits_many_jobs_lists_ten(stub: Stub, capsys: pytest.CaptureF
 
 
 def test_an_id_that_fits_no_job_says_where_to_look(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    stub.answers["GET", "/v1/jobs"] = wire.JobPage([])
+    stub.answers["GET", "/v1/jobs"] = JobPage([])
     assert program.main(["why", "beef"]) == 1
     assert "found no job whose id begins with beef; `cis490-jobs list` shows all ids" in capsys.readouterr().err
 
@@ -558,7 +575,7 @@ def test_only_operator_commands_send_the_operator_token(operator: Stub, monkeypa
 def test_cancel_shows_where_each_job_stands_and_goes_on_after_a_refusal(
     operator: Stub, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    operator.answers["POST", f"/v1/job/{FIRST}/cancel"] = wire.State(FIRST, "running", True)
+    operator.answers["POST", f"/v1/job/{FIRST}/cancel"] = JobState(FIRST, "running", True)
     operator.answers["POST", f"/v1/job/{SECOND}/cancel"] = ConflictError("it is completed; nothing to cancel")
     assert program.main(["cancel", SECOND, FIRST]) == 1
     shown = capsys.readouterr()
@@ -567,7 +584,7 @@ def test_cancel_shows_where_each_job_stands_and_goes_on_after_a_refusal(
 
 
 def test_json_of_a_change_is_one_state_a_line(operator: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    operator.answers["POST", f"/v1/job/{FIRST}/requeue"] = wire.State(FIRST, "pending")
+    operator.answers["POST", f"/v1/job/{FIRST}/requeue"] = JobState(FIRST, "pending")
     assert program.main(["requeue", "a1b2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"id": FIRST, "status": "pending", "cancel_requested": False}
 
@@ -656,9 +673,9 @@ def test_a_file_that_cannot_be_a_manifest_is_refused_before_it_is_sent(
     assert operator.asked == []
 
 
-WORKERS = wire.WorkerPage(
+WORKERS = WorkerPage(
     [
-        wire.WorkerView(
+        WorkerView(
             "tower",
             "working",
             3.2,
@@ -677,8 +694,8 @@ WORKERS = wire.WorkerPage(
             {"allow_jobs": ["*"], "deny_jobs": ["gbt"]},
             ["declares 24 GiB of GPU memory, found 12"],
         ),
-        wire.WorkerView("pi", "away", None, [], None, {"allow_jobs": []}, []),
-        wire.WorkerView("guest", "idle", 1, [], Capability("guest", cuda_present=True), None, []),
+        WorkerView("pi", "away", None, [], None, {"allow_jobs": []}, []),
+        WorkerView("guest", "idle", 1, [], Capability("guest", cuda_present=True), None, []),
     ]
 )
 
@@ -695,10 +712,10 @@ def test_workers_shows_what_each_host_can_and_may_do(stub: Stub, capsys: pytest.
     ]
 
 
-def test_workers_on_a_terminal_names_what_is_amiss_below_the_table(stub: Stub, screen: Screen) -> None:
+def test_workers_on_a_terminal_names_the_problems_below_the_table(stub: Stub, screen: Screen) -> None:
     stub.answers["GET", "/v1/workers"] = WORKERS
     assert shown_on(screen, "workers")[4] == "tower: declares 24 GiB of GPU memory, found 12"
-    stub.answers["GET", "/v1/workers"] = wire.WorkerPage([])
+    stub.answers["GET", "/v1/workers"] = WorkerPage([])
     assert shown_on(screen, "workers") == ["no worker has called yet; start one with `cis490-training-worker`"]
 
 
@@ -708,22 +725,22 @@ def test_json_of_workers_is_the_answer(stub: Stub, capsys: pytest.CaptureFixture
     assert json.loads(capsys.readouterr().out)["workers"][1]["name"] == "pi"
 
 
-WHY = wire.Why(
+WHY = Why(
     FIRST,
     "pending",
     "no known host can run it",
     [
-        wire.HostVerdict(
+        HostVerdict(
             "tower",
             False,
-            [wire.ReasonView("min_vram_gib", "16", "12"), wire.ReasonView("policy", "a", "b")],
+            [ReasonView("min_vram_gib", "16", "12"), ReasonView("policy", "a", "b")],
             True,
             "runs on tower if min_vram_gib 16 becomes 12",
         ),
-        wire.HostVerdict(
-            "pi", False, [wire.ReasonView("require_cuda", "CUDA", "none")], False, "runs on pi if require_cuda goes"
+        HostVerdict(
+            "pi", False, [ReasonView("require_cuda", "CUDA", "none")], False, "runs on pi if require_cuda goes"
         ),
-        wire.HostVerdict("free", True, [], True),
+        HostVerdict("free", True, [], True),
     ],
     "runs on tower if min_vram_gib 16 becomes 12",
 )
@@ -746,7 +763,7 @@ def test_why_shows_wanted_against_found_and_the_smallest_change(stub: Stub, caps
 
 
 def test_why_of_a_job_without_hosts_is_one_line(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    stub.answers["GET", f"/v1/job/{FIRST}/why"] = wire.Why(FIRST, "completed", "it is completed", [], "")
+    stub.answers["GET", f"/v1/job/{FIRST}/why"] = Why(FIRST, "completed", "it is completed", [], "")
     assert program.main(["why", FIRST]) == 0
     assert capsys.readouterr().out == f"{FIRST}  completed  it is completed\n"
 

@@ -16,8 +16,6 @@ from pathlib import Path
 import pytest
 from stub_receiver import Reply, StubReceiver, lease, problem
 
-from training.fleet import wire
-from training.fleet.capability import Capability
 from training.fleet.client import Client, address
 from training.fleet.errors import (
     AuthenticationError,
@@ -32,8 +30,10 @@ from training.fleet.errors import (
     UnavailableError,
     UnreachableError,
 )
+from training.fleet.model.capability import Capability
+from training.fleet.wire.worker import Beat, Claim, Complete, Fail, Heartbeat, Stored
 
-CLAIM = wire.Claim("claim-0001", "box", Capability("box"))
+CLAIM = Claim("claim-0001", "box", Capability("box"))
 
 
 @pytest.fixture
@@ -159,13 +159,6 @@ def test_a_connection_the_receiver_closed_meanwhile_is_replaced(client: Client, 
     stub.stop()
     stub.start()
     assert client.get("/v1/health") == {"status": "ok"}
-
-
-def test_a_list_that_has_not_changed_is_not_sent_again(client: Client, stub: StubReceiver) -> None:
-    stub.script["/v1/jobs"] = [(200, {"ETag": '"7"'}, {"jobs": []}), (304, {"ETag": '"7"'}, b"")]
-    assert client.get_if_changed("/v1/jobs") == ({"jobs": []}, '"7"')
-    assert client.get_if_changed("/v1/jobs", etag='"7"') == (None, '"7"')
-    assert stub.seen[1].headers["if-none-match"] == '"7"'
 
 
 def test_post_sends_json_or_bytes(client: Client, stub: StubReceiver) -> None:
@@ -300,9 +293,9 @@ def test_a_lease_without_a_field_is_refused_and_one_with_more_is_not(client: Cli
 
 def test_heartbeat_complete_and_fail_return_what_the_receiver_says(client: Client, stub: StubReceiver) -> None:
     stub.beat = {"lease_s": 60, "cancel": True}
-    assert client.heartbeat("a" * 64, wire.Heartbeat("lease-0001")) == wire.Beat(60, cancel=True)
-    assert client.complete("a" * 64, wire.Complete("lease-0001", "b" * 64)).status == "completed"
-    assert client.fail("a" * 64, wire.Fail("lease-0001", "stalled")).status == "failed"
+    assert client.heartbeat("a" * 64, Heartbeat("lease-0001")) == Beat(60, cancel=True)
+    assert client.complete("a" * 64, Complete("lease-0001", "b" * 64)).status == "completed"
+    assert client.fail("a" * 64, Fail("lease-0001", "stalled")).status == "failed"
     assert [seen.path.rpartition("/")[2] for seen in stub.seen] == ["heartbeat", "complete", "fail"]
 
 
@@ -310,7 +303,7 @@ def test_an_upload_is_streamed_with_its_length_and_lease(client: Client, stub: S
     data = bytes(range(256)) * 8192
     (tmp_path / "bundle").write_bytes(data)
     sha256 = hashlib.sha256(data).hexdigest()
-    assert client.upload("lease-0001", sha256, tmp_path / "bundle") == wire.Stored(sha256, len(data), True)
+    assert client.upload("lease-0001", sha256, tmp_path / "bundle") == Stored(sha256, len(data), True)
     assert client.upload("lease-0001", sha256, tmp_path / "bundle").new is False
     assert stub.stored[sha256] == data
     assert stub.seen[0].headers["x-lease-id"] == "lease-0001"

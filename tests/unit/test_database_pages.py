@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 
-from training.fleet.database import pages, upkeep
-from training.fleet.database.sqlite import Sqlite
+from training.fleet.database.sqlite import Sqlite, pages, upkeep
 from training.fleet.errors import UnavailableError
 
 PAGE = 4096
@@ -291,9 +290,9 @@ def test_a_log_of_few_and_large_changes_does_not_grow_without_end(path: Path, mo
 WRITER = """
 import random, sys
 from pathlib import Path
-from training.fleet.database import sqlite, upkeep
+from training.fleet.database.sqlite import upkeep, writer
 upkeep.CHECKPOINT_CHANGES = 15
-database = sqlite.Sqlite.open(Path(sys.argv[1]))
+database = writer.Sqlite.open(Path(sys.argv[1]))
 chance = random.Random(int(sys.argv[2]))
 for number in range(int(sys.argv[3])):
     key, value = str(chance.randrange(300)), "y" * chance.randrange(2000)

@@ -11,16 +11,17 @@ from typing import Any
 import pytest
 
 from tools import demo
-from training.fleet import wire
 from training.fleet.cli.text import Terminal
 from training.fleet.errors import FleetError
+from training.fleet.wire.people import FailureView, JobView
+from training.fleet.wire.worker import Progress
 
 AT = "2026-11-23T15:10:13Z"
 WIDE = Terminal(100, 30)
 PIPE = Terminal()
 
 
-def job(number: int, **changes: Any) -> wire.JobView:
+def job(number: int, **changes: Any) -> JobView:
     values: dict[str, Any] = {
         "id": f"{number}" * 64,
         "model": "gbt",
@@ -38,11 +39,11 @@ def job(number: int, **changes: Any) -> wire.JobView:
         "delayed": False,
         "updated_at": AT,
     }
-    return wire.JobView(**{**values, **changes})
+    return JobView(**{**values, **changes})
 
 
-def running(step: int) -> wire.JobView:
-    return job(1, status="running", host="pi", attempts_used=1, progress=wire.Progress(step, 100, "fold 1/5", {}, 1, 9))
+def running(step: int) -> JobView:
+    return job(1, status="running", host="pi", attempts_used=1, progress=Progress(step, 100, "fold 1/5", {}, 1, 9))
 
 
 COMPLETED = job(
@@ -60,11 +61,11 @@ FAILED = job(
     status="failed",
     host="pi",
     attempts_used=2,
-    failure=wire.Failure("trainer_error", "ValueError: no\x1b[2J rows\nmore", 1, "pi", AT),
+    failure=FailureView("trainer_error", "ValueError: no\x1b[2J rows\nmore", 1, "pi", AT),
 )
 
 
-def shown(screen: demo.Screen, jobs: list[wire.JobView], now: float) -> str:
+def shown(screen: demo.Screen, jobs: list[JobView], now: float) -> str:
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         screen.show(jobs, now)
@@ -126,7 +127,7 @@ def test_a_terminal_is_redrawn_in_place_and_cleared_at_the_end() -> None:
 
 
 def test_the_results_name_every_job_with_its_figures_and_its_artifact(root: Path) -> None:
-    state = demo.State(root / ".demo")
+    state = demo.DemoFolder(root / ".demo")
     assert demo.results([COMPLETED, FAILED], state, WIDE) == [
         "JOB           MODEL  MODE    SPLIT  HOST  DURATION  AUROC   AUPRC  ARTIFACT",
         "111111111111  gbt    oracle  hosts  pi    12 s      0.9123  0.5    aaaaaaaaaaaa",
@@ -151,7 +152,7 @@ def test_a_failed_job_shows_its_actual_error() -> None:
 
 
 def test_every_path_and_script_it_names_exists(root: Path) -> None:
-    lines = "\n".join(demo.further([COMPLETED], demo.State(root / ".demo")))
+    lines = "\n".join(demo.further([COMPLETED], demo.DemoFolder(root / ".demo")))
     for name in ("data/lab", "data/lab/README.md", "data/lab/lab.parquet", "tools/record_telemetry.py",
                  "scripts/demo.sh", "docs/tutorial.md"):  # fmt: skip
         assert name in lines
@@ -159,7 +160,7 @@ def test_every_path_and_script_it_names_exists(root: Path) -> None:
 
 
 def test_tokens_are_secret_and_kept(tmp_path: Path) -> None:
-    state = demo.State(tmp_path / "state")
+    state = demo.DemoFolder(tmp_path / "state")
     state.make()
     token = state.operator_token.read_text()
     assert len(token.strip()) >= 32
@@ -170,6 +171,6 @@ def test_tokens_are_secret_and_kept(tmp_path: Path) -> None:
 
 
 def test_two_demos_on_one_folder_are_refused(tmp_path: Path) -> None:
-    state = demo.State(tmp_path)
+    state = demo.DemoFolder(tmp_path)
     with state.held(), pytest.raises(FleetError, match="name another folder with --state"), state.held():
         pass

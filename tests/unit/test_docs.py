@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from training.fleet.jobs import FAIL_KINDS, MODES, STATUSES
+from training.fleet.model.jobs import FAIL_KINDS, MODES, STATUSES
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 NAMED_TEST = re.compile(r"\b(tests/[\w/]+(?:\.\w+)?)(?:::(\w+))?")

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from integrity_site import Site, killed
 
-from training.fleet.database import pages
+from training.fleet.database.sqlite import pages
 from training.fleet.errors import ConfigurationError, FleetError
-from training.fleet.integrity import fsck as fsck_module
+from training.fleet.maintenance import fsck as fsck_module
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_a_flipped_bit_in_an_artifact_is_found_and_named_with_its_job(site: Site
     (fault,) = site.fsck().findings
     assert fault.place == f"artifact {site.artifacts[1]} (result of job {site.ids[1]})"
     assert fault.found.startswith("800 bytes that hash to ")
-    assert "another seed" in fault.hint
+    assert "another seed" in fault.remedy
     assert site.files() == before
 
 
@@ -179,7 +179,7 @@ def test_an_index_that_is_wrong_is_found_and_repaired(site: Site, spoil: Any, li
     site.places.index.write_text(spoil(right))
     assert places(site.fsck()) == [f"{site.places.index}, line {line}"]
     report = site.fsck(repair=True)
-    assert (len(report.findings), report.repaired) == (1, [f"{site.places.index}: written anew from the database"])
+    assert (len(report.findings), report.repaired) == (1, [f"{site.places.index}: written again from the database"])
     assert site.places.index.read_text() == right
     assert site.fsck().findings == []
 
@@ -331,7 +331,7 @@ def test_many_findings_of_one_kind_are_counted(site: Site, monkeypatch: pytest.M
 def test_a_row_that_is_not_true_does_not_send_a_good_artifact_to_the_quarantine(site: Site) -> None:
     change(site.db, "UPDATE artifact SET size_bytes = 801 WHERE seq = 1")
     (fault, *_) = site.fsck(repair=True).findings
-    assert (fault.found, fault.hint) == ("800 bytes", "the bundle is whole, its row is not: restore a backup")
+    assert (fault.found, fault.remedy) == ("800 bytes", "the bundle is whole, its row is not: restore a backup")
     assert site.bundle(0).exists()
 
 
@@ -415,7 +415,7 @@ def test_a_file_that_may_only_be_read_is_checked(site: Site, monkeypatch: pytest
     def refuse_to_write(name: str, **more: Any) -> sqlite3.Connection:
         return connect(name.replace("queue.db?vfs", "nowhere/queue.db?vfs"), **more)
 
-    monkeypatch.setattr("training.fleet.database.reading.sqlite3.connect", refuse_to_write)
+    monkeypatch.setattr("training.fleet.database.sqlite.reading.sqlite3.connect", refuse_to_write)
     assert places(site.fsck()) == [f"job {site.ids[6]}"]
 
 
@@ -438,7 +438,7 @@ def test_a_file_that_cannot_be_locked_is_told(site: Site, monkeypatch: pytest.Mo
     def refuse(*_: Any) -> Any:
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr("training.fleet.database.reading.fcntl.lockf", refuse)
+    monkeypatch.setattr("training.fleet.database.sqlite.reading.fcntl.lockf", refuse)
     with pytest.raises(ConfigurationError, match="cannot lock the database"):
         site.fsck()
 
@@ -476,7 +476,7 @@ def test_a_file_that_is_no_database_is_told(site: Site, data: bytes) -> None:
     if data:
         assert "file is not a database" in " ".join(fault.found for fault in site.fsck().findings)
     else:
-        with pytest.raises(ConfigurationError, match="has no tables of this program, expected those of"):
+        with pytest.raises(ConfigurationError, match="has no tables of this program; expected those of"):
             site.fsck()
 
 

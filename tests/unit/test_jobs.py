@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.fleet.errors import InvalidMessageError
-from training.fleet.jobs import (
+from training.fleet.model.jobs import (
     DatasetRef,
     Requirement,
     Spec,
@@ -113,7 +113,7 @@ def test_seven_tables_inside_hyper_are_refused_and_six_are_not() -> None:
 
 def test_a_specification_over_64_kib_is_refused() -> None:
     assert len(Spec("gbt", "oracle", {"x": "a" * 65000}).job_id()) == 64
-    with pytest.raises(InvalidMessageError, match="takes 66108 bytes; at most 65536"):
+    with pytest.raises(InvalidMessageError, match="takes 66108 bytes; expected at most 65536"):
         Spec("gbt", "oracle", {"x": "a" * 66000}).job_id()
 
 

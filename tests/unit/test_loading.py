@@ -12,23 +12,27 @@ from training.fleet.api.loading import Loader
 from training.fleet.errors import ConfigurationError, FleetError, ManifestError, StorageFullError, UnavailableError
 from training.fleet.queue import Queue
 
+NONE_BEFORE = "the manifest cannot be loaded and none was in force before: "
+
 
 @pytest.mark.parametrize(
-    ("trouble", "ends", "status"),
+    ("trouble", "ends", "status", "told"),
     [
-        (UnavailableError("the database cannot be written"), UnavailableError, 75),
-        (StorageFullError("the disk of the database is full"), UnavailableError, 75),
-        (ManifestError("it has 1 fault"), ConfigurationError, 78),
+        (UnavailableError("the database cannot be written"), UnavailableError, 75, NONE_BEFORE),
+        (StorageFullError("the disk of the database is full"), UnavailableError, 75, NONE_BEFORE),
+        (FleetError("something else"), ConfigurationError, 78, NONE_BEFORE),
+        (ManifestError("it has 1 fault"), ConfigurationError, 78, ""),
     ],
 )
 def test_a_first_start_that_the_disk_ends_may_be_tried_again_and_one_with_a_wrong_file_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: FleetError, ends: type[FleetError], status: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: FleetError, ends: type[FleetError], status: int, told: str
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise trouble
 
     monkeypatch.setattr("training.fleet.api.loading.child_load", refuse)
     loader = Loader(None, Queue(), tmp_path / "manifest.toml", tmp_path / "applied.toml")  # type: ignore[arg-type]
-    with pytest.raises(ends, match=trouble.message) as caught:
+    with pytest.raises(ends) as caught:
         asyncio.run(loader.start())
+    assert caught.value.message == told + trouble.message
     assert caught.value.exit_status == status

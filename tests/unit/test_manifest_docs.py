@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from training.fleet.capability import GIB
-from training.fleet.jobs import DatasetRef
 from training.fleet.manifest import load
 from training.fleet.manifest.keys import DEFAULTS, JOB, TABLES
-from training.fleet.placement import declared, judge
+from training.fleet.model.capability import GIB
+from training.fleet.model.jobs import DatasetRef
+from training.fleet.model.placement import declared, judge
 from training.trainer import hyper
 
 ROW = re.compile(r"^\| `([a-z_]+)` \| (.+) \| (.+) \| .+ \|$", re.MULTILINE)
@@ -48,8 +48,8 @@ def test_the_page_has_the_bounds_and_defaults_of_the_code(root: Path, table: str
 
 def test_the_example_trains_every_model_in_both_modes_once(root: Path) -> None:
     manifest = load(root / "etc/training_manifest.toml.example")
-    assert manifest.warnings == ()
-    assert manifest.contract == hyper.contract_digest(hyper.describe())
+    assert manifest.header.warnings == ()
+    assert manifest.header.contract == hyper.contract_digest(hyper.describe())
     models = ("gbt", "mlp", "cnn", "gru", "lstm", "tcn", "transformer")
     wanted = [(model, mode) for model in models for mode in ("realistic", "oracle")]
     assert [(entry.spec.model, entry.spec.mode) for entry in manifest.jobs] == wanted
@@ -58,7 +58,9 @@ def test_the_example_trains_every_model_in_both_modes_once(root: Path) -> None:
 
 def test_every_job_of_the_example_has_a_host_that_could_run_it(root: Path) -> None:
     manifest = load(root / "etc/training_manifest.toml.example")
-    hosts = [(declared(name, policy, manifest.datasets), policy) for name, policy in manifest.hosts.items()]
+    hosts = [
+        (declared(name, policy, manifest.header.datasets), policy) for name, policy in manifest.header.hosts.items()
+    ]
     assert [host.ram_bytes // GIB for host, _ in hosts] == [32, 64, 8, 10000]
     for entry in manifest.jobs:
         assert any(judge(entry.requirement, host, policy).eligible for host, policy in hosts), entry.position

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from training.fleet.errors import ManifestError, TrainerError, UnavailableError
-from training.fleet.jobs import DatasetRef
-from training.fleet.manifest import MAX_MANIFEST_BYTES, InForce, child, child_load, declaration_of, load
+from training.fleet.manifest import child, child_load, declaration_of, load
 from training.fleet.manifest.__main__ import main
 from training.fleet.manifest.source import read_bytes
+from training.fleet.model.jobs import MAX_MANIFEST_BYTES, DatasetRef
 from training.trainer import hyper
 
 A = "sha256:" + "a" * 64
@@ -77,7 +77,7 @@ def test_a_child_gives_what_reading_here_gives(tmp_path: Path) -> None:
     assert tuple(there.entries) == here.jobs
     assert here.header.count == 3
     assert here.header.datasets["lab"] == DatasetRef("lab", A)
-    assert here.warnings == ("jobs[3] (line 25) and jobs[4] (line 28) are the same job; it counts once",)
+    assert here.header.warnings == ("jobs[3] (line 25) and jobs[4] (line 28) are the same job; it counts once",)
 
 
 def test_entries_of_a_child_share_equal_constraints(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_cut_spool_file_is_never_a_shorter_manifest(tmp_path: Path) -> None:
     path = write(tmp_path, TEXT)
     with tempfile.TemporaryFile("w+") as rows:
         manifest = load(path)
-        child.write_rows(manifest.header, manifest.jobs, rows)
+        child.write_rows(manifest, rows)
         rows.seek(0)
         lines = rows.readlines()
     spool = write(tmp_path, "".join(lines[1:-1]), "spool").open("rb")
@@ -145,7 +145,7 @@ def test_the_child_program_writes_rows_or_faults(tmp_path: Path, capsys: pytest.
     assert json.loads(lines[0])["count"] == 3
     assert sum(isinstance(json.loads(line), list) for line in lines) == 3
     assert main(["--rows", str(tmp_path / "absent")]) == 0
-    assert list(json.loads(capsys.readouterr().out)) == ["message", "faults"]
+    assert json.loads(capsys.readouterr().out)["problem"]["code"] == "manifest_invalid"
 
 
 def test_the_child_sees_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +162,11 @@ def test_the_child_sees_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(
     ("name", "found"),
-    [("absent.toml", "no such file or directory"), (".", "no regular file"), ("pipe", "no regular file")],
+    [
+        ("absent.toml", "no such file or directory"),
+        (".", "a folder, a pipe or a device"),
+        ("pipe", "a folder, a pipe or a device"),
+    ],
 )
 def test_what_is_no_file_is_refused(tmp_path: Path, name: str, found: str) -> None:
     os.mkfifo(tmp_path / "pipe")
@@ -188,7 +192,7 @@ def test_a_file_that_never_rests_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, "one")
     with pytest.raises(ManifestError, match="changes while it is read") as caught:
         read_bytes(path, read=_writing(path, ["two"] * 20))
-    assert caught.value.faults[0].hint == "write it under another name, then rename it"
+    assert caught.value.faults[0].remedy == "write it under another name, then rename it"
 
 
 def test_a_file_that_cannot_be_read_to_its_end_is_refused(tmp_path: Path) -> None:
@@ -225,7 +229,7 @@ def test_another_trainer_is_asked_for_its_declaration(tmp_path: Path) -> None:
         "did you mean depth?"
     ]
     manifest = load(write(tmp_path, FOREIGN.replace("deepth", "depth")))
-    assert manifest.contract == hyper.contract_digest(DECLARATION)
+    assert manifest.header.contract == hyper.contract_digest(DECLARATION)
 
 
 def test_a_schema_file_is_read_in_place_of_asking(tmp_path: Path) -> None:
@@ -233,7 +237,7 @@ def test_a_schema_file_is_read_in_place_of_asking(tmp_path: Path) -> None:
     text = FOREIGN.replace("deepth", "depth").replace("[trainer]", '[trainer]\nschema = "mine.json"')
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    assert load(write(tmp_path, text)).contract == hyper.contract_digest(DECLARATION)
+    assert load(write(tmp_path, text)).header.contract == hyper.contract_digest(DECLARATION)
     assert child_load(write(elsewhere, text), base=tmp_path).header.contract == hyper.contract_digest(DECLARATION)
 
 
@@ -253,10 +257,7 @@ def test_where_a_schema_is_required_no_trainer_is_started(tmp_path: Path) -> Non
     (fault,) = caught.value.faults
     assert fault.place == "trainer (line 4)"
     assert fault.found.startswith("no trainer.schema, and the setting schema_required keeps")
-    assert "trainer.schema" in fault.hint
-    in_force = InForce(path, 1, hyper.contract_digest(DECLARATION))
-    with pytest.raises(ManifestError):
-        child_load(path, schema_required=True, in_force=in_force)
+    assert "trainer.schema" in fault.remedy
     write(tmp_path, json.dumps(DECLARATION), "mine.json")
     path.write_text(path.read_text().replace("[trainer]", '[trainer]\nschema = "mine.json"'))
     assert child_load(path, schema_required=True).header.contract == hyper.contract_digest(DECLARATION)
@@ -265,7 +266,7 @@ def test_where_a_schema_is_required_no_trainer_is_started(tmp_path: Path) -> Non
 
 def test_where_a_schema_is_required_the_projects_own_trainer_needs_none(tmp_path: Path) -> None:
     own = '[manifest]\nschema = 1\n[hosts.default]\nallow_jobs = ["*"]\n[[jobs]]\nmodel = "gbt"\nmode = "oracle"\n'
-    assert load(write(tmp_path, own), schema_required=True).contract == hyper.contract_digest(hyper.describe())
+    assert load(write(tmp_path, own), schema_required=True).header.contract == hyper.contract_digest(hyper.describe())
 
 
 def test_a_trainer_table_with_a_fault_starts_nothing(tmp_path: Path) -> None:
@@ -287,10 +288,10 @@ def test_a_trainer_without_an_answer_is_one_fault_beside_the_others(tmp_path: Pa
     [
         ("raise SystemExit('no data today')", "ended with status 1: 'no data today'"),
         ("print('hello')", "gave no JSON"),
-        ("print('[1]')", r"gave \[1\], expected a JSON Schema document"),
+        ("print('[1]')", r"gave \[1\]; expected a JSON Schema document"),
         ("print('[' * 100000)", "gave no JSON"),
         ("import sys; sys.stdout.write('x' * 20_000_000)", "gave more than 4194304 bytes"),
-        ("import sys; sys.stderr.write('x' * 20_000_000); print(3)", "gave 3, expected"),
+        ("import sys; sys.stderr.write('x' * 20_000_000); print(3)", "gave 3; expected"),
     ],
 )
 def test_a_trainer_that_answers_nonsense_is_refused(tmp_path: Path, program: str, expected: str) -> None:

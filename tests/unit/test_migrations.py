@@ -15,9 +15,8 @@ from pathlib import Path
 import pytest
 from queue_world import World
 
-from training.fleet import sql
-from training.fleet.database import upkeep
-from training.fleet.database.sqlite import Sqlite
+from training.fleet.database import statements as sql
+from training.fleet.database.sqlite import Sqlite, upkeep
 from training.fleet.errors import ConfigurationError
 
 NEWEST = max(sql.migrations("sqlite"))
@@ -217,11 +216,11 @@ def test_references_are_enforced_after_an_upgrade(path: Path, monkeypatch: pytes
 UPGRADE = """
 import os, signal, sqlite3, sys
 from pathlib import Path
-from training.fleet.database import sqlite, upkeep
+from training.fleet.database.sqlite import opening, upkeep, writer
 
 path, die_at = Path(sys.argv[1]), int(sys.argv[2])
 upkeep.MIGRATIONS = eval(sys.stdin.read())
-seen, migrate = [], sqlite.migrate
+seen, migrate = [], opening.migrate
 
 def count(_statement):
     seen.append(1)
@@ -233,8 +232,8 @@ def traced(connection, *rest):
     migrate(connection, *rest)
     connection.set_trace_callback(None)
 
-sqlite.migrate = traced
-database = sqlite.Sqlite.open(path)
+opening.migrate = traced
+database = writer.Sqlite.open(path)
 print(len(seen))
 database.close()
 """

@@ -22,6 +22,7 @@ BUNDLE = ("--bundle", "none", "--data", "none.csv")
 
 PROGRAMS: dict[str, tuple[str, ...] | None] = {
     "bench": ("--quick", "pairs"),
+    "bench.against": None,
     "bench.boosting": (),
     "bench.grouped": ("0", "none"),
     "bench.inhaler": ("0", "none", "hash"),
@@ -54,7 +55,7 @@ PROGRAMS: dict[str, tuple[str, ...] | None] = {
 }
 """Each program with words for which it needs a package; None where the standard library is enough."""
 
-CHILDREN = {"training/fleet/executors/shim.py"}
+CHILDREN = {"training/fleet/worker/process/shim.py"}
 """Started with the Python of the worker alone, which was looked at; it must load next to nothing."""
 OLD = """
 import sys

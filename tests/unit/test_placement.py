@@ -8,21 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.fleet.capability import GIB, Capability, Gpu
-from training.fleet.jobs import DatasetRef, Policy, Requirement
-from training.fleet.placement import (
-    Reason,
-    applied,
-    declared,
-    drift,
-    effective,
-    judge,
-    rank,
-    remedy,
-    smallest_change,
-    smallest_change_among,
-    waits_for_cuda,
-)
+from training.fleet.model.capability import GIB, Capability, Gpu
+from training.fleet.model.jobs import DatasetRef, Policy, Requirement
+from training.fleet.model.placement import Reason, declared, drift, effective, judge, rank, waits_for_cuda
+from training.fleet.model.remedy import applied, remedy, smallest_change, smallest_change_among
 
 A = "sha256:" + "a" * 64
 B = "sha256:" + "b" * 64

@@ -3,8 +3,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from training.fleet import sql
-from training.fleet.jobs import FAIL_KINDS, STATUSES, Terms
+from training.fleet.database import statements as sql
+from training.fleet.model.jobs import FAIL_KINDS, STATUSES, Terms
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "states.md").read_text(encoding="utf-8")
 

@@ -8,8 +8,8 @@ import pytest
 from tls_site import Site
 
 from tests.clock import Clock
-from training.fleet.certificates import DAY_S
-from training.fleet.receiver.tls import Issuer
+from training.fleet.tls.certificates import DAY_S
+from training.fleet.tls.serving import Issuer
 
 
 @pytest.fixture

@@ -11,10 +11,9 @@ import pytest
 from integrity_site import Site
 
 from training.fleet import receiver
-from training.fleet.database import pages, reading
-from training.fleet.database.sqlite import Sqlite
-from training.fleet.integrity.backup import Order, back_up
-from training.fleet.integrity.report import Report, ignore
+from training.fleet.database.sqlite import Sqlite, pages, reading
+from training.fleet.maintenance.backup import BackupTask, back_up
+from training.fleet.maintenance.report import Report, ignore
 from training.fleet.receiver import offline
 
 
@@ -69,7 +68,7 @@ def test_a_repair_says_what_it_did_and_exits_1_once(site: Site, capsys: pytest.C
     site.places.index.unlink()
     status, out, _ = run(capsys, "fsck", "--repair", *flags(site.folder))
     assert status == 1
-    assert f"repaired: {site.places.index}: written anew from the database\n" in out
+    assert f"repaired: {site.places.index}: written again from the database\n" in out
     assert run(capsys, "fsck", "--repair", *flags(site.folder))[0] == 0
 
 
@@ -87,7 +86,7 @@ def test_json_holds_everything(site: Site, capsys: pytest.CaptureFixture[str]) -
     document = json.loads(out)
     assert status == 1
     assert sorted(document) == ["checked", "findings", "notes", "repaired"]
-    assert sorted(document["findings"][0]) == ["expected", "found", "hint", "place"]
+    assert sorted(document["findings"][0]) == ["expected", "found", "place", "remedy"]
     assert document["checked"]["jobs"] == 8
 
 
@@ -149,7 +148,9 @@ def test_the_copy_that_a_check_was_killed_over_is_removed_by_the_next(
 
 
 def test_a_restore_prints_what_it_did(site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    order = Order(tmp_path / "backups", "one", site.places, site.folder / "none", True, "2026-01-01T00:00:00Z", "0.1.0")
+    order = BackupTask(
+        tmp_path / "backups", "one", site.places, site.folder / "none", True, "2026-01-01T00:00:00Z", "0.1.0"
+    )
     database = Sqlite.open(site.db)
     backup = back_up(database, order, Report(), ignore)
     database.close()

@@ -109,7 +109,7 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         read(file, {"CIS490_LOUD": "perhaps"})
     assert len(caught.value.faults) == 3
-    assert any("did you mean name?" in fault.hint for fault in caught.value.faults)
+    assert any("did you mean name?" in fault.remedy for fault in caught.value.faults)
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from training.fleet.errors import ConfigurationError
-from training.fleet.executors import local, shim
-from training.fleet.executors.local import (
-    Ending,
+from training.fleet.worker.process import local, shim
+from training.fleet.worker.process.local import (
+    TrainerEnding,
     Training,
     lives,
     process_identity,
@@ -96,7 +96,7 @@ class Started:
     def take(self, chunk: bytes) -> None:
         self.output += chunk
 
-    def ending(self) -> Ending:
+    def ending(self) -> TrainerEnding:
         assert self.told.wait(15)
         return self.trainings[-1].ending()
 
@@ -322,7 +322,7 @@ def test_the_end_of_what_was_printed_stands_in_the_report_when_nobody_takes_over
 
 
 def test_the_report_has_its_room_before_a_trainer_can_fill_the_disk(tmp_path: Path) -> None:
-    report = shim.Report(str(tmp_path / "exit.json"))
+    report = shim.ReportFile(str(tmp_path / "exit.json"))
     assert [(path.name, path.stat().st_size) for path in tmp_path.iterdir()] == [("exit.json.new", shim.REPORT_BYTES)]
     report.write("{}")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("exit.json", "{}")]
@@ -333,7 +333,7 @@ def test_a_report_without_room_may_still_fit_later(tmp_path: Path, monkeypatch: 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    shim.Report(str(tmp_path / "exit.json")).write("{}")
+    shim.ReportFile(str(tmp_path / "exit.json")).write("{}")
     assert (tmp_path / "exit.json").read_text() == "{}"
 
 
@@ -419,7 +419,7 @@ def test_a_shim_that_was_killed_takes_its_trainer_along_and_is_reported(start: S
     training = start("import sys, time; sys.stdout.write('ready'); sys.stdout.flush(); time.sleep(600)")
     start.until_it_says(b"ready")
     os.kill(training._shim.pid, signal.SIGKILL)
-    assert start.ending() == Ending(error="the shim was killed before it could report")
+    assert start.ending() == TrainerEnding(error="the shim was killed before it could report")
     assert start.processes() == []
 
 

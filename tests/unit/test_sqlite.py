@@ -14,13 +14,12 @@ from typing import Any
 
 import pytest
 
-from training.fleet import sql
-from training.fleet.database import sqlite
-from training.fleet.database.sqlite import Sqlite
+from training.fleet.database import statements as sql
+from training.fleet.database.queries import RECORD, REMEMBERED
+from training.fleet.database.sqlite import Sqlite, opening, writer
 from training.fleet.errors import (
     ConfigurationError,
     ConflictError,
-    FleetError,
     StorageFullError,
     UnavailableError,
 )
@@ -67,8 +66,8 @@ def remember(key: str, value: str = "1") -> Any:
 
 
 def remembered(database: Sqlite, key: str) -> str | None:
-    row = database.submit(lambda tx: tx.one("remembered", key=key)).result()
-    return None if row is None else row["value"]
+    row = database.submit(lambda tx: tx.one(REMEMBERED, key=key)).result()
+    return None if row is None else row.value
 
 
 def together(database: Sqlite, *changes: Any) -> list[Any]:
@@ -116,7 +115,7 @@ def test_a_second_receiver_is_refused(database: Sqlite, path: Path) -> None:
     code = "import sys; from pathlib import Path; from training.fleet.database.sqlite import Sqlite; " + (
         "Sqlite.open(Path(sys.argv[1]))"
     )
-    root = str(Path(sqlite.__file__).parents[3])
+    root = str(Path(writer.__file__).parents[4])
     words = [sys.executable, "-c", code, str(path)]
     done = subprocess.run(words, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode != 0
@@ -153,8 +152,8 @@ def test_a_damaged_database_is_refused(path: Path) -> None:
 
 def test_a_large_database_is_not_checked_at_every_start(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Sqlite.open(path).close()
-    monkeypatch.setattr(sqlite, "QUICK_CHECK_BYTES", 0)
-    monkeypatch.setattr(sqlite, "_check", lambda *_: pytest.fail("it was checked"))
+    monkeypatch.setattr(opening, "QUICK_CHECK_BYTES", 0)
+    monkeypatch.setattr(opening, "check", lambda *_: pytest.fail("it was checked"))
     Sqlite.open(path).close()
 
 
@@ -169,20 +168,12 @@ def test_a_disk_that_refuses_at_the_start_is_a_clear_error(path: Path, monkeypat
         error.sqlite_errorcode = sqlite3.SQLITE_IOERR
         raise error
 
-    monkeypatch.setattr(sqlite, "_settle", refuse)
+    monkeypatch.setattr(opening, "settle", refuse)
     with pytest.raises(UnavailableError, match="disk I/O error"):
         Sqlite.open(path)
 
 
 # ---- changes
-
-
-def test_an_answer_is_durable(database: Sqlite, path: Path) -> None:
-    assert database.submit(remember("a")).result() == 1
-    database.close()
-    again = Sqlite.open(path)
-    assert remembered(again, "a") == "1"
-    again.close()
 
 
 def test_changes_that_wait_share_one_commit(database: Sqlite) -> None:
@@ -199,39 +190,10 @@ def test_a_batch_that_only_reads_needs_no_commit(database: Sqlite) -> None:
 
 
 def test_a_batch_is_bounded(database: Sqlite, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "MAX_BATCH", 5)
+    monkeypatch.setattr(writer, "MAX_BATCH", 5)
     cursor = Failing(database)
     together(database, *(remember(str(number)) for number in range(20)))
     assert cursor.commits >= 4
-
-
-def test_a_change_that_raises_undoes_itself_only(database: Sqlite) -> None:
-    def change_my_mind(tx: Any) -> None:
-        tx.run("remember", key="bad", value="1")
-        raise ConflictError("no")
-
-    good, bad, also_good = together(database, remember("a"), change_my_mind, remember("b"))
-    assert isinstance(bad.exception(), ConflictError)
-    assert (good.result(), also_good.result()) == (1, 1)
-    assert [remembered(database, key) for key in ("a", "bad", "b")] == ["1", None, "1"]
-
-
-def test_a_change_that_raises_before_it_writes_is_harmless(database: Sqlite) -> None:
-    def refuse(_tx: Any) -> None:
-        raise ConflictError("no")
-
-    (bad,) = together(database, refuse)
-    assert isinstance(bad.exception(), ConflictError)
-
-
-def test_a_change_that_breaks_a_rule_of_the_schema_is_an_error_for_its_caller_alone(
-    database: Sqlite, caplog: pytest.LogCaptureFixture
-) -> None:
-    good, bad = together(database, remember("a"), remember("b", None))  # type: ignore[arg-type]
-    assert good.result() == 1
-    assert type(bad.exception()) is FleetError
-    assert "please report" in str(bad.exception())
-    assert "broke a rule" in caplog.text
 
 
 def test_callbacks_run_after_the_commit_and_before_the_answer(database: Sqlite) -> None:
@@ -248,44 +210,6 @@ def test_callbacks_run_after_the_commit_and_before_the_answer(database: Sqlite) 
     future.result()
     database.close()
     assert seen == ["commits 1", "answered"]
-
-
-def test_a_change_that_raises_calls_back_what_it_undoes_newest_first(database: Sqlite) -> None:
-    seen: list[str] = []
-
-    def fine(tx: Any) -> None:
-        tx.run("remember", key="a", value="1")
-        tx.after_commit(lambda: seen.append("kept"))
-        tx.after_rollback(lambda: seen.append("wrong"))
-
-    def bad(tx: Any) -> None:
-        tx.after_commit(lambda: seen.append("wrong"))
-        tx.after_rollback(lambda: seen.append("first"))
-        tx.after_rollback(lambda: seen.append("second"))
-        raise ConflictError("no")
-
-    together(database, fine, bad)
-    assert seen == ["second", "first", "kept"]
-
-
-def test_a_callback_that_fails_stops_nothing(database: Sqlite, caplog: pytest.LogCaptureFixture) -> None:
-    def change(tx: Any) -> str:
-        tx.run("remember", key="a", value="1")
-        tx.after_commit(lambda: 1 // 0)
-        return "done"
-
-    assert database.submit(change).result() == "done"
-    assert remembered(database, "a") == "1"
-    assert "a step after a commit failed" in caplog.text
-
-
-def test_many_rows_go_in_one_call(database: Sqlite) -> None:
-    def change(tx: Any) -> None:
-        tx.many("remember", [{"key": str(number), "value": "1"} for number in range(3)])
-        tx.many("remember", [{"key": "9", "value": "1"}])
-
-    database.submit(change).result()
-    assert [remembered(database, key) for key in ("0", "2", "9")] == ["1", "1", "1"]
 
 
 # ---- trouble
@@ -314,7 +238,7 @@ def test_a_full_disk_within_a_change_fails_that_change_only(database: Sqlite) ->
     cursor = Failing(database)
     cursor.refuse("INSERT INTO event", sqlite3.SQLITE_FULL)
     event = {"at": "", "actor": "", "job": 1, "action": "add", "from_status": None, "to_status": "pending", "why": ""}
-    good, bad = together(database, remember("a"), lambda tx: tx.one("record", **event))
+    good, bad = together(database, remember("a"), lambda tx: tx.one(RECORD, **event))
     assert good.result() == 1
     assert isinstance(bad.exception(), StorageFullError)
 
@@ -323,7 +247,7 @@ def test_what_ran_in_a_batch_that_sqlite_dropped_fails_as_a_whole(database: Sqli
     cursor = Failing(database)
     cursor.refuse("INSERT INTO event", sqlite3.SQLITE_FULL, rolled_back=True)
     event = {"at": "", "actor": "", "job": 1, "action": "add", "from_status": None, "to_status": "pending", "why": ""}
-    futures = together(database, remember("a"), lambda tx: tx.one("record", **event))
+    futures = together(database, remember("a"), lambda tx: tx.one(RECORD, **event))
     assert all(isinstance(future.exception(), StorageFullError) for future in futures)
     cursor.errors.clear()
     assert remembered(database, "a") is None
@@ -364,8 +288,18 @@ def test_the_default_for_a_broken_disk_is_to_refuse_quietly(database: Sqlite) ->
 # ---- answers
 
 
-def repeatably(database: Sqlite, *changes: tuple[Any, bool]) -> list[Any]:
-    """Run changes in one batch, each with whether it may be repeated; return what each was answered."""
+def twice(change: Any) -> Any:
+    """Return a change that may run twice."""
+
+    def marked(tx: Any) -> Any:
+        tx.may_run_twice()
+        return change(tx)
+
+    return marked
+
+
+def answered(database: Sqlite, *changes: Any) -> list[Any]:
+    """Run changes in one batch; return what each was answered."""
     gate, waiting, done = threading.Event(), threading.Event(), threading.Event()
     answers: list[Any] = []
 
@@ -378,23 +312,23 @@ def repeatably(database: Sqlite, *changes: tuple[Any, bool]) -> list[Any]:
         if len(answers) == len(changes):
             done.set()
 
-    database.post(hold, lambda _result, _error: None, repeatable=True)
+    database.post(twice(hold), lambda _result, _error: None)
     assert waiting.wait(10)
-    for change, repeatable in changes:
-        database.post(change, answer, repeatable=repeatable)
+    for change in changes:
+        database.post(change, answer)
     gate.set()
     assert done.wait(10)
     return answers
 
 
-def test_repeatable_changes_share_a_batch_without_savepoints(database: Sqlite) -> None:
+def test_changes_that_may_run_twice_share_a_batch_without_savepoints(database: Sqlite) -> None:
     cursor = Failing(database)
     cursor.refuse("SAVEPOINT", sqlite3.SQLITE_ERROR)
-    assert repeatably(database, (remember("a"), True), (remember("b"), True)) == [1, 1]
+    assert answered(database, twice(remember("a")), twice(remember("b"))) == [1, 1]
     assert cursor.commits == 1
 
 
-def test_a_repeatable_change_that_fails_after_a_write_fails_alone(database: Sqlite) -> None:
+def test_a_change_that_may_run_twice_and_fails_after_a_write_fails_alone(database: Sqlite) -> None:
     seen: list[str] = []
 
     def fine(tx: Any) -> int:
@@ -406,79 +340,10 @@ def test_a_repeatable_change_that_fails_after_a_write_fails_alone(database: Sqli
         tx.run("remember", key="bad", value="1")
         raise ConflictError("no")
 
-    changes = [(fine, True), (change_my_mind, True), (remember("b"), True), (remember("c"), False)]
-    assert repeatably(database, *changes) == [1, ConflictError, 1, 1]
+    changes = [twice(fine), twice(change_my_mind), twice(remember("b")), remember("c")]
+    assert answered(database, *changes) == [1, ConflictError, 1, 1]
     assert [remembered(database, key) for key in ("a", "bad", "b", "c")] == ["1", None, "1", "1"]
     assert seen == ["undone", "kept"]
-
-
-def test_a_change_that_may_not_be_repeated_runs_once(database: Sqlite) -> None:
-    runs: list[str] = []
-
-    def once(tx: Any) -> int:
-        runs.append("once")
-        return int(tx.run("remember", key="once", value="1"))
-
-    def change_my_mind(tx: Any) -> None:
-        runs.append("mind")
-        tx.run("remember", key="bad", value="1")
-        raise ConflictError("no")
-
-    changes = [(remember("a"), True), (once, False), (change_my_mind, True), (remember("b"), True)]
-    assert repeatably(database, *changes) == [1, 1, ConflictError, 1]
-    assert runs == ["once", "mind"]
-    assert [remembered(database, key) for key in ("a", "once", "bad", "b")] == ["1", "1", None, "1"]
-
-
-def test_answers_of_a_batch_are_delivered_in_one_piece(database: Sqlite) -> None:
-    pieces: list[int] = []
-    seen: list[tuple[Any, Any]] = []
-    done = threading.Event()
-
-    def deliver(answers: list[Any]) -> None:
-        pieces.append(len(answers))
-        for answer in answers:
-            answer()
-
-    database.deliver = deliver
-    gate = threading.Event()
-    database.submit(lambda _tx: gate.wait(10))
-
-    def raise_(_tx: Any) -> None:
-        raise ConflictError("no")
-
-    database.post(remember("a"), lambda result, error: seen.append((result, error)))
-    database.post(raise_, lambda result, error: seen.append((result, type(error))))
-    database.submit(lambda _tx: None)
-    database.post(remember("b"), lambda result, error: (seen.append((result, error)), done.set()))
-    gate.set()
-    assert done.wait(10)
-    assert seen == [(1, None), (None, ConflictError), (1, None)]
-    assert pieces == [3]
-
-
-def test_without_an_event_loop_answers_are_given_at_once(database: Sqlite) -> None:
-    done = threading.Event()
-    database.post(remember("a"), lambda _result, _error: done.set())
-    assert done.wait(10)
-
-
-def test_what_was_handed_over_before_the_end_is_still_done(path: Path) -> None:
-    database = Sqlite.open(path)
-    futures = [database.submit(remember(str(number))) for number in range(700)]
-    database.close()
-    database.close()
-    assert all(future.result() == 1 for future in futures)
-
-
-def test_after_the_end_everything_is_refused(path: Path) -> None:
-    database = Sqlite.open(path)
-    database.close()
-    seen: list[Any] = []
-    database.post(remember("a"), lambda _result, error: seen.append(error))
-    with pytest.raises(UnavailableError, match="is stopping"):
-        database.submit(remember("a")).result()
-    assert isinstance(seen[0], UnavailableError)
 
 
 def test_closing_empties_the_log(path: Path) -> None:
@@ -528,7 +393,7 @@ def test_a_disk_that_fails_while_the_log_is_emptied_at_the_end_is_told(
 
 def test_every_statement_compiles(database: Sqlite) -> None:
     for statement in sql.statements("sqlite").values():
-        if statement.text.split()[0] in ("SELECT", "INSERT", "UPDATE"):
+        if statement.text.split()[0] in ("SELECT", "INSERT", "UPDATE", "DELETE"):
             values = dict.fromkeys(re.findall(r":([a-z_0-9]+)", statement.text))
             database.submit(
                 lambda _tx, text=statement.text, values=values: database._connection.execute(
@@ -538,7 +403,7 @@ def test_every_statement_compiles(database: Sqlite) -> None:
 
 
 def test_every_statement_is_used() -> None:
-    code = "".join(path.read_text() for path in Path(sqlite.__file__).parents[1].rglob("*.py"))
+    code = "".join(path.read_text() for path in Path(writer.__file__).parents[2].rglob("*.py"))
     unused = [name for name in sql.statements("sqlite") if f'"{name}"' not in code]
     assert unused == []
 

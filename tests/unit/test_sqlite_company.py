@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from training.fleet.database import sqlite
-from training.fleet.database.sqlite import Sqlite
+from training.fleet.database.queries import REMEMBERED
+from training.fleet.database.sqlite import Sqlite, writer
 
 FOR_EVER_S = 60.0
 
@@ -38,7 +38,7 @@ def wait_for_company(database: Sqlite, expected: int, patience_s: float) -> None
     """Have the next commit wait as if the disk were slow and so many callers about to ask."""
 
     def set_up(_tx: Any) -> None:
-        database._expected, database._patience_s = expected, patience_s
+        database._expected, database._group_wait_s = expected, patience_s
 
     # The batch of the set-up itself must not measure its own commit, which would undo it.
     database._commit = lambda batch: database._transaction.commit()  # type: ignore[method-assign]
@@ -81,7 +81,7 @@ def test_a_full_batch_does_not_wait(database: Sqlite, commits: list[str]) -> Non
 
 def test_a_reader_does_not_wait_for_company(database: Sqlite) -> None:
     wait_for_company(database, 2, FOR_EVER_S)
-    assert database.submit(lambda tx: tx.one("remembered", key="first")).result(10) is None
+    assert database.submit(lambda tx: tx.one(REMEMBERED, key="first")).result(10) is None
 
 
 def test_the_end_is_not_kept_waiting(database: Sqlite, commits: list[str]) -> None:
@@ -92,16 +92,16 @@ def test_the_end_is_not_kept_waiting(database: Sqlite, commits: list[str]) -> No
 
 
 def test_after_a_fast_commit_nobody_waits(database: Sqlite, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "SLOW_COMMIT_S", 3600.0)
+    monkeypatch.setattr(writer, "SLOW_COMMIT_S", 3600.0)
     database.submit(remember("first")).result(10)
-    assert database._patience_s == 0.0
+    assert database._group_wait_s == 0.0
 
 
 def test_after_a_slow_commit_the_wait_is_a_share_of_it_and_bounded(
     database: Sqlite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "SLOW_COMMIT_S", -1.0)
-    monkeypatch.setattr(sqlite, "PATIENCE", 1e9)
+    monkeypatch.setattr(writer, "SLOW_COMMIT_S", -1.0)
+    monkeypatch.setattr(writer, "GROUP_WAIT_SHARE", 1e9)
     database.submit(remember("first")).result(10)
-    assert database._patience_s == 0.004
+    assert database._group_wait_s == 0.004
     assert database._expected == 1

@@ -32,7 +32,7 @@ class Network(nn.Module):
 shift: int = torch.version("word")
 '''
 TORCH = "class Tensor: ...\ndef version(number: int) -> str: ...\ndef backward(rows): ...\n"
-MODULES_OF = {"backports": "backports-zstd", "sklearn": "scikit-learn"}
+MODULES_OF = {"backports": "backports-zstd", "prometheus_client": "prometheus-client", "sklearn": "scikit-learn"}
 
 
 @pytest.mark.parametrize("installed", [False, True], ids=["without torch", "with a typed torch"])

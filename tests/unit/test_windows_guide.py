@@ -6,15 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from powershell import PARSER, every, text
-from tree_sitter import Node
-from windows_guide import GUIDE, NEEDS_A_PC, TYPED, commands
-from windows_pc import CMDLETS
-
-
-@pytest.fixture(scope="module")
-def tree(root: Path) -> Node:
-    return PARSER.parse((root / "scripts" / "install-training-worker-windows.ps1").read_bytes()).root_node
+from windows_guide import GUIDE, NEEDS_A_PC, TYPED, commands, parameters_of
 
 
 @pytest.fixture(scope="module")
@@ -48,16 +40,17 @@ def test_a_command_added_to_the_guide_would_be_found(monkeypatch: pytest.MonkeyP
     assert commands() == ["schtasks /run /tn x", "Get-Date", "wsl -l", "Get-Item x"]
 
 
-def test_what_the_tests_stand_in_for_is_on_the_list_of_things_not_tried(tree: Node, untried: str) -> None:
-    used = {text(one.child_by_field_name("command_name")) for one in every(tree, "command")} & set(CMDLETS)
-    wanted = sorted(name for name in used if "ScheduledTask" in name)
-    types = {text(one.children[0]).strip("[]") for one in every(tree, "invokation_expression", "member_access")}
-    wanted += sorted(name for name in types if re.fullmatch(r"[A-Z][\w.]+", name))
-    assert (len(wanted), wanted[0], wanted[-1]) == (20, "Disable-ScheduledTask", "TimeSpan")
-    assert [name for name in [*wanted, "icacls.exe"] if f"`{name}`" not in untried] == []
+def test_what_the_tests_stand_in_for_is_on_the_list_of_things_not_tried(root: Path, untried: str) -> None:
+    installers = "".join(path.read_text() for path in (root / "training/fleet/install").glob("*.py"))
+    script = (root / "scripts" / "install-training-worker-windows.ps1").read_text()
+    wanted = {"icacls", *re.findall(r"\b[A-Z][a-z]+-[A-Z]\w+", script.partition("Install-Worker {")[2])}
+    wanted |= {"schtasks", *re.findall(r'(?:_demand\(|_schtasks, )"(/\w+)"', installers)}
+    wanted -= {"Install-Worker"}
+    assert {"Get-Command", "/create", "/query", "/end", "/delete"} <= wanted
+    assert sorted(name for name in wanted if f"`{name}`" not in untried) == []
 
 
-def test_every_parameter_of_the_script_is_in_the_guide(tree: Node) -> None:
-    block = every(tree, "param_block")[0]
-    names = [text(every(one, "variable")[0]).lstrip("$") for one in every(block, "script_parameter")]
+def test_every_parameter_of_the_script_is_in_the_guide(root: Path) -> None:
+    names = parameters_of((root / "scripts" / "install-training-worker-windows.ps1").read_text())
+    assert len(names) == 12
     assert [name for name in names if not re.search(rf"-{name}\b", GUIDE.read_text(encoding="utf-8"))] == []

@@ -16,20 +16,21 @@ import pytest
 from backports.zstd import decompress
 from stub_receiver import Reply, Seen, StubReceiver, lease, problem, route
 
-from training.fleet import capability, wire
-from training.fleet.capability import Capability, Datasets, Gpu
+from training.fleet.capability import cards
 from training.fleet.client import Client
 from training.fleet.errors import ConfigurationError, UnavailableError, UnreachableError, UpgradeRequiredError
-from training.fleet.executors.local import ShimTraining
+from training.fleet.model.capability import Capability, Datasets, Gpu
+from training.fleet.wire.worker import Beat, Fail, Lease
 from training.fleet.worker import attempt as attempt_module
 from training.fleet.worker import loop as loop_module
 from training.fleet.worker.ages import Ages
-from training.fleet.worker.attempt import Attempt, Place, Rules
+from training.fleet.worker.attempt import Attempt, Rules, Workplace
 from training.fleet.worker.beats import Beats, Listener
-from training.fleet.worker.folder import RunFolder, State
+from training.fleet.worker.folder import RunFolder, RunState
 from training.fleet.worker.journal import Journal
 from training.fleet.worker.loop import Worker
 from training.fleet.worker.options import Options, options
+from training.fleet.worker.process.local import ShimTraining
 from training.fleet.worker.start import Contracts, Seat
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -61,23 +62,23 @@ class Bench:
         self.client = Client(stub.url)
         self.folder = RunFolder(folder / "run")
         self.words = io.StringIO()
-        self.heard: list[wire.Beat] = []
+        self.heard: list[Beat] = []
         self.rules = Rules(grace_s=0.3, min_free_bytes=0, trainer_dir=TESTS)
 
     def attempt(self, step: str = "claimed", *, resumed: bool = False, act: str = "good", **changes: Any) -> Attempt:
-        granted = wire.Lease(**lease(act, heartbeat_s=0.1))
-        state = State(step, granted, **changes)  # type: ignore[arg-type]
+        granted = Lease(**lease(act, heartbeat_s=0.1))
+        state = RunState(step, granted, **changes)  # type: ignore[arg-type]
         if not self.folder.path.exists():
             self.folder.make(state)
         if resumed:
             self.folder.save(state)
-        place = Place(Seat(1), {}, Contracts(None, TESTS), lambda: [granted.lease_id], self.heard.append)
+        place = Workplace(Seat(1), {}, Contracts(None, TESTS), lambda: [granted.lease_id], self.heard.append)
         return Attempt(self.client, self.rules, place, self.folder, state, Journal(self.words), resumed=resumed)
 
     def made(self) -> None:
         """Make the folder as a worker that began a run has left it."""
         if not self.folder.path.exists():
-            self.folder.make(State("claimed", wire.Lease(**lease("good"))))
+            self.folder.make(RunState("claimed", Lease(**lease("good"))))
 
     def packed(self) -> Attempt:
         """An attempt whose training is done, by an earlier worker."""
@@ -277,53 +278,63 @@ def test_an_artifact_that_cannot_be_packed_fails_with_its_reason(bench: Bench) -
 
 def test_a_report_the_receiver_cannot_read_is_sent_in_a_plainer_form(bench: Bench, stub: StubReceiver) -> None:
     stub.script["fail"] = [problem(422, "invalid_message")]
-    failure = wire.Fail("lease-a-0001", "stalled", error="ü", log_tail="tail")
+    failure = Fail("lease-a-0001", "stalled", error="ü", log_tail="tail")
     assert bench.attempt("failed", resumed=True, failure=failure).run() == "failed"
     assert (bench.reported()["error"], bench.reported()["log_tail"]) == ("'\\xfc'", "")
 
 
 def test_a_report_the_receiver_never_reads_is_given_up(bench: Bench, stub: StubReceiver) -> None:
     stub.script["fail"] = [problem(422, "invalid_message", "no")] * 2
-    failure = wire.Fail("lease-a-0001", "stalled", error="e", log_tail="tail")
+    failure = Fail("lease-a-0001", "stalled", error="e", log_tail="tail")
     assert bench.attempt("failed", resumed=True, failure=failure).run() == "over"
     assert bench.step()[1].endswith("(not taken: no)")
 
 
 def test_a_report_nobody_waits_for_is_given_up(bench: Bench, stub: StubReceiver) -> None:
     stub.script["fail"] = [problem(409, "stale_lease", "too late")]
-    failure = wire.Fail("lease-a-0001", "stalled", error="e")
+    failure = Fail("lease-a-0001", "stalled", error="e")
     assert bench.attempt("failed", resumed=True, failure=failure).run() == "over"
     assert bench.step()[1] == "stalled: e (not taken: too late)"
 
 
 def test_a_report_is_repeated_until_it_is_taken(bench: Bench, stub: StubReceiver) -> None:
     stub.script["fail"] = [problem(503, "unavailable")] * 3
-    assert bench.attempt("failed", resumed=True, failure=wire.Fail("lease-a-0001", "stalled")).run() == "failed"
+    assert bench.attempt("failed", resumed=True, failure=Fail("lease-a-0001", "stalled")).run() == "failed"
     assert len(stub.calls("fail")) == 4
 
 
 def test_a_worker_that_leaves_keeps_its_report_for_the_next_start(bench: Bench, stub: StubReceiver) -> None:
     stub.script["fail"] = [problem(503, "unavailable")] * 9
-    attempt = bench.attempt("failed", resumed=True, failure=wire.Fail("lease-a-0001", "stalled"))
+    attempt = bench.attempt("failed", resumed=True, failure=Fail("lease-a-0001", "stalled"))
     attempt.release()
     assert attempt.run() == "kept"
     assert bench.step()[0] == "failed"
 
 
 @pytest.mark.parametrize(
-    ("kind", "error", "done_here"),
+    ("kind", "cancelled", "done_here"),
     [
-        ("preempted", "cancelled by the operator", True),
-        ("spec_rejected", "no such parameter", True),
-        ("preempted", "the worker was stopped", False),
-        ("stalled", "no word", False),
-        ("lost", "the worker died", False),
+        ("preempted", True, True),
+        ("spec_rejected", False, True),
+        ("preempted", False, False),
+        ("stalled", False, False),
+        ("lost", False, False),
     ],
 )
-def test_a_job_is_done_here_when_it_can_never_come_back(bench: Bench, kind: Any, error: str, done_here: bool) -> None:
-    attempt = bench.attempt("failed", resumed=True, failure=wire.Fail("lease-a-0001", kind, error=error))
+def test_a_job_is_done_here_when_it_can_never_come_back(
+    bench: Bench, kind: Any, cancelled: bool, done_here: bool
+) -> None:
+    failure = Fail("lease-a-0001", kind, error="why")
+    attempt = bench.attempt("failed", resumed=True, failure=failure, cancelled=cancelled)
     attempt.run()
     assert attempt.done_here is done_here
+
+
+def test_a_job_that_the_operator_cancels_while_it_runs_is_done_here(bench: Bench, stub: StubReceiver) -> None:
+    stub.beat = {"lease_s": 600.0, "cancel": True}
+    attempt = bench.attempt(act="polite")
+    assert attempt.run() == "released"
+    assert (bench.reported()["error"], attempt.done_here) == ("cancelled by the operator", True)
 
 
 def test_a_completed_job_is_done_here(bench: Bench) -> None:
@@ -398,7 +409,7 @@ def test_a_shim_that_cannot_be_started_is_the_hosts_fault(bench: Bench, monkeypa
 
 
 def test_nothing_starts_when_the_state_cannot_be_saved(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: RunFolder, state: State) -> None:
+    def full(self: RunFolder, state: RunState) -> None:
         raise OSError(28, "No space left on device")
 
     attempt = bench.attempt(act="slow")
@@ -417,7 +428,7 @@ def test_a_fault_of_the_worker_is_reported_and_not_left_to_the_lease(
     def broken(self: object, elapsed_s: float) -> bool:
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr("training.fleet.worker.progress.Progress.poll", broken)
+    monkeypatch.setattr("training.fleet.worker.progress.ProgressFile.poll", broken)
     attempt = bench.attempt(act="slow")
     assert attempt.run() == "released"
     assert bench.reported()["error"] == "a fault of the worker, please report it: ZeroDivisionError: oops"
@@ -431,7 +442,7 @@ def test_a_fault_while_a_failure_is_reported_ends_the_run(bench: Bench, monkeypa
 
     monkeypatch.setattr(Client, "fail", broken)
     with pytest.raises(ZeroDivisionError):
-        bench.attempt("failed", resumed=True, failure=wire.Fail("lease-a-0001", "stalled")).run()
+        bench.attempt("failed", resumed=True, failure=Fail("lease-a-0001", "stalled")).run()
 
 
 def test_a_run_folder_that_vanished_is_the_trainers_error(bench: Bench) -> None:
@@ -461,7 +472,7 @@ def test_heartbeats_are_tried_again_soon_and_report_the_silence(stub: StubReceiv
     )
     stub.script["heartbeat"] = [problem(503, "unavailable")]
     client = Client(stub.url)
-    beats = Beats(client, wire.Lease(**lease("good", heartbeat_s=30.0)), listener)
+    beats = Beats(client, Lease(**lease("good", heartbeat_s=30.0)), listener)
     beats.start()
     beats.start()
     assert answered.wait(5)
@@ -552,7 +563,7 @@ def test_a_card_that_others_fill_is_no_word_on_what_the_job_needs(
     site: Site, stub: StubReceiver, monkeypatch: pytest.MonkeyPatch, free_bytes: int, kind: str, outcome: str
 ) -> None:
     idle = Gpu("card", "GPU-7", 2**33, 2**33, "550")
-    monkeypatch.setattr(capability, "_gpus", lambda _: (dataclasses.replace(idle, free_vram_bytes=free_bytes),))
+    monkeypatch.setattr(cards, "find", lambda _: (dataclasses.replace(idle, free_vram_bytes=free_bytes),))
     stub.offer(lease("oom_gpu", cuda=True))
     assert site.worker(Capability("box", gpus=(idle,), cuda_usable=True)).serve_once(1) == outcome
     told = stub.wait_for("fail", 1)[0].json
@@ -580,7 +591,7 @@ def test_a_lease_that_makes_no_sense_is_left_alone(site: Site, stub: StubReceive
 def test_a_run_folder_that_cannot_be_made_gives_the_job_back(
     site: Site, stub: StubReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(self: RunFolder, state: State) -> None:
+    def full(self: RunFolder, state: RunState) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(RunFolder, "make", full)
@@ -644,9 +655,9 @@ def left_over(site: Site, *jobs: str) -> None:
     """Leave reports of an earlier worker to deliver."""
     (site.work / "runs").mkdir(parents=True)
     for job in jobs:
-        granted = wire.Lease(**lease("good", job=job))
-        failure = wire.Fail(granted.lease_id, "stalled")
-        RunFolder(site.work / "runs" / job).make(State("failed", granted, failure=failure))
+        granted = Lease(**lease("good", job=job))
+        failure = Fail(granted.lease_id, "stalled")
+        RunFolder(site.work / "runs" / job).make(RunState("failed", granted, failure=failure))
 
 
 def test_what_is_left_over_does_not_wait_until_the_host_is_looked_at(site: Site, stub: StubReceiver) -> None:
@@ -697,7 +708,7 @@ def test_a_host_that_cannot_be_looked_at_ends_the_worker(site: Site) -> None:
 
 
 def test_a_question_that_cannot_be_written_down_is_asked_all_the_same(site: Site, stub: StubReceiver) -> None:
-    (site.work / "claim.new").mkdir(parents=True)
+    (site.work / "claim.part").mkdir(parents=True)
     stub.offer(lease("good"))
     assert site.worker().serve_once(1) == "completed"
     site.says("the next question could not be written down")
@@ -773,7 +784,7 @@ def test_folders_nobody_needs_are_deleted_after_their_time(site: Site, stub: Stu
     for name in ("old", "new", "broken"):
         (runs / name).mkdir(parents=True)
     for name in ("old", "new"):
-        RunFolder(runs / name).save(State("over", wire.Lease(**lease("good"))))
+        RunFolder(runs / name).save(RunState("over", Lease(**lease("good"))))
     for name in ("old", "broken"):
         os.utime(runs / name, (1_710_000_000, 1_710_000_000))
     site.serve(keep_s=1000.0)
@@ -785,7 +796,7 @@ def test_a_folder_that_its_run_deletes_while_old_ones_are_looked_for_does_not_en
     site: Site, stub: StubReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = site.work / "runs"
-    RunFolder(runs / "ending-1").make(State("over", wire.Lease(**lease("good"))))
+    RunFolder(runs / "ending-1").make(RunState("over", Lease(**lease("good"))))
     age_of = Ages.of
 
     def late(ages: Ages, folder: Path) -> float:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from training.fleet.executors import shim
-from training.fleet.jobs import FAIL_KINDS
+from training.fleet.model.jobs import FAIL_KINDS
 from training.fleet.settings import Setting
 from training.fleet.worker.options import TABLE
+from training.fleet.worker.process import shim
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from training.fleet.capability import GIB, Capability, Gpu
+from training.fleet.model.capability import GIB, Capability, Gpu, Problem
 from training.fleet.worker import doctor
 from training.fleet.worker.options import options
 
@@ -34,9 +34,9 @@ def test_a_host_without_a_card_is_well(tmp_path: Path) -> None:
 
 
 def test_a_card_on_the_bus_that_no_driver_shows_is_told(tmp_path: Path) -> None:
-    state, found, mend = doctor.gpu(BARE, tmp_path, bus(tmp_path))
+    state, found, remedy = doctor.gpu(BARE, tmp_path, bus(tmp_path))
     assert (state, found) == ("warn", "an NVIDIA card is built in and no driver shows it here")
-    assert "nvidia-smi must list the card" in mend
+    assert "nvidia-smi must list the card" in remedy
 
 
 def test_a_card_that_this_user_may_not_use_fails_with_the_groups_to_join(
@@ -46,24 +46,24 @@ def test_a_card_that_this_user_may_not_use_fails_with_the_groups_to_join(
     (tmp_path / "nvidiactl").touch()
     assert doctor.gpu(BARE, tmp_path, tmp_path / "none")[0] == "ok"
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    state, found, mend = doctor.gpu(BARE, tmp_path, tmp_path / "none")
+    state, found, remedy = doctor.gpu(BARE, tmp_path, tmp_path / "none")
     assert (state, found.endswith(f"may not use {tmp_path}/nvidia0")) == ("fail", True)
-    assert mend.startswith("sudo usermod -aG video,render ")
+    assert remedy.startswith("sudo usermod -aG video,render ")
 
 
 def test_a_driver_that_does_not_work_fails(tmp_path: Path) -> None:
-    broken = replace(BARE, problems=("GPU tool: nvidia-smi ended with status 9: no driver",))
+    broken = replace(BARE, problems=(Problem("GPU tool: nvidia-smi ended with status 9: no driver", "gpu"),))
     assert doctor.gpu(broken, tmp_path, tmp_path)[:2] == ("fail", "GPU tool: nvidia-smi ended with status 9: no driver")
 
 
 def test_a_card_in_use_warns(tmp_path: Path) -> None:
     busy = replace(SEEN, gpus=(replace(CARD, free_vram_bytes=GIB),))
-    state, found, mend = doctor.gpu(busy, tmp_path, tmp_path)
+    state, found, remedy = doctor.gpu(busy, tmp_path, tmp_path)
     assert (state, found) == (
         "warn",
         "RTX 3060, 12.0 GiB, driver 550.1; RTX 3060 is in use, 1.0 GiB are free",
     )
-    assert mend == "nvidia-smi shows what holds it; end that"
+    assert remedy == "nvidia-smi shows what holds it; end that"
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,10 @@ def test_a_card_in_use_warns(tmp_path: Path) -> None:
         ({}, "ok", "torch 2.4 runs on it"),
         ({"cuda_usable": False, "torch_version": None}, "warn", "torch is not installed"),
         (
-            {"cuda_usable": False, "problems": ("torch is there but CUDA does not work: old driver",)},
+            {
+                "cuda_usable": False,
+                "problems": (Problem("torch is there but CUDA does not work: old driver", "torch"),),
+            },
             "fail",
             "torch is there but CUDA does not work: old driver",
         ),
@@ -89,9 +92,9 @@ def test_a_trainer_that_does_not_answer_is_looked_for_beside_the_single_file(
 ) -> None:
     monkeypatch.setattr(doctor.selftest, "OWN_COMMAND", ("no-such-trainer",))
     chosen = options({"work_dir": str(tmp_path)}, {})
-    state, found, mend = doctor.trainer(chosen)
+    state, found, remedy = doctor.trainer(chosen)
     assert (state, "cannot be started" in found) == ("fail", True)
-    assert mend == "mend it or the manifest's [trainer]"
+    assert remedy == "correct it or the manifest's [trainer]"
     monkeypatch.setattr(doctor, "PACKED", True)
     assert doctor.trainer(chosen)[2] == "give the folder of the checkout that holds the trainer with --trainer-dir"
 
@@ -111,9 +114,9 @@ def test_a_work_folder_that_cannot_be_made_or_written_fails(tmp_path: Path, monk
     )
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     absent = options({"work_dir": str(tmp_path / "a/b")}, {})
-    state, found, mend = doctor.work_folder(absent)
+    state, found, remedy = doctor.work_folder(absent)
     assert (state, f"cannot make it in {tmp_path}" in found) == ("fail", True)
-    assert mend == "run doctor as the worker's user with its settings, or correct --work-dir"
+    assert remedy == "run doctor as the worker's user with its settings, or correct --work-dir"
 
 
 def test_windows_is_asked_for_a_task_and_linux_for_a_unit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,21 +9,24 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from training.fleet import system, wire
+from training.fleet import system
+from training.fleet.wire.worker import Fail, Lease, Progress
 from training.fleet.worker import files
+from training.fleet.worker import folder as folder_module
 from training.fleet.worker import log as log_module
 from training.fleet.worker.files import delete_tree, open_regular
-from training.fleet.worker.folder import RunFolder, State, read_object, unfinished, write_whole
-from training.fleet.worker.held import ByDescriptor, ByPath
+from training.fleet.worker.folder import RunFolder, RunState, read_object, unfinished
+from training.fleet.worker.held import ByPath, Held
 from training.fleet.worker.journal import Journal
 from training.fleet.worker.log import Log, plain
-from training.fleet.worker.progress import Progress, flat_metrics, left_s
+from training.fleet.worker.progress import ProgressFile, flat_metrics, left_s
 from training.fleet.worker.verdict import Failure
 
-LEASE = wire.Lease("a" * 64, "lease-0001", 1, 90.0, 600.0, 30.0, {"model": "x"}, 60, ["x"])
+LEASE = Lease("a" * 64, "lease-0001", 1, 90.0, 600.0, 30.0, {"model": "x"}, 60, ["x"])
 
 
 def test_a_short_log_is_kept_whole(tmp_path: Path) -> None:
@@ -117,9 +120,9 @@ def test_people_never_see_control_characters(raw: str, shown: str) -> None:
     assert plain(raw) == shown
 
 
-def progress_of(tmp_path: Path, data: bytes) -> Progress:
+def progress_of(tmp_path: Path, data: bytes) -> ProgressFile:
     (tmp_path / "progress.jsonl").write_bytes(data)
-    progress = Progress(tmp_path / "progress.jsonl")
+    progress = ProgressFile(tmp_path / "progress.jsonl")
     progress.poll(10.0)
     return progress
 
@@ -129,7 +132,7 @@ def test_the_newest_progress_counts(tmp_path: Path) -> None:
         b'{"step":1,"steps":4,"phase":"a","metrics":{"m":1}}\n{"step":2,"steps":4,"phase":"b","metrics":{"m":2.5}}\n'
     )
     found = progress_of(tmp_path, lines).report(12.0)
-    assert found == wire.Progress(2, 4, "b", {"m": 2.5}, 12.0, 8.0)
+    assert found == Progress(2, 4, "b", {"m": 2.5}, 12.0, 8.0)
 
 
 def test_half_a_line_waits_for_its_other_half(tmp_path: Path) -> None:
@@ -162,7 +165,7 @@ def test_a_progress_file_that_starts_again_is_read_again(tmp_path: Path) -> None
     ids=["no json", "no object", "no utf-8", "deep", "wrong types", "a truth as number"],
 )
 def test_what_is_no_progress_is_passed_over(tmp_path: Path, line: bytes) -> None:
-    assert progress_of(tmp_path, line + b"\n").report(1.0) == wire.Progress(elapsed_s=1.0)
+    assert progress_of(tmp_path, line + b"\n").report(1.0) == Progress(elapsed_s=1.0)
 
 
 def test_a_line_without_end_takes_bounded_memory(tmp_path: Path) -> None:
@@ -173,9 +176,9 @@ def test_a_line_without_end_takes_bounded_memory(tmp_path: Path) -> None:
 
 
 def test_without_a_file_there_is_no_progress(tmp_path: Path) -> None:
-    progress = Progress(tmp_path / "none")
+    progress = ProgressFile(tmp_path / "none")
     assert progress.poll(1.0) is False
-    assert progress.report(2.0) == wire.Progress(elapsed_s=2.0)
+    assert progress.report(2.0) == Progress(elapsed_s=2.0)
 
 
 @pytest.mark.parametrize(
@@ -220,12 +223,13 @@ def test_what_is_no_regular_file_is_not_read_and_not_waited_for(tmp_path: Path) 
     (tmp_path / "zero").symlink_to("/dev/zero")
     for name in ("pipe", "link", "zero", "missing"):
         assert read_object(tmp_path / name) == {}
-        assert Progress(tmp_path / name).poll(1.0) is False
+        assert ProgressFile(tmp_path / name).poll(1.0) is False
     with pytest.raises(OSError, match="is no regular file"):
         open_regular(Path("/dev/null"))
 
 
-WALKS = (ByPath, ByDescriptor)
+WALKS = tuple(dict.fromkeys((ByPath, Held)))
+"""Both ways through a tree; Windows has one."""
 
 
 def precious_in(folder: Path) -> Path:
@@ -353,7 +357,7 @@ def test_a_folder_swapped_for_a_link_while_its_tree_is_deleted_leads_nowhere(
 def test_what_a_worker_was_killed_over_is_known_by_its_name(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run-1")
     (tmp_path / "run-1.new" / "out").mkdir(parents=True)
-    folder.make(State("claimed", LEASE))
+    folder.make(RunState("claimed", LEASE))
     assert [path.name for path in tmp_path.iterdir()] == ["run-1"]
     assert (unfinished(tmp_path / "run-1.new"), unfinished(tmp_path / "run-1.gone")) == (True, True)
     assert not unfinished(folder.path)
@@ -361,26 +365,26 @@ def test_what_a_worker_was_killed_over_is_known_by_its_name(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("call", ["replace", "sync_folder"])
+@pytest.mark.parametrize(("owner", "call"), [(system, "replace"), (folder_module, "sync_folder")])
 def test_a_run_folder_that_cannot_be_made_whole_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: ModuleType, call: str
 ) -> None:
-    real = getattr(system, call)
+    real = getattr(owner, call)
 
     def refuse(*paths: Path) -> None:
         if tmp_path / "run-1" in paths or paths == (tmp_path,):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(*paths)
 
-    monkeypatch.setattr(system, call, refuse)
+    monkeypatch.setattr(owner, call, refuse)
     with pytest.raises(OSError, match="No space left"):
-        RunFolder(tmp_path / "run-1").make(State("claimed", LEASE))
+        RunFolder(tmp_path / "run-1").make(RunState("claimed", LEASE))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_room_is_made_without_the_log_and_the_state(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run-1")
-    folder.make(State("claimed", LEASE))
+    folder.make(RunState("claimed", LEASE))
     for path in (folder.out / "junk", folder.scratch / "junk", folder.bundle, folder.path / "log.head"):
         path.write_text("x")
     folder.make_room()
@@ -389,13 +393,13 @@ def test_room_is_made_without_the_log_and_the_state(tmp_path: Path) -> None:
 
 def test_a_state_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
-    folder.make(State("claimed", LEASE))
-    failure = wire.Fail("lease-0001", "stalled", -9, "e", "tail")
+    folder.make(RunState("claimed", LEASE))
+    failure = Fail("lease-0001", "stalled", -9, "e", "tail")
     stopped = Failure("timeout", "stopped")
     for state in (
-        State("claimed", LEASE, "0" * 32),
-        State("training", LEASE, shim="1:2:x", stopped=stopped),
-        State("failed", LEASE, failure=failure, metrics={"a": 0.5}),
+        RunState("claimed", LEASE, "0" * 32),
+        RunState("training", LEASE, shim="1:2:x", stopped=stopped),
+        RunState("failed", LEASE, failure=failure, metrics={"a": 0.5}),
     ):
         folder.save(state)
         assert folder.load() == state
@@ -408,7 +412,7 @@ def test_a_folder_of_a_run_that_its_trainer_made_a_link_is_dropped_without_what_
     precious = precious_in(tmp_path)
     folder = RunFolder(tmp_path / "runs" / "run-1")
     folder.path.parent.mkdir()
-    folder.make(State("claimed", LEASE))
+    folder.make(RunState("claimed", LEASE))
     link = getattr(folder, part)
     if link.exists():
         link.rename(tmp_path / "aside")
@@ -437,13 +441,19 @@ def test_a_state_that_cannot_be_read_is_none(tmp_path: Path, text: str) -> None:
 
 def test_an_unknown_step_is_no_state(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    folder.save(State("of a later version", LEASE))  # type: ignore[arg-type]
+    folder.save(RunState("of a later version", LEASE))  # type: ignore[arg-type]
+    assert folder.load() is None
+
+
+def test_a_state_with_a_number_for_a_text_is_none(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.save(RunState("claimed", LEASE, shim=7))  # type: ignore[arg-type]
     assert folder.load() is None
 
 
 def test_an_artifact_needs_a_file(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
-    folder.make(State("claimed", LEASE))
+    folder.make(RunState("claimed", LEASE))
     assert not folder.has_artifact()
     (folder.artifact / "deep").mkdir(parents=True)
     assert not folder.has_artifact()
@@ -453,7 +463,7 @@ def test_an_artifact_needs_a_file(tmp_path: Path) -> None:
 
 def test_what_cannot_be_looked_into_counts_as_an_artifact_so_that_packing_can_say_why(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
-    folder.make(State("claimed", LEASE))
+    folder.make(RunState("claimed", LEASE))
     folder.artifact.write_text("a file")
     assert folder.has_artifact()
 
@@ -461,13 +471,6 @@ def test_what_cannot_be_looked_into_counts_as_an_artifact_so_that_packing_can_sa
 def test_a_huge_result_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text(json.dumps({"a": "x" * 2**20}))
     assert read_object(tmp_path / "result.json") == {}
-
-
-def test_a_write_replaces_the_whole_file(tmp_path: Path) -> None:
-    write_whole(tmp_path / "x", "long text")
-    write_whole(tmp_path / "x", "short")
-    assert (tmp_path / "x").read_text() == "short"
-    assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
 def test_a_journal_line_has_no_control_characters_and_no_news_twice() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -13,11 +14,13 @@ from pathlib import Path
 import pytest
 from stub_receiver import StubReceiver, lease, problem
 
-from training.fleet import capability
-from training.fleet.capability import Capability, Gpu
-from training.fleet.worker import main, selftest
+from training.fleet.capability import libraries
+from training.fleet.checks import Check
+from training.fleet.model.capability import Capability, Gpu
+from training.fleet.worker import selftest
 from training.fleet.worker.identity import visit
-from training.fleet.worker.selftest import Check, Report
+from training.fleet.worker.program import main
+from training.fleet.worker.selftest import SelfTest
 
 TESTS = Path(__file__).resolve().parents[1]
 Run = Callable[..., int]
@@ -34,7 +37,7 @@ def stub() -> Iterator[StubReceiver]:
 def run(tmp_path: Path, stub: StubReceiver, monkeypatch: pytest.MonkeyPatch) -> Run:
     for name in [name for name in os.environ if name.startswith("CIS490_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setattr(capability, "_torch", lambda problems, timeout_s: (None, False))
+    monkeypatch.setattr(libraries, "try_torch", lambda problems, timeout_s: (None, False))
 
     def worker(*flags: str) -> int:
         places = ["--work-dir", str(tmp_path / "work"), "--trainer-dir", str(TESTS), "--min-free-gib", "0"]
@@ -47,8 +50,8 @@ def test_a_host_that_can_train_says_so(run: Run, stub: StubReceiver, capsys: pyt
     assert run("--self-test", "--receiver", stub.url) == 0
     out = capsys.readouterr().out
     assert out.startswith("host         box\n")
-    assert "ok           trainer: answers --describe, contract sha256:" in out
-    assert f"ok           receiver: answers at {stub.url} and lets this worker in\n" in out
+    assert "ok    trainer      answers --describe, contract sha256:" in out
+    assert f"ok    receiver     answers at {stub.url} and lets this worker in\n" in out
     assert "note         no dataset is given, which the project's own models need; give --dataset NAME=FOLDER\n" in out
     assert "no receiver is given" not in out
     assert out.endswith("This host can train.\n")
@@ -64,8 +67,8 @@ def test_the_self_test_shows_the_receiver_its_token(
     ]
     assert run("--self-test", "--receiver", stub.url) == 1
     out = capsys.readouterr().out
-    assert "FAILED       receiver: the bearer token is not this receiver's\n" in out
-    assert out.endswith("This host cannot train: mend what FAILED says.\n")
+    assert "FAIL  receiver     the bearer token is not this receiver's\n" in out
+    assert out.endswith("This host cannot train: correct what FAIL says.\n")
     assert run("--self-test", "--receiver", stub.url) == 0
     assert {seen.headers["x-worker-session"] for seen in stub.seen} == {visit()}
     assert stub.stored == {}
@@ -80,7 +83,7 @@ def test_the_self_test_shows_an_older_receiver_its_token_with_a_heartbeat(
         problem(404, "not_found", "there is no such job"),
     ]
     assert run("--self-test", "--receiver", stub.url) == 1
-    assert "FAILED       receiver: the bearer token is not this receiver's\n" in capsys.readouterr().out
+    assert "FAIL  receiver     the bearer token is not this receiver's\n" in capsys.readouterr().out
     assert run("--self-test", "--receiver", stub.url) == 0
 
 
@@ -118,29 +121,29 @@ def test_the_self_test_speaks_json(run: Run, capsys: pytest.CaptureFixture[str])
     found = json.loads(capsys.readouterr().out)
     assert found["ok"] is True
     assert found["capability"]["hostname"] == "box"
-    assert [check["check"] for check in found["checks"]] == ["trainer", "libraries", "work folder", "disk"]
+    assert [check["name"] for check in found["checks"]] == ["trainer", "libraries", "work folder", "disk"]
 
 
-def test_a_host_that_cannot_train_says_what_to_mend(
+def test_a_host_that_cannot_train_says_what_to_do(
     run: Run, tmp_path: Path, stub: StubReceiver, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(selftest, "OWN_COMMAND", ("no-such-trainer",))
-    monkeypatch.setattr(capability, "_own_trainer", lambda problems: (None, None))
+    monkeypatch.setattr(libraries, "own_trainer", lambda problems: (None, None))
     stub.script["/healthz"] = [problem(401, "unauthenticated", "the token is wrong")]
     flags = ["--dataset", f"lab={tmp_path}/none", "--min-free-gib", "1000000", "--receiver", stub.url]
     assert run("--self-test", *flags) == 1
     out = capsys.readouterr().out
-    assert "FAILED       trainer: the trainer on this host cannot be started (No such file or directory)" in out
-    assert "FAILED       libraries: those of no model are installed" in out
-    assert "FAILED       disk: " in out
-    assert "FAILED       dataset: dataset lab is left out" in out
-    assert "FAILED       receiver: the token is wrong" in out
-    assert out.endswith("This host cannot train: mend what FAILED says.\n")
+    assert "FAIL  trainer      the trainer on this host cannot be started (No such file or directory)" in out
+    assert "FAIL  libraries    those of no model are installed" in out
+    assert "FAIL  disk         " in out
+    assert "FAIL  dataset lab  dataset lab is left out" in out
+    assert "FAIL  receiver     the token is wrong" in out
+    assert out.endswith("This host cannot train: correct what FAIL says.\n")
 
 
 def test_a_valid_dataset_passes_the_self_test(run: Run, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--self-test", "--dataset", f"lab={root}/data/lab") == 0
-    assert "ok           dataset: lab is valid, sha256:" in capsys.readouterr().out
+    assert "ok    dataset lab  lab is valid, sha256:" in capsys.readouterr().out
 
 
 def test_a_work_folder_that_cannot_be_written_fails_the_self_test(
@@ -151,7 +154,7 @@ def test_a_work_folder_that_cannot_be_written_fails_the_self_test(
 
     monkeypatch.setattr(Path, "write_bytes", refused)
     assert run("--self-test") == 1
-    assert "cannot be written (Read-only file system); check its owner" in capsys.readouterr().out
+    assert "cannot be written (Read-only file system)\n" in capsys.readouterr().out
 
 
 def test_cards_changes_and_notes_are_shown_to_people() -> None:
@@ -159,7 +162,9 @@ def test_cards_changes_and_notes_are_shown_to_people() -> None:
     host = Capability(
         "box", gpus=(card,), cuda_present=True, torch_version="2.13", revision="abc", dirty=True, problems=("a note",)
     )
-    text = Report(host, (Check("disk", True, "x"),)).as_text()
+    stream = io.StringIO()
+    SelfTest(host, (Check("disk", "ok", "x"),)).show(stream, {})
+    text = stream.getvalue()
     assert "gpu          RTX 3060, 12.0 GiB, 11.0 free, driver 560\n" in text
     assert "cuda         present, not usable\n" in text
     assert "revision     abc with changes\n" in text

@@ -16,9 +16,10 @@ from stub_receiver import StubReceiver, problem
 from training.fleet.auth.identities import digest_of, key_of
 from training.fleet.client import Client
 from training.fleet.errors import ConfigurationError
+from training.fleet.files import write_whole
 from training.fleet.worker import identity, options
 from training.fleet.worker.enrol import enrol_host, fingerprint
-from training.fleet.worker.identity import OwnSecret, session, visit, write_private
+from training.fleet.worker.identity import OwnSecret, session, visit
 from training.fleet.worker.journal import Journal
 
 OLD = f"cis490w.0123456789.{'k' * 43}"
@@ -101,32 +102,22 @@ def test_a_secret_that_the_service_manager_holds_is_not_changed_and_says_so(tmp_
 
 def test_a_change_is_begun_once_however_many_answers_ask_for_it(tmp_path: Path, stub: StubReceiver) -> None:
     own = Own(tmp_path, stub)
-    own.secret.heed({})
+    own.secret.listen({})
     for _ in range(5):
-        own.secret.heed(ASKED)
+        own.secret.listen(ASKED)
     stub.wait_for("/v1/secret", 2)
     end = time.monotonic() + 10
     while own.secret._busy:
         assert time.monotonic() < end
-    own.secret.heed(ASKED)
+    own.secret.listen(ASKED)
     assert not own.secret._busy, "an answer that was under way asks no second time"
     assert len(stub.calls("/v1/secret")) == 2
 
 
 def test_who_has_no_receiver_yet_changes_nothing() -> None:
     secret = OwnSecret(OLD, None, Journal(io.StringIO()))
-    secret.heed(ASKED)
+    secret.listen(ASKED)
     assert secret.token() == OLD
-
-
-def test_a_private_file_replaces_what_was_there_and_its_own_leftovers(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_text("old")
-    path.chmod(0o644)
-    (tmp_path / "file.part").write_text("left over")
-    write_private(path, "new")
-    assert (path.read_text(), path.stat().st_mode & 0o777) == ("new", 0o600)
-    assert [found.name for found in tmp_path.iterdir()] == ["file"]
 
 
 # ---- where a worker runs
@@ -164,7 +155,7 @@ def test_a_worker_takes_the_settings_that_enrol_wrote_and_its_own_secret_before_
     tmp_path: Path,
 ) -> None:
     secret = tmp_path / "worker.secret"
-    write_private(secret, f"{OLD}\n")
+    write_whole(secret, f"{OLD}\n".encode(), private=True)
     lines = f'receiver = "http://127.0.0.1:9"\nname = "box"\nworker_secret_file = "{secret}"\n'
     (tmp_path / "worker.toml").write_text(lines)
     environ = {"STATE_DIRECTORY": str(tmp_path), "CIS490_WORKER_TOKEN": "shared-token"}
@@ -197,7 +188,7 @@ def test_no_other_receiver_is_shown_the_secret_that_enrol_wrote(
     tmp_path: Path, flags: dict[str, str], environ: dict[str, str], taken: bool
 ) -> None:
     secret = tmp_path / "worker.secret"
-    write_private(secret, f"{OLD}\n")
+    write_whole(secret, f"{OLD}\n".encode(), private=True)
     (tmp_path / "worker.toml").write_text(f'receiver = "http://127.0.0.1:9"\nworker_secret_file = "{secret}"\n')
     chosen = options.options(flags, {"STATE_DIRECTORY": str(tmp_path), **environ})
     assert chosen.token == (OLD if taken else None)
@@ -211,7 +202,7 @@ def test_settings_of_enrol_that_cannot_be_read_are_a_fault(tmp_path: Path) -> No
 
 
 def test_the_service_manager_may_hold_the_secret(tmp_path: Path) -> None:
-    write_private(tmp_path / "cis490_worker_secret", OLD)
+    write_whole(tmp_path / "cis490_worker_secret", OLD.encode(), private=True)
     chosen = options.options({}, {"CREDENTIALS_DIRECTORY": str(tmp_path), "STATE_DIRECTORY": str(tmp_path / "state")})
     assert (chosen.token, chosen.secret_file) == (OLD, None)
 
@@ -298,7 +289,7 @@ def test_a_secret_for_another_name_or_one_that_is_no_secret_is_not_taken_for_an_
     [
         (("--ca-sha256", "12"), "--ca-sha256 is no fingerprint"),
         (("--receiver", "http://pi.lab"), "would send the token in the clear"),
-        (("--settings-file", "SETTINGS"), "mend or remove the file"),
+        (("--settings-file", "SETTINGS"), "correct or remove the file"),
         (("--secret-file", "SETTINGS/secret"), "check the folder and its owner"),
     ],
 )
@@ -321,4 +312,4 @@ def test_a_text_without_a_certificate_has_no_fingerprint(pem: str) -> None:
 def test_a_receiver_that_does_not_answer_is_said_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--receiver", "https://127.0.0.1:1", "--host", "box", "--ca-sha256", "a" * 64]
     assert enrol_host(words, {"STATE_DIRECTORY": str(tmp_path), "PATH": os.environ["PATH"]}, io.StringIO("")) == 69
-    assert "is the receiver running?" in capsys.readouterr().err
+    assert "start the receiver, or correct its address" in capsys.readouterr().err

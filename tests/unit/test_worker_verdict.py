@@ -2,15 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from training.fleet.executors.local import Ending
+from training.fleet.worker.process.local import TrainerEnding
 from training.fleet.worker.verdict import Evidence, Failure, judge
 
-DONE = Ending(0, duration_s=5.0)
+DONE = TrainerEnding(0, duration_s=5.0)
 RELEASED = Failure("preempted", "the worker was stopped")
 
 
 def failed(status: int, **seen: object) -> Failure:
-    found = judge(Evidence(Ending(status, duration_s=5.0), **seen))  # type: ignore[arg-type]
+    found = judge(Evidence(TrainerEnding(status, duration_s=5.0), **seen))  # type: ignore[arg-type]
     assert found is not None
     return found
 
@@ -28,13 +28,13 @@ def test_status_0_without_an_artifact_says_how_long_it_took_and_what_it_said() -
 
 
 def test_a_success_in_no_time_without_an_artifact_is_doubted() -> None:
-    found = judge(Evidence(Ending(0, duration_s=0.02)))
+    found = judge(Evidence(TrainerEnding(0, duration_s=0.02)))
     assert found is not None
     assert found.error.endswith("left nothing in artifact/, in under a second: is this a trainer at all")
 
 
 def test_a_trainer_stopped_by_the_worker_ends_with_the_reason_of_the_stop() -> None:
-    assert judge(Evidence(Ending(-15, asked="T"), stopped=RELEASED)) == RELEASED
+    assert judge(Evidence(TrainerEnding(-15, asked="T"), stopped=RELEASED)) == RELEASED
 
 
 def test_a_trainer_that_ended_before_the_stop_reached_it_is_judged_by_what_it_did() -> None:
@@ -42,33 +42,33 @@ def test_a_trainer_that_ended_before_the_stop_reached_it_is_judged_by_what_it_di
 
 
 def test_a_trainer_stopped_by_the_death_of_its_worker_is_lost() -> None:
-    found = judge(Evidence(Ending(-15, asked="L")))
+    found = judge(Evidence(TrainerEnding(-15, asked="L")))
     assert found is not None
     assert found.kind == "lost"
 
 
 def test_a_trainer_that_was_never_told_to_go_is_given_back() -> None:
-    found = judge(Evidence(Ending(asked="N")))
+    found = judge(Evidence(TrainerEnding(asked="N")))
     assert found == Failure("preempted", "the worker was restarted before the trainer ran")
 
 
 def test_a_trainer_that_was_stopped_and_whose_end_nobody_saw_ends_with_the_reason_of_the_stop() -> None:
-    assert judge(Evidence(Ending(asked="K", error="the shim was killed"), stopped=RELEASED)) == RELEASED
+    assert judge(Evidence(TrainerEnding(asked="K", error="the shim was killed"), stopped=RELEASED)) == RELEASED
 
 
 def test_an_end_that_nobody_saw_is_lost() -> None:
-    found = judge(Evidence(Ending()))
+    found = judge(Evidence(TrainerEnding()))
     assert found == Failure("lost", "the trainer is gone and nobody saw how it ended")
 
 
 @pytest.mark.parametrize(
-    ("error", "kind"),
-    [("x cannot be started: Permission denied", "trainer_error"), ("the shim was killed", "host_fault")],
+    ("unstartable", "kind"),
+    [(True, "trainer_error"), (False, "host_fault")],
 )
-def test_a_trainer_that_never_ran_says_why(error: str, kind: str) -> None:
-    found = judge(Evidence(Ending(error=error)))
+def test_a_trainer_that_never_ran_says_why(unstartable: bool, kind: str) -> None:
+    found = judge(Evidence(TrainerEnding(error="x: Permission denied", unstartable=unstartable)))
     assert found is not None
-    assert (found.kind, found.error) == (kind, error)
+    assert (found.kind, found.error) == (kind, "x: Permission denied")
 
 
 CASES = {

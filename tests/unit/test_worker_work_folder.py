@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from training.fleet import system
+from training.fleet.checks import Look, made
 from training.fleet.errors import ConfigurationError
 from training.fleet.worker import doctor, program
 from training.fleet.worker.enrol import enrol_host
 from training.fleet.worker.options import options
-from training.fleet.worker.work_folder import PARTS, demand_own_way, make_private, make_work_folder, shared
+from training.fleet.worker.work_folder import PARTS, demand_own, demand_own_way, make_private, make_work_folder
 
 STRANGER = 54321
 """A user whom no machine knows."""
@@ -76,7 +77,7 @@ def test_what_a_worker_has_made_is_taken_again_under_any_umask(work: Path, umask
                 make_private(work / part)
     finally:
         os.umask(before)
-    assert shared(work) == ""
+    demand_own(work)
 
 
 @pytest.mark.parametrize("place", [".", *PARTS])
@@ -264,12 +265,13 @@ def test_the_worker_says_it_on_one_line(work: Path, capsys: pytest.CaptureFixtur
 def test_the_doctor_says_the_same(work: Path) -> None:
     make_private(work / "runs")
     (work / "runs").chmod(0o777)
-    state, found, mend = doctor.work_folder(options({"work_dir": str(work)}, {"HOME": str(work)}))
-    assert (state, found) == ("fail", f"other users may write to {work}/runs")
-    assert mend.endswith(f"run: chmod go-w {work}/runs")
+    look = Look("work folder", lambda: doctor.work_folder(options({"work_dir": str(work)}, {"HOME": str(work)})))
+    [check] = made([look])
+    assert check.found == f"other users may write to {work}/runs; expected folders that {system.user()} alone may write"
+    assert (check.state, check.remedy.endswith(f"run: chmod go-w {work}/runs")) == ("fail", True)
     work.parent.chmod(0o777)
-    state, found, _ = doctor.work_folder(options({"work_dir": str(work)}, {"HOME": str(work)}))
-    assert (state, found.startswith(f"everybody may write to {work.parent} and")) == ("fail", True)
+    [check] = made([look])
+    assert (check.state, check.found.startswith(f"everybody may write to {work.parent} and")) == ("fail", True)
 
 
 def test_a_doctor_of_another_user_than_the_workers_is_not_told_to_move_the_folder(
@@ -277,9 +279,9 @@ def test_a_doctor_of_another_user_than_the_workers_is_not_told_to_move_the_folde
 ) -> None:
     make_private(work)
     owners[work] = STRANGER
-    state, found, mend = doctor.work_folder(options({"work_dir": str(work)}, {"HOME": str(work)}))
+    state, found, remedy = doctor.work_folder(options({"work_dir": str(work)}, {"HOME": str(work)}))
     assert (state, found) == ("fail", f"{work} belongs to the user {STRANGER}, and this is {system.user()}")
-    assert mend.startswith(f"run doctor as {STRANGER} if the worker runs so; else")
+    assert remedy.startswith(f"run doctor as {STRANGER} if the worker runs so; else")
 
 
 @pytest.mark.parametrize("flag", ["--secret-file", "--settings-file", "--ca-file"])

@@ -1,4 +1,4 @@
-"""Runs under the Python of Windows: what `system.windows` and `executors.windows` promise."""
+"""Runs under the Python of Windows: what `system.windows` and `worker.process.windows` promise."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ import pytest
 
 from training.fleet import bundle, system
 from training.fleet.errors import ConfigurationError, TrainerError
-from training.fleet.executors import local
-from training.fleet.executors.ending import Ending, read_ending
 from training.fleet.worker import program
 from training.fleet.worker.files import delete_tree, has_files
+from training.fleet.worker.process import local
+from training.fleet.worker.process.ending import TrainerEnding, read_ending
 from training.fleet.worker.work_folder import make_work_folder
 
 PYTHON = sys.executable
@@ -113,6 +113,12 @@ def test_a_file_made_private_is_read_by_its_owner_and_no_longer_by_everybody(tmp
     assert path.read_text() == "s"
 
 
+def test_whom_a_file_belongs_to_is_told_by_number_and_who_runs_this_may_install(tmp_path: Path) -> None:
+    assert system.owner(tmp_path).startswith("S-1-5-")
+    assert system.owner(tmp_path / "none") == ""
+    assert system.is_administrator()
+
+
 # ---- the host
 
 
@@ -178,7 +184,7 @@ class Started:
     def says(self, text: bytes) -> None:
         until(lambda: text in self.output)
 
-    def ending(self) -> Ending:
+    def ending(self) -> TrainerEnding:
         assert self.training.ended.wait(20)
         assert self.news.is_set()
         return self.training.ending()
@@ -258,4 +264,4 @@ def test_a_torn_report_is_no_ending(tmp_path: Path) -> None:
     (tmp_path / "exit.json").write_text(json.dumps({"status": 0})[:5])
     assert read_ending(tmp_path / "exit.json") is None
     with contextlib.suppress(FileNotFoundError):
-        (tmp_path / "exit.json.new").unlink()
+        (tmp_path / "exit.json.part").unlink()

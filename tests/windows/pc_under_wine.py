@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -10,14 +11,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from powershell import Walk
 from tls_doors import READ, TOKEN, Door
-from windows_pc import Pc
+from windows_guide import handed_on
+from windows_pc import split_line
 from windows_trainer import DECLARATION
 from wine import PREFIX, environment, processes_with, windows_path
 
@@ -25,13 +25,12 @@ ROOT = Path(__file__).resolve().parents[2]
 INSTALLABLE = Path(os.environ.get("CIS490_WINE_INSTALLABLE", ""))
 WHEELS = Path(os.environ.get("CIS490_WINE_WHEELS", ""))
 SCRIPT = "install-training-worker-windows.ps1"
-OPEN_ALONE = (
-    "import ctypes, sys; k = ctypes.WinDLL('kernel32', use_last_error=True); k.CreateFileW.restype = ctypes.c_void_p; "
-    "h = k.CreateFileW(sys.argv[1], 0xC0000000, 0, None, 3, 0, None); "
-    "sys.exit(ctypes.get_last_error() if h == ctypes.c_void_p(-1).value else 0)"
-)
-"""Opens a file for oneself alone, as [IO.File]::Open does with the share None, and ends with the system's error."""
-SHARING_VIOLATION = 32
+DRIVER = ROOT / "tests" / "windows" / "installer_driver.py"
+PLACES = {"ProgramFiles": "C:\\Program Files", "ProgramData": "C:\\ProgramData"}
+DONE = "== the installer is done"
+"""The last line of the driver; a worker that it started keeps its output open under Wine."""
+OWN_LOG = "cis490\\worker.log"
+"""Stands in the command line of a worker that the task started."""
 EXAMPLE = "https://receiver.example:8445"
 """The receiver in the guide."""
 MANIFEST = """
@@ -54,61 +53,8 @@ hyper = { act = "good", mark = "" }
 model = "tiny"
 mode = "oracle"
 seed = 2
-hyper = { act = "heed", mark = "%s" }
+hyper = { act = "listen", mark = "%s" }
 """
-
-
-class Worker:
-    """A worker that the scheduler started."""
-
-    def __init__(self, words: list[str], folder: Path, environ: Mapping[str, str]) -> None:
-        self.process = subprocess.Popen(
-            ["wine", *words], env=environment(environ), cwd=folder, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-        self.output = ""
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        with self.process.stdout as stream:
-            for line in stream:
-                self.output += line.decode("utf-8", "replace")
-
-    def alive(self) -> bool:
-        return self.process.poll() is None
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait(20)
-
-
-class WinePrograms:
-    """Starts programs under Wine, where pip finds packages in a folder and nowhere else."""
-
-    def __init__(self) -> None:
-        self.started: list[Worker] = []
-        self.more = {
-            "WINEPATH": windows_path(INSTALLABLE),  # the stand-in for the launcher finds its library there
-            "PIP_NO_INDEX": "1",
-            "PIP_FIND_LINKS": windows_path(WHEELS),
-            "PIP_NO_COMPILE": "1",
-        }
-
-    def run(self, words: list[str], folder: Path, environ: Mapping[str, str]) -> tuple[int, list[str]]:
-        done = subprocess.run(
-            ["wine", *words], env=environment({**self.more, **environ}), cwd=folder, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=400, check=False,
-        )  # fmt: skip
-        return done.returncode, done.stdout.decode("utf-8", "replace").splitlines()
-
-    def start(self, words: list[str], folder: Path) -> Worker:
-        self.started.append(Worker(words, folder, self.more))
-        return self.started[-1]
-
-    def shut(self, path: str) -> bool:
-        status, _ = self.run([windows_path(INSTALLABLE / "python.exe"), "-c", OPEN_ALONE, path], Path("/"), {})
-        return status == SHARING_VIOLATION
 
 
 class Lab:
@@ -122,9 +68,9 @@ class Lab:
             shutil.copytree(ROOT / name, self.checkout / name, ignore=leave_out)
         shutil.copy(ROOT / "tests" / "windows" / "windows_trainer.py", self.checkout / "training")
         (folder / "trainer.schema.json").write_text(json.dumps(DECLARATION))
-        self.programs = WinePrograms()
         self.drive = Path(PREFIX, "drive_c")
-        self.pc = Pc(self.drive, self.programs, windows_path(INSTALLABLE / "python.exe"))
+        self.task = folder / "task.json"
+        self.working_folder = folder
         self.printed: list[str] = []
         self.door: Door = None  # type: ignore[assignment]  # until it is open
         self.clean()
@@ -139,14 +85,28 @@ class Lab:
             shutil.rmtree(self.drive / name)
 
     def install(self, **given: Any) -> list[str]:
-        """Walk the installer and return what it showed."""
-        return self.walk((self.checkout / "scripts" / SCRIPT).read_bytes(), given)
+        """Run the installer as its script does for these parameters, and return what it showed."""
+        words = handed_on((self.checkout / "scripts" / SCRIPT).read_text(), given)
+        code = {"CIS490_INVITE": given["Code"]} if "Code" in given else {}
+        python = [windows_path(INSTALLABLE / "python.exe"), "-IB", windows_path(DRIVER)]
+        return self.run([*python, windows_path(self.checkout), windows_path(self.task), *words], code)
 
-    def walk(self, source: bytes, given: Mapping[str, Any]) -> list[str]:
-        before = len(self.pc.said)
-        status = Walk(source, self.pc, windows_path(self.checkout / "scripts")).run(given)
-        said = self.pc.said[before:]
-        assert status == 0, (said, [worker.output for worker in self.programs.started])
+    def run(self, words: list[str], more: Mapping[str, str], statuses: tuple[int, ...] = (0,)) -> list[str]:
+        """Run a program of the PC, where pip finds packages in a folder and nowhere else, and return its lines."""
+        own = {
+            "WINEPATH": windows_path(INSTALLABLE),  # the stand-in for venv's launcher finds its library there
+            "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": windows_path(WHEELS), "PIP_NO_COMPILE": "1",
+        }  # fmt: skip
+        process = subprocess.Popen(
+            ["wine", *words], env=environment({**own, **more}), cwd=self.working_folder, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        assert process.stdout is not None
+        with process.stdout as stream:
+            lines = (line.decode("utf-8", "replace").rstrip("\r\n") for line in stream)
+            said = list(itertools.takewhile(lambda line: line != DONE, lines))
+        log = self.drive / "ProgramData" / "cis490" / "worker.log"
+        assert process.wait(60) in statuses, (said, log.read_text(errors="replace") if log.exists() else "")
         return said
 
     def invited(self, host: str) -> dict[str, str]:
@@ -168,7 +128,25 @@ class Lab:
                 assert list(parameters(printed)) == list(given)
                 given = parameters(printed)
             return self.install(**given)
-        return self.walk(command.encode(), {})
+        name, *words = split_line(re.sub(r"\$env:(\w+)", lambda found: PLACES[found[1]], command))
+        if name == "Get-Content":
+            path, flag, count = words
+            assert flag == "-Tail"
+            return self.on_drive(path).read_text(encoding="utf-8").splitlines()[-int(count) :]
+        if name == "Set-Location":
+            self.working_folder = self.on_drive(words[0])
+            return []
+        assert name == "&"
+        return self.run(words, {}, (0, 1))  # to `doctor` the scheduler of Wine says of every task that it does not run
+
+    def on_drive(self, path: str) -> Path:
+        """Return where a file of the PC lies on this machine."""
+        return self.drive.joinpath(*PureWindowsPath(path).parts[1:])
+
+    def running(self) -> list[int]:
+        """Return the workers that the task started and that have not ended, of this PC alone."""
+        own = f"WINEPREFIX={PREFIX}".encode()
+        return [pid for pid in processes_with(OWN_LOG) if own in Path("/proc", str(pid), "environ").read_bytes()]
 
     def operator(self, *words: str) -> str:
         """Run the operator's command as a person does."""
@@ -190,9 +168,7 @@ class Lab:
         return list(json.loads(self.operator("workers", "--json"))["workers"])
 
     def end(self) -> None:
-        for worker in self.programs.started:
-            worker.kill()
-        for pid in processes_with(self.mark):
+        for pid in (*self.running(), *processes_with(self.mark)):
             os.kill(pid, signal.SIGKILL)
         self.clean()
 

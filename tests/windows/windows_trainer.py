@@ -32,7 +32,7 @@ def main() -> int:
     if hyper["act"] == "fail":
         sys.stderr.write("ValueError: column cpu holds no numbers\n")
         return 1
-    if hyper["act"] in ("heed", "ignore") and not (resume / "saved").exists():
+    if hyper["act"] in ("listen", "ignore") and not (resume / "saved").exists():
         work_on(hyper, resume)
         return 75
     (out / "artifact").mkdir()

@@ -25,6 +25,7 @@ from typing import BinaryIO, Final, Protocol
 from training.contracts.bundle import MAX_DEPTH, MAX_FILES, MAX_TAR_BYTES, is_plain_name, paths_to
 from training.fleet import system
 from training.fleet.errors import TrainerError
+from training.fleet.files import whole
 
 _CHUNK_BYTES: Final = 2**20
 _BEHIND: Final = 2
@@ -70,35 +71,26 @@ def pack(folder: Path, target: Path) -> Packed:
             written (`host_fault`).
     """
     folder = system.long_path(folder)
-    part = target.with_name(f"{target.name}.part")
     try:
         members = _members(folder)
-        with part.open("wb", buffering=0) as out:
-            packed = _write(members, out)
-            os.fsync(out.fileno())
-        system.replace(part, target)
-        system.sync_folder(target.parent)
+        with whole(target) as out:
+            return _write(members, out)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise _refused(folder, error) from error
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    return packed
 
 
 def _refused(folder: Path, error: OSError) -> TrainerError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return TrainerError(f"no room to pack {folder}: {error}; free disk space on this host", kind="disk_full")
+        return TrainerError(f"no room to pack {folder}: {error}", "free disk space on this host", kind="disk_full")
     if isinstance(error, FileNotFoundError):
         return TrainerError(
-            f"found no artifact at {folder} ({error}); the trainer must leave its files there", kind="no_artifact"
+            f"found no artifact at {folder} ({error})", "the trainer must leave its files there", kind="no_artifact"
         )
     if isinstance(error, NotADirectoryError):
-        return _odd(f"found a file at {folder}; expected a folder with the trainer's files in its place")
+        return _odd(f"found a file at {folder}", expected="a folder with the trainer's files in its place")
     if isinstance(error, PermissionError) and _lies_in(error.filename, folder):
-        return _odd(f"found {error.filename!r}, which may not be read; the trainer must leave files that may")
-    return TrainerError(f"cannot pack {folder}: {error}; check this host's disk and rights", kind="host_fault")
+        return _odd(f"found {error.filename!r}, which may not be read", "the trainer must leave files that may")
+    return TrainerError(f"cannot pack {folder}: {error}", "check this host's disk and rights", kind="host_fault")
 
 
 def _lies_in(name: object, folder: Path) -> bool:
@@ -119,26 +111,26 @@ class _Member:
 def _members(folder: Path) -> list[_Member]:
     """Return the files below a folder in the order of their names, or refuse the folder."""
     if folder.is_symlink():
-        raise _odd(f"found a link at {folder}; expected a folder with the trainer's files in its place")
+        raise _odd(f"found a link at {folder}", expected="a folder with the trainer's files in its place")
     members = sorted(islice(_walk(folder, folder, 0), MAX_FILES + 1), key=lambda member: member.name)
     if not members:
-        raise _odd(f"found an empty folder {folder}; expected the trainer's files in it")
+        raise _odd(f"found an empty folder {folder}", expected="the trainer's files in it")
     if len(members) > MAX_FILES:
-        raise _odd(f"found more than {MAX_FILES} files in {folder}; at most that many may be in an artifact")
+        raise _odd(f"found more than {MAX_FILES} files in {folder}", expected="at most that many in an artifact")
     seen: dict[str, str] = {}
     for path in (path for member in members for path in paths_to(member.name)):
         other = seen.setdefault(path.casefold(), path)
         if other != path:
-            raise _odd(f"found {other!r} and {path!r}, which are one file on Windows; rename one of them")
+            raise _odd(f"found {other!r} and {path!r}, which are one file on Windows", "rename one of them")
     size = _tar_bytes(members)
     if size > MAX_TAR_BYTES:
-        raise _odd(f"found {size} bytes in {folder}; at most {MAX_TAR_BYTES} may be in an artifact")
+        raise _odd(f"found {size} bytes in {folder}", expected=f"at most {MAX_TAR_BYTES} in an artifact")
     return members
 
 
 def _walk(folder: Path, top: Path, depth: int) -> Iterator[_Member]:
     if depth > MAX_DEPTH:
-        raise _odd(f"found folders nested deeper than {MAX_DEPTH} in {top}; flatten the artifact")
+        raise _odd(f"found folders nested deeper than {MAX_DEPTH} in {top}", "flatten the artifact")
     with os.scandir(folder) as entries:
         for entry in entries:
             path = Path(entry.path)
@@ -146,21 +138,21 @@ def _walk(folder: Path, top: Path, depth: int) -> Iterator[_Member]:
             _check_name(entry.name, name)
             found = entry.stat(follow_symlinks=False)
             if getattr(found, "st_reparse_tag", 0):
-                raise _odd(f"found the link {name!r}; expected a regular file in its place")
+                raise _odd(f"found the link {name!r}", expected="a regular file in its place")
             if stat.S_ISDIR(found.st_mode):
                 yield from _walk(path, top, depth + 1)
             elif stat.S_ISREG(found.st_mode):
                 # Windows' directory entries may show an outdated size; lstat asks the file.
                 yield _Member(name, path, path.lstat().st_size)
             else:
-                raise _odd(f"found {name!r}, a {_sort(found.st_mode)}; expected a regular file in its place")
+                raise _odd(f"found {name!r}, a {_sort(found.st_mode)}", expected="a regular file in its place")
 
 
 def _check_name(part: str, name: str) -> None:
     if not is_plain_name(part):
         raise _odd(
-            f"found the name {name!r}; expected letters, digits and any of _.+=@,~- in it, not ending in a dot"
-            " and not a device name of Windows"
+            f"found the name {name!r}",
+            expected="letters, digits and any of _.+=@,~- in it, not ending in a dot and not a device name of Windows",
         )
 
 
@@ -169,8 +161,8 @@ def _sort(mode: int) -> str:
     return next((word for test, word in sorts if test(mode)), "device")
 
 
-def _odd(message: str) -> TrainerError:
-    return TrainerError(message, kind="no_artifact")
+def _odd(found: str, remedy: str = "", *, expected: str = "") -> TrainerError:
+    return TrainerError(found, remedy, kind="no_artifact", expected=expected)
 
 
 def _tar_bytes(members: list[_Member]) -> int:
@@ -220,7 +212,7 @@ def _header(member: _Member) -> bytes:
     try:
         return info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
     except ValueError as error:
-        raise _odd(f"found the name {member.name!r}; expected a shorter one ({error})") from error
+        raise _odd(f"found the name {member.name!r} ({error})", expected="a shorter one") from error
 
 
 def _content(member: _Member) -> Iterator[bytes]:
@@ -234,7 +226,7 @@ def _content(member: _Member) -> Iterator[bytes]:
             yield data
         if left or file.read(1):
             raise _odd(
-                f"{member.name!r} changed while it was packed; the trainer must end before its artifact is taken"
+                f"{member.name!r} changed while it was packed", "the trainer must end before its artifact is taken"
             )
 
 

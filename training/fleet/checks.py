@@ -1,9 +1,9 @@
-"""What `doctor` is made of: checks, their order, and how they are told.
+"""Checks: what `doctor` and `--self-test` are made of, their order, and the one printer of them.
 
 Owns the form of a check and what both doctors look at: Python, the clock's keeper, the service manager. Guarantees that
-one check that fails, hangs or has a fault of its own stops no other, that one which depends on another says so instead
-of guessing, and that no traceback reaches a person. Leaves what is looked at to the worker and the receiver. Standard
-library only.
+a check that fails, hangs or has a fault of its own stops no other, that a check which depends on a failed one says so
+instead of guessing, and that no traceback reaches a person. Leaves what is looked at to the worker and the receiver.
+Standard library only.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Literal, TextIO
+from typing import Final, Literal, NamedTuple, TextIO
 
 from training.fleet import system
 from training.fleet.errors import EX_CONFIG, EX_FAILURE, EX_UNAVAILABLE, FleetError
 
-State = Literal["ok", "warn", "fail", "skip"]
-Answer = tuple[int | None, str]
+CheckState = Literal["ok", "warn", "fail", "skip"]
+Output = tuple[int | None, str]
 """Exit status and output of a program; the status is None when it cannot be started or did not end."""
-Ask = Callable[[Sequence[str]], Answer]
+Ask = Callable[[Sequence[str]], Output]
 
 LIMIT_S: Final = 15.0
 """Longest time for one check unless it says otherwise."""
@@ -44,27 +44,46 @@ _PEM: Final = re.compile(rb"-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE
 _DISABLED: Final = re.compile(r"<Settings>(?:(?!</Settings>).)*<Enabled>false</Enabled>", re.DOTALL)
 _LAST_RESULT: Final = 6
 """Column of a task's last result in what schtasks lists at length."""
-_TASK_RUNNING: Final = "267009"
+TASK_RUNNING: Final = "267009"
+"""Last result of a task that has not ended."""
 _MARKS: Final = {"ok": "ok", "warn": "warn", "fail": "FAIL", "skip": "skip"}
 _COLOURS: Final = {"ok": "32", "warn": "33", "fail": "31", "skip": "2"}
 _PLAIN: Final = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "?")
 
 
+class Seen(NamedTuple):
+    """What a look at one thing found.
+
+    Attributes:
+        state: `ok`; `warn`, worth a look and no hindrance; `fail`; or `skip`, not looked at.
+        found: What was found, or why it was not looked at.
+        remedy: The command or action that sets it right; empty where nothing is wrong.
+    """
+
+    state: CheckState
+    found: str
+    remedy: str = ""
+
+    def about(self, what: object) -> Seen:
+        """Return the same with what it is about in front of what was found."""
+        return self._replace(found=f"{what} {self.found}")
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at.
+    """One thing that was looked at, as it is shown and as it stands in JSON.
 
     Attributes:
         name: What.
-        state: `ok`; `warn`, worth a look and no hindrance; `fail`; or `skip`, not looked at.
-        found: What was found, or why it was not looked at.
-        mend: The command or action that mends it; empty where nothing is wrong.
+        state: As in `Seen`.
+        found: As in `Seen`.
+        remedy: As in `Seen`.
     """
 
     name: str
-    state: State
+    state: CheckState
     found: str
-    mend: str = ""
+    remedy: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,44 +92,53 @@ class Look:
 
     Attributes:
         name: What is looked at.
-        make: Does it; gives the state, what was found and what mends it.
+        make: Looks.
         needs: Names of the checks that must not have failed before.
         limit_s: Longest time it may take.
     """
 
     name: str
-    make: Callable[[], tuple[State, str, str]]
+    make: Callable[[], Seen]
     needs: tuple[str, ...] = ()
     limit_s: float = LIMIT_S
 
 
-def ok(found: str) -> tuple[State, str, str]:
+def ok(found: str) -> Seen:
     """Return that all is well."""
-    return "ok", found, ""
+    return Seen("ok", found)
 
 
-def warn(found: str, mend: str) -> tuple[State, str, str]:
+def warn(found: str, remedy: str) -> Seen:
     """Return that something is worth a look."""
-    return "warn", found, mend
+    return Seen("warn", found, remedy)
 
 
-def fail(found: str, mend: str) -> tuple[State, str, str]:
+def fail(found: str, remedy: str) -> Seen:
     """Return that something is wrong."""
-    return "fail", found, mend
+    return Seen("fail", found, remedy)
 
 
-def skip(why: str) -> tuple[State, str, str]:
+def skip(why: str) -> Seen:
     """Return that it was not looked at."""
-    return "skip", why, ""
+    return Seen("skip", why)
 
 
-def of_error(error: FleetError) -> tuple[State, str, str]:
-    """Return an error of the fleet, whose message says what was found and then what to do."""
-    found, _, mend = error.message.partition("; ")
-    if mend.startswith("expected ") and "; " in mend:  # what was expected belongs to what was found
-        expected, _, mend = mend.partition("; ")
-        found = f"{found}; {expected}"
-    return fail(found, mend or "see what the message says")
+def of_error(error: FleetError, otherwise: str = "see docs/guides/troubleshooting.md") -> Seen:
+    """Return an error of the fleet as a check that failed.
+
+    Args:
+        error: The error.
+        otherwise: What to do where the error does not say it.
+    """
+    return fail(error.finding, error.remedy or otherwise)
+
+
+def of_settings(error: FleetError) -> Seen:
+    """Return why the settings cannot be used, as a check that failed."""
+    return fail(
+        error.finding,
+        "; ".join(filter(None, [error.remedy, "correct the flag, the variable or the file that it names"])),
+    )
 
 
 def made(looks: Iterable[Look]) -> list[Check]:
@@ -127,8 +155,8 @@ def made(looks: Iterable[Look]) -> list[Check]:
 
 
 def _within(look: Look) -> Check:
-    """Make one check in a thread of its own: what hangs there is left behind."""
-    found: list[tuple[State, str, str]] = []
+    """Make one check in a thread of its own. A check that hangs is left behind there."""
+    found: list[Seen] = []
 
     def make() -> None:
         try:
@@ -146,7 +174,7 @@ def _within(look: Look) -> Check:
     return Check(look.name, *found[0])
 
 
-# ---- how they are told ----------------------------------------------------------------------------------------------
+# ---- how they are shown ---------------------------------------------------------------------------------------------
 
 
 def exit_status(checks: Iterable[Check], *, reach: frozenset[str] = frozenset()) -> int:
@@ -164,25 +192,26 @@ def exit_status(checks: Iterable[Check], *, reach: frozenset[str] = frozenset())
     return EX_UNAVAILABLE if failed <= reach else EX_FAILURE
 
 
-def tell(checks: Sequence[Check], status: int, stream: TextIO, *, as_json: bool, environ: Mapping[str, str]) -> None:
+def show(checks: Sequence[Check], status: int, stream: TextIO, *, as_json: bool, environ: Mapping[str, str]) -> None:
     """Write what was found, for machines or for people."""
     if as_json:
         body = {"ok": status == 0, "status": status, "checks": [asdict(check) for check in checks]}
         stream.write(json.dumps(body, indent=2) + "\n")
-        return
+    else:
+        stream.write("\n".join([*lines(checks, stream, environ), _sum(checks)]) + "\n")
+
+
+def lines(checks: Sequence[Check], stream: TextIO, environ: Mapping[str, str]) -> Iterable[str]:
+    """Yield one line for each check, and the remedy below it; colours are for terminals alone."""
     coloured = stream.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
-    stream.write("\n".join([*_lines(checks, coloured=coloured), _sum(checks)]) + "\n")
-
-
-def _lines(checks: Sequence[Check], *, coloured: bool) -> Iterable[str]:
     width = max((len(check.name) for check in checks), default=0)
     for check in checks:
         mark = f"{_MARKS[check.state]:<4}"
         if coloured:
             mark = f"\x1b[{_COLOURS[check.state]}m{mark}\x1b[0m"
         yield f"{mark}  {check.name:<{width}}  {_one_line(check.found)}"
-        if check.mend:
-            yield f"{'':<{width + 8}}mend: {_one_line(check.mend)}"
+        if check.remedy:
+            yield f"{'':<{width + 8}}remedy: {_one_line(check.remedy)}"
 
 
 def _one_line(text: str) -> str:
@@ -193,14 +222,14 @@ def _sum(checks: Sequence[Check]) -> str:
     counts = {state: sum(check.state == state for check in checks) for state in _MARKS}
     return (
         f"{counts['ok']} ok, {counts['warn']} to look at, {counts['fail']} failed, {counts['skip']} not looked at; "
-        + ("mend what FAIL says, from the top" if counts["fail"] else "nothing stands in the way")
+        + ("correct what FAIL says, from the top" if counts["fail"] else "nothing stands in the way")
     )
 
 
 # ---- what both look at ----------------------------------------------------------------------------------------------
 
 
-def ask(command: Sequence[str]) -> Answer:
+def ask(command: Sequence[str]) -> Output:
     """Run a short-lived program and return its status and output."""
     tool = shutil.which(command[0])
     if tool is None:
@@ -216,9 +245,7 @@ def ask(command: Sequence[str]) -> Answer:
     return done.returncode, done.stdout.decode("utf-8", "replace").strip()
 
 
-def python(
-    version: tuple[int, ...] = sys.version_info[:3], *, wide: bool = sys.maxsize > 2**32
-) -> tuple[State, str, str]:
+def python(version: tuple[int, ...] = sys.version_info[:3], *, wide: bool = sys.maxsize > 2**32) -> Seen:
     """Check that Python is new enough and of 64 bits."""
     shown = f"{'.'.join(map(str, version))}, {'64' if wide else '32'} bit, {platform.system()} {platform.machine()}"
     if version[:2] < OLDEST_PYTHON or not wide:
@@ -227,7 +254,7 @@ def python(
 
 
 def clock_keeper(run: Ask = ask, *, windows: bool = os.name == "nt") -> tuple[bool | None, str]:
-    """Return whether the system keeps its clock in step with others, None when nobody says; and what sets it right."""
+    """Return whether the system keeps its clock in step with others, None when no program tells; and the remedy."""
     if windows:
         status, said = run(["w32tm", "/query", "/status"])
         free = "not synchronized" in said or "Local CMOS Clock" in said
@@ -241,7 +268,7 @@ def clock_keeper(run: Ask = ask, *, windows: bool = os.name == "nt") -> tuple[bo
     return None, "sudo timedatectl set-ntp true"
 
 
-def unit(name: str, run: Ask = ask) -> tuple[State, str, str]:
+def unit(name: str, run: Ask = ask) -> Seen:
     """Check the unit of a program, the system's or the user's own."""
     wanted = "--property=LoadState,ActiveState,UnitFileState"
     for scope, command in (((), "sudo systemctl"), (("--user",), "systemctl --user")):
@@ -249,15 +276,13 @@ def unit(name: str, run: Ask = ask) -> tuple[State, str, str]:
         found = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
         if status == 0 and found.get("LoadState") == "loaded":
             return _judged_unit(name, found, command, run if scope else None)
-    return skip(f"no unit {name} is installed; that is well for a program that is started by hand")
+    return skip(f"no unit {name} is installed. That is fine if you start it by hand.")
 
 
-def _judged_unit(name: str, found: Mapping[str, str], command: str, run: Ask | None) -> tuple[State, str, str]:
+def _judged_unit(name: str, found: Mapping[str, str], command: str, run: Ask | None) -> Seen:
     active, enabled = found.get("ActiveState", ""), found.get("UnitFileState", "")
     if active != "active":
-        return fail(
-            f"{name} is {active or 'unknown'}", f"{command} enable --now {name}; its words: journalctl -u {name}"
-        )
+        return fail(f"{name} is {active or 'unknown'}", f"{command} enable --now {name}; its log: journalctl -u {name}")
     if enabled not in ("enabled", "static", "enabled-runtime"):
         return warn(f"{name} is active and not enabled, so it ends with this boot", f"{command} enable {name}")
     if run is not None:
@@ -268,7 +293,7 @@ def _judged_unit(name: str, found: Mapping[str, str], command: str, run: Ask | N
     return ok(f"{name} is active and enabled")
 
 
-def task(name: str, run: Ask = ask) -> tuple[State, str, str]:
+def task(name: str, run: Ask = ask) -> Seen:
     """Check the scheduled task of a program on Windows.
 
     Its state is read from XML and a number, because the words for it are in the language of the system.
@@ -277,29 +302,39 @@ def task(name: str, run: Ask = ask) -> tuple[State, str, str]:
     """
     status, described = run(["schtasks", "/query", "/tn", name, "/xml"])
     if status is None or status != 0:
-        return skip(f"no scheduled task {name} is installed; that is well for a program that is started by hand")
-    if _DISABLED.search(described):
+        return skip(f"no scheduled task {name} is installed. That is fine if you start it by hand.")
+    if is_disabled(described):
         return fail(f"the scheduled task {name} is disabled", f'schtasks /change /tn "{name}" /enable')
     _, told = run(["schtasks", "/query", "/tn", name, "/v", "/fo", "csv", "/nh"])
-    results = [row[_LAST_RESULT] for row in csv.reader(told.splitlines()) if len(row) > _LAST_RESULT]
-    if _TASK_RUNNING not in results:
+    results = last_results(told)
+    if TASK_RUNNING not in results:
         last = f"; its last result is {results[0]}" if results else ""
         return fail(f"the scheduled task {name} is not running{last}", f'schtasks /run /tn "{name}"')
     return ok(f"the scheduled task {name} is running")
 
 
+def is_disabled(described: str) -> bool:
+    """Return True if the XML of a scheduled task says that it is not to start."""
+    return _DISABLED.search(described) is not None
+
+
+def last_results(told: str) -> list[str]:
+    """Return the last results in what schtasks lists at length, as CSV without a header."""
+    return [row[_LAST_RESULT] for row in csv.reader(told.splitlines()) if len(row) > _LAST_RESULT]
+
+
 # ---- certificates ---------------------------------------------------------------------------------------------------
 
 
-def life_left(begins_at: float, ends_at: float, now: float, mend: str) -> tuple[State, str, str]:
+def life_left(begins_at: float, ends_at: float, now: float, remedy: str) -> Seen:
     """Judge the life of a certificate."""
     day = datetime.fromtimestamp(ends_at, UTC).date()
     if now < begins_at:
         return fail("is not yet valid as this host's clock says", "set the clock of this host")
     if now >= ends_at:
-        return fail(f"has expired on {day}", mend)
+        return fail(f"has expired on {day}", remedy)
     left = f"is good for {(ends_at - now) / DAY_S:.0f} more days, until {day}"
-    return warn(left, mend) if ends_at - now < SOON_S else ok(left)
+    return warn(left, remedy) if ends_at - now < SOON_S else ok(left)
 
 
 def first_certificate(path: Path) -> bytes | None:

@@ -1,10 +1,14 @@
 """Every error of the fleet, as one tree.
 
-Owns the stable codes, HTTP statuses and exit statuses. Guarantees that a message says what was found, what was
-expected and what to do now, and that the client raises the same class the receiver sent.
+Owns the stable codes, HTTP statuses and exit statuses. Guarantees that an error carries what was found, what was
+expected and what to do now as fields, and that the client raises the same class with the same fields as the receiver.
+The text for people is made from the fields in one place, so no code needs to read a text.
+
+    raise ConflictError(f"the job {job_id} is {status}", expected="a failed or cancelled job")
+    raise UnavailableError("the receiver is stopping", "try again in a moment", retry_after_s=5.0)
 
     FleetError
-    |- ConfigurationError      78  settings or manifest that a restart cannot mend
+    |- ConfigurationError      78  settings or manifest that a restart cannot fix
     |  '- ManifestError        422 a manifest with faults, all of them listed
     |- RequestError            400 a message that cannot be read
     |  |- InvalidMessageError  422 a readable message with wrong content
@@ -39,7 +43,7 @@ from __future__ import annotations
 
 import errno
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict, Unpack
 
 EX_FAILURE = 1
 EX_USAGE = 2
@@ -47,6 +51,8 @@ EX_UNAVAILABLE = 69
 EX_TEMPFAIL = 75
 EX_NOPERM = 77
 EX_CONFIG = 78
+MAX_TOLD = 3
+"""Single faults that stand in the one line of an error; a terminal and a problem document list all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,41 +63,86 @@ class Fault:
         place: Where: "jobs[3].hyper.max_iter (line 41)", a JSON pointer, or a setting's name.
         found: What stands there, shortened for people.
         expected: What would be right.
-        hint: What to do now, or empty. Often the nearest valid name.
+        remedy: What to do now, or empty. Often the nearest valid name.
     """
 
     place: str
     found: str
     expected: str
-    hint: str = ""
+    remedy: str = ""
 
     def __str__(self) -> str:
         """Return the fault as one line for people."""
-        tail = f"; {self.hint}" if self.hint else ""
+        tail = f"; {self.remedy}" if self.remedy else ""
         return f"{self.place}: found {self.found}, expected {self.expected}{tail}"
+
+
+class Details(TypedDict, total=False):
+    """What any error can carry besides what was found and the remedy.
+
+    Attributes:
+        expected: What would be right, where the finding does not say it already.
+        faults: The single faults, where there are several.
+        retry_after_s: Seconds after which trying again makes sense, or None.
+    """
+
+    expected: str
+    faults: tuple[Fault, ...]
+    retry_after_s: float | None
 
 
 class FleetError(Exception):
     """Anything the fleet refuses or fails at, with what to do now.
 
     Args:
-        message: One sentence or more for people.
-        faults: The single faults, where there are several.
-        retry_after_s: Seconds after which trying again makes sense, or None.
+        found: What is the case, for people.
+        remedy: What to do now, for people; empty when the finding says it or nothing can be done.
+        **details: As in `Details`.
     """
 
     code: ClassVar[str] = "internal"
     status: ClassVar[int] = 500
     exit_status: ClassVar[int] = EX_FAILURE
 
-    def __init__(self, message: str, *, faults: tuple[Fault, ...] = (), retry_after_s: float | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.faults = faults
-        self.retry_after_s = retry_after_s
+    def __init__(self, found: str, remedy: str = "", **details: Unpack[Details]) -> None:
+        super().__init__(found, remedy)
+        self.found = found
+        self.remedy = remedy
+        self.expected = details.get("expected", "")
+        self.faults = details.get("faults", ())
+        self.retry_after_s = details.get("retry_after_s")
+
+    def __str__(self) -> str:
+        """Return the error as one line for people."""
+        return self.message
+
+    @property
+    def message(self) -> str:
+        """The error as one line for people: what was found, the first faults, what was expected, what to do now."""
+        return "; ".join(filter(None, (self.finding, self.remedy)))
+
+    @property
+    def finding(self) -> str:
+        """The same without what to do."""
+        told = [str(fault) for fault in self.faults[:MAX_TOLD]]
+        if len(self.faults) > MAX_TOLD:
+            told.append(f"and {len(self.faults) - MAX_TOLD} more")
+        return "; ".join([self.found, *told, *self._expectation()])
+
+    @property
+    def lines(self) -> list[str]:
+        """The error for a terminal: one line, and one more for each single fault."""
+        first = "; ".join([self.found, *self._expectation(), *filter(None, [self.remedy])])
+        return [first, *(f"  {fault}" for fault in self.faults)]
+
+    def _expectation(self) -> list[str]:
+        return [f"expected {self.expected}"] if self.expected else []
 
     def problem(self) -> dict[str, Any]:
         """Return the error as an RFC 9457 problem document.
+
+        `detail` is the one line for people; `found`, `expected`, `remedy` and `errors` hold the same as fields, and
+        those that are empty are left out.
 
         Source: RFC 9457, Problem Details for HTTP APIs.
         """
@@ -101,14 +152,16 @@ class FleetError(Exception):
             "status": self.status,
             "detail": self.message,
             "code": self.code,
+            "found": self.found,
         }
+        body |= {key: text for key in ("expected", "remedy") if (text := getattr(self, key))}
         if self.faults:
             body["errors"] = [asdict(fault) for fault in self.faults]
         return body
 
 
 class ConfigurationError(FleetError):
-    """Settings that a restart cannot mend."""
+    """Settings that a restart cannot fix."""
 
     code, exit_status = "bad_configuration", EX_CONFIG
 
@@ -195,18 +248,16 @@ class CertificateMismatchError(ForbiddenError):
     """A certificate that was issued to another worker than the secret shown with it.
 
     Args:
-        message: Whose is which, for people.
+        found: Whose is which, for people.
+        remedy: As for every error.
         worker: Whose secret was shown; empty on the client's side.
-        faults: As for every error.
-        retry_after_s: As for every error.
+        **details: As for every error.
     """
 
     code = "certificate_mismatch"
 
-    def __init__(
-        self, message: str, *, worker: str = "", faults: tuple[Fault, ...] = (), retry_after_s: float | None = None
-    ) -> None:
-        super().__init__(message, faults=faults, retry_after_s=retry_after_s)
+    def __init__(self, found: str, remedy: str = "", *, worker: str = "", **details: Unpack[Details]) -> None:
+        super().__init__(found, remedy, **details)
         self.worker = worker
 
 
@@ -220,18 +271,16 @@ class MethodError(FleetError):
     """The path exists, the method does not.
 
     Args:
-        message: Which method, for people.
+        found: Which method, for people.
+        remedy: As for every error.
         allow: The methods that work, as the `Allow` header lists them; empty on the client's side.
-        faults: As for every error.
-        retry_after_s: As for every error.
+        **details: As for every error.
     """
 
     code, status = "method_not_allowed", 405
 
-    def __init__(
-        self, message: str, *, allow: str = "", faults: tuple[Fault, ...] = (), retry_after_s: float | None = None
-    ) -> None:
-        super().__init__(message, faults=faults, retry_after_s=retry_after_s)
+    def __init__(self, found: str, remedy: str = "", *, allow: str = "", **details: Unpack[Details]) -> None:
+        super().__init__(found, remedy, **details)
         self.allow = allow
 
 
@@ -305,36 +354,32 @@ class TrainerError(FleetError):
     """A trainer that broke its contract.
 
     Args:
-        message: What it did, for people.
+        found: What it did, for people.
+        remedy: As for every error.
         kind: The failure kind, one of `jobs.FAIL_KINDS`.
-        faults: As for every error.
-        retry_after_s: As for every error.
+        **details: As for every error.
     """
 
     code = "trainer_error"
 
     def __init__(
-        self,
-        message: str,
-        *,
-        kind: str = "trainer_error",
-        faults: tuple[Fault, ...] = (),
-        retry_after_s: float | None = None,
+        self, found: str, remedy: str = "", *, kind: str = "trainer_error", **details: Unpack[Details]
     ) -> None:
-        super().__init__(message, faults=faults, retry_after_s=retry_after_s)
+        super().__init__(found, remedy, **details)
         self.kind = kind
 
 
 PASSING = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE})
-"""What the system refuses a file with and later grants, although nobody has changed a setting."""
+"""Refusals of the system that can end without a change of settings, such as a full disk."""
 
 
-def passing(error: OSError, message: str) -> UnavailableError | None:
-    """Return the error for a trouble that ends by itself or with the disk's, so that a restart may mend it.
+def passing(error: OSError, found: str, remedy: str) -> UnavailableError | None:
+    """Return the error for a trouble that can end by itself or with the disk's, so that a restart may help.
 
     Args:
         error: What the system said.
-        message: The same for people, with what to do.
+        found: The same for people.
+        remedy: What to do now.
 
     Returns:
         None when settings or rights are wrong instead.
@@ -342,7 +387,7 @@ def passing(error: OSError, message: str) -> UnavailableError | None:
     if error.errno not in PASSING:
         return None
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return StorageFullError(message) if full else UnavailableError(message)
+    return StorageFullError(found, remedy) if full else UnavailableError(found, remedy)
 
 
 def _tree(root: type[FleetError]) -> list[type[FleetError]]:
@@ -365,9 +410,12 @@ def from_problem(problem: dict[str, Any], *, retry_after_s: float | None = None)
     """
     kind = BY_CODE.get(str(problem.get("code")), FleetError)
     faults = tuple(
-        Fault(*(str(item.get(key, "")) for key in ("place", "found", "expected", "hint")))
+        Fault(*(str(item.get(key, "")) for key in ("place", "found", "expected", "remedy")))
         for item in problem.get("errors") or ()
         if isinstance(item, dict)
     )
-    detail = str(problem.get("detail") or problem.get("title") or "the receiver gave no reason")
-    return kind(detail, faults=faults, retry_after_s=retry_after_s)
+    # A receiver of an older version, or a proxy in front of it, sends `detail` alone.
+    told = problem if "found" in problem else {"found": problem.get("detail") or problem.get("title")}
+    found, expected, remedy = (str(told.get(key) or "") for key in ("found", "expected", "remedy"))
+    found = found or "the receiver gave no reason"
+    return kind(found, remedy, expected=expected, faults=faults, retry_after_s=retry_after_s)

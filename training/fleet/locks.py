@@ -115,11 +115,11 @@ def _hold(stack: contextlib.ExitStack, path: Path, mode: int, kind: int, flags: 
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ConfigurationError(
-            f"{path} is in use: another receiver, or fsck or restore of one, keeps its files there, above it or in it;"
-            f" stop that program (sudo fuser -v {path} names it), or give {flags} another place"
+            f"{path} is in use: another receiver, or fsck or restore of one, keeps its files there, above it or in it",
+            f"stop that program (sudo fuser -v {path} names it), or give {flags} another place",
         ) from None
     except OSError as error:
         words = f"{path} cannot be locked ({error.strerror})"
-        raise passing(error, f"{words}; look at its disk") or ConfigurationError(
-            f"{words}; expected a place that this user may read on a file system with locks; correct {flags}"
+        raise passing(error, words, "look at its disk") or ConfigurationError(
+            words, f"correct {flags}", expected="a place that this user may read on a file system with locks"
         ) from error

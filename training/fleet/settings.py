@@ -130,8 +130,7 @@ def read(table: Iterable[Setting], flags: Mapping[str, Any], environ: Mapping[st
     document = _document(Path(path), table, faults) if path else {}
     effective = {setting.name: _effective(setting, flags, environ, document, str(path), faults) for setting in table}
     if faults:
-        lines = "; ".join(map(str, faults))
-        raise ConfigurationError(f"the settings have {len(faults)} fault(s): {lines}", faults=tuple(faults))
+        raise ConfigurationError(f"the settings have {len(faults)} fault(s)", faults=tuple(faults))
     return Settings(effective)
 
 
@@ -154,7 +153,7 @@ def secret(name: str, environ: Mapping[str, str]) -> str | None:
     """
     value, path = environ.get(name), environ.get(name + "_FILE")
     if value and path:
-        raise ConfigurationError(f"{name} and {name}_FILE are both set; expected one of them; unset the other")
+        raise ConfigurationError(f"{name} and {name}_FILE are both set", "unset the other", expected="one of them")
     if value:
         return _checked_secret(name, value)
     if path:
@@ -181,8 +180,9 @@ def demand_private(name: str, path: Path) -> None:
         return
     if shared:
         raise ConfigurationError(
-            f"{name}: everybody on this host can use {path}; expected a private file; "
-            f"run {system.private_command(path)}"
+            f"{name}: everybody on this host can use {path}",
+            f"run {system.private_command(path)}",
+            expected="a private file",
         )
 
 
@@ -214,13 +214,13 @@ def _document(path: Path, table: tuple[Setting, ...], faults: list[Fault]) -> di
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        faults.append(Fault(str(path), _shown(str(error)), "a readable TOML file", "mend it or leave out --config"))
+        faults.append(Fault(str(path), _shown(str(error)), "a readable TOML file", "correct it or leave out --config"))
         return {}
     names = [setting.name for setting in table]
     for key in document.keys() - set(names):
         near = difflib.get_close_matches(key, names, 1)
-        hint = f"did you mean {near[0]}?" if near else ""
-        faults.append(Fault(f"file {path}", f"unknown key {key!r}", "one of " + ", ".join(names), hint))
+        remedy = f"did you mean {near[0]}?" if near else ""
+        faults.append(Fault(f"file {path}", f"unknown key {key!r}", "one of " + ", ".join(names), remedy))
     return document
 
 
@@ -288,8 +288,9 @@ def _secret_file(name: str, path: Path) -> str:
             data = file.read(MAX_SECRET_BYTES + 1)
     except OSError as error:
         raise ConfigurationError(
-            f"{name}: cannot read {path} ({error.strerror}); expected a file with the secret on one line; "
-            "make it or correct the path"
+            f"{name}: cannot read {path} ({error.strerror})",
+            "make it or correct the path",
+            expected="a file with the secret on one line",
         ) from error
     text = data.decode("latin-1")
     return text.removesuffix("\n").removesuffix("\r")
@@ -298,8 +299,9 @@ def _secret_file(name: str, path: Path) -> str:
 def _checked_secret(place: str, value: str) -> str:
     if not value or len(value) > MAX_SECRET_BYTES or not all("!" <= letter <= "~" for letter in value):
         raise ConfigurationError(
-            f"{place} holds no usable secret; expected 1 to {MAX_SECRET_BYTES} printable ASCII characters without "
-            "spaces; make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
+            f"{place} holds no usable secret",
+            "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'",
+            expected=f"1 to {MAX_SECRET_BYTES} printable ASCII characters without spaces",
         )
     return value
 

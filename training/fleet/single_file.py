@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 NAME: Final = "cis490-training-worker.pyz"
-PACKAGES: Final = ("auth", "client", "executors", "system", "worker")
+PACKAGES: Final = ("auth", "capability", "client", "install", "model", "system", "wire", "worker")
 """Packages of the fleet that the worker consists of, whole."""
 MODULES: Final = (
     "training/__init__.py",
@@ -26,13 +26,13 @@ MODULES: Final = (
     "training/contracts/dataset_folder.py",
     "training/fleet/__init__.py",
     "training/fleet/bundle.py",
-    "training/fleet/capability.py",
     "training/fleet/checks.py",
     "training/fleet/errors.py",
-    "training/fleet/jobs.py",
+    "training/fleet/files.py",
     "training/fleet/service.py",
     "training/fleet/settings.py",
-    "training/fleet/wire.py",
+    "training/fleet/tls/__init__.py",
+    "training/fleet/tls/trust.py",
     "training/needs.py",
     "training/trainer/__init__.py",
     "training/trainer/hyper.py",

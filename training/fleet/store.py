@@ -21,8 +21,6 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from training.fleet.blobs.folder import Data, Folder, Part
-from training.fleet.database import Row
-from training.fleet.database.pages import sync_folder
 from training.fleet.errors import (
     ConfigurationError,
     DigestMismatchError,
@@ -32,7 +30,9 @@ from training.fleet.errors import (
     TooLargeError,
     passing,
 )
-from training.fleet.jobs import MODES
+from training.fleet.files import sync_folder, whole
+from training.fleet.model.jobs import MODES
+from training.fleet.model.names import is_sha256
 
 BUNDLE: Final = "bundle.tar.zst"
 QUARANTINE: Final = "quarantine"
@@ -42,7 +42,6 @@ MAX_BYTES: Final = 8 * 2**30
 FLOOR_BYTES: Final = 256 * 2**20
 """Default of the free space that uploads leave to the database."""
 
-_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _MODEL: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]{0,63}")
 _CHUNK_BYTES: Final = 2**20
 
@@ -55,12 +54,12 @@ def bundle_path(sha256: str, model: str, mode: str) -> str:
     Raises:
         InvalidMessageError: One of the names could not stand in a path.
     """
-    if not _SHA256.fullmatch(sha256):
-        raise InvalidMessageError(f"found the artifact id {sha256!r}; expected 64 lower-case hex digits")
+    if not is_sha256(sha256):
+        raise InvalidMessageError(f"found the artifact id {sha256!r}", expected="64 lower-case hex digits")
     if not _MODEL.fullmatch(model):
-        raise InvalidMessageError(f"found the model {model!r}; expected letters, digits and any of _.- in its name")
+        raise InvalidMessageError(f"found the model {model!r}", expected="letters, digits and any of _.- in its name")
     if mode not in MODES:
-        raise InvalidMessageError(f"found the mode {mode!r}; expected one of {', '.join(MODES)}")
+        raise InvalidMessageError(f"found the mode {mode!r}", expected=f"one of {', '.join(MODES)}")
     return f"{model}_{mode}/{sha256}/{BUNDLE}"
 
 
@@ -131,8 +130,9 @@ class Store:
         path = bundle_path(sha256, model, mode)
         if size_bytes > self._max_bytes:
             raise TooLargeError(
-                f"found an artifact of {size_bytes} bytes; at most {self._max_bytes} may be; make it smaller or raise"
-                " the receiver's limit"
+                f"found an artifact of {size_bytes} bytes",
+                "make it smaller or raise the receiver's limit",
+                expected=f"at most {self._max_bytes}",
             )
         return Upload(self._blobs.begin(size_bytes), sha256, path, size_bytes)
 
@@ -200,7 +200,7 @@ class Store:
             rows: Every artifact in the order of the database; read once, so it may be a generator.
 
         Returns:
-            True when the file was wrong and is written anew.
+            True when the file was wrong and is written again.
 
         Raises:
             ConfigurationError: The file cannot be written.
@@ -224,7 +224,7 @@ def quarantined(store: Path, path: Path, sha256: str) -> Path:
     return target
 
 
-def index_row(artifact: Mapping[str, object] | Row) -> dict[str, object]:
+def index_row(artifact: Mapping[str, object]) -> dict[str, object]:
     """Return what `index.jsonl` says of an artifact besides its path."""
     return {name: artifact[name] for name in ("sha256", "model", "mode", "size_bytes")}
 
@@ -258,7 +258,7 @@ class Upload:
         """
         self._received_bytes += len(data)
         if self._received_bytes > self._size_bytes:
-            raise TooLargeError(f"found more than the declared {self._size_bytes} bytes; send the upload again")
+            raise TooLargeError(f"found more than the declared {self._size_bytes} bytes", "send the upload again")
         self._hash.update(data)
         self._part.write(data)
 
@@ -284,12 +284,14 @@ class Upload:
     def _check(self) -> None:
         if self._received_bytes != self._size_bytes:
             raise ShortBodyError(
-                f"found {self._received_bytes} bytes; expected the declared {self._size_bytes}; send the upload again"
+                f"found {self._received_bytes} bytes",
+                "send the upload again",
+                expected=f"the declared {self._size_bytes}",
             )
         found = self._hash.hexdigest()
         if found != self._sha256:
             raise DigestMismatchError(
-                f"found bytes that hash to {found}; expected {self._sha256}; pack and send the artifact again"
+                f"found bytes that hash to {found}", "pack and send the artifact again", expected=self._sha256
             )
 
     def abort(self) -> None:
@@ -315,10 +317,11 @@ class _Index:
             raise self._unusable(error) from error
 
     def _unusable(self, error: OSError) -> FleetError:
-        return passing(error, f"cannot write the index {self._path}: {error.strerror}; look at its disk") or (
+        return passing(error, f"cannot write the index {self._path}: {error.strerror}", "look at its disk") or (
             ConfigurationError(
-                f"cannot write the index: {error}; expected {self._path} to be a file this user may write; correct"
-                " --index-path"
+                f"cannot write the index: {error}",
+                "correct --index-path",
+                expected=f"{self._path} to be a file this user may write",
             )
         )
 
@@ -330,7 +333,7 @@ class _Index:
                 with self._path.open("ab", buffering=0) as file:
                     self._add(file)
             except OSError as error:
-                _log.warning("index not written, it is made anew at the next start: %s", error)
+                _log.warning("index not written, it is made again at the next start: %s", error)
 
     def _add(self, file: BinaryIO) -> None:
         before = file.seek(0, os.SEEK_END)
@@ -344,7 +347,7 @@ class _Index:
         self._owed = b""
 
     def rebuild(self, lines: Iterable[bytes]) -> bool:
-        """Compare the file with what it should be; from the first difference on, write it anew."""
+        """Compare the file with what it should be; from the first difference on, write it again."""
         with self._lock:
             try:
                 changed = self._rebuild(lines)
@@ -368,18 +371,9 @@ class _Index:
             return True
 
     def _replace(self, old: BinaryIO, good: int, line: bytes, rest: Iterable[bytes]) -> None:
-        part = self._path.with_name(f"{self._path.name}.part")
-        try:
-            with part.open("wb") as new:
-                old.seek(0)
-                while good:
-                    good -= new.write(old.read(min(good, _CHUNK_BYTES)))
-                new.write(line)
-                new.writelines(rest)
-                new.flush()
-                os.fsync(new.fileno())
-            part.replace(self._path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
-            raise
+        with whole(self._path) as new:
+            old.seek(0)
+            while good:
+                good -= new.write(old.read(min(good, _CHUNK_BYTES)))
+            new.write(line)
+            new.writelines(rest)

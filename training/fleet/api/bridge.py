@@ -1,6 +1,6 @@
-"""The border between the event loop and the database's writer thread.
+"""The way from the event loop to the database's writer thread and back.
 
-Owns the way there and back. Guarantees that answers and notices arrive on the event loop in the order in which the
+Owns both directions. Guarantees that answers and notices arrive on the event loop in the order in which the
 writer made them, and that a whole batch of answers costs one wake-up of the loop.
 """
 
@@ -8,32 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
-from training.fleet.database import Transaction
+from training.fleet.database import Database, Transaction
 
 T = TypeVar("T")
-
-
-class Writer(Protocol):
-    """What the bridge needs of a database.
-
-    Attributes:
-        deliver: Called on the writer thread after each batch with what gives its answers.
-    """
-
-    deliver: Callable[[list[Callable[[], None]]], None]
-
-    def post(
-        self,
-        change: Callable[[Transaction], Any],
-        answer: Callable[[Any, BaseException | None], None],
-        /,
-        *,
-        repeatable: bool = False,
-    ) -> None:
-        """Hand a change over; `answer` gets its result or its error, through `deliver`."""
 
 
 class Bridge:
@@ -42,23 +23,28 @@ class Bridge:
     Args:
         database: Where changes go; its `deliver` is taken over.
         loop: The loop that waits for them.
+        observe: Called on the loop with the seconds that each change took until it was durable.
     """
 
-    def __init__(self, database: Writer, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, database: Database, loop: asyncio.AbstractEventLoop, observe: Callable[[float], None] | None = None
+    ) -> None:
         self._post = database.post
         self._loop = loop
+        self._observe = observe or (lambda _seconds: None)
         database.deliver = self._deliver
 
-    def run(self, change: Callable[[Transaction], T], *, repeatable: bool = False) -> asyncio.Future[T]:
+    def run(self, change: Callable[[Transaction], T]) -> asyncio.Future[T]:
         """Return a future of the change's result; it is set after the commit is durable.
 
         Args:
             change: What to do on the writer thread.
-            repeatable: Whether it may be undone and run a second time before it is answered.
         """
         waiter: asyncio.Future[T] = self._loop.create_future()
+        begun = time.perf_counter()
 
         def settle(result: T, error: BaseException | None) -> None:
+            self._observe(time.perf_counter() - begun)
             if waiter.done():  # its caller has gone
                 return
             if error is None:
@@ -66,7 +52,7 @@ class Bridge:
             else:
                 waiter.set_exception(error)
 
-        self._post(change, settle, repeatable=repeatable)
+        self._post(change, settle)
         return waiter
 
     def notify(self, notice: Callable[[], None]) -> None:

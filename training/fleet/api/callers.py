@@ -1,8 +1,8 @@
-"""Who asks, from the first look at a request to the last word of its answer.
+"""Who asks: which credential came with a request, and what an enrolled worker may touch with it.
 
 Owns what is done around the handlers for an enrolled worker: its next key takes over at first use, its session holds
-the identity while it is answered, and it is told when it should make a new key. Guarantees that a worker touches only
-leases that were given to it. Leaves the judgement of secrets and sessions to `auth`.
+the identity while it is answered, and a header asks it for a new key. Guarantees that a worker touches only leases that
+were given to it. Leaves the judgement of secrets and sessions to `auth`.
 """
 
 from __future__ import annotations
@@ -10,33 +10,33 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from training.fleet.api.exchange import KNOWN, Answer, Message, Request
+from starlette.responses import Response
+from starlette.types import Scope
+
+from training.fleet.api.arrival import KNOWN, LOOKS, PEER
 from training.fleet.api.fleet import Fleet
+from training.fleet.api.request import Request
 from training.fleet.auth import Caller, Peer, Right, Role, neighbourhood
 from training.fleet.auth.sessions import FORM, HEADER
 from training.fleet.errors import CertificateMismatchError, ForbiddenError, IdentityInUseError, StaleLeaseError
 
 SESSION: Final = HEADER.lower().encode()
 ROTATE: Final = (b"x-rotate-secret", b"1")
-"""Tells a worker to make a new key."""
-LOOKS: Final = ("GET", "HEAD")
-"""Methods that change nothing."""
-PEER_KEY: Final = "cis490.peer"
-"""Where an `auth.Peer` stands in the ASGI scope when a client certificate was verified."""
+"""Asks a worker to make a new key."""
 
 
 async def demand(fleet: Fleet, request: Request, role: Role, right: Right | None) -> None:
-    """Find out who asks and whether it may.
+    """Find out who sent a request, and refuse it unless that caller may send it.
 
     Raises:
         AuthenticationError: The credential is missing, wrong or revoked.
         ForbiddenError: The caller may not do this.
     """
-    headers = request.headers
+    head = request.head
     peer = _peer(request.scope)
     try:
-        request.caller = fleet.credentials.demand(
-            role, headers.get(b"authorization"), headers.get(b"x-operator-token"), peer, right
+        request.caller = fleet.access.credentials.demand(
+            role, head.get(b"authorization"), head.get(b"x-operator-token"), peer, right
         )
     except CertificateMismatchError as error:
         shown = peer.worker if peer is not None else ""
@@ -46,12 +46,14 @@ async def demand(fleet: Fleet, request: Request, role: Role, right: Right | None
         raise
 
 
-def _peer(scope: Message) -> Peer | None:
-    found = scope.get(PEER_KEY)
+def _peer(scope: Scope) -> Peer | None:
+    found = scope.get(PEER)
     return found if isinstance(found, Peer) else None
 
 
-async def as_worker(fleet: Fleet, request: Request, handler: Callable[[Fleet, Request], Awaitable[Answer]]) -> Answer:
+async def as_worker(
+    fleet: Fleet, request: Request, handler: Callable[[Fleet, Request], Awaitable[Response]]
+) -> Response:
     """Answer an enrolled worker.
 
     Raises:
@@ -59,7 +61,7 @@ async def as_worker(fleet: Fleet, request: Request, handler: Callable[[Fleet, Re
         RequestError: It does not say where it runs.
     """
     caller, queue = request.caller, fleet.queue
-    given = request.headers.get(SESSION, b"").decode("latin-1")
+    given = request.head.get(SESSION, b"").decode("latin-1")
     try:
         with fleet.sessions.present(caller.name, given, looks=request.scope["method"] in LOOKS) as place:
             if place:  # a visit changes nothing
@@ -68,20 +70,20 @@ async def as_worker(fleet: Fleet, request: Request, handler: Callable[[Fleet, Re
     except IdentityInUseError:
         await note(fleet, request, caller.name, "clash", f"another machine shows identity {caller.identity} as well")
         raise
-    identity = queue.registry.get(caller.identity)
+    identity = queue.identities.get(caller.identity)
     if identity is not None and identity.rotate and request.scope["path"] != "/v1/secret":
-        answer.headers.append(ROTATE)
+        answer.raw_headers.append(ROTATE)
     return answer
 
 
 async def _settle(fleet: Fleet, caller: Caller, place: str) -> None:
-    """Write down what a request says by being let in: the next key was used, and where the identity is."""
+    """Record what an accepted request has shown: that the next key is in use, and where the identity runs."""
     queue = fleet.queue
     if caller.fresh:
-        await fleet.run(lambda tx: queue.renew(tx, caller.identity))
-    identity = queue.registry.get(caller.identity)
+        await fleet.run(lambda tx: queue.identities.renew(tx, caller.identity))
+    identity = queue.identities.get(caller.identity)
     if identity is not None and identity.place != place:
-        await fleet.run(lambda tx: queue.keep_place(tx, caller.identity, place))
+        await fleet.run(lambda tx: queue.identities.keep_place(tx, caller.identity, place))
 
 
 def address(request: Request) -> str:
@@ -91,9 +93,9 @@ def address(request: Request) -> str:
 
 
 def client(request: Request) -> str:
-    """Return under whose name the places of a request count: an enrolled worker's or an operator's, else its address's.
+    """Return the name under which a request counts when connections run out: the caller's, else its address.
 
-    Ten workers behind one address are ten clients then, and one that is known takes places from nobody beside it.
+    So ten enrolled workers behind one address are ten clients, and none of them takes places from the others.
     """
     caller = request.caller
     return caller.who if caller.name else neighbourhood(address(request))
@@ -102,18 +104,22 @@ def client(request: Request) -> str:
 def mark_known(fleet: Fleet, request: Request) -> None:
     """Note whose a request is, if it showed a credential; on loopback workers and readers may need none."""
     caller = request.caller
-    if caller.name or caller.kind == "reader" or (caller.kind == "worker" and fleet.credentials.worker is not None):
+    if (
+        caller.name
+        or caller.kind == "reader"
+        or (caller.kind == "worker" and fleet.access.credentials.worker is not None)
+    ):
         request.scope[KNOWN] = client(request)
 
 
 def spot(request: Request) -> str:
-    """Return where a worker says it runs, empty when it does not say."""
-    match = FORM.fullmatch(request.headers.get(SESSION, b"").decode("latin-1"))
+    """Return the place that a worker's session names, empty without one."""
+    match = FORM.fullmatch(request.head.get(SESSION, b"").decode("latin-1"))
     return match[1] if match else ""
 
 
 async def note(fleet: Fleet, request: Request, worker: str, action: str, why: str, *, known: bool = True) -> None:
-    """Append an event that a request brings about again and again; of one address few are written, see `News`.
+    """Record an event, at most once every few minutes for the same worker and action of one address; see `News`.
 
     Args:
         fleet: What is worked on.
@@ -124,8 +130,8 @@ async def note(fleet: Fleet, request: Request, worker: str, action: str, why: st
         known: The caller has shown a credential.
     """
     if fleet.news.is_news(address(request), action, worker, known=known):
-        told, who = f"{why} (from {address(request)})", request.caller.who
-        await fleet.run(lambda tx: fleet.queue.note(tx, who, worker, action, told))
+        text, who = f"{why} (from {address(request)})", request.caller.who
+        await fleet.run(lambda tx: fleet.queue.history.note(tx, who, worker, action, text))
 
 
 def demand_own_name(fleet: Fleet, request: Request, worker: str) -> None:
@@ -135,15 +141,17 @@ def demand_own_name(fleet: Fleet, request: Request, worker: str) -> None:
         ForbiddenError: The names differ, or the host has enrolled and its secret is not shown.
     """
     name = request.caller.name
-    if not request.caller.identity and fleet.queue.registry.living(worker) is not None:
+    if not request.caller.identity and fleet.queue.identities.living(worker) is not None:
         raise ForbiddenError(
-            f"the claim is for {worker}, which has enrolled, and does not show its secret; start the worker with "
-            f"--worker-secret-file, or under another name with --name; or cis490-jobs worker revoke {worker}"
+            f"the claim is for {worker}, which has enrolled, and does not show its secret",
+            "start the worker with --worker-secret-file, or under another name with --name; or cis490-jobs worker "
+            f"revoke {worker}",
         )
     if name and name != worker:
         raise ForbiddenError(
-            f"the claim is for {worker} and the secret that of {name}; expected one name; start the worker with "
-            f"--name {name}, or enrol it as {worker}: cis490-jobs invite {worker}"
+            f"the claim is for {worker} and the secret that of {name}",
+            f"start the worker with --name {name}, or enrol it as {worker}: cis490-jobs invite {worker}",
+            expected="one name",
         )
 
 
@@ -151,13 +159,12 @@ async def demand_holder(fleet: Fleet, request: Request, lease_id: str) -> None:
     """Refuse a lease that was given to another worker, live or over.
 
     Raises:
-        StaleLeaseError: It was; whoever believes in it must stop its trainer.
+        StaleLeaseError: It was given to another worker; this one must stop its trainer.
     """
     name = request.caller.name
     if not name:
         return
-    live = fleet.queue.leases.get(lease_id)
-    holder = live.worker if live is not None else await fleet.run(lambda tx: fleet.queue.holder(tx, lease_id))
+    holder = fleet.queue.live_holder(lease_id) or await fleet.run(lambda tx: fleet.queue.holder(tx, lease_id))
     if holder is not None and holder != name:
         await note(fleet, request, name, "refuse", "it showed a lease of another worker")
-        raise StaleLeaseError(f"the lease was not given to {name}; stop its trainer and claim again")
+        raise StaleLeaseError(f"the lease was not given to {name}", "stop its trainer and claim again")

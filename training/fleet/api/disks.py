@@ -1,8 +1,8 @@
 """What is wrong with the receiver's disks: no room, or no permission to write.
 
-Owns the look at the folders that the receiver writes to. Guarantees that a disk on which an upload or the next change
-of the queue would fail is told before one fails. Nothing is written to find out, so that asking costs nothing and a
-disk that is nearly full is left alone. A sync that failed is remembered by `store` and `database`.
+Owns the look at the folders that the receiver writes to. Guarantees that a full or read-only disk is reported before an
+upload or a change of the queue fails on it. Nothing is written to find out, so that asking costs nothing and a disk
+that is nearly full gets no fuller. A sync that failed is remembered by `store` and `database`.
 """
 
 from __future__ import annotations

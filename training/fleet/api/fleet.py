@@ -1,37 +1,57 @@
-"""What the handlers work on.
+"""The parts that handlers work on.
 
-Owns the references to the queue, the store and the manifest loader, and whether the receiver drains. Leaves all rules
-to them.
+Owns the references to the queue, the store and the rest of one receiver, whether it drains, and the end of what the
+edge itself started. A fleet is whole from the moment it is made; nothing is filled in later. Leaves all rules to its
+parts.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from training.fleet import __version__
-from training.fleet.api.bridge import Bridge
-from training.fleet.api.disks import Disks
+from training.fleet.api.answers import Streams
 from training.fleet.api.limiter import Limiter
+from training.fleet.api.metrics import Meters
 from training.fleet.api.news import News
-from training.fleet.api.parking import Lot
 from training.fleet.api.uploading import Uploads
-from training.fleet.auth import Credentials, Sessions
 from training.fleet.errors import UnavailableError
-from training.fleet.wire import Material
+from training.fleet.wire.identities import Material
 
 if TYPE_CHECKING:
+    import asyncio
+
+    from training.fleet.api.access import Access
+    from training.fleet.api.bridge import Bridge
+    from training.fleet.api.disks import Disks
     from training.fleet.api.keeping import Keeper
     from training.fleet.api.loading import Loader
+    from training.fleet.api.parking import Lot
+    from training.fleet.auth import Sessions
     from training.fleet.queue import Queue
     from training.fleet.store import Store
 
 T = TypeVar("T")
 DRAIN_RETRY_S = 5.0
+"""When a caller that a stopping receiver refuses should ask again: a restart takes about that long."""
+
+
+@dataclass(slots=True)
+class EdgeAuthority:
+    """The receiver's certificate authority, as far as it has one.
+
+    Attributes:
+        issue: Makes what a worker needs for mutual TLS, for its name and enrolment; None where the key is elsewhere.
+        pem: Its certificate, for hosts that enrol; empty without one.
+        sha256: SHA-256 of that certificate (DER), hex; None without one.
+    """
+
+    issue: Callable[[str, str], Material] | None = None
+    pem: str = ""
+    sha256: str | None = None
 
 
 @dataclass(slots=True)
@@ -39,31 +59,26 @@ class Fleet:
     """The parts behind the HTTP edge.
 
     Attributes:
-        queue: The queue; its methods run on the writer thread.
+        queue: The queue; methods that take a transaction run on the writer thread.
         store: The artifacts.
         loader: Reads and applies the manifest.
         bridge: The way to the writer thread.
         lot: Parked claims.
         keeper: Backups and checks.
-        idle_retry_s: What a worker that finds no job is told to wait.
-        draining: The receiver shuts down: nothing new begins.
+        access: Who may do what.
+        sessions: Which machine uses which identity.
+        disks: Where the receiver's files lie.
+        description: Makes the OpenAPI document.
+        authority: The receiver's certificate authority.
+        meters: What is counted and timed for `/metrics`.
+        uploads: Uploads under way.
+        streams: Answers that are still being sent piece by piece.
+        limiter: Counts wrong one-time codes.
+        news: Decides which events that callers can cause again and again are written.
+        idle_retry_s: How long a worker that finds no job is asked to wait.
         version: Of the receiver.
         started_at: On the monotonic clock.
-        description: Makes the OpenAPI document.
-        uploads: Threads that hash and write uploads.
-        turns: Uploads under way.
-        credentials: Who may do what; another value after the operators file was read again.
-        sessions: Which machine uses which identity.
-        limiter: Counts wrong one-time codes.
-        news: Says which events are written that a caller can bring about again and again.
-        issuer: Makes what a worker needs for mutual TLS, for its name and enrolment; None where there is none.
-        ca_pem: The receiver's certificate authority in PEM, for hosts that enrol; empty without one.
-        ca_sha256: SHA-256 of that certificate (DER), hex; None without one.
-        reread: Returns the credentials anew, at a reload; None where they are fixed.
-        problems: What is wrong with what was read again, for people.
-        disks: Where the receiver's files lie.
-        indexing: Held while a line of the index is written; who waits for it gets it in turn.
-        proving: Held while a file of the store that no row vouches for is read.
+        draining: The receiver shuts down: nothing new begins.
     """
 
     queue: Queue
@@ -72,29 +87,24 @@ class Fleet:
     bridge: Bridge
     lot: Lot
     keeper: Keeper
+    access: Access
+    sessions: Sessions
+    disks: Disks
     description: Callable[[], dict[str, Any]]
-    idle_retry_s: float = 10.0
-    draining: bool = False
-    version: str = __version__
-    started_at: float = field(default_factory=time.monotonic)
-    uploads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, thread_name_prefix="upload"))
-    turns: Uploads = field(default_factory=Uploads)
-    credentials: Credentials = field(default_factory=Credentials)
-    sessions: Sessions = field(default_factory=lambda: Sessions(time.monotonic))
+    authority: EdgeAuthority
+    meters: Meters
+    uploads: Uploads = field(default_factory=Uploads)
+    streams: Streams = field(default_factory=Streams)
     limiter: Limiter = field(default_factory=lambda: Limiter(time.monotonic))
     news: News = field(default_factory=lambda: News(time.monotonic))
-    issuer: Callable[[str, str], Material] | None = None
-    ca_pem: str = ""
-    ca_sha256: str | None = None
-    reread: Callable[[], Credentials] | None = None
-    problems: list[str] = field(default_factory=list)
-    disks: Disks = field(default_factory=Disks)
-    indexing: asyncio.Lock = field(default_factory=asyncio.Lock)
-    proving: asyncio.Lock = field(default_factory=asyncio.Lock)
+    idle_retry_s: float = 10.0
+    version: str = __version__
+    started_at: float = field(default_factory=time.monotonic)
+    draining: bool = False
 
-    def run(self, change: Callable[[Any], T], *, repeatable: bool = False) -> asyncio.Future[T]:
+    def run(self, change: Callable[[Any], T]) -> asyncio.Future[T]:
         """Return a future of a change made on the writer thread; see `Bridge.run`."""
-        return self.bridge.run(change, repeatable=repeatable)
+        return self.bridge.run(change)
 
     def demand_open(self) -> None:
         """Refuse new work while the receiver drains.
@@ -104,10 +114,16 @@ class Fleet:
         """
         if self.draining:
             raise UnavailableError(
-                "the receiver is shutting down; ask again in a few seconds", retry_after_s=DRAIN_RETRY_S
+                "the receiver is shutting down", "ask again in a few seconds", retry_after_s=DRAIN_RETRY_S
             )
 
     def drain(self) -> None:
-        """Begin to shut down: release parked callers, refuse new claims and uploads."""
+        """Begin to shut down: release parked callers, end streams, refuse new claims and uploads."""
         self.draining = True
         self.lot.ring_all()
+        self.streams.end()
+
+    def close(self) -> None:
+        """Stop the threads of the edge. Safe to repeat."""
+        self.keeper.close()
+        self.uploads.close()

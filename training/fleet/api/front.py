@@ -1,8 +1,8 @@
 """What stands between a client and the application: TLS, or a proxy that speaks it.
 
-Owns the headers in which a trusted proxy tells of the client, and who may send them. Guarantees that such a header is
-believed only from an address in `trusted_proxies` that shows the proxy's token; from anybody else it ends the request,
-under whatever spelling, so that a forged one is never taken for a real one.
+Owns the headers in which a trusted proxy describes the client, and who may send them. Guarantees that such a header is
+believed only from an address in `trusted_proxies` that shows the proxy's token. From anybody else it ends the request,
+in every spelling, so that a forged header is never taken for a real one.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
-from training.fleet.api.callers import PEER_KEY
-from training.fleet.api.exchange import Request
-from training.fleet.auth import peers
+from training.fleet.api.arrival import PEER, Arrival
 from training.fleet.errors import AuthenticationError, ConfigurationError, ForbiddenError, RequestError
+from training.fleet.tls import peers
 
 URI: Final = b"x-client-cert-uri"
 FINGERPRINT: Final = b"x-client-cert-fingerprint"
@@ -46,44 +45,44 @@ class Front:
         self._digest = None if token is None else hashlib.sha256(token.encode()).digest()
         if bool(self._networks) != (token is not None):
             raise ConfigurationError(
-                "only one of trusted_proxies and CIS490_PROXY_TOKEN is set; set both, and give the proxy the same "
-                "token, or neither"
+                "only one of trusted_proxies and CIS490_PROXY_TOKEN is set",
+                "set both, and give the proxy the same token, or neither",
             )
 
-    def look(self, request: Request) -> None:
-        """Note what is known of the client: its certificate, and its address where a proxy tells.
+    def look(self, arrival: Arrival) -> None:
+        """Note what is known about the client: its certificate, and the address that a proxy names.
 
         Raises:
             RequestError: A header is there in a second spelling.
             ForbiddenError: Somebody else than the proxy sent what only the proxy may send.
             AuthenticationError: The certificate has ended since the connection began.
         """
-        scope, headers = request.scope, request.headers
-        if _KNOWN.isdisjoint(headers):
+        scope, head = arrival.scope, arrival.head
+        if _KNOWN.isdisjoint(head):
             peer = (scope.get("state") or {}).get("peer")
             if peer is not None:
                 if peer.ends_at <= time.time():
-                    raise AuthenticationError("the certificate has ended since this connection began; renew it")
-                scope[PEER_KEY] = peer
+                    raise AuthenticationError("the certificate has ended since this connection began", "renew it")
+                scope[PEER] = peer
             return
-        self._demand_proxy(request)
-        uri, fingerprint = (headers.get(name, b"").decode("latin-1") for name in (URI, FINGERPRINT))
-        scope[PEER_KEY] = peers.from_proxy(uri, fingerprint)
-        forwarded = headers.get(FORWARDED, b"").decode("latin-1").rpartition(",")[2].strip()
+        self._demand_proxy(arrival)
+        uri, fingerprint = (head.get(name, b"").decode("latin-1") for name in (URI, FINGERPRINT))
+        scope[PEER] = peers.from_proxy(uri, fingerprint)
+        forwarded = head.get(FORWARDED, b"").decode("latin-1").rpartition(",")[2].strip()
         if forwarded:
             scope["client"] = (forwarded[:64], 0)
 
-    def _demand_proxy(self, request: Request) -> None:
-        if not TWINS.isdisjoint(request.headers):
-            raise RequestError("a header of the proxy came with underscores in its name; leave it out")
-        client = request.scope.get("client")
+    def _demand_proxy(self, arrival: Arrival) -> None:
+        if not TWINS.isdisjoint(arrival.head):
+            raise RequestError("a header of the proxy came with underscores in its name", "leave it out")
+        client = arrival.scope.get("client")
         address = str(client[0]) if client else ""
-        shown = hashlib.sha256(request.headers.get(TOKEN, b"")).digest()
+        shown = hashlib.sha256(arrival.head.get(TOKEN, b"")).digest()
         if self._digest is None or not hmac.compare_digest(shown, self._digest) or not self._is_proxy(address):
             names = ", ".join(name.decode() for name in MARKS)
             raise ForbiddenError(
-                f"only the proxy in front of this receiver may send {names}, with its token; leave them out, or set "
-                "trusted_proxies and CIS490_PROXY_TOKEN"
+                f"only the proxy in front of this receiver may send {names}, with its token",
+                "leave them out, or set trusted_proxies and CIS490_PROXY_TOKEN",
             )
 
     def _is_proxy(self, address: str) -> bool:
@@ -99,5 +98,5 @@ def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
         return ipaddress.ip_network(text, strict=False)
     except ValueError:
         raise ConfigurationError(
-            f"trusted_proxies names {ascii(text)[:80]}; expected an address or a network, such as 127.0.0.1"
+            f"trusted_proxies names {ascii(text)[:80]}", expected="an address or a network, such as 127.0.0.1"
         ) from None

@@ -1,8 +1,8 @@
 """Long work on the receiver's own files: backups and checks.
 
-Owns the one chore that may run at a time and what is known of it. Guarantees that the receiver answers on while a
+Owns the one chore that may run at a time and its state. Guarantees that the receiver answers on while a
 chore runs: it has a thread of its own that rests as long as it reads, and the writer thread is held up for a few
-milliseconds at most. Leaves the work itself to `integrity`.
+milliseconds at most. Leaves the work itself to `maintenance`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Final
 
 from training.fleet import __version__
+from training.fleet.database import Database
 from training.fleet.errors import ConflictError, Fault, FleetError, UnavailableError
-from training.fleet.integrity.artifacts import Options, Places
-from training.fleet.integrity.backup import Order, Source, back_up
-from training.fleet.integrity.fsck import fsck_running
-from training.fleet.integrity.report import Report
-from training.fleet.wire import BackupOrder, Chore, Finding, FsckOrder
+from training.fleet.maintenance.artifacts import CheckOptions, Places
+from training.fleet.maintenance.backup import BackupTask, back_up
+from training.fleet.maintenance.fsck import fsck_running
+from training.fleet.maintenance.report import Report
+from training.fleet.wire.people import BackupOrder, Chore, Finding, FsckOrder
 
 JOIN_S: Final = 5.0
 """How long the end of the receiver waits for a chore to stop."""
@@ -44,7 +45,7 @@ class Keeper:
         copy_path: Where a check puts its copy of the database.
     """
 
-    database: Source
+    database: Database
     places: Places
     manifest: Path
     backup_root: Path
@@ -78,7 +79,7 @@ class Keeper:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
         name = f"{stamp}-{order.label}" if order.label else stamp
         made_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
-        wanted = Order(
+        wanted = BackupTask(
             self.backup_root, name, self.places, self.manifest, order.artifacts, made_at, version=__version__
         )
 
@@ -93,7 +94,7 @@ class Keeper:
         Raises:
             ConflictError: Another chore runs.
         """
-        options = Options(hashes=order.hashes, progress=self._progress)
+        options = CheckOptions(hashes=order.hashes, progress=self._progress)
         made_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
         def work(keeper: Keeper, report: Report) -> str:
@@ -105,9 +106,9 @@ class Keeper:
     def _begin(self, chore: Chore, work: _Work) -> Chore:
         """Start a chore; callers are all on the event loop, so two never start at once."""
         if self._ending.is_set():
-            raise UnavailableError("the receiver is stopping; ask again in a moment", retry_after_s=5.0)
+            raise UnavailableError("the receiver is stopping", "ask again in a moment", retry_after_s=5.0)
         if self._chore.state == "running":
-            raise ConflictError(f"a {self._chore.kind} runs since {self._chore.begun_at}; wait for its end")
+            raise ConflictError(f"a {self._chore.kind} runs since {self._chore.begun_at}", "wait for its end")
         self._chore, self._rested_at = chore, time.monotonic()
         self._thread = threading.Thread(target=self._run, args=(work,), name=chore.kind, daemon=True)
         self._thread.start()
@@ -133,19 +134,19 @@ class Keeper:
         _log.log(level, f"{self._chore.kind} ended", extra={"data": data})
 
     def _progress(self, done: int, todo: int) -> None:
-        """Take note of how far the chore is, then rest as long as the last piece took."""
+        """Note how far the chore is, then rest as long as the last piece took."""
         self._chore = replace(self._chore, done_bytes=done, total_bytes=todo)
         took_s = min(REST_S, max(0.0, time.monotonic() - self._rested_at))
         if self._ending.wait(took_s):
-            raise UnavailableError("the receiver is stopping; ask again after its start")
+            raise UnavailableError("the receiver is stopping", "ask again after its start")
         self._rested_at = time.monotonic()
 
     def close(self) -> None:
-        """Stop the chore that runs; what it has begun is left away."""
+        """Cancel the chore that runs; its unfinished output is removed."""
         self._ending.set()
         if self._thread is not None:
             self._thread.join(JOIN_S)
 
 
 def _finding(fault: Fault) -> Finding:
-    return Finding(fault.place, fault.found, fault.expected, fault.hint)
+    return Finding(fault.place, fault.found, fault.expected, fault.remedy)

@@ -1,9 +1,9 @@
-"""How many wrong one-time codes are looked at.
+"""How many wrong one-time codes an address may try.
 
-A code cannot be guessed: it holds 192 random bits. The limit keeps somebody who tries from holding others up.
-Guarantees that an address which has shown no wrong code lately is always looked at, whatever
-others do, so that the right host can still enrol; that what is remembered stays bounded; and that a refused address is
-told when to come back. Lives on the event loop.
+A code cannot be guessed: it holds 192 random bits. The limit keeps somebody who tries from slowing others down.
+Guarantees that an address which has tried no wrong code lately is never refused, whatever others do, so that the right
+host can still enrol; that memory stays bounded; and that a refused address learns when to try again. Lives on the event
+loop.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Limiter:
         self._wrong: dict[str, list[float]] = {}
 
     def enter(self, address: str) -> None:
-        """Let an address show a code, which counts as wrong until it is forgiven.
+        """Let an address try a code. It counts as wrong until `forgive` takes it back.
 
         Raises:
             TooManyTriesError: It has to wait.
@@ -46,7 +46,8 @@ class Limiter:
         if len(mine) >= EACH or (mine and self._total() >= ALL):
             left_s = math.ceil(mine[0] + WINDOW_S - now)
             raise TooManyTriesError(
-                f"too many wrong codes came from this address; look at the code again and try in {left_s} s",
+                "too many wrong codes came from this address",
+                f"look at the code again and try in {left_s} s",
                 retry_after_s=left_s,
             )
         self._wrong[caller] = [*mine, now]
@@ -54,7 +55,7 @@ class Limiter:
             del self._wrong[next(iter(self._wrong))]
 
     def forgive(self, address: str) -> None:
-        """Take back what an address was charged with last, because its code was not wrong."""
+        """Take the last count of an address back, because its code was not wrong."""
         caller = neighbourhood(address)
         left = self._wrong.pop(caller, [])[:-1]
         if left:

@@ -2,20 +2,18 @@
 
 Owns reading the file in a child process, applying it while claims go on, and what was wrong with the last try.
 Guarantees that one load runs at a time, that nothing of a faulty file is applied, that a file that has not changed
-costs next to nothing and one that has changed little costs little, and that the bytes last applied lie beside the
-database. Leaves the checks to `manifest` and the changes to `queue`.
+costs next to nothing, and that the bytes last applied lie beside the database. Leaves the checks to `manifest` and the
+changes to `queue`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import logging
-import os
 import tempfile
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from training.fleet import queue as fleet_queue
 from training.fleet.database import Database
@@ -27,10 +25,11 @@ from training.fleet.errors import (
     PreconditionError,
     UnavailableError,
 )
-from training.fleet.jobs import Trainer
-from training.fleet.manifest import MAX_MANIFEST_BYTES, InForce, Loaded, child_load
+from training.fleet.files import write_whole
+from training.fleet.manifest import child_load
+from training.fleet.model.jobs import MAX_MANIFEST_BYTES, Trainer
 from training.fleet.queue import Queue
-from training.fleet.wire import Plan, Reload
+from training.fleet.wire.people import Plan, Reload
 from training.trainer import hyper
 
 START_ACTOR: Final = "receiver"
@@ -75,7 +74,7 @@ class Loader:
         try:
             await self.reload(Reload(), START_ACTOR)
         except FleetError as error:
-            in_force = self._queue.hosts.in_force.digest
+            in_force = self._queue.in_force.digest
             if not in_force:
                 raise _unusable(error) from error
             faults = [str(fault) for fault in error.faults]
@@ -131,37 +130,22 @@ class Loader:
         unchanged = self._unchanged()
         if unchanged is not None:
             if message.if_plan not in (None, unchanged.digest):
-                raise PreconditionError("the plan would be another one now: nothing is left to do; look at it again")
+                raise PreconditionError("the plan would be another one now: nothing is left to do", "look at it again")
             return unchanged
-        loaded = child_load(self._path, in_force=self._kept(), schema_required=self._schema_required)
+        loaded = child_load(self._path, schema_required=self._schema_required)
         data = _read(self._path)
-        plan = self._apply(loaded, message, actor)
+        plan = fleet_queue.reload(
+            self._database,
+            self._queue,
+            loaded.header,
+            loaded.entries,
+            actor=actor,
+            allow_shrink=message.allow_shrink,
+            if_plan=message.if_plan,
+        )
         if hashlib.sha256(data).hexdigest() == plan.manifest:
             _keep(self._applied_path, data)
         return plan
-
-    def _apply(self, loaded: Loaded, message: Reload, actor: str) -> Plan:
-        """Bring what was read in force; where only an edit was read and that is not enough, read the whole file."""
-        parts = self._database, self._queue
-        terms: dict[str, Any] = {
-            "actor": actor,
-            "allow_shrink": message.allow_shrink,
-            "if_plan": message.if_plan,
-        }
-        if loaded.edit is not None:
-            plan = fleet_queue.reload_edit(*parts, loaded.header, loaded.entries, loaded.edit, **terms)
-            if plan is not None:
-                return plan
-            loaded = child_load(self._path, schema_required=self._schema_required)
-        return fleet_queue.reload(*parts, loaded.header, loaded.entries, **terms)
-
-    def _kept(self) -> InForce | None:
-        """Return the manifest in force where its bytes are at hand, else None."""
-        in_force = self._queue.hosts.in_force
-        with contextlib.suppress(OSError):
-            if in_force.digest and _digest(self._applied_path) == in_force.digest:
-                return InForce(self._applied_path, in_force.count, in_force.contract)
-        return None
 
     def _plan(self, text: bytes | None) -> Plan:
         if text is None:
@@ -178,22 +162,21 @@ class Loader:
 
         Only the project's own trainer can be asked without starting a program; any other one is asked again.
         """
-        in_force = self._queue.hosts.in_force
+        in_force = self._queue.in_force
         if in_force.trainer.command != Trainer().command or not self._path.is_file():
             return None
         if self._path.stat().st_size > MAX_MANIFEST_BYTES or _digest(self._path) != in_force.digest:
             return None
         if in_force.contract != hyper.contract_digest(hyper.describe()):
             return None
-        counts = dict.fromkeys(("added", "changed", "unchanged", "dropped", "stranded"), 0)
-        counts["unchanged"] = in_force.count
-        # The digest of a plan without changes, as `queue` makes it: of the manifest's digest alone.
-        digest = hashlib.sha256(in_force.digest.encode()).hexdigest()
-        return Plan(digest, in_force.digest, counts, [], [], [], [], [])
+        return self._queue.plan_of_no_change()
 
 
 def _unusable(error: FleetError) -> FleetError:
-    """Return what ends a first start: after a trouble of the disk another start may do, after a wrong file none."""
+    """Return the error that ends a first start.
+
+    The service manager may repeat a start that the disk refused, but not one with a faulty manifest.
+    """
     if isinstance(error, ConfigurationError):
         return error
     ends = UnavailableError if isinstance(error, UnavailableError) else ConfigurationError
@@ -209,19 +192,12 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ManifestError(f"cannot read {path} ({error}); check the path and its permissions") from error
+        raise ManifestError(f"cannot read {path} ({error})", "check the path and its permissions") from error
 
 
 def _keep(path: Path, data: bytes) -> None:
     """Write a file whole. A copy that cannot be written costs a comparison later, nothing else."""
-    part = path.with_name(path.name + ".part")
     try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        write_whole(path, data)
     except OSError as error:
         _log.warning("the applied manifest was not kept", extra={"data": {"reason": str(error)}})
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)

@@ -1,9 +1,9 @@
-"""Which events are written that a caller can bring about again and again.
+"""Which events are recorded of those that a caller can cause again and again.
 
-Guarantees that one address brings about at most `EACH` events of an action in an hour, whatever names it gives, and all
+Guarantees that one address causes at most `EACH` events of an action in an hour, whatever names it gives, and all
 addresses together at most `ALL`, so that nobody fills the audit trail; and that callers without a credential never use
-up what is left for those with one. With IPv6 a network of 64 bits counts as one address, because one host may use all
-of it. What is remembered is what was written, so it is bounded as well. Lives on the event loop.
+up the share of those with one. With IPv6 a network of 64 bits counts as one address, because one host may use all of
+it. Only recorded events are remembered, so memory is bounded as well. Lives on the event loop.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from training.fleet.auth import neighbourhood
 
 HOUR_S: Final = 3600.0
 EACH: Final = 5
-"""Events of one action that one address may bring about in an hour."""
+"""Events of one action that one address may cause in an hour."""
 ALL: Final = 60
-"""Events of one action that all addresses may bring about in an hour, with a credential, and again without one."""
+"""Events of one action that all addresses may cause in an hour: so many with a credential, and so many without one."""
 AGAIN_S: Final = 300.0
 """How long the same thing from the same address is not written again."""
 
@@ -29,9 +29,9 @@ class _Written:
 
     Attributes:
         at: When it was written, monotonic seconds.
-        caller: The address or network that brought it about.
+        caller: The address or network that caused it.
         about: The worker it names, which a caller may choose.
-        known: Whether the caller had shown a credential.
+        known: The caller had shown a credential.
     """
 
     at: float
@@ -63,9 +63,9 @@ class News:
         now, caller = self._clock(), neighbourhood(address)
         written = [one for one in self._written.get(action, ()) if now - one.at < HOUR_S]
         mine = [one for one in written if one.caller == caller]
-        told = any(one.about == about and now - one.at < AGAIN_S for one in mine)
+        repeated = any(one.about == about and now - one.at < AGAIN_S for one in mine)
         full = len(mine) >= EACH or sum(one.known == known for one in written) >= ALL
-        if not told and not full:
+        if not repeated and not full:
             written.append(_Written(now, caller, about, known))
         self._written[action] = written
-        return not told and not full
+        return not repeated and not full

@@ -8,11 +8,9 @@ from typing import Any, Final
 import msgspec
 
 from training.fleet import __version__
-from training.fleet.api.look import WORKER as WORKER_NAME
-from training.fleet.api.messages import strict
-from training.fleet.api.routes import ROUTES, Route
+from training.fleet.api.json import strict
+from training.fleet.api.routes import ROUTES, Media, Route
 from training.fleet.auth import TOKENS
-from training.fleet.wire import InviteOrder
 
 REFERENCE: Final = "#/components/schemas/{name}"
 COMMON: Final = ((400, "the request cannot be read"), (401, "no token, or a wrong one"), (403, "not permitted"))
@@ -28,12 +26,15 @@ PROBLEM: Final[dict[str, Any]] = {
         "status": {"type": "integer"},
         "detail": {"type": "string", "description": "What was found, what was expected, what to do now."},
         "code": {"type": "string", "description": "Stable name of the error."},
+        "found": {"type": "string", "description": "What was found."},
+        "expected": {"type": "string", "description": "What was expected; missing where `found` says it."},
+        "remedy": {"type": "string", "description": "What to do now; missing where nothing can be done."},
         "errors": {
             "type": "array",
             "items": {
                 "type": "object",
-                "required": ["place", "found", "expected", "hint"],
-                "properties": {name: {"type": "string"} for name in ("place", "found", "expected", "hint")},
+                "required": ["place", "found", "expected", "remedy"],
+                "properties": {name: {"type": "string"} for name in ("place", "found", "expected", "remedy")},
             },
         },
     },
@@ -46,7 +47,7 @@ def document() -> dict[str, Any]:
 
     Source: OpenAPI Specification 3.1.
     """
-    messages = [kind for route in ROUTES for kind in (route.request, route.response) if isinstance(kind, type)]
+    messages: list[Any] = [kind for route in ROUTES for kind in (route.body, route.response) if isinstance(kind, type)]
     _, components = msgspec.json.schema_components([strict(kind) for kind in messages], ref_template=REFERENCE)
     paths: dict[str, dict[str, Any]] = {}
     for route in ROUTES:
@@ -86,7 +87,7 @@ def _operation(route: Route) -> dict[str, Any]:
     }
     if parameters := _parameters(route):
         operation["parameters"] = parameters
-    if route.request is not None:
+    if route.body is not None:
         operation["requestBody"] = _request_body(route)
     if route.role != "anyone":
         operation["security"] = [{route.role: []}, *([{"operator": []}, {}] if route.role == "read" else [])]
@@ -99,14 +100,10 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
             "name": name,
             "in": "path",
             "required": True,
-            "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+            "schema": {"type": "string", "pattern": f"^{parameter.pattern.pattern}$"},
         }
-        for name in ("id", "sha256")
-        if "{" + name + "}" in route.path
+        for name, parameter in route.parameters
     ]
-    if "{name}" in route.path:
-        worker = {"type": "string", "pattern": f"^{WORKER_NAME.pattern}$"}
-        found.append({"name": "name", "in": "path", "required": True, "schema": worker})
     for name, note, schema in route.query:
         found.append({"name": name, "in": "query", "description": note, "schema": schema, "explode": False})
     for name, note, pattern in route.headers:
@@ -117,17 +114,11 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
 
 
 def _request_body(route: Route) -> dict[str, Any]:
-    if isinstance(route.request, type):
-        # Only a reload means something without a body: its fields all have defaults.
-        schema = {"$ref": REFERENCE.format(name=route.request.__name__)}
-        demanded = route.role in ("worker", "anyone") or route.request is InviteOrder
-        return {"required": demanded, "content": {"application/json": {"schema": schema}}}
-    media = {"bundle": "application/zstd", "manifest": "application/toml"}[str(route.request)]
-    return {"required": route.request == "bundle", "content": {media: {}}}
+    return {"required": not route.optional, "content": _content(route.body)}
 
 
 def _responses(route: Route) -> dict[str, Any]:
-    good = {"description": "done", "content": _content(route)}
+    good = {"description": "done", "content": _content(route.response)}
     found: dict[str, Any] = {"200": good}
     common = (*COMMON, *_caps(route)) if route.role != "anyone" else (COMMON[0], *WITH_QUERY)
     for status, note in (*common, *route.statuses):
@@ -135,26 +126,21 @@ def _responses(route: Route) -> dict[str, Any]:
         found[str(status)] = {"description": note if before is None or before == note else f"{before}; {note}"}
         if status == 201:
             found["201"]["content"] = good["content"]
-        elif status >= 400 and route.path != "/readyz":
+        elif status >= 400 and route.problems:
             schema = {"$ref": REFERENCE.format(name="Problem")}
             found[str(status)]["content"] = {"application/problem+json": {"schema": schema}}
     return found
 
 
 def _caps(route: Route) -> tuple[tuple[int, str], ...]:
-    if route.method == "GET":
+    if not route.changes:
         return WITH_QUERY
     # A body is read and counted where none is asked for as well.
-    return WITH_BODY if route.request is not None else (*WITH_BODY[:1], *WITH_QUERY)
+    return WITH_BODY if route.body is not None else (*WITH_BODY[:1], *WITH_QUERY)
 
 
-def _content(route: Route) -> dict[str, Any]:
-    if isinstance(route.response, type):
-        return {"application/json": {"schema": {"$ref": REFERENCE.format(name=route.response.__name__)}}}
-    if route.path == "/v1/worker.pyz":
-        return {"application/zip": {"schema": {"type": "string", "format": "binary"}}}
-    if route.path == "/v1/ca":
-        return {"application/x-pem-file": {"schema": {"type": "string"}}}
-    if route.path == "/metrics":
-        return {"text/plain": {"schema": {"type": "string"}}}
-    return {"application/json": {"schema": {"type": "object"}}}
+def _content(kind: type[Any] | Media | None) -> dict[str, Any]:
+    if isinstance(kind, Media):
+        return {kind.type: {"schema": kind.schema} if kind.schema else {}}
+    schema = {"type": "object"} if kind is None else {"$ref": REFERENCE.format(name=kind.__name__)}
+    return {"application/json": {"schema": schema}}

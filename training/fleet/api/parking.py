@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 
-class Offer:
+class OpenJob:
     """One claimable job that somebody parked may take.
 
     Attributes:
@@ -27,10 +27,10 @@ class Offer:
 
     def __init__(self, requirement: int) -> None:
         self.requirement = requirement
-        self.tried: set[Place] = set()
+        self.tried: set[ParkedCall] = set()
 
 
-class Place:
+class ParkedCall:
     """One parked caller.
 
     Attributes:
@@ -48,7 +48,7 @@ class Place:
         self.worker = worker
         self.spot = spot
         self.address = address
-        self.offer: Offer | None = None
+        self.offer: OpenJob | None = None
         self.over = False
         self.bell = asyncio.Event()
 
@@ -57,7 +57,7 @@ class Lot:
     """Everybody who is parked.
 
     Args:
-        eligible: Whether a worker would be given a job with a requirement now, as the queue judges.
+        eligible: Says if the queue would give a worker a job with a requirement now.
 
     Attributes:
         most: Calls of one address that wait at most.
@@ -66,15 +66,15 @@ class Lot:
     def __init__(self, eligible: Callable[[int, str], bool]) -> None:
         self._eligible = eligible
         self.most = sys.maxsize
-        self._places: dict[Place, None] = {}
-        self._newest: dict[tuple[str, str], Place] = {}
-        self._by_address: dict[str, dict[Place, None]] = {}
+        self._places: dict[ParkedCall, None] = {}
+        self._newest: dict[tuple[str, str], ParkedCall] = {}
+        self._by_address: dict[str, dict[ParkedCall, None]] = {}
         self._open: Counter[int] = Counter()
 
     def __len__(self) -> int:
         return len(self._places)
 
-    def enter(self, worker: str, spot: str = "", address: str = "") -> Place:
+    def enter(self, worker: str, spot: str = "", address: str = "") -> ParkedCall:
         """Take a caller in. It must be here before its claim is put to the queue, so that no job slips between.
 
         An older call of the same worker is over: a worker asks one question at a time, so that call hangs on a
@@ -86,19 +86,19 @@ class Lot:
         crowd = self._by_address.get(address, {})
         if len(crowd) >= self.most:
             self._end(next(iter(crowd)))
-        place = Place(worker, spot, address)
+        place = ParkedCall(worker, spot, address)
         self._places[place] = None
         self._newest[worker, spot] = place
         self._by_address.setdefault(address, {})[place] = None
         return place
 
-    def _end(self, place: Place) -> None:
-        """Have a caller answered at once; it leaves by itself, and hands on what it was offered."""
+    def _end(self, place: ParkedCall) -> None:
+        """Have a caller answered at once; it leaves by itself and passes its offer on."""
         self._forget(place)
         place.over = True
         place.bell.set()
 
-    def _forget(self, place: Place) -> None:
+    def _forget(self, place: ParkedCall) -> None:
         if place not in self._places:
             return
         del self._places[place]
@@ -108,13 +108,13 @@ class Lot:
         if not crowd:
             del self._by_address[place.address]
 
-    def leave(self, place: Place) -> None:
-        """Let a caller go; what it was offered and never looked at goes to the next one."""
+    def leave(self, place: ParkedCall) -> None:
+        """Remove a caller; an offer that it has not looked at goes to the next one."""
         self._forget(place)
         if place.offer is not None:
             self.answered(place, self._open[place.offer.requirement])
 
-    def answered(self, place: Place, left: int) -> None:
+    def answered(self, place: ParkedCall, left: int) -> None:
         """Note that a caller has asked the queue because of its offer, with or without getting a job.
 
         Args:
@@ -136,20 +136,20 @@ class Lot:
             ready: Number of jobs by requirement.
         """
         for requirement, count in ready.items():
-            self._hand_out([Offer(requirement) for _ in range(min(count, len(self._places)))])
+            self._hand_out([OpenJob(requirement) for _ in range(min(count, len(self._places)))])
 
     def ring_all(self) -> None:
-        """Have every caller look up, because the receiver drains."""
+        """Wake every caller, because the receiver drains."""
         for place in self._places:
             place.bell.set()
 
     def ring(self, worker: str) -> None:
-        """Have the callers of one worker look up, because it may no longer be one."""
+        """Wake the callers of one worker, because its identity may have ended."""
         for place in self._places:
             if place.worker == worker:
                 place.bell.set()
 
-    def _hand_out(self, offers: list[Offer]) -> None:
+    def _hand_out(self, offers: list[OpenJob]) -> None:
         for place in self._places:
             if not offers:
                 return

@@ -39,12 +39,12 @@ def read(raw: bytes, declared: Declared) -> dict[str, str]:
     unknown = sorted(found.keys() - schemas.keys())
     if unknown:
         raise InvalidMessageError(
-            f"the query names {unknown[0]!a}; expected one of {', '.join(sorted(schemas)) or 'none'}"
+            f"the query names {unknown[0]!a}", expected=f"one of {', '.join(sorted(schemas)) or 'none'}"
         )
     for name, text in found.items():
         expected = _broken(text, schemas[name])
         if expected:
-            raise InvalidMessageError(f"{name} is {ascii(text)[:80]}; expected {expected}")
+            raise InvalidMessageError(f"{name} is {ascii(text)[:80]}", expected=expected)
     return found
 
 
@@ -54,10 +54,12 @@ def _parsed(raw: bytes) -> dict[str, str]:
             raise ValueError(f"{len(raw)} bytes")  # noqa: TRY301  one place words the refusal
         pairs = parse_qsl(raw.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
     except ValueError:
-        raise RequestError(f"the query is no readable text of at most {MAX_QUERY_BYTES} bytes") from None
+        raise RequestError(
+            "the query cannot be read", expected=f"readable text of at most {MAX_QUERY_BYTES} bytes"
+        ) from None
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise RequestError("the query names a parameter twice; name each once, with commas between its values")
+        raise RequestError("the query names a parameter twice", "name each once, with commas between its values")
     return found
 
 

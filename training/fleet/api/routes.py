@@ -6,19 +6,83 @@ made of it, so the two cannot disagree.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from dataclasses import dataclass, field
+from typing import Any, Final
 
-from training.fleet import wire
-from training.fleet.api import enrolment, look, operate, work
-from training.fleet.api.exchange import Answer, Request
-from training.fleet.api.fleet import Fleet
+from starlette.responses import Response
+
+from training.fleet.api.arrival import LOOKS
+from training.fleet.api.handlers import enrolment, operator, read, worker
 from training.fleet.auth import Right, Role
-from training.fleet.jobs import MODES, STATUSES
+from training.fleet.model.jobs import MAX_MANIFEST_BYTES, MODES, STATUSES
+from training.fleet.wire.identities import (
+    Enrol,
+    Enrolled,
+    IdentityPage,
+    IdentityView,
+    Invite,
+    InviteOrder,
+    Material,
+    NewSecret,
+    SecretTaken,
+)
+from training.fleet.wire.people import (
+    MAX_PAGE,
+    BackupOrder,
+    Chore,
+    EventPage,
+    FsckOrder,
+    Health,
+    JobDetail,
+    JobPage,
+    Plan,
+    Reload,
+    Why,
+    WorkerPage,
+)
+from training.fleet.wire.worker import Beat, Claim, Complete, Fail, Heartbeat, JobState, Lease, OwnView, Stored
 
-Handler = Callable[[Fleet, Request], Awaitable[Answer]]
-Body = type[Any] | Literal["bundle", "manifest"] | None
+Handler = Callable[..., Awaitable[Response]]
+"""Called with the fleet, the request and, where the route declares a message, the message."""
+WORKER_NAME: Final = re.compile(r"[0-9a-z][0-9a-z._-]{0,62}")
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """A body that is no message.
+
+    Attributes:
+        type: Its media type.
+        limit_bytes: Largest size of a request's body, None where the handler counts it.
+        schema: What the API's description says of it.
+    """
+
+    type: str
+    limit_bytes: int | None = None
+    schema: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PathParameter:
+    """What stands in the braces of a path.
+
+    Attributes:
+        pattern: What it must match as a whole.
+        expected: The same for people.
+    """
+
+    pattern: re.Pattern[str]
+    expected: str
+
+
+_DIGEST = PathParameter(re.compile("[0-9a-f]{64}"), "id; expected 64 lower-case hex digits")
+PARAMETERS: Final[Mapping[str, PathParameter]] = {
+    "id": _DIGEST,
+    "sha256": _DIGEST,
+    "name": PathParameter(WORKER_NAME, "name of a worker; expected a host name"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,54 +91,82 @@ class Route:
 
     Attributes:
         method: HTTP method.
-        path: Path; `{id}` or `{sha256}` stands for 64 hex digits, `{name}` for the name of a worker.
+        path: Path; what may stand in its braces is said by `PARAMETERS`.
         role: Who may ask.
         handler: What answers; the first line of its docstring is the summary.
-        request: Message in the body, "bundle" or "manifest" for bytes, None for an empty body.
-        response: Message in a 200 answer.
+        body: Message in the body, a media type for bytes, None for an empty body.
+        response: Message or media type of a 200 answer, None for any JSON object.
         statuses: The statuses besides 200 that belong to this route, with what they mean.
         query: Query parameters, with what they mean and the schema that their values are judged by.
         headers: Request headers, with what they mean, and the pattern of those that must be there.
-        right: What an operator must be allowed to do, where the route asks for one.
+        right: What an operator must be allowed to do; a route for operators does not exist without one.
+        optional: The body may be left out: each field of the message has a default.
+        problems: Statuses of 400 and above are answered with problem documents.
+
+    Raises:
+        ValueError: A route for operators names no right, or another route names one.
     """
 
     method: str
     path: str
     role: Role
     handler: Handler
-    request: Body = None
-    response: Any = None
+    body: type[Any] | Media | None = None
+    response: type[Any] | Media | None = None
     statuses: tuple[tuple[int, str], ...] = ()
     query: tuple[tuple[str, str, Mapping[str, Any]], ...] = ()
     headers: tuple[tuple[str, str, str | None], ...] = ()
-    right: Right = "operate"
+    right: Right | None = None
+    optional: bool = False
+    problems: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse a row that would let the wrong people in."""
+        if (self.role == "operator") != (self.right is not None):
+            raise ValueError(f"{self.method} {self.path} is for {self.role} and names the right {self.right}")
 
     @property
     def summary(self) -> str:
         """What it does, in one line."""
         return (self.handler.__doc__ or "").partition("\n")[0]
 
+    @property
+    def changes(self) -> bool:
+        """Return True if a request can change something; then it may carry a body."""
+        return self.method not in LOOKS
+
+    @property
+    def parameters(self) -> list[tuple[str, PathParameter]]:
+        """What stands in the braces of the path, with its name."""
+        return [(name, PARAMETERS[name]) for name in _BRACES.findall(self.path)]
+
 
 def _words(allowed: tuple[str, ...]) -> Mapping[str, Any]:
     return {"type": "array", "minItems": 1, "items": {"enum": list(allowed)}}
 
 
+_BRACES = re.compile(r"\{([a-z0-9]+)\}")
 _JOB = (404, "no such job")
 _NAMED = (404, "no such worker ever enrolled")
 _STALE = (409, "`stale_lease`: the lease is not the newest one")
 _UNASKED = (409, "`wrong_state`: nobody asked for a new key; `identity_in_use`: another machine uses the identity")
 _STATE = (409, "`wrong_state`: the job's status does not allow it")
 _CHORE = (409, "`wrong_state`: a backup or a check runs already")
+_BUNDLE = Media("application/zstd")
+_MANIFEST = Media("application/toml", MAX_MANIFEST_BYTES)
+_ZIP = Media("application/zip", schema={"type": "string", "format": "binary"})
+_PEM = Media("application/x-pem-file", schema={"type": "string"})
+_PLAIN = Media("text/plain", schema={"type": "string"})
 _BUSY = (503, "shutting down or overloaded; see Retry-After")
 _TEXT = {"type": "string"}
 _HEX64 = {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "64 lower-case hex digits"}
 _PREFIX = {"type": "string", "pattern": "^[0-9a-f]{1,64}$", "description": "1 to 64 lower-case hex digits"}
-_HOST = {"type": "string", "pattern": f"^{look.WORKER.pattern}$", "description": "the name of a host"}
+_HOST = {"type": "string", "pattern": f"^{WORKER_NAME.pattern}$", "description": "the name of a host"}
 _PAGE = (
     (
         "limit",
         "how many at most, 1 to 500; 100 without it",
-        {"type": "integer", "minimum": 1, "maximum": wire.MAX_PAGE},
+        {"type": "integer", "minimum": 1, "maximum": MAX_PAGE},
     ),
     ("cursor", "`next` of the page before", _TEXT),
 )
@@ -88,14 +180,16 @@ _FILTERS = (
     ("with", "`spec`: each job with its specification, at most 100 on a page", _words(("spec",))),
 )
 
+# The router takes the first path that fits: what workers ask all the time stands first, and a fixed path before one
+# whose braces would take it as well.
 ROUTES: Final[tuple[Route, ...]] = (
     Route(
         "POST",
         "/v1/job/claim",
         "worker",
-        work.claim,
-        wire.Claim,
-        wire.Lease,
+        worker.claim,
+        Claim,
+        Lease,
         (
             (204, "no job for this host now; ask again after Retry-After"),
             (403, "`host_refused`: the manifest does not admit the host"),
@@ -109,32 +203,32 @@ ROUTES: Final[tuple[Route, ...]] = (
         "POST",
         "/v1/job/{id}/heartbeat",
         "worker",
-        work.heartbeat,
-        wire.Heartbeat,
-        wire.Beat,
+        worker.heartbeat,
+        Heartbeat,
+        Beat,
         (_JOB, _STALE),
     ),
     Route(
         "POST",
         "/v1/job/{id}/complete",
         "worker",
-        work.complete,
-        wire.Complete,
-        wire.State,
+        worker.complete,
+        Complete,
+        JobState,
         (
             _JOB,
             (409, "`stale_lease` or `other_result`: the job is not, or no longer, this worker's"),
             (412, "`artifact_missing`: upload the bundle first"),
         ),
     ),
-    Route("POST", "/v1/job/{id}/fail", "worker", work.fail, wire.Fail, wire.State, (_JOB, _STALE)),
+    Route("POST", "/v1/job/{id}/fail", "worker", worker.fail, Fail, JobState, (_JOB, _STALE)),
     Route(
         "PUT",
         "/v1/model/{sha256}",
         "worker",
-        work.upload,
-        "bundle",
-        wire.Stored,
+        worker.upload,
+        _BUNDLE,
+        Stored,
         (
             (201, "stored"),
             (404, "the name is no digest"),
@@ -146,47 +240,73 @@ ROUTES: Final[tuple[Route, ...]] = (
         ),
         headers=(("X-Lease-Id", "the lease the artifact was made under", "^[0-9A-Za-z_-]{8,64}$"),),
     ),
-    Route("GET", "/v1/worker.pyz", "worker", look.single_file, statuses=(_UNCHANGED,)),
-    Route("GET", "/v1/jobs", "read", look.jobs, None, wire.JobPage, (_UNCHANGED,), query=(*_FILTERS, *_PAGE)),
-    Route("GET", "/v1/job/{id}", "read", look.job, None, wire.JobDetail, (_JOB,)),
-    Route("GET", "/v1/job/{id}/why", "read", look.why, None, wire.Why, (_JOB,)),
-    Route("GET", "/v1/workers", "read", look.workers, None, wire.WorkerPage, (_UNCHANGED,), query=_PAGE),
-    Route("GET", "/v1/health", "read", look.health, None, wire.Health),
-    Route("POST", "/v1/job/{id}/cancel", "operator", operate.cancel, None, wire.State, (_JOB, _STATE)),
-    Route("POST", "/v1/job/{id}/requeue", "operator", operate.requeue, None, wire.State, (_JOB, _STATE)),
+    Route("GET", "/v1/worker.pyz", "worker", read.single_file, None, _ZIP, (_UNCHANGED,)),
+    Route("GET", "/v1/jobs", "read", read.jobs, None, JobPage, (_UNCHANGED,), query=(*_FILTERS, *_PAGE)),
+    Route("GET", "/v1/job/{id}", "read", read.job, None, JobDetail, (_JOB,)),
+    Route("GET", "/v1/job/{id}/why", "read", read.why, None, Why, (_JOB,)),
+    Route("GET", "/v1/workers", "read", read.workers, None, WorkerPage, (_UNCHANGED,), query=_PAGE),
+    Route("GET", "/v1/health", "read", read.health, None, Health),
+    Route("POST", "/v1/job/{id}/cancel", "operator", operator.cancel, None, JobState, (_JOB, _STATE), right="operate"),
+    Route(
+        "POST", "/v1/job/{id}/requeue", "operator", operator.requeue, None, JobState, (_JOB, _STATE), right="operate"
+    ),
     Route(
         "POST",
         "/v1/manifest/reload",
         "operator",
-        operate.reload,
-        wire.Reload,
-        wire.Plan,
+        operator.reload,
+        Reload,
+        Plan,
         (
             (409, "`would_shrink`: it would drop jobs and `allow_shrink` is not set"),
             (412, "`plan_moved`: the plan is not the one the caller saw"),
             (422, "`manifest_invalid`: the file has faults, all listed; nothing was applied"),
         ),
+        right="operate",
+        optional=True,
     ),
     Route(
         "POST",
         "/v1/manifest/plan",
         "operator",
-        operate.plan,
-        "manifest",
-        wire.Plan,
+        operator.plan,
+        _MANIFEST,
+        Plan,
         ((422, "`manifest_invalid`: the manifest has faults, all listed"),),
+        right="operate",
+        optional=True,
     ),
-    Route("POST", "/v1/backup", "operator", operate.backup, wire.BackupOrder, wire.Chore, (_CHORE,)),
-    Route("POST", "/v1/fsck", "operator", operate.fsck, wire.FsckOrder, wire.Chore, (_CHORE,)),
-    Route("GET", "/v1/chore", "operator", operate.chore, None, wire.Chore),
-    Route("POST", "/v1/invite", "operator", enrolment.invite, wire.InviteOrder, wire.Invite, right="enrol"),
+    Route(
+        "POST",
+        "/v1/backup",
+        "operator",
+        operator.backup,
+        BackupOrder,
+        Chore,
+        (_CHORE,),
+        right="operate",
+        optional=True,
+    ),
+    Route(
+        "POST",
+        "/v1/fsck",
+        "operator",
+        operator.fsck,
+        FsckOrder,
+        Chore,
+        (_CHORE,),
+        right="operate",
+        optional=True,
+    ),
+    Route("GET", "/v1/chore", "operator", operator.chore, None, Chore, right="operate"),
+    Route("POST", "/v1/invite", "operator", enrolment.invite, InviteOrder, Invite, right="enrol"),
     Route(
         "POST",
         "/v1/enrol",
         "anyone",
         enrolment.enrol,
-        wire.Enrol,
-        wire.Enrolled,
+        Enrol,
+        Enrolled,
         (
             (400, "the request cannot be read"),
             (401, "`invite_refused`: the code is unknown, used up or too old"),
@@ -200,19 +320,19 @@ ROUTES: Final[tuple[Route, ...]] = (
         "GET",
         "/v1/worker/self",
         "worker",
-        look.own,
+        read.own,
         None,
-        wire.OwnView,
+        OwnView,
         query=(("worker", "the host that asks; an enrolled one is known by its secret", _HOST),),
     ),
-    Route("POST", "/v1/secret", "worker", enrolment.secret, wire.NewSecret, wire.SecretTaken, (_UNASKED,)),
+    Route("POST", "/v1/secret", "worker", enrolment.secret, NewSecret, SecretTaken, (_UNASKED,)),
     Route(
         "POST",
         "/v1/worker/certificate",
         "worker",
         enrolment.certificate,
         None,
-        wire.Material,
+        Material,
         ((404, "this receiver issues no certificates"),),
     ),
     Route(
@@ -221,7 +341,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "operator",
         enrolment.revoke,
         None,
-        wire.IdentityView,
+        IdentityView,
         (_NAMED,),
         right="enrol",
     ),
@@ -231,18 +351,18 @@ ROUTES: Final[tuple[Route, ...]] = (
         "operator",
         enrolment.rotate,
         None,
-        wire.IdentityView,
+        IdentityView,
         (_NAMED, (409, "`wrong_state`: it is revoked")),
         right="enrol",
     ),
-    Route("GET", "/v1/identities", "read", enrolment.identities, None, wire.IdentityPage, query=_PAGE),
+    Route("GET", "/v1/identities", "read", enrolment.identities, None, IdentityPage, query=_PAGE),
     Route(
         "GET",
         "/v1/events",
         "read",
         enrolment.events,
         None,
-        wire.EventPage,
+        EventPage,
         (_JOB,),
         query=(
             ("job", "only of this job: its whole id", _HEX64),
@@ -250,9 +370,9 @@ ROUTES: Final[tuple[Route, ...]] = (
             *_PAGE,
         ),
     ),
-    Route("GET", "/v1/ca", "anyone", enrolment.authority, statuses=((404, "this receiver has none of its own"),)),
-    Route("GET", "/openapi.json", "anyone", look.openapi),
-    Route("GET", "/healthz", "anyone", look.healthz),
-    Route("GET", "/readyz", "anyone", look.readyz, statuses=((503, "not ready"),)),
-    Route("GET", "/metrics", "read", look.metrics),
+    Route("GET", "/v1/ca", "anyone", enrolment.authority, None, _PEM, ((404, "this receiver has none of its own"),)),
+    Route("GET", "/openapi.json", "anyone", read.openapi),
+    Route("GET", "/healthz", "anyone", read.healthz),
+    Route("GET", "/readyz", "anyone", read.readyz, statuses=((503, "not ready"),), problems=False),
+    Route("GET", "/metrics", "read", read.metrics, None, _PLAIN),
 )

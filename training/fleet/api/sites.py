@@ -2,8 +2,8 @@
 
 Owns the rule for `Sec-Fetch-Site` and `Origin` on requests that change something. Guarantees that what a browser sends
 for a page of another site is refused, browsers from before `Sec-Fetch-Site` included. Programs send neither header and
-pass. `Referer` is not looked at: a page can tell the browser to leave it out, so a page that means harm does, and a
-rule against its absence would refuse every program as well.
+pass. `Referer` is not looked at: a hostile page can have the browser leave it out, and a rule against its absence would
+refuse every program as well.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from collections.abc import Set
 from typing import Final
 
-from training.fleet.api.exchange import Request
+from training.fleet.api.arrival import Arrival
 from training.fleet.errors import ForbiddenError
 
 OWN_SITES: Final = (b"none", b"same-origin")
@@ -22,24 +22,25 @@ _HOST: Final = re.compile(_PLACE)
 _ORIGIN: Final = re.compile(rb"(https?)://" + _PLACE)
 
 
-def demand_own_page(request: Request, names: Set[str]) -> None:
+def demand_own_page(arrival: Arrival, names: Set[str]) -> None:
     """Refuse what a page of another site sent.
 
     Args:
-        request: It changes something.
+        arrival: A request that would change something.
         names: The receiver's configured names.
 
     Raises:
-        ForbiddenError: A browser says that the page is of another site, or of one it does not tell (`Origin: null`).
+        ForbiddenError: A browser says that the page is of another site, or hides which (`Origin: null`).
     """
-    headers = request.headers
-    origin = headers.get(b"origin")
-    own = headers.get(b"sec-fetch-site", b"none") in OWN_SITES
-    if own and (origin is None or _is_own(origin, headers[b"host"], request.scope.get("scheme") == "https", names)):
+    head = arrival.head
+    origin = head.get(b"origin")
+    own = head.get(b"sec-fetch-site", b"none") in OWN_SITES
+    if own and (origin is None or _is_own(origin, head[b"host"], arrival.scope.get("scheme") == "https", names)):
         return
     raise ForbiddenError(
-        "a page of another site sent this request; use the command line or the same origin; behind a proxy, have it "
-        "pass the Host header on, or name the receiver in --host-names"
+        "a page of another site sent this request",
+        "use the command line or the same origin; behind a proxy, have it pass the Host header on, or name the "
+        "receiver in --host-names",
     )
 
 

@@ -1,9 +1,9 @@
 """Uploads under way: how many of one lease, and how much one lease may bring.
 
-Owns the turns of uploads. Guarantees that of one lease one upload at a time takes room and reads its body, the newest
-of them: a worker whose connection broke tries again, while the receiver still waits for the old one. Guarantees that a
-lease begins no more than `MAX_DIGESTS` different artifacts, so that a worker fills no store with one job. What is
-remembered stays bounded. Leaves to the queue whether a lease may upload at all. Lives on the event loop.
+Owns the order of uploads. Guarantees that one upload of a lease at a time takes room and reads its body, the newest
+one: a worker whose connection broke tries again while the receiver still waits for the old one. Guarantees that a lease
+begins at most `MAX_DIGESTS` different artifacts, so that a worker cannot fill the store with one job. Memory stays
+bounded. The queue decides if a lease may upload at all. Lives on the event loop.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
 
-from training.fleet.api.exchange import Request
+from training.fleet.api.arrival import Arrival
 from training.fleet.errors import ConflictError, UnavailableError
 
 MAX_DIGESTS: Final = 8
@@ -22,6 +23,8 @@ MAX_DIGESTS: Final = 8
 MAX_LEASES: Final = 4096
 """Leases whose digests are remembered. One that is forgotten may begin as many again, as any new lease may."""
 REPLACED_RETRY_S: Final = 5.0
+THREADS: Final = 4
+"""Uploads that hash and write at once; more would only take turns on the disk."""
 
 
 @dataclass(slots=True)
@@ -35,14 +38,23 @@ class _Line:
     """
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    newest: Request | None = None
+    newest: Arrival | None = None
     here: int = 0
 
 
 class Uploads:
-    """The turns of uploads."""
+    """The uploads under way.
+
+    Attributes:
+        threads: Hash and write.
+        indexing: Held while a line of the index is written; those that wait for it get it in turn.
+        proving: Held while a file of the store that no row vouches for is read.
+    """
 
     def __init__(self) -> None:
+        self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix="upload")
+        self.indexing = asyncio.Lock()
+        self.proving = asyncio.Lock()
         self._lines: dict[str, _Line] = {}
         self._begun: dict[str, set[str]] = {}
 
@@ -55,15 +67,20 @@ class Uploads:
         begun = self._begun.setdefault(lease_id, set())
         if sha256 not in begun and len(begun) >= MAX_DIGESTS:
             raise ConflictError(
-                f"the lease has begun {MAX_DIGESTS} different artifacts; expected one, and another only when it had "
-                "to be packed again; complete the job with one of them, or give it back"
+                f"the lease has begun {MAX_DIGESTS} different artifacts",
+                "complete the job with one of them, or give it back",
+                expected="one, and another only when it had to be packed again",
             )
         begun.add(sha256)
         if len(self._begun) > MAX_LEASES:
             del self._begun[next(iter(self._begun))]
 
+    def close(self) -> None:
+        """Stop the threads, once what they write now is written. Safe to repeat."""
+        self.threads.shutdown(cancel_futures=True)
+
     @contextlib.asynccontextmanager
-    async def turn(self, lease_id: str, request: Request) -> AsyncIterator[None]:
+    async def turn(self, lease_id: str, arrival: Arrival) -> AsyncIterator[None]:
         """Hold the turn of a lease; the upload before this one reads no more of its body.
 
         One that has its whole body already is stored first, and this one finds the artifact there.
@@ -75,16 +92,16 @@ class Uploads:
         if line.newest is not None:
             line.newest.give_up(
                 UnavailableError(
-                    "a newer upload of this lease has begun, and one lease has one at a time; send it again if it was "
-                    "not you",
+                    "a newer upload of this lease has begun, and one lease has one at a time",
+                    "send it again if it was not you",
                     retry_after_s=REPLACED_RETRY_S,
                 )
             )
-        line.newest = request
+        line.newest = arrival
         line.here += 1
         try:
             async with line.lock:
-                request.demand_wanted()
+                arrival.demand_wanted()
                 yield
         finally:
             line.here -= 1

@@ -27,7 +27,10 @@ def host_name(header: bytes) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def neighbourhood(address: str) -> str:
-    """Return what one caller can be told by: its address, and with IPv6 the network of 64 bits that it may roam in."""
+    """Return the key under which tries are counted: the IPv4 address, or the /64 network of an IPv6 address.
+
+    One host may use every address of its /64 network.
+    """
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -31,6 +31,7 @@ from training.fleet.errors import (
     Fault,
     ForbiddenError,
 )
+from training.fleet.model.names import is_sha256
 
 Role = Literal["operator", "worker", "read", "anyone"]
 Right = Literal["read", "operate", "enrol"]
@@ -46,7 +47,6 @@ TOKENS: Final[dict[str, str]] = {
 MIN_WIDE_TOKEN: Final = 16
 """Least length of a token where the receiver listens beyond loopback."""
 OPERATOR_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
-_HEX64: Final = re.compile(r"[0-9a-f]{64}")
 _NOBODY: Final = hashlib.sha256(b"nobody's token").digest()
 
 
@@ -187,17 +187,17 @@ class Credentials:
     def _operator(self, token: bytes | None, right: Right) -> Caller:
         if not self.operators:
             raise ForbiddenError(
-                "this receiver has no operator token, so nobody may change its queue; "
-                "set CIS490_OPERATOR_TOKEN for the receiver and start it again"
+                "this receiver has no operator token, so nobody may change its queue",
+                "set CIS490_OPERATOR_TOKEN for the receiver and start it again",
             )
         if token is None:
             raise AuthenticationError(
-                "the X-Operator-Token header is missing; set CIS490_OPERATOR_TOKEN to the receiver's operator token"
+                "the X-Operator-Token header is missing", "set CIS490_OPERATOR_TOKEN to the receiver's operator token"
             )
         operator = self._operator_with(token)
         if operator is None:
             raise AuthenticationError(
-                "the operator token is not this receiver's; check CIS490_OPERATOR_TOKEN on both sides"
+                "the operator token is not this receiver's", "check CIS490_OPERATOR_TOKEN on both sides"
             )
         return _demand_right(operator, right)
 
@@ -223,8 +223,8 @@ class Credentials:
             caller = Caller("worker", identity.worker, identity=identity.id, fresh=fresh)
         elif self.enrolled_only:
             raise AuthenticationError(
-                "only enrolled workers may ask here, each with a secret of its own; have an operator run "
-                "`cis490-jobs invite HOST` and use the command it prints on this host"
+                "only enrolled workers may ask here, each with a secret of its own",
+                "have an operator run `cis490-jobs invite HOST` and use the command it prints on this host",
             )
         else:
             if self.worker is not None:
@@ -234,7 +234,7 @@ class Credentials:
             return self._certified(caller, peer)
         if self.certificate_wanted:
             raise AuthenticationError(
-                "workers must show a client certificate here and none came; enrol this host anew, which gives it one"
+                "workers must show a client certificate here and none came", "enrol this host again, which gives it one"
             )
         return caller
 
@@ -245,13 +245,14 @@ class Credentials:
             demand_living(identity)
         if caller.name and (peer.worker != caller.name or peer.identity not in ("", caller.identity)):
             raise CertificateMismatchError(
-                f"the certificate is that of worker {peer.worker or 'nobody'} and the secret that of {caller.name}; "
-                "expected both from one enrolment; enrol this host anew",
+                f"the certificate is that of worker {peer.worker or 'nobody'} and the secret that of {caller.name}",
+                "enrol this host again",
+                expected="both from one enrolment",
                 worker=caller.name,
             )
         if identity is None or identity.worker != peer.worker:
             raise AuthenticationError(
-                f"the certificate is that of {peer.worker or 'nobody'}, who is not enrolled here; enrol this host"
+                f"the certificate is that of {peer.worker or 'nobody'}, who is not enrolled here", "enrol this host"
             )
         return caller if caller.name else dataclasses.replace(caller, name=peer.worker)
 
@@ -260,8 +261,8 @@ def _demand_right(operator: Operator, right: Right) -> Caller:
     if right not in operator.rights:
         has = ", ".join(sorted(operator.rights)) or "none"
         raise ForbiddenError(
-            f"this wants the role {right} and operator {operator.name} has {has}; ask one who has it, or change the "
-            "receiver's operators file and reload"
+            f"this wants the role {right} and operator {operator.name} has {has}",
+            "ask one who has it, or change the receiver's operators file and reload",
         )
     return Caller("operator", operator.name, operator.rights)
 
@@ -274,23 +275,24 @@ def _bearer(authorization: bytes | None) -> bytes | None:
 def _demand_bearer(digest: bytes, authorization: bytes | None, variable: str) -> None:
     token = _bearer(authorization)
     if token is None:
-        raise AuthenticationError(f"no bearer token came; set {variable} to the receiver's token of that name")
+        raise AuthenticationError("no bearer token came", f"set {variable} to the receiver's token of that name")
     if not _same(digest, token):
-        raise AuthenticationError(f"the bearer token is not this receiver's; check {variable} on both sides")
+        raise AuthenticationError("the bearer token is not this receiver's", f"check {variable} on both sides")
 
 
 def _demand_distinct(operators: list[Operator], others: list[bytes | None]) -> None:
     given = [*(operator.digest for operator in operators), *(digest for digest in others if digest is not None)]
     if len(set(given)) != len(given):
         raise ConfigurationError(
-            f"two of {', '.join(TOKENS.values())} and the operators hold the same token; expected one for each; "
-            "make new ones"
+            f"two of {', '.join(TOKENS.values())} and the operators hold the same token",
+            "make new ones",
+            expected="one for each",
         )
     names = [operator.name for operator in operators]
     if len(set(names)) != len(names):
         raise ConfigurationError(
-            "the operators file names an operator 'operator', which is who holds CIS490_OPERATOR_TOKEN; "
-            "give it another name, or unset the variable"
+            "the operators file names an operator 'operator', which is who holds CIS490_OPERATOR_TOKEN",
+            "give it another name, or unset the variable",
         )
 
 
@@ -317,13 +319,13 @@ def demand_wide_tokens(
         if len(tokens.get(role) or "") < MIN_WIDE_TOKEN
     ]
     if tokens.get("worker"):
-        hint = "unset it, and enrol each worker: cis490-jobs invite HOST"
-        faults.append(Fault(TOKENS["worker"], "a token that workers share", "one secret for each worker", hint))
+        remedy = "unset it, and enrol each worker: cis490-jobs invite HOST"
+        faults.append(Fault(TOKENS["worker"], "a token that workers share", "one secret for each worker", remedy))
     if faults:
-        lines = "; ".join(map(str, faults))
         raise ConfigurationError(
-            f"{address} can be reached from other hosts{' through a proxy' if fronted else ''}, and that cannot be "
-            f"served so: {lines}; mend it, or listen on 127.0.0.1 without trusted_proxies",
+            f"{address} can be reached from other hosts{' through a proxy' if fronted else ''}, and these settings do "
+            "not protect it",
+            "correct them, or listen on 127.0.0.1 without trusted_proxies",
             faults=tuple(faults),
         )
 
@@ -342,7 +344,7 @@ def operators_of(text: str, place: str) -> tuple[Operator, ...]:
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ConfigurationError(f"the operators file {place} is no TOML ({error}); mend it") from None
+        raise ConfigurationError(f"the operators file {place} is no TOML ({error})", "correct it") from None
     table = document.get("operators", {})
     faults += [Fault(key, "an unknown key", "tables [operators.NAME]") for key in document.keys() - {"operators"}]
     entries = table.items() if isinstance(table, dict) else ()
@@ -350,8 +352,7 @@ def operators_of(text: str, place: str) -> tuple[Operator, ...]:
     if not found:
         faults.append(Fault("operators", "no operator", "one table [operators.NAME] at least"))
     if faults:
-        lines = "; ".join(map(str, faults))
-        raise ConfigurationError(f"the operators file {place} has faults: {lines}", faults=tuple(faults))
+        raise ConfigurationError(f"the operators file {place} has faults", "correct them", faults=tuple(faults))
     return found
 
 
@@ -360,9 +361,9 @@ def _operator(name: str, entry: Any, faults: list[Fault]) -> Operator:
     digest, roles = body.get("token_sha256"), body.get("roles")
     if not OPERATOR_NAME.fullmatch(name):
         faults.append(Fault(place, ascii(name)[:40], "a name of a-z, 0-9, - and _, at most 32 characters"))
-    if not (isinstance(digest, str) and _HEX64.fullmatch(digest)):
-        hint = "make one with: cis490-trainer-receiver operator NAME"
-        faults.append(Fault(f"{place}.token_sha256", "no digest", "64 lower-case hex digits", hint))
+    if not (isinstance(digest, str) and is_sha256(digest)):
+        remedy = "make one with: cis490-trainer-receiver operator NAME"
+        faults.append(Fault(f"{place}.token_sha256", "no digest", "64 lower-case hex digits", remedy))
         digest = _NOBODY.hex()
     if not (isinstance(roles, list) and roles and all(role in RIGHTS for role in roles)):
         faults.append(Fault(f"{place}.roles", ascii(roles)[:80], f"a list of {', '.join(RIGHTS)}"))

@@ -86,7 +86,7 @@ class Registry:
         return self._newest.get(worker)
 
     def living(self, worker: str) -> Identity | None:
-        """Return the identity a worker has now, None when it has none that lives."""
+        """Return the identity a worker has now, None when it has none or it is revoked."""
         found = self._newest.get(worker)
         return found if found is not None and found.revoked_at is None else None
 
@@ -105,8 +105,8 @@ class Registry:
         later = hmac.compare_digest(shown, identity.next_digest or _NOBODY.digest)
         if not (now or later) or identity is _NOBODY:
             raise AuthenticationError(
-                "the worker's secret is not one of this receiver's; enrol this host with what "
-                "`cis490-jobs invite HOST` prints"
+                "the worker's secret is not one of this receiver's",
+                "enrol this host with what `cis490-jobs invite HOST` prints",
             )
         demand_living(identity)
         return identity, not now
@@ -135,8 +135,9 @@ def demand_living(identity: Identity) -> None:
     """
     if identity.revoked_at is not None:
         raise RevokedError(
-            f"the secret of worker {identity.worker} was revoked at {identity.revoked_at}; stop its trainers; if the "
-            f"host may come back, `cis490-jobs invite {identity.worker}` prints how to enrol it anew"
+            f"the secret of worker {identity.worker} was revoked at {identity.revoked_at}",
+            f"stop its trainers; if the host may come back, `cis490-jobs invite {identity.worker}` prints how to "
+            "enrol it again",
         )
 
 

@@ -116,9 +116,10 @@ class Sessions:
         self._clashes[worker] = now
         unnamed = "" if named else f" from a place that this request does not name (expected: {HEADER})"
         return IdentityInUseError(
-            f"another machine uses the identity of worker {worker}{unnamed}; if this one is a copy of its disk, enrol "
-            f"it under a name of its own: `cis490-jobs invite NAME`; if it was moved here, or this machine was started "
-            f"again, wait until the other has been silent for {self._silent_s:g} s",
+            f"another machine uses the identity of worker {worker}{unnamed}",
+            "if this one is a copy of its disk, enrol it under a name of its own: `cis490-jobs invite NAME`; if it "
+            "was moved here, or this machine was started again, wait until the other has been silent for "
+            f"{self._silent_s:g} s",
             retry_after_s=15.0,
         )
 
@@ -164,6 +165,10 @@ def _demand_look(worker: str, given: str, *, looks: bool) -> None:
         found = ascii(given)[:80] if given else "none"
         raise RequestError(
             f"the request shows the secret of worker {worker} and does not say where it runs: found {found} in "
-            f"{HEADER}, expected PLACE.START, 32 hex digits each, or, to look only, what `cis490-training-worker "
-            "session` prints on the worker's host; use the worker's own programs, of this receiver's version"
+            f"{HEADER}",
+            "use the worker's own programs, of this receiver's version",
+            expected=(
+                "PLACE.START, 32 hex digits each, or, to look only, what `cis490-training-worker session` prints on "
+                "the worker's host"
+            ),
         )

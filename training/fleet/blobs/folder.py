@@ -145,13 +145,15 @@ class Folder:
     def _unusable(self, error: OSError) -> FleetError:
         if error.errno == errno.EXDEV:
             return ConfigurationError(
-                f"found {self.incoming} and {self.root} on two file systems; expected one, because a rename between"
-                " two is not atomic; set --incoming-root to a folder beside the store"
+                f"found {self.incoming} and {self.root} on two file systems",
+                "set --incoming-root to a folder beside the store",
+                expected="one, because a rename between two is not atomic",
             )
         trouble = f"cannot use the folders of the store {self.root} and {self.incoming}: {error.strerror}"
-        return passing(error, f"{trouble}; look at their disk") or ConfigurationError(
-            f"cannot use the folders of the store: {error}; expected {self.root} and {self.incoming} to be folders"
-            " that this user may write; create them or correct --store-root and --incoming-root"
+        return passing(error, trouble, "look at their disk") or ConfigurationError(
+            f"cannot use the folders of the store: {error}",
+            "create them or correct --store-root and --incoming-root",
+            expected=f"{self.root} and {self.incoming} to be folders that this user may write",
         )
 
     @property
@@ -190,14 +192,15 @@ class Folder:
 
     def _check(self) -> None:
         if self._broken:
-            raise UnavailableError(f"{self._broken}; check the disk, then restart the receiver")
+            raise UnavailableError(self._broken, "check the disk, then restart the receiver")
 
     def _check_room(self, size_bytes: int) -> None:
         free = self._system.free_bytes(self.incoming)
         if free - size_bytes < self._floor_bytes:
             raise StorageFullError(
-                f"found {free} bytes free at {self.incoming}; expected {size_bytes} for the upload and"
-                f" {self._floor_bytes} to spare; free disk space on the receiver, the upload is tried again",
+                f"found {free} bytes free at {self.incoming}",
+                "free disk space on the receiver, the upload is tried again",
+                expected=f"{size_bytes} for the upload and {self._floor_bytes} to spare",
                 retry_after_s=_RETRY_FULL_S,
             )
 
@@ -335,22 +338,26 @@ class Folder:
         """Return the error of the fleet for one of the operating system; for `Part`."""
         found = f"the store could not {doing}: {error.strerror}"
         if error.errno in _FULL:
-            return StorageFullError(f"{found}; free disk space on the receiver", retry_after_s=_RETRY_FULL_S)
+            return StorageFullError(found, "free disk space on the receiver", retry_after_s=_RETRY_FULL_S)
         if error.errno in _BUSY:
-            return UnavailableError(f"{found}; too many uploads at once, try again", retry_after_s=_RETRY_BUSY_S)
+            return UnavailableError(
+                f"{found}; too many uploads at once", "try again later", retry_after_s=_RETRY_BUSY_S
+            )
         if error.errno == errno.EROFS:
-            return UnavailableError(f"{found}; remount the receiver's disk for writing", retry_after_s=_RETRY_FULL_S)
+            return UnavailableError(found, "remount the receiver's disk for writing", retry_after_s=_RETRY_FULL_S)
         if error.errno in _GONE:
             return UnavailableError(
-                f"{found}; another program removed a file or folder of the store meanwhile; send the upload again",
+                f"{found}; another program removed a file or folder of the store meanwhile",
+                "send the upload again",
                 retry_after_s=_RETRY_BUSY_S,
             )
         if error.errno in _DENIED:
             return UnavailableError(
-                f"{found}; give everything in {self.root} and {self.incoming} back to the receiver's user (chown -R)",
+                found,
+                f"give everything in {self.root} and {self.incoming} back to the receiver's user (chown -R)",
                 retry_after_s=_RETRY_FULL_S,
             )
-        return FleetError(f"{found}; check the receiver's disk")
+        return FleetError(found, "check the receiver's disk")
 
     def _forget(self, path: Path) -> None:
         """Remove a temporary file. The caller holds the lock or knows that nobody else has the name."""
@@ -414,7 +421,7 @@ class Part:
 
     def _check(self) -> None:
         if self._descriptor < 0:
-            raise UnavailableError("the upload was given up before it was whole; send it again")
+            raise UnavailableError("the upload was given up before it was whole", "send it again")
 
     def discard(self) -> None:
         """Remove the temporary file and nothing else. Does nothing when it is gone."""

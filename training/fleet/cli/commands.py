@@ -14,10 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from training.fleet import wire
 from training.fleet.cli import comparison, completion, views
-from training.fleet.cli.answers import read
-from training.fleet.cli.remote import Remote
+from training.fleet.cli.remote import Remote, read
 from training.fleet.cli.text import Terminal, clean
 from training.fleet.errors import (
     EX_FAILURE,
@@ -27,13 +25,17 @@ from training.fleet.errors import (
     TooLargeError,
     UnavailableError,
 )
+from training.fleet.model.jobs import MAX_MANIFEST_BYTES
+from training.fleet.wire.identities import IdentityPage, IdentityView, Invite
+from training.fleet.wire.people import Chore, EventPage, Health, JobDetail, JobPage, JobView, Plan, Why, WorkerPage
+from training.fleet.wire.worker import JobState
 
 EX_CHANGES: Final = 3
 """Exit status of `plan --exit-code` when a reload would change something."""
 
 
 CHORE_S: Final = 0.5
-"""How often a command asks how far a backup or a check is."""
+"""Seconds between two questions how far a backup or a check is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +64,15 @@ class Console:
         self.lines([json.dumps(document, indent=None if one_line else 2)])
 
     def pass_by(self, line: str) -> None:
-        """Write a message over the one before it, on a terminal alone."""
+        """Write a message over the one before it; does nothing unless it goes to a terminal."""
         if self.err.isatty():
             self.err.write(f"\r{line}\x1b[K")
             self.err.flush()
 
     def complain(self, fault: FleetError) -> None:
         """Write an error: one line, and one more for each single fault."""
-        self.err.write(f"cis490-jobs: {clean(fault.message)}\n")
-        more = (str(item) for item in fault.faults if str(item) not in fault.message)
-        self.err.write("".join(f"  {clean(line)}\n" for line in more))
+        first, *more = map(clean, fault.lines)
+        self.err.write("".join(f"{line}\n" for line in (f"cis490-jobs: {first}", *more)))
         self.err.flush()
 
 
@@ -123,8 +124,8 @@ def _next_glance(call: Call) -> dict[str, Any]:
 def _glance_lines(call: Call, frame: dict[str, Any]) -> list[str]:
     if "error" in frame:
         return [f"{clean(frame['error'])}; still asking, Ctrl-C ends"]
-    running = [read(wire.JobView, job) for job in frame["running"]]
-    return views.status(read(wire.Health, frame["health"]), running, call.remote.address, call.console.terminal)
+    running = [read(JobView, job) for job in frame["running"]]
+    return views.status(read(Health, frame["health"]), running, call.remote.address, call.console.terminal)
 
 
 def _show_glance(call: Call, frame: dict[str, Any]) -> None:
@@ -154,10 +155,14 @@ def list_jobs(call: Call) -> int:
         call.console.document(call.remote.collect("/v1/jobs", "jobs", filters, call.options.limit))
     elif call.console.terminal.width is None:
         for page in call.remote.pages("/v1/jobs", filters, call.options.limit):
-            call.console.lines(views.jobs(read(wire.JobPage, page).jobs, call.console.terminal))
+            call.console.lines(views.jobs(read(JobPage, page).jobs, call.console.terminal))
     else:
-        whole = read(wire.JobPage, call.remote.collect("/v1/jobs", "jobs", filters, call.options.limit))
-        shown = views.jobs(whole.jobs, call.console.terminal) if whole.jobs else ["no job fits; `reload` loads jobs"]
+        whole = read(JobPage, call.remote.collect("/v1/jobs", "jobs", filters, call.options.limit))
+        shown = (
+            views.jobs(whole.jobs, call.console.terminal)
+            if whole.jobs
+            else ["no job matches; `cis490-jobs reload` loads the manifest's jobs"]
+        )
         call.console.lines(shown)
     return 0
 
@@ -166,7 +171,7 @@ def compare(call: Call) -> int:
     """Show the results of completed jobs over their seeds."""
     chosen = call.options
     filters = {"status": "completed", "with": "spec"} | ({} if chosen.model is None else {"model": chosen.model})
-    page = read(wire.JobPage, call.remote.collect("/v1/jobs", "jobs", filters))
+    page = read(JobPage, call.remote.collect("/v1/jobs", "jobs", filters))
     jobs = [job for job in page.jobs if chosen.split in (None, job.split) and chosen.dataset in (None, job.dataset)]
     found = comparison.groups(jobs, chosen.metric)
     if call.console.as_json:
@@ -174,7 +179,7 @@ def compare(call: Call) -> int:
     elif found or call.console.terminal.width is None:
         call.console.lines(comparison.lines(found, chosen.metric, call.console.terminal))
     else:
-        call.console.lines(["no completed job fits; `cis490-jobs list` shows all jobs"])
+        call.console.lines(["no completed job matches; `cis490-jobs list` shows all jobs"])
     return 0
 
 
@@ -184,7 +189,7 @@ def show(call: Call) -> int:
     if call.console.as_json:
         call.console.document(answer)
     else:
-        call.console.lines(views.show(read(wire.JobDetail, answer), call.console.terminal))
+        call.console.lines(views.show(read(JobDetail, answer), call.console.terminal))
     return 0
 
 
@@ -208,7 +213,7 @@ def _show_state(call: Call, answer: dict[str, Any]) -> None:
     if call.console.as_json:
         call.console.document(answer, one_line=True)
         return
-    state = read(wire.State, answer)
+    state = read(JobState, answer)
     note = ["cancelling: its worker stops the trainer"] if state.cancel_requested else []
     call.console.lines(["\t".join([clean(state.id), state.status, *note])])
 
@@ -226,7 +231,7 @@ def workers(call: Call) -> int:
     if call.console.as_json:
         call.console.document(answer)
         return 0
-    hosts = read(wire.WorkerPage, answer).workers
+    hosts = read(WorkerPage, answer).workers
     if hosts or call.console.terminal.width is None:
         call.console.lines(views.workers(hosts, call.console.terminal))
     else:
@@ -243,7 +248,7 @@ def events(call: Call) -> int:
     if call.console.as_json:
         call.console.document(answer)
     else:
-        call.console.lines(views.events(read(wire.EventPage, answer).events, call.console.terminal))
+        call.console.lines(views.events(read(EventPage, answer).events, call.console.terminal))
     return 0
 
 
@@ -253,7 +258,7 @@ def invite(call: Call) -> int:
     if call.console.as_json:
         call.console.document(answer)
         return 0
-    made = read(wire.Invite, answer)
+    made = read(Invite, answer)
     call.console.err.write("".join(f"{line}\n" for line in views.invite_notes(made, call.remote.address)))
     call.console.err.flush()
     call.console.lines(views.invite(made, call.remote.address))
@@ -261,34 +266,34 @@ def invite(call: Call) -> int:
 
 
 def worker(call: Call) -> int:
-    """List enrolled workers, take a secret back, or have it changed."""
+    """List enrolled hosts, revoke one, or make it change its key."""
     action, name = call.options.action, call.options.name
     if action == "list":
         answer = call.remote.collect("/v1/identities", "identities", {})
-        found = [one for one in read(wire.IdentityPage, answer).identities if name in (None, one.worker)]
+        found = [one for one in read(IdentityPage, answer).identities if name in (None, one.worker)]
     elif name is None:
-        raise ConfigurationError(f"`worker {action}` needs the name of a worker; `cis490-jobs worker list` shows all")
+        raise ConfigurationError(f"`worker {action}` needs the name of a worker", "`cis490-jobs worker list` shows all")
     else:
         answer = call.remote.change_worker(name, action)
-        found = [read(wire.IdentityView, answer)]
+        found = [read(IdentityView, answer)]
     if call.console.as_json:
         call.console.document(answer)
     elif found or call.console.terminal.width is None:
         call.console.lines(views.identities(found, call.console.terminal))
     else:
-        call.console.lines(["no worker is enrolled; `cis490-jobs invite HOST` prints how one enrols"])
+        call.console.lines(["no worker is enrolled; `cis490-jobs invite HOST` prints the command that enrols one"])
     return 0
 
 
 def plan(call: Call) -> int:
-    """Show what a reload would change; 1 on a fault, with `--exit-code` 3 when something would change."""
+    """Show what a reload would change; return 1 on a fault, and with `--exit-code` 3 if something would change."""
     try:
         answer = call.remote.plan(_manifest(call.options.file))
     except ManifestError as fault:
         call.console.complain(fault)
         return EX_FAILURE
     _show_plan(call, answer, done=False)
-    counts = read(wire.Plan, answer).counts
+    counts = read(Plan, answer).counts
     moved = any(counts.get(name, 0) for name in ("added", "changed", "dropped"))
     if moved and not call.console.as_json:
         call.console.err.write(f"apply exactly this with: cis490-jobs reload --if-plan {clean(answer['digest'])}\n")
@@ -300,15 +305,15 @@ def _manifest(path: Path | None) -> bytes:
         return b""
     try:
         with path.open("rb") as file:
-            data = file.read(wire.MAX_MANIFEST_BYTES + 1)
+            data = file.read(MAX_MANIFEST_BYTES + 1)
     except OSError as fault:
         raise ManifestError(
-            f"cannot read {path}: {fault.strerror}; name a manifest, or none for the receiver's"
+            f"cannot read {path}: {fault.strerror}", "name a manifest, or none for the receiver's"
         ) from None
-    if len(data) > wire.MAX_MANIFEST_BYTES:
-        raise TooLargeError(f"{path} is larger than {wire.MAX_MANIFEST_BYTES} bytes; split the manifest")
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise TooLargeError(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes", "split the manifest")
     if not data.strip():
-        raise ManifestError(f"{path} is empty; expected a manifest with [manifest] and [[jobs]]")
+        raise ManifestError(f"{path} is empty", expected="a manifest with [manifest] and [[jobs]]")
     return data
 
 
@@ -316,7 +321,7 @@ def _show_plan(call: Call, answer: dict[str, Any], *, done: bool) -> None:
     if call.console.as_json:
         call.console.document(answer)
     else:
-        call.console.lines(views.plan(read(wire.Plan, answer), call.console.terminal, done=done))
+        call.console.lines(views.plan(read(Plan, answer), call.console.terminal, done=done))
 
 
 def why(call: Call) -> int:
@@ -325,25 +330,25 @@ def why(call: Call) -> int:
     if call.console.as_json:
         call.console.document(answer)
     else:
-        call.console.lines(views.why(read(wire.Why, answer), call.console.terminal))
+        call.console.lines(views.why(read(Why, answer), call.console.terminal))
     return 0
 
 
 def backup(call: Call) -> int:
-    """Have the receiver make a backup and wait for it; 1 when something of it is damaged."""
+    """Make a backup on the receiver's host and wait for it; return 1 if something in it is damaged."""
     done = _wait_for(call, call.remote.begin_backup(label=call.options.label, artifacts=call.options.artifacts))
     return _show_chore(call, done, str(done["path"]))
 
 
 def fsck(call: Call) -> int:
-    """Have the receiver check its files and wait for it; 1 when something is wrong."""
+    """Check the receiver's files and wait for the result; return 1 if something is wrong."""
     done = _wait_for(call, call.remote.begin_fsck(hashes=not call.options.no_hash))
-    return _show_chore(call, done, views.checked(read(wire.Chore, done)))
+    return _show_chore(call, done, views.checked(read(Chore, done)))
 
 
 def _wait_for(call: Call, begun: dict[str, Any]) -> dict[str, Any]:
     """Ask again and again until a chore has ended; an outage does not end it."""
-    first = read(wire.Chore, begun)
+    first = read(Chore, begun)
     chore, document = first, begun
     while chore.state == "running":
         call.sleep(CHORE_S)
@@ -351,9 +356,9 @@ def _wait_for(call: Call, begun: dict[str, Any]) -> dict[str, Any]:
             document = call.remote.chore()
         except UnavailableError:
             continue
-        chore = read(wire.Chore, document)
+        chore = read(Chore, document)
         if (chore.kind, chore.name) != (first.kind, first.name):
-            raise FleetError(f"the receiver was restarted before the {first.kind} was done; run this again")
+            raise FleetError(f"the receiver was restarted before the {first.kind} was done", "run this again")
         call.console.pass_by(views.reading(chore))
     call.console.pass_by("")
     if chore.state == "failed":
@@ -362,7 +367,7 @@ def _wait_for(call: Call, begun: dict[str, Any]) -> dict[str, Any]:
 
 
 def _show_chore(call: Call, document: dict[str, Any], last: str) -> int:
-    chore = read(wire.Chore, document)
+    chore = read(Chore, document)
     if call.console.as_json:
         call.console.document(document)
     else:

@@ -13,17 +13,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from training.fleet import wire
 from training.fleet.cli.text import GAP, LEAST_WIDTH, Terminal, cells, clean, cut, table
 from training.fleet.cli.views import plain
 from training.fleet.errors import FleetError
-from training.fleet.jobs import MODES
+from training.fleet.model.jobs import MODES
+from training.fleet.wire.people import JobView
 
 DEFAULT_METRIC: Final = "auprc_host_mean"
 LEAKING_SPLITS: Final = frozenset({"random"})
 COLUMNS: Final = ("MODEL", "SPLIT", "ORACLE", "REALISTIC", "DIFFERENCE", "N", "SEEDS", "DETAIL")
-_PARTLY: Final = "* over the seeds that both modes have"
-_LEAKS: Final = "these splits leak: they test on rows beside those they trained on; compare them with no other split"
+_PARTLY: Final = "* the two modes were trained with different seeds; only common seeds are compared"
+_LEAKS: Final = "these splits leak: test rows lie beside training rows; do not compare them with other splits"
 _SHORT_DIGEST: Final = 8
 _LEAST_DETAIL: Final = 12
 """Cells that the details get before the seeds are shown."""
@@ -71,17 +71,17 @@ class Group:
 
     @property
     def leaks(self) -> bool:
-        """Whether its split lets the model see what it is tested on."""
+        """True if its split lets the model see what it is tested on."""
         return self.spec["split_recipe"] in LEAKING_SPLITS
 
     @property
     def difference(self) -> Scores:
-        """Oracle less realistic, seed by seed, over the seeds that both have."""
+        """Oracle minus realistic, seed by seed, over the seeds that both have."""
         ours, theirs = self.oracle.values, self.realistic.values
         return Scores({seed: ours[seed] - theirs[seed] for seed in ours if seed in theirs})
 
 
-def groups(jobs: Sequence[wire.JobView], metric: str) -> list[Group]:
+def groups(jobs: Sequence[JobView], metric: str) -> list[Group]:
     """Return completed jobs in groups: by split, and within one the best oracle mean first.
 
     Args:
@@ -99,20 +99,20 @@ def groups(jobs: Sequence[wire.JobView], metric: str) -> list[Group]:
     return sorted((_group(json.loads(shared), by_mode) for shared, by_mode in found.items()), key=_rank)
 
 
-def _demand_metric(jobs: Sequence[wire.JobView], metric: str) -> None:
+def _demand_metric(jobs: Sequence[JobView], metric: str) -> None:
     names = {name for job in jobs for name, value in job.metrics.items() if value is None or _is_number(value)}
     if jobs and metric not in names:
         known = f"--metric takes one of {', '.join(sorted(names))}" if names else "none of them reports any number"
-        raise FleetError(f"found no metric {metric} in {len(jobs)} completed jobs; {known}")
+        raise FleetError(f"found no metric {metric} in {len(jobs)} completed jobs", known)
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _shared(job: wire.JobView) -> str:
+def _shared(job: JobView) -> str:
     if job.spec is None:
-        raise FleetError("the receiver sent jobs without their specifications; update it to this command's version")
+        raise FleetError("the receiver sent jobs without their specifications", "update it to this command's version")
     return json.dumps({key: value for key, value in job.spec.items() if key not in ("seed", "mode")}, sort_keys=True)
 
 
@@ -215,7 +215,7 @@ def _row(group: Group, terminal: Terminal) -> list[str]:
 
 
 def _is_partial(group: Group) -> bool:
-    """Tell whether the difference leaves seeds out."""
+    """Return True if the difference leaves seeds out."""
     count = len(group.difference.values)
     return 0 < count < max(len(group.oracle.values), len(group.realistic.values))
 
@@ -232,7 +232,7 @@ def _once_if_equal(pair: Sequence[str], *, equal: bool) -> str:
 
 
 def _detail(group: Group, terminal: Terminal) -> str:
-    """Return what sets the group apart: named hyper-parameters, training hosts, dataset, revision, missing values."""
+    """Return what tells the group from others: hyper-parameters, training hosts, dataset, revision, missing values."""
     spec = group.spec
     parts = [" ".join(f"{key}={plain(value)}" for key, value in sorted(spec["hyper"].items()))]
     if spec["train_hosts"] != ["*"]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from training.fleet.jobs import MODES, STATUSES
+from training.fleet.model.jobs import MODES, STATUSES
 
 SHELLS: Final = ("bash", "zsh", "fish")
 _IDS: Final = "cis490-jobs list 2>/dev/null </dev/null | cut -c1-12"
@@ -40,7 +40,7 @@ class Command:
         about: Its one-line help.
         options: Its long options.
         words: Fixed words it takes as arguments.
-        takes_jobs: Whether its arguments are job ids.
+        takes_jobs: True if its arguments are job ids.
     """
 
     name: str

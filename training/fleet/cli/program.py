@@ -1,7 +1,7 @@
 """The program `cis490-jobs`: its command line, its settings and its exit statuses.
 
 Guarantees that every error is one line on standard error without a traceback, that data go to standard output alone,
-and that a closed pipe and Ctrl-C end it quietly.
+and that a closed pipe or Ctrl-C ends it without a message.
 
 Exit statuses: 0 done; 1 refused or failed; 2 wrong usage; 3 `plan --exit-code` found changes; 69 receiver unreachable;
 75 receiver busy, try again; 77 not permitted; 78 bad configuration; 130 interrupted; 141 output closed.
@@ -25,11 +25,12 @@ from training.fleet.cli.remote import Remote
 from training.fleet.cli.text import Terminal, silence
 from training.fleet.client import DEFAULT_RECEIVER, Client, certificate_files
 from training.fleet.errors import EX_FAILURE, AuthenticationError, FleetError, UnreachableError
-from training.fleet.jobs import MODES, STATUSES
+from training.fleet.model.jobs import MODES, STATUSES
+from training.fleet.model.names import is_host_name, is_sha256
 from training.fleet.settings import secret
 
 PATIENCE_S: Final = 3.0
-"""How long a command asks again when a receiver does not answer or is busy."""
+"""Seconds for which a command tries again when the receiver does not answer or is busy."""
 EX_INTERRUPTED: Final = 130
 EX_CLOSED: Final = 141
 _NEXT: Final = "Start one with `cis490-trainer-receiver`, or name another with --receiver URL or $CIS490_RECEIVER."
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status = _run(options, console)
     except UnreachableError as fault:
-        console.complain(UnreachableError(f"{fault.message} {_NEXT}"))
+        console.complain(UnreachableError(fault.found, f"{fault.remedy} {_NEXT}".strip()))
         return fault.exit_status
     except FleetError as fault:
         console.complain(fault)
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return _closed(sys.stdout)
     except OSError as fault:
-        console.complain(FleetError(f"cannot write the output: {fault.strerror}; look at where it goes"))
+        console.complain(FleetError(f"cannot write the output: {fault.strerror}", "look at where it goes"))
         return EX_FAILURE
     return status
 
@@ -103,7 +104,7 @@ def _file(environ: Mapping[str, str], name: str) -> Path | None:
 
 
 def _operator_token(options: argparse.Namespace, environ: Mapping[str, str]) -> str | None:
-    """Return the operator token for a command that needs it, or that may look with it."""
+    """Return the operator token for a command that needs it, or that can read with it where there is no read token."""
     history = options.command == "events" or getattr(options, "action", "") == "list"
     if options.command in _OPERATOR_COMMANDS and not history:
         return _needed(secret("CIS490_OPERATOR_TOKEN", environ))
@@ -115,8 +116,8 @@ def _operator_token(options: argparse.Namespace, environ: Mapping[str, str]) -> 
 def _needed(token: str | None) -> str:
     if token is None:
         raise AuthenticationError(
-            "this command needs the operator token and found none; "
-            "set CIS490_OPERATOR_TOKEN, or CIS490_OPERATOR_TOKEN_FILE to a file that only you can read"
+            "this command needs the operator token and found none",
+            "set CIS490_OPERATOR_TOKEN, or CIS490_OPERATOR_TOKEN_FILE to a file that only you can read",
         )
     return token
 
@@ -153,8 +154,8 @@ def _common(target: argparse.ArgumentParser, default: object) -> None:
     )
     for flag, note in (
         ("--ca-file", "certificates to trust for https ($CIS490_CA_FILE)"),
-        ("--client-certificate", "your own certificate, and its key unless --client-key names it"),
-        ("--client-key", "the key of your own certificate"),
+        ("--client-certificate", "your own certificate; may hold its key too"),
+        ("--client-key", "the key of your own certificate, if it has a file of its own"),
     ):
         target.add_argument(flag, type=Path, metavar="FILE", default=missing, help=note)
     target.add_argument("--json", action="store_true", default=missing or False, help="print the receiver's answer")
@@ -170,67 +171,77 @@ def _command(
 
 
 def _look(groups: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    sub = _command(groups, "status", "counts, running jobs and last failures", commands.status)
+    sub = _command(groups, "status", "show counts, running jobs and the last failures", commands.status)
     sub.add_argument(
-        "--watch", nargs="?", type=_seconds, const=2.0, metavar="SECONDS", help="again and again, every 2 s by default"
+        "--watch",
+        nargs="?",
+        type=_seconds,
+        const=2.0,
+        metavar="SECONDS",
+        help="show it again every SECONDS [2]",
     )
-    sub = _command(groups, "list", "jobs, all of them or by filter", commands.list_jobs)
-    sub.add_argument("--status", type=_statuses, help=f"one or more of {','.join(STATUSES)}, joined by commas")
-    sub.add_argument("--model", help="one model")
-    sub.add_argument("--mode", choices=MODES, help="one mode")
-    sub.add_argument("--host", help="where it runs or ran last")
-    sub.add_argument("--limit", type=_count, metavar="N", help="at most so many")
-    sub = _command(groups, "compare", "results over seeds, oracle beside realistic", commands.compare)
+    sub = _command(groups, "list", "list jobs, all of them or those that fit the options", commands.list_jobs)
+    sub.add_argument("--status", type=_statuses, help=f"only these statuses, joined by commas: {','.join(STATUSES)}")
+    sub.add_argument("--model", help="only jobs of this model")
+    sub.add_argument("--mode", choices=MODES, help="only jobs of this mode")
+    sub.add_argument("--host", help="only jobs that run on this host or ran there last")
+    sub.add_argument("--limit", type=_count, metavar="N", help="show at most N jobs")
+    sub = _command(groups, "compare", "show mean and spread over seeds, oracle beside realistic", commands.compare)
     sub.add_argument(
-        "--metric", default=comparison.DEFAULT_METRIC, help=f"headline figure [{comparison.DEFAULT_METRIC}]"
+        "--metric", default=comparison.DEFAULT_METRIC, help=f"the figure to compare [{comparison.DEFAULT_METRIC}]"
     )
-    sub.add_argument("--model", help="one model")
-    sub.add_argument("--split", help="one split")
-    sub.add_argument("--dataset", metavar="NAME", help="one dataset")
-    sub = _command(groups, "show", "everything about one job", commands.show)
+    sub.add_argument("--model", help="only results of this model")
+    sub.add_argument("--split", help="only results of this split")
+    sub.add_argument("--dataset", metavar="NAME", help="only results on this dataset")
+    sub = _command(groups, "show", "show everything about one job", commands.show)
     sub.add_argument("job", type=_prefix, metavar="JOB")
-    sub = _command(groups, "why", "why a job waits, and what would change that", commands.why)
+    sub = _command(groups, "why", "show why a job waits, and what would change that", commands.why)
     sub.add_argument("job", type=_prefix, metavar="JOB")
-    _command(groups, "workers", "hosts, what they can do and may do", commands.workers)
-    sub = _command(groups, "events", "the audit trail: who did what, newest first", commands.events)
-    sub.add_argument("--job", type=_prefix, metavar="JOB", help="of one job")
-    sub.add_argument("--worker", type=_host, metavar="NAME", help="about one worker or by it")
-    sub.add_argument("--limit", type=_count, default=50, metavar="N", help="at most so many [50]")
+    _command(groups, "workers", "list hosts, what they can do and what they may do", commands.workers)
+    sub = _command(groups, "events", "show the audit trail: who did what, newest first", commands.events)
+    sub.add_argument("--job", type=_prefix, metavar="JOB", help="only events of this job")
+    sub.add_argument("--worker", type=_host, metavar="NAME", help="only events by this worker or about it")
+    sub.add_argument("--limit", type=_count, default=50, metavar="N", help="show at most N events [50]")
 
 
 def _steer(groups: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    for name, about in (("cancel", "stop jobs for good"), ("requeue", "let failed or cancelled jobs run again")):
+    for name, about in (
+        ("cancel", "stop jobs; only `requeue` lets them run again"),
+        ("requeue", "let failed or cancelled jobs run again"),
+    ):
         sub = _command(groups, name, about, commands.change)
         sub.add_argument("jobs", type=_prefix, nargs="+", metavar="JOB")
-    sub = _command(groups, "plan", "what a reload would change", commands.plan)
-    sub.add_argument("file", type=Path, nargs="?", metavar="FILE", help="a manifest; none for the receiver's own file")
+    sub = _command(groups, "plan", "show what a reload would change", commands.plan)
+    sub.add_argument("file", type=Path, nargs="?", metavar="FILE", help="a manifest [the receiver's own file]")
     sub.add_argument("--exit-code", action="store_true", help="exit with 3 when there are changes")
     sub = _command(groups, "reload", "read the manifest again and apply it", commands.reload)
-    sub.add_argument("--if-plan", type=_digest, metavar="DIGEST", help="only if the plan is still this one")
-    sub.add_argument("--allow-shrink", action="store_true", help="also when it names fewer jobs than before")
+    sub.add_argument(
+        "--if-plan", type=_digest, metavar="DIGEST", help="apply it only if `plan` still shows this digest"
+    )
+    sub.add_argument("--allow-shrink", action="store_true", help="apply it also when it drops jobs of the queue")
 
 
 def _keep(groups: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    sub = _command(groups, "backup", "have the receiver make a backup on its own host", commands.backup)
-    sub.add_argument("label", type=_label, nargs="?", metavar="LABEL", help="stands behind the date in its name")
-    sub.add_argument("--artifacts", action="store_true", help="the artifacts as well")
-    sub = _command(groups, "fsck", "have the receiver check database, store and index", commands.fsck)
-    sub.add_argument("--no-hash", action="store_true", help="do not read the artifacts, only look for them")
+    sub = _command(groups, "backup", "make a backup on the receiver's host", commands.backup)
+    sub.add_argument("label", type=_label, nargs="?", metavar="LABEL", help="text added to the backup's name")
+    sub.add_argument("--artifacts", action="store_true", help="include the artifacts")
+    sub = _command(groups, "fsck", "check the receiver's database, store and index", commands.fsck)
+    sub.add_argument("--no-hash", action="store_true", help="only look whether artifacts are there, do not read them")
 
 
 def _admit(groups: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     sub = _command(groups, "invite", "print the commands with which a host can enrol", commands.invite)
-    sub.add_argument("host", type=_host, metavar="HOST", help="the name the manifest knows it by")
+    sub.add_argument("host", type=_host, metavar="HOST", help="its name in the manifest")
     sub.add_argument(
-        "--ttl", type=_ttl, default=900, metavar="TIME", help="how long the code lives: 90s, 15m, 2h [15m]"
+        "--ttl", type=_ttl, default=900, metavar="TIME", help="how long the code is valid: 90s, 15m, 2h [15m]"
     )
-    sub = _command(groups, "worker", "list enrolled workers, take a secret back or have it changed", commands.worker)
+    sub = _command(groups, "worker", "list enrolled hosts, revoke one, or make it change its key", commands.worker)
     sub.add_argument("action", choices=("list", "revoke", "rotate"))
     sub.add_argument("name", type=_host, nargs="?", metavar="NAME")
 
 
 def _host(text: str) -> str:
-    if not re.fullmatch(r"[0-9a-z][0-9a-z._-]{0,62}", text):
+    if not is_host_name(text):
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a host name: a-z, 0-9, dots, dashes, underscores")
     return text
 
@@ -256,7 +267,7 @@ def _prefix(text: str) -> str:
 
 
 def _digest(text: str) -> str:
-    if not re.fullmatch(r"[0-9a-f]{64}", text):
+    if not is_sha256(text):
         raise argparse.ArgumentTypeError(f"found {text!r}, expected the 64 hex digits that `plan` shows")
     return text
 

@@ -7,15 +7,40 @@ Leaves connections and retries to `client`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
-from training.fleet import wire
 from training.fleet.errors import FleetError, NotFoundError
+from training.fleet.wire.people import MAX_PAGE
+from training.fleet.wire.read import MismatchError, message
+
+T = TypeVar("T")
 
 CANDIDATES: Final = 10
 """How many jobs an ambiguous id names in its error."""
 ANSWER_S: Final = 300.0
-"""Longest wait for the answer to a change; a large manifest takes its time."""
+"""Longest wait for the answer to a change, seconds; applying a large manifest takes some."""
+
+
+def read(kind: type[T], document: Any) -> T:
+    """Return the receiver's JSON as a message.
+
+    Args:
+        kind: A dataclass of `wire`.
+        document: What `Remote` returned, or a part of it.
+
+    Raises:
+        FleetError: A member is missing or has another type; receiver and command have different versions.
+    """
+    try:
+        return message(kind, document)
+    except MismatchError as fault:
+        place = "the answer" + (f".{fault.place}" if fault.place else "")
+        found = "nothing" if fault.found is None else fault.found
+        raise FleetError(
+            f"the receiver's answer cannot be read: {place}: found {found}, expected {fault.expected}"
+            "; receiver and command have different versions",
+            "update the older one",
+        ) from None
 
 
 class Connection(Protocol):
@@ -50,7 +75,7 @@ class Remote:
         self.connection.close()
 
     def health(self) -> dict[str, Any]:
-        """Return the fleet at a glance (`wire.Health`)."""
+        """Return the fleet at a glance (`wire.people.Health`)."""
         return self.connection.get("/v1/health", {})
 
     def pages(self, path: str, filters: Mapping[str, str], limit: int | None = None) -> Iterator[dict[str, Any]]:
@@ -63,7 +88,7 @@ class Remote:
         """
         cursor: str | None = None
         while limit is None or limit > 0:
-            query = {**filters, "limit": str(min(wire.MAX_PAGE, limit or wire.MAX_PAGE))}
+            query = {**filters, "limit": str(min(MAX_PAGE, limit or MAX_PAGE))}
             page = self.connection.get(path, query if cursor is None else {**query, "cursor": cursor})
             yield page
             cursor = page.get("next")
@@ -81,49 +106,49 @@ class Remote:
         return {**last, key: items, "next": last.get("next")}
 
     def job(self, job_id: str) -> dict[str, Any]:
-        """Return everything about one job (`wire.JobDetail`)."""
+        """Return everything about one job (`wire.people.JobDetail`)."""
         return self.connection.get(f"/v1/job/{job_id}", {})
 
     def why(self, job_id: str) -> dict[str, Any]:
-        """Return why a job waits (`wire.Why`)."""
+        """Return why a job waits (`wire.people.Why`)."""
         return self.connection.get(f"/v1/job/{job_id}/why", {})
 
     def change(self, job_id: str, verb: str) -> dict[str, Any]:
-        """Cancel or requeue a job; return where it stands now (`wire.State`)."""
+        """Cancel or requeue a job; return where it stands now (`wire.worker.JobState`)."""
         return self._post(f"/v1/job/{job_id}/{verb}", {})
 
     def reload(self, *, allow_shrink: bool, if_plan: str | None) -> dict[str, Any]:
-        """Make the receiver read its manifest again; return what was done (`wire.Plan`)."""
+        """Make the receiver read its manifest again; return what was done (`wire.people.Plan`)."""
         return self._post("/v1/manifest/reload", {"allow_shrink": allow_shrink, "if_plan": if_plan})
 
     def plan(self, manifest: bytes) -> dict[str, Any]:
-        """Return what a manifest would change (`wire.Plan`); empty bytes mean the receiver's own file."""
+        """Return what a manifest would change (`wire.people.Plan`); empty bytes mean the receiver's own file."""
         return self._post("/v1/manifest/plan", manifest)
 
     def begin_backup(self, *, label: str | None, artifacts: bool) -> dict[str, Any]:
-        """Have the receiver begin a backup; return what is known of it (`wire.Chore`)."""
+        """Start a backup on the receiver's host; return what is known of it (`wire.people.Chore`)."""
         return self._post("/v1/backup", {"label": label, "artifacts": artifacts})
 
     def begin_fsck(self, *, hashes: bool) -> dict[str, Any]:
-        """Have the receiver begin a check; return what is known of it (`wire.Chore`)."""
+        """Start a check of the receiver's files; return what is known of it (`wire.people.Chore`)."""
         return self._post("/v1/fsck", {"hashes": hashes})
 
     def chore(self) -> dict[str, Any]:
-        """Return the receiver's newest backup or check (`wire.Chore`)."""
+        """Return the receiver's newest backup or check (`wire.people.Chore`)."""
         return self.connection.get("/v1/chore", {})
 
     def invite(self, worker: str, ttl_s: int) -> dict[str, Any]:
-        """Make a one-time code for a host (`wire.Invite`)."""
+        """Make a one-time code for a host (`wire.identities.Invite`)."""
         return self._post("/v1/invite", {"worker": worker, "ttl_s": ttl_s})
 
     def change_worker(self, worker: str, verb: str) -> dict[str, Any]:
-        """Revoke or rotate a worker's secret; return what became of its identity (`wire.IdentityView`)."""
+        """Revoke or rotate a worker's secret; return what became of its identity (`wire.identities.IdentityView`)."""
         return self._post(f"/v1/worker/{worker}/{verb}", {})
 
     def _post(self, path: str, body: dict[str, Any] | bytes) -> dict[str, Any]:
         status, document = self.connection.post(path, body, timeout_s=ANSWER_S)
         if document is None:
-            raise FleetError(f"the receiver answered {status} to {path} without a body; update the older of the two")
+            raise FleetError(f"the receiver answered {status} to {path} without a body", "update the older of the two")
         return document
 
     def resolve(self, prefix: str) -> str:
@@ -133,20 +158,20 @@ class Remote:
             prefix: 4 to 64 lower-case hex digits.
 
         Raises:
-            NotFoundError: No job id begins so.
-            FleetError: Several do; the message names them.
+            NotFoundError: No job id begins with them.
+            FleetError: Several job ids do; the message names them.
         """
         if len(prefix) == 64:
             return prefix
         found = self.connection.get("/v1/jobs", {"id_prefix": prefix, "limit": str(CANDIDATES + 1)}).get("jobs") or []
         if not found:
-            raise NotFoundError(f"found no job whose id begins with {prefix}; `cis490-jobs list` shows all ids")
+            raise NotFoundError(f"found no job whose id begins with {prefix}", "`cis490-jobs list` shows all ids")
         if len(found) > 1:
-            raise FleetError(_ambiguous(prefix, found))
+            raise FleetError(_ambiguous(prefix, found), "give more digits of the one you mean")
         return str(found[0]["id"])
 
 
 def _ambiguous(prefix: str, found: list[dict[str, Any]]) -> str:
     shown = ", ".join(f"{job['id'][:16]} ({job['model']} {job['mode']})" for job in found[:CANDIDATES])
     more = " and more" if len(found) > CANDIDATES else ""
-    return f"{prefix} fits several jobs: {shown}{more}; give more digits of the one you mean"
+    return f"{prefix} fits several jobs: {shown}{more}"

@@ -15,7 +15,7 @@ from typing import TextIO
 
 GAP = "  "
 LEAST_WIDTH = 4
-"""A column is not cut below this many cells."""
+"""Least cells of a column that is cut."""
 _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _COLOURS = {
     "completed": "32",
@@ -199,7 +199,7 @@ def moment(label: str | None) -> str:
 
 
 def silence(stream: TextIO) -> None:
-    """Send what is still buffered for a closed pipe to nowhere, so that nothing complains at exit."""
+    """Send what is still buffered for a closed pipe to the null device, or Python prints an error at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

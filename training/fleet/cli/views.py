@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from training.fleet import wire
 from training.fleet.cli.text import (
     Terminal,
     bar,
@@ -23,7 +22,26 @@ from training.fleet.cli.text import (
     table,
     word,
 )
-from training.fleet.jobs import STATUSES
+from training.fleet.model.jobs import STATUSES
+from training.fleet.wire.identities import IdentityView, Invite
+from training.fleet.wire.people import (
+    AttemptView,
+    Chore,
+    EventView,
+    FailureView,
+    Finding,
+    FleetEvent,
+    Health,
+    HostVerdict,
+    JobDetail,
+    JobView,
+    Plan,
+    PlannedJob,
+    RecentFailure,
+    Why,
+    WorkerView,
+)
+from training.fleet.wire.worker import Progress
 
 SHORT_ID: Final = 12
 """Digits of a job id in a table on a terminal."""
@@ -45,7 +63,7 @@ def identity(job_id: str, terminal: Terminal) -> str:
 # ---- status ---------------------------------------------------------------------------------------------------------
 
 
-def status(health: wire.Health, running: Sequence[wire.JobView], address: str, terminal: Terminal) -> list[str]:
+def status(health: Health, running: Sequence[JobView], address: str, terminal: Terminal) -> list[str]:
     """Return the fleet at a glance: counts, running jobs, last failures, problems."""
     lines = _summary(health, address, terminal)
     if running:
@@ -57,7 +75,7 @@ def status(health: wire.Health, running: Sequence[wire.JobView], address: str, t
     return lines
 
 
-def _summary(health: wire.Health, address: str, terminal: Terminal) -> list[str]:
+def _summary(health: Health, address: str, terminal: Terminal) -> list[str]:
     state = word(health.status, terminal)
     lines = [f"receiver  {clean(address)}  {state}, version {clean(health.version)}, up {duration(health.uptime_s)}"]
     if (digest := health.manifest.get("digest")) is not None:
@@ -90,37 +108,37 @@ def _storage(storage: Mapping[str, int]) -> list[str]:
 def _fault(fault: Any) -> str:
     if not isinstance(fault, dict):
         return str(fault)
-    tail = f"; {fault['hint']}" if fault.get("hint") else ""
+    tail = f"; {fault['remedy']}" if fault.get("remedy") else ""
     return f"{fault.get('place')}: found {fault.get('found')}, expected {fault.get('expected')}{tail}"
 
 
-def _running(running: Sequence[wire.JobView], terminal: Terminal) -> list[str]:
+def _running(running: Sequence[JobView], terminal: Terminal) -> list[str]:
     if terminal.width is None:
         return table(_RUNNING_COLUMNS, [_running_row(job) for job in running], terminal)
     return [line for job in running for line in _running_lines(job, terminal, terminal.width)]
 
 
-def _running_row(job: wire.JobView) -> list[str]:
-    now = job.progress or wire.Progress()
+def _running_row(job: JobView) -> list[str]:
+    now = job.progress or Progress()
     who = [job.id, job.model, job.mode, job.split, job.host or "-", _moving(job)]
     return [*who, percent(now) or "-", steps(now), now.phase or "-", metrics(now.metrics) or "-", duration(now.left_s)]
 
 
-def _running_lines(job: wire.JobView, terminal: Terminal, width: int) -> list[str]:
+def _running_lines(job: JobView, terminal: Terminal, width: int) -> list[str]:
     what = clean(f"{job.id[:SHORT_ID]}  {job.model} {job.mode} {job.split} on {job.host or '-'}")
     return [f"{cut(what, width - 14)}  {word(_moving(job), terminal)}", "  " + cut(meter(job.progress), width - 2)]
 
 
-def _moving(job: wire.JobView) -> str:
+def _moving(job: JobView) -> str:
     return "cancelling" if job.cancel_requested else job.status
 
 
-def steps(progress: wire.Progress) -> str:
+def steps(progress: Progress) -> str:
     """Return the steps done of those to do, "45/100"; the second part is missing when unknown."""
     return f"{progress.step}/{progress.steps}" if progress.steps else str(progress.step)
 
 
-def meter(progress: wire.Progress | None) -> str:
+def meter(progress: Progress | None) -> str:
     """Return how far a trainer is, in one line: bar, percent, step, phase, figures, time left."""
     if progress is None:
         return "no progress reported yet"
@@ -130,7 +148,7 @@ def meter(progress: wire.Progress | None) -> str:
     return "  ".join(part for part in parts if part)
 
 
-def percent(progress: wire.Progress) -> str:
+def percent(progress: Progress) -> str:
     """Return how much is done, "45 %"; empty when the number of steps is unknown."""
     return f"{100 * progress.step // progress.steps} %" if progress.steps else ""
 
@@ -142,7 +160,7 @@ def metrics(figures: Mapping[str, Any], most: int = 2) -> str:
     return " ".join(f"{clean(name)} {number(figures[name])}" for name in names[:most])
 
 
-def _failures(failures: Sequence[wire.RecentFailure], terminal: Terminal) -> list[str]:
+def _failures(failures: Sequence[RecentFailure], terminal: Terminal) -> list[str]:
     lines = []
     for item in failures:
         fail = item.failure
@@ -152,7 +170,7 @@ def _failures(failures: Sequence[wire.RecentFailure], terminal: Terminal) -> lis
     return lines
 
 
-def _ending(fail: wire.Failure) -> str:
+def _ending(fail: FailureView) -> str:
     exit_text = "" if fail.exit_status is None else f", exit status {fail.exit_status}"
     return f"{clean(fail.kind)} on {clean(fail.host)}{exit_text}"
 
@@ -160,17 +178,17 @@ def _ending(fail: wire.Failure) -> str:
 # ---- list -----------------------------------------------------------------------------------------------------------
 
 
-def jobs(page: Sequence[wire.JobView], terminal: Terminal) -> list[str]:
+def jobs(page: Sequence[JobView], terminal: Terminal) -> list[str]:
     """Return jobs as a table, one line each."""
     return table(LIST_COLUMNS, [_job_row(job, terminal) for job in page], terminal, ("UPDATED", "SEED", "TRIES"))
 
 
-def _job_row(job: wire.JobView, terminal: Terminal) -> list[str]:
+def _job_row(job: JobView, terminal: Terminal) -> list[str]:
     who = [identity(job.id, terminal), job.model, job.mode, job.split, str(job.seed), job.status, job.host or "-"]
     return [*who, f"{job.attempts_used}/{job.max_attempts}", moment(job.updated_at), detail(job)]
 
 
-def detail(job: wire.JobView) -> str:
+def detail(job: JobView) -> str:
     """Return the one thing worth knowing of a job, according to its status."""
     notes = []
     if job.cancel_requested and job.status in ("claimed", "running"):
@@ -183,7 +201,7 @@ def detail(job: wire.JobView) -> str:
     return "; ".join(note for note in notes if note)
 
 
-def _news(job: wire.JobView) -> str:
+def _news(job: JobView) -> str:
     if job.progress is not None:
         left = "" if job.progress.left_s is None else f"{duration(job.progress.left_s)} left"
         return " ".join(filter(None, (percent(job.progress), metrics(job.progress.metrics), left)))
@@ -198,7 +216,7 @@ def _news(job: wire.JobView) -> str:
 # ---- show -----------------------------------------------------------------------------------------------------------
 
 
-def show(found: wire.JobDetail, terminal: Terminal) -> list[str]:
+def show(found: JobDetail, terminal: Terminal) -> list[str]:
     """Return everything about one job."""
     lines = [*_facts(found.job, terminal), "", terminal.head("spec"), *_pairs(found.spec)]
     lines += [
@@ -227,7 +245,7 @@ def _part(name: str, shown: int, total: int, rest: str = "") -> str:
     return name if shown >= total else f"{name}, the newest {shown} of {total}{rest}"
 
 
-def _facts(job: wire.JobView, terminal: Terminal) -> list[str]:
+def _facts(job: JobView, terminal: Terminal) -> list[str]:
     state = word(job.status, terminal) + (f"; {clean(detail(job))}" if detail(job) else "")
     facts = [
         ("job", clean(job.id)),
@@ -258,7 +276,7 @@ def plain(value: Any) -> str:
     return clean(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
-def _attempts(attempts: Sequence[wire.AttemptView], terminal: Terminal) -> list[str]:
+def _attempts(attempts: Sequence[AttemptView], terminal: Terminal) -> list[str]:
     rows = [
         [
             str(item.fence),
@@ -275,7 +293,7 @@ def _attempts(attempts: Sequence[wire.AttemptView], terminal: Terminal) -> list[
     return table(("FENCE", "HOST", "CLAIMED", "ENDED", "OUTCOME", "KIND", "EXIT", "ERROR"), rows, terminal)
 
 
-def _events(events: Sequence[wire.EventView], terminal: Terminal) -> list[str]:
+def _events(events: Sequence[EventView], terminal: Terminal) -> list[str]:
     rows = [
         [moment(item.at), item.actor, item.action, f"{item.from_status or '-'} > {item.to_status}", item.why or "-"]
         for item in events
@@ -286,27 +304,27 @@ def _events(events: Sequence[wire.EventView], terminal: Terminal) -> list[str]:
 # ---- workers --------------------------------------------------------------------------------------------------------
 
 
-def workers(hosts: Sequence[wire.WorkerView], terminal: Terminal) -> list[str]:
-    """Return hosts as a table; on a terminal with what is amiss of each below it."""
+def workers(hosts: Sequence[WorkerView], terminal: Terminal) -> list[str]:
+    """Return hosts as a table; on a terminal with the problems of each host below it."""
     rows = [_worker_row(host, terminal) for host in hosts]
     if terminal.width is None:
         return table(
-            WORKER_COLUMNS, [[*row, "; ".join(amiss(host))] for row, host in zip(rows, hosts, strict=True)], terminal
+            WORKER_COLUMNS, [[*row, "; ".join(problems(host))] for row, host in zip(rows, hosts, strict=True)], terminal
         )
     return table(WORKER_COLUMNS, rows, terminal, ("VERSION", "TORCH", "CORES", "JOBS", "GPU")) + [
-        f"{clean(host.name)}: {clean(text)}" for host in hosts for text in amiss(host)
+        f"{clean(host.name)}: {clean(text)}" for host in hosts for text in problems(host)
     ]
 
 
-def amiss(host: wire.WorkerView) -> list[str]:
-    """Return what an operator should know of a host: drift and what detection found broken."""
+def problems(host: WorkerView) -> list[str]:
+    """Return the problems of a host: alerts, a missing policy, drift, and what detection found broken."""
     found = () if host.capability is None else host.capability.problems
     alerts = list(host.alerts)
     refused = [] if host.policy is not None else ["the manifest does not admit this host: add [hosts.NAME] to it"]
     return [*alerts, *refused, *host.drift, *found]
 
 
-def _worker_row(host: wire.WorkerView, terminal: Terminal) -> list[str]:
+def _worker_row(host: WorkerView, terminal: Terminal) -> list[str]:
     seen = "-" if host.last_seen_s is None else f"{duration(host.last_seen_s)} ago"
     held = ",".join(identity(job, terminal) for job in host.jobs) or "-"
     version = "-" if host.capability is None else host.capability.version or "-"
@@ -335,7 +353,7 @@ IDENTITY_COLUMNS: Final = ("NAME", "STATE", "ENROLLED", "REVOKED", "ID", "CERTIF
 TRAIL_COLUMNS: Final = ("TIME", "WHO", "WHAT", "ABOUT", "TO", "WHY")
 
 
-def invite(made: wire.Invite, receiver: str) -> list[str]:
+def invite(made: Invite, receiver: str) -> list[str]:
     """Return the commands with which a host enrols: for Linux, then for Windows."""
     pinned = clean(made.ca_sha256) if made.ca_sha256 else ""
     host, code, url = clean(made.worker), clean(made.code), clean(receiver)
@@ -349,19 +367,21 @@ def invite(made: wire.Invite, receiver: str) -> list[str]:
     return [linux, windows]
 
 
-def invite_notes(made: wire.Invite, receiver: str) -> list[str]:
+def invite_notes(made: Invite, receiver: str) -> list[str]:
     """Return what an operator should know of an invite."""
     notes = [
-        f"One of these, run on {clean(made.worker)}, enrols it; the code is good once, until {moment(made.expires_at)}:"
+        f"One of these, run on {clean(made.worker)}, enrols it; the code works once, until {moment(made.expires_at)}:"
     ]
     if made.replaces:
-        notes.append(f"{clean(made.worker)} is enrolled already; enrolling anew takes its present secret back.")
+        notes.append(f"{clean(made.worker)} is enrolled already; enrolling it again revokes its present secret.")
     if receiver.startswith("http://"):
-        notes.append("The address is good on this machine alone; from elsewhere name the receiver's https address.")
+        notes.append(
+            "This address works on this machine only; elsewhere give the receiver's https address with --receiver."
+        )
     return notes
 
 
-def identities(found: Sequence[wire.IdentityView], terminal: Terminal) -> list[str]:
+def identities(found: Sequence[IdentityView], terminal: Terminal) -> list[str]:
     """Return identities as a table."""
     rows = [
         [one.worker, one.state, moment(one.created_at), moment(one.revoked_at), one.id, (one.fingerprint or "-")[:16]]
@@ -370,7 +390,7 @@ def identities(found: Sequence[wire.IdentityView], terminal: Terminal) -> list[s
     return table(IDENTITY_COLUMNS, rows, terminal, ("CERTIFICATE", "ID"))
 
 
-def events(found: Sequence[wire.FleetEvent], terminal: Terminal) -> list[str]:
+def events(found: Sequence[FleetEvent], terminal: Terminal) -> list[str]:
     """Return the audit trail as a table."""
     rows = [
         [
@@ -389,23 +409,23 @@ def events(found: Sequence[wire.FleetEvent], terminal: Terminal) -> list[str]:
 # ---- backup and fsck ------------------------------------------------------------------------------------------------
 
 
-def findings(chore: wire.Chore) -> list[str]:
+def findings(chore: Chore) -> list[str]:
     """Return what a backup or a check found, one line each, damage first."""
     return [*map(_found, chore.findings), *(f"note: {_found(item)}" for item in chore.notes)]
 
 
-def _found(item: wire.Finding) -> str:
-    return clean(f"{item.place}: found {item.found}, expected {item.expected}; {item.hint}")
+def _found(item: Finding) -> str:
+    return clean(f"{item.place}: found {item.found}, expected {item.expected}; {item.remedy}")
 
 
-def checked(chore: wire.Chore) -> str:
+def checked(chore: Chore) -> str:
     """Return what a check looked at and how much it found, in one line."""
     verdict = f"{len(chore.findings)} found" if chore.findings else "clean"
     counts = (f"{chore.checked.get(name, 0)} {name}" for name in ("jobs", "pages", "artifacts"))
     return f"{verdict}: {', '.join(counts)}, {size(chore.checked.get('bytes', 0))} hashed"
 
 
-def reading(chore: wire.Chore) -> str:
+def reading(chore: Chore) -> str:
     """Return how far a backup or a check is, in one line."""
     if not chore.total_bytes:
         return f"{clean(chore.kind)}: looking at the database"
@@ -416,7 +436,7 @@ def reading(chore: wire.Chore) -> str:
 # ---- plan and why ---------------------------------------------------------------------------------------------------
 
 
-def plan(found: wire.Plan, terminal: Terminal, *, done: bool) -> list[str]:
+def plan(found: Plan, terminal: Terminal, *, done: bool) -> list[str]:
     """Return a plan, or what a reload did, job by job and then in one sentence.
 
     Args:
@@ -435,21 +455,21 @@ def plan(found: wire.Plan, terminal: Terminal, *, done: bool) -> list[str]:
     return [*lines, _outcome(found, done=done)]
 
 
-def _named(sign: str, job: wire.PlannedJob, terminal: Terminal) -> str:
+def _named(sign: str, job: PlannedJob, terminal: Terminal) -> str:
     return f"{sign} {identity(job.id, terminal)}  {clean(job.model)} {clean(job.mode)}"
 
 
-def _added(job: wire.PlannedJob, lonely: set[str], terminal: Terminal) -> str:
+def _added(job: PlannedJob, lonely: set[str], terminal: Terminal) -> str:
     hosts = f"can run on {clean(', '.join(job.hosts))}" if job.hosts else "no known host can run it"
     return f"{_named('+', job, terminal)}  {hosts if job.hosts or job.id in lonely else 'host not yet known'}"
 
 
-def _changed(job: wire.PlannedJob, terminal: Terminal) -> str:
+def _changed(job: PlannedJob, terminal: Terminal) -> str:
     fields = (f"{clean(key)} {plain(old)} -> {plain(new)}" for key, (old, new) in job.change.items())
     return f"{_named('~', job, terminal)}  {', '.join(fields)}"
 
 
-def _outcome(found: wire.Plan, *, done: bool) -> str:
+def _outcome(found: Plan, *, done: bool) -> str:
     parts = [f"{found.counts.get(name, 0)} {name}" for name in ("added", "changed", "unchanged", "dropped")]
     stranded = found.counts.get("stranded", 0)
     if stranded:
@@ -457,7 +477,7 @@ def _outcome(found: wire.Plan, *, done: bool) -> str:
     return f"{'done' if done else 'plan'} {clean(found.digest)[:SHORT_ID]}: {', '.join(parts)}"
 
 
-def why(found: wire.Why, terminal: Terminal) -> list[str]:
+def why(found: Why, terminal: Terminal) -> list[str]:
     """Return why a job waits or does not: per host what was wanted and found, and the smallest change."""
     rows = [row for host in found.hosts for row in _verdict(host)]
     lines = [f"{identity(found.id, terminal)}  {word(found.status, terminal)}  {clean(found.summary)}"]
@@ -469,7 +489,7 @@ def why(found: wire.Why, terminal: Terminal) -> list[str]:
     return lines + [f"or: {clean(text)}" for text in changes]
 
 
-def _verdict(host: wire.HostVerdict) -> list[list[str]]:
+def _verdict(host: HostVerdict) -> list[list[str]]:
     name = host.host if host.seen else f"{host.host} (declared, never seen)"
     if host.eligible:
         return [[name, "yes", "-", "-", "-"]]

@@ -11,6 +11,6 @@ from __future__ import annotations
 
 from training.fleet.client.addresses import DEFAULT_RECEIVER, Address, address
 from training.fleet.client.client import Client
-from training.fleet.client.trust import certificate_files
+from training.fleet.tls.trust import certificate_files
 
 __all__ = ["DEFAULT_RECEIVER", "Address", "Client", "address", "certificate_files"]

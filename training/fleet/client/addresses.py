@@ -53,8 +53,8 @@ def address(url: str) -> Address:
     secure = parts.scheme == "https"
     if not secure and not _loopback(host):
         raise ConfigurationError(
-            f"the receiver's address is http://{host}, which would send the token in the clear; "
-            f"give an https address, or an http one on this machine ({DEFAULT_RECEIVER})"
+            f"the receiver's address is http://{host}, which would send the token in the clear",
+            f"give an https address, or an http one on this machine ({DEFAULT_RECEIVER})",
         )
     prefix = parts.path.rstrip("/")
     shown = f"[{host}]" if ":" in host else host
@@ -63,7 +63,7 @@ def address(url: str) -> Address:
 
 
 def _bad_address(found: str) -> ConfigurationError:
-    return ConfigurationError(f"the receiver's address is {found}; expected one such as {DEFAULT_RECEIVER}")
+    return ConfigurationError(f"the receiver's address is {found}", expected=f"one such as {DEFAULT_RECEIVER}")
 
 
 def _without_secrets(url: str) -> str:
@@ -89,6 +89,6 @@ def proxy_address(url: str | None, *, secure: bool) -> tuple[str, int] | None:
     parts = urlsplit(url)
     if not secure or parts.scheme != "http" or not parts.hostname or parts.username is not None:
         raise ConfigurationError(
-            "the proxy cannot be used; expected http://host:port in front of an https receiver, without a user"
+            "the proxy cannot be used", expected="http://host:port in front of an https receiver, without a user"
         )
     return parts.hostname, parts.port or 8080

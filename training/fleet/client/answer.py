@@ -5,7 +5,6 @@ Guarantees that an answer which is no receiver's ends in an error for people, wh
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import Mapping
@@ -29,6 +28,7 @@ from training.fleet.errors import (
     UpgradeRequiredError,
     from_problem,
 )
+from training.fleet.wire.read import MismatchError, message
 
 T = TypeVar("T")
 
@@ -74,14 +74,16 @@ def document(answer: Answer) -> dict[str, Any]:
     """Return the JSON object in an answer.
 
     Raises:
-        UnavailableError: There is none: whoever answered is no receiver.
+        UnavailableError: There is none, so the program that answered is no receiver.
     """
     try:
         found = json.loads(answer.body)
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise UnavailableError("the answer is not a receiver's; is the address right, does a proxy stand between?")
+        raise UnavailableError(
+            "the answer is not a receiver's", "check the address, and whether a proxy stands between"
+        )
     return found
 
 
@@ -89,39 +91,27 @@ def read(kind: type[T], answer: Answer) -> T:
     """Return the message in an answer; fields it does not know are ignored.
 
     Raises:
-        UnavailableError: A field is missing or of another type: whoever answered is no receiver.
+        UnavailableError: A field is missing or of another type, so the program that answered is no receiver.
     """
-    found = document(answer)
-    values: dict[str, Any] = {}
-    for item in dataclasses.fields(kind):  # type: ignore[arg-type]
-        if item.name not in found:
-            if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
-                raise UnavailableError(f"the receiver's answer lacks {item.name}; is it older than this worker?")
-            continue
-        values[item.name] = found[item.name]
-        if not isinstance(values[item.name], _TYPES.get(str(item.type), object)):
-            raise UnavailableError(f"the receiver's answer has a wrong {item.name}; expected {item.type}")
-    return kind(**values)
-
-
-_TYPES: dict[str, Any] = {
-    "str": str,
-    "Status": str,
-    "int": int,
-    "float": (int, float),
-    "bool": bool,
-    "dict[str, Any]": dict,
-    "list[str]": list,
-    "str | None": (str, type(None)),
-}
+    try:
+        return message(kind, document(answer))
+    except MismatchError as fault:
+        if fault.found is None:
+            raise UnavailableError(
+                f"the receiver's answer lacks {fault.place}", "update the receiver if it is older than this worker"
+            ) from None
+        raise UnavailableError(
+            f"the receiver's answer has a wrong {fault.place}: found {fault.found}", expected=fault.expected
+        ) from None
 
 
 def refusal(answer: Answer, url: str) -> FleetError:
     """Return the error an answer of 300 and above stands for."""
     if answer.status < 400:
         return ConfigurationError(
-            f"{url} answered with a redirect ({answer.status}), which is not followed because it would carry the token "
-            "along; give the final address"
+            f"{url} answered with a redirect ({answer.status}), which is not followed because it would carry the "
+            "token along",
+            "give the final address",
         )
     try:
         problem = json.loads(answer.body)

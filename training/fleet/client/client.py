@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar
 from urllib.parse import quote, urlencode
 
-from training.fleet import __version__, wire
+from training.fleet import __version__
 from training.fleet.client.addresses import DEFAULT_RECEIVER, address, proxy_address
 from training.fleet.client.answer import Answer, document, read, refusal
-from training.fleet.client.trust import CUT, Identity, of_tls, reason
 from training.fleet.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -30,6 +29,8 @@ from training.fleet.errors import (
     UnavailableError,
     UnreachableError,
 )
+from training.fleet.tls.trust import CUT, ClientTls, of_tls, reason
+from training.fleet.wire.worker import Beat, Claim, Complete, Fail, Heartbeat, JobState, Lease, Stored
 
 T = TypeVar("T")
 
@@ -54,7 +55,7 @@ class Client:
             for the next request after they changed.
         proxy: "http://host:port" through which https goes (CONNECT); the environment's proxies are never used.
         session: Where and since when this worker runs, sent with every request; None for all others.
-        heed: Gets the header fields of every answer, from whatever thread asked.
+        listen: Gets the header fields of every answer, from whatever thread asked.
         sleep: Waits between repeats; gets seconds.
         random: Returns a number from 0 to 1, for the jitter.
 
@@ -74,7 +75,7 @@ class Client:
         certificate: tuple[Path, Path] | None = None,
         proxy: str | None = None,
         session: str | None = None,
-        heed: Callable[[Mapping[str, str]], object] | None = None,
+        listen: Callable[[Mapping[str, str]], object] | None = None,
         sleep: Callable[[float], object] = time.sleep,
         random: Callable[[], float] = _random.random,
     ) -> None:
@@ -88,8 +89,8 @@ class Client:
         if session is not None:
             self._headers["X-Worker-Session"] = session
         self._fields()  # a token that cannot be used ends here
-        self._heed = heed
-        self._tls = Identity(ca_file, certificate) if self.address.secure else None
+        self._listen = listen
+        self._tls = ClientTls(ca_file, certificate) if self.address.secure else None
         self._proxy = proxy_address(proxy, secure=self.address.secure)
         self._sleep = sleep
         self._random = random
@@ -114,16 +115,6 @@ class Client:
             FleetError: What the receiver refused with, or `UnreachableError`.
         """
         return document(self.request("GET", _target(path, query), deadline_s=deadline_s))
-
-    def get_if_changed(
-        self, path: str, query: Mapping[str, str] | None = None, etag: str | None = None
-    ) -> tuple[dict[str, Any] | None, str | None]:
-        """Read one resource unless it still carries the ETag; the document is None when it does."""
-        headers = {"If-None-Match": etag} if etag else {}
-        answer = self.request("GET", _target(path, query), headers=headers)
-        if answer.status == 304:
-            return None, etag
-        return document(answer), answer.headers.get("etag")
 
     def post(
         self,
@@ -154,7 +145,7 @@ class Client:
 
     # ---- for the worker ---------------------------------------------------------------------------------------------
 
-    def claim(self, message: wire.Claim, *, wait_s: float = 0) -> tuple[wire.Lease | None, float | None]:
+    def claim(self, message: Claim, *, wait_s: float = 0) -> tuple[Lease | None, float | None]:
         """Ask for a job.
 
         Args:
@@ -170,20 +161,20 @@ class Client:
         headers = {"Prefer": f"wait={int(wait_s)}"} if wait_s >= 1 else {}
         body = dataclasses.asdict(message)
         answer = self._post("/v1/job/claim", body, headers, 0, wait_s + _PARKING_SLACK_S)
-        lease = read(wire.Lease, answer) if answer.body else None
+        lease = read(Lease, answer) if answer.body else None
         return lease, answer.retry_after_s
 
-    def heartbeat(self, job_id: str, message: wire.Heartbeat, *, deadline_s: float | None = None) -> wire.Beat:
+    def heartbeat(self, job_id: str, message: Heartbeat, *, deadline_s: float | None = None) -> Beat:
         """Keep a lease alive; the first one acknowledges it."""
-        return self._tell(wire.Beat, job_id, "heartbeat", message, deadline_s)
+        return self._tell(Beat, job_id, "heartbeat", message, deadline_s)
 
-    def complete(self, job_id: str, message: wire.Complete, *, deadline_s: float | None = None) -> wire.State:
+    def complete(self, job_id: str, message: Complete, *, deadline_s: float | None = None) -> JobState:
         """Name the stored artifact as the job's result."""
-        return self._tell(wire.State, job_id, "complete", message, deadline_s)
+        return self._tell(JobState, job_id, "complete", message, deadline_s)
 
-    def fail(self, job_id: str, message: wire.Fail, *, deadline_s: float | None = None) -> wire.State:
+    def fail(self, job_id: str, message: Fail, *, deadline_s: float | None = None) -> JobState:
         """Report how an attempt ended without a result, or give the job back."""
-        return self._tell(wire.State, job_id, "fail", message, deadline_s)
+        return self._tell(JobState, job_id, "fail", message, deadline_s)
 
     def upload(
         self,
@@ -193,7 +184,7 @@ class Client:
         *,
         deadline_s: float | None = None,
         retry_full: bool = False,
-    ) -> wire.Stored:
+    ) -> Stored:
         """Send an artifact's bytes, streamed, with its length declared.
 
         Args:
@@ -215,7 +206,7 @@ class Client:
             with path.open("rb") as stream:
                 return self._send_file(connection, target, headers, stream)
 
-        return read(wire.Stored, self._repeated(exchange, deadline_s, None, retry_full=retry_full))
+        return read(Stored, self._repeated(exchange, deadline_s, None, retry_full=retry_full))
 
     # ---- the life of connections ------------------------------------------------------------------------------------
 
@@ -313,12 +304,12 @@ class Client:
             answer = self._once(exchange, self.timeout_s if timeout_s is None else timeout_s)
         except (OSError, http.client.HTTPException) as cause:
             self.close()
-            error = UnreachableError(self._nobody(cause))
+            error = self._unreachable(cause)
             # Its frames would keep the answer's socket open until the garbage collector comes by.
             error.__cause__ = cause.with_traceback(None)
             return error
-        if self._heed is not None:
-            self._heed(answer.headers)
+        if self._listen is not None:
+            self._listen(answer.headers)
         return answer if answer.status < 300 or answer.status == 304 else refusal(answer, self.address.url)
 
     def _once(self, exchange: Callable[[http.client.HTTPConnection], Answer], timeout_s: float) -> Answer:
@@ -383,12 +374,15 @@ class Client:
         jitter = self._random() * min(BACKOFF_CAP_S, BACKOFF_S * 2.0 ** min(attempt, 16))
         return (error.retry_after_s or 0.0) + jitter
 
-    def _nobody(self, cause: Exception) -> str:
-        if of_tls(cause):
-            return f"no safe connection to {self.address.url}: {reason(cause)}"
-        if self._tls is not None and self._tls.shows_one and isinstance(cause, ConnectionError):
-            return f"no safe connection to {self.address.url}: {CUT}"
-        return f"no answer from {self.address.url} ({reason(cause)}); is the receiver running, is the address right?"
+    def _unreachable(self, cause: Exception) -> UnreachableError:
+        found, remedy = reason(cause)
+        cut = self._tls is not None and self._tls.shows_one and isinstance(cause, ConnectionError)
+        if of_tls(cause) or cut:
+            found, remedy = (found, remedy) if of_tls(cause) else CUT
+            return UnreachableError(f"no safe connection to {self.address.url}: {found}", remedy)
+        return UnreachableError(
+            f"no answer from {self.address.url} ({found})", "is the receiver running, is the address right?"
+        )
 
 
 def _printable(secret: str) -> str:
@@ -399,7 +393,7 @@ def _printable(secret: str) -> str:
     """
     if not re.fullmatch(r"[\x21-\x7e]{1,4096}", secret):
         raise ConfigurationError(
-            "the token has characters that a header cannot carry; expected printable ASCII without spaces"
+            "the token has characters that a header cannot carry", expected="printable ASCII without spaces"
         )
     return secret
 

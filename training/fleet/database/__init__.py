@@ -1,50 +1,30 @@
-"""The border between the state of the fleet and its database.
+"""The database of the fleet: one protocol, and one folder for each database that fulfils it.
 
-Owns what a database must offer: changes that run one after the other, each whole or not at all, answered only once
-they are durable. Guarantees nothing itself; `sqlite` is the embedded implementation. Leaves the meaning of the
-statements to the modules that run them by name.
+`protocol` says what a database must do, `queries` which rows its statements answer with. Who works with a database
+imports from here and knows no dialect; `open_database` chooses one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
-from typing import Any, Protocol, TypeVar
+from pathlib import Path
 
-T = TypeVar("T")
+from training.fleet.database.protocol import Answer, Database, Transaction
+from training.fleet.database.queries import Query
+from training.fleet.database.sqlite import Sqlite
 
-
-class Row(Protocol):
-    """One row of an answer."""
-
-    def __getitem__(self, column: str, /) -> Any:
-        """Return a column by name."""
+__all__ = ["Answer", "Database", "Query", "Transaction", "open_database"]
 
 
-class Transaction(Protocol):
-    """What a change may do. Valid only while the change runs."""
+def open_database(path: Path, copies: Path | None = None) -> Database:
+    """Open or make the database and bring its tables up to date.
 
-    def all(self, name: str, /, **values: Any) -> Sequence[Row]:
-        """Run a named statement and return all rows of its answer."""
+    Args:
+        path: The database file. Its folder must exist.
+        copies: Folder for the copy that is made before older tables are brought up to date; the folder of the file
+            when left out.
 
-    def one(self, name: str, /, **values: Any) -> Row | None:
-        """Run a named statement and return the first row of its answer, None when there is none."""
-
-    def run(self, name: str, /, **values: Any) -> int:
-        """Run a named statement and return how many rows it changed."""
-
-    def many(self, name: str, rows: Iterable[Mapping[str, Any]], /) -> None:
-        """Run a named statement once for each row of values."""
-
-    def after_commit(self, callback: Callable[[], None], /) -> None:
-        """Call back once the change is durable, before anybody is answered; never when it is not."""
-
-    def after_rollback(self, callback: Callable[[], None], /) -> None:
-        """Call back when the change is undone, before anything else runs."""
-
-
-class Database(Protocol):
-    """Something that runs changes."""
-
-    def submit(self, change: Callable[[Transaction], T], /) -> Future[T]:
-        """Hand a change over; the future holds its answer once it is durable."""
+    Raises:
+        ConfigurationError: Another process has it open, it is damaged, or it is newer than this program.
+        UnavailableError: The disk refuses.
+    """
+    return Sqlite.open(path, copies)

@@ -11,16 +11,13 @@ from __future__ import annotations
 
 from training.fleet.manifest.child import Loaded, child_load
 from training.fleet.manifest.declaration import declaration_of
-from training.fleet.manifest.entries import Edit, Header, JobEntry, Manifest
+from training.fleet.manifest.entries import Header, JobEntry, Manifest
 from training.fleet.manifest.parse import MAX_JOBS, parse
-from training.fleet.manifest.source import MAX_MANIFEST_BYTES, InForce, load
+from training.fleet.manifest.source import load
 
 __all__ = [
     "MAX_JOBS",
-    "MAX_MANIFEST_BYTES",
-    "Edit",
     "Header",
-    "InForce",
     "JobEntry",
     "Loaded",
     "Manifest",

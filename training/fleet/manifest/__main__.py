@@ -12,7 +12,7 @@ from pathlib import Path
 
 from training.fleet.errors import ManifestError
 from training.fleet.manifest.child import write_faults, write_rows
-from training.fleet.manifest.source import InForce, load, load_edit
+from training.fleet.manifest.source import load
 
 
 def main(argv: list[str]) -> int:
@@ -26,34 +26,21 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--base", type=Path, help="folder for the trainer's command and schema file")
     parser.add_argument("--no-trainer", action="store_true", help="start and read nothing that the manifest names")
     parser.add_argument("--schema-required", action="store_true", help="start no trainer, but read its schema file")
-    parser.add_argument("--in-force", type=Path, metavar="PATH", help="the manifest in force; write what differs")
-    parser.add_argument("--count", type=int, default=-1, help="number of jobs in force")
-    parser.add_argument("--contract", help="digest of the declaration that the one in force was checked against")
     options = parser.parse_args(argv)
     # Nothing is freed before the process ends, and looking for garbage among millions of objects doubles the time.
     gc.disable()
     try:
-        _write(options)
+        manifest = load(
+            options.rows,
+            base=options.base,
+            ask_trainer=not options.no_trainer,
+            schema_required=options.schema_required,
+        )
+        write_rows(manifest, sys.stdout)
     except ManifestError as error:
         write_faults(error, sys.stdout)
     sys.stdout.flush()
     return 0
-
-
-def _write(options: argparse.Namespace) -> None:
-    place = {
-        "base": options.base,
-        "ask_trainer": not options.no_trainer,
-        "schema_required": options.schema_required,
-    }
-    if options.in_force is not None:
-        in_force = InForce(options.in_force, options.count, options.contract)
-        found = load_edit(options.rows, in_force, **place)
-        if found is not None:
-            write_rows(found.header, found.entries, sys.stdout, found.edit)
-            return
-    manifest = load(options.rows, **place)
-    write_rows(manifest.header, manifest.jobs, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -12,15 +12,14 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, TextIO
 
-from training.fleet.errors import Fault, ManifestError, UnavailableError
-from training.fleet.jobs import DatasetRef, Limits, Policy, Requirement, Spec, Trainer
-from training.fleet.manifest.entries import Edit, Header, JobEntry
-from training.fleet.manifest.source import InForce
+from training.fleet.errors import ManifestError, UnavailableError, from_problem
+from training.fleet.manifest.entries import Header, JobEntry, Manifest
+from training.fleet.model.jobs import DatasetRef, Limits, Policy, Requirement, Trainer
 
 _ROOT = Path(__file__).resolve().parents[3]
 _SCRUBBED = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIALS")
@@ -33,13 +32,10 @@ class Loaded:
     Attributes:
         header: Everything besides the jobs.
         entries: The jobs in the order of the file, once; read from a temporary file that goes with the iterator.
-        edit: Where `entries` stand when they are only those that differ from the manifest in force; None when they
-            are all.
     """
 
     header: Header
     entries: Iterator[JobEntry]
-    edit: Edit | None = None
 
 
 def child_load(
@@ -48,7 +44,6 @@ def child_load(
     base: Path | None = None,
     ask_trainer: bool = True,
     schema_required: bool = False,
-    in_force: InForce | None = None,
     timeout_s: float = 120,
 ) -> Loaded:
     """Read and check a manifest file in a child process.
@@ -58,7 +53,6 @@ def child_load(
         base: Folder for the trainer's command and schema file; the file's own when None.
         ask_trainer: As in `load`.
         schema_required: As in `load`.
-        in_force: The manifest in force: where little differs from it, only that is read. None reads the whole file.
         timeout_s: Seconds the child may take.
 
     Raises:
@@ -69,38 +63,37 @@ def child_load(
     words += [] if base is None else ["--base", str(base.resolve())]
     words += [] if ask_trainer else ["--no-trainer"]
     words += ["--schema-required"] if schema_required else []
-    if in_force is not None:
-        words += ["--in-force", str(in_force.path.resolve()), "--count", str(in_force.count)]
-        words += [] if in_force.contract is None else ["--contract", in_force.contract]
     spool = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the iterator
     try:
         _run(words, spool, timeout_s)
         spool.seek(0)
         first = _answer(json.loads(spool.readline()))
-        return Loaded(_header(first), _Entries(spool, first["entries"]), _edit(first["edit"]))
+        return Loaded(_header(first), _Entries(spool, first["count"]))
     except BaseException:
         spool.close()
         raise
 
 
-def write_rows(header: Header, entries: Sequence[JobEntry], out: TextIO, edit: Edit | None = None) -> None:
+def write_rows(manifest: Manifest, out: TextIO) -> None:
     """Write a manifest as JSON lines: the header, then requirements and limits before the jobs that use them."""
-    about = {"entries": len(entries), "edit": None if edit is None else asdict(edit)}
-    out.write(json.dumps(_header_row(header) | about) + "\n")
+    out.write(json.dumps(_header_row(manifest.header)) + "\n")
     # Equal requirements are one object in a manifest, and it keeps them alive.
     numbers: dict[int, int] = {}
-    for entry in entries:
+    for entry in manifest.jobs:
         for part in (entry.requirement, entry.limits):
             if id(part) not in numbers:
                 numbers[id(part)] = len(numbers)
                 out.write(json.dumps(asdict(part)) + "\n")
-        numbered = (entry.position, entry.line, numbers[id(entry.requirement)], numbers[id(entry.limits)])
-        out.write(json.dumps([entry.id, entry.document, *numbered]) + "\n")
+        what = (entry.id, entry.model, entry.mode, entry.document)
+        out.write(
+            json.dumps([numbers[id(entry.requirement)], numbers[id(entry.limits)], *what, entry.position, entry.line])
+            + "\n"
+        )
 
 
 def write_faults(error: ManifestError, out: TextIO) -> None:
     """Write what is wrong with a manifest as one JSON line."""
-    out.write(json.dumps({"message": error.message, "faults": [asdict(fault) for fault in error.faults]}) + "\n")
+    out.write(json.dumps({"problem": error.problem()}) + "\n")
 
 
 def _run(words: list[str], spool: IO[bytes], timeout_s: float) -> None:
@@ -118,21 +111,22 @@ def _run(words: list[str], spool: IO[bytes], timeout_s: float) -> None:
         )
     except subprocess.TimeoutExpired:
         raise UnavailableError(
-            f"reading the manifest took more than {timeout_s:g} s, nothing was applied; make it smaller or try again"
+            f"reading the manifest took more than {timeout_s:g} s, nothing was applied", "make it smaller or try again"
         ) from None
     except OSError as error:
-        raise UnavailableError(f"no process could be started to read the manifest: {error}; try again") from error
+        raise UnavailableError(f"no process could be started to read the manifest: {error}", "try again") from error
     if done.returncode != 0:
         last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2][:200]
         raise UnavailableError(
             f"the process that reads the manifest ended with status {done.returncode} ({last or 'no message'}), "
-            "nothing was applied; check the free memory and try again"
+            "nothing was applied",
+            "check the free memory and try again",
         )
 
 
 def _answer(first: dict[str, Any]) -> dict[str, Any]:
-    if "faults" in first:
-        raise ManifestError(first["message"], faults=tuple(Fault(**fault) for fault in first["faults"]))
+    if "problem" in first:
+        raise from_problem(first["problem"])
     return first
 
 
@@ -146,10 +140,6 @@ def _header_row(header: Header) -> dict[str, Any]:
         "contract": header.contract,
         "count": header.count,
     }
-
-
-def _edit(row: dict[str, Any] | None) -> Edit | None:
-    return None if row is None else Edit(**_tuples(row))
 
 
 def _header(row: dict[str, Any]) -> Header:
@@ -181,33 +171,17 @@ class _Entries(Iterator[JobEntry]):
             self._parts.append(_part(row))
         if self._left:
             raise UnavailableError(
-                f"{self._left} of {self._count} jobs are missing from the temporary file; is its disk full?"
+                f"{self._left} of {self._count} jobs are missing from the temporary file", "make room on its disk"
             )
         raise StopIteration
 
     def __del__(self) -> None:
         self._lines.close()
 
-    def _entry(
-        self, identity: str, document: str, position: int, line: int | None, requirement: int, limits: int
-    ) -> JobEntry:
-        spec = spec_of(json.loads(document))
-        return JobEntry(identity, spec, document, self._parts[requirement], self._parts[limits], position, line)
-
-
-def spec_of(document: dict[str, Any]) -> Spec:
-    """Return the specification whose `document()` this is."""
-    dataset = document.get("dataset")
-    return Spec(
-        document["model"],
-        document["mode"],
-        document["hyper"],
-        document["split_recipe"],
-        tuple(document["train_hosts"]),
-        document["seed"],
-        None if dataset is None else DatasetRef(dataset["name"], dataset.get("digest")),
-        document.get("revision"),
-    )
+    def _entry(self, requirement: int, limits: int, identity: str, *rest: Any) -> JobEntry:
+        model, mode, document, position, line = rest
+        needs, bounds = self._parts[requirement], self._parts[limits]
+        return JobEntry(identity, model, mode, document, needs, bounds, position, line)
 
 
 def _part(row: dict[str, Any]) -> Requirement | Limits:

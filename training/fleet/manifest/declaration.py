@@ -1,9 +1,9 @@
-"""What a trainer declares of itself, and how a job is held against it.
+"""What a trainer declares: its models and hyper-parameters, and the check of a job against them.
 
 Owns reading a declaration, a JSON Schema document as `run.py --describe` prints it, and asking a trainer for it.
-Guarantees that a trainer which hangs, shouts or dies is a clear error within its time limit. Of JSON Schema it reads
-`type`, `minimum`, `maximum`, `exclusiveMinimum`, `exclusiveMaximum`, `enum`, `required` and `additionalProperties`;
-the trainer itself checks the rest.
+Guarantees that a trainer which hangs, prints without end or dies is a clear error within its time limit. Of JSON
+Schema it reads `type`, `minimum`, `maximum`, `exclusiveMinimum`, `exclusiveMaximum`, `enum`, `required` and
+`additionalProperties`; the trainer itself checks the rest.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from training.fleet.errors import TrainerError
-from training.fleet.jobs import Trainer
 from training.fleet.manifest.findings import nearest, short
+from training.fleet.model.jobs import Trainer
 from training.trainer import hyper
 
 MAX_DECLARATION_BYTES: Final = 4 * 2**20
+_CONTRACT: Final = "see docs/reference/manifest.md"
 _NEEDED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "USERPROFILE")
 _ROOT = Path(__file__).resolve().parents[3]
 
@@ -53,7 +54,7 @@ _BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
 }
 
 Trouble = tuple[str, str, str, str]
-"""Key, found, expected, hint."""
+"""Key, found, expected, remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ class Parameter:
     bounds: tuple[tuple[Callable[[Any, Any], bool], float], ...]
 
     def fits(self, value: Any) -> bool:
-        """Say whether a value is allowed."""
+        """Return True if a value is allowed."""
         if self.kinds and not any(kind(value) for kind in self.kinds):
             return False
         if self.values is not None and not any(type(item) is type(value) and item == value for item in self.values):
@@ -148,11 +149,11 @@ def compiled(document: Any) -> Declaration:
     """
     models = document.get("$defs") if isinstance(document, dict) else None
     if not isinstance(models, dict) or not models:
-        raise TrainerError('the declaration has no "$defs" with one schema per model; see docs/reference/manifest.md')
+        raise TrainerError('the declaration has no "$defs"', _CONTRACT, expected="one schema per model in it")
     try:
         contract = hyper.contract_digest(document)
     except ValueError:
-        raise TrainerError("the declaration holds NaN or an infinity, expected plain JSON") from None
+        raise TrainerError("the declaration holds NaN or an infinity", expected="plain JSON") from None
     return Declaration(
         models={name: _model(f"$defs.{name}", schema) for name, schema in models.items()},
         modes=_enum(document, "mode"),
@@ -177,7 +178,7 @@ def declaration_of(
         timeout_s: Seconds the command may take.
 
     Raises:
-        TrainerError: No answer in time, or none that can be read.
+        TrainerError: No answer in time, or an answer that cannot be read.
     """
     if schema_path is not None:
         return _decoded(_read(base / schema_path), f"the file {schema_path}")
@@ -190,23 +191,23 @@ def declaration_of(
 def _model(place: str, schema: Any) -> Model:
     properties = schema.get("properties", {}) if isinstance(schema, dict) else None
     if not isinstance(properties, dict):
-        raise TrainerError(f"the declaration's {place} is {short(schema)}, expected an object schema with properties")
+        raise TrainerError(f"the declaration's {place} is {short(schema)}", expected="an object schema with properties")
     required = schema.get("required", [])
     if not isinstance(required, list) or not all(isinstance(item, str) for item in required):
-        raise TrainerError(f"the declaration's {place}.required is {short(required)}, expected a list of names")
+        raise TrainerError(f"the declaration's {place}.required is {short(required)}", expected="a list of names")
     parameters = {name: _parameter(f"{place}.properties.{name}", item) for name, item in properties.items()}
     return Model(parameters, tuple(required), schema.get("additionalProperties") is True)
 
 
 def _parameter(place: str, schema: Any) -> Parameter:
     if not isinstance(schema, dict):
-        raise TrainerError(f"the declaration's {place} is {short(schema)}, expected a schema")
+        raise TrainerError(f"the declaration's {place} is {short(schema)}", expected="a schema")
     for bound in _BOUNDS:
         if bound in schema and not _TYPES["number"](schema[bound]):
-            raise TrainerError(f"the declaration's {place}.{bound} is {short(schema[bound])}, expected a number")
+            raise TrainerError(f"the declaration's {place}.{bound} is {short(schema[bound])}", expected="a number")
     values = schema.get("enum")
     if values is not None and not isinstance(values, list):
-        raise TrainerError(f"the declaration's {place}.enum is {short(values)}, expected a list")
+        raise TrainerError(f"the declaration's {place}.enum is {short(values)}", expected="a list")
     kinds = _kinds(schema)
     return Parameter(
         expected=_expected(schema, kinds),
@@ -223,7 +224,7 @@ def _enum(document: dict[str, Any], key: str) -> tuple[str, ...] | None:
     if values is None:
         return None
     if not isinstance(values, list) or not all(isinstance(item, str) for item in values):
-        raise TrainerError(f"the declaration's properties.{key}.enum is {short(values)}, expected a list of names")
+        raise TrainerError(f"the declaration's properties.{key}.enum is {short(values)}", expected="a list of names")
     return tuple(values)
 
 
@@ -251,13 +252,13 @@ def _read(path: Path) -> bytes:
 
 def _decoded(data: bytes, source: str) -> dict[str, Any]:
     if len(data) > MAX_DECLARATION_BYTES:
-        raise TrainerError(f"{source} gave more than {MAX_DECLARATION_BYTES} bytes, expected a JSON Schema document")
+        raise TrainerError(f"{source} gave more than {MAX_DECLARATION_BYTES} bytes", expected="a JSON Schema document")
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise TrainerError(f"{source} gave no JSON: {str(error)[:200]}") from None
     if not isinstance(document, dict):
-        raise TrainerError(f"{source} gave {short(document)}, expected a JSON Schema document")
+        raise TrainerError(f"{source} gave {short(document)}", expected="a JSON Schema document")
     return document
 
 
@@ -293,7 +294,7 @@ def _asked(words: Sequence[str], base: Path, timeout_s: float) -> bytes:
 
 
 class _Reader(threading.Thread):
-    """Empties a pipe and keeps the first bytes, so that a trainer that shouts neither blocks nor fills memory."""
+    """Reads a pipe to its end and keeps the first bytes, because a trainer may print without end."""
 
     def __init__(self, pipe: IO[bytes] | None) -> None:
         super().__init__(daemon=True)

@@ -6,10 +6,11 @@ read from a file and one read back from a child process are equal.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from training.fleet.jobs import DatasetRef, Limits, Policy, Requirement, Spec, Trainer
+from training.fleet.model.jobs import DatasetRef, Limits, Policy, Requirement, Spec, Trainer
 
 DEFAULT_HOST = "default"
 """Name of the host table for hosts that have none of their own."""
@@ -21,8 +22,9 @@ class JobEntry:
 
     Attributes:
         id: Its identity, 64 hex digits.
-        spec: What is trained, in normal form.
-        document: Canonical JSON of `spec.document()`; its SHA-256 is `id`.
+        model: Model that is trained.
+        mode: Mode it is trained in.
+        document: All that is trained, as canonical JSON of a specification; its SHA-256 is `id`.
         requirement: What it needs of a host; equal requirements are the same object.
         limits: What bounds it; equal limits are the same object.
         position: Number of its `[[jobs]]` table; the first is 1.
@@ -30,12 +32,29 @@ class JobEntry:
     """
 
     id: str
-    spec: Spec
+    model: str
+    mode: str
     document: str
     requirement: Requirement
     limits: Limits
     position: int
     line: int | None = None
+
+    @property
+    def spec(self) -> Spec:
+        """The specification that `document` holds, read again with each call."""
+        document = json.loads(self.document)
+        dataset = document.get("dataset")
+        return Spec(
+            document["model"],
+            document["mode"],
+            document["hyper"],
+            document["split_recipe"],
+            tuple(document["train_hosts"]),
+            document["seed"],
+            None if dataset is None else DatasetRef(dataset["name"], dataset.get("digest")),
+            document.get("revision"),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,27 +79,6 @@ class Header:
     contract: str | None
     count: int
 
-    def policy(self, host: str) -> Policy | None:
-        """Return what the manifest lets a host do: its own table, else `[hosts.default]`, else None (refused)."""
-        return self.hosts.get(host.lower(), self.hosts.get(DEFAULT_HOST))
-
-
-@dataclass(frozen=True, slots=True)
-class Edit:
-    """Where a manifest differs from the one in force; everything else in it stands as before.
-
-    Attributes:
-        stood: Ids of the jobs that stood there in the manifest in force.
-        gone: Those of them that are named no more.
-        after: Id of the unchanged job before them, None when they come first.
-        before: Id of the unchanged job behind them, None when they come last.
-    """
-
-    stood: tuple[str, ...]
-    gone: tuple[str, ...]
-    after: str | None
-    before: str | None
-
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
@@ -93,37 +91,3 @@ class Manifest:
 
     header: Header
     jobs: tuple[JobEntry, ...]
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the file's bytes, 64 hex digits."""
-        return self.header.digest
-
-    @property
-    def hosts(self) -> Mapping[str, Policy]:
-        """Policies by lower-case host name; may hold "default"."""
-        return self.header.hosts
-
-    @property
-    def trainer(self) -> Trainer:
-        """The program that trains the jobs."""
-        return self.header.trainer
-
-    @property
-    def datasets(self) -> Mapping[str, DatasetRef]:
-        """Datasets by name."""
-        return self.header.datasets
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What is allowed and odd, for people."""
-        return self.header.warnings
-
-    @property
-    def contract(self) -> str | None:
-        """Digest "sha256:<hex>" of the trainer's declaration, None when there was none."""
-        return self.header.contract
-
-    def policy(self, host: str) -> Policy | None:
-        """Return what the manifest lets a host do, None when it is refused."""
-        return self.header.policy(host)

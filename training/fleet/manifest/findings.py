@@ -28,10 +28,10 @@ class Findings:
         self._warnings: list[str] = []
         self._warning_count = 0
 
-    def fault(self, place: str, found: str, expected: str, hint: str = "") -> None:
+    def fault(self, place: str, found: str, expected: str, remedy: str = "") -> None:
         """Add a fault; beyond the first 1,000 they are left out."""
         if not self.full:
-            self.faults.append(Fault(place, found, expected, hint))
+            self.faults.append(Fault(place, found, expected, remedy))
 
     def warn(self, text: str) -> None:
         """Add a warning; beyond the first 1,000 they are only counted."""
@@ -64,7 +64,7 @@ def invalid(faults: tuple[Fault, ...]) -> ManifestError:
     """Return the error for a manifest with faults, of which there is at least one."""
     many = "1 fault" if len(faults) == 1 else f"{len(faults)}{' or more' * (len(faults) == MAX_LISTED)} faults"
     return ManifestError(
-        f"the manifest has {many}, nothing of it was applied; {faults[0]}; mend the file and try again", faults=faults
+        f"the manifest has {many}, nothing of it was applied", "correct the file and try again", faults=faults
     )
 
 
@@ -81,7 +81,7 @@ def short(value: object) -> str:
 
 
 def nearest(name: object, valid: Iterable[str]) -> str:
-    """Return the hint for an unknown name: the nearest valid one, else all of them."""
+    """Return the remedy for an unknown name: the nearest valid one, else all of them."""
     names = sorted(valid)
     near = difflib.get_close_matches(str(name)[:100], names, n=1, cutoff=0.5)
     if near:

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from training.fleet.jobs import MODES, Limits, Policy, Requirement, Spec, Trainer, normal_hosts
+from training.fleet.model.jobs import MODES, Limits, Policy, Requirement, Spec, Trainer, normal_hosts
+from training.fleet.model.names import SHA256
 
 NAME: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]{0,63}")
-HOST: Final = re.compile(r"[0-9a-z][0-9a-z._-]{0,62}")
-DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
+DIGEST: Final = re.compile(f"sha256:{SHA256}")
 _GLOB = re.compile(r"[0-9A-Za-z_.*?\[\]!-]{1,100}")
 _REVISION = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.+/-]{0,99}")
 _LONGEST = 200

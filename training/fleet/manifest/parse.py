@@ -6,29 +6,30 @@ the one `Spec.job_id` gives; the pieces of the canonical text that repeat are ma
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from training.fleet.errors import InvalidMessageError, TrainerError
-from training.fleet.jobs import (
+from training.fleet.errors import InvalidMessageError, ManifestError, TrainerError
+from training.fleet.manifest import keys
+from training.fleet.manifest.declaration import Declaration, compiled
+from training.fleet.manifest.entries import DEFAULT_HOST, Header, JobEntry, Manifest
+from training.fleet.manifest.findings import Findings, nearest, short
+from training.fleet.manifest.keys import Key, WrongValueError
+from training.fleet.manifest.text import MAX_JOBS, Document, read_document, read_quickly
+from training.fleet.model.jobs import (
     DEFAULT_DATASET,
     MAX_SPEC_BYTES,
     DatasetRef,
     Limits,
     Policy,
     Requirement,
-    Spec,
     Trainer,
     canonical,
     normalise,
 )
-from training.fleet.manifest import keys
-from training.fleet.manifest.declaration import Declaration, compiled
-from training.fleet.manifest.entries import DEFAULT_HOST, Header, JobEntry, Manifest
-from training.fleet.manifest.findings import Findings, nearest, short
-from training.fleet.manifest.keys import Key, WrongValueError
-from training.fleet.manifest.text import MAX_JOBS, Document, read_document
+from training.fleet.model.names import is_host_name
 
 __all__ = ["MAX_JOBS", "parse"]
 
@@ -49,7 +50,24 @@ def parse(data: bytes, declaration: dict[str, Any] | None) -> Manifest:
     Raises:
         ManifestError: With every fault, at most 1,000 of them listed.
     """
-    return checked(data, read_document(data), declaration)
+    return read_and_check(data, lambda document: checked(data, document, declaration))
+
+
+def read_and_check(data: bytes, check: Callable[[Document], Manifest]) -> Manifest:
+    """Read a manifest by the quicker of two readers, and by the other one where that finds a fault.
+
+    Args:
+        data: The whole file.
+        check: Makes a manifest of its tables, or raises; called once or twice.
+
+    Raises:
+        ManifestError: With every fault.
+    """
+    quick = read_quickly(data)
+    if quick is not None:
+        with contextlib.suppress(ManifestError):
+            return check(quick)
+    return check(read_document(data))
 
 
 def checked(
@@ -96,14 +114,14 @@ def trainer_of(document: Document) -> tuple[tuple[str, ...], str | None] | None:
 def _declared(
     document: Document, declaration: dict[str, Any] | None, trouble: str | None, findings: Findings
 ) -> Declaration | None:
-    found, expected, hint = trouble, "a declaration", "mend the trainer or give trainer.schema"
+    found, expected, remedy = trouble, "a declaration", "correct the trainer or give trainer.schema"
     if declaration is not None:
         try:
             return compiled(declaration)
         except TrainerError as error:
-            found, expected, hint = error.message, "a JSON Schema of models and hyper-parameters", ""
+            found, expected, remedy = error.message, "a JSON Schema of models and hyper-parameters", ""
     if found is not None:
-        findings.fault(f"trainer{_at(document.table_line('trainer'))}", found, expected, hint)
+        findings.fault(f"trainer{_at(document.table_line('trainer'))}", found, expected, remedy)
     return None
 
 
@@ -128,7 +146,7 @@ class Tables:
         defaults = _values(tables.get("defaults", {}), keys.DEFAULTS, "defaults", document, findings)
         self._defaults = {name: key.default for name, key in keys.JOB.items()} | defaults
         self._check_defaults(defaults)
-        self._hyper: dict[tuple[str, int], tuple[dict[str, Any], str]] = {}
+        self._hyper: dict[tuple[str, str | None], str] = {}
         self._texts: dict[Any, str] = {}
         self._requirements: dict[Any, Requirement] = {}
         self._limits: dict[Any, Limits] = {}
@@ -153,8 +171,7 @@ class Tables:
         self._references(position, table, values)
         if len(self._findings.faults) != before or hyper is None:
             return None
-        values["hyper"], text = hyper
-        return self._entry(position, values, text)
+        return self._entry(position, values, hyper)
 
     def _values(self, position: int, table: Mapping[str, Any]) -> dict[str, Any]:
         values = self._defaults.copy()
@@ -173,20 +190,20 @@ class Tables:
                 self._fault(position, name, "nothing", keys.JOB[name].expected, "every job needs it")
         return values
 
-    def _checked_hyper(self, position: int, values: Mapping[str, Any]) -> tuple[dict[str, Any], str] | None:
-        """Return a job's hyper-parameters in normal form and as canonical text, None when they have a fault."""
+    def _checked_hyper(self, position: int, values: Mapping[str, Any]) -> str | None:
+        """Return a job's hyper-parameters as canonical text, None when they have a fault."""
         model, hyper = values["model"], values["hyper"]
         if model is None or hyper is None:
             return None
-        # The document keeps every table alive, so an object's id names it for as long as this reader lives.
-        known = self._hyper.get((model, id(hyper)))
+        key = (model, _as_text(hyper))
+        known = self._hyper.get(key)
         if known is None and self._fits(position, model, hyper):
             try:
                 normal = normalise(hyper, 1)
             except InvalidMessageError as error:
                 self._not_json(position, hyper, error)
                 return None
-            known = self._hyper[model, id(hyper)] = (normal, canonical(normal).decode())
+            known = self._hyper[key] = canonical(normal).decode()
         return known
 
     def _fits(self, position: int, model: str, hyper: Mapping[str, Any]) -> bool:
@@ -195,8 +212,8 @@ class Tables:
             models = self._declared.models
             self._fault(position, "model", short(model), "a model the trainer declares", nearest(model, models))
         elif self._declared is not None:
-            for key, found, expected, hint in self._declared.troubles(model, hyper):
-                self._fault(position, f"hyper.{key}", found, expected, hint)
+            for key, found, expected, remedy in self._declared.troubles(model, hyper):
+                self._fault(position, f"hyper.{key}", found, expected, remedy)
         return len(self._findings.faults) == before
 
     def _not_json(self, position: int, hyper: Mapping[str, Any], whole: InvalidMessageError) -> None:
@@ -228,10 +245,10 @@ class Tables:
             self._known_hosts = set()
             self._references(0, set_here, dict(defaults))
 
-    def _one_of(self, position: int, key: str, value: str | None, valid: Any, hint: str = "") -> None:
+    def _one_of(self, position: int, key: str, value: str | None, valid: Any, remedy: str = "") -> None:
         if value is None or valid is None or value in valid:
             return
-        known = ", ".join(sorted(valid)[:20]) or f"a name that the manifest declares; {hint}"
+        known = ", ".join(sorted(valid)[:20]) or f"a name that the manifest declares; {remedy}"
         self._fault(position, key, short(value), f"one of {known}" if valid else known, nearest(value, valid))
 
     def _check_hosts(self, position: int, globs: tuple[str, ...]) -> None:
@@ -239,8 +256,8 @@ class Tables:
             if glob in self.hosts or glob in self._known_hosts or not _GLOB_SIGNS.isdisjoint(glob):
                 continue
             if DEFAULT_HOST not in self.hosts:
-                hint = nearest(glob, self.hosts) or "add a table [hosts.NAME]"
-                self._fault(position, "allowed_hosts", short(glob), "a host that the manifest admits", hint)
+                remedy = nearest(glob, self.hosts) or "add a table [hosts.NAME]"
+                self._fault(position, "allowed_hosts", short(glob), "a host that the manifest admits", remedy)
                 continue
             self._known_hosts.add(glob)
             place = self._place(position, "allowed_hosts")
@@ -257,19 +274,10 @@ class Tables:
             expected = f"at most {MAX_SPEC_BYTES} bytes of hyper-parameters and hosts"
             self._fault(position, "hyper", f"{len(data)} bytes", expected)
             return None
-        spec = Spec(
-            values["model"],
-            values["mode"],
-            values["hyper"],
-            values["split_recipe"],
-            values["train_hosts"],
-            values["seed"],
-            dataset,
-            self._revision,
-        )
         return JobEntry(
             hashlib.sha256(data).hexdigest(),
-            spec,
+            values["model"],
+            values["mode"],
             document,
             self._requirement(values, dataset),
             self._job_limits(values),
@@ -344,7 +352,7 @@ class Tables:
 
     def _hosts(self, tables: Any) -> dict[str, Policy]:
         hosts: dict[str, Policy] = {}
-        for name, table in self._named("hosts", tables, lambda text: keys.HOST.fullmatch(text.lower()), "a host name"):
+        for name, table in self._named("hosts", tables, lambda text: is_host_name(text.lower()), "a host name"):
             values = _values(table, keys.HOST_TABLE, f"hosts.{name}", self._document, self._findings)
             if name.lower() in hosts:
                 place = f"hosts.{name}{_at(self._document.table_line(f'hosts.{name}'))}"
@@ -360,8 +368,8 @@ class Tables:
         for key in ("allow_jobs", "deny_jobs"):
             for glob in values[key] or ():
                 if models is not None and glob not in models and _GLOB_SIGNS.isdisjoint(glob):
-                    hint = nearest(glob, models)
-                    self._findings.warn(f"hosts.{name}.{key}: the trainer declares no model {glob}; {hint}")
+                    remedy = nearest(glob, models)
+                    self._findings.warn(f"hosts.{name}.{key}: the trainer declares no model {glob}; {remedy}")
 
     def _named(self, section: str, tables: Any, fits: Any, expected: str) -> Iterator[tuple[str, Any]]:
         if not isinstance(tables, dict):
@@ -375,14 +383,25 @@ class Tables:
                 place = f"{section}{_at(self._document.table_line(f'{section}.{name}'))}"
                 self._findings.fault(place, f"the name {short(name)}", f"{expected}: letters, digits, dot, dash")
 
-    def _fault(self, position: int, key: str | None, found: str, expected: str, hint: str = "") -> None:
-        self._findings.fault(self._place(position, key), found, expected, hint)
+    def _fault(self, position: int, key: str | None, found: str, expected: str, remedy: str = "") -> None:
+        self._findings.fault(self._place(position, key), found, expected, remedy)
 
     def _place(self, position: int, key: str | None) -> str:
         if position == 0:
             return _place("defaults", key, self._document)
         shown = f".{_plain(key)}" if key else ""
         return f"jobs[{position}]{shown}{_at(self._document.line(position, key or ''))}"
+
+
+def _as_text(hyper: Mapping[str, Any]) -> str | None:
+    """Return hyper-parameters as a text that tells 1 from 1.0 and true, None when they hold a number too long for it.
+
+    Most jobs share theirs with others, so that each text is checked once. Nothing with such a number is ever valid.
+    """
+    try:
+        return repr(hyper)
+    except ValueError:
+        return None
 
 
 def _jobs(document: Document, reader: Tables, findings: Findings) -> Iterator[JobEntry]:
@@ -445,10 +464,10 @@ def _values(table: Any, known: Mapping[str, Key], name: str, document: Document,
         return values
     for key, value in table.items():
         if key not in known:
-            hint = nearest(key, known)
+            remedy = nearest(key, known)
             if name == "defaults" and key in keys.JOB:
-                hint = "it belongs to one job; write it in each [[jobs]] table"
-            findings.fault(_place(name, key, document), f"the key {short(key)}", f"a key of [{name}]", hint)
+                remedy = "it belongs to one job; write it in each [[jobs]] table"
+            findings.fault(_place(name, key, document), f"the key {short(key)}", f"a key of [{name}]", remedy)
             continue
         try:
             values[key] = known[key].read(value)

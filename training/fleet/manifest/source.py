@@ -1,44 +1,31 @@
 """Reading a manifest from its file.
 
-Owns the file and the question to the trainer. Guarantees that the bytes are those of one whole file: it is read once
-and must not have changed meanwhile.
+Owns the file and the question to the trainer. Guarantees that the bytes are those of one whole file: it must
+not change while it is read.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from training.fleet.errors import Fault, ManifestError, TrainerError
-from training.fleet.jobs import Trainer
 from training.fleet.manifest.declaration import declaration_of
-from training.fleet.manifest.difference import Difference, difference, leading_tables
 from training.fleet.manifest.entries import Manifest
 from training.fleet.manifest.findings import invalid
-from training.fleet.manifest.parse import checked, trainer_of
-from training.fleet.manifest.text import MAX_MANIFEST_BYTES, Document, NotPlainError, read_document, too_large
+from training.fleet.manifest.parse import checked, read_and_check, trainer_of
+from training.fleet.manifest.text import Document, too_large
+from training.fleet.model.jobs import MAX_MANIFEST_BYTES, Trainer
 
-__all__ = ["MAX_MANIFEST_BYTES", "load", "read_bytes"]
+__all__ = ["load", "read_bytes"]
 
 _TRIES = 5
 
-
-@dataclass(frozen=True, slots=True)
-class InForce:
-    """The manifest that was applied last.
-
-    Attributes:
-        path: File with its bytes.
-        count: Number of its jobs, twins once.
-        contract: Digest of the declaration it was checked against, None without one.
-    """
-
-    path: Path
-    count: int
-    contract: str | None
+Answer = tuple[dict[str, object] | None, str | None]
+"""What a trainer declares, else why there is no declaration; both None where nobody asked."""
 
 
 def load(path: Path, *, base: Path | None = None, ask_trainer: bool = True, schema_required: bool = False) -> Manifest:
@@ -61,46 +48,28 @@ def load(path: Path, *, base: Path | None = None, ask_trainer: bool = True, sche
 
 def load_bytes(data: bytes, base: Path, *, ask_trainer: bool = True, schema_required: bool = False) -> Manifest:
     """Check a manifest that is in memory already; arguments and errors as in `load`."""
-    document = read_document(data)
-    declaration, trouble = _declaration(document, base, ask_trainer, schema_required)
-    return checked(data, document, declaration, trouble)
 
+    # A manifest with a fault is checked twice, but its trainer is asked once: it may take seconds.
+    @functools.cache
+    def ask(command: tuple[str, ...], schema: str | None) -> Answer:
+        try:
+            return declaration_of(command, schema, base), None
+        except TrainerError as error:
+            return None, error.message
 
-def load_edit(
-    path: Path,
-    in_force: InForce,
-    *,
-    base: Path | None = None,
-    ask_trainer: bool = True,
-    schema_required: bool = False,
-) -> Difference | None:
-    """Read and check what differs in a manifest file from the one in force.
+    def check(document: Document) -> Manifest:
+        declaration, trouble = _declaration(document, ask, ask_trainer, schema_required)
+        return checked(data, document, declaration, trouble)
 
-    Args:
-        path: The file.
-        in_force: The manifest in force.
-        base: As in `load`.
-        ask_trainer: As in `load`.
-        schema_required: As in `load`.
-
-    Returns:
-        None when the file must be read whole, also when it has a fault.
-    """
-    try:
-        old, new = read_bytes(in_force.path), read_bytes(path)
-        tables = Document("", leading_tables(new), [], ())
-    except (ManifestError, NotPlainError):
-        return None
-    place = path.parent if base is None else base
-    declaration, trouble = _declaration(tables, place, ask_trainer, schema_required)
-    if trouble is not None:
-        return None
-    return difference(old, new, declaration, count=in_force.count, contract=in_force.contract)
+    return read_and_check(data, check)
 
 
 def _declaration(
-    document: Document, base: Path, ask_trainer: bool, schema_required: bool
-) -> tuple[dict[str, object] | None, str | None]:
+    document: Document,
+    ask: Callable[[tuple[str, ...], str | None], Answer],
+    ask_trainer: bool,
+    schema_required: bool,
+) -> Answer:
     trainer = trainer_of(document)
     foreign = bool(document.tables.get("trainer"))
     if trainer is None or (foreign and not ask_trainer):
@@ -108,21 +77,18 @@ def _declaration(
     command, schema = trainer
     if schema_required and schema is None and command != Trainer().command:
         return None, "no trainer.schema, and the setting schema_required keeps this receiver from starting a trainer"
-    try:
-        return declaration_of(command, schema, base), None
-    except TrainerError as error:
-        return None, error.message
+    return ask(command, schema)
 
 
 def read_bytes(path: Path, *, read: Callable[[int, int], bytes] = os.read) -> bytes:
-    """Read a whole file that nobody writes meanwhile.
+    """Read a whole file, again if it changes while it is read.
 
     Args:
         path: The file.
-        read: Reads at most so many bytes from a descriptor.
+        read: Reads at most the given number of bytes from a descriptor.
 
     Raises:
-        ManifestError: The file cannot be read, is too large, is no file, or changes time and again.
+        ManifestError: The file cannot be read, is too large, is no file, or changes each time it is read.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -145,7 +111,7 @@ def _attempt(path: Path, descriptor: int, read: Callable[[int, int], bytes]) -> 
     """Read the file once; None when it changed meanwhile."""
     before = os.fstat(descriptor)
     if not stat.S_ISREG(before.st_mode):
-        raise _unreadable(path, "no regular file")
+        raise _unreadable(path, "a folder, a pipe or a device")
     if before.st_size > MAX_MANIFEST_BYTES:
         raise too_large(before.st_size)
     pieces = []
@@ -159,5 +125,5 @@ def _attempt(path: Path, descriptor: int, read: Callable[[int, int], bytes]) -> 
     return data if same else None
 
 
-def _unreadable(path: Path, found: str, hint: str = "check the path and its permissions") -> ManifestError:
-    return invalid((Fault(str(path), found.lower(), "a readable TOML file", hint),))
+def _unreadable(path: Path, found: str, remedy: str = "check the path and its permissions") -> ManifestError:
+    return invalid((Fault(str(path), found.lower(), "a readable TOML file", remedy),))

@@ -8,14 +8,10 @@ and that what it answered is durable. Methods that take a transaction run on the
 
 from __future__ import annotations
 
-from training.fleet.queue.apply import plan, reload, reload_edit
-from training.fleet.queue.enrolment import Enrolment
-from training.fleet.queue.lists import Filters, Lists
-from training.fleet.queue.load import Load
-from training.fleet.queue.sweep import Sweep
+from training.fleet.queue.apply import plan, reload
+from training.fleet.queue.endings import Ended
+from training.fleet.queue.in_force import InForce
+from training.fleet.queue.queue import Queue
+from training.fleet.queue.views import Filters
 
-__all__ = ["Filters", "Queue", "plan", "reload", "reload_edit"]
-
-
-class Queue(Sweep, Enrolment, Lists, Load):
-    """The queue. Run `start` once before anything else."""
+__all__ = ["Ended", "Filters", "InForce", "Queue", "plan", "reload"]

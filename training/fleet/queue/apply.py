@@ -12,12 +12,13 @@ from functools import partial
 from itertools import islice
 from typing import Final, TypeVar
 
-from training.fleet import wire
 from training.fleet.database import Database, Transaction
 from training.fleet.errors import PreconditionError, WouldShrinkError
-from training.fleet.manifest import Edit, Header, JobEntry
+from training.fleet.manifest import Header, JobEntry
 from training.fleet.queue.change import ManifestChange
 from training.fleet.queue.load import Load
+from training.fleet.queue.queue import Queue
+from training.fleet.wire.people import Plan
 
 T = TypeVar("T")
 
@@ -25,7 +26,7 @@ CHUNK: Final = 150
 """Jobs in one step: a few milliseconds of the writer's time."""
 
 
-def plan(database: Database, queue: Load, header: Header, entries: Iterable[JobEntry]) -> wire.Plan:
+def plan(database: Database, queue: Queue, header: Header, entries: Iterable[JobEntry]) -> Plan:
     """Say what a manifest would change, and change nothing.
 
     Args:
@@ -34,20 +35,20 @@ def plan(database: Database, queue: Load, header: Header, entries: Iterable[JobE
         header: The manifest's header.
         entries: Its jobs in order; read once.
     """
-    with _compared(database, queue, header, entries, "receiver") as change:
+    with _compared(database, queue.load, header, entries, "receiver") as change:
         return change.plan()
 
 
 def reload(
     database: Database,
-    queue: Load,
+    queue: Queue,
     header: Header,
     entries: Iterable[JobEntry],
     *,
     actor: str = "receiver",
     allow_shrink: bool = False,
     if_plan: str | None = None,
-) -> wire.Plan:
+) -> Plan:
     """Bring a manifest in force.
 
     Args:
@@ -66,55 +67,11 @@ def reload(
         WouldShrinkError: It would drop jobs and may not.
         PreconditionError: The plan would be another one now.
     """
-    with _compared(database, queue, header, entries, actor) as change:
-        return _apply(database, queue, change, allow_shrink, if_plan)
+    with _compared(database, queue.load, header, entries, actor) as change:
+        return _apply(database, queue.load, change, allow_shrink, if_plan)
 
 
-def reload_edit(
-    database: Database,
-    queue: Load,
-    header: Header,
-    entries: Iterable[JobEntry],
-    edit: Edit,
-    *,
-    actor: str = "receiver",
-    allow_shrink: bool = False,
-    if_plan: str | None = None,
-) -> wire.Plan | None:
-    """Bring a manifest in force of which only the part that differs was read.
-
-    Args:
-        database: Where the queue is.
-        queue: The queue.
-        header: The manifest's header.
-        entries: The jobs of that part in order; read once.
-        edit: Where they stand.
-        actor: As in `reload`.
-        allow_shrink: As in `reload`.
-        if_plan: As in `reload`.
-
-    Returns:
-        What was done, the same as `reload` would say; None when nothing was done because the whole manifest must
-        be read.
-
-    Raises:
-        WouldShrinkError: It would drop jobs and may not.
-        PreconditionError: The plan would be another one now.
-    """
-    change = _step(database, lambda tx: queue.begin_edit(tx, header, actor, edit))
-    if change is None:
-        return None
-    with change:
-        for chunk in _chunks(iter(entries)):
-            _step(database, partial(queue.compare_jobs, change=change, entries=chunk))
-        if not _step(database, lambda tx: queue.end_edit(tx, change, edit)):
-            return None
-        return _apply(database, queue, change, allow_shrink, if_plan)
-
-
-def _apply(
-    database: Database, queue: Load, change: ManifestChange, allow_shrink: bool, if_plan: str | None
-) -> wire.Plan:
+def _apply(database: Database, queue: Load, change: ManifestChange, allow_shrink: bool, if_plan: str | None) -> Plan:
     found = change.plan()
     _check(found, allow_shrink, if_plan)
     before = queue.hosts.in_force
@@ -122,9 +79,11 @@ def _apply(
     _step(database, partial(queue.rule, in_force=replace(change.in_force, digest=before.digest, count=before.count)))
     try:
         _write(database, queue, change)
+    # The old manifest is in force again; what is written already is finished by the next reload.
     except BaseException:
         _step(database, partial(queue.rule, in_force=before))
         raise
+    # Last: until now a job that was claimed meanwhile may still have needed one of them.
     for numbers in _chunks(iter(queue.hosts.requirement_ids())):
         _step(database, partial(queue.drop_requirements, numbers=numbers))
     return found
@@ -153,19 +112,21 @@ def _compared(
     return change
 
 
-def _check(found: wire.Plan, allow_shrink: bool, if_plan: str | None) -> None:
+def _check(found: Plan, allow_shrink: bool, if_plan: str | None) -> None:
     if if_plan is not None and if_plan != found.digest:
         raise PreconditionError(
-            f"the manifest or the queue moved: the plan was {if_plan[:12]}, it would be {found.digest[:12]} now; "
-            "look at the plan again"
+            f"the manifest or the queue moved: the plan was {if_plan[:12]}, it would be {found.digest[:12]} now",
+            "look at the plan again",
         )
     dropped = found.counts["dropped"]
+    # A file that was cut off while it was written looks like one that names fewer jobs.
     if dropped and not allow_shrink:
         first = ", ".join(job.id[:12] for job in found.dropped[:5])
         jobs = "1 job" if dropped == 1 else f"{dropped} jobs"
         raise WouldShrinkError(
             f"the manifest no longer names {jobs} of the queue ({first}{', …' if dropped > 5 else ''}), nothing was "
-            "applied; is the file whole? If so, reload with --allow-shrink; the jobs stay until they are cancelled"
+            "applied",
+            "check that the file is whole; if it is, reload with --allow-shrink, and the jobs stay until cancelled",
         )
 
 

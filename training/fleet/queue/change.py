@@ -15,12 +15,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from training.fleet import placement, wire
-from training.fleet.capability import Capability, with_free_cards
-from training.fleet.database import Row
-from training.fleet.jobs import Limits, Policy, Requirement
+from training.fleet.database.queries import InForceJobRow, NamedJobRow
 from training.fleet.manifest import Header, JobEntry
-from training.fleet.queue.hosts import DEFAULT_HOST, InForce
+from training.fleet.model import placement
+from training.fleet.model.capability import Capability, with_free_cards
+from training.fleet.model.jobs import Limits, Policy, Requirement
+from training.fleet.queue.in_force import DEFAULT_HOST, InForce
+from training.fleet.wire.people import Plan, PlannedJob
 
 MAX_LISTED: Final = 1000
 """Jobs listed in each part of a plan."""
@@ -28,6 +29,8 @@ MAX_HOSTS: Final = 100
 """Hosts listed for one added job."""
 SPACING: Final = 2**20
 """Distance between the positions of new jobs, so that later ones fit between them."""
+COUNTS: Final = ("added", "changed", "unchanged", "dropped", "stranded")
+"""What a plan counts jobs as."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,8 @@ class Write:
 
     Attributes:
         id: Identity.
+        model: Model that is trained.
+        mode: Mode it is trained in.
         document: The specification, canonical JSON.
         requirement: What it needs of a host, without what was learned.
         limits: What bounds it.
@@ -43,6 +48,8 @@ class Write:
     """
 
     id: str
+    model: str
+    mode: str
     document: str
     requirement: Requirement
     limits: Limits
@@ -62,7 +69,6 @@ class ManifestChange:
         actor: Who asks.
         counts: Jobs added, changed, unchanged, dropped and stranded.
         position: Place of the last job that was compared.
-        gap: Distance between the positions of new jobs, None to go by what stands around them.
         gone: Numbers of the jobs it drops.
         scanned: Number of the last job that was looked at for being dropped.
         named: How many of the jobs it names were named before.
@@ -73,19 +79,19 @@ class ManifestChange:
         self.actor = actor
         self.counts: Counter[str] = Counter()
         self.position = 0
-        self.gap: int | None = None
         self.gone: array[int] = array("q")
         self.scanned = 0
         self.named = 0
         self._warnings = list(header.warnings)
         self._hosts: list[tuple[str, Capability, Policy | None]] = []
         self._digest = hashlib.sha256(header.digest.encode())
-        self._listed: dict[str, list[wire.PlannedJob]] = {"added": [], "changed": [], "dropped": []}
+        self._listed: dict[str, list[PlannedJob]] = {"added": [], "changed": [], "dropped": []}
         self._stranded: list[str] = []
         self._seen = bytearray()
         self._able: dict[Requirement, list[str]] = {}
         self._welcomed: dict[Requirement, bool] = {}
         self._parts: dict[Requirement | Limits, int] = {}
+        # A manifest of 100,000 jobs would take 300 MiB as objects; as lines in a file it takes none.
         self._spool = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - lives as long as the change
 
     def __enter__(self) -> ManifestChange:
@@ -103,15 +109,16 @@ class ManifestChange:
     def know(self, hosts: Iterable[tuple[str, Capability, Policy | None]]) -> None:
         """Take in every host known under the manifest: name, capability, policy.
 
-        A card that something else uses now is none that the manifest lacks.
+        Busy cards count as free here: a plan must not call a job impossible only because a card is in use now.
         """
         self._hosts = [(name, with_free_cards(capability), policy) for name, capability, policy in hosts]
 
     def add(self, entry: JobEntry, position: int) -> None:
         """Note a job that the queue does not have."""
         able = self._able_hosts(entry.requirement)
-        planned = wire.PlannedJob(entry.id, entry.spec.model, entry.spec.mode, hosts=able[:MAX_HOSTS])
+        planned = PlannedJob(entry.id, entry.model, entry.mode, hosts=able[:MAX_HOSTS])
         self._note("added", planned)
+        # A host that is still to come may be able: a new lab loads its manifest before its workers.
         if not able and not self._welcome(entry.requirement):
             self.counts["stranded"] += 1
             if len(self._stranded) < MAX_LISTED:
@@ -121,20 +128,21 @@ class ManifestChange:
     def alter(self, entry: JobEntry, position: int, fields: dict[str, list[Any]]) -> None:
         """Note a job whose terms change; without a field only its place does."""
         if fields:
-            self._note("changed", wire.PlannedJob(entry.id, entry.spec.model, entry.spec.mode, change=fields))
+            self._note("changed", PlannedJob(entry.id, entry.model, entry.mode, change=fields))
         else:
             self.counts["unchanged"] += 1
         self._keep(entry, position)
 
-    def drop(self, row: Row) -> None:
+    def drop(self, row: NamedJobRow | InForceJobRow) -> None:
         """Note a job that the manifest no longer names."""
-        self.gone.append(row["seq"])
-        self._note("dropped", wire.PlannedJob(row["id"], row["model"], row["mode"]))
+        self.gone.append(row.seq)
+        self._note("dropped", PlannedJob(row.id, row.model, row.mode))
 
     def see(self, seq: int, named: bool) -> None:
         """Note that the manifest names a job of the queue."""
         byte, bit = divmod(seq, 8)
         if byte >= len(self._seen):
+            # One bit a job: a set of 100,000 numbers takes 8 MiB, this takes 12 KiB.
             self._seen.extend(bytes(byte + 65536 - len(self._seen)))
         self._seen[byte] |= 1 << bit
         self.named += named
@@ -144,12 +152,12 @@ class ManifestChange:
         byte, bit = divmod(seq, 8)
         return byte < len(self._seen) and bool(self._seen[byte] >> bit & 1)
 
-    def plan(self) -> wire.Plan:
+    def plan(self) -> Plan:
         """Return what was found, as people see it."""
-        return wire.Plan(
+        return Plan(
             digest=self._digest.hexdigest(),
             manifest=self.in_force.digest,
-            counts={key: self.counts[key] for key in ("added", "changed", "unchanged", "dropped", "stranded")},
+            counts={key: self.counts[key] for key in COUNTS},
             warnings=self._warnings,
             stranded=self._stranded,
             **self._listed,
@@ -162,26 +170,30 @@ class ManifestChange:
         parts = list(self._parts)
         self._spool.seek(0)
         for line in self._spool:
-            job_id, document, requirement, limits, position = json.loads(line)
+            requirement, limits, job_id, model, mode, document, position = json.loads(line)
             needs, bounds = parts[requirement], parts[limits]
             assert isinstance(needs, Requirement)
             assert isinstance(bounds, Limits)
-            yield Write(job_id, document, needs, bounds, position)
+            yield Write(job_id, model, mode, document, needs, bounds, position)
 
     def _keep(self, entry: JobEntry, position: int) -> None:
         needs = self._parts.setdefault(entry.requirement, len(self._parts))
         bounds = self._parts.setdefault(entry.limits, len(self._parts))
-        self._spool.write(json.dumps([entry.id, entry.document, needs, bounds, position]) + "\n")
+        self._spool.write(
+            json.dumps([needs, bounds, entry.id, entry.model, entry.mode, entry.document, position]) + "\n"
+        )
 
-    def _note(self, part: str, planned: wire.PlannedJob) -> None:
+    def _note(self, part: str, planned: PlannedJob) -> None:
         self.counts[part] += 1
         change = json.dumps(planned.change, sort_keys=True) if planned.change else "{}"
+        # Only what differs goes in, so that two readings of the same plan agree whatever order hosts came in.
         self._digest.update(f"{part} {planned.id} {change}\n".encode())
         if len(self._listed[part]) < MAX_LISTED:
             self._listed[part].append(planned)
 
     def _welcome(self, requirement: Requirement) -> bool:
         """Say whether a host that is still to come could run a job."""
+        # Kept, because a manifest of 100,000 jobs has a handful of requirements.
         welcome = self._welcomed.get(requirement)
         if welcome is None:
             policy = self.in_force.hosts.get(DEFAULT_HOST)
@@ -205,6 +217,13 @@ class ManifestChange:
         return able
 
 
+def plan_of_no_change(in_force: InForce) -> Plan:
+    """Return the plan that a `ManifestChange` gives when the queue is as the manifest in force says."""
+    counts = dict.fromkeys(COUNTS, 0) | {"unchanged": in_force.count}
+    digest = hashlib.sha256(in_force.digest.encode()).hexdigest()
+    return Plan(digest, in_force.digest, counts, [], [], [], [], [])
+
+
 def in_force_of(header: Header, applied_at: str) -> InForce:
     """Return a manifest as it will be in force."""
     return InForce(
@@ -218,7 +237,9 @@ def in_force_of(header: Header, applied_at: str) -> InForce:
     )
 
 
-def fields_changed(row: Row, old: Requirement, requirement: Requirement, limits: Limits) -> dict[str, list[Any]]:
+def fields_changed(
+    row: NamedJobRow, old: Requirement, requirement: Requirement, limits: Limits
+) -> dict[str, list[Any]]:
     """Return the manifest keys in which a job of the queue differs, each with its old and new value.
 
     Args:
@@ -228,13 +249,21 @@ def fields_changed(row: Row, old: Requirement, requirement: Requirement, limits:
         limits: What shall bound it.
     """
     fields: dict[str, list[Any]] = {}
-    learned = replace(requirement, over_vram_gib=old.over_vram_gib, over_ram_gib=old.over_ram_gib)
+    learned = with_learned(requirement, old)
     if learned != old:
         before, after = asdict(old), asdict(learned)
         fields = {key: [before[key], after[key]] for key in before if before[key] != after[key]}
     for key in ("priority", "timeout_s", "max_attempts"):
-        if row[key] != getattr(limits, key):
-            fields[key] = [row[key], getattr(limits, key)]
-    if not row["named"]:
+        if getattr(row, key) != getattr(limits, key):
+            fields[key] = [getattr(row, key), getattr(limits, key)]
+    if not row.named:
         fields["named"] = [False, True]
     return fields
+
+
+def with_learned(requirement: Requirement, old: Requirement) -> Requirement:
+    """Return what a manifest says a job needs, with what failures of the job have taught."""
+    if (requirement.over_vram_gib, requirement.over_ram_gib) == (old.over_vram_gib, old.over_ram_gib):
+        # Nearly all: making a copy costs more than the rest of comparing a job.
+        return requirement
+    return replace(requirement, over_vram_gib=old.over_vram_gib, over_ram_gib=old.over_ram_gib)

@@ -27,7 +27,7 @@ class Delays(Generic[K]):
 
     Args:
         clock: Monotonic seconds.
-        pause: Returns the delay, seconds, after so many repeats and for a first delay of so many seconds.
+        pause: Returns the delay, seconds, for a number of repeats and a first delay in seconds.
         fades_s: Seconds in which one repeat less counts.
         free: Repeats that cost no delay.
     """
@@ -56,9 +56,12 @@ class Delays(Generic[K]):
             What undoes it.
         """
         old, now = self._entries.get(key), self._clock()
+        # It fades while nobody looks, so what is left is worked out from when it was last counted.
         level = min(1.0 + (self._left(old, now) if old else 0.0), float(self._free + MAX_COUNTED))
+        # Rounded, so that a repeat a moment before the last has wholly faded still counts as one more.
         repeats = round(level) - self._free
         until = since + (self._pause(repeats, first_s) if repeats > 0 else 0.0)
+        # A later ending never shortens a wait that goes on.
         self._entries[key] = _Entry(level, now, max(until, old.until) if old else until)
 
         def undo() -> None:
@@ -105,6 +108,7 @@ class Delays(Generic[K]):
 
     def _left(self, entry: _Entry, now: float) -> float:
         """Return how much of the repeats still counts."""
+        # A cap of nothing means no back-off at all, which tests and impatient labs ask for.
         if self._fades_s <= 0.0:
             return 0.0
         return max(0.0, entry.level - (now - entry.counted_at) / self._fades_s)

@@ -10,63 +10,29 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from training.fleet import placement
-from training.fleet.capability import Capability, Gpu
-from training.fleet.jobs import DatasetRef, Policy, Requirement, Terms, Trainer
-
-DEFAULT_HOST = "default"
-
-
-@dataclass(frozen=True, slots=True)
-class InForce:
-    """The manifest in force, its jobs aside.
-
-    Attributes:
-        digest: SHA-256 of its bytes, empty before the first one.
-        hosts: Policies by lower-case host name; may hold "default".
-        trainer: The program that trains.
-        datasets: Datasets by name.
-        contract: Digest of the declaration it was checked against, None without one.
-        count: Number of jobs it names.
-        applied_at: When it came into force, RFC 3339, UTC; empty before the first one.
-    """
-
-    digest: str = ""
-    hosts: Mapping[str, Policy] = field(default_factory=dict)
-    trainer: Trainer = field(default_factory=Trainer)
-    datasets: Mapping[str, DatasetRef] = field(default_factory=dict)
-    contract: str | None = None
-    count: int = 0
-    applied_at: str = ""
-
-    def policy(self, host: str) -> Policy | None:
-        """Return what a host may do, None when it is not admitted."""
-        return self.hosts.get(host, self.hosts.get(DEFAULT_HOST))
-
-    @property
-    def own_contract(self) -> str | None:
-        """The contract where the trainer is the project's own, else None: only then hosts can be compared with it."""
-        return self.contract if self.trainer.command == Trainer().command else None
+from training.fleet.database import Transaction
+from training.fleet.database.queries import ADD_REQUIREMENT
+from training.fleet.model import placement
+from training.fleet.model.capability import Capability, Gpu
+from training.fleet.model.jobs import Policy, Requirement, Terms, requirement_digest
+from training.fleet.queue.in_force import DEFAULT_HOST, InForce
+from training.fleet.queue.stored import requirement_json
 
 
 @dataclass(slots=True)
 class Offer:
-    """Which requirements a host can meet, in the form the claim statement takes.
+    """Which requirements a host can meet, in the form the claim statement takes: JSON objects of rank by number.
 
     Attributes:
-        eligible: JSON list of requirement ids in claim order.
-        second: Index of the first id that ranks behind those before it.
-        third: Index of the first id that ranks behind both.
-        waiting: Index of the first id that waits for a host with CUDA.
+        free: Those whose jobs are given at once.
+        waiting: Those whose jobs first wait for a host with CUDA.
     """
 
-    eligible: str
-    second: int
-    third: int
-    waiting: int
+    free: str
+    waiting: str
 
 
 @dataclass(slots=True)
@@ -79,7 +45,7 @@ class Known:
         seen_at: When it was last heard, monotonic seconds; None when not since the receiver started.
         ranks: Requirement id to rank, for those it can meet.
         judged: How many requirements `ranks` has taken in.
-        offer: `ranks` for the claim statement, None when it must be made anew.
+        offer: `ranks` for the claim statement, None when it must be made again.
     """
 
     capability: Capability
@@ -142,9 +108,22 @@ class Hosts:
         """Return the number of a requirement's row, None when it has none yet."""
         return self._ids.get(requirement)
 
-    # ---- the manifest's word
+    def number_of(self, tx: Transaction, requirement: Requirement) -> int:
+        """Return the number of a requirement's row, which is made when there is none."""
+        known = self.requirement_id(requirement)
+        if known is not None:
+            return known
+        row = tx.one(ADD_REQUIREMENT, digest=requirement_digest(requirement), body=requirement_json(requirement))
+        assert row is not None
+        number = row.id
+        # At once, because another change of this batch may need the same requirement.
+        self.learn(number, requirement)
+        tx.after_rollback(lambda: self.forget([number]))
+        return number
 
-    def rule(self, in_force: InForce) -> None:
+    # ---- the manifest in force
+
+    def bring_in_force(self, in_force: InForce) -> None:
         """Let another manifest be in force."""
         with self._lock:
             self.in_force = in_force
@@ -156,19 +135,20 @@ class Hosts:
 
     # ---- workers
 
-    def meet(self, capability: Capability) -> bool:
+    def note_capability(self, capability: Capability) -> bool:
         """Take in what a worker can do; True when placement may judge it differently from now on."""
         kind, known = _kind(capability), self._known.get(capability.hostname)
+        # The usual case. Judging a host again takes longer than the rest of the claim.
         if known is not None and known.kind == kind and known.seen_at is not None:
             known.capability, known.seen_at = capability, self._clock()
             return False
         with self._lock:
             self._known[capability.hostname] = Known(capability, kind, self._clock())
-            self.look_around()
+            self.find_live_cuda()
         return True
 
-    def doubt(self, worker: str) -> None:
-        """Let a worker be met anew, because what it said did not become durable."""
+    def forget_visit(self, worker: str) -> None:
+        """Treat the worker's next claim as its first: the change that stored its capability was rolled back."""
         self._known[worker].seen_at = None
 
     def remember(self, capability: Capability) -> None:
@@ -223,28 +203,29 @@ class Hosts:
             and placement.judge(wanted, known.capability, self.policy(name)).eligible
         ]
 
-    def look_around(self) -> None:
+    def find_live_cuda(self) -> None:
         """Find out which workers with CUDA are heard now; hosts without CUDA leave them what they prefer."""
         with self._lock:
             live = {name: self._cuda_offer(known) for name, known in self._known.items() if not self.away(known)}
             live_cuda = {name: offer for name, offer in live.items() if offer is not None}
+            # Offers are made again only when the answer is another one: each host would pay for it at its next claim.
             if live_cuda != self._live_cuda:
                 self._live_cuda, self._news = live_cuda, True
                 for known in self._known.values():
                     known.offer = None
 
-    def take_news(self) -> bool:
+    def take_cuda_news(self) -> bool:
         """Say once whether workers with CUDA have come, gone or changed."""
         news, self._news = self._news, False
         return news
 
-    def left_to_cuda(self) -> list[int]:
+    def preferring_cuda(self) -> list[int]:
         """Return the requirements that hosts without CUDA may have to leave to others now."""
         if not self._live_cuda:
             return []
         return [number for number, requirement in self._requirements.items() if requirement.prefer_cuda]
 
-    def let_go(self, overdue: Mapping[int, int]) -> None:
+    def note_overdue(self, overdue: Mapping[int, int]) -> None:
         """Note which jobs waited long enough for a host with CUDA."""
         self.overdue = overdue
 
@@ -265,6 +246,7 @@ class Hosts:
             known = self._known.get(worker)
             if known is None or self.policy(worker) is None:
                 return False
+            # The same judgement as at a claim, or a parked worker would be woken for nothing.
             if requirement_id not in self._ranks(known):
                 return False
             return requirement_id in self.overdue or not self._leaves_to_cuda(known, requirement_id)
@@ -273,6 +255,7 @@ class Hosts:
         policy = self.policy(known.capability.hostname)
         if policy is not None and known.judged < len(self._requirements):
             capability = placement.effective(known.capability, policy)
+            # A copy, because readers on other threads may be looking at the old one.
             found = dict(known.ranks)
             fresh = list(self._requirements.items())[known.judged :]
             for number, requirement in fresh:
@@ -282,17 +265,12 @@ class Hosts:
         return known.ranks
 
     def _make_offer(self, known: Known, ranks: dict[int, int]) -> Offer:
-        free: list[list[int]] = [[], [], []]
-        waiting: list[int] = []
+        # Two lists, because jobs of the second are given only once they have waited long enough.
+        free: dict[int, int] = {}
+        waiting: dict[int, int] = {}
         for number, place in ranks.items():
-            (waiting if self._leaves_to_cuda(known, number) else free[place]).append(number)
-        first, second, third = free
-        if waiting:
-            # Only hosts without CUDA leave jobs to others, and those have no third rank.
-            ids = [*first, *second, *waiting]
-            return Offer(json.dumps(ids), len(first), len(ids), len(first) + len(second))
-        ids = [*first, *second, *third]
-        return Offer(json.dumps(ids), len(first), len(first) + len(second), len(ids))
+            (waiting if self._leaves_to_cuda(known, number) else free)[number] = place
+        return Offer(json.dumps(free), json.dumps(waiting))
 
     def _leaves_to_cuda(self, known: Known, requirement_id: int) -> bool:
         requirement = self._requirements[requirement_id]
@@ -309,12 +287,13 @@ class Hosts:
             return None
         if not placement.effective(known.capability, policy).cuda_usable:
             return None
+        # Without what changes from beat to beat, or every claim would count as news.
         return replace(known.capability, free_disk_bytes=0, gpus=tuple(_steady(known.capability))), policy
 
     def _forget_judgements(self) -> None:
         for known in self._known.values():
             known.ranks, known.judged, known.offer = {}, 0, None
-        self.look_around()
+        self.find_live_cuda()
 
 
 def _kind(capability: Capability) -> tuple[Any, ...]:
@@ -333,60 +312,3 @@ def _kind(capability: Capability) -> tuple[Any, ...]:
 def _steady(capability: Capability) -> Iterator[Gpu]:
     """Yield the cards without what changes from claim to claim, but for whether they are busy."""
     return (replace(gpu, free_vram_bytes=0 if gpu.busy else gpu.vram_bytes) for gpu in capability.gpus)
-
-
-def requirement_json(requirement: Requirement) -> str:
-    """Return a requirement as its row keeps it."""
-    return json.dumps(asdict(requirement), separators=(",", ":"))
-
-
-def requirement_from(text: str) -> Requirement:
-    """Return the requirement a row keeps."""
-    body = json.loads(text)
-    dataset = body.pop("dataset")
-    body["allowed_hosts"] = tuple(body["allowed_hosts"])
-    return Requirement(**body, dataset=DatasetRef(**dataset) if dataset else None)
-
-
-def capability_from(text: str) -> Capability:
-    """Return the capability a worker's row keeps; what an older version did not know gets its default."""
-    body = json.loads(text)
-    body["gpus"] = tuple(Gpu(**gpu) for gpu in body.get("gpus", ()))
-    body["models"] = None if body.get("models") is None else tuple(body["models"])
-    body["problems"] = tuple(body.get("problems", ()))
-    return Capability(**body)
-
-
-def capability_json(capability: Capability) -> str:
-    """Return a capability as a worker's row keeps it."""
-    return json.dumps(asdict(capability), separators=(",", ":"))
-
-
-def in_force_json(in_force: InForce) -> str:
-    """Return the manifest in force, its jobs aside, as the database keeps it."""
-    return json.dumps(
-        {
-            "digest": in_force.digest,
-            "hosts": {host: asdict(policy) for host, policy in in_force.hosts.items()},
-            "trainer": asdict(in_force.trainer),
-            "datasets": {name: asdict(dataset) for name, dataset in in_force.datasets.items()},
-            "contract": in_force.contract,
-            "count": in_force.count,
-            "applied_at": in_force.applied_at,
-        }
-    )
-
-
-def in_force_from(text: str) -> InForce:
-    """Return the manifest in force that the database keeps."""
-    body = json.loads(text)
-    hosts = {host: _policy(policy) for host, policy in body.pop("hosts").items()}
-    trainer = body.pop("trainer")
-    datasets = {name: DatasetRef(**dataset) for name, dataset in body.pop("datasets").items()}
-    return InForce(
-        hosts=hosts, trainer=replace(Trainer(**trainer), command=tuple(trainer["command"])), datasets=datasets, **body
-    )
-
-
-def _policy(body: dict[str, Any]) -> Policy:
-    return Policy(**{**body, "allow_jobs": tuple(body["allow_jobs"]), "deny_jobs": tuple(body["deny_jobs"])})

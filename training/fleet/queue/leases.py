@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from training.fleet.jobs import Terms
-from training.fleet.wire import Progress
+from training.fleet.model.jobs import Terms
+from training.fleet.wire.worker import Progress
 
 SWEEP_S: Final = 5.0
 """Longest time between two sweeps while a lease lives; what goes beyond it is the receiver's own stall."""
@@ -89,6 +89,7 @@ class Leases:
         now = self._clock()
         with self._lock:
             old = self._live.get(lease_id)
+            # A lease that is told again is the same one: neither its age nor its progress begins again.
             granted_at, progress = (now, None) if old is None else (old.granted_at, old.progress)
             deadline = now + self._term(running)
             self._live[lease_id] = LiveLease(
@@ -124,8 +125,10 @@ class Leases:
         now = self._clock()
         with self._lock:
             live = self._live.get(lease_id)
+            # A first beat acknowledges the lease, and that must be written down before it is answered.
             if live is None or not live.running or live.job_id != job_id:
                 return None
+            # The worker believes in a lease that may be over; only the rows can tell whether it has to stop.
             if any(other not in self._live for other in held):
                 return None
             live.renewed_at, live.deadline = now, now + self._terms.lease_s
@@ -148,10 +151,13 @@ class Leases:
         now = self._clock()
         with self._lock:
             watched_until = self._swept_at + SWEEP_S
+            # The receiver itself was held up, by a stalled disk or a suspended machine. No worker could have beaten
+            # then.
             if now > watched_until:
                 for live in self._live.values():
                     live.deadline += max(0.0, now - max(watched_until, live.renewed_at))
             self._swept_at = now
+            # Earliest first, so that a bounded sweep never leaves the oldest one behind.
             over = sorted((live for live in self._live.values() if live.deadline <= now), key=_deadline)[:MAX_EXPIRED]
             for live in over:
                 self._drop(live.lease_id)
@@ -169,6 +175,7 @@ class Leases:
         with self._lock:
             if not self._live:
                 return None
+            # Never longer than the usual step, or the sweeper could not tell its own stall from that of a worker.
             return min(self._swept_at + SWEEP_S, *(live.deadline for live in self._live.values()))
 
     def _drop(self, lease_id: str) -> None:
@@ -180,6 +187,7 @@ class Leases:
                 del self._by_worker[live.worker]
 
     def _term(self, running: bool) -> float:
+        # A claim that nobody acknowledges is known to be lost long before a training is.
         return self._terms.lease_s if running else self._terms.ack_s
 
 

@@ -11,108 +11,123 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Final
 
-from training.fleet.database import Row, Transaction
-from training.fleet.jobs import Requirement
-from training.fleet.manifest import Edit, Header, JobEntry
-from training.fleet.queue.change import SPACING, ManifestChange, Write, fields_changed
-from training.fleet.queue.hosts import InForce, in_force_json
-from training.fleet.queue.memory import HALF_KEY, MANIFEST_KEY, Memory
+from training.fleet.database import Transaction
+from training.fleet.database.queries import (
+    COUNT_UNNAMED,
+    JOBS_IN_FORCE,
+    JOBS_NAMED,
+    JOBS_NUMBERED,
+    REMEMBERED,
+    REQUIREMENTS_WITH_READY_JOBS,
+    UNUSED_REQUIREMENTS,
+    NamedJobRow,
+)
+from training.fleet.manifest import Header, JobEntry
+from training.fleet.model.jobs import Requirement
+from training.fleet.queue.change import SPACING, ManifestChange, Write, fields_changed, plan_of_no_change, with_learned
+from training.fleet.queue.events import History
+from training.fleet.queue.in_force import InForce
+from training.fleet.queue.memory import Memory
+from training.fleet.queue.stored import in_force_from, in_force_json
+from training.fleet.wire.people import Plan
 
+MANIFEST_KEY: Final = "manifest"
+HALF_KEY: Final = "manifest_half_written"
+"""Set from the first row a reload writes to its last, so that a reload that broke off is noticed."""
 MANY: Final = 64
 """How many parked claims look again for each requirement once hosts may do other work."""
 SCAN: Final = 1000
 """Jobs of the queue looked at in one step when some of them are dropped."""
 
 
-class Load(Memory):
-    """The steps of a reload."""
+class Load:
+    """The steps of a reload.
+
+    Attributes:
+        hosts: Workers, policies and requirements.
+    """
+
+    def __init__(self, memory: Memory, history: History) -> None:
+        self.hosts = memory.hosts
+        self._memory = memory
+        self._clock = memory.clock
+        self._tally = memory.tally
+        self._history = history
+        self._half_written = False
+
+    def start(self, tx: Transaction) -> None:
+        """Take up the manifest in force, and whether a reload broke off."""
+        half = tx.one(REMEMBERED, key=HALF_KEY)
+        self._half_written = half is not None and half.value == "yes"
+        manifest = tx.one(REMEMBERED, key=MANIFEST_KEY)
+        if manifest is not None:
+            self.hosts.bring_in_force(in_force_from(manifest.value))
+
+    def plan_of_no_change(self) -> Plan | None:
+        """Return the plan of applying the manifest in force again, without comparing its jobs.
+
+        Returns:
+            None after a reload that broke off: some jobs may be those of another manifest, so each must be compared.
+        """
+        return None if self._half_written else plan_of_no_change(self.hosts.in_force)
 
     def begin_manifest(self, _tx: Transaction, header: Header, actor: str) -> ManifestChange:
         """Start to compare a manifest with the queue."""
-        change = ManifestChange(header, actor, self._now())
+        change = ManifestChange(header, actor, self._clock.label())
         change.know((name, capability, policy) for name, capability, policy, _ in self.hosts.all(change.in_force))
         return change
 
     def compare_jobs(self, tx: Transaction, change: ManifestChange, entries: Sequence[JobEntry]) -> None:
         """Find out what a chunk of the manifest's jobs would change. Chunks come in the order of the manifest."""
         rows = self._rows(tx, [entry.id for entry in entries])
-        gap = change.gap or (1 if rows else SPACING)
+        # Wide gaps between new jobs leave room for later ones; between jobs that have places, one step is all there is.
+        gap = 1 if rows else SPACING
         for entry in entries:
             row = rows.get(entry.id)
-            if row is not None and row["position"] > change.position:
-                change.position = row["position"]
+            # A job keeps its place while the order still holds, so that adding one job does not write all those behind
+            # it.
+            if row is not None and row.position > change.position:
+                change.position = row.position
             else:
                 change.position += gap
             self._compare(change, entry, row)
 
-    def _compare(self, change: ManifestChange, entry: JobEntry, row: Row | None) -> None:
+    def _compare(self, change: ManifestChange, entry: JobEntry, row: NamedJobRow | None) -> None:
         if row is None:
             change.add(entry, change.position)
             return
-        change.see(row["seq"], bool(row["named"]))
-        fields = fields_changed(row, self.hosts.requirement(row["requirement"]), entry.requirement, entry.limits)
-        if fields or row["position"] != change.position:
+        change.see(row.seq, bool(row.named))
+        fields = fields_changed(row, self.hosts.requirement(row.requirement), entry.requirement, entry.limits)
+        if fields or row.position != change.position:
             change.alter(entry, change.position, fields)
         else:
             change.counts["unchanged"] += 1
 
-    def begin_edit(self, tx: Transaction, header: Header, actor: str, edit: Edit) -> ManifestChange | None:
-        """Start to compare the part of a manifest that differs from the one in force.
-
-        Returns:
-            None when the whole manifest must be compared: the queue is not quite what the manifest in force says.
-        """
-        named = sum(self._counts.values()) - self._unnamed(tx)
-        if self._half_written or named != self.hosts.in_force.count:
-            return None
-        change = self.begin_manifest(tx, header, actor)
-        change.position = 0 if edit.after is None else self._rows(tx, [edit.after])[edit.after]["position"]
-        change.gap = SPACING if edit.before is None else 1
-        return change
-
-    def end_edit(self, tx: Transaction, change: ManifestChange, edit: Edit) -> bool:
-        """Add what an edit drops and leaves alone; False when the whole manifest must be compared.
-
-        That is so when a job of the edit stands elsewhere in the manifest too, or when there is no room between its
-        neighbours.
-        """
-        before = None if edit.before is None else self._rows(tx, [edit.before])[edit.before]
-        if before is not None and before["position"] <= change.position:
-            return False
-        stood = self._rows(tx, edit.stood)
-        if change.named != sum(change.saw(row["seq"]) for row in stood.values()):
-            return False
-        gone = [row for job_id, row in stood.items() if job_id in edit.gone]
-        for row in sorted(gone, key=lambda row: int(row["seq"])):
-            change.drop(row)
-        compared = change.counts["added"] + change.counts["changed"] + change.counts["unchanged"]
-        change.counts["unchanged"] += change.in_force.count - compared
-        return True
-
-    def _unnamed(self, tx: Transaction) -> int:
-        row = tx.one("count_unnamed")
-        assert row is not None
-        jobs: int = row["jobs"]
-        return jobs
-
     def find_dropped(self, tx: Transaction, change: ManifestChange) -> bool:
         """Look at the next jobs of the queue for those the manifest does not name; False when all are seen."""
+        # Where as many jobs are named as the manifest names, none can have been dropped, and 100,000 rows need not be
+        # read.
         if change.scanned == 0:
-            named = sum(self._counts.values()) - self._unnamed(tx)
+            named = self._tally.jobs - self._unnamed(tx)
             if named == change.named:
                 return False
-        rows = tx.all("jobs_in_force", after=change.scanned, limit=SCAN)
+        rows = tx.all(JOBS_IN_FORCE, after=change.scanned, limit=SCAN)
         for row in rows:
-            change.scanned = row["seq"]
-            if not change.saw(row["seq"]):
+            change.scanned = row.seq
+            if not change.saw(row.seq):
                 change.drop(row)
         return len(rows) == SCAN
 
+    def _unnamed(self, tx: Transaction) -> int:
+        row = tx.one(COUNT_UNNAMED)
+        assert row is not None
+        return row.jobs
+
     def write_jobs(self, tx: Transaction, change: ManifestChange, writes: Sequence[Write]) -> None:
         """Write a chunk of new and changed jobs, each from the state it is in now."""
+        # Before the first row: after a crash the next reload must compare everything again.
         self._mark_half_written(tx)
         rows = self._rows(tx, [write.id for write in writes])
         self._add(tx, change, [write for write in writes if write.id not in rows])
@@ -123,92 +138,87 @@ class Load(Memory):
     def _add(self, tx: Transaction, change: ManifestChange, writes: Sequence[Write]) -> None:
         if not writes:
             return
-        newest = tx.one("newest_seq")
-        seq, tick, at = (newest["seq"] if newest else None) or 0, self.tick(), self._now()
+        tick, at = self._clock.tick(), self._clock.label()
         jobs: list[dict[str, Any]] = []
         ready: Counter[int] = Counter()
-        for number, write in enumerate(writes, seq + 1):
-            needs = self._requirement_id(tx, write.requirement)
+        for write in writes:
+            needs = self.hosts.number_of(tx, write.requirement)
             ready[needs] += 1
-            jobs.append(_new_row(write, number, needs, tick, at))
+            jobs.append(_new_row(write, needs, tick, at))
         tx.many("add_job", jobs)
-        events = [_event(row["seq"], change.actor, "add", None, "pending", at) for row in jobs]
-        tx.many("record", events)
+        tx.run("record_added", ids=json.dumps([write.id for write in writes]), actor=change.actor, at=at)
+        self._tally.added(tx, ready)
 
-        def follow() -> None:
-            self._counts["pending"] += len(jobs)
-            self._touch()
-            self._on_ready(dict(ready))
-
-        tx.after_commit(follow)
-
-    def _alter(self, tx: Transaction, change: ManifestChange, write: Write, row: Row) -> None:
-        old = self.hosts.requirement(row["requirement"])
+    def _alter(self, tx: Transaction, change: ManifestChange, write: Write, row: NamedJobRow) -> None:
+        old = self.hosts.requirement(row.requirement)
         fields = fields_changed(row, old, write.requirement, write.limits)
-        if not fields and row["position"] == write.position:
+        if not fields and row.position == write.position:
             return
-        learned = replace(write.requirement, over_vram_gib=old.over_vram_gib, over_ram_gib=old.over_ram_gib)
-        before = row["status"]
-        spent = before == "pending" and row["attempts_used"] >= write.limits.max_attempts
+        # What was learned of a job's size outlives a reload, or it would run out of memory on the same host again.
+        learned = with_learned(write.requirement, old)
+        before = row.status
+        # A smaller budget may be used up already, and a pending job without one could never be claimed.
+        spent = before == "pending" and row.attempts_used >= write.limits.max_attempts
         after = "failed" if spent else before
-        self._change_row(tx, row["seq"], write, learned, after)
+        self._change_row(tx, row.seq, write, learned, after)
         if fields:
-            action = "change" if row["named"] else "restore"
+            action = "change" if row.named else "restore"
             why = "; ".join(f"{key} {_word(old)} becomes {_word(new)}" for key, (old, new) in fields.items())
-            self._record(tx, row["seq"], change.actor, action, before, after, why)
-        number = self._requirement_id(tx, learned)
-        self._moved(tx, before, after, number if after == "pending" else None)
+            self._history.record(tx, row.seq, change.actor, action, before, after, why)
+        number = self.hosts.number_of(tx, learned)
+        self._tally.moved(tx, before, after, number if after == "pending" else None)
 
     def _change_row(self, tx: Transaction, seq: int, write: Write, learned: Requirement, status: str) -> None:
         tx.run(
             "change_job",
             seq=seq,
-            requirement=self._requirement_id(tx, learned),
+            requirement=self.hosts.number_of(tx, learned),
             priority=write.limits.priority,
             position=write.position,
             timeout_s=write.limits.timeout_s,
             max_attempts=write.limits.max_attempts,
             status=status,
-            at=self._now(),
+            at=self._clock.label(),
         )
 
     def drop_jobs(self, tx: Transaction, change: ManifestChange, seqs: Sequence[int]) -> None:
         """Mark a chunk of jobs as no longer named; they keep their status."""
         self._mark_half_written(tx)
-        at = self._now()
-        rows = {row["seq"]: row for row in tx.all("jobs_numbered", seqs=json.dumps(list(seqs)))}
+        at = self._clock.label()
+        rows = {row.seq: row for row in tx.all(JOBS_NUMBERED, seqs=json.dumps(list(seqs)))}
         tx.many("drop_job", [{"seq": seq, "at": at} for seq in rows])
-        events = [_event(seq, change.actor, "drop", row["status"], row["status"], at) for seq, row in rows.items()]
+        events = [_event(seq, change.actor, "drop", row.status, row.status, at) for seq, row in rows.items()]
         tx.many("record", events)
-        tx.after_commit(self._touch)
+        tx.after_commit(self._tally.touch)
 
     def rule(self, tx: Transaction, in_force: InForce) -> None:
         """Let a manifest's word on hosts and trainer count, before it is in force as a whole."""
-        tx.after_commit(lambda: self.hosts.rule(in_force))
+        tx.after_commit(lambda: self.hosts.bring_in_force(in_force))
 
     def finish_manifest(self, tx: Transaction, change: ManifestChange) -> None:
         """Bring the manifest in force: from now on its word on hosts and trainer counts."""
         tx.run("remember", key=MANIFEST_KEY, value=in_force_json(change.in_force))
         tx.run("remember", key=HALF_KEY, value="")
-        ready = {row["id"]: MANY for row in tx.all("requirements_with_ready_jobs")}
+        ready = {row.id: MANY for row in tx.all(REQUIREMENTS_WITH_READY_JOBS)}
 
         def follow() -> None:
             self._half_written = False
-            self.hosts.rule(change.in_force)
+            self.hosts.bring_in_force(change.in_force)
             # What hosts gave back may have been the manifest's fault, and the operator has just looked at it.
-            self._apart.forget()
-            self._held_back.forget()
-            self._touch()
-            self._on_ready(ready)
+            self._memory.waits.forgive()
+            self._tally.touch()
+            self._tally.announce(ready)
 
         tx.after_commit(follow)
 
     def drop_requirements(self, tx: Transaction, numbers: Sequence[int]) -> None:
         """Take out those of these requirements that no job has any more: every claim looks at each there is."""
-        rows = tx.all("unused_requirements", requirements=json.dumps(list(numbers)))
+        # Only looked for after a reload: jobs come and go there alone, and each claim judges every requirement there
+        # is.
+        rows = tx.all(UNUSED_REQUIREMENTS, requirements=json.dumps(list(numbers)))
         if not rows:
             return
-        gone = [(row["id"], self.hosts.requirement(row["id"])) for row in rows]
+        gone = [(row.id, self.hosts.requirement(row.id)) for row in rows]
         tx.many("drop_requirement", [{"id": number} for number, _ in gone])
         # At once, so that a change in the same batch does not take a number that is gone.
         self.hosts.forget(number for number, _ in gone)
@@ -228,18 +238,16 @@ class Load(Memory):
 
             tx.after_commit(follow)
 
-    def _rows(self, tx: Transaction, ids: Sequence[str]) -> dict[str, Row]:
-        return {row["id"]: row for row in tx.all("jobs_named", ids=json.dumps(ids))}
+    def _rows(self, tx: Transaction, ids: Sequence[str]) -> dict[str, NamedJobRow]:
+        return {row.id: row for row in tx.all(JOBS_NAMED, ids=json.dumps(ids))}
 
 
-def _new_row(write: Write, seq: int, requirement: int, tick: int, at: str) -> dict[str, Any]:
-    spec = json.loads(write.document)
+def _new_row(write: Write, requirement: int, tick: int, at: str) -> dict[str, Any]:
     return {
-        "seq": seq,
         "id": write.id,
         "spec": write.document,
-        "model": spec["model"],
-        "mode": spec["mode"],
+        "model": write.model,
+        "mode": write.mode,
         "requirement": requirement,
         "priority": write.limits.priority,
         "position": write.position,

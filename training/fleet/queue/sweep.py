@@ -1,7 +1,7 @@
 """What time does to the queue, and whom that wakes.
 
 Owns the ends of leases, back-offs and waits. Guarantees that whatever becomes claimable by time, or by hosts that come
-and go, is announced like a new job: parked claims need not ask in vain. Leaves the changes of a job to `lifecycle`.
+and go, is announced like a new job: parked claims need not ask in vain. Leaves the changes of a job to `settling`.
 """
 
 from __future__ import annotations
@@ -11,108 +11,119 @@ from collections import Counter
 from typing import Final
 
 from training.fleet.database import Transaction
+from training.fleet.database.queries import CLAIMABLE, CLAIMABLE_JOB, MAKE_READY, OVERDUE, REQUIREMENTS_WITH_READY_JOBS
 from training.fleet.queue.leases import SWEEP_S, LiveLease
-from training.fleet.queue.lifecycle import Lifecycle
+from training.fleet.queue.memory import Memory
+from training.fleet.queue.settling import Settling
 
 SWEEP_LEAST_S: Final = 0.05
 """Shortest sleep of the sweeper, however short the terms are."""
 
 
-class Sweep(Lifecycle):
+class Sweeper:
     """The changes that come by themselves."""
+
+    def __init__(self, memory: Memory, settling: Settling) -> None:
+        self._memory = memory
+        self._settling = settling
 
     def sweep(self, tx: Transaction) -> None:
         """End the leases, back-offs and waits that are over. Meant to run at `next_deadline` or sooner."""
-        over = self.leases.take_expired()
+        memory = self._memory
+        over = memory.leases.take_expired()
+        # They were taken out of memory already: with a failed commit nobody would watch them any more.
         if over:
-            tx.after_rollback(lambda: self.leases.restore(over))
+            tx.after_rollback(lambda: memory.leases.restore(over))
         for live in over:
-            self._lapse(tx, live.lease_id, _ran_out(live), live.granted_at)
-        now = self._clock()
-        for seq in [seq for seq, ready_at in self._delayed.items() if ready_at <= now]:
+            self._settling.lapse(tx, live.lease_id, _ran_out(live), live.granted_at)
+        # Taken once, so that all waits of one sweep are judged at the same moment.
+        now = memory.clock.now()
+        for seq in memory.waits.delays_over(now):
             self._make_ready(tx, seq)
         self._forgive(tx, now)
         self._hand_over(tx)
-        self._keep_tick(tx)
+        memory.clock.keep(tx)
 
     def next_deadline(self) -> float | None:
         """Return when `sweep` is needed next, monotonic seconds; None while nothing waits for time to pass."""
-        times = [
-            self.leases.next_sweep(),
-            min(self._delayed.values(), default=None),
-            self._apart.next_end(self._forgiven_at),
-            self._held_back.next_end(self._forgiven_at),
-        ]
+        times = (self._memory.leases.next_sweep(), self._memory.waits.next_end())
         return min((time for time in times if time is not None), default=None)
 
     @property
-    def patience_s(self) -> float:
-        """How long the sweeper may sleep: no longer than what may begin to run meanwhile takes at least."""
-        backoff_s = min(self.terms.backoff_s, self.terms.backoff_cap_s) / 2
-        least_s = min(SWEEP_S, self.terms.ack_s, self.terms.lease_s, backoff_s or SWEEP_S)
+    def longest_sleep_s(self) -> float:
+        """Longest sleep between two sweeps: the shortest deadline that can start while it sleeps."""
+        terms = self._memory.terms
+        # Half of a back-off is random, so half of it is the least it can take.
+        backoff_s = min(terms.backoff_s, terms.backoff_cap_s) / 2
+        least_s = min(SWEEP_S, terms.ack_s, terms.lease_s, backoff_s or SWEEP_S)
         return max(SWEEP_LEAST_S, least_s)
 
     def claimable(self, tx: Transaction, requirement_id: int) -> int:
         """Return how many jobs with a requirement can be claimed now, at most 64; for waking parked claims."""
-        if requirement_id in self.hosts.overdue:
-            others = {number: head for number, head in self.hosts.overdue.items() if number != requirement_id}
-            self.hosts.let_go(others | self._overdue(tx, [requirement_id]))
-        row = tx.one("claimable", requirement=requirement_id)
+        hosts = self._memory.hosts
+        # The head may just have been taken, and the job behind it need not have waited long enough.
+        if requirement_id in hosts.overdue:
+            others = {number: head for number, head in hosts.overdue.items() if number != requirement_id}
+            hosts.note_overdue(others | self._overdue(tx, [requirement_id]))
+        row = tx.one(CLAIMABLE, requirement=requirement_id)
         assert row is not None
-        jobs: int = row["jobs"]
-        return jobs
+        return row.jobs
 
     def _make_ready(self, tx: Transaction, seq: int) -> None:
-        row = tx.one("make_ready", seq=seq)
+        memory, row = self._memory, tx.one(MAKE_READY, seq=seq)
 
         def follow() -> None:
-            self._delayed.pop(seq, None)
-            self._touch()
+            memory.waits.end_delay(seq)
+            memory.tally.touch()
             if row is not None:
-                self._on_ready({row["requirement"]: 1})
+                memory.tally.announce({row.requirement: 1})
 
         tx.after_commit(follow)
 
     def _forgive(self, tx: Transaction, now: float) -> None:
         """Offer jobs again to the hosts that wait, and forget what was long ago."""
+        waits, tally = self._memory.waits, self._memory.tally
         ready: Counter[int] = Counter()
-        for worker, seq in self._apart.ended(self._forgiven_at, now):
-            row = None if self._held_back.left_s(worker) > 0 else tx.one("claimable_job", seq=seq)
+        for worker, seq in waits.apart.ended(waits.forgiven_at, now):
+            # A host that is held back gets nothing yet, so waking somebody for this job would be in vain.
+            row = None if waits.held_back.left_s(worker) > 0 else tx.one(CLAIMABLE_JOB, seq=seq)
             if row is not None:
-                ready[row["requirement"]] += 1
-        for worker in self._held_back.ended(self._forgiven_at, now):
-            if (number := self._first_for(tx, worker)) is not None:
+                ready[row.requirement] += 1
+        for worker in waits.held_back.ended(waits.forgiven_at, now):
+            if (number := self._settling.first_for(tx, worker)) is not None:
                 ready[number] += 1
-        self._apart.fade(now)
-        self._held_back.fade(now)
+        waits.apart.fade(now)
+        waits.held_back.fade(now)
 
         def follow() -> None:
-            self._forgiven_at = now
+            waits.forgiven_at = now
             if ready:
-                self._on_ready(ready)
+                tally.announce(ready)
 
         tx.after_commit(follow)
 
     def _hand_over(self, tx: Transaction) -> None:
         """Offer jobs that prefer CUDA to other hosts, once no host with it is heard or they waited long enough."""
-        self.hosts.look_around()
+        hosts, tally = self._memory.hosts, self._memory.tally
+        hosts.find_live_cuda()
         ready: dict[int, int] = {}
-        if self.hosts.take_news():
-            waiting = (row["id"] for row in tx.all("requirements_with_ready_jobs"))
-            ready = {number: 1 for number in waiting if self.hosts.requirement(number).prefer_cuda}
-        before, preferring = self.hosts.overdue, self.hosts.left_to_cuda()
+        # Hosts with CUDA came or went: who may take the jobs that prefer it has changed without any change of a job.
+        if hosts.take_cuda_news():
+            waiting = (row.id for row in tx.all(REQUIREMENTS_WITH_READY_JOBS))
+            ready = {number: 1 for number in waiting if hosts.requirement(number).prefer_cuda}
+        before, preferring = hosts.overdue, hosts.preferring_cuda()
         overdue = self._overdue(tx, preferring) if preferring else {}
-        self.hosts.let_go(overdue)
+        hosts.note_overdue(overdue)
+        # A job that took the head's place is told as well, even when its requirement was overdue before.
         ready |= {number: 1 for number, head in overdue.items() if before.get(number) != head}
         if ready:
-            tx.after_commit(lambda: self._on_ready(ready))
+            tx.after_commit(lambda: tally.announce(ready))
 
     def _overdue(self, tx: Transaction, numbers: list[int]) -> dict[int, int]:
         """Return which requirements have a best job that waited long enough, and which job that is."""
-        rows = tx.all(
-            "overdue", requirements=json.dumps(numbers), waited_since=int(self.tick() - self.terms.prefer_wait_s)
-        )
-        return {row["requirement"]: row["seq"] for row in rows}
+        waited_since = int(self._memory.clock.tick() - self._memory.terms.prefer_wait_s)
+        rows = tx.all(OVERDUE, requirements=json.dumps(numbers), waited_since=waited_since)
+        return {row.requirement: row.seq for row in rows}
 
 
 def _ran_out(live: LiveLease) -> str:

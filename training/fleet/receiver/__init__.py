@@ -1,8 +1,8 @@
 """The receiver: reads one manifest, keeps the queue, hands out leases and stores artifacts.
 
-Owns the program: settings, start order, signals and end. Guarantees that a configuration a restart cannot mend ends it
-with status 78 and one clear line, that everything answered was durable, and that it ends in order when asked to. Leaves
-the rules to `queue`, `store` and `manifest` and the HTTP edge to `api`.
+Owns the program: settings, start order, signals and end. Guarantees that a configuration that no restart corrects ends
+it with status 78 and one clear line, that everything answered was durable, and that it ends in order when asked to.
+Leaves the rules to `queue`, `store` and `manifest` and the HTTP edge to `api`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from training.fleet import __version__, settings
 from training.fleet.api.front import Front
 from training.fleet.auth import TOKENS, Credentials, demand_wide_tokens
 from training.fleet.errors import EX_CONFIG, ConfigurationError, FleetError
-from training.fleet.receiver import logs, options, tls
+from training.fleet.receiver import logs, options
 from training.fleet.receiver.doctor import run_doctor
 from training.fleet.receiver.offline import run_fsck, run_restore
 from training.fleet.receiver.operators import credentials_of, run_operator
 from training.fleet.receiver.run import run
 from training.fleet.settings import Settings
+from training.fleet.tls import serving
 from training.needs import installing
 
 PROXY_TOKEN = "CIS490_PROXY_TOKEN"  # noqa: S105 - the name of the variable
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the program's name; the process's own when None.
 
     Returns:
-        0 after an orderly end, 78 for a configuration that a restart cannot mend, 1 when something failed.
+        0 after an orderly end, 78 for a configuration that a restart cannot correct, 1 when something failed.
     """
     words = sys.argv[1:] if argv is None else list(argv)
     try:
@@ -60,7 +61,7 @@ def _init(words: Sequence[str]) -> int:
         from training.fleet.receiver.init import run_init
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            f"init needs the package {error.name}, which is not installed; {installing('tls')}"
+            f"init needs the package {error.name}, which is not installed", f"{installing('tls')}"
         ) from None
     return run_init(words)
 
@@ -99,9 +100,11 @@ def _judged(chosen: Settings, tokens: Mapping[str, str | None]) -> Credentials:
     credentials = credentials_of(chosen, tokens)
     if "://" in str(chosen["db"]) or ":/" in str(chosen["db"]):
         raise ConfigurationError(
-            f"db is {str(chosen['db'])!r}; expected the path of a file; other databases come later"
+            f"db is {str(chosen['db'])!r}",
+            "give a path with --db; other databases cannot be used",
+            expected="the path of a file",
         )
-    tls.judge(chosen)
+    serving.judge(chosen)
     return credentials
 
 
@@ -111,6 +114,5 @@ def _secret_lines(tokens: Mapping[str, str | None]) -> list[str]:
 
 def _refuse(error: FleetError) -> int:
     """Say on one line what is wrong, with the faults below it, and return the exit status."""
-    faults = [f"  {fault}" for fault in error.faults if str(fault) not in error.message]
-    sys.stderr.write("\n".join([f"{PROGRAM}: {error.message}", *faults]) + "\n")
+    sys.stderr.write(f"{PROGRAM}: " + "\n".join(error.lines) + "\n")
     return EX_CONFIG if isinstance(error, ConfigurationError) else error.exit_status

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Final
 
 from training.fleet import system
-from training.fleet.checks import DAY_S, Look, State, fail, first_certificate, life_left, ok, skip, validity, warn
-from training.fleet.database.pages import log_path
-from training.fleet.database.reading import NEWEST_SCHEMA, DatabaseError, of_receiver
+from training.fleet.checks import DAY_S, Look, Seen, fail, first_certificate, life_left, ok, skip, validity, warn
+from training.fleet.database.sqlite.pages import log_path
+from training.fleet.database.sqlite.reading import NEWEST_SCHEMA, DatabaseError, of_receiver
 from training.fleet.errors import ConfigurationError
-from training.fleet.integrity.backup import CONTENTS
+from training.fleet.maintenance.backup import CONTENTS
 from training.fleet.receiver import options
 from training.fleet.settings import Settings, demand_private
 
@@ -33,7 +33,6 @@ NETWORK: Final = ("nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "glusterfs", "lus
 MAKE: Final = "cis490-trainer-receiver init"
 RENEW: Final = f"{MAKE} --renew"
 MIB: Final = 2**20
-Told = tuple[State, str, str]
 
 
 def looks(chosen: Settings, *, runs: Callable[[], bool]) -> list[Look]:
@@ -65,7 +64,7 @@ def existing(path: Path) -> Path:
     return next(place for place in (path, *path.absolute().parents) if place.exists())
 
 
-def folders(chosen: Settings) -> Told:
+def folders(chosen: Settings) -> Seen:
     """Check that this user can write where the receiver must."""
     places = {name: chosen[name] for name in ("store_root", "incoming_root", "backup_root")}
     places |= {"db": chosen["db"].parent, "index_path": chosen["index_path"].parent}
@@ -77,8 +76,8 @@ def folders(chosen: Settings) -> Told:
             )
         if not os.access(place, os.W_OK | os.X_OK):
             user = f"uid {os.geteuid()}"
-            mend = f"run doctor as the receiver's user, or: sudo chown {os.geteuid()} {place}"
-            return fail(f"{name}: {user} cannot write in {place}", mend)
+            remedy = f"run doctor as the receiver's user, or: sudo chown {os.geteuid()} {place}"
+            return fail(f"{name}: {user} cannot write in {place}", remedy)
     loose = [place for place in map(existing, places.values()) if system.everybody_can_rename_in(place)]
     if loose:
         said = f"everybody may write to {loose[0]}, and could put something else in the place of what is there"
@@ -87,7 +86,7 @@ def folders(chosen: Settings) -> Told:
     return ok(f"{made} of {len(places)} are there, and this user can write in them or make them")
 
 
-def file_system(db: Path, mounts: Path = MOUNTS) -> Told:
+def file_system(db: Path, mounts: Path = MOUNTS) -> Seen:
     """Check that the database is on a disk of this machine: locks of network file systems are not to be trusted."""
     kind = _kind_of(existing(db).resolve(), mounts)
     if not kind:
@@ -117,7 +116,7 @@ def _kind_of(path: Path, mounts: Path) -> str:
     return kind
 
 
-def store(chosen: Settings, mounts: Path = MOUNTS) -> Told:
+def store(chosen: Settings, mounts: Path = MOUNTS) -> Seen:
     """Check that uploads can be renamed into the store, and that its locks hold."""
     root, incoming = existing(chosen["store_root"]), existing(chosen["incoming_root"])
     if root.stat().st_dev != incoming.stat().st_dev:
@@ -134,7 +133,7 @@ def store(chosen: Settings, mounts: Path = MOUNTS) -> Told:
     return ok("store and incoming are on one file system")
 
 
-def free_space(chosen: Settings) -> Told:
+def free_space(chosen: Settings) -> Seen:
     """Compare the free space with what uploads leave to the database."""
     free, floor = shutil.disk_usage(existing(chosen["store_root"])).free, chosen["floor_bytes"]
     said = f"{free / MIB:.0f} MiB are free, uploads leave {floor / MIB:.0f} MiB to the database (floor_bytes)"
@@ -145,7 +144,7 @@ def free_space(chosen: Settings) -> Told:
     return ok(said)
 
 
-def backups(root: Path, now: float) -> Told:
+def backups(root: Path, now: float) -> Seen:
     """Say how old the newest backup is."""
     newest = max(_made(root), default=None)
     if newest is None:
@@ -166,7 +165,7 @@ def _made(root: Path) -> Iterator[float]:
 # ---- the database ---------------------------------------------------------------------------------------------------
 
 
-def database(path: Path, *, runs: bool) -> Told:
+def database(path: Path, *, runs: bool) -> Seen:
     """Look at the file: schema, sums of its pages, whether it can be written."""
     if not path.exists():
         return ok(f"{path} is made at the first start")
@@ -179,13 +178,12 @@ def database(path: Path, *, runs: bool) -> Told:
     try:
         return _looked_into(path)
     except ConfigurationError as error:  # another program has it open, such as a receiver at another address
-        found, _, mend = error.message.partition("; ")
-        return warn(found, mend)
+        return warn(error.finding, error.remedy)
     except DatabaseError as error:
         return fail(f"{path} is damaged ({error})", "cis490-trainer-receiver fsck, then restore the newest backup")
 
 
-def _looked_into(path: Path) -> Told:
+def _looked_into(path: Path) -> Seen:
     with of_receiver(path) as reading:
         schema, sums = reading.schema(), reading.sums
         if schema > NEWEST_SCHEMA:
@@ -206,7 +204,7 @@ def _looked_into(path: Path) -> Told:
 # ---- keys and certificates ------------------------------------------------------------------------------------------
 
 
-def keys(chosen: Settings) -> Told:
+def keys(chosen: Settings) -> Seen:
     """Check that keys can be read here and by nobody else."""
     given = {name: chosen[name] for name in ("tls_key", "tls_ca_key") if chosen[name] is not None}
     if not given:
@@ -223,28 +221,27 @@ def keys(chosen: Settings) -> Told:
     return ok(f"{', '.join(given)}: private")
 
 
-def certificate(chosen: Settings, now: float) -> Told:
+def certificate(chosen: Settings, now: float) -> Seen:
     """Check the receiver's certificate: a pair with its key, not near its end."""
     path: Path | None = chosen["tls_certificate"]
     if path is None:
         return ok("none: plain http is spoken")
-    from training.fleet.receiver import tls
+    from training.fleet.tls import serving
 
-    tls.make(chosen)  # refuses what is no pair
+    serving.make(chosen)  # refuses what is no pair
     life = validity(first_certificate(path) or b"")
     if life is None:
         return fail(f"{path} holds no certificate", f"make one: {RENEW}")
-    state, left, mend = life_left(*life, now, RENEW)
-    return state, f"{path} {left}", mend
+    return life_left(*life, now, RENEW).about(path)
 
 
-def names(chosen: Settings) -> Told:
+def names(chosen: Settings) -> Seen:
     """Check that the certificate holds every name the receiver is addressed by."""
     path: Path | None = chosen["tls_certificate"]
     if path is None:
         return ok("no certificate that would need them")
     try:
-        from training.fleet import certificates
+        from training.fleet.tls import certificates
     except ModuleNotFoundError as error:
         return skip(f"not looked at, because the package {error.name} is not installed")
     held = {name.lower() for name in certificates.facts(path.read_bytes()).names}
@@ -257,25 +254,25 @@ def names(chosen: Settings) -> Told:
     return ok(f"the certificate is for {', '.join(sorted(held)) or host}")
 
 
-def authority(chosen: Settings, now: float) -> Told:
+def authority(chosen: Settings, now: float) -> Seen:
     """Check the fleet's own authority, and that the receiver can renew its certificate."""
     ca, key = chosen["tls_ca"], chosen["tls_ca_key"]
     if ca is None:
-        return ok("this receiver is none of its own")
+        return ok("no certificate authority is configured (tls_ca is not set)")
     life = validity(first_certificate(ca) or b"")
     if life is None:
         return fail(f"{ca} holds no certificate", "set tls_ca to the authority's certificate in PEM")
-    state, left, mend = life_left(*life, now, "make a new authority, then enrol every host anew")
+    seen = life_left(*life, now, "make a new authority, then enrol every host again").about(ca)
     if key is None:
-        return state, f"{ca} {left}; its key is elsewhere, so certificates are renewed there", mend
-    if state != "ok":
-        return state, f"{ca} {left}", mend
-    from training.fleet.receiver import tls
+        return seen._replace(found=f"{seen.found}; its key is elsewhere, so certificates are renewed there")
+    if seen.state != "ok":
+        return seen
+    from training.fleet.tls import serving
 
-    tls.issuer(chosen)  # refuses what is no pair
+    serving.issuer(chosen)  # refuses what is no pair
     where = chosen["tls_certificate"]
     if where is not None and not os.access(where.parent, os.W_OK):
         return fail(
             f"{where} cannot be renewed, because {where.parent} cannot be written", f"sudo chown cis490 {where.parent}"
         )
-    return ok(f"{ca} {left}; the receiver renews its certificate by itself")
+    return ok(f"{seen.found}; the receiver renews its certificate by itself")

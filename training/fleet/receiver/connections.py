@@ -3,7 +3,7 @@
 Owns the answer to what is no HTTP, the size of a head, the time a client may take, and who gives way when all places
 are taken. Guarantees that a connection whose client does not go on is closed after a while, whatever it waits for, that
 connections without a request under way, or with half a request of nobody known, never keep a new one out, and that no
-client keeps others out by having many. Leaves the pace of a body that is being read to `api.exchange`.
+client keeps others out by having many. Leaves the pace of a body that is being read to `api.arrival`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from training.fleet.api.exchange import KNOWN, PACE_BYTES, PARKED, Message, Receive, Send, problem
+from starlette.types import Receive, Scope, Send
+
+from training.fleet.api.answers import STREAM, problem
+from training.fleet.api.arrival import KNOWN, PACE_BYTES, PACED, PARKED
+from training.fleet.api.guard import CLOSE, NOSNIFF
 from training.fleet.auth import neighbourhood
 from training.fleet.errors import RequestError, UnavailableError
 
@@ -25,28 +29,27 @@ FRAMING_BYTES: Final = 32768
 YOUNG_S: Final = 1.0
 """How long a new connection has before it is taken for one that sends nothing."""
 GIVE_WAY: Final = 16
-"""One in so many connections is closed when room is wanted."""
+"""When all places are taken, up to this part of the limit is closed: idle connections, longest unused first."""
 EXCESS: Final = 32
 """Connections beyond the limit that get an answer before they are closed; the spare open files allow them."""
 
 
 def _unreadable() -> bytes:
     """Return the answer to bytes that are no request, as they go over the wire."""
-    answer = problem(RequestError("this is no request that can be read; send HTTP/1.1 with one sane head"))
-    answer.close = True
-    lines = [b"HTTP/1.1 400 Bad Request", *(b": ".join(pair) for pair in answer.start()["headers"])]
-    return b"\r\n".join([*lines, b"", answer.body])
+    answer = problem(RequestError("this is no request that can be read", "send HTTP/1.1 with one sane head"))
+    headers = [*answer.raw_headers, NOSNIFF, CLOSE]
+    lines = [b"HTTP/1.1 400 Bad Request", *(b": ".join(pair) for pair in headers)]
+    return b"\r\n".join([*lines, b"", bytes(answer.body)])
 
 
 UNREADABLE: Final = _unreadable()
 
 
-async def overloaded(_scope: Message, _receive: Receive, send: Send) -> None:
+async def overloaded(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a request on a connection for which there is no room."""
-    answer = problem(UnavailableError("the receiver has as many connections as it may; try again later"))
-    answer.close = True
-    await send(answer.start())
-    await send({"type": "http.response.body", "body": answer.body})
+    answer = problem(UnavailableError("the receiver has as many connections as it may", "try again later"))
+    answer.raw_headers += [NOSNIFF, CLOSE]
+    await answer(scope, receive, send)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +136,11 @@ class Guarded(asyncio.Protocol):
         if cycle is None or cycle.response_complete:
             return (("head", cycle), 0) if self.timeout_keep_alive_task is None else None
         # An upload's handler may still be busy with the store, and a large body that is being read has its own limit.
-        own_pace = cycle.scope.get("paced") or cycle.scope["path"].startswith("/v1/model/")
-        return (("body", cycle), 0) if cycle.more_body and not own_pace else None
+        return (("body", cycle), 0) if cycle.more_body and not cycle.scope.get(PACED) else None
+
+    def streams(self) -> bool:
+        """Return True while its answer is a stream."""
+        return not self._idle() and STREAM in self.cycle.scope
 
     def _idle(self) -> bool:
         return self.cycle is None or bool(self.cycle.response_complete)

@@ -1,4 +1,4 @@
-"""`cis490-trainer-receiver doctor`: what is wrong with this receiver and what mends it.
+"""`cis490-trainer-receiver doctor`: what is wrong with this receiver and what to do about it.
 
 Owns the command and the checks of the program itself; its files are those of `belongings`. Guarantees that it may be
 run while the receiver runs, that it changes nothing, that no secret is printed, and that it ends. `--check` prints the
@@ -28,24 +28,26 @@ from training.fleet.checks import (
     Ask,
     Check,
     Look,
-    State,
+    Seen,
     ask,
     clock_keeper,
     exit_status,
     fail,
     made,
+    of_settings,
     ok,
     python,
-    tell,
+    show,
     unit,
     warn,
 )
 from training.fleet.errors import ConfigurationError, ManifestError
 from training.fleet.manifest import load
-from training.fleet.receiver import belongings, options, tls
+from training.fleet.receiver import belongings, options
 from training.fleet.receiver.operators import credentials_of
 from training.fleet.receiver.server import SPARE_FILES
 from training.fleet.settings import Settings
+from training.fleet.tls import serving
 from training.needs import installing
 
 SERVICE: Final = "cis490-trainer-receiver"
@@ -59,7 +61,6 @@ TRY_S: Final = 3.0
 READY_WORDS: Final = ("ready", "not ready")
 MAX_FAULTS: Final = 20
 BEGUN_AT: Final = 1704067200.0
-Told = tuple[State, str, str]
 
 
 def run_doctor(words: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
@@ -74,7 +75,7 @@ def run_doctor(words: Sequence[str], environ: Mapping[str, str] = os.environ) ->
     """
     parser = argparse.ArgumentParser(
         prog=f"{SERVICE} doctor",
-        description="Look at everything that the receiver needs and say what mends what is wrong.",
+        description="Look at everything that the receiver needs and say how to correct what is wrong.",
         epilog="It changes nothing. Give it the settings, the user and the environment of the receiver it is about.",
         allow_abbrev=False,
     )
@@ -85,7 +86,7 @@ def run_doctor(words: Sequence[str], environ: Mapping[str, str] = os.environ) ->
     as_json = flags.pop("json")
     checks = examined(flags, environ)
     status = exit_status(checks)
-    tell(checks, status, sys.stdout, as_json=as_json, environ=environ)
+    show(checks, status, sys.stdout, as_json=as_json, environ=environ)
     return status
 
 
@@ -96,9 +97,7 @@ def examined(flags: Mapping[str, Any], environ: Mapping[str, str]) -> list[Check
         chosen = settings.read(options.table(environ), flags, environ)
         options.address(chosen["listen_addr"])
     except ConfigurationError as error:
-        found, _, mend = error.message.partition("; ")
-        mend = "; ".join(filter(None, [mend, "correct the flag, the variable or the file that it names"]))
-        return [*made([*first, Look("service", lambda: unit(SERVICE))]), Check("settings", "fail", found, mend)]
+        return [*made([*first, Look("service", lambda: unit(SERVICE))]), Check("settings", *of_settings(error))]
     return made([*first, *_looks(chosen, environ)])
 
 
@@ -118,7 +117,7 @@ def _looks(chosen: Settings, environ: Mapping[str, str]) -> list[Look]:
 # ---- the program ----------------------------------------------------------------------------------------------------
 
 
-def packages() -> Told:
+def packages() -> Seen:
     """Say which packages are here, in which version."""
     found = {name: version for name in (*NEEDED, *EXTRA) if (version := _version(name))}
     missing = [name for name in NEEDED if name not in found]
@@ -134,8 +133,8 @@ def _version(name: str) -> str | None:
         return None
 
 
-def sqlite(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> Told:
-    """Compare SQLite with the versions whose write-ahead log is mended.
+def sqlite(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> Seen:
+    """Compare SQLite with the versions whose write-ahead log is repaired.
 
     Source: https://www.sqlite.org/wal.html#walresetbug.
     """
@@ -144,22 +143,22 @@ def sqlite(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> Told:
         return ok(shown)
     return warn(
         f"{shown} can damage a database that several connections write; the receiver uses one alone",
-        "let no other program open the database; a Python with SQLite 3.51.3 or newer mends it",
+        "let no other program open the database; a Python with SQLite 3.51.3 or newer does not do that",
     )
 
 
-def clock(run: Ask = ask) -> Told:
+def clock(run: Ask = ask) -> Seen:
     """Check that the clock was set and is kept in step."""
-    kept, mend = clock_keeper(run)
+    kept, remedy = clock_keeper(run)
     said = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
     if time.time() < BEGUN_AT:
-        return fail(f"says {said}, so it was never set", mend)
+        return fail(f"says {said}, so it was never set", remedy)
     if kept is False:
-        return warn(f"says {said}, and nothing keeps it in step", mend)
+        return warn(f"says {said}, and nothing keeps it in step", remedy)
     return ok(f"says {said}" + (", and is kept in step" if kept else ""))
 
 
-def open_files(limit: int | None = None) -> Told:
+def open_files(limit: int | None = None) -> Seen:
     """Compare the limit of open files with what connections need."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if limit is None else limit
     said = f"at most {soft}, so {max(16, soft - SPARE_FILES)} connections"
@@ -168,13 +167,13 @@ def open_files(limit: int | None = None) -> Told:
     return ok(said)
 
 
-def in_force(chosen: Settings) -> Told:
+def in_force(chosen: Settings) -> Seen:
     """Say which settings are not the defaults, and where they come from."""
-    tls.demand_fit(chosen)
+    serving.demand_fit(chosen)
     return ok(", ".join(chosen.given()) or "all are the defaults")
 
 
-def tokens(chosen: Settings, environ: Mapping[str, str]) -> Told:
+def tokens(chosen: Settings, environ: Mapping[str, str]) -> Seen:
     """Check that secrets are set, long enough for the address, and in private files."""
     found = {role: settings.secret(variable, environ) for role, variable in TOKENS.items()}
     host, _ = options.address(chosen["listen_addr"])
@@ -219,7 +218,7 @@ def _ready(host: str, port: int, *, secure: bool) -> dict[str, Any] | None:
     return body if isinstance(body, dict) and body.get("status") in READY_WORDS else None
 
 
-def address(chosen: Settings, running: Mapping[str, Any] | None) -> Told:
+def address(chosen: Settings, running: Mapping[str, Any] | None) -> Seen:
     """Check that the address can be taken, or that it is this receiver that has it."""
     host, port = options.address(chosen["listen_addr"])
     shown = f"{chosen['listen_addr']} ({'this machine alone' if is_loopback(host) else 'other hosts as well'})"
@@ -245,7 +244,7 @@ def address(chosen: Settings, running: Mapping[str, Any] | None) -> Told:
 # ---- the manifest ---------------------------------------------------------------------------------------------------
 
 
-def manifest(chosen: Settings) -> Told:
+def manifest(chosen: Settings) -> Seen:
     """Read the manifest as a start would, and ask its trainer what it takes.
 
     Not as root for a receiver of another user: who writes the manifest would have a program of theirs run as root.
@@ -258,7 +257,7 @@ def manifest(chosen: Settings) -> Told:
     except ManifestError as error:
         faults = "; ".join(map(str, error.faults[:MAX_FAULTS])) or error.message
         more = f"; and {len(error.faults) - MAX_FAULTS} more" if len(error.faults) > MAX_FAULTS else ""
-        return fail(f"{faults}{more}", f"mend {path}, then cis490-jobs plan")
+        return fail(f"{faults}{more}", f"correct {path}, then cis490-jobs plan")
     if not found.header.hosts:
         return warn(f"{path} names no host, so nobody may work", "add [hosts.NAME] or [hosts.default]")
     if not found.jobs:

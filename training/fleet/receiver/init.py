@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from training.fleet import certificates
-from training.fleet.certificates import Authority, Facts
 from training.fleet.errors import ConfigurationError
+from training.fleet.files import replace_shared, write_new
 from training.fleet.settings import demand_private, state_folder
+from training.fleet.tls import certificates
+from training.fleet.tls.certificates import Authority, CertificateFacts
 
 AUTHORITY: Final = ("ca.pem", "ca.key")
 SERVER: Final = ("receiver.pem", "receiver.key")
@@ -50,8 +51,8 @@ def run_init(words: Sequence[str]) -> int:
             kit.make(name, f"{secrets.token_urlsafe(32)}\n".encode())
     except OSError as error:
         raise ConfigurationError(
-            f"cannot write {error.filename} ({error.strerror}); run init as who owns the receiver's files, or give "
-            "--folder another place"
+            f"cannot write {error.filename} ({error.strerror})",
+            "run init as who owns the receiver's files, or give --folder another place",
         ) from error
     digest = certificates.facts(authority.pem).fingerprint
     sys.stdout.write("\n".join([*kit.said, *_lines(folder, digest, held)]) + "\n")
@@ -73,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         help="name or address that others reach the receiver by; may be repeated [this machine's name]",
     )
     parser.add_argument("--folder", type=Path, metavar="DIR", help="where to [tls below the state folder]")
-    parser.add_argument("--renew", action="store_true", help="issue the receiver's certificate anew, with its key")
+    parser.add_argument("--renew", action="store_true", help="issue the receiver's certificate again, with its key")
     return parser
 
 
@@ -92,8 +93,8 @@ def _authority(kit: _Kit) -> Authority:
     return Authority.read(kit.folder / "ca.pem", kit.folder / "ca.key")
 
 
-def _server(kit: _Kit, authority: Authority, names: list[str], *, renew: bool) -> Facts:
-    """Return what the receiver's certificate says; made when there is none, anew when asked to."""
+def _server(kit: _Kit, authority: Authority, names: list[str], *, renew: bool) -> CertificateFacts:
+    """Return what the receiver's certificate says; made when there is none, made again when asked to."""
     if kit.lacks_both(SERVER):
         wanted = [*(names or [socket.gethostname().lower()]), *OWN_NAMES]
         pair = authority.server(wanted, time.time())
@@ -104,7 +105,7 @@ def _server(kit: _Kit, authority: Authority, names: list[str], *, renew: bool) -
     if not renew:
         kit.keep(SERVER)
         if missing := [name for name in names if name.lower() not in held.names]:
-            kit.said.append(f"# the certificate does not name {', '.join(missing)}; --renew issues it anew with them")
+            kit.said.append(f"# the certificate does not name {', '.join(missing)}; --renew issues it again with them")
         return held
     key = (kit.folder / "receiver.key").read_bytes()
     pair = authority.server([*names, *OWN_NAMES] if names else held.names, time.time(), key_pem=key)
@@ -112,7 +113,7 @@ def _server(kit: _Kit, authority: Authority, names: list[str], *, renew: bool) -
     return certificates.facts(pair.certificate_pem)
 
 
-def _lines(folder: Path, digest: str, held: Facts) -> list[str]:
+def _lines(folder: Path, digest: str, held: CertificateFacts) -> list[str]:
     """Return the settings that go with the files, and what to do next."""
     names = [name for name in held.names if name not in OWN_NAMES]
     return [
@@ -153,7 +154,7 @@ class _Kit:
         demand_private(pair[1], key)
         if certificate.exists() != key.exists():
             there, missing = (certificate, key) if certificate.exists() else (key, certificate)
-            raise ConfigurationError(f"{there} is there and {missing} is not; bring it back, or move {there} away")
+            raise ConfigurationError(f"{there} is there and {missing} is not", f"bring it back, or move {there} away")
         return not key.exists()
 
     def keep(self, names: tuple[str, ...]) -> None:
@@ -167,14 +168,14 @@ class _Kit:
         if path.exists():
             self.keep((name,))
             return
-        certificates.write_new(path, content)
+        write_new(path, content)
         _give(path, self.folder)
         self.said.append(f"# made {path}")
 
     def renew(self, name: str, content: bytes) -> None:
-        """Write a file anew."""
+        """Write a file again."""
         path = self.folder / name
-        certificates.replace(path, content)
+        replace_shared(path, content)
         _give(path, self.folder)
         self.said.append(f"# renewed {path}")
 

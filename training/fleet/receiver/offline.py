@@ -1,6 +1,6 @@
 """`cis490-trainer-receiver fsck` and `restore`: what is done with a receiver's files while it does not run.
 
-Owns their command lines and what they print. Leaves the checks to `integrity`.
+Owns their command lines and what they print. Leaves the checks to `maintenance`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Final, TextIO
 
 from training.fleet import settings
 from training.fleet.errors import EX_FAILURE, FleetError
-from training.fleet.integrity.artifacts import Options, Places
-from training.fleet.integrity.fsck import fsck
-from training.fleet.integrity.report import Report
-from training.fleet.integrity.restore import Target, restore
+from training.fleet.maintenance.artifacts import CheckOptions, Places
+from training.fleet.maintenance.fsck import fsck
+from training.fleet.maintenance.report import Report
+from training.fleet.maintenance.restore import RestoreTarget, restore
 from training.fleet.receiver import options
 from training.fleet.settings import Settings
 
@@ -77,16 +77,16 @@ def run_fsck(words: Sequence[str]) -> int:
         FleetError: A receiver runs on them, they cannot be looked at, or the disk refuses.
     """
     parser = _parser("fsck", "Check the database, the store and the index of a receiver that does not run.")
-    parser.add_argument("--repair", action="store_true", help="make anew what is derived, quarantine what is damaged")
+    parser.add_argument("--repair", action="store_true", help="make again what is derived, quarantine what is damaged")
     parser.add_argument("--no-hash", action="store_true", help="do not read the artifacts, only look for them")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     given = vars(parser.parse_args(words))
     chosen = _chosen(given)
     meter = Meter(sys.stderr, "hashed")
     try:
-        report = fsck(chosen["db"], _places(chosen), Options(not given["no_hash"], given["repair"], meter))
+        report = fsck(chosen["db"], _places(chosen), CheckOptions(not given["no_hash"], given["repair"], meter))
     except OSError as error:
-        raise FleetError(f"the check came to no end ({error}); look at the disk and run this again") from error
+        raise FleetError(f"the check came to no end ({error})", "look at the disk and run this again") from error
     meter.end()
     sys.stdout.write(json.dumps(report.document(), indent=2) + "\n" if given["json"] else "".join(_lines(report)))
     return EX_FAILURE if report.findings else 0
@@ -110,7 +110,9 @@ def run_restore(words: Sequence[str]) -> int:
     given = vars(parser.parse_args(words))
     chosen = _chosen(given)
     meter = Meter(sys.stderr, "checked")
-    done = restore(given["backup"], Target(chosen["db"], _places(chosen)), replace=given["replace"], progress=meter)
+    done = restore(
+        given["backup"], RestoreTarget(chosen["db"], _places(chosen)), replace=given["replace"], progress=meter
+    )
     meter.end()
     sys.stdout.write("".join(f"{line}\n" for line in done))
     return 0

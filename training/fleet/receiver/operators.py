@@ -43,15 +43,18 @@ def _read(path: Path) -> tuple[Operator, ...]:
         with path.open("rb") as file:
             if os.name != "nt" and stat.S_IMODE(os.fstat(file.fileno()).st_mode) & stat.S_IRWXO:
                 raise ConfigurationError(
-                    f"everybody on this host can use the operators file {path}; expected a private file; "
-                    f"run chmod o= {path}"
+                    f"everybody on this host can use the operators file {path}",
+                    f"run chmod o= {path}",
+                    expected="a private file",
                 )
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
-            raise ConfigurationError(f"the operators file {path} is larger than {MAX_BYTES} bytes; make it smaller")
+            raise ConfigurationError(f"the operators file {path} is larger than {MAX_BYTES} bytes", "make it smaller")
         return operators_of(data.decode(), str(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"the operators file {path} cannot be read ({error}); correct --operators") from error
+        raise ConfigurationError(
+            f"the operators file {path} cannot be read ({error})", "correct --operators"
+        ) from error
 
 
 def run_operator(words: Sequence[str]) -> int:
@@ -79,11 +82,13 @@ def run_operator(words: Sequence[str]) -> int:
     roles = given.roles.split(",")
     if not OPERATOR_NAME.fullmatch(given.name) or given.name == "operator":
         raise ConfigurationError(
-            f"found the name {ascii(given.name)[:40]}; expected a-z, 0-9, - and _, at most 32 characters, and not "
-            "'operator', which is who holds CIS490_OPERATOR_TOKEN"
+            f"found the name {ascii(given.name)[:40]}",
+            expected=(
+                "a-z, 0-9, - and _, at most 32 characters, and not 'operator', which is who holds CIS490_OPERATOR_TOKEN"
+            ),
         )
     if not all(role in RIGHTS for role in roles):
-        raise ConfigurationError(f"found the roles {ascii(given.roles)[:80]}; expected some of {', '.join(RIGHTS)}")
+        raise ConfigurationError(f"found the roles {ascii(given.roles)[:80]}", expected=f"some of {', '.join(RIGHTS)}")
     token = secrets.token_urlsafe(32)
     shown = ", ".join(f'"{role}"' for role in roles)
     sys.stderr.write(f"Token of {given.name}, shown this once; it goes into their CIS490_OPERATOR_TOKEN_FILE:\n")

@@ -11,7 +11,7 @@ from typing import Final
 
 from training.fleet import store
 from training.fleet.errors import ConfigurationError
-from training.fleet.jobs import Terms
+from training.fleet.model.jobs import Terms
 from training.fleet.settings import Setting, state_folder
 
 _TERMS: Final = Terms()
@@ -94,6 +94,6 @@ def address(text: str) -> tuple[str, int]:
     v6 = host.startswith("[") and host.endswith("]")
     if not (colon and bare and port.isascii() and port.isdecimal() and int(port) < 65536 and (v6 or ":" not in bare)):
         raise ConfigurationError(
-            f"listen_addr is {ascii(text)[:80]}; expected HOST:PORT, such as 127.0.0.1:8445 or [::1]:8445"
+            f"listen_addr is {ascii(text)[:80]}", expected="HOST:PORT, such as 127.0.0.1:8445 or [::1]:8445"
         )
     return bare, int(port)

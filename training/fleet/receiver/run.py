@@ -22,34 +22,36 @@ from typing import Any, Final, Literal
 import uvicorn
 
 from training.fleet.api import openapi
-from training.fleet.api.app import App
+from training.fleet.api.access import Access
+from training.fleet.api.app import make_app
 from training.fleet.api.bridge import Bridge
 from training.fleet.api.disks import Disks
-from training.fleet.api.fleet import Fleet
+from training.fleet.api.fleet import EdgeAuthority, Fleet
 from training.fleet.api.front import Front
 from training.fleet.api.keeping import Keeper
 from training.fleet.api.loading import Loader
+from training.fleet.api.metrics import Meters
 from training.fleet.api.parking import Lot
 from training.fleet.auth import Credentials, Sessions, is_loopback
 from training.fleet.auth.sessions import SILENT_S
 from training.fleet.blobs.folder import Folder
-from training.fleet.database import Row
-from training.fleet.database.pages import make_folder
-from training.fleet.database.sqlite import Sqlite
+from training.fleet.database import Database, open_database
 from training.fleet.errors import EX_FAILURE, ConfigurationError, FleetError, passing
-from training.fleet.integrity.artifacts import Places
-from training.fleet.jobs import Terms
+from training.fleet.files import make_folder
 from training.fleet.locks import file_held, folders_held
+from training.fleet.maintenance.artifacts import Places
+from training.fleet.model.jobs import Terms
 from training.fleet.queue import Queue
-from training.fleet.receiver import options, tls
+from training.fleet.receiver import options
 from training.fleet.receiver.connections import guarded
 from training.fleet.receiver.server import KEEP_ALIVE_S, Server, connection_limit, knowing_clients, listen
-from training.fleet.receiver.tls import Tls
 from training.fleet.service import Service
 from training.fleet.settings import Settings
 from training.fleet.single_file import own_single_file
 from training.fleet.store import Store, index_row
-from training.fleet.wire import Reload
+from training.fleet.tls import serving
+from training.fleet.tls.serving import Tls
+from training.fleet.wire.people import Reload
 
 DUE_S: Final = 0.02
 """Shortest time between two sweeps."""
@@ -60,6 +62,8 @@ GC_ALLOCATIONS: Final = 20_000
 INDEX_PAGE: Final = 5000
 SILENT_BEATS: Final = 3
 """Heartbeats that a machine must have left out before another one may use its identity."""
+CERTIFICATES: Final = {"receiver": "tls_certificate", "authority": "tls_ca"}
+"""Settings of the certificates whose end `/metrics` shows, by the name it shows."""
 SIGNAL_ACTOR: Final = "operator:signal"
 
 _log = logging.getLogger(__name__)
@@ -78,7 +82,7 @@ def run(
         settings: The effective settings.
         credentials: Who may do what.
         environ: Environment variables, for the service manager.
-        reread: Returns the credentials anew, at a reload.
+        reread: Reads the credentials again, at a reload.
         front: What stands in front of the receiver; None for nothing.
 
     Returns:
@@ -104,21 +108,19 @@ async def _life(
     front: Front | None,
 ) -> int:
     host, port = options.address(settings["listen_addr"])
-    secure = tls.make(settings)
+    secure = serving.make(settings)
     async with contextlib.AsyncExitStack() as stack:
         database = _open_database(settings["db"], settings["backup_root"])
         stack.callback(database.close)
         _hold_store(stack, settings)
         with file_held(settings["index_path"]):
-            fleet = await start_fleet(settings, database)
+            fleet = await start_fleet(settings, database, credentials, reread)
         # Held again, because the start may have put another file under its name.
         stack.enter_context(file_held(settings["index_path"]))
-        stack.callback(fleet.uploads.shutdown, cancel_futures=True)
-        stack.callback(fleet.keeper.close)
+        stack.callback(fleet.close)
         link = listen(host, port)
         stack.callback(link.close)
-        server = make_server(settings, credentials, fleet, host, secure=secure, front=front)
-        fleet.reread = reread
+        server = make_server(settings, fleet, host, secure=secure, front=front)
         status = await _serve(settings, service, database, fleet, server, link, secure)
     if database.broken is not None:  # it may have failed only when it was closed
         _log.error("a disk failed", extra={"data": {"reason": database.broken.message}})
@@ -127,14 +129,14 @@ async def _life(
     return status
 
 
-def _open_database(path: Path, copies: Path) -> Sqlite:
+def _open_database(path: Path, copies: Path) -> Database:
     try:
         make_folder(path.parent)
     except OSError as error:
         words = f"cannot make the folder of db {path} ({error})"
-        refusal = passing(error, f"{words}; look at its disk")
-        raise refusal or ConfigurationError(f"{words}; give --db another place") from error
-    return Sqlite.open(path, copies)
+        refusal = passing(error, words, "look at its disk")
+        raise refusal or ConfigurationError(words, "give --db another place") from error
+    return open_database(path, copies)
 
 
 def _hold_store(stack: contextlib.AsyncExitStack, settings: Settings) -> None:
@@ -144,14 +146,27 @@ def _hold_store(stack: contextlib.AsyncExitStack, settings: Settings) -> None:
     stack.enter_context(folders_held(*folders))
 
 
-async def start_fleet(settings: Settings, database: Sqlite) -> Fleet:
+async def start_fleet(
+    settings: Settings,
+    database: Database,
+    credentials: Credentials,
+    reread: Callable[[], Credentials] | None = None,
+) -> Fleet:
     """Return the fleet with its leases revived, its index whole and its manifest loaded.
 
+    Args:
+        settings: The effective settings.
+        database: Where the queue is.
+        credentials: Who may do what.
+        reread: Reads the credentials again, at a reload; None where they are fixed.
+
     Raises:
-        FleetError: One of them cannot be had.
+        FleetError: One of the parts cannot be opened or loaded.
     """
-    bridge = Bridge(database, asyncio.get_running_loop())
+    meters = Meters({name: settings[key] for name, key in CERTIFICATES.items() if settings[key] is not None})
+    bridge = Bridge(database, asyncio.get_running_loop(), meters.commits.observe)
     queue = Queue(terms=_terms(settings))
+    queue.on_ended(meters.count_ending)
     await bridge.run(queue.start)
     store = Store(
         settings["store_root"],
@@ -168,19 +183,33 @@ async def start_fleet(settings: Settings, database: Sqlite) -> Fleet:
         settings["db"].with_name("manifest.applied.toml"),
         schema_required=settings["schema_required"],
     )
-    lot = Lot(queue.hosts.eligible)
+    lot = Lot(queue.eligible)
     queue.on_ready(lambda ready: bridge.notify(functools.partial(lot.publish, ready)))
     await loader.start()
     await asyncio.to_thread(own_single_file)  # before an upgrade changes the code on disk
-    fleet = Fleet(queue, store, loader, bridge, lot, _keeper(settings, database), openapi.document)
-    fleet.disks = _disks(settings)
-    fleet.sessions = Sessions(time.monotonic, _silent_s(queue.terms))
-    fleet.issuer = tls.issuer(settings)
-    fleet.ca_pem, fleet.ca_sha256 = tls.shown_authority(settings)
-    for identity in queue.registry:
+    return Fleet(
+        queue=queue,
+        store=store,
+        loader=loader,
+        bridge=bridge,
+        lot=lot,
+        keeper=_keeper(settings, database),
+        access=Access(replace(credentials, registry=queue.identities.registry), reread),
+        sessions=_sessions(queue),
+        disks=_disks(settings),
+        description=openapi.document,
+        authority=EdgeAuthority(serving.issuer(settings), *serving.shown_authority(settings)),
+        meters=meters,
+    )
+
+
+def _sessions(queue: Queue) -> Sessions:
+    """Return the sessions, with the places that workers had before this start."""
+    sessions = Sessions(time.monotonic, _silent_s(queue.terms))
+    for identity in queue.identities.registry:
         if identity.revoked_at is None and identity.place is not None:
-            fleet.sessions.remember(identity.worker, identity.place)
-    return fleet
+            sessions.remember(identity.worker, identity.place)
+    return sessions
 
 
 def _silent_s(terms: Terms) -> float:
@@ -188,7 +217,7 @@ def _silent_s(terms: Terms) -> float:
     return min(terms.lease_s, max(SILENT_S, SILENT_BEATS * terms.heartbeat_s))
 
 
-def _keeper(settings: Settings, database: Sqlite) -> Keeper:
+def _keeper(settings: Settings, database: Database) -> Keeper:
     places = Places(settings["store_root"], settings["incoming_root"], settings["index_path"])
     db: Path = settings["db"]
     copy = db.with_name(f"{db.name}.fsck")
@@ -212,18 +241,17 @@ def _terms(settings: Settings) -> Terms:
     return Terms(**{name: settings[name] for name in names})
 
 
-def _open_store(store: Store, database: Sqlite, queue: Queue) -> None:
+def _open_store(store: Store, database: Database, queue: Queue) -> None:
     store.open()
     removed = store.sweep_incoming()
     if removed:
         _log.info("leftovers of uploads removed", extra={"data": {"files": removed}})
     if store.rebuild_index(_artifact_rows(database, queue)):
-        _log.warning("the index was not what the database says and was written anew")
+        _log.warning("the index was not what the database says and was written again")
 
 
 def make_server(
     settings: Settings,
-    credentials: Credentials,
     fleet: Fleet,
     host: str,
     http: Literal["auto", "h11", "httptools"] = "auto",
@@ -234,7 +262,6 @@ def make_server(
 
     Args:
         settings: The effective settings.
-        credentials: Who may do what.
         fleet: What it serves.
         host: Address it will listen on.
         http: Parser; "auto" takes httptools when it is installed.
@@ -242,15 +269,14 @@ def make_server(
         front: What stands in front of it; None for nothing.
     """
     names = frozenset(name.lower() for name in settings["host_names"])
-    fleet.credentials = replace(credentials, registry=fleet.queue.registry)
     wide = not is_loopback(host) or bool(settings["trusted_proxies"])
-    app = App(fleet, names, any_host=wide and not names, front=front)
+    app = make_app(fleet, names, any_host=wide and not names, front=front)
     config = uvicorn.Config(
         app,
         http=http,
         loop="auto",
         ws="none",
-        lifespan="off",
+        lifespan="on",
         log_config=None,
         access_log=False,
         proxy_headers=False,
@@ -267,21 +293,21 @@ def make_server(
     return Server(config)
 
 
-def _artifact_rows(database: Sqlite, queue: Queue) -> Iterator[dict[str, object]]:
+def _artifact_rows(database: Database, queue: Queue) -> Iterator[dict[str, object]]:
     """Yield what the index says of each artifact, page by page."""
     after = 0
     while True:
-        page: list[Row] = database.submit(functools.partial(queue.artifacts, after=after, limit=INDEX_PAGE)).result()
+        page = database.submit(functools.partial(queue.artifacts.page, after=after, limit=INDEX_PAGE)).result()
         if not page:
             return
-        yield from map(index_row, page)
-        after = page[-1]["seq"]
+        yield from (index_row(row._asdict()) for row in page)
+        after = page[-1].seq
 
 
 async def _serve(
     settings: Settings,
     service: Service,
-    database: Sqlite,
+    database: Database,
     fleet: Fleet,
     server: Server,
     link: socket.socket,
@@ -336,7 +362,7 @@ class _Ending:
         self._server.stop()
 
     def fail(self, reason: str) -> None:
-        """End with a failure, so that the service manager starts anew."""
+        """End with a failure, so that the service manager starts the receiver again."""
         _log.error("a disk failed", extra={"data": {"reason": reason}})
         self.status = EX_FAILURE
         self.begin()
@@ -361,7 +387,7 @@ def _listen_to_signals(fleet: Fleet, service: Service, ending: _Ending, secure: 
 async def _reload(fleet: Fleet, service: Service) -> None:
     """Read the manifest again because of a signal. What is wrong with it is logged and stands in the health."""
     service.reloading()
-    _reread_operators(fleet)
+    fleet.access.reload()
     try:
         plan = await fleet.loader.reload(Reload(), SIGNAL_ACTOR)
         _log.info("manifest applied", extra={"data": {"manifest": plan.manifest, **plan.counts}})
@@ -373,25 +399,12 @@ async def _reload(fleet: Fleet, service: Service) -> None:
     service.ready("manifest read")
 
 
-def _reread_operators(fleet: Fleet) -> None:
-    """Read the operators file again; with a fault in it those before stay in force."""
-    if fleet.reread is None:
-        return
-    try:
-        fleet.credentials = replace(fleet.reread(), registry=fleet.queue.registry)
-        fleet.problems.clear()
-        _log.info("operators read", extra={"data": {"operators": [one.name for one in fleet.credentials.operators]}})
-    except FleetError as error:
-        fleet.problems[:] = [f"the operators before stay in force: {error.message}"]
-        _log.error("operators refused", extra={"data": {"reason": error.message}})
-
-
 async def _sweep_forever(fleet: Fleet) -> None:
     """End leases and back-offs that are over, at the latest every few seconds."""
-    patience_s = fleet.queue.patience_s
+    longest_s = fleet.queue.longest_sleep_s
     while True:
         due = fleet.queue.next_deadline()
-        wait_s = patience_s if due is None else min(patience_s, due - time.monotonic())
+        wait_s = longest_s if due is None else min(longest_s, due - time.monotonic())
         await asyncio.sleep(max(DUE_S, wait_s))
         try:
             await fleet.run(fleet.queue.sweep)
@@ -404,7 +417,7 @@ async def _sweep_forever(fleet: Fleet) -> None:
 
 
 async def _keep_certificate(secure: Tls) -> None:
-    """Look at the certificate now and then: it is issued anew before it ends, and taken up when it changed."""
+    """Look at the certificate once a minute: renew it before it ends, and load it when its file changed."""
     while True:
         try:
             secure.refresh(time.time())
@@ -414,7 +427,7 @@ async def _keep_certificate(secure: Tls) -> None:
 
 
 async def _pat_watchdog(fleet: Fleet, service: Service) -> None:
-    """Tell the service manager that the loop and the writer thread live."""
+    """Show the service manager that the loop and the writer thread are alive."""
     while True:
         await fleet.run(lambda _tx: None)
         service.alive()

@@ -1,4 +1,4 @@
-"""The HTTP server: uvicorn, told what to do from outside.
+"""The HTTP server: uvicorn without its own signals.
 
 Owns the listening socket, the number of connections, the orderly end and the regular look for slow connections, whose
 rules are those of `connections`.
@@ -19,11 +19,13 @@ import uvicorn
 
 from training.fleet.errors import ConfigurationError
 from training.fleet.receiver.connections import Guarded
-from training.fleet.receiver.tls import HANDSHAKE_S, SHUTDOWN_S, peer_of
+from training.fleet.tls.serving import HANDSHAKE_S, SHUTDOWN_S, peer_of
 
 KEEP_ALIVE_S: Final = 75
 SPARE_FILES: Final = 64
 BACKLOG: Final = 2048
+STREAM_END_S: Final = 1.0
+"""When a stream is cut off after the end was asked for; one that can end by itself has ended by then."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -37,7 +39,7 @@ def listen(host: str, port: int) -> socket.socket:
         link = socket.socket(family, kind, protocol)
     except OSError as error:
         raise ConfigurationError(
-            f"cannot listen on {host} port {port} ({error}); give --listen-addr another"
+            f"cannot listen on {host} port {port} ({error})", "give --listen-addr another"
         ) from error
     try:
         link.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -47,7 +49,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         link.close()
         raise ConfigurationError(
-            f"cannot listen on {host} port {port} ({error}); stop what uses it or give --listen-addr another"
+            f"cannot listen on {host} port {port} ({error})", "stop what uses it or give --listen-addr another"
         ) from error
     return link
 
@@ -98,6 +100,18 @@ class Server(uvicorn.Server):
         """Ask for the end: no new connections, requests under way may finish."""
         self.should_exit = True
         self._end.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let requests under way finish. A stream whose client takes nothing more is cut off."""
+        cut = asyncio.get_running_loop().call_later(STREAM_END_S, self._cut_streams)
+        await super().shutdown(sockets)
+        cut.cancel()
+
+    def _cut_streams(self) -> None:
+        for connection in list(self.server_state.connections):
+            guarded = cast(Guarded, connection)
+            if guarded.streams():
+                guarded.transport.abort()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

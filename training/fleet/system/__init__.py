@@ -1,7 +1,7 @@
 """What systems do differently, under the same names: `posix` and `windows`.
 
-Owns every difference that the worker has to know besides how trainers are started, which the executors own. What the
-names promise stands with the functions of `posix`.
+Owns every difference that the worker has to know besides how trainers are started, which `worker.process` owns. What
+the names promise stands with the functions of `posix`.
 """
 
 import sys
@@ -18,18 +18,19 @@ if sys.platform == "win32":
         everybody_can_rename_in,
         everybody_can_write,
         gpu_tool,
+        is_administrator,
         is_link,
         is_plain_folder,
         lock,
         long_path,
         other_owner,
         others_can_write,
+        owner,
         private,
         private_command,
         ram_bytes,
         replace,
         state_folder,
-        sync_folder,
         unlink,
         user,
     )
@@ -45,18 +46,19 @@ else:
         everybody_can_rename_in,
         everybody_can_write,
         gpu_tool,
+        is_administrator,
         is_link,
         is_plain_folder,
         lock,
         long_path,
         other_owner,
         others_can_write,
+        owner,
         private,
         private_command,
         ram_bytes,
         replace,
         state_folder,
-        sync_folder,
         unlink,
         user,
     )
@@ -72,18 +74,19 @@ __all__ = [
     "everybody_can_rename_in",
     "everybody_can_write",
     "gpu_tool",
+    "is_administrator",
     "is_link",
     "is_plain_folder",
     "lock",
     "long_path",
     "other_owner",
     "others_can_write",
+    "owner",
     "private",
     "private_command",
     "ram_bytes",
     "replace",
     "state_folder",
-    "sync_folder",
     "unlink",
     "user",
 ]

@@ -43,16 +43,6 @@ def replace(source: Path, target: Path) -> None:
     source.replace(target)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make what was renamed in a folder last over a power cut, where the system can."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def unlink(path: Path) -> None:
     """Delete a file or a link.
 
@@ -110,6 +100,20 @@ def other_owner(path: Path, *, or_root: bool = False) -> str:
     """
     owner = path.lstat().st_uid
     return "" if owner == os.geteuid() or (or_root and owner == 0) else _name_of(owner)
+
+
+def owner(path: Path) -> str:
+    """Return whom a file or folder belongs to; a link is not followed.
+
+    Raises:
+        OSError: Nothing is there.
+    """
+    return _name_of(path.lstat().st_uid)
+
+
+def is_administrator() -> bool:
+    """Return True if this process may change the whole machine."""
+    return os.geteuid() == 0
 
 
 def others_can_write(path: Path) -> bool:

@@ -30,6 +30,7 @@ _ES_CONTINUOUS: Final = 0x80000000
 _ES_SYSTEM_REQUIRED: Final = 0x00000001
 _LONG: Final = "\\\\?\\"
 _SE_FILE_OBJECT: Final = 1
+_OWNER_INFORMATION: Final = 1
 _DACL_INFORMATION: Final = 4
 _PROTECTED: Final = 0x80000000
 _SDDL_REVISION: Final = 1
@@ -89,10 +90,6 @@ def replace(source: Path, target: Path) -> None:
     source.replace(target)
 
 
-def sync_folder(folder: Path) -> None:
-    """Do nothing: Windows has no such call, and keeps the order of renames in the journal of its file system."""
-
-
 def unlink(path: Path) -> None:
     """See `posix`; a file's mark as read-only is taken off, and a link to a folder is no file here."""
     try:
@@ -144,14 +141,37 @@ def _lets_everybody_read(acl: ctypes._Pointer[_AclHeader], number: int) -> bool:
         return False
     if not rule.contents.mask & (_FILE_READ_DATA | _GENERIC_READ_OR_ALL):
         return False
-    who = wintypes.LPVOID(ctypes.addressof(rule.contents) + ctypes.sizeof(_AceHeader))
+    return _sid(wintypes.LPVOID(ctypes.addressof(rule.contents) + ctypes.sizeof(_AceHeader))) in _EVERYBODY
+
+
+def _sid(who: wintypes.LPVOID) -> str:
+    """Return the number of an account or group as text, empty when it has none."""
     text = wintypes.LPWSTR()
     if not _security.ConvertSidToStringSidW(who, ctypes.byref(text)):
-        return False
+        return ""
     try:
-        return text.value in _EVERYBODY
+        return text.value or ""
     finally:
         _kernel.LocalFree(text)
+
+
+def owner(path: Path) -> str:
+    """See `posix`; the account's number, because names are translated. Source: Microsoft, GetNamedSecurityInfoW."""
+    who, descriptor = wintypes.LPVOID(), wintypes.LPVOID()
+    ask = _security.GetNamedSecurityInfoW
+    if ask(
+        str(path), _SE_FILE_OBJECT, _OWNER_INFORMATION, ctypes.byref(who), None, None, None, ctypes.byref(descriptor)
+    ):
+        return ""
+    try:
+        return _sid(who)
+    finally:
+        _kernel.LocalFree(descriptor)
+
+
+def is_administrator() -> bool:
+    """See `posix`. Source: Microsoft, IsUserAnAdmin."""
+    return bool(ctypes.WinDLL("shell32").IsUserAnAdmin())
 
 
 def user() -> str:

@@ -1,8 +1,8 @@
-"""How long a folder has lain unused, on a host whose wall clock may be wrong.
+"""How long a folder has not been used, on a host whose clock may be wrong.
 
 A host without a battery clock starts in 1970 and jumps to the present when the network time arrives; a clock that was
-set wrong jumps years ahead and back. Guarantees that nothing gets old by such a jump: after one, a folder is at most as
-old as the time since, and one that was written before the time was known is as old as the moment somebody looked.
+set wrong jumps years ahead and back. Guarantees that a jump of the clock does not make a folder look old: after a jump
+ages are counted from the jump, and the age of a folder that was written before it from the moment somebody looked.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One lease, from the start of its trainer to the answer that nothing more is wanted of it.
 
-The steps are those of `folder.State`; each is on disk before the call that depends on it, so an attempt begun from a
+The steps are those of `folder.RunState`; each is on disk before the call that depends on it, so an attempt begun from a
 folder left by an earlier worker goes on where that one stopped, with the trainer if that still lives. Guarantees that
 at its end no process of the trainer lives, that a result or a failure that could not be delivered stays in the folder
 for the next start, and that a fault of its own is reported and not left to the end of the lease.
@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from training.fleet import system, wire
-from training.fleet.capability import CHECKOUT, taken_by_others
+from training.fleet import system
+from training.fleet.capability.cards import taken_by_others
+from training.fleet.capability.checkout import CHECKOUT
 from training.fleet.client import Client
 from training.fleet.errors import (
     ConflictError,
@@ -33,19 +34,21 @@ from training.fleet.errors import (
     TooLargeError,
     TrainerError,
 )
-from training.fleet.executors.ending import Ending, read_ending
-from training.fleet.executors.local import Training, launch, running_s, sweep, take_over
-from training.fleet.jobs import FREE_KINDS, FailKind
+from training.fleet.model.jobs import FREE_KINDS, FailKind
+from training.fleet.wire.worker import MAX_LOG_TAIL, Beat, Complete, Fail, Lease, Progress
 from training.fleet.worker import start
 from training.fleet.worker.beats import Beats, Listener
 from training.fleet.worker.files import delete_tree
-from training.fleet.worker.folder import RunFolder, State
+from training.fleet.worker.folder import RunFolder, RunState
 from training.fleet.worker.journal import Journal
 from training.fleet.worker.log import Log, plain
-from training.fleet.worker.progress import Progress, flat_metrics
+from training.fleet.worker.process.ending import TrainerEnding, read_ending
+from training.fleet.worker.process.local import launch, running_s, sweep, take_over
+from training.fleet.worker.process.training import Training
+from training.fleet.worker.progress import ProgressFile, flat_metrics
 from training.fleet.worker.verdict import MAX_ERROR_CHARS, Evidence, Failure, judge
 
-Outcome = Literal["completed", "failed", "released", "over", "kept"]
+AttemptOutcome = Literal["completed", "failed", "released", "over", "kept"]
 """completed; failed and reported; given back; nobody waits for it; left in the folder for the next start."""
 
 TICK_S: Final = 1.0
@@ -84,7 +87,7 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Workplace:
     """Where an attempt runs.
 
     Attributes:
@@ -92,7 +95,7 @@ class Place:
         held: Dataset name to digest, as found before the claim.
         contracts: What trainers declare.
         leases: Returns the ids of all leases this worker holds.
-        heed: Gets each answer to a heartbeat.
+        listen: Gets each answer to a heartbeat.
         resume: Folder for the trainer's checkpoints, None without one.
     """
 
@@ -100,7 +103,7 @@ class Place:
     held: Mapping[str, str]
     contracts: start.Contracts
     leases: Callable[[], list[str]]
-    heed: Callable[[wire.Beat], object]
+    listen: Callable[[Beat], object]
     resume: Path | None = None
 
 
@@ -112,7 +115,7 @@ class _Stop:
     verdict: Failure
 
 
-_CANCEL = _Stop("stop", Failure("preempted", "cancelled by the operator"))
+_CANCEL = _Stop("stop", Failure("preempted", "cancelled by the operator", cancelled=True))
 _RELEASE = _Stop("stop", Failure("preempted", "the worker was stopped"))
 _SILENCE = _Stop("kill", Failure("lost", "the receiver was out of reach for most of the lease"))
 _STALE = _Stop("kill", Failure("lost", "the lease is somebody else's"))
@@ -135,9 +138,9 @@ class Attempt:
         self,
         client: Client,
         rules: Rules,
-        place: Place,
+        place: Workplace,
         folder: RunFolder,
-        state: State,
+        state: RunState,
         journal: Journal,
         *,
         resumed: bool = False,
@@ -152,15 +155,15 @@ class Attempt:
         self._started_s = time.monotonic()
         self._training: Training | None = None
         self._log = Log(folder.path)
-        self._progress = Progress(folder.progress)
+        self._progress = ProgressFile(folder.progress)
         self._wake = threading.Event()
         self._leave = threading.Event()
         self._hurry = False
         self._wish: _Stop | None = None
         self._stopped_s: float | None = None
         self._lost = ""
-        self._outcome: Outcome | None = None
-        listener = Listener(self._report_progress, place.leases, self._heed, self.lose, self._silence)
+        self._outcome: AttemptOutcome | None = None
+        listener = Listener(self._report_progress, place.leases, self._listen, self.lose, self._silence)
         self._beats = Beats(client, state.lease, listener)
 
     @property
@@ -174,9 +177,9 @@ class Attempt:
         if self._outcome == "completed":
             return True
         failure = self._state.failure
-        return failure is not None and (failure.kind == "spec_rejected" or failure.error == _CANCEL.verdict.error)
+        return failure is not None and (failure.kind == "spec_rejected" or self._state.cancelled)
 
-    def run(self) -> Outcome:
+    def run(self) -> AttemptOutcome:
         """Go on until nothing more can or need be done."""
         steps = {
             "claimed": self._give_back if self._resumed else self._train,
@@ -284,18 +287,19 @@ class Attempt:
         self._log.close()
         self._conclude(ending, oom_killed=_oom_kills() > oom_kills)
 
-    def _check_contract(self, lease: wire.Lease) -> None:
+    def _check_contract(self, lease: Lease) -> None:
         if lease.trainer_contract is None:
             return
         found = self._place.contracts.digest(lease.trainer_command, self._folder.scratch)
         if found != lease.trainer_contract:
             raise TrainerError(
                 f"this host's trainer declares {found[:19]}…, the manifest was checked against "
-                f"{lease.trainer_contract[:19]}…; bring both to the same version and reload",
+                f"{lease.trainer_contract[:19]}…",
+                "bring both to the same version and reload",
                 kind="spec_rejected",
             )
 
-    def _watch(self, training: Training) -> Ending:
+    def _watch(self, training: Training) -> TrainerEnding:
         """Wait for the end of the trainer, and stop it when there is a reason to."""
         seen_bytes, seen_s, tick_s = 0, self._elapsed_s(), 0.0
         floor = self._rules.min_free_bytes
@@ -310,7 +314,7 @@ class Attempt:
                 sweep(self._folder.scratch)
             self._stop_if(training, self._wish or self._overdue(now_s, now_s - seen_s, full=self._disk_is_full()))
             if self._unkillable():
-                return Ending(error="a process of the trainer cannot be killed; restart this host")
+                return TrainerEnding(error="a process of the trainer cannot be killed; restart this host")
         self._progress.poll(self._elapsed_s())
         return training.ending()
 
@@ -348,20 +352,20 @@ class Attempt:
         except OSError:  # a trainer may have deleted the folder
             return float("inf")
 
-    def _conclude(self, ending: Ending, *, oom_killed: bool = False) -> None:
+    def _conclude(self, ending: TrainerEnding, *, oom_killed: bool = False) -> None:
         """Judge how the trainer ended and go to the next step."""
         if self._lost:
             return self._over(self._lost)
         if not self._folder.path.is_dir():
             return self._failed("trainer_error", "the folder of the run was deleted while the trainer ran")
-        tail = self._log.tail(wire.MAX_LOG_TAIL)
+        tail = self._log.tail(MAX_LOG_TAIL)
         result = self._folder.trainer_result()
         evidence = Evidence(
             ending, self._state.stopped, result, tail, self._folder.has_artifact(), oom_killed, self._disk_is_full()
         )
         failure = self._blamed(judge(evidence))
         if failure is not None:
-            return self._failed(failure.kind, failure.error, ending.status, tail)
+            return self._failed(failure.kind, failure.error, ending.status, tail, cancelled=failure.cancelled)
         self._save(metrics=flat_metrics(result.get("metrics")), duration_s=ending.duration_s)
         return self._pack()
 
@@ -397,7 +401,7 @@ class Attempt:
         training = self._training = take_over(shim, report, log=self._log.take, wake=self._wake.set)
         if training is None:
             sweep(self._folder.scratch)
-            ending = read_ending(report) or Ending()
+            ending = read_ending(report) or TrainerEnding()
             self._log.take(ending.rest.encode("latin-1", "replace"))
             self._log.close()
             return self._conclude(ending)
@@ -444,7 +448,7 @@ class Attempt:
         if not self._lost:
             bundle = self._folder.bundle
             self._client.upload(lease.lease_id, state.artifact, bundle, deadline_s=deadline_s, retry_full=True)
-        message = wire.Complete(
+        message = Complete(
             lease.lease_id, state.artifact, state.metrics, state.content_digest or None, state.duration_s
         )
         self._client.complete(lease.job_id, message, deadline_s=deadline_s)
@@ -473,7 +477,7 @@ class Attempt:
                 self._reported(failure)
         return None
 
-    def _reported(self, failure: wire.Fail) -> None:
+    def _reported(self, failure: Fail) -> None:
         self._outcome = "released" if failure.kind in FREE_KINDS else "failed"
         self._beats.stop()
         self._drop_checkpoints()
@@ -500,14 +504,14 @@ class Attempt:
 
     # ---- what the heartbeats say ------------------------------------------------------------------------------------
 
-    def _report_progress(self) -> wire.Progress | None:
+    def _report_progress(self) -> Progress | None:
         return None if self._training is None else self._progress.report(self._elapsed_s())
 
-    def _heed(self, beat: wire.Beat) -> None:
+    def _listen(self, beat: Beat) -> None:
         if beat.cancel:
             self._wish = self._wish or _CANCEL
             self._wake.set()
-        self._place.heed(beat)
+        self._place.listen(beat)
 
     def _silence(self, part_of_lease: float, why: str) -> None:
         self._note("no heartbeat", why=why)
@@ -517,13 +521,15 @@ class Attempt:
 
     # ---- state ------------------------------------------------------------------------------------------------------
 
-    def _failed(self, kind: str, error: str, exit_status: int | None = None, log_tail: str = "") -> None:
-        tail = log_tail.encode()[-wire.MAX_LOG_TAIL :].decode("utf-8", "ignore")
-        failure = wire.Fail(self.lease_id, kind, exit_status, plain(error)[:MAX_ERROR_CHARS], tail)  # type: ignore[arg-type]
+    def _failed(
+        self, kind: str, error: str, exit_status: int | None = None, log_tail: str = "", *, cancelled: bool = False
+    ) -> None:
+        tail = log_tail.encode()[-MAX_LOG_TAIL:].decode("utf-8", "ignore")
+        failure = Fail(self.lease_id, kind, exit_status, plain(error)[:MAX_ERROR_CHARS], tail)  # type: ignore[arg-type]
         self._note("job given back" if kind in FREE_KINDS else "attempt failed", kind=kind, error=error)
         if kind == "disk_full":
             self._folder.make_room()
-        self._save(step="failed", failure=failure)
+        self._save(step="failed", failure=failure, cancelled=cancelled)
 
     def _over(self, why: str) -> None:
         self._folder.shrink()

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from training.fleet import wire
 from training.fleet.client import Client
 from training.fleet.errors import ConflictError, FleetError, NotFoundError, RevokedError
+from training.fleet.wire.worker import Beat, Heartbeat, Lease, Progress
 
 FIRST_RETRY_S: Final = 1.0
 LEAST_PAUSE_S: Final = 0.05
@@ -42,14 +42,14 @@ class Listener:
     Attributes:
         progress: Returns how far the run is.
         held: Returns the ids of all leases this worker holds.
-        heed: Gets each answer.
+        listen: Gets each answer.
         lose: Gets the reason once the lease is somebody else's.
         silence: Gets the part of the lease that has gone by without contact, after each vain try, and why.
     """
 
-    progress: Callable[[], wire.Progress | None]
+    progress: Callable[[], Progress | None]
     held: Callable[[], list[str]]
-    heed: Callable[[wire.Beat], object]
+    listen: Callable[[Beat], object]
     lose: Callable[[str], object]
     silence: Callable[[float, str], object]
 
@@ -57,7 +57,7 @@ class Listener:
 class Beats:
     """The heartbeats of one lease."""
 
-    def __init__(self, client: Client, lease: wire.Lease, listener: Listener) -> None:
+    def __init__(self, client: Client, lease: Lease, listener: Listener) -> None:
         self._client = client
         self._lease = lease
         self._listener = listener
@@ -87,8 +87,8 @@ class Beats:
             self.beat()
 
     def beat(self) -> bool:
-        """Send one heartbeat from the calling thread and heed the answer; False when none came."""
-        message = wire.Heartbeat(self._lease.lease_id, self._listener.progress(), self._listener.held())
+        """Send one heartbeat from the calling thread and listen to the answer; False when none came."""
+        message = Heartbeat(self._lease.lease_id, self._listener.progress(), self._listener.held())
         try:
             answer = self._client.heartbeat(self._lease.job_id, message, deadline_s=0)
         except (ConflictError, NotFoundError, RevokedError) as error:
@@ -99,7 +99,7 @@ class Beats:
             self._listener.silence((clock_s() - self._contact_s) / max(self._lease_s, 1.0), error.message)
             return False
         self._contact_s, self._lease_s = clock_s(), answer.lease_s
-        self._listener.heed(answer)
+        self._listener.listen(answer)
         return True
 
     def _run(self) -> None:

@@ -3,7 +3,7 @@
 Owns the file, which holds certificate and key so that both change at once. Guarantees that at every moment there is a
 whole pair in it, and that the next one is asked for when two thirds of its life have passed, again and again until it
 comes. New connections show the new one; leases and runs are not touched. A certificate that does not say when to renew
-it is not the receiver's, and is left to whoever made it.
+it is not the receiver's, and is left to the one who made it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Final
 
 from training.fleet.client import Client
 from training.fleet.errors import FleetError, UnavailableError
-from training.fleet.wire import RENEW_AT
-from training.fleet.worker.identity import write_private
+from training.fleet.files import write_whole
+from training.fleet.wire.identities import RENEW_AT
 from training.fleet.worker.journal import Journal
 
 LOOK_S: Final = 3600.0
@@ -78,7 +78,7 @@ class OwnCertificate:
         client = self._connect()
         try:
             _, answer = client.post("/v1/worker/certificate")
-            write_private(self._path, together(answer or {}))
+            write_whole(self._path, together(answer or {}).encode(), private=True)
         except (FleetError, OSError) as error:
             self._journal.note_once("the certificate was not renewed", why=str(error))
             return False
@@ -92,11 +92,13 @@ def together(answer: dict[str, object]) -> str:
     """Return certificate and key of an answer as one text.
 
     Raises:
-        UnavailableError: They are not there: whoever answered is no receiver.
+        UnavailableError: They are not there: the program that answered is no receiver.
     """
     text = f"{answer.get('certificate_pem', '')}{answer.get('key_pem', '')}"
     if not _PEM.search(text):
-        raise UnavailableError("the receiver's answer holds no certificate and key; is it older than this worker?")
+        raise UnavailableError(
+            "the receiver's answer holds no certificate and key", "update the receiver if it is older than this worker"
+        )
     return text
 
 

@@ -1,4 +1,4 @@
-"""`cis490-training-worker doctor`: what is wrong with this host and what mends it.
+"""`cis490-training-worker doctor`: what is wrong with this host and what to do about it.
 
 Owns the command and the checks of the host itself; the way to the receiver is that of `reach`. Guarantees that it may
 be run while the worker runs, that it changes nothing on host or receiver, that no secret is printed, and that it ends.
@@ -19,15 +19,31 @@ from pathlib import Path
 from typing import Final
 
 from training.fleet import system
-from training.fleet.capability import GIB, PACKED, Capability, detect, host_name
-from training.fleet.checks import Check, Look, State, exit_status, fail, made, ok, python, task, tell, unit, warn
+from training.fleet.capability.checkout import PACKED
+from training.fleet.capability.detect import detect, host_name
+from training.fleet.checks import (
+    Check,
+    Look,
+    Seen,
+    exit_status,
+    fail,
+    made,
+    of_settings,
+    ok,
+    python,
+    show,
+    task,
+    unit,
+    warn,
+)
 from training.fleet.errors import ConfigurationError
-from training.fleet.jobs import DEFAULT_DATASET
+from training.fleet.model.capability import GIB, Capability
+from training.fleet.model.jobs import DEFAULT_DATASET
 from training.fleet.settings import Settings, add_flags
 from training.fleet.worker import reach, selftest
 from training.fleet.worker.options import TABLE, Options, checked, effective, token_of
 from training.fleet.worker.reach import REACH
-from training.fleet.worker.work_folder import open_way, shared
+from training.fleet.worker.work_folder import demand_own, demand_own_way
 
 PROGRAM: Final = "cis490-training-worker doctor"
 SERVICE: Final = "cis490-training-worker"
@@ -37,7 +53,6 @@ _DEVICES: Final = Path("/dev")
 _BUS: Final = Path("/sys/bus/pci/devices")
 _NVIDIA: Final = "0x10de"
 _DISPLAY: Final = "0x03"
-Told = tuple[State, str, str]
 
 
 def run_doctor(words: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
@@ -53,7 +68,7 @@ def run_doctor(words: Sequence[str], environ: Mapping[str, str] = os.environ) ->
     """
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
-        description="Look at everything that a worker needs on this host and say what mends what is wrong.",
+        description="Look at everything that a worker needs on this host and say how to correct what is wrong.",
         epilog="It changes nothing. Give it the settings, the user and the environment of the worker it is about.",
         allow_abbrev=False,
     )
@@ -63,7 +78,7 @@ def run_doctor(words: Sequence[str], environ: Mapping[str, str] = os.environ) ->
     as_json = flags.pop("json")
     checks = examined(flags, environ)
     status = exit_status(checks, reach=REACH)
-    tell(checks, status, sys.stdout, as_json=as_json, environ=environ)
+    show(checks, status, sys.stdout, as_json=as_json, environ=environ)
     return status
 
 
@@ -75,9 +90,7 @@ def examined(flags: Mapping[str, object], environ: Mapping[str, str]) -> list[Ch
         chosen = checked(found, environ, None)
         way = reach.way_of(chosen, host_name(chosen.name))
     except ConfigurationError as error:
-        found_text, _, mend = error.message.partition("; ")
-        mend = "; ".join(filter(None, [mend, "correct the flag, the variable or the file that it names"]))
-        return [*made([*first, Look("service", service)]), Check("settings", "fail", found_text, mend)]
+        return [*made([*first, Look("service", service)]), Check("settings", *of_settings(error))]
     return made([*first, *_looks(found, way, environ)])
 
 
@@ -85,7 +98,7 @@ def _looks(found: Settings, way: reach.Way, environ: Mapping[str, str]) -> list[
     chosen = way.chosen
     capability = functools.cache(lambda: detected(chosen))
 
-    def secret() -> Told:
+    def secret() -> Seen:
         way.chosen = dataclasses.replace(chosen, token=token_of(found, environ))
         return reach.secret(way.chosen)
 
@@ -94,11 +107,11 @@ def _looks(found: Settings, way: reach.Way, environ: Mapping[str, str]) -> list[
         Look("settings", lambda: in_force(found)),
         Look("work folder", lambda: work_folder(chosen)),
         Look("host", lambda: host(capability()), limit_s=chosen.probe_timeout_s + DATASET_S),
-        Look("disk", lambda: _of(selftest.disk(chosen, capability())), ("host",)),
+        Look("disk", lambda: selftest.disk(chosen, capability()), ("host",)),
         Look("gpu", lambda: gpu(capability()), ("host",)),
         Look("cuda", lambda: cuda(capability()), ("host",)),
         Look("trainer", lambda: trainer(chosen)),
-        Look("libraries", lambda: _of(selftest.libraries(capability()), "warn"), ("host",)),
+        Look("libraries", lambda: libraries(capability()), ("host",)),
         *(Look(f"dataset {name}", functools.partial(dataset, name, capability), ("host",)) for name in names),
         *([] if names else [Look("datasets", no_dataset)]),
         Look("service", service),
@@ -107,27 +120,16 @@ def _looks(found: Settings, way: reach.Way, environ: Mapping[str, str]) -> list[
     ]
 
 
-def _of(check: selftest.Check, worst: State = "fail") -> Told:
-    """Return a check of the self-test, whose detail says what was found and then what to do."""
-    found, _, mend = check.detail.partition("; ")
-    if check.ok:
-        return ok(check.detail)
-    return worst, found, mend or _MENDS.get(check.check, "see the worker's guide")
-
-
-_MENDS: Final = {"disk": "make room on the disk of the work folder, or lower min_free_gib"}
-
-
 # ---- settings and folder --------------------------------------------------------------------------------------------
 
 
-def in_force(found: Settings) -> Told:
+def in_force(found: Settings) -> Seen:
     """Say which settings are not the defaults, and where they come from."""
     shown = re.sub(r"//[^/@\s]*@", "//", ", ".join(found.given()))
     return ok(shown or "all are the defaults")
 
 
-def work_folder(chosen: Options) -> Told:
+def work_folder(chosen: Options) -> Seen:
     """Try to write into the work folder; one that is not there is left to the worker to make."""
     if os.path.lexists(chosen.work_dir) and (owner := system.other_owner(chosen.work_dir)):
         # Who runs doctor as another user than the worker's must not be told to move the worker's folder away.
@@ -135,11 +137,10 @@ def work_folder(chosen: Options) -> Told:
             f"{chosen.work_dir} belongs to the user {owner}, and this is {system.user()}",
             f"run doctor as {owner} if the worker runs so; else give the worker a folder of its own with --work-dir",
         )
-    if found := open_way(chosen.work_dir) or shared(chosen.work_dir):
-        what, _, mend = found.partition("; ")
-        return fail(what, mend)
+    demand_own_way(chosen.work_dir)
+    demand_own(chosen.work_dir)
     if chosen.work_dir.is_dir():
-        return _of(selftest.work_folder(chosen))
+        return selftest.work_folder(chosen)
     above = _existing(chosen.work_dir)
     if not os.access(above, os.W_OK):
         return fail(
@@ -167,7 +168,7 @@ def detected(chosen: Options) -> Capability:
     )
 
 
-def host(found: Capability) -> Told:
+def host(found: Capability) -> Seen:
     """Say what the host is."""
     memory = f"{found.ram_bytes / GIB:.1f} GiB"
     return ok(f"{found.hostname}, {found.os_version}, {found.cpu_count} cores, {memory} of memory")
@@ -176,18 +177,20 @@ def host(found: Capability) -> Told:
 # ---- the card -------------------------------------------------------------------------------------------------------
 
 
-def gpu(found: Capability, devices: Path = _DEVICES, bus: Path = _BUS) -> Told:
+def gpu(found: Capability, devices: Path = _DEVICES, bus: Path = _BUS) -> Seen:
     """Check that the cards of this host can be seen in this session."""
     if found.gpus:
         return _seen(found)
-    broken = [text for text in found.problems if text.startswith("GPU")]
+    broken = found.problems_of("gpu")
     closed = [path for path in sorted(devices.glob("nvidia[0-9]*")) if not os.access(path, os.R_OK | os.W_OK)]
     if closed:
         user = getpass.getuser()
-        mend = f"sudo usermod -aG video,render {user}, then log in anew; a service: restart it"
-        return fail(f"{user} may not use {closed[0]}", mend)
+        remedy = f"sudo usermod -aG video,render {user}, then log in again; a service: restart it"
+        return fail(f"{user} may not use {closed[0]}", remedy)
     if broken:
-        return fail(broken[0], "nvidia-smi must list the card for this user: mend the driver, or start the host anew")
+        return fail(
+            broken[0], "nvidia-smi must list the card for this user: repair the driver, or start the host again"
+        )
     if _on_bus(bus):
         return warn(
             "an NVIDIA card is built in and no driver shows it here",
@@ -196,7 +199,7 @@ def gpu(found: Capability, devices: Path = _DEVICES, bus: Path = _BUS) -> Told:
     return ok("no NVIDIA card; jobs that require CUDA run elsewhere")
 
 
-def _seen(found: Capability) -> Told:
+def _seen(found: Capability) -> Seen:
     shown = "; ".join(f"{one.name}, {one.vram_bytes / GIB:.1f} GiB, driver {one.driver}" for one in found.gpus)
     busy = [one for one in found.gpus if one.busy]
     if busy:
@@ -218,7 +221,7 @@ def _word(path: Path) -> str:
         return ""
 
 
-def cuda(found: Capability) -> Told:
+def cuda(found: Capability) -> Seen:
     """Check that torch can use the card."""
     if not found.gpus:
         return ok("no card to use")
@@ -226,33 +229,39 @@ def cuda(found: Capability) -> Told:
         return ok(f"torch {found.torch_version} runs on it")
     if found.torch_version is None:
         return warn("torch is not installed, so the card is not used", "install the extra [torch] of this package")
-    why = next((text for text in found.problems if "torch" in text), "torch cannot use the card")
-    return fail(why, "install a build of torch for the driver's CUDA version; nvidia-smi shows that version")
+    return fail(
+        next(iter(found.problems_of("torch")), "torch cannot use the card"),
+        "install a build of torch for the driver's CUDA version; nvidia-smi shows that version",
+    )
 
 
 # ---- trainer and data -----------------------------------------------------------------------------------------------
 
 
-def trainer(chosen: Options) -> Told:
+def trainer(chosen: Options) -> Seen:
     """Start the trainer as a job would, only to describe itself."""
     folder = _existing(chosen.work_dir)
-    state, found, mend = _of(selftest.trainer(dataclasses.replace(chosen, work_dir=folder)))
-    if mend and PACKED:
-        mend = "give the folder of the checkout that holds the trainer with --trainer-dir"
-    return state, found, mend
+    seen = selftest.trainer(dataclasses.replace(chosen, work_dir=folder))
+    if seen.state == "fail" and PACKED:
+        return fail(seen.found, "give the folder of the checkout that holds the trainer with --trainer-dir")
+    return seen
 
 
-def dataset(name: str, capability: Callable[[], Capability]) -> Told:
+def libraries(found: Capability) -> Seen:
+    """Look which models' libraries are here; a trainer of another kind needs none of them."""
+    return selftest.libraries(found)._replace(state="ok" if found.models else "warn")
+
+
+def dataset(name: str, capability: Callable[[], Capability]) -> Seen:
     """Check that a dataset could be read and digested."""
-    state, found, mend = _of(selftest.dataset(name, capability()))
-    return state, found, mend and f"correct --dataset {name}=FOLDER, or bring its files back"
+    return selftest.dataset(name, capability())
 
 
-def no_dataset() -> Told:
+def no_dataset() -> Seen:
     """Say that none is given."""
     return warn("no dataset is given, which the project's own models need", "give --dataset NAME=FOLDER")
 
 
-def service() -> Told:
+def service() -> Seen:
     """Look whether the worker runs as a service."""
     return task(SERVICE) if system.LONGEST_ROOT is not None else unit(SERVICE)

@@ -36,9 +36,11 @@ from training.fleet.errors import (
     UnavailableError,
     UnreachableError,
 )
+from training.fleet.files import write_whole
+from training.fleet.model.names import is_host_name, is_sha256
 from training.fleet.settings import secret, state_folder
 from training.fleet.worker.certificate import together
-from training.fleet.worker.identity import FORM, show_secret, visit, write_private
+from training.fleet.worker.identity import FORM, show_secret, visit
 from training.fleet.worker.options import SECRET, settings_path
 from training.fleet.worker.work_folder import demand_own_way, make_private
 
@@ -50,7 +52,6 @@ PATIENCE_S: Final = 10.0
 MAX_CA_BYTES: Final = 2**16
 """A certificate has about 1 KiB; a longer text than this is none."""
 _KEY: Final = re.compile(r"[0-9A-Za-z_-]{32,128}")
-_HOST: Final = re.compile(r"[0-9a-z][0-9a-z._-]{0,62}")
 _BEGIN: Final = "-----BEGIN CERTIFICATE-----"
 _END: Final = "-----END CERTIFICATE-----"
 _SEQUENCE: Final = 0x30
@@ -58,7 +59,7 @@ _LONG_FORM: Final = 0x80
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class EnrolOrder:
     """What is to be done.
 
     Attributes:
@@ -123,20 +124,20 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     return parser
 
 
-def _order(given: argparse.Namespace) -> Order:
-    if not _HOST.fullmatch(given.host):
+def _order(given: argparse.Namespace) -> EnrolOrder:
+    if not is_host_name(given.host):
         raise ConfigurationError(
-            f"found the host name {given.host[:80]!a}; expected the one of the invite, of a-z, 0-9, dots, dashes and "
-            "underscores"
+            f"found the host name {given.host[:80]!a}",
+            expected="the one of the invite, of a-z, 0-9, dots, dashes and underscores",
         )
     fingerprint = given.ca_sha256 and given.ca_sha256.lower().replace(":", "")
-    if fingerprint is not None and not re.fullmatch(r"[0-9a-f]{64}", fingerprint):
-        raise ConfigurationError("--ca-sha256 is no fingerprint; expected the 64 hex digits of the invite")
+    if fingerprint is not None and not is_sha256(fingerprint):
+        raise ConfigurationError("--ca-sha256 is no fingerprint", expected="the 64 hex digits of the invite")
     paths = (path.expanduser().absolute() for path in (given.ca_file, given.secret_file, given.settings_file))
-    return Order(address(given.receiver).url, given.host, fingerprint, *paths)
+    return EnrolOrder(address(given.receiver).url, given.host, fingerprint, *paths)
 
 
-def _enrolled(order: Order, environ: Mapping[str, str], stdin: TextIO) -> list[str]:
+def _enrolled(order: EnrolOrder, environ: Mapping[str, str], stdin: TextIO) -> list[str]:
     """Return what was done, for people."""
     # An authority that is only read may lie in a folder of somebody else, whom this user trusts with it.
     written = (order.secret_file, order.settings_file, *(() if order.ca_sha256 is None else (order.ca_file,)))
@@ -163,7 +164,7 @@ def _enrolled(order: Order, environ: Mapping[str, str], stdin: TextIO) -> list[s
 # ---- what is there already ------------------------------------------------------------------------------------------
 
 
-def _is_enrolled(order: Order, ca_file: Path | None) -> bool:
+def _is_enrolled(order: EnrolOrder, ca_file: Path | None) -> bool:
     """Say whether the host has a secret for this receiver and name that the receiver takes."""
     settings = _settings(order.settings_file)
     if (settings.get("name"), settings.get("receiver")) != (order.host, order.receiver):
@@ -201,7 +202,9 @@ def _settings(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigurationError(f"the settings {path} cannot be read ({error}); mend or remove the file") from None
+        raise ConfigurationError(
+            f"the settings {path} cannot be read ({error})", "correct or remove the file"
+        ) from None
 
 
 def _key(path: Path) -> str:
@@ -211,14 +214,14 @@ def _key(path: Path) -> str:
         if _KEY.fullmatch(found):
             return found
     made = new_key()
-    write_private(path, f"{made}\n")
+    write_whole(path, f"{made}\n".encode(), private=True)
     return made
 
 
 # ---- the exchange ---------------------------------------------------------------------------------------------------
 
 
-def _code(order: Order, environ: Mapping[str, str], stdin: TextIO) -> str:
+def _code(order: EnrolOrder, environ: Mapping[str, str], stdin: TextIO) -> str:
     given = environ.get(CODE, "").strip()
     if not given:
         if stdin.isatty():
@@ -227,13 +230,14 @@ def _code(order: Order, environ: Mapping[str, str], stdin: TextIO) -> str:
         given = stdin.readline(256).strip()
     if not given:
         raise AuthenticationError(
-            f"this host has no secret that {order.receiver} takes for {order.host}, and no code came to get one; have "
-            f"an operator run `cis490-jobs invite {order.host}` and give the code on the standard input or in ${CODE}"
+            f"this host has no secret that {order.receiver} takes for {order.host}, and no code came to get one",
+            f"have an operator run `cis490-jobs invite {order.host}` and give the code on the standard input or in "
+            f"${CODE}",
         )
     return given
 
 
-def _exchange(order: Order, ca_file: Path | None, code: str, key: str) -> dict[str, Any]:
+def _exchange(order: EnrolOrder, ca_file: Path | None, code: str, key: str) -> dict[str, Any]:
     client = Client(order.receiver, ca_file=ca_file)
     message = {"code": code, "worker": order.host, "secret_sha256": digest_of(key)}
     try:
@@ -241,13 +245,15 @@ def _exchange(order: Order, ca_file: Path | None, code: str, key: str) -> dict[s
     finally:
         client.close()
     if not answer or answer.get("worker") != order.host or not FORM.fullmatch(secret_of(str(answer.get("id")), key)):
-        raise UnavailableError(f"{order.receiver} gave no answer to an enrolment; is it older than this worker?")
+        raise UnavailableError(
+            f"{order.receiver} gave no answer to an enrolment", "update the receiver if it is older than this worker"
+        )
     return answer
 
 
-def _keep(order: Order, own: str, ca_file: Path | None, certificate: str) -> None:
+def _keep(order: EnrolOrder, own: str, ca_file: Path | None, certificate: str) -> None:
     """Write the secret and the certificate, then the settings that name them."""
-    write_private(order.secret_file, f"{own}\n")
+    write_whole(order.secret_file, f"{own}\n".encode(), private=True)
     kept = {"receiver": order.receiver, "name": order.host, "worker_secret_file": str(order.secret_file)}
     if ca_file is not None:
         kept["ca_file"] = str(ca_file)
@@ -257,16 +263,17 @@ def _keep(order: Order, own: str, ca_file: Path | None, certificate: str) -> Non
         whole.pop(name, None)
     if certificate:
         path = order.secret_file.with_name("worker.pem")
-        write_private(path, certificate)
+        write_whole(path, certificate.encode(), private=True)
         whole["client_certificate"] = str(path)
     lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in whole.items()]
-    write_private(order.settings_file, "\n".join(["# Written by `cis490-training-worker enrol`.", *lines, ""]))
+    text = "\n".join(["# Written by `cis490-training-worker enrol`.", *lines, ""])
+    write_whole(order.settings_file, text.encode(), private=True)
 
 
 # ---- whom to trust --------------------------------------------------------------------------------------------------
 
 
-def _trusted(order: Order) -> Path | None:
+def _trusted(order: EnrolOrder) -> Path | None:
     """Return the file of the authority to trust, None for the system's.
 
     Raises:
@@ -286,11 +293,11 @@ def _trusted(order: Order) -> Path | None:
     # Written again from the bytes that were hashed, because TLS trusts whatever else stands in the file.
     pem = ssl.DER_cert_to_PEM_cert(der)
     if pem != held:
-        write_private(order.ca_file, pem)
+        write_whole(order.ca_file, pem.encode(), private=True)
     return order.ca_file
 
 
-def _demanded(order: Order, text: str) -> bytes:
+def _demanded(order: EnrolOrder, text: str) -> bytes:
     """Return the certificate (DER) that a receiver shows as its authority, and refuse any but that of the invite."""
     der = certificate_alone(text)
     if der is not None and _sha256(der) == order.ca_sha256:
@@ -299,8 +306,8 @@ def _demanded(order: Order, text: str) -> bytes:
     if der is not None or not text:
         shown = f"shows a certificate authority with the fingerprint {fingerprint(text) or 'none'}; expected"
     raise ConfigurationError(
-        f"{order.receiver} {shown} {order.ca_sha256}; ask the operator for a new invite, and do not go on if it "
-        "differs again"
+        f"{order.receiver} {shown} {order.ca_sha256}",
+        "ask the operator for a new invite, and do not go on if it differs again",
     )
 
 
@@ -371,7 +378,9 @@ def _fetched(where: Address) -> str:
         answer = connection.getresponse()
         body = answer.read(MAX_CA_BYTES + 1)
     except (OSError, http.client.HTTPException) as error:
-        raise UnreachableError(f"no answer from {where.url} ({error}); is the receiver running?") from error
+        raise UnreachableError(
+            f"no answer from {where.url} ({error})", "start the receiver, or correct its address"
+        ) from error
     finally:
         connection.close()
     return body.decode("ascii", "replace") if answer.status == 200 else ""

@@ -18,14 +18,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from training.fleet import system, wire
+from training.fleet import system
+from training.fleet.files import sync_folder, write_whole
+from training.fleet.wire.limits import Metrics
+from training.fleet.wire.read import MismatchError, message
+from training.fleet.wire.worker import Fail, Lease
 from training.fleet.worker.files import delete_tree, has_files, open_regular
-from training.fleet.worker.progress import Metrics
 from training.fleet.worker.verdict import Failure
 
 Step = Literal["claimed", "training", "packed", "failed", "over"]
@@ -36,7 +38,7 @@ _UNFINISHED = (".new", ".gone")
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class RunState:
     """How far a run is.
 
     Attributes:
@@ -52,10 +54,11 @@ class State:
         duration_s: Seconds the trainer ran.
         failure: The report that waits, None without one.
         why: Why it is over, for people.
+        cancelled: Whether it failed because the operator cancelled the job.
     """
 
     step: Step
-    lease: wire.Lease
+    lease: Lease
     claim_id: str = ""
     shim: str = ""
     stopped: Failure | None = None
@@ -63,8 +66,9 @@ class State:
     content_digest: str = ""
     metrics: Metrics = field(default_factory=dict)
     duration_s: float = 0.0
-    failure: wire.Fail | None = None
+    failure: Fail | None = None
     why: str = ""
+    cancelled: bool = False
 
 
 class RunFolder:
@@ -86,7 +90,7 @@ class RunFolder:
         self.bundle = path / "bundle.tar.zst"
         self._state = path / "state.json"
 
-    def make(self, state: State) -> None:
+    def make(self, state: RunState) -> None:
         """Make the folder of a new run, whole and with its state; when that fails nothing is left of it."""
         new = RunFolder(self.path.with_name(self.path.name + ".new"))
         new.remove()
@@ -95,32 +99,26 @@ class RunFolder:
                 folder.mkdir(mode=0o700, parents=True)
             new.save(state)
             system.replace(new.path, self.path)
-            system.sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
         except OSError:
             new.remove()
             self.remove()
             raise
 
-    def save(self, state: State) -> None:
+    def save(self, state: RunState) -> None:
         """Write the state, whole and synced."""
-        write_whole(self._state, json.dumps({"v": 1, **dataclasses.asdict(state)}))
+        write_whole(self._state, json.dumps({"v": 1, **dataclasses.asdict(state)}).encode())
 
-    def load(self) -> State | None:
-        """Return the state, None when there is none that can be read."""
-        found = read_object(self._state, _MAX_STATE_BYTES)
+    def load(self) -> RunState | None:
+        """Return the state, None when there is none or it cannot be read."""
         try:
-            found.pop("v")
-            lease = wire.Lease(**found.pop("lease"))
-            failure, stopped = found.pop("failure"), found.pop("stopped", None)
-            found["failure"] = None if failure is None else wire.Fail(**failure)
-            found["stopped"] = None if stopped is None else Failure(**stopped)
-            state = State(**found, lease=lease)
-        except (KeyError, TypeError):
+            state = message(RunState, read_object(self._state, _MAX_STATE_BYTES))
+        except MismatchError:
             return None
         return state if state.step in STEPS else None
 
     def trainer_result(self) -> dict[str, Any]:
-        """Return the trainer's `result.json`, empty when there is none that can be read."""
+        """Return the trainer's `result.json`, empty when there is none or it cannot be read."""
         return read_object(self.result)
 
     def has_artifact(self) -> bool:
@@ -163,14 +161,3 @@ def read_object(path: Path, max_bytes: int = _MAX_JSON_BYTES) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         found = None
     return found if isinstance(found, dict) else {}
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Make a file appear whole or not at all, and last over a power cut."""
-    temporary = path.with_name(path.name + ".new")
-    with temporary.open("w", encoding="utf-8", newline="\n") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    system.replace(temporary, path)
-    system.sync_folder(path.parent)

@@ -29,7 +29,8 @@ from training.fleet.auth.sessions import HOST_DIGITS, PLACE_DIGITS
 from training.fleet.client import Client
 from training.fleet.client.answer import Answer
 from training.fleet.errors import FleetError, NotFoundError
-from training.fleet.wire import Heartbeat
+from training.fleet.files import sync_folder, write_whole
+from training.fleet.wire.worker import Heartbeat
 from training.fleet.worker.journal import Journal
 
 ASKED: Final = "x-rotate-secret"
@@ -67,7 +68,7 @@ class OwnSecret:
         """Say how to reach the receiver when a new key is asked for."""
         self._connect = connect
 
-    def heed(self, headers: Mapping[str, str]) -> None:
+    def listen(self, headers: Mapping[str, str]) -> None:
         """Make a new key in a thread of its own when the receiver asks for one."""
         if ASKED not in headers or self._connect is None:
             return
@@ -88,7 +89,7 @@ class OwnSecret:
                 self._busy = False
 
     def _renew(self, client: Client) -> None:
-        """Change the secret; safe to begin anew after whatever it was cut off by."""
+        """Change the secret; safe to begin again after whatever it was cut off by."""
         path, old = self._path, self._token
         if path is None or old is None:
             self._journal.note_once("the receiver asks for a new secret, and this one is not in a file of the worker")
@@ -99,7 +100,7 @@ class OwnSecret:
         try:
             client.post("/v1/secret", message)
             system.replace(following, path)
-            system.sync_folder(path.parent)
+            sync_folder(path.parent)
             self._token, self._renewed_s = new, time.monotonic()
             client.post("/v1/secret", message)  # the first use: from now on the old one is worth nothing
         finally:
@@ -114,22 +115,8 @@ def _written(path: Path, public_id: str) -> str:
         if FORM.fullmatch(found) and id_of(found) == public_id:
             return found
     new = secret_of(public_id, new_key())
-    write_private(path, f"{new}\n")
+    write_whole(path, f"{new}\n".encode(), private=True)
     return new
-
-
-def write_private(path: Path, text: str) -> None:
-    """Make a file appear whole or not at all, for its user alone, and last over a power cut."""
-    part = path.with_name(path.name + ".part")
-    part.unlink(missing_ok=True)
-    descriptor = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o600)
-    with os.fdopen(descriptor, "wb") as stream:
-        system.private(part)
-        stream.write(text.encode())
-        stream.flush()
-        os.fsync(stream.fileno())
-    system.replace(part, path)
-    system.sync_folder(path.parent)
 
 
 def session(lock: TextIO) -> str:

@@ -18,13 +18,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from training.fleet import wire
-from training.fleet.capability import Capability, refresh
+from training.fleet.capability.detect import refresh
 from training.fleet.client import Client
 from training.fleet.errors import ConflictError, FleetError, UnavailableError, UpgradeRequiredError
+from training.fleet.files import write_whole
+from training.fleet.model.capability import Capability
+from training.fleet.model.names import is_sha256
+from training.fleet.wire.worker import Beat, Claim, Fail, Lease
 from training.fleet.worker.ages import Ages
-from training.fleet.worker.attempt import Attempt, Outcome, Place
-from training.fleet.worker.folder import RunFolder, State, unfinished, write_whole
+from training.fleet.worker.attempt import Attempt, AttemptOutcome, Workplace
+from training.fleet.worker.folder import RunFolder, RunState, unfinished
 from training.fleet.worker.journal import Journal
 from training.fleet.worker.options import Options
 from training.fleet.worker.resume import ResumeFolders
@@ -37,7 +40,6 @@ AWAY_CAP_S: Final = 60.0
 EARLY_PART: Final = 0.5
 HURRY_LIMIT_S: Final = 5.0
 CLEAN_S: Final = 3600.0
-_JOB_ID = re.compile(r"[0-9a-f]{64}")
 _LEASE_ID = re.compile(r"[0-9A-Za-z_-]{8,64}")
 _CLAIM_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -75,7 +77,7 @@ class Worker:
         self._resumes = ResumeFolders(options.work_dir / "resume", options.rules.min_free_bytes, journal)
         self._free = list(range(options.slots))
         self._attempts: dict[str, Attempt] = {}
-        self._outcomes: list[Outcome] = []
+        self._outcomes: list[AttemptOutcome] = []
         self._change = threading.Condition()
         self._stop = threading.Event()
         self._question = options.work_dir / "claim"
@@ -106,7 +108,7 @@ class Worker:
         finally:
             self._close()
 
-    def serve_once(self, wait_s: float) -> Outcome | None:
+    def serve_once(self, wait_s: float) -> AttemptOutcome | None:
         """Finish what is left over, run one job and return how it ended; None when none came in time.
 
         Raises:
@@ -124,7 +126,7 @@ class Worker:
         finally:
             self._close()
 
-    def _ask_until(self, end: float) -> wire.Lease | None:
+    def _ask_until(self, end: float) -> Lease | None:
         lease = None
         while lease is None and not self._stop.is_set():
             left_s = end - time.monotonic()
@@ -181,7 +183,7 @@ class Worker:
 
     # ---- claims -----------------------------------------------------------------------------------------------------
 
-    def _ask(self, wait_s: float, once_until: float | None = None) -> wire.Lease | None:
+    def _ask(self, wait_s: float, once_until: float | None = None) -> Lease | None:
         """Ask for one job; None when there is none, after whatever pause is due."""
         assert self._capability is not None
         self._resumes.make_room()
@@ -191,7 +193,7 @@ class Worker:
             self._clean(keep_s=0.0)
             self._stop.wait(REFUSED_S)
             return None
-        message = wire.Claim(self._claim_id, capability.hostname, capability, self._leases())
+        message = Claim(self._claim_id, capability.hostname, capability, self._leases())
         asked_s = time.monotonic()
         try:
             lease, retry_after_s = self._claims.claim(message, wait_s=wait_s)
@@ -213,12 +215,12 @@ class Worker:
         left_s = delay_s if once_until is None else max(0.0, once_until - time.monotonic())
         self._stop.wait(min(delay_s, left_s))
 
-    def _heard(self, lease: wire.Lease | None) -> wire.Lease | None:
-        """Heed what comes with a lease, and refuse one that makes no sense here."""
+    def _heard(self, lease: Lease | None) -> Lease | None:
+        """Follow what comes with a lease, and refuse one that makes no sense here."""
         if lease is None:
             return None
         self._doubt(lease.stop)
-        if not (_JOB_ID.fullmatch(lease.job_id) and _LEASE_ID.fullmatch(lease.lease_id) and lease.trainer_command):
+        if not (is_sha256(lease.job_id) and _LEASE_ID.fullmatch(lease.lease_id) and lease.trainer_command):
             self._journal.note("the receiver granted a lease that makes no sense; is it older than this worker?")
             self._ask_anew()
             self._stop.wait(REFUSED_S)
@@ -250,9 +252,9 @@ class Worker:
 
     # ---- runs -------------------------------------------------------------------------------------------------------
 
-    def _begin(self, lease: wire.Lease) -> bool:
+    def _begin(self, lease: Lease) -> bool:
         """Start the run of a lease. The run is on disk before the next question replaces this one there."""
-        folder, state = RunFolder(self._run_path(lease)), State("claimed", lease, self._claim_id)
+        folder, state = RunFolder(self._run_path(lease)), RunState("claimed", lease, self._claim_id)
         try:
             folder.make(state)
         except OSError as error:
@@ -268,21 +270,21 @@ class Worker:
         """Make the name of the next question, and put it on disk before it is asked."""
         self._claim_id, self._inherited = _new_id(), False
         try:
-            write_whole(self._question, self._claim_id)
+            write_whole(self._question, self._claim_id.encode())
         except OSError as error:
             self._journal.note_once("the next question could not be written down", why=error.strerror)
 
-    def _run_path(self, lease: wire.Lease) -> Path:
+    def _run_path(self, lease: Lease) -> Path:
         path = self._runs / f"{lease.job_id[:12]}-{lease.fence}"
         return path.with_name(f"{path.name}-{lease.lease_id[:8]}") if path.exists() else path
 
-    def _give_up(self, lease: wire.Lease, why: str) -> None:
+    def _give_up(self, lease: Lease, why: str) -> None:
         try:
-            self._client.fail(lease.job_id, wire.Fail(lease.lease_id, "host_fault", error=why))
+            self._client.fail(lease.job_id, Fail(lease.lease_id, "host_fault", error=why))
         except FleetError as error:
             self._journal.note("a job could not be given back; its lease will run out", why=error.message)
 
-    def _start(self, folder: RunFolder, state: State, *, resumed: bool) -> None:
+    def _start(self, folder: RunFolder, state: RunState, *, resumed: bool) -> None:
         resume = self._resumes.take(state.lease.job_id)
         with self._change:
             # More may be left over than there are slots now; all of them have a lease, none can wait.
@@ -295,15 +297,15 @@ class Worker:
             attempt.release()
         threading.Thread(target=self._run, args=(attempt, slot, resume), name=f"run-{slot}", daemon=True).start()
 
-    def _place(self, slot: int | None, resume: Path | None, *, cuda: bool) -> Place:
+    def _place(self, slot: int | None, resume: Path | None, *, cuda: bool) -> Workplace:
         """Return where an attempt runs; one that was begun earlier has its seat already."""
         found, offered = self._capability, Seat(1)
         if found is not None and slot is not None:
             offered = seat(found, slot, self._options.slots, self._options.threads, cuda=cuda)
-        return Place(offered, found.datasets if found else {}, self._contracts, self._leases, self._heed, resume)
+        return Workplace(offered, found.datasets if found else {}, self._contracts, self._leases, self._listen, resume)
 
     def _run(self, attempt: Attempt, slot: int | None, resume: Path | None) -> None:
-        outcome: Outcome = "kept"
+        outcome: AttemptOutcome = "kept"
         try:
             outcome = attempt.run()
         except Exception as error:  # noqa: BLE001 - one broken run must not end the others
@@ -336,7 +338,7 @@ class Worker:
         with self._change:
             return list(self._attempts)
 
-    def _heed(self, beat: wire.Beat) -> None:
+    def _listen(self, beat: Beat) -> None:
         self._drain = self._drain or beat.drain
         self._doubt(beat.stop)
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from training.fleet.capability import CHECKOUT, Datasets
+from training.fleet.capability.checkout import CHECKOUT
 from training.fleet.client import DEFAULT_RECEIVER, address, certificate_files
 from training.fleet.errors import ConfigurationError, Fault
-from training.fleet.jobs import DEFAULT_DATASET
+from training.fleet.model.capability import Datasets
+from training.fleet.model.jobs import DEFAULT_DATASET
 from training.fleet.settings import Setting, Settings, read, secret, state_folder
 from training.fleet.worker.attempt import Rules
 
@@ -177,7 +178,10 @@ def _enrolled_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> 
 
 
 def _is_of(path: Path, receiver: str) -> bool:
-    """Say whether settings are of a receiver; those that cannot be read are, so that they are told as a fault."""
+    """Return True if the settings belong to this receiver.
+
+    An unreadable file counts as belonging, so that the caller reports it instead of skipping it.
+    """
     try:
         own = str(tomllib.loads(path.read_text(encoding="utf-8")).get("receiver", ""))
     except (OSError, ValueError, RecursionError):
@@ -213,5 +217,5 @@ def _folders(found: Settings) -> dict[str, Path]:
         else:
             folders[name] = Path(folder).expanduser().absolute()
     if faults:
-        raise ConfigurationError("; ".join(map(str, faults)), faults=tuple(faults))
+        raise ConfigurationError("datasets are not given as they must be", faults=tuple(faults))
     return {DEFAULT_DATASET: next(iter(folders.values())), **folders} if folders else {}

@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 
 from training.fleet import __version__, system
-from training.fleet.capability import PACKED, Capability, detect
+from training.fleet.capability.checkout import PACKED
+from training.fleet.capability.detect import detect
 from training.fleet.client import Client
 from training.fleet.errors import EX_CONFIG, EX_FAILURE, ConfigurationError, FleetError, UpgradeRequiredError
+from training.fleet.install.worker import COMMANDS, run_installer
+from training.fleet.model.capability import Capability
 from training.fleet.service import Service
 from training.fleet.settings import add_flags
 from training.fleet.worker import selftest
@@ -55,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0 when it was told to stop, or when `--once`, `--self-test` or `doctor` went well; 1 when those did not; 2 for
-        a wrong flag; 69 without a receiver, 77 when it refuses this host, 78 for settings that a restart cannot mend.
+        a wrong flag; 69 without a receiver, 77 when it refuses this host, 78 for settings that no restart corrects.
     """
     _open_streams()
     words = sys.argv[1:] if argv is None else list(argv)
@@ -63,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return enrol_host(words[1:])
     if words[:1] == ["doctor"]:
         return run_doctor(words[1:])
+    if words and words[0] in COMMANDS:
+        return run_installer(words)
     if words == ["session"]:
         sys.stdout.write(f"{visit()}\n")
         return 0
@@ -89,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="The worker's own secret comes from the file that --worker-secret-file names; "
         f"`{PROGRAM} enrol` makes it. On the receiver's own machine ${TOKEN} or ${TOKEN}_FILE may stand in for it. "
         f"`{PROGRAM} doctor` says what is wrong with this host. "
+        f"`{PROGRAM} install`, `uninstall` and `status` are for the worker as a service of this host. "
         f"`{PROGRAM} session` prints what a program that fetches with the worker's secret sends as X-Worker-Session.",
     )
     parser.add_argument("--version", action="version", version=__version__)
@@ -147,7 +153,7 @@ def _client(chosen: Options, own: OwnSecret | None = None, here: str | None = No
 
     Without that it is a visit, which leaves the identity to the worker that runs here.
     """
-    more = {"session": visit()} if own is None else {"session": here, "heed": own.heed}
+    more = {"session": visit()} if own is None else {"session": here, "listen": own.listen}
     token = chosen.token if own is None else own.token
     return Client(
         chosen.receiver,
@@ -164,7 +170,10 @@ def _client(chosen: Options, own: OwnSecret | None = None, here: str | None = No
 
 def _self_test(chosen: Options, actions: dict[str, Any]) -> int:
     found = selftest.examine(chosen, _client(chosen) if chosen.receiver_is_set else None)
-    sys.stdout.write(found.as_json() if actions["json"] else found.as_text())
+    if actions["json"]:
+        sys.stdout.write(found.as_json())
+    else:
+        found.show(sys.stdout, os.environ)
     return 0 if found.ok else EX_FAILURE
 
 
@@ -244,7 +253,7 @@ def _locked(work_dir: Path) -> TextIO:
     except OSError:
         lock.close()
         raise ConfigurationError(
-            f"another worker uses {work_dir}; stop it, or give this one its own folder with --work-dir"
+            f"another worker uses {work_dir}", "stop it, or give this one its own folder with --work-dir"
         ) from None
     return lock
 

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from training.fleet import wire
+from training.fleet.wire.limits import Metrics
+from training.fleet.wire.worker import Progress
 from training.fleet.worker.files import open_regular
 from training.fleet.worker.log import plain
 
@@ -26,10 +27,8 @@ _FIGURE_CHARS = 25
 _MAX_STEP = 2**53 - 1
 _MAX_TEXT = 200
 
-Metrics = dict[str, float | int | str | bool | None]
 
-
-class Progress:
+class ProgressFile:
     """The newest progress of one training.
 
     Args:
@@ -61,11 +60,11 @@ class Progress:
                 self._newest, self._newest_s = found, elapsed_s
         return bool(chunk)
 
-    def report(self, elapsed_s: float) -> wire.Progress:
+    def report(self, elapsed_s: float) -> Progress:
         """Return the newest progress as the receiver takes it, with the time left."""
         found = self._newest or {}
         step, steps = _whole(found.get("step")), _whole(found.get("steps"))
-        return wire.Progress(
+        return Progress(
             step=step,
             steps=max(step, steps) if steps else 0,
             phase=plain(str(found.get("phase") or ""))[:_MAX_TEXT],

@@ -16,19 +16,20 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from training.fleet import __version__, system, wire
-from training.fleet.capability import PACKED, Capability
+from training.fleet import __version__, system
+from training.fleet.capability.checkout import PACKED
 from training.fleet.checks import (
     DAY_S,
     LIMIT_S,
     Ask,
     Look,
-    State,
+    Seen,
     ask,
     clock_keeper,
     fail,
     first_certificate,
     life_left,
+    of_error,
     ok,
     skip,
     validity,
@@ -37,9 +38,11 @@ from training.fleet.checks import (
 from training.fleet.client import Address, Client, address
 from training.fleet.client.addresses import proxy_address
 from training.fleet.client.answer import read
-from training.fleet.client.trust import reason
 from training.fleet.errors import FleetError
+from training.fleet.model.capability import Capability
 from training.fleet.settings import demand_private
+from training.fleet.tls.trust import reason
+from training.fleet.wire.worker import OwnView
 from training.fleet.worker.identity import show_secret, visit
 from training.fleet.worker.options import TOKEN, Options
 
@@ -55,7 +58,6 @@ BEGUN_AT: Final = 1704067200.0
 """2024: a clock that says less was never set."""
 REACH: Final = frozenset({"address", "connection"})
 """Checks that stand for the way to the receiver."""
-Told = tuple[State, str, str]
 
 
 @dataclass(slots=True)
@@ -78,7 +80,7 @@ class Way:
     clock: Callable[[], float] = time.time
     run: Ask = ask
     certificate_life: tuple[float, float] | None = None
-    own: wire.OwnView | None = field(default=None)
+    own: OwnView | None = field(default=None)
 
 
 def looks(way: Way, capability: Callable[[], Capability]) -> list[Look]:
@@ -116,7 +118,7 @@ def target(way: Way) -> tuple[str, int]:
     return proxy_address(way.chosen.proxy, secure=way.where.secure) or (way.where.host, way.where.port)
 
 
-def host_address(way: Way) -> Told:
+def host_address(way: Way) -> Seen:
     """Check that the receiver's host name leads to addresses."""
     host, port = target(way)
     try:
@@ -133,7 +135,7 @@ def host_address(way: Way) -> Told:
     return ok(f"{host} is {', '.join(dict.fromkeys(str(item[4][0]) for item in found))}")
 
 
-def connection(way: Way) -> Told:
+def connection(way: Way) -> Seen:
     """Try every address of the receiver, of either kind."""
     host, port = target(way)
     good, bad = [], []
@@ -144,7 +146,7 @@ def connection(way: Way) -> Told:
                 link.connect(place)
                 good.append(str(place[0]))
             except OSError as error:
-                bad.append(f"{place[0]} {reason(error)}")
+                bad.append(f"{place[0]} {reason(error).found}")
     if not good:
         return fail(
             f"nobody answers at {host} port {port}: {', '.join(bad)}",
@@ -168,24 +170,24 @@ def _opened(way: Way, context: ssl.SSLContext | None) -> http.client.HTTPConnect
 # ---- time -----------------------------------------------------------------------------------------------------------
 
 
-def clock(way: Way) -> Told:
+def clock(way: Way) -> Seen:
     """Compare this host's clock with the receiver's, whose certificate is not believed for that."""
     now = way.clock()
-    kept, mend = clock_keeper(way.run)
+    kept, remedy = clock_keeper(way.run)
     if now < BEGUN_AT:
-        return fail(f"says {_utc(now)}, so it was never set", mend)
+        return fail(f"says {_utc(now)}, so it was never set", remedy)
     apart_s = _apart_s(way)
     off_s = apart_s or 0.0
     said = "the receiver's clock could not be asked" if apart_s is None else f"{_apart(off_s)} the receiver's"
     life = way.certificate_life
     if apart_s is not None and life is not None and not life[0] <= now < life[1] and life[0] <= now - off_s < life[1]:
-        return fail(f"{said}, outside the life of the receiver's certificate", mend)
+        return fail(f"{said}, outside the life of the receiver's certificate", remedy)
     if abs(off_s) > DAY_S:
-        return fail(f"{said}: it says {_utc(now)}", mend)
+        return fail(f"{said}: it says {_utc(now)}", remedy)
     if abs(off_s) > OFF_S:
-        return warn(f"{said}: it says {_utc(now)}", mend)
+        return warn(f"{said}: it says {_utc(now)}", remedy)
     if kept is False:
-        return warn(f"{said}, but nothing keeps it in step", mend)
+        return warn(f"{said}, but nothing keeps it in step", remedy)
     return ok(said + (", and is kept in step" if kept else ""))
 
 
@@ -229,7 +231,7 @@ def _apart_s(way: Way) -> float | None:
 # ---- TLS ------------------------------------------------------------------------------------------------------------
 
 
-def tls(way: Way) -> Told:
+def tls(way: Way) -> Seen:
     """Agree on TLS as the worker would."""
     if not way.where.secure:
         return ok("none: plain http stays on this machine")
@@ -240,8 +242,8 @@ def tls(way: Way) -> Told:
         context = ssl.create_default_context(cafile=None if authority is None else str(authority))
     except OSError as error:
         return fail(
-            f"the authorities' file {authority} cannot be used ({reason(error)})",
-            "enrol this host anew, or set ca_file to the receiver's ca.pem",
+            f"the authorities' file {authority} cannot be used ({reason(error).found})",
+            "enrol this host again, or set ca_file to the receiver's ca.pem",
         )
     if way.chosen.certificate is not None:
         with contextlib.suppress(OSError):  # what is wrong with it stands under "certificate"
@@ -252,29 +254,29 @@ def tls(way: Way) -> Told:
         shown: Any = link.sock.getpeercert()  # type: ignore[union-attr]
         spoken = link.sock.version()  # type: ignore[union-attr]
     except (OSError, http.client.HTTPException) as error:
-        found, _, mend = reason(error).partition("; ")
-        return fail(found, mend or "check --receiver and what stands between this host and it")
+        found, remedy = reason(error)
+        return fail(found, remedy or "check --receiver and what stands between this host and it")
     finally:
         link.close()
     return _judged(way, shown, spoken)
 
 
-def _judged(way: Way, shown: dict[str, Any], spoken: str) -> Told:
+def _judged(way: Way, shown: dict[str, Any], spoken: str) -> Seen:
     import ssl
 
     begins, ends = (ssl.cert_time_to_seconds(shown[name]) for name in ("notBefore", "notAfter"))
-    state, left, mend = life_left(begins, ends, way.clock(), "on the receiver: cis490-trainer-receiver init --renew")
+    life = life_left(begins, ends, way.clock(), "on the receiver: cis490-trainer-receiver init --renew")
     issuer = {name: value for part in shown.get("issuer", ()) for name, value in part}.get("commonName", "unknown")
     pinned = f"trusted by {way.chosen.ca_file}" if way.chosen.ca_file else "trusted by this system"
-    return state, f"{spoken}, certificate of {way.where.host} by {issuer}, {pinned}, {left}", mend
+    return life.about(f"{spoken}, certificate of {way.where.host} by {issuer}, {pinned},")
 
 
-def certificate(chosen: Options, now: float) -> Told:
+def certificate(chosen: Options, now: float) -> Seen:
     """Check this host's own certificate: there, private, a pair with its key, not near its end."""
     if chosen.certificate is None:
         return ok("this host has none of its own to show")
     path, key = chosen.certificate
-    renew = "enrol this host anew: an operator runs cis490-jobs invite"
+    renew = "enrol this host again: an operator runs cis490-jobs invite"
     for one in (path, key):
         try:
             one.read_bytes()
@@ -286,25 +288,23 @@ def certificate(chosen: Options, now: float) -> Told:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(path, key)
     except OSError as error:
-        return fail(f"{path} and {key} are no pair ({reason(error)})", renew)
+        return fail(f"{path} and {key} are no pair ({reason(error).found})", renew)
     life = validity(first_certificate(path) or b"")
     if life is None:
         return warn(f"the life of {path} cannot be read", renew)
-    state, left, mend = life_left(*life, now, f"{renew}; a worker that runs renews it by itself")
-    return state, f"{path} {left}", mend
+    return life_left(*life, now, f"{renew}; a worker that runs renews it by itself").about(path)
 
 
 # ---- the receiver's word --------------------------------------------------------------------------------------------
 
 
-def receiver(way: Way) -> Told:
+def receiver(way: Way) -> Seen:
     """Ask whether a receiver is there, without showing the secret."""
     client = _client(way, None)
     try:
         found = client.get("/healthz", deadline_s=0)
     except FleetError as error:
-        found, _, mend = error.message.partition("; ")  # type: ignore[assignment]
-        return fail(str(found), mend or "look at the receiver: cis490-trainer-receiver doctor there")
+        return of_error(error, "look at the receiver: cis490-trainer-receiver doctor there")
     finally:
         client.close()
     if found.get("status") != "ok":
@@ -312,7 +312,7 @@ def receiver(way: Way) -> Told:
     return ok(f"a receiver answers at {way.where.url}")
 
 
-def secret(chosen: Options) -> Told:
+def secret(chosen: Options) -> Seen:
     """Say which secret the worker shows; that its file can be used was found out before."""
     if chosen.secret_file is not None and chosen.token:
         return ok(f"{chosen.secret_file} is there, for its user alone")
@@ -321,17 +321,16 @@ def secret(chosen: Options) -> Told:
     return ok("none is set, which only a receiver on this machine may allow")
 
 
-def identity(way: Way) -> Told:
+def identity(way: Way) -> Seen:
     """Show the receiver the secret and ask what it knows of this worker; nothing changes there."""
     client = _client(way, way.chosen.token)
     try:
         said = show_secret(client, way.name, deadline_s=0)
         if said is None:
             return warn("the receiver takes the secret and is too old to say more", "give the receiver this version")
-        way.own = read(wire.OwnView, said)
+        way.own = read(OwnView, said)
     except FleetError as error:
-        found, _, mend = error.message.partition("; ")
-        return fail(found, mend or f"have an operator run cis490-jobs invite {way.name} and use what it prints here")
+        return of_error(error, f"have an operator run cis490-jobs invite {way.name} and use what it prints here")
     finally:
         client.close()
     return _known_as(way, way.own)
@@ -344,7 +343,7 @@ def _client(way: Way, token: str | None) -> Client:
     return Client(chosen.receiver, token, timeout_s=TRY_S, session=here, **files)  # type: ignore[arg-type]
 
 
-def _known_as(way: Way, own: wire.OwnView) -> Told:
+def _known_as(way: Way, own: OwnView) -> Seen:
     if own.worker != way.name:
         return fail(
             f"this worker calls itself {way.name} and its secret is that of {own.worker}",
@@ -361,7 +360,7 @@ def _known_as(way: Way, own: wire.OwnView) -> Told:
 _UNTOLD: Final = "not looked at, because the receiver is too old to say"
 
 
-def version(way: Way) -> Told:
+def version(way: Way) -> Seen:
     """Compare the versions of worker and receiver."""
     own = way.own
     if own is None:
@@ -369,11 +368,11 @@ def version(way: Way) -> Told:
     if own.version == __version__:
         return ok(f"{__version__}, as the receiver")
     file = f"fetch {way.where.url}/v1/worker.pyz and start it in place of this file"
-    mend = file if PACKED else f"install version {own.version} here, or {file}"
-    return warn(f"this worker is {__version__}, the receiver {own.version}", mend)
+    remedy = file if PACKED else f"install version {own.version} here, or {file}"
+    return warn(f"this worker is {__version__}, the receiver {own.version}", remedy)
 
 
-def contract(way: Way, found: Capability) -> Told:
+def contract(way: Way, found: Capability) -> Seen:
     """Compare what this host's trainer declares with what the manifest was checked against."""
     own = way.own
     if own is None:
@@ -385,11 +384,11 @@ def contract(way: Way, found: Capability) -> Told:
     return fail(
         f"the trainer here declares {(found.contract or 'nothing')[:19]}, the manifest was checked against "
         f"{own.contract[:19]}",
-        "give this host the receiver's version of the trainer, then start the worker anew",
+        "give this host the receiver's version of the trainer, then start the worker again",
     )
 
 
-def policy(way: Way) -> Told:
+def policy(way: Way) -> Seen:
     """Say what the manifest lets this host do."""
     own = way.own
     if own is None:
@@ -402,11 +401,11 @@ def policy(way: Way) -> Told:
     allowed, denied = (", ".join(own.policy.get(key, ())) or "none" for key in ("allow_jobs", "deny_jobs"))
     said = f"[{own.table}] allows {allowed} and denies {denied}, {own.policy.get('slots', 1)} at once"
     if own.drift:
-        return warn(f"{said}; {own.drift[0]}", "correct the declaration in the manifest, or mend this host")
+        return warn(f"{said}; {own.drift[0]}", "correct the declaration in the manifest, or repair this host")
     return ok(said)
 
 
-def jobs(way: Way) -> Told:
+def jobs(way: Way) -> Seen:
     """Say whether a job that waits could run here."""
     own = way.own
     if own is None:
@@ -421,32 +420,30 @@ def jobs(way: Way) -> Told:
     )
 
 
-def running_worker(way: Way, found: Capability) -> Told:
+def running_worker(way: Way, found: Capability) -> Seen:
     """Compare the card that the running worker sees with the one that this session sees."""
     own = way.own
     if own is None:
         return skip(_UNTOLD)
     if own.capability is None or own.state == "away":
         return skip("not looked at, because no worker of this name calls now")
-    seen: dict[str, Any] = own.capability if isinstance(own.capability, dict) else {}
-    theirs, ours = (
-        _card(bool(seen.get("cuda_present")), bool(seen.get("cuda_usable"))),
-        _card(found.cuda_present, found.cuda_usable),
-    )
+    theirs, ours = _card(own.capability), _card(found)
     if theirs == ours:
         return ok(f"it reports what this session sees: {ours}")
-    return fail(f"it reports {theirs}, this session sees {ours}", _session_mend())
+    return fail(f"it reports {theirs}, this session sees {ours}", _session_remedy())
 
 
-def _card(present: bool, usable: bool) -> str:
-    return "a usable card" if usable else "a card that cannot be used" if present else "no card"
+def _card(capability: Capability) -> str:
+    if capability.cuda_usable:
+        return "a usable card"
+    return "a card that cannot be used" if capability.cuda_present else "no card"
 
 
-def _session_mend() -> str:
+def _session_remedy() -> str:
     if system.LONGEST_ROOT is not None:
-        return "let the task run as this user: schtasks /query /tn cis490-training-worker /v, then start it anew"
+        return "let the task run as this user: schtasks /query /tn cis490-training-worker /v, then start it again"
     return (
-        "start the worker anew: sudo systemctl restart cis490-training-worker; if that changes nothing, look at "
+        "start the worker again: sudo systemctl restart cis490-training-worker; if that changes nothing, look at "
         "systemctl show cis490-training-worker -p User -p PrivateDevices -p DeviceAllow and add its user to the "
         "groups video and render"
     )

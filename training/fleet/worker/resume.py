@@ -50,7 +50,7 @@ class ResumeFolders:
 
         Returns:
             The folder; None when another attempt at the job still uses it or it cannot be made. A training without
-            one begins anew, which costs time and nothing else.
+            one begins again, which costs time and nothing else.
         """
         path = self._root / job_id
         with self._change:

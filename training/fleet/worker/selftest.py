@@ -5,35 +5,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO
 
-from training.fleet.capability import GIB, Capability, detect
+from training.fleet import checks
+from training.fleet.capability.detect import detect
+from training.fleet.checks import Check, Seen, fail, of_error, ok
 from training.fleet.client import Client
 from training.fleet.errors import FleetError, TrainerError
-from training.fleet.jobs import DEFAULT_DATASET
+from training.fleet.model.capability import GIB, Capability
+from training.fleet.model.jobs import DEFAULT_DATASET
 from training.fleet.worker.identity import show_secret
 from training.fleet.worker.options import Options
 from training.fleet.worker.start import OWN_COMMAND, argument_vector, declared
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was looked at.
-
-    Attributes:
-        check: What.
-        ok: Whether it is as it must be.
-        detail: What was found, and what to do when it is not.
-    """
-
-    check: str
-    ok: bool
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
+class SelfTest:
     """What this host can do and whether it can train.
 
     Attributes:
@@ -48,8 +37,8 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether every check went well."""
-        return all(check.ok for check in self.checks)
+        """Whether no check failed."""
+        return all(check.state != "fail" for check in self.checks)
 
     def as_json(self) -> str:
         """Return it for machines: `{ok, checks, capability}`."""
@@ -60,16 +49,16 @@ class Report:
         }
         return json.dumps(body, indent=2) + "\n"
 
-    def as_text(self) -> str:
-        """Return it for people."""
+    def show(self, stream: TextIO, environ: Mapping[str, str]) -> None:
+        """Write it for people: the facts, what is worth a note, and the checks as `doctor` prints them."""
         lines = [f"{name:<12} {value}" for name, value in _facts(self.capability)]
         lines += [f"{'note':<12} {problem}" for problem in (*self.capability.problems, *self.hints)]
-        lines += [f"{'ok' if check.ok else 'FAILED':<12} {check.check}: {check.detail}" for check in self.checks]
-        lines.append("This host can train." if self.ok else "This host cannot train: mend what FAILED says.")
-        return "\n".join(lines) + "\n"
+        lines += checks.lines(self.checks, stream, environ)
+        lines.append("This host can train." if self.ok else "This host cannot train: correct what FAIL says.")
+        stream.write("\n".join(lines) + "\n")
 
 
-def examine(chosen: Options, client: Client | None) -> Report:
+def examine(chosen: Options, client: Client | None) -> SelfTest:
     """Detect the capability and try everything that a training needs.
 
     Args:
@@ -83,11 +72,17 @@ def examine(chosen: Options, client: Client | None) -> Report:
         probe_timeout_s=chosen.probe_timeout_s,
         trainer_dir=chosen.rules.trainer_dir,
     )
-    checks = [trainer(chosen), libraries(capability), work_folder(chosen), disk(chosen, capability)]
-    checks += [dataset(name, capability) for name in chosen.datasets.folders if name != DEFAULT_DATASET]
+    found = [
+        Check("trainer", *trainer(chosen)),
+        Check("libraries", *libraries(capability)),
+        Check("work folder", *work_folder(chosen)),
+        Check("disk", *disk(chosen, capability)),
+    ]
+    names = (name for name in chosen.datasets.folders if name != DEFAULT_DATASET)
+    found += [Check(f"dataset {name}", *dataset(name, capability)) for name in names]
     if client is not None:
-        checks.append(_receiver(client, capability.hostname))
-    return Report(capability, tuple(checks), tuple(_hints(chosen)))
+        found.append(Check("receiver", *_receiver(client, capability.hostname)))
+    return SelfTest(capability, tuple(found), tuple(_hints(chosen)))
 
 
 def _hints(chosen: Options) -> list[str]:
@@ -125,57 +120,59 @@ def _facts(found: Capability) -> list[tuple[str, Any]]:
     ]
 
 
-def trainer(chosen: Options) -> Check:
+def trainer(chosen: Options) -> Seen:
     """Try whether this host's own trainer answers."""
     trainer_dir = chosen.rules.trainer_dir
     try:
         digest = declared(argument_vector(OWN_COMMAND, trainer_dir), chosen.work_dir, trainer_dir)
     except TrainerError as error:
-        return Check("trainer", False, error.message)
-    return Check("trainer", True, f"answers --describe, contract {digest[:19]}…")
+        return of_error(error)
+    return ok(f"answers --describe, contract {digest[:19]}…")
 
 
-def libraries(found: Capability) -> Check:
+def libraries(found: Capability) -> Seen:
     """Look which models' libraries are here."""
     if found.models:
-        return Check("libraries", True, f"there for {', '.join(found.models)}")
-    return Check("libraries", False, "those of no model are installed; install the extra [trainer] of this package")
+        return ok(f"there for {', '.join(found.models)}")
+    return fail("those of no model are installed", "install the extra [trainer] of this package")
 
 
-def work_folder(chosen: Options) -> Check:
+def work_folder(chosen: Options) -> Seen:
     """Try to write into the work folder."""
     probe = chosen.work_dir / f".probe-{os.getpid()}"
     try:
         probe.write_bytes(b"x" * 4096)
         probe.unlink()
     except OSError as error:
-        return Check("work folder", False, f"{chosen.work_dir} cannot be written ({error.strerror}); check its owner")
-    return Check("work folder", True, f"{chosen.work_dir} can be written")
+        return fail(f"{chosen.work_dir} cannot be written ({error.strerror})", "check its owner")
+    return ok(f"{chosen.work_dir} can be written")
 
 
-def disk(chosen: Options, found: Capability) -> Check:
+def disk(chosen: Options, found: Capability) -> Seen:
     """Compare the free disk with what is wanted."""
     enough = found.free_disk_bytes >= chosen.rules.min_free_bytes
     wanted = f"at least {chosen.rules.min_free_bytes / GIB:g} are wanted (min_free_gib)"
-    return Check("disk", enough, f"{found.free_disk_bytes / GIB:.1f} GiB free, {wanted}")
+    said = f"{found.free_disk_bytes / GIB:.1f} GiB free, {wanted}"
+    return ok(said) if enough else fail(said, "make room on the disk of the work folder, or lower min_free_gib")
 
 
-def dataset(name: str, found: Capability) -> Check:
+def dataset(name: str, found: Capability) -> Seen:
     """Look whether a dataset could be read."""
     digest = found.datasets.get(name)
     if digest is not None:
-        return Check("dataset", True, f"{name} is valid, {digest[:19]}…")
-    said = [text for text in found.problems if text.startswith(f"dataset {name} ")]
-    return Check("dataset", False, said[0] if said else f"{name} cannot be read")
+        return ok(f"{name} is valid, {digest[:19]}…")
+    said = found.problems_of("dataset", name)
+    remedy = f"correct --dataset {name}=FOLDER, or bring its files back"
+    return fail(said[0] if said else f"{name} cannot be read", remedy)
 
 
-def _receiver(client: Client, worker: str) -> Check:
+def _receiver(client: Client, worker: str) -> Seen:
     """Ask whether it is there, and show it the token."""
     try:
         client.get("/healthz", deadline_s=3)
         show_secret(client, worker, deadline_s=3)
     except FleetError as error:
-        return Check("receiver", False, error.message)
+        return of_error(error, "look at the receiver: cis490-trainer-receiver doctor there")
     finally:
         client.close()
-    return Check("receiver", True, f"answers at {client.address.url} and lets this worker in")
+    return ok(f"answers at {client.address.url} and lets this worker in")

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from training.fleet import system
-from training.fleet.capability import CHECKOUT, PACKED, Capability, Gpu
+from training.fleet.capability.checkout import CHECKOUT, PACKED
 from training.fleet.errors import TrainerError
-from training.fleet.jobs import DEFAULT_DATASET, Trainer
+from training.fleet.model.capability import Capability, Gpu
+from training.fleet.model.jobs import DEFAULT_DATASET, Trainer
 
 PASSED_ON: Final = (
     "HOME", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "TZ", "USER",
@@ -162,7 +163,7 @@ def job_document(
 
 
 def _wrong_data(found: str) -> TrainerError:
-    return TrainerError(f"{found}; check --dataset of this worker", kind="host_fault")
+    return TrainerError(found, "check --dataset of this worker", kind="host_fault")
 
 
 def _plain_name(name: str, folders: Mapping[str, Path]) -> str:
@@ -239,4 +240,4 @@ def declared(command: Sequence[str], scratch: Path, trainer_dir: Path = CHECKOUT
 
 
 def _undescribed(what: str) -> TrainerError:
-    return TrainerError(f"the trainer on this host {what}; mend it or the manifest's [trainer]", kind="host_fault")
+    return TrainerError(f"the trainer on this host {what}", "correct it or the manifest's [trainer]", kind="host_fault")

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from training.fleet.executors.ending import Ending
-from training.fleet.jobs import FailKind
+from training.fleet.model.jobs import FailKind
 from training.fleet.worker.log import plain
+from training.fleet.worker.process.ending import TrainerEnding
 
 EXIT_ELSEWHERE: Final = 75
 EXIT_WRONG_SPEC: Final = 78
@@ -50,10 +50,17 @@ _QUOTED_LINES = 5
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The verdict on a training that is no success."""
+    """The verdict on a training that is no success.
+
+    Attributes:
+        kind: Which failure.
+        error: The same for people.
+        cancelled: Whether the operator cancelled the job, so that it never comes back to this host.
+    """
 
     kind: FailKind
     error: str
+    cancelled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +77,7 @@ class Evidence:
         disk_full: Whether less disk is free than the worker keeps free.
     """
 
-    ending: Ending
+    ending: TrainerEnding
     stopped: Failure | None = None
     result: Mapping[str, Any] = field(default_factory=dict)
     log_tail: str = ""
@@ -98,10 +105,10 @@ def judge(evidence: Evidence) -> Failure | None:
     return Failure(_kind(evidence), _own_error(evidence)[:MAX_ERROR_CHARS])
 
 
-def _never_ran(ending: Ending) -> Failure:
+def _never_ran(ending: TrainerEnding) -> Failure:
     if not ending.error:
         return Failure("lost", "the trainer is gone and nobody saw how it ended")
-    kind: FailKind = "trainer_error" if "cannot be started" in ending.error else "host_fault"
+    kind: FailKind = "trainer_error" if ending.unstartable else "host_fault"
     return Failure(kind, plain(ending.error)[:MAX_ERROR_CHARS])
 
 

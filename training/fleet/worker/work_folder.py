@@ -29,14 +29,14 @@ def make_work_folder(path: Path) -> None:
     """
     if system.LONGEST_ROOT is not None and len(str(path)) > system.LONGEST_ROOT:
         raise ConfigurationError(
-            f"the path of the work folder {path} has {len(str(path))} characters; expected at most "
-            f"{system.LONGEST_ROOT}, because trainers' files lie deep in it; give a shorter one with --work-dir"
+            f"the path of the work folder {path} has {len(str(path))} characters",
+            "give a shorter one with --work-dir",
+            expected=f"at most {system.LONGEST_ROOT}, because trainers' files lie deep in it",
         )
     demand_own_way(path)
     if not path.is_symlink():
         make_private(path)
-    if found := shared(path):
-        raise ConfigurationError(found)
+    demand_own(path)
 
 
 def make_private(folder: Path) -> None:
@@ -50,23 +50,31 @@ def make_private(folder: Path) -> None:
             place.mkdir(mode=0o700, exist_ok=True)
 
 
-def shared(path: Path) -> str:
-    """Return how other users have a hand in a work folder and what to do, for people; empty when they have none."""
+def demand_own(path: Path) -> None:
+    """Refuse a work folder in which other users have a hand.
+
+    Raises:
+        ConfigurationError: That is so.
+    """
     places = [place for place in (path, *(path / part for part in PARTS)) if os.path.lexists(place)]
     for place in places:
         if system.is_link(place):
-            return (
-                f"found a link at {place}; expected a folder; delete the link, or give another folder with --work-dir"
+            raise ConfigurationError(
+                f"found a link at {place}",
+                "delete the link, or give another folder with --work-dir",
+                expected="a folder",
             )
         if other := system.other_owner(place):
             me = f"{system.user()}, who runs this worker"
-            return f"{place} belongs to the user {other}; expected a folder of {me}; {_way_out(place, other)}"
+            raise ConfigurationError(
+                f"{place} belongs to the user {other}", _way_out(place, other), expected=f"a folder of {me}"
+            )
     if loose := [str(place) for place in places if system.others_can_write(place)]:
-        return (
-            f"other users may write to {' and '.join(loose)}; expected folders that {system.user()} alone may write; "
-            f"delete what is not this worker's in them, then run: chmod go-w {shlex.join(loose)}"
+        raise ConfigurationError(
+            f"other users may write to {' and '.join(loose)}",
+            f"delete what is not this worker's in them, then run: chmod go-w {shlex.join(loose)}",
+            expected=f"folders that {system.user()} alone may write",
         )
-    return ""
 
 
 def _way_out(place: Path, owner: str) -> str:
@@ -81,31 +89,25 @@ def _way_out(place: Path, owner: str) -> str:
 def demand_own_way(path: Path) -> None:
     """Refuse a path on which another user could put something else in its place.
 
+    Owners that an administrator chose are trusted, such as that of a group's disk or of a home. In a folder that is
+    open for everybody, such as /tmp, the first user who came chose them.
+
     Raises:
         ConfigurationError: That is so.
     """
-    if found := open_way(path):
-        raise ConfigurationError(found)
-
-
-def open_way(path: Path) -> str:
-    """Return how any other user could put something else in the place of a path, for people; empty when none can.
-
-    Owners that an administrator chose are trusted, such as that of a group's disk or of a home; in a folder that is
-    open for everybody, such as /tmp, whoever came first chose them.
-    """
     for above in _above(path):
         if system.everybody_can_rename_in(above):
-            return (
-                f"everybody may write to {above} and could put something else in the place of {path}; expected a "
-                f"folder that others cannot write; run: chmod o-w {shlex.quote(str(above))}, or name a path elsewhere"
+            raise ConfigurationError(
+                f"everybody may write to {above} and could put something else in the place of {path}",
+                f"run: chmod o-w {shlex.quote(str(above))}, or name a path elsewhere",
+                expected="a folder that others cannot write",
             )
         if system.everybody_can_write(above.parent) and (other := system.other_owner(above, or_root=True)):
-            return (
-                f"{above} belongs to the user {other}, who could put something else in the place of {path}; expected "
-                f"a folder of {system.user()} or root; name a path elsewhere"
+            raise ConfigurationError(
+                f"{above} belongs to the user {other}, who could put something else in the place of {path}",
+                "name a path elsewhere",
+                expected=f"a folder of {system.user()} or root",
             )
-    return ""
 
 
 def _above(path: Path) -> Iterator[Path]:

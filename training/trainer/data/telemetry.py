@@ -389,4 +389,4 @@ def _refuse_unusable(telemetry: Telemetry, index: int, rows: Floats) -> None:
     for bad, what in ((infinite, "holds infinite values"), (absent, "has no value at all")):
         if bad.any():
             column, host = telemetry.columns[int(np.argmax(bad))], telemetry.hosts[index]
-            raise SpecError(f"column {column!r} of host {host!r} {what}; fix the data, or leave that host out")
+            raise SpecError(f"column {column!r} of host {host!r} {what}; correct the data or leave that host out")

@@ -25,6 +25,7 @@ from training.trainer.data.splits import final_fold, folds_of
 from training.trainer.data.telemetry import Columns, Telemetry, read_rows
 from training.trainer.data.windows import window_set
 from training.trainer.faults import SpecError
+from training.trainer.files import sync
 
 _SEED = 0
 """Seed of the trial cut of each split: whether a split can be trained on depends on the data, hardly on the draw."""
@@ -98,7 +99,7 @@ def write_folder(source: Source, out: Path) -> Imported:
         facts |= {"rows": rows, "hosts": len(telemetry.hosts), "positives": positives}
         _declare(partial, source, facts)
         for name in (DECLARATION, source.dataset.file):
-            _sync(partial / name)
+            sync(partial / name)
         digest = dataset_digest(partial)
         unusable = dict(_unusable(dataset, telemetry))
     return Imported(out, digest, dataset, rows, len(telemetry.hosts), positives, unusable)
@@ -175,8 +176,3 @@ def _unusable(dataset: Dataset, telemetry: Telemetry) -> Iterator[tuple[str, str
                 final_fold(windows, ["*"], _SEED)
         except SpecError as fault:
             yield recipe, str(fault)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb+") as stream:
-        os.fsync(stream.fileno())

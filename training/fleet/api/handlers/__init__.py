@@ -1,0 +1,1 @@
+"""What answers each route, by who asks: workers, operators, readers, hosts that enrol."""

@@ -1,0 +1,171 @@
+"""The claim: which job a worker gets.
+
+Owns the one change that gives jobs away. Guarantees one live lease per job, and the same lease again for the same
+`claim_id`. The order of claims is that of the statement `claim`: priority, then `placement.rank`, then the place in
+the manifest. Leaves which requirements a host can meet to `hosts`.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterable
+from dataclasses import replace
+
+from training.fleet.database import Transaction
+from training.fleet.database.queries import ATTEMPT_OF_CLAIM, CLAIM, LEASE, LEASES_OF, AnsweredRow, ClaimedRow
+from training.fleet.errors import ConflictError, HostRefusedError
+from training.fleet.model.jobs import Policy
+from training.fleet.queue import standing
+from training.fleet.queue.endings import worker_actor
+from training.fleet.queue.events import History
+from training.fleet.queue.memory import Memory
+from training.fleet.queue.settling import Settling
+from training.fleet.queue.stored import capability_json
+from training.fleet.wire.worker import Claim, Lease
+
+LEASE_BYTES = 18
+"""Random bytes in a lease id: who guesses one could end another worker's job."""
+
+
+class Claims:
+    """Gives jobs away."""
+
+    def __init__(self, memory: Memory, history: History, settling: Settling) -> None:
+        self._memory = memory
+        self._history = history
+        self._settling = settling
+
+    def claim(self, tx: Transaction, message: Claim) -> Lease | None:
+        """Give the best job the caller can run, see `Queue.claim`."""
+        tx.may_run_twice()
+        # Nothing but the rows changes before the commit, so no savepoint is needed: claims are the most frequent
+        # change.
+        policy = self._admitted(message.worker)
+        # Also for a claim that is answered again: this is the newest word on the host.
+        self._note_capability(tx, message)
+        known = tx.one(ATTEMPT_OF_CLAIM, worker=message.worker, claim_id=message.claim_id)
+        if known is not None:
+            return self._given_again(tx, known, message)
+        # Before its leases are looked at: a worker that is held back could otherwise end and take back one lease for
+        # ever.
+        if self._memory.waits.held_back.left_s(message.worker) > 0:
+            return None
+        held = self._end_stale_leases(tx, message)
+        if len(held) >= policy.slots:
+            # Remembered, so that the end of one of its leases wakes this worker's parked claim.
+            self._memory.waits.full.add(message.worker)
+            return None
+        row, lease_id = self._take_best(tx, message)
+        return None if row is None else self._answer(tx, row, lease_id, message, held)
+
+    def _admitted(self, worker: str) -> Policy:
+        policy = self._memory.hosts.policy(worker)
+        if policy is None:
+            raise HostRefusedError(
+                f"the manifest does not admit the host {worker!r}: it has neither [hosts.{worker}] nor [hosts.default]",
+                "add one of them and reload",
+            )
+        return policy
+
+    def _note_capability(self, tx: Transaction, message: Claim) -> None:
+        hosts, capability = self._memory.hosts, message.capability
+        # A host may work under another name than the one it detects; policies are looked up by the name it works under.
+        if capability.hostname != message.worker:
+            capability = replace(capability, hostname=message.worker)
+        if hosts.note_capability(capability):
+            tx.after_rollback(lambda: hosts.forget_visit(message.worker))
+            tx.run(
+                "meet_host",
+                name=message.worker,
+                capability=capability_json(capability),
+                at=self._memory.clock.label(),
+            )
+
+    def _given_again(self, tx: Transaction, row: AnsweredRow, message: Claim) -> Lease:
+        """Answer a claim that was answered before: its answer may have been lost on the way."""
+        # A late copy of an old request must not start a second job for somebody who no longer waits for it.
+        if row.lease_id != row.given:
+            raise ConflictError(
+                f"the claim {message.claim_id} was answered with a lease that is over ({row.outcome})",
+                "ask with a new claim_id",
+            )
+        # The first answer may have been lost, and with it the time that its lease gave.
+        self._memory.leases.extend(row.given)
+        held = {lease.lease_id for lease in tx.all(LEASES_OF, worker=message.worker)}
+        return self._answer(tx, row, row.given, message, held)
+
+    def _end_stale_leases(self, tx: Transaction, message: Claim) -> set[str]:
+        """End what the worker no longer holds; return the leases it does hold."""
+        held = set()
+        for row in tx.all(LEASES_OF, worker=message.worker):
+            if row.lease_id in message.held_leases:
+                held.add(row.lease_id)
+            else:
+                why = "the worker asked for another job and does not hold this one"
+                self._settling.lapse(tx, row.lease_id, why, self._memory.granted_at(row.lease_id))
+        return held
+
+    def _take_best(self, tx: Transaction, message: Claim) -> tuple[ClaimedRow | None, str]:
+        """Take the best job for the worker; return it, None without one, and its lease."""
+        memory = self._memory
+        offer = memory.hosts.offer(message.worker)
+        lease_id, at = secrets.token_urlsafe(LEASE_BYTES), memory.clock.label()
+        row = tx.one(
+            CLAIM,
+            lease_id=lease_id,
+            worker=message.worker,
+            at=at,
+            free=offer.free,
+            waiting=offer.waiting,
+            waited_since=int(memory.clock.tick() - memory.terms.prefer_wait_s),
+            avoid=memory.waits.avoided_by(message.worker),
+        )
+        if row is None:
+            return None, ""
+        seq, job_id = row.seq, row.id
+        tx.run(
+            "begin_attempt",
+            job=seq,
+            fence=row.fence,
+            lease_id=lease_id,
+            worker=message.worker,
+            claim_id=message.claim_id,
+            at=at,
+        )
+        self._history.record(tx, seq, worker_actor(message.worker), "claim", "pending", "claimed")
+        memory.tally.moved(tx, "pending", "claimed")
+        # After the commit: a lease that the sweeper knows before its row is durable could be ended before it exists.
+        tx.after_commit(lambda: memory.leases.put(seq, job_id, lease_id, message.worker, running=False))
+        return row, lease_id
+
+    def _answer(
+        self, tx: Transaction, row: ClaimedRow | AnsweredRow, lease_id: str, message: Claim, held: set[str]
+    ) -> Lease:
+        terms, hosts = self._memory.terms, self._memory.hosts
+        return Lease(
+            job_id=row.id,
+            lease_id=lease_id,
+            fence=row.fence,
+            ack_within_s=terms.ack_s,
+            lease_s=terms.lease_s,
+            heartbeat_s=terms.heartbeat_s,
+            spec=json.loads(row.spec),
+            timeout_s=row.timeout_s,
+            trainer_command=list(hosts.in_force.trainer.command),
+            trainer_contract=hosts.in_force.trainer.contract,
+            stop=to_stop(tx, message.held_leases, held),
+            cuda=hosts.may_use_cuda(message.worker),
+        )
+
+
+def to_stop(tx: Transaction, believed: Iterable[str], held: set[str]) -> list[str]:
+    """Return the leases a worker believes in that are over for good; those that can be adopted go on."""
+    stop = []
+    for lease_id in believed:
+        # What is held lives, so there is nothing to look up.
+        if lease_id not in held:
+            row = tx.one(LEASE, lease_id=lease_id)
+            if row is None or not (standing.live(row) or standing.adoptable(row)):
+                stop.append(lease_id)
+    return stop

@@ -1,0 +1,71 @@
+"""What an operator does to one job: cancel it, or give it a new budget."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from training.fleet.database import Transaction
+from training.fleet.database.queries import JobStateRow
+from training.fleet.errors import ConflictError
+from training.fleet.queue.events import History
+from training.fleet.queue.memory import Memory
+from training.fleet.queue.standing import job_state, state_of
+from training.fleet.wire.worker import JobState
+
+_LIVE = ("claimed", "running")
+
+
+class OperatorChanges:
+    """The changes of an operator."""
+
+    def __init__(self, memory: Memory, history: History) -> None:
+        self._memory = memory
+        self._history = history
+
+    def cancel(self, tx: Transaction, job_id: str, actor: str) -> JobState:
+        """End a waiting job, or ask the worker that holds it to stop, see `Queue.cancel`."""
+        row = job_state(tx, job_id)
+        status = row.status
+        # A failed job has nothing to stop. Cancelling it would only hide that it failed.
+        if status in ("completed", "failed"):
+            raise ConflictError(
+                f"the job {job_id} is {status} already", "only a job that waits or runs can be cancelled"
+            )
+        if status == "pending":
+            tx.run("cancel", seq=row.seq, at=self._memory.clock.label())
+            self._history.record(tx, row.seq, actor, "cancel", "pending", "cancelled")
+            self._memory.tally.moved(tx, "pending", "cancelled")
+        # Only the worker knows when its trainer has ended, so the job stays live until it says so or its lease ends.
+        elif status in _LIVE and not row.cancel_requested:
+            self._request_cancel(tx, row, actor)
+        return state_of(job_state(tx, job_id))
+
+    def _request_cancel(self, tx: Transaction, row: JobStateRow, actor: str) -> None:
+        memory, seq, status = self._memory, row.seq, row.status
+        tx.run("request_cancel", seq=seq, at=memory.clock.label())
+        why = "asked; the worker will stop the trainer and confirm"
+        self._history.record(tx, seq, actor, "cancel", status, status, why)
+        memory.tally.moved(tx, status, status)
+        lease_id = row.lease_id
+        assert lease_id is not None
+        tx.after_commit(lambda: memory.leases.ask_to_stop(lease_id))
+
+    def requeue(self, tx: Transaction, job_id: str, actor: str) -> JobState:
+        """Give a failed or cancelled job a new budget, on every host at once, see `Queue.requeue`."""
+        memory, row = self._memory, job_state(tx, job_id)
+        status = row.status
+        # Asked twice, or the job came back by itself: there is nothing to do.
+        if status == "pending":
+            return state_of(row)
+        if status not in ("failed", "cancelled"):
+            raise ConflictError(f"the job {job_id} is {status}", "only a failed or cancelled job can be requeued")
+        # What was learned of its size goes too: the operator may have changed the job's environment.
+        needs = replace(memory.hosts.requirement(row.requirement), over_vram_gib=0, over_ram_gib=0)
+        number = memory.hosts.number_of(tx, needs)
+        tx.run("requeue", seq=row.seq, requirement=number, tick=memory.clock.tick(), at=memory.clock.label())
+        self._history.record(tx, row.seq, actor, "requeue", status, "pending")
+        seq = row.seq
+        # The operator looked at the job: hosts that gave it back get it again at once.
+        tx.after_commit(lambda: memory.waits.apart.forget(lambda key: key[1] == seq))
+        memory.tally.moved(tx, status, "pending", number)
+        return state_of(job_state(tx, job_id))

@@ -1,0 +1,305 @@
+"""What people and pages see of the queue.
+
+Owns the views of jobs, attempts, events, workers and verdicts. Guarantees that a page is bounded, in the order jobs
+came and complete when its cursors are followed: with rare filters a page may hold fewer jobs than asked for, even
+none, and still name a next one, so that no list ever holds claims up for long.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence, Set
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from training.fleet.database import Transaction
+from training.fleet.database.queries import (
+    ATTEMPTS,
+    EVENTS,
+    HISTORY_LENGTH,
+    JOB,
+    JOBS_BY_ID,
+    JOBS_BY_SEQ,
+    JOBS_BY_STATUS,
+    LOG,
+    NEWEST_SEQ,
+    RECENT_FAILURES,
+    AttemptRow,
+    EventRow,
+    FailureRow,
+    JobRow,
+)
+from training.fleet.errors import InvalidMessageError, NotFoundError
+from training.fleet.model.jobs import STATUSES
+from training.fleet.queue.memory import Memory
+from training.fleet.wire.people import (
+    MAX_PAGE,
+    AttemptView,
+    EventView,
+    FailureView,
+    JobDetail,
+    JobPage,
+    JobView,
+    RecentFailure,
+)
+
+ARTIFACT_PATH: Final = "{model}_{mode}/{sha256}/bundle.tar.zst"
+"""Where an artifact lies below the store root."""
+MAX_SEQ: Final = 2**62
+WINDOW: Final = 2000
+"""Jobs looked at in one step when filters may refuse most of them."""
+SCAN_S: Final = 0.005
+"""How long one page may look for matching jobs, seconds."""
+MAX_HISTORY: Final = 200
+"""Attempts, and events, that are shown of one job: the newest."""
+WHOLE_CHARS: Final = 32768
+"""Characters of errors, and of reasons, that are shown of one job before older ones are cut."""
+CUT_CHARS: Final = 120
+MAX_SPECS: Final = 100
+"""Jobs on a page with their specifications, each of which may take 64 KiB."""
+MAX_OWN_REQUIREMENTS: Final = 256
+MAX_OWN_REASONS: Final = 8
+_BAD_ENDS: Final = frozenset({"failed", "expired", "lost_claim"})
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which jobs a list shows; empty shows all.
+
+    Attributes:
+        statuses: Only these statuses.
+        model: Only this model.
+        mode: Only this mode.
+        host: Only jobs that run or ran last on this host.
+        id_prefix: Only ids that start with this; the page is ordered by id then.
+        with_spec: Not a choice of jobs: show each one's specification as well.
+    """
+
+    statuses: Set[str] = frozenset()
+    model: str | None = None
+    mode: str | None = None
+    host: str | None = None
+    id_prefix: str = ""
+    with_spec: bool = False
+
+
+class JobViews:
+    """Jobs as people see them."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._clock = memory.clock
+        self._hosts = memory.hosts
+        self._leases = memory.leases
+
+    def jobs(
+        self, tx: Transaction, filters: Filters | None = None, cursor: str | None = None, limit: int = 100
+    ) -> JobPage:
+        """Return one page of jobs.
+
+        Args:
+            tx: The change.
+            filters: Which jobs.
+            cursor: `next` of the page before, None for the first.
+            limit: Most jobs on the page, 1 to 500; with specifications at most 100.
+
+        Raises:
+            InvalidMessageError: The cursor is not one of this list.
+        """
+        wanted = filters or Filters()
+        limit = max(1, min(limit, MAX_SPECS if wanted.with_spec else MAX_PAGE))
+        # An index in the order of ids exists; a list in the order of jobs would have to look at all of them.
+        if wanted.id_prefix:
+            return self._page_by_id(tx, wanted, cursor, limit)
+        return self._page_by_seq(tx, wanted, cursor, limit)
+
+    def _page_by_id(self, tx: Transaction, filters: Filters, cursor: str | None, limit: int) -> JobPage:
+        rows = tx.all(
+            JOBS_BY_ID,
+            after=_after(cursor, "i", ""),
+            low=filters.id_prefix,
+            high=filters.id_prefix + "g",
+            statuses=json.dumps(sorted(filters.statuses)) if filters.statuses else None,
+            model=filters.model,
+            mode=filters.mode,
+            host=filters.host,
+            limit=limit + 1,
+        )
+        shown = rows[:limit]
+        views = [self._view(row, with_spec=filters.with_spec) for row in shown]
+        return JobPage(views, f"i{shown[-1].id}" if len(rows) > limit else None)
+
+    def _page_by_seq(self, tx: Transaction, filters: Filters, cursor: str | None, limit: int) -> JobPage:
+        after = int(_after(cursor, "s", "0"))
+        newest = tx.one(NEWEST_SEQ)
+        end = (newest.number if newest else None) or 0
+        # A rare filter could make the database look at every job, and claims wait meanwhile.
+        step = WINDOW if filters.model or filters.mode or filters.host else MAX_SEQ
+        rows: list[JobRow] = []
+        until = self._clock.now() + SCAN_S
+        # One row more than asked for tells whether there is a next page without counting the rest.
+        while after < end and len(rows) <= limit:
+            upto = min(end, after + step)
+            rows += self._window(tx, filters, after, upto, limit + 1 - len(rows))
+            after = upto
+            if self._clock.now() > until:
+                break
+        views = [self._view(row, with_spec=filters.with_spec) for row in rows[:limit]]
+        if len(rows) > limit:
+            return JobPage(views, f"s{rows[limit - 1].seq}")
+        return JobPage(views, f"s{after}" if after < end else None)
+
+    def _window(self, tx: Transaction, filters: Filters, after: int, upto: int, limit: int) -> list[JobRow]:
+        values = {
+            "after": after,
+            "upto": upto,
+            "model": filters.model,
+            "mode": filters.mode,
+            "host": filters.host,
+            "limit": limit,
+        }
+        # All statuses are no filter, and one statement is cheaper than six.
+        if not filters.statuses or filters.statuses >= set(STATUSES):
+            return list(tx.all(JOBS_BY_SEQ, **values))
+        # Each status has an index in the order of jobs; the merge of a few short lists is cheap.
+        found = [row for status in filters.statuses for row in tx.all(JOBS_BY_STATUS, status=status, **values)]
+        return sorted(found, key=_seq)[:limit]
+
+    def job(self, tx: Transaction, job_id: str) -> JobDetail:
+        """Return everything about one job, of its history the newest part.
+
+        Raises:
+            NotFoundError: There is no such job.
+        """
+        row = job_row(tx, job_id)
+        seq = row.seq
+        log, length = tx.one(LOG, job=seq), tx.one(HISTORY_LENGTH, job=seq)
+        assert length is not None
+        attempts, events = tx.all(ATTEMPTS, job=seq, limit=MAX_HISTORY), tx.all(EVENTS, job=seq, limit=MAX_HISTORY)
+        errors, reasons = _shortened([one.error for one in attempts]), _shortened([one.why for one in events])
+        return JobDetail(
+            job=self._view(row),
+            spec=json.loads(row.spec),
+            constraints=self._constraints(row),
+            attempts=[_attempt(*one) for one in zip(attempts, errors, strict=True)][::-1],
+            events=[_event(*one) for one in zip(events, reasons, strict=True)][::-1],
+            log_tail=log.tail if log else "",
+            attempts_total=length.attempts,
+            events_total=length.events,
+        )
+
+    def recent_failures(self, tx: Transaction, limit: int = 10) -> list[RecentFailure]:
+        """Return the newest bad ends of jobs that are not completed since, newest first."""
+        shown = []
+        for row in tx.all(RECENT_FAILURES, limit=limit):
+            failure = _failure(row)
+            if failure is not None:
+                shown.append(RecentFailure(row.id, row.model, row.mode, row.status, failure))
+        return shown
+
+    # ---- shared
+
+    def _constraints(self, row: JobRow) -> dict[str, Any]:
+        requirement = asdict(self._hosts.requirement(row.requirement))
+        limits = {key: getattr(row, key) for key in ("priority", "timeout_s", "max_attempts")}
+        return {**requirement, "allowed_hosts": list(requirement["allowed_hosts"]), **limits}
+
+    def _view(self, row: JobRow, *, with_spec: bool = False) -> JobView:
+        spec = json.loads(row.spec)
+        live = self._leases.get(row.lease_id)
+        artifact = row.artifact
+        return JobView(
+            id=row.id,
+            model=row.model,
+            mode=row.mode,
+            split=spec["split_recipe"],
+            seed=spec["seed"],
+            dataset=spec["dataset"]["name"] if "dataset" in spec else None,
+            status=row.status,
+            priority=row.priority,
+            host=row.host,
+            attempts_used=row.attempts_used,
+            max_attempts=row.max_attempts,
+            cancel_requested=bool(row.cancel_requested),
+            named=bool(row.named),
+            delayed=not row.ready,
+            updated_at=row.updated_at,
+            claimed_at=row.claimed_at,
+            ended_at=row.ended_at,
+            progress=None if live is None else live.progress,
+            failure=_failure(row),
+            artifact=artifact,
+            artifact_path=artifact and ARTIFACT_PATH.format(model=row.model, mode=row.mode, sha256=artifact),
+            metrics=json.loads(row.metrics),
+            duration_s=row.duration_s,
+            spec=spec if with_spec else None,
+        )
+
+
+def job_row(tx: Transaction, job_id: str) -> JobRow:
+    """Return a job with its newest attempt.
+
+    Raises:
+        NotFoundError: There is no such job.
+    """
+    row = tx.one(JOB, id=job_id)
+    if row is None:
+        raise NotFoundError(f"there is no job {job_id}", "`cis490-jobs list` shows the jobs there are")
+    return row
+
+
+def _after(cursor: str | None, kind: str, start: str) -> str:
+    """Return what a cursor of this kind points behind."""
+    if cursor is None:
+        return start
+    place = cursor[1:]
+    if cursor[:1] != kind or not (place.isascii() and place.isalnum()) or (kind == "s" and not place.isdecimal()):
+        raise InvalidMessageError(f"{cursor[:80]!r} is no cursor of this list", "start again without one")
+    return place[:64] if kind == "i" else place[:18]
+
+
+def _seq(row: JobRow) -> int:
+    return row.seq
+
+
+def _failure(row: JobRow | FailureRow) -> FailureView | None:
+    # What was released or cancelled is no failure of the job.
+    if row.outcome not in _BAD_ENDS:
+        return None
+    assert row.host is not None and row.ended_at is not None  # a rule of the table: what has an outcome has ended
+    kind = row.kind or row.outcome
+    return FailureView(kind, row.error, row.exit_status, row.host, row.ended_at)
+
+
+def _shortened(newest_first: Sequence[str]) -> list[str]:
+    """Return texts, of which the older part is cut once the newer takes enough room."""
+    left, texts = WHOLE_CHARS, []
+    for text in newest_first:
+        left -= len(text)
+        texts.append(text if left >= 0 or len(text) <= CUT_CHARS else f"{text[:CUT_CHARS]}…")
+    return texts
+
+
+def _attempt(row: AttemptRow, error: str) -> AttemptView:
+    return AttemptView(
+        fence=row.fence,
+        host=row.worker,
+        claimed_at=row.claimed_at,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        outcome=row.outcome,
+        kind=row.kind,
+        exit_status=row.exit_status,
+        error=error,
+    )
+
+
+def _event(row: EventRow, why: str) -> EventView:
+    return EventView(
+        id=row.id,
+        at=row.at,
+        actor=row.actor,
+        action=row.action,
+        from_status=row.from_status,
+        to_status=row.to_status,
+        why=why,
+    )
