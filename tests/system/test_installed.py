@@ -172,6 +172,7 @@ def fleet(root: Path, tmp_path: Path) -> Iterator[Fleet]:
 
 def test_a_fleet_is_installed_survives_and_is_removed(fleet: Fleet) -> None:
     _install(fleet)
+    _look_beside_the_worker(fleet)
     secrets = _train_with_secrets_kept(fleet)
     _worker_is_killed(fleet)
     _service_is_stopped(fleet)
@@ -209,6 +210,15 @@ def _install(fleet: Fleet) -> None:
     for unit, most in ((RECEIVER, 20), (WORKER, 30)):
         fleet.run(f"systemd-analyze security --threshold={most} {unit}")
         assert fleet.run(f"systemd-analyze verify /etc/systemd/system/{unit}.service") == ""
+
+
+def _look_beside_the_worker(fleet: Fleet) -> None:
+    """The doctor outside the service is on the worker's host, also where the host is a container."""
+    look = fleet.run(
+        f"systemd-run --pipe --wait --uid=cis490-worker -E STATE_DIRECTORY=/var/lib/cis490-worker {WORKER} doctor"
+    )
+    assert re.search(r"ok +identity +the receiver takes it as gpu-tower \(enrolled\)", look)
+    assert "https://pi.lab:8445  ok" in fleet.run(f"{OPERATOR} status")
 
 
 def _train_with_secrets_kept(fleet: Fleet) -> list[str]:

@@ -6,6 +6,7 @@ import pytest
 
 from training.fleet.model.jobs import FAIL_KINDS
 from training.fleet.settings import Setting
+from training.fleet.worker import identity
 from training.fleet.worker.options import TABLE
 from training.fleet.worker.process import shim
 
@@ -53,3 +54,8 @@ def test_the_unit_lets_a_worker_that_died_take_over_its_trainers_in_time(root: P
     assert "Restart=always" in unit
     assert "RestartSec=1" in unit
     assert shim.ADOPT_S >= 5
+
+
+def test_the_unit_tells_the_worker_the_boot_that_doctor_reads(root: Path) -> None:
+    unit = (root / "etc/systemd/cis490-training-worker.service").read_text().splitlines()
+    assert f"Environment={identity.BOOT}=%b" in unit

@@ -278,7 +278,7 @@ def test_folders_without_rights_are_deleted_by_who_owns_them(tmp_path: Path, roo
         "from training.fleet.worker import files, held",
         f"files.Held = held.{walk}",
         "os.chdir(sys.argv[1])",
-        "if os.geteuid() == 0:",
+        "if hasattr(os, 'geteuid') and os.geteuid() == 0:",
         "    os.chown('.', 65534, 65534), os.setgroups([]), os.setgid(65534), os.setuid(65534)",
         "top = pathlib.Path('top')",
         "(top / 'a' / 'b' / 'c').mkdir(parents=True)",

@@ -148,6 +148,24 @@ def test_the_place_is_the_same_for_every_start_in_a_folder_and_another_in_a_copy
     assert len({here, first, place("lock")}) == 3
 
 
+def test_a_service_that_is_told_the_boot_is_on_the_host_of_programs_that_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_container, of_machine_around = tmp_path / "container", tmp_path / "machine"
+    of_container.write_text("57194d2b-6b71-4d5f-bd4e-f76cac87ac36\n")
+    of_machine_around.write_text("f39df69c-3ba7-4d28-951d-bf858945b818\n")
+    monkeypatch.setattr(identity, "_BOOT", of_container)
+    of_doctor = visit()
+    monkeypatch.setattr(identity, "_BOOT", of_machine_around)
+    assert visit() != of_doctor
+    monkeypatch.setenv("CIS490_BOOT_ID", "57194d2b6b714d5fbd4ef76cac87ac36")  # systemd writes it without dashes
+    assert visit() == of_doctor
+    with (tmp_path / "lock").open("a") as lock:
+        assert session(lock).startswith(of_doctor.partition(".")[0])
+    monkeypatch.setenv("CIS490_BOOT_ID", "%b")
+    assert visit() != of_doctor, "what is no id says nothing"
+
+
 # ---- the settings
 
 

@@ -41,8 +41,8 @@ def test_the_installer_brings_a_host_from_an_invite_to_a_trained_job_through_an_
     said = lab.install(**lab.invited("pc"), Dataset=data, WithoutTrainer=True)
     assert said[-1].startswith("The worker runs.")
     assert has(said, r"FAIL +libraries +those of no model are installed")
-    assert has(said, r"ok +dataset: lab is valid")
-    assert has(said, r"ok +receiver: answers at https://localhost:\d+")
+    assert has(said, r"ok +dataset lab +lab is valid")
+    assert has(said, r"ok +receiver +answers at https://localhost:\d+")
     [host] = lab.workers()
     assert (host["name"], host["capability"]["os"]) == ("pc", "windows")
     assert "lab" in host["capability"]["datasets"]
@@ -69,7 +69,7 @@ def test_the_guide_typed_as_it_stands_brings_a_host_into_the_fleet_and_out_of_it
     shown = {command: lab.type_in(command) for command in commands() if command not in NEEDS_A_PC}
     installed = next(said for command, said in shown.items() if "-CaSha256" in command)
     assert has(installed, r"Successfully installed .*\blightgbm-")
-    assert has(installed, r"ok +trainer: answers --describe")
+    assert has(installed, r"ok +trainer +answers --describe")
     assert "This host can train." in installed
     [log] = [said for command, said in shown.items() if "worker.log" in command]
     assert has(log, r"\S+ worker started host=gpu-tower ")

@@ -39,6 +39,8 @@ FORM: Final = re.compile(r"cis490w\.[0-9a-f]{8,64}\.[0-9A-Za-z_-]{32,128}")
 REST_S: Final = 30.0
 """How long an answer that asks for a new key again is taken for one that was under way."""
 _NOBODYS_JOB: Final = "0" * 64
+BOOT: Final = "CIS490_BOOT_ID"
+"""Variable in which the unit says which boot of the host this is."""
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -169,8 +171,12 @@ def _host() -> str:
 def _machine() -> str:
     """Return what other hosts cannot know of this boot of this one.
 
-    Source: Linux, random(4), boot_id.
+    Source: Linux, random(4), boot_id; systemd.unit(5), specifier %b, and systemd.exec(5), ProtectProc.
     """
+    # A container may have a boot id of its own, mounted over the kernel's. The unit's ProtectProc mounts another /proc
+    # without it, so the service would read the id of the machine around and every other program that of the container.
+    with contextlib.suppress(ValueError):
+        return str(uuid.UUID(os.environ.get(BOOT, "")))
     try:
         return _BOOT.read_text(encoding="ascii").strip()
     except OSError:
