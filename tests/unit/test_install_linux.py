@@ -200,7 +200,7 @@ def test_a_host_that_cannot_train_keeps_its_old_version(site: Site) -> None:
     site.host.fail = {"--self-test"}
     status, said = site.run("install")
     assert (status, site.release()) == (1, old)
-    assert "the host cannot train yet: fix what FAILED says" in said[-1]
+    assert "the host cannot train yet: correct what FAIL says" in said[-1]
     assert site.host.service["ActiveState"] == "active"
 
 

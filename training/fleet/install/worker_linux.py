@@ -145,7 +145,7 @@ class LinuxWorker:
         if release.wanted.requirements:
             raise StopError(
                 EX_FAILURE,
-                "the host cannot train yet: fix what FAILED says and run the same command again; nothing runs so far",
+                "the host cannot train yet: correct what FAIL says and run the same command again; nothing runs so far",
             )
         say("it was installed without the project's own trainer, so only trainers of another kind can run here")
 

@@ -216,7 +216,7 @@ class WindowsWorker:
             self._programs.demand(words, folder=self._code)
             return
         say(
-            "Without the packages of the own trainer the next lines say FAILED for trainer and libraries; other "
+            "Without the packages of the own trainer the next lines say FAIL for trainer and libraries; other "
             "trainers run."
         )
         self._programs.show(words, folder=self._code)
