@@ -1316,8 +1316,9 @@ def test_cancelling_a_claimed_job_is_told_with_the_first_beat(world: World) -> N
 def test_a_failed_job_cannot_be_cancelled(world: World) -> None:
     world.load([entry(1, max_attempts=1)])
     world.fail(world.running())
-    with pytest.raises(ConflictError, match="failed already"):
+    with pytest.raises(ConflictError, match="failed already") as refused:
         world.cancel(entry(1).id)
+    assert refused.value.expected == "a job that waits or runs"
 
 
 def test_a_requeue_gives_a_new_budget(world: World) -> None:

@@ -172,6 +172,8 @@ def test_an_odd_id_is_refused_before_anybody_looks_for_it(receiver: LiveReceiver
     reply = receiver.call("GET", f"/v1/job/{name}{verb}")
     assert reply.status == 404
     assert "is no id; expected 64 lower-case hex digits" in reply.json["detail"]
+    assert reply.json["found"].endswith("is no id")
+    assert reply.json["expected"] == "64 lower-case hex digits"
 
 
 @pytest.mark.parametrize("header", ["Sec-Fetch-Site: none", "Sec-Fetch-Site: same-origin", "Origin: http://127.0.0.1"])

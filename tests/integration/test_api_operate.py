@@ -18,7 +18,8 @@ def test_cancel_and_requeue_answer_the_new_state(tmp_path: Path) -> None:
         requeued = receiver.call("POST", f"{path}/requeue", b"", operator=True)
         assert (requeued.status, requeued.json["status"]) == (200, "pending")
         lease = receiver.claim("w1")
-        assert receiver.call("POST", f"{path}/requeue", operator=True).json["code"] == "wrong_state"
+        refused = receiver.call("POST", f"{path}/requeue", operator=True).json
+        assert (refused["code"], refused["expected"]) == ("wrong_state", "a failed or cancelled job")
         assert receiver.call("POST", f"{path}/cancel", operator=True).json["cancel_requested"] is True
         beat = receiver.call("POST", f"{path}/heartbeat", {"lease_id": lease["lease_id"]})
         assert beat.json["cancel"] is True

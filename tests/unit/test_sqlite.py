@@ -257,8 +257,9 @@ def test_what_ran_in_a_batch_that_sqlite_dropped_fails_as_a_whole(database: Sqli
 def test_a_read_only_disk_is_unavailable_and_passes(database: Sqlite) -> None:
     cursor = Failing(database)
     cursor.refuse("BEGIN", sqlite3.SQLITE_READONLY)
-    with pytest.raises(UnavailableError, match="nothing was changed"):
+    with pytest.raises(UnavailableError, match="nothing was changed") as refused:
         database.submit(remember("a")).result()
+    assert (refused.value.found.endswith("nothing was changed"), refused.value.remedy) == (True, "look at its disk")
     cursor.errors.clear()
     assert database.submit(remember("a")).result() == 1
 

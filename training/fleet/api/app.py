@@ -98,7 +98,7 @@ class _Endpoint:
 
 def _target(parameter: PathParameter, found: str) -> str:
     if not parameter.pattern.fullmatch(found):
-        raise NotFoundError(f"{ascii(found)[:80]} is no {parameter.expected}")
+        raise NotFoundError(f"{ascii(found)[:80]} is no {parameter.name}", expected=parameter.expected)
     return found
 
 

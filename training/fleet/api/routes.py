@@ -70,18 +70,20 @@ class PathParameter:
 
     Attributes:
         pattern: What it must match as a whole.
-        expected: The same for people.
+        name: What it is called in a message for people.
+        expected: The pattern, said to people.
     """
 
     pattern: re.Pattern[str]
+    name: str
     expected: str
 
 
-_DIGEST = PathParameter(re.compile("[0-9a-f]{64}"), "id; expected 64 lower-case hex digits")
+_DIGEST = PathParameter(re.compile("[0-9a-f]{64}"), "id", "64 lower-case hex digits")
 PARAMETERS: Final[Mapping[str, PathParameter]] = {
     "id": _DIGEST,
     "sha256": _DIGEST,
-    "name": PathParameter(WORKER_NAME, "name of a worker; expected a host name"),
+    "name": PathParameter(WORKER_NAME, "name of a worker", "a host name"),
 }
 
 

@@ -28,9 +28,7 @@ class OperatorChanges:
         status = row.status
         # A failed job has nothing to stop. Cancelling it would only hide that it failed.
         if status in ("completed", "failed"):
-            raise ConflictError(
-                f"the job {job_id} is {status} already", "only a job that waits or runs can be cancelled"
-            )
+            raise ConflictError(f"the job {job_id} is {status} already", expected="a job that waits or runs")
         if status == "pending":
             tx.run("cancel", seq=row.seq, at=self._memory.clock.label())
             self._history.record(tx, row.seq, actor, "cancel", "pending", "cancelled")
@@ -58,7 +56,7 @@ class OperatorChanges:
         if status == "pending":
             return state_of(row)
         if status not in ("failed", "cancelled"):
-            raise ConflictError(f"the job {job_id} is {status}", "only a failed or cancelled job can be requeued")
+            raise ConflictError(f"the job {job_id} is {status}", expected="a failed or cancelled job")
         # What was learned of its size goes too: the operator may have changed the job's environment.
         needs = replace(memory.hosts.requirement(row.requirement), over_vram_gib=0, over_ram_gib=0)
         number = memory.hosts.number_of(tx, needs)

@@ -47,16 +47,16 @@ def unavailable(error: sqlite3.Error) -> UnavailableError:
     """Return what the caller of a change gets when it could not be written."""
     if _primary(error) == sqlite3.SQLITE_FULL:
         return StorageFullError(
-            "the disk of the database is full", "nothing was changed, make room and try again", retry_after_s=30.0
+            "the disk of the database is full; nothing was changed", "make room and try again", retry_after_s=30.0
         )
     return UnavailableError(
-        f"the database cannot be written ({error})", "nothing was changed, look at its disk", retry_after_s=10.0
+        f"the database cannot be written ({error}); nothing was changed", "look at its disk", retry_after_s=10.0
     )
 
 
 def no_copy(error: OSError) -> FleetError:
     """Return what is said when a copy cannot be made."""
-    return UnavailableError(f"the database cannot be copied ({error})", "nothing was changed, look at the disk")
+    return UnavailableError(f"the database cannot be copied ({error}); nothing was changed", "look at the disk")
 
 
 def _primary(error: sqlite3.Error) -> int:
