@@ -9,7 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 
 STILL_TWICE = {
-    "Answer", "Check", "Fault", "Limits", "Progress", "Request", "Setting", "Told", "TrainerError",
+    "Answer", "Fault", "Limits", "Progress", "Request", "Setting", "TrainerError",
 }  # fmt: skip
 """Names whose second meaning still waits for a name of its own. None may be added."""
 
