@@ -24,7 +24,7 @@ from typing import Final
 from bench.figures import Figure
 from training.fleet.auth.credentials import Credentials
 from training.fleet.auth.identities import Identity, Registry, digest_of, new_key, secret_of
-from training.fleet.errors import AuthenticationError
+from training.fleet.model.errors import AuthenticationError
 
 BLOCKS: Final = 40
 SAMPLES: Final = 500

@@ -35,7 +35,7 @@ from training.fleet.cli import views
 from training.fleet.cli.remote import Remote, read
 from training.fleet.cli.text import Terminal, bar, clean, cut, duration, number, table
 from training.fleet.client import Client
-from training.fleet.errors import EX_FAILURE, FleetError
+from training.fleet.model.errors import EX_FAILURE, FleetError
 from training.fleet.wire.people import JobPage, JobView, Why
 from training.needs import demand_packages
 

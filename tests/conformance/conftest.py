@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.queue_world import ENGINES, Engine
+from tests.helpers.queue_world import ENGINES, Engine
 
 
 @pytest.fixture(params=ENGINES, ids=lambda engine: engine.name)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from training.fleet.blobs.folder import Folder
-from training.fleet.errors import UnavailableError
+from training.fleet.model.errors import UnavailableError
 
 KEY = "gbt_oracle/" + "a" * 64 + "/bundle.tar.zst"
 OTHER = "gbt_oracle/" + "b" * 64 + "/bundle.tar.zst"

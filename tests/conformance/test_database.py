@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from tests.queue_world import Engine
+from tests.helpers.queue_world import Engine
 from training.fleet.database import Database, queries
 from training.fleet.database import statements as sql
 from training.fleet.database.queries import REMEMBERED
-from training.fleet.errors import ConflictError, FleetError, UnavailableError
+from training.fleet.model.errors import ConflictError, FleetError, UnavailableError
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.queue_world import Engine, World, entry
+from tests.helpers.queue_world import Engine, World, entry
 from training.fleet.auth.identities import digest_of
-from training.fleet.errors import (
+from training.fleet.model.errors import (
     ConflictError,
     FleetError,
     ForbiddenError,

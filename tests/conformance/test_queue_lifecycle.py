@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from tests.queue_world import ARTIFACT, OTHER, Engine, World, entry, host, open_world
+from tests.helpers.queue_world import ARTIFACT, OTHER, Engine, World, entry, host, open_world
 from training.fleet.database.queries import LEASE, NEWEST_EVENT
-from training.fleet.errors import (
+from training.fleet.model.capability import Capability
+from training.fleet.model.errors import (
     ArtifactMissingError,
     ConflictError,
     FleetError,
@@ -17,7 +18,6 @@ from training.fleet.errors import (
     OtherResultError,
     StaleLeaseError,
 )
-from training.fleet.model.capability import Capability
 from training.fleet.model.jobs import Policy, Requirement, Terms, Trainer
 from training.fleet.queue import attempt
 from training.fleet.wire.people import FailureView

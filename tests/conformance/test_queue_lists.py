@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.queue_world import ARTIFACT, Engine, World, entry, host, open_world
+from tests.helpers.queue_world import ARTIFACT, Engine, World, entry, host, open_world
 from training.fleet import __version__
 from training.fleet.database.queries import JOBS_BY_SEQ, JOBS_BY_STATUS, JOBS_NAMED
-from training.fleet.errors import InvalidMessageError, NotFoundError
+from training.fleet.model.errors import InvalidMessageError, NotFoundError
 from training.fleet.model.jobs import DatasetRef, Policy, Requirement, Trainer
 from training.fleet.queue import Filters, views
 from training.fleet.wire.people import AttemptView, FailureView, JobPage

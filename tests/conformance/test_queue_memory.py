@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.queue_world import Engine, World, entry, host, open_world
+from tests.helpers.queue_world import Engine, World, entry, host, open_world
 from training.fleet.database.queries import ADD_REQUIREMENT, REMEMBERED
-from training.fleet.errors import ConflictError, StorageFullError
+from training.fleet.model.errors import ConflictError, StorageFullError
 from training.fleet.model.jobs import DatasetRef, Policy, Requirement, Terms
 from training.fleet.queue.clock import wall_label
 from training.fleet.queue.hosts import Hosts

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.queue_world import Engine, World, entry, host, open_world
+from tests.helpers.queue_world import Engine, World, entry, host, open_world
 from training.fleet.database.queries import JOB, JOBS_NUMBERED, REQUIREMENTS
-from training.fleet.errors import FleetError, PreconditionError, WouldShrinkError
+from training.fleet.model.errors import FleetError, PreconditionError, WouldShrinkError
 from training.fleet.model.jobs import DatasetRef, Policy, Requirement, Trainer
 from training.fleet.queue import change, reload
 from training.fleet.queue.stored import requirement_from

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from tests.queue_world import ARTIFACT, OPERATOR, OTHER, Engine, World, entry, host, open_world
+from tests.helpers.queue_world import ARTIFACT, OPERATOR, OTHER, Engine, World, entry, host, open_world
 from training.fleet.auth.identities import digest_of
 from training.fleet.database.queries import MAKE_READY
-from training.fleet.errors import ArtifactMissingError, FleetError
+from training.fleet.model.errors import ArtifactMissingError, FleetError
 from training.fleet.model.jobs import Policy, Requirement
 from training.fleet.wire.identities import Enrol, InviteOrder
 from training.fleet.wire.worker import Lease

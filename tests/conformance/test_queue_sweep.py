@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.queue_world import Engine, World, entry, host
+from tests.helpers.queue_world import Engine, World, entry, host
 from training.fleet.api.parking import Lot, ParkedCall
 from training.fleet.database.queries import OVERDUE
 from training.fleet.model.jobs import Policy, Requirement, Terms

@@ -17,8 +17,8 @@ from live_receiver import manifest
 from processes import ROOT, WORKER, Fleet, wait_until
 
 from training.fleet.client import Client
-from training.fleet.errors import NotFoundError, StaleLeaseError
 from training.fleet.model.capability import GIB, Capability
+from training.fleet.model.errors import NotFoundError, StaleLeaseError
 from training.fleet.wire.worker import Claim, Complete, Heartbeat, Lease
 
 JOBS = 500

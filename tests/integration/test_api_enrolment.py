@@ -14,7 +14,7 @@ from live_receiver import LiveReceiver, Reply, manifest
 
 from training.fleet.api.front import Front
 from training.fleet.auth import Credentials
-from training.fleet.errors import UnavailableError
+from training.fleet.model.errors import UnavailableError
 from training.fleet.wire.identities import Enrol, Material
 
 TOKENS = {"operator": "an-operator-token-for-tests", "read": "a-read-token-for-tests"}

@@ -11,7 +11,7 @@ import pytest
 from live_receiver import HEAD, LiveReceiver, manifest
 
 from training.fleet.api import loading
-from training.fleet.errors import ManifestError
+from training.fleet.model.errors import ManifestError
 from training.fleet.model.jobs import Trainer
 
 

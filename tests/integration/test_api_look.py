@@ -14,7 +14,7 @@ from openapi_spec_validator import validate
 from prometheus_client.parser import text_string_to_metric_families
 
 from training.fleet.api.routes import ROUTES
-from training.fleet.errors import UnavailableError
+from training.fleet.model.errors import UnavailableError
 
 JOBS = 7
 

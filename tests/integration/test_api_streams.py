@@ -17,7 +17,7 @@ from training.fleet.api.answers import Stream
 from training.fleet.api.fleet import Fleet
 from training.fleet.api.request import Request
 from training.fleet.api.routes import ROUTES, Route
-from training.fleet.errors import FleetError
+from training.fleet.model.errors import FleetError
 
 END_S = 2.0
 """How long the end of a receiver may wait for streams."""

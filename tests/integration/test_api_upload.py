@@ -16,7 +16,7 @@ import pytest
 from live_receiver import LiveReceiver, Reply, manifest, read_answer
 
 from training.fleet.api import arrival
-from training.fleet.errors import StorageFullError
+from training.fleet.model.errors import StorageFullError
 from training.fleet.store import Store, Upload
 
 LIMIT = 8 * 2**20

@@ -24,7 +24,7 @@ from training.fleet.wire.worker import Complete, Fail, Heartbeat
 from training.fleet.worker.files import delete_tree
 from training.fleet.worker.log import HEAD_BYTES, SEGMENT_BYTES
 
-TESTS = Path(__file__).resolve().parents[1]
+HELPERS = Path(__file__).resolve().parents[1] / "helpers"
 COMMAND = ["{python}", "hell_trainer.py"]
 MIB = 2**20
 DECODERS: dict[str, Decoder[Any]] = {
@@ -99,7 +99,17 @@ class Hell:
         self.peak_kib = 0
         self.numbers = itertools.count(1)
         command = [sys.executable, "-m", "training.fleet.worker", "--receiver", self.stub.url, "--name", "box"]
-        command += ["--work-dir", str(work), "--trainer-dir", str(TESTS), "--grace-s", "0.5", "--stall-s", "3", *flags]
+        command += [
+            "--work-dir",
+            str(work),
+            "--trainer-dir",
+            str(HELPERS),
+            "--grace-s",
+            "0.5",
+            "--stall-s",
+            "3",
+            *flags,
+        ]
         if os.geteuid() == 0:
             command = WITHOUT_PRIVILEGE + command
         environ = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")}

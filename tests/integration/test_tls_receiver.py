@@ -22,8 +22,8 @@ from tls_site import Site
 
 from training.fleet import receiver, settings
 from training.fleet.client import Client
-from training.fleet.errors import AuthenticationError
 from training.fleet.files import write_new
+from training.fleet.model.errors import AuthenticationError
 from training.fleet.receiver import init as making
 from training.fleet.receiver import options
 from training.fleet.receiver.operators import credentials_of

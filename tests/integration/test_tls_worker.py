@@ -22,7 +22,7 @@ from training.fleet.tls.certificates import facts
 from training.fleet.tls.serving import Issuer
 from training.fleet.worker.certificate import renew_at
 
-TESTS = Path(__file__).resolve().parents[1]
+HELPERS = Path(__file__).resolve().parents[1] / "helpers"
 TERMS = {"heartbeat_s": "0.2", "lease_s": "20", "ack_s": "10"}
 WAYS: dict[str, Callable[[Path, str], AbstractContextManager[Door]]] = {
     "direct": functools.partial(direct, **TERMS),
@@ -31,7 +31,7 @@ WAYS: dict[str, Callable[[Path, str], AbstractContextManager[Door]]] = {
 
 
 def text(jobs: int) -> str:
-    head = f'{HEAD}[trainer]\ncommand = ["{{python}}", "{TESTS / "fake_trainer.py"}"]\n'
+    head = f'{HEAD}[trainer]\ncommand = ["{{python}}", "{HELPERS / "fake_trainer.py"}"]\n'
     job = '[[jobs]]\nmodel = "fake"\nmode = "oracle"\nseed = {seed}\nhyper = {{ act = "good" }}\n'
     return head + "".join(job.format(seed=seed) for seed in range(jobs))
 

@@ -15,8 +15,8 @@ from record_wire import ACTS, MANIFEST, WORKER
 from stub_receiver import StubReceiver
 
 from training.fleet.client import Client
-from training.fleet.errors import NotFoundError, StaleLeaseError
 from training.fleet.model.capability import Capability
+from training.fleet.model.errors import NotFoundError, StaleLeaseError
 from training.fleet.wire.worker import Claim, Complete, Fail, Heartbeat
 
 RECORDED = sorted((Path(__file__).parents[1] / "vectors" / "wire").glob("*.json"))

@@ -21,14 +21,14 @@ from training.fleet.wire.identities import Invite, InviteOrder
 from training.fleet.worker.identity import OwnSecret
 from training.fleet.worker.journal import Journal
 
-TESTS = Path(__file__).resolve().parents[1]
+HELPERS = Path(__file__).resolve().parents[1] / "helpers"
 READ = "a-read-token-for-tests"
 CREDENTIALS = {"operator": TOKEN, "read": READ}
 TERMS = {"heartbeat_s": "0.2", "lease_s": "20", "ack_s": "10"}
 
 
 def text(jobs: int) -> str:
-    head = f'{HEAD}[trainer]\ncommand = ["{{python}}", "{TESTS / "fake_trainer.py"}"]\n'
+    head = f'{HEAD}[trainer]\ncommand = ["{{python}}", "{HELPERS / "fake_trainer.py"}"]\n'
     job = '[[jobs]]\nmodel = "fake"\nmode = "oracle"\nseed = {seed}\nhyper = {{ act = "patient" }}\n'
     return head + "".join(job.format(seed=seed) for seed in range(jobs))
 

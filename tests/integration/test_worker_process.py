@@ -24,7 +24,7 @@ from training.trainer.hyper import MODELS, contract_digest, describe, missing_li
 
 MOST_SAID = 200
 """Messages to the service manager in a test, which come several times a second as long as the program lives."""
-TESTS = Path(__file__).resolve().parents[1]
+HELPERS = Path(__file__).resolve().parents[1] / "helpers"
 ENVIRON = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "CIS490_WORKER_TOKEN": "sesame-worker"}
 
 
@@ -45,7 +45,7 @@ class Host:
 
     def start(self, *flags: str, environ: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
         command = [sys.executable, *self.program, "--receiver", self.stub.url]
-        command += ["--work-dir", str(self.work), "--trainer-dir", str(TESTS), "--grace-s", "1", "--name", "box"]
+        command += ["--work-dir", str(self.work), "--trainer-dir", str(HELPERS), "--grace-s", "1", "--name", "box"]
         command += ["--min-free-gib", "0", *flags]
         errors = (self.work.parent / "errors").open("ab")
         worker = subprocess.Popen(command, cwd=self.root, env=environ or ENVIRON, stdout=subprocess.PIPE, stderr=errors)

@@ -17,7 +17,7 @@ from typing import Any
 from boundary import Boundary, Ran
 from trial import Trial, wrong_answers, wrong_in_files
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
 from integrity_site import Site
 

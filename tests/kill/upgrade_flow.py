@@ -16,7 +16,7 @@ from trial import Trial, wrong_answers
 
 from training.fleet.database.sqlite import Sqlite
 from training.fleet.database.sqlite.pages import PageSums
-from training.fleet.errors import EX_FAILURE, FleetError
+from training.fleet.model.errors import EX_FAILURE, FleetError
 from training.fleet.queue import Queue
 
 OLD = Path(__file__).parents[1] / "vectors" / "schemas" / "0.1.0.sql"

@@ -19,7 +19,7 @@ from pathlib import Path
 from boundary import Boundary, Ran
 from trial import Trial
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
 from one_job_receiver import OneJobReceiver, forked
 

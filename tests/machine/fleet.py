@@ -36,13 +36,18 @@ from typing import Any, TypeVar
 
 import pytest
 
+from tests.helpers.queue_world import Ending
+from tests.helpers.queue_world import look_at_sqlite as look
 from tests.machine.faults import Faults
 from tests.machine.fleet_model import SWEEP_S, Model
-from tests.queue_world import Ending
-from tests.queue_world import look_at_sqlite as look
 from training.fleet.database.sqlite import Sqlite
 from training.fleet.database.sqlite.pages import sums_path
-from training.fleet.errors import (
+from training.fleet.maintenance.artifacts import CheckOptions, Places
+from training.fleet.maintenance.fsck import fsck
+from training.fleet.manifest import Header, JobEntry
+from training.fleet.model import placement
+from training.fleet.model.capability import GIB, Capability, Gpu
+from training.fleet.model.errors import (
     ArtifactMissingError,
     ConflictError,
     DigestMismatchError,
@@ -52,11 +57,6 @@ from training.fleet.errors import (
     StaleLeaseError,
     StorageFullError,
 )
-from training.fleet.maintenance.artifacts import CheckOptions, Places
-from training.fleet.maintenance.fsck import fsck
-from training.fleet.manifest import Header, JobEntry
-from training.fleet.model import placement
-from training.fleet.model.capability import GIB, Capability, Gpu
 from training.fleet.model.jobs import FAIL_KINDS, Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
 from training.fleet.queue import Queue, reload
 from training.fleet.store import Store, index_line, index_row

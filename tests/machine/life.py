@@ -25,15 +25,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.helpers.queue_world import look_at_sqlite as look
 from tests.machine.fleet import ROOM
-from tests.queue_world import look_at_sqlite as look
 from training.fleet.database.sqlite import Sqlite
 from training.fleet.database.sqlite.reading import of_receiver
-from training.fleet.errors import ConflictError, FleetError
 from training.fleet.maintenance.records import check_pages, check_rows, check_structure
 from training.fleet.maintenance.report import Report
 from training.fleet.manifest import Header, JobEntry
 from training.fleet.model.capability import GIB, Capability, Gpu
+from training.fleet.model.errors import ConflictError, FleetError
 from training.fleet.model.jobs import Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
 from training.fleet.queue import Queue, reload
 from training.fleet.wire.worker import Beat, Claim, Complete, Fail, Heartbeat, JobState, Lease, Progress

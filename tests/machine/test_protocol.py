@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.queue_world import Ending
+from tests.helpers.queue_world import look_at_sqlite as look
 from tests.machine import protocol
 from tests.machine.protocol import Event, Protocol, Search
-from tests.queue_world import Ending
-from tests.queue_world import look_at_sqlite as look
 from training.fleet.database.sqlite import Sqlite
-from training.fleet.errors import ConflictError, OtherResultError, StaleLeaseError
 from training.fleet.manifest import Header, JobEntry
 from training.fleet.model.capability import GIB, Capability
+from training.fleet.model.errors import ConflictError, OtherResultError, StaleLeaseError
 from training.fleet.model.jobs import Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
 from training.fleet.queue import Queue, reload
 from training.fleet.wire.worker import Claim, Complete, Fail, Heartbeat

@@ -31,11 +31,11 @@ from training.fleet.database.sqlite import upkeep
 from training.fleet.database.sqlite.opening import prepare
 from training.fleet.database.sqlite.pages import sums_path
 from training.fleet.database.sqlite.upkeep import DatabaseFile
-from training.fleet.errors import FleetError
 from training.fleet.files import make_folder
 from training.fleet.maintenance.artifacts import CheckOptions, Places
 from training.fleet.maintenance.fsck import fsck
 from training.fleet.maintenance.restore import RestoreTarget, restore
+from training.fleet.model.errors import FleetError
 from training.fleet.receiver.run import _open_database
 from training.fleet.store import Store, index_line, index_row
 

@@ -90,7 +90,7 @@ def tried(root: Path, kind: str, artifact: Path, seed: int, count: int) -> int:
     A failure names the seed and the number of the case; `bent_models.bent` makes the same bytes from them.
     """
     done = subprocess.run(
-        [sys.executable, str(root / "tests" / "bent_models.py"), kind, artifact, str(seed), str(count)],
+        [sys.executable, str(root / "tests" / "helpers" / "bent_models.py"), kind, artifact, str(seed), str(count)],
         env={
             **{name: value for name, value in os.environ.items() if not name.startswith("COV")},
             "PYTHONPATH": str(root),

@@ -11,7 +11,13 @@ from starlette.types import Message
 from training.fleet.api.arrival import PEER, Arrival
 from training.fleet.api.front import Front
 from training.fleet.auth import Peer
-from training.fleet.errors import AuthenticationError, ConfigurationError, FleetError, ForbiddenError, RequestError
+from training.fleet.model.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    FleetError,
+    ForbiddenError,
+    RequestError,
+)
 from training.fleet.tls.peers import worker_uri
 
 TOKEN = "the-token-of-the-proxy"

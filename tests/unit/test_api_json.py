@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import pytest
 
 from training.fleet.api.json import Decoder, demand_sound_json, strict
-from training.fleet.errors import InvalidMessageError, RequestError
+from training.fleet.model.errors import InvalidMessageError, RequestError
 from training.fleet.wire.limits import Limit
 from training.fleet.wire.people import Reload
 from training.fleet.wire.worker import Claim, Complete, Fail, Heartbeat, Progress

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bench.load import claim_body
 from tests.unit.test_api_json import UNREADABLE
 from training.fleet.api import json as messages
-from training.fleet.errors import RequestError
+from training.fleet.model.errors import RequestError
 from training.fleet.queue.clock import wall_label
 
 DIGEST = "sha256:" + "a" * 64

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.clock import Clock
+from tests.helpers.clock import Clock
 from training.fleet.api.limiter import Limiter
-from training.fleet.errors import TooManyTriesError
+from training.fleet.model.errors import TooManyTriesError
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.clock import Clock
+from tests.helpers.clock import Clock
 from training.fleet.api.news import ALL, EACH, News
 
 

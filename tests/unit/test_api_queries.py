@@ -9,7 +9,7 @@ import pytest
 
 from training.fleet.api import queries
 from training.fleet.api.routes import ROUTES, Route
-from training.fleet.errors import InvalidMessageError, RequestError
+from training.fleet.model.errors import InvalidMessageError, RequestError
 
 DECLARED: queries.Declared = (
     ("limit", "", {"type": "integer", "minimum": 1, "maximum": 500}),

@@ -8,7 +8,7 @@ import pytest
 
 from training.fleet.api.arrival import Arrival
 from training.fleet.api.sites import demand_own_page
-from training.fleet.errors import ForbiddenError
+from training.fleet.model.errors import ForbiddenError
 
 NAMES = frozenset({"fleet.example"})
 DIRECT, BEHIND, BARE = b"127.0.0.1:8445", b"fleet.example", b"127.0.0.1"

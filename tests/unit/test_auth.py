@@ -7,7 +7,7 @@ import hashlib
 import pytest
 
 from training.fleet.auth import Credentials, Operator, Role, demand_wide_tokens, host_name, is_loopback
-from training.fleet.errors import AuthenticationError, ConfigurationError, ForbiddenError
+from training.fleet.model.errors import AuthenticationError, ConfigurationError, ForbiddenError
 
 ALL = Credentials.of({"operator": "op-token", "worker": "worker-token", "read": "read-token"})
 NONE = Credentials.of({})

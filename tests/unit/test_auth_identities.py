@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.clock import Clock
+from tests.helpers.clock import Clock
 from training.fleet.auth import Credentials, Identity, Operator, Peer, Registry, Sessions, neighbourhood, operators_of
 from training.fleet.auth.identities import digest_of, id_of, key_of, secret_of
-from training.fleet.errors import (
+from training.fleet.model.errors import (
     AuthenticationError,
     ConfigurationError,
     ForbiddenError,

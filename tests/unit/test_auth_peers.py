@@ -8,7 +8,7 @@ import math
 import pytest
 
 from training.fleet.auth import Credentials, Identity, Peer, Registry
-from training.fleet.errors import AuthenticationError, CertificateMismatchError, RevokedError
+from training.fleet.model.errors import AuthenticationError, CertificateMismatchError, RevokedError
 from training.fleet.tls.peers import from_certificate, from_proxy, worker_uri
 
 MARK = "a" * 64

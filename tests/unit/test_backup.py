@@ -19,7 +19,6 @@ from integrity_site import STATUSES, Site
 
 from training.fleet.database.queries import JOBS_BY_SEQ
 from training.fleet.database.sqlite import Sqlite, pages
-from training.fleet.errors import ConfigurationError, ConflictError, FleetError, StorageFullError
 from training.fleet.locks import folder_held
 from training.fleet.maintenance import backup as backup_module
 from training.fleet.maintenance import restore as restore_module
@@ -28,6 +27,7 @@ from training.fleet.maintenance.backup import BackupTask, back_up
 from training.fleet.maintenance.fsck import fsck
 from training.fleet.maintenance.report import Report, ignore
 from training.fleet.maintenance.restore import RestoreTarget, restore
+from training.fleet.model.errors import ConfigurationError, ConflictError, FleetError, StorageFullError
 
 NAME = "20260101T000000Z-nightly"
 

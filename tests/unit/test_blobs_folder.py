@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from training.fleet.blobs.folder import STEP_BYTES, Data, Folder, System
-from training.fleet.errors import ConfigurationError, FleetError, StorageFullError, UnavailableError
+from training.fleet.model.errors import ConfigurationError, FleetError, StorageFullError, UnavailableError
 
 KEY = "gbt_oracle/" + "a" * 64 + "/bundle.tar.zst"
 OTHER = "gbt_oracle/" + "b" * 64 + "/bundle.tar.zst"

@@ -13,7 +13,7 @@ import pytest
 from backports import zstd
 
 from training.fleet import bundle
-from training.fleet.errors import TrainerError
+from training.fleet.model.errors import TrainerError
 
 # The tar of {"a.txt": "one\n", "sub/b.txt": ""}; fixed here so that no platform or version may move it.
 TWO_FILES = "sha256:9809f2eeb7ddb73009f17fae9a0e47f130b226538e5f19916d1cadbefcffdc2d"

@@ -17,8 +17,8 @@ import pytest
 from training.fleet.capability import checkout, child
 from training.fleet.capability import detect as detection
 from training.fleet.capability.detect import detect, refresh
-from training.fleet.errors import ConfigurationError
 from training.fleet.model.capability import Capability, Datasets, Problem
+from training.fleet.model.errors import ConfigurationError
 from training.trainer import hyper
 
 CARD = "NVIDIA RTX 3060, GPU-11111111-2222, 12288, 11000, 560.35"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from training.fleet.errors import ConfigurationError, FleetError
 from training.fleet.files import write_new
+from training.fleet.model.errors import ConfigurationError, FleetError
 from training.fleet.tls.certificates import (
     DAY_S,
     Authority,

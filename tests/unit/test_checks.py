@@ -14,7 +14,7 @@ from tls_site import Site
 
 from training.fleet import checks
 from training.fleet.checks import Check, Look, fail, made, ok, skip, warn
-from training.fleet.errors import AuthenticationError
+from training.fleet.model.errors import AuthenticationError
 from training.fleet.tls.certificates import DAY_S, facts
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from training.fleet.cli import comparison
 from training.fleet.cli.text import Terminal
-from training.fleet.errors import FleetError
+from training.fleet.model.errors import FleetError
 from training.fleet.wire.people import JobView
 
 METRIC = "auprc_host_mean"

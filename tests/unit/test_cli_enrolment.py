@@ -13,7 +13,7 @@ import pytest
 from training.fleet.cli import commands, program, views
 from training.fleet.cli.remote import Remote
 from training.fleet.cli.text import Terminal
-from training.fleet.errors import ConfigurationError
+from training.fleet.model.errors import ConfigurationError
 from training.fleet.wire.identities import IdentityView, Invite
 from training.fleet.wire.people import FleetEvent, WorkerView
 

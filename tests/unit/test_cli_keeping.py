@@ -13,7 +13,7 @@ import pytest
 from training.fleet.cli import commands, program
 from training.fleet.cli.remote import Remote
 from training.fleet.cli.text import Terminal
-from training.fleet.errors import FleetError, UnreachableError
+from training.fleet.model.errors import FleetError, UnreachableError
 from training.fleet.wire.people import Chore, Finding
 
 BEGUN = Chore("backup", "running", "20260101T000000Z", "2026-01-01T00:00:00Z")

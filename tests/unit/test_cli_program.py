@@ -15,8 +15,15 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from training.fleet.cli import commands, program
-from training.fleet.errors import ConflictError, Fault, FleetError, ManifestError, NotFoundError, PreconditionError
 from training.fleet.model.capability import GIB, Capability, Gpu
+from training.fleet.model.errors import (
+    ConflictError,
+    Fault,
+    FleetError,
+    ManifestError,
+    NotFoundError,
+    PreconditionError,
+)
 from training.fleet.wire.people import (
     AttemptView,
     EventView,

@@ -17,7 +17,8 @@ import pytest
 from stub_receiver import Reply, StubReceiver, lease, problem
 
 from training.fleet.client import Client, address
-from training.fleet.errors import (
+from training.fleet.model.capability import Capability
+from training.fleet.model.errors import (
     AuthenticationError,
     ConfigurationError,
     ForbiddenError,
@@ -30,7 +31,6 @@ from training.fleet.errors import (
     UnavailableError,
     UnreachableError,
 )
-from training.fleet.model.capability import Capability
 from training.fleet.wire.worker import Beat, Claim, Complete, Fail, Heartbeat, Stored
 
 CLAIM = Claim("claim-0001", "box", Capability("box"))

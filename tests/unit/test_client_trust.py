@@ -14,7 +14,7 @@ import pytest
 from tls_site import Site
 
 from training.fleet.client import Client
-from training.fleet.errors import ConfigurationError, UnreachableError
+from training.fleet.model.errors import ConfigurationError, UnreachableError
 from training.fleet.tls.trust import ClientTls, reason
 
 URI = "urn:cis490:worker:gpu-tower:abc"

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from training.fleet.database.sqlite import Sqlite, pages, upkeep
-from training.fleet.errors import UnavailableError
+from training.fleet.model.errors import UnavailableError
 
 PAGE = 4096
 

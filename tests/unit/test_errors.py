@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from training.fleet import errors
-from training.fleet.errors import (
+from training.fleet.model import errors
+from training.fleet.model.errors import (
     BY_CODE,
     ConflictError,
     Fault,

@@ -12,8 +12,8 @@ import pytest
 from integrity_site import Site, killed
 
 from training.fleet.database.sqlite import pages
-from training.fleet.errors import ConfigurationError, FleetError
 from training.fleet.maintenance import fsck as fsck_module
+from training.fleet.model.errors import ConfigurationError, FleetError
 
 
 @pytest.fixture(scope="module")

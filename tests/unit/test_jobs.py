@@ -18,7 +18,7 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.fleet.errors import InvalidMessageError
+from training.fleet.model.errors import InvalidMessageError
 from training.fleet.model.jobs import (
     DatasetRef,
     Requirement,

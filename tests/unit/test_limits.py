@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.queue_world import Ending
+from tests.helpers.queue_world import Ending
 
 ENDLESS = """
 import threading

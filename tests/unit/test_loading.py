@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 
 from training.fleet.api.loading import Loader
-from training.fleet.errors import ConfigurationError, FleetError, ManifestError, StorageFullError, UnavailableError
+from training.fleet.model.errors import (
+    ConfigurationError,
+    FleetError,
+    ManifestError,
+    StorageFullError,
+    UnavailableError,
+)
 from training.fleet.queue import Queue
 
 NONE_BEFORE = "the manifest cannot be loaded and none was in force before: "

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from training.fleet.errors import ConfigurationError, UnavailableError
 from training.fleet.locks import file_held, folders_held
+from training.fleet.model.errors import ConfigurationError, UnavailableError
 
 
 @pytest.fixture

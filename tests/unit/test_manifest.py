@@ -12,9 +12,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from training.fleet.errors import ManifestError
 from training.fleet.manifest import MAX_JOBS, Header, Manifest, load, parse
 from training.fleet.manifest.text import read_document, read_quickly
+from training.fleet.model.errors import ManifestError
 from training.fleet.model.jobs import MAX_MANIFEST_BYTES, DatasetRef, Limits, Policy, Requirement, Spec, Trainer
 from training.fleet.queue.change import in_force_of
 from training.trainer import hyper

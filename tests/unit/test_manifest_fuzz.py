@@ -1,4 +1,4 @@
-"""Damaged manifests: half-written ones, flipped bits, and pieces in the wrong place (`tests/hostile_manifests.py`)."""
+"""Damaged manifests (`helpers/hostile_manifests.py`): half-written, with flipped bits, with pieces in wrong places."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def tried(root: Path, kind: str) -> Any:
     """Try one kind of damage in an untraced process; other tests trace the same lines."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
     done = subprocess.run(
-        [sys.executable, str(root / "tests" / "hostile_manifests.py"), kind],
+        [sys.executable, str(root / "tests" / "helpers" / "hostile_manifests.py"), kind],
         env={**environ, "PYTHONPATH": str(root)},
         capture_output=True,
         check=True,

@@ -16,10 +16,10 @@ import rtoml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.fleet.errors import Fault, ManifestError
 from training.fleet.manifest import Manifest, parse
 from training.fleet.manifest.source import load_bytes
 from training.fleet.manifest.text import MAX_KEY_PARTS
+from training.fleet.model.errors import Fault, ManifestError
 
 
 @contextlib.contextmanager

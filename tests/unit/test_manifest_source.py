@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from training.fleet.errors import ManifestError, TrainerError, UnavailableError
 from training.fleet.manifest import child, child_load, declaration_of, load
 from training.fleet.manifest.__main__ import main
 from training.fleet.manifest.source import read_bytes
+from training.fleet.model.errors import ManifestError, TrainerError, UnavailableError
 from training.fleet.model.jobs import MAX_MANIFEST_BYTES, DatasetRef
 from training.trainer import hyper
 

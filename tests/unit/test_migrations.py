@@ -17,7 +17,7 @@ from queue_world import World
 
 from training.fleet.database import statements as sql
 from training.fleet.database.sqlite import Sqlite, upkeep
-from training.fleet.errors import ConfigurationError
+from training.fleet.model.errors import ConfigurationError
 
 NEWEST = max(sql.migrations("sqlite"))
 OLD = sorted((Path(__file__).parents[1] / "vectors" / "schemas").glob("*.sql"))

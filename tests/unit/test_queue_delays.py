@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from tests.clock import Clock
+from tests.helpers.clock import Clock
 from training.fleet.queue.delays import MAX_COUNTED, Delays
 
 

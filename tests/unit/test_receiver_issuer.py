@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tls_site import Site
 
-from tests.clock import Clock
+from tests.helpers.clock import Clock
 from training.fleet.tls.certificates import DAY_S
 from training.fleet.tls.serving import Issuer
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from training.fleet import receiver, settings
-from training.fleet.errors import ConfigurationError
+from training.fleet.model.errors import ConfigurationError
 from training.fleet.receiver import options
 from training.fleet.receiver.operators import credentials_of
 

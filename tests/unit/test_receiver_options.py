@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from training.fleet.errors import ConfigurationError
+from training.fleet.model.errors import ConfigurationError
 from training.fleet.receiver import options
 from training.fleet.receiver.server import connection_limit
 from training.fleet.settings import PREFIX

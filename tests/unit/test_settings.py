@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from training.fleet import settings
-from training.fleet.errors import ConfigurationError
+from training.fleet.model.errors import ConfigurationError
 from training.fleet.settings import Setting
 
 TABLE = (

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from training.fleet.errors import ConfigurationError
+from training.fleet.model.errors import ConfigurationError
 from training.fleet.worker.process import local, shim
 from training.fleet.worker.process.local import (
     TrainerEnding,

@@ -17,7 +17,7 @@ import pytest
 from training.fleet.database import statements as sql
 from training.fleet.database.queries import RECORD, REMEMBERED
 from training.fleet.database.sqlite import Sqlite, opening, writer
-from training.fleet.errors import (
+from training.fleet.model.errors import (
     ConfigurationError,
     ConflictError,
     StorageFullError,

@@ -12,7 +12,7 @@ import pytest
 
 from training.fleet import store as store_module
 from training.fleet.blobs.folder import Folder, System
-from training.fleet.errors import (
+from training.fleet.model.errors import (
     ConfigurationError,
     DigestMismatchError,
     FleetError,

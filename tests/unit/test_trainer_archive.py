@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from training.fleet import bundle
-from training.fleet.errors import TrainerError as NotPacked
+from training.fleet.model.errors import TrainerError as NotPacked
 from training.trainer.faults import SpecError
 from training.trainer.stored import archive
 from training.trainer.stored.archive import Limits, extract

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from training.fleet.cli.remote import read
-from training.fleet.errors import FleetError
 from training.fleet.model.capability import Capability, Gpu
+from training.fleet.model.errors import FleetError
 from training.fleet.wire import identities, people, worker
 from training.fleet.wire.people import JobPage, WorkerPage, WorkerView
 from training.fleet.wire.read import MismatchError, message

@@ -18,8 +18,8 @@ from stub_receiver import Reply, Seen, StubReceiver, lease, problem, route
 
 from training.fleet.capability import cards
 from training.fleet.client import Client
-from training.fleet.errors import ConfigurationError, UnavailableError, UnreachableError, UpgradeRequiredError
 from training.fleet.model.capability import Capability, Datasets, Gpu
+from training.fleet.model.errors import ConfigurationError, UnavailableError, UnreachableError, UpgradeRequiredError
 from training.fleet.wire.worker import Beat, Fail, Lease
 from training.fleet.worker import attempt as attempt_module
 from training.fleet.worker import loop as loop_module
@@ -33,7 +33,7 @@ from training.fleet.worker.options import Options, options
 from training.fleet.worker.process.local import ShimTraining
 from training.fleet.worker.start import Contracts, Seat
 
-TESTS = Path(__file__).resolve().parents[1]
+HELPERS = Path(__file__).resolve().parents[1] / "helpers"
 PLAIN = Capability("box")
 REPORT = {"status": 0, "asked": "", "error": "", "max_rss_bytes": 5, "duration_s": 2.5, "rest": ""}
 
@@ -63,7 +63,7 @@ class Bench:
         self.folder = RunFolder(folder / "run")
         self.words = io.StringIO()
         self.heard: list[Beat] = []
-        self.rules = Rules(grace_s=0.3, min_free_bytes=0, trainer_dir=TESTS)
+        self.rules = Rules(grace_s=0.3, min_free_bytes=0, trainer_dir=HELPERS)
 
     def attempt(self, step: str = "claimed", *, resumed: bool = False, act: str = "good", **changes: Any) -> Attempt:
         granted = Lease(**lease(act, heartbeat_s=0.1))
@@ -72,7 +72,7 @@ class Bench:
             self.folder.make(state)
         if resumed:
             self.folder.save(state)
-        place = Workplace(Seat(1), {}, Contracts(None, TESTS), lambda: [granted.lease_id], self.heard.append)
+        place = Workplace(Seat(1), {}, Contracts(None, HELPERS), lambda: [granted.lease_id], self.heard.append)
         return Attempt(self.client, self.rules, place, self.folder, state, Journal(self.words), resumed=resumed)
 
     def made(self) -> None:
@@ -497,7 +497,7 @@ class Site:
 
     def options(self, **changes: Any) -> Options:
         flags = {"receiver": self.stub.url, "work_dir": str(self.work), "min_free_gib": "0", "grace_s": "0.3"}
-        return dataclasses.replace(options({**flags, "trainer_dir": str(TESTS)}, {}), **changes)
+        return dataclasses.replace(options({**flags, "trainer_dir": str(HELPERS)}, {}), **changes)
 
     def worker(
         self, capability: Capability = PLAIN, detect: Callable[[], Capability] | None = None, **changes: Any

@@ -11,7 +11,7 @@ import pytest
 from stub_receiver import StubReceiver
 
 from training.fleet.client import Client, certificate_files
-from training.fleet.errors import ConfigurationError
+from training.fleet.model.errors import ConfigurationError
 from training.fleet.worker.certificate import OwnCertificate, renew_at
 from training.fleet.worker.journal import Journal
 

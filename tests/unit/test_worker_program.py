@@ -22,7 +22,7 @@ from training.fleet.worker.identity import visit
 from training.fleet.worker.program import main
 from training.fleet.worker.selftest import SelfTest
 
-TESTS = Path(__file__).resolve().parents[1]
+HELPERS = Path(__file__).resolve().parents[1] / "helpers"
 Run = Callable[..., int]
 
 
@@ -40,7 +40,7 @@ def run(tmp_path: Path, stub: StubReceiver, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(libraries, "try_torch", lambda problems, timeout_s: (None, False))
 
     def worker(*flags: str) -> int:
-        places = ["--work-dir", str(tmp_path / "work"), "--trainer-dir", str(TESTS), "--min-free-gib", "0"]
+        places = ["--work-dir", str(tmp_path / "work"), "--trainer-dir", str(HELPERS), "--min-free-gib", "0"]
         return main([*places, "--name", "box", *flags])
 
     return worker

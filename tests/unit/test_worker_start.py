@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from training.fleet.capability.checkout import CHECKOUT
-from training.fleet.errors import ConfigurationError, TrainerError
 from training.fleet.model.capability import Capability, Gpu
+from training.fleet.model.errors import ConfigurationError, TrainerError
 from training.fleet.worker import start
 from training.fleet.worker.options import options
 from training.fleet.worker.start import Contracts, Seat, argument_vector, environment, job_document, seat

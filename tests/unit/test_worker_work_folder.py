@@ -14,7 +14,7 @@ import pytest
 
 from training.fleet import system
 from training.fleet.checks import Look, made
-from training.fleet.errors import ConfigurationError
+from training.fleet.model.errors import ConfigurationError
 from training.fleet.worker import doctor, program
 from training.fleet.worker.enrol import enrol_host
 from training.fleet.worker.options import options

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from training.fleet import bundle, system
-from training.fleet.errors import ConfigurationError, TrainerError
+from training.fleet.model.errors import ConfigurationError, TrainerError
 from training.fleet.worker import program
 from training.fleet.worker.files import delete_tree, has_files
 from training.fleet.worker.process import local

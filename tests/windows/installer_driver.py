@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 CHECKOUT, TASK = Path(sys.argv[1]), Path(sys.argv[2])
-sys.path[:0] = [str(CHECKOUT), str(Path(__file__).resolve().parents[1])]
+sys.path[:0] = [str(CHECKOUT), str(Path(__file__).resolve().parents[1] / "helpers")]
 
 from windows_pc import PcPrograms, Scheduler  # noqa: E402
 

@@ -24,8 +24,8 @@ from typing import BinaryIO, Final, Protocol
 
 from training.contracts.bundle import MAX_DEPTH, MAX_FILES, MAX_TAR_BYTES, is_plain_name, paths_to
 from training.fleet import system
-from training.fleet.errors import TrainerError
 from training.fleet.files import whole
+from training.fleet.model.errors import TrainerError
 
 _CHUNK_BYTES: Final = 2**20
 _BEHIND: Final = 2

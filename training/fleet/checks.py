@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple, TextIO
 
 from training.fleet import system
-from training.fleet.errors import EX_CONFIG, EX_FAILURE, EX_UNAVAILABLE, FleetError
+from training.fleet.model.errors import EX_CONFIG, EX_FAILURE, EX_UNAVAILABLE, FleetError
 
 CheckState = Literal["ok", "warn", "fail", "skip"]
 Output = tuple[int | None, str]

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from training.fleet.errors import ConfigurationError, UnavailableError, passing
+from training.fleet.model.errors import ConfigurationError, UnavailableError, passing
 
 _FOLDERS: Final = "--store-root and --incoming-root"
 _LIST: Final = "--index-path"

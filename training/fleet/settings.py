@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from training.fleet import system
-from training.fleet.errors import ConfigurationError, Fault
+from training.fleet.model.errors import ConfigurationError, Fault
 
 PREFIX: Final = "CIS490_"
 MAX_SECRET_BYTES: Final = 4096

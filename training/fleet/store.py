@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from training.fleet.blobs.folder import Data, Folder, Part
-from training.fleet.errors import (
+from training.fleet.files import sync_folder, whole
+from training.fleet.model.errors import (
     ConfigurationError,
     DigestMismatchError,
     FleetError,
@@ -30,7 +31,6 @@ from training.fleet.errors import (
     TooLargeError,
     passing,
 )
-from training.fleet.files import sync_folder, whole
 from training.fleet.model.jobs import MODES
 from training.fleet.model.names import is_sha256
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from training.fleet.auth import Credentials
-from training.fleet.errors import FleetError
+from training.fleet.model.errors import FleetError
 
 _log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import msgspec
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from training.fleet.errors import FleetError, MethodError
+from training.fleet.model.errors import FleetError, MethodError
 
 STREAM: Final = "cis490.stream"
 """Where the ASGI scope says that its answer is a stream: the end of the receiver cuts it off."""

@@ -20,7 +20,7 @@ from training.fleet.api.guard import Guard
 from training.fleet.api.json import Decoder
 from training.fleet.api.request import Request
 from training.fleet.api.routes import ROUTES, Handler, Media, PathParameter, Route
-from training.fleet.errors import MethodError, NotFoundError
+from training.fleet.model.errors import MethodError, NotFoundError
 
 
 def make_app(

@@ -13,7 +13,7 @@ from typing import Final
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope
 
-from training.fleet.errors import FleetError, RequestError, ShortBodyError, TooLargeError
+from training.fleet.model.errors import FleetError, RequestError, ShortBodyError, TooLargeError
 from training.fleet.wire.limits import MAX_BODY_BYTES
 
 BODY_WAIT_S: Final = 30.0

@@ -18,7 +18,7 @@ from training.fleet.api.fleet import Fleet
 from training.fleet.api.request import Request
 from training.fleet.auth import Caller, Peer, Right, Role, neighbourhood
 from training.fleet.auth.sessions import FORM, HEADER
-from training.fleet.errors import CertificateMismatchError, ForbiddenError, IdentityInUseError, StaleLeaseError
+from training.fleet.model.errors import CertificateMismatchError, ForbiddenError, IdentityInUseError, StaleLeaseError
 
 SESSION: Final = HEADER.lower().encode()
 ROTATE: Final = (b"x-rotate-secret", b"1")

@@ -18,7 +18,7 @@ from training.fleet.api.limiter import Limiter
 from training.fleet.api.metrics import Meters
 from training.fleet.api.news import News
 from training.fleet.api.uploading import Uploads
-from training.fleet.errors import UnavailableError
+from training.fleet.model.errors import UnavailableError
 from training.fleet.wire.identities import Material
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from training.fleet.api.arrival import PEER, Arrival
-from training.fleet.errors import AuthenticationError, ConfigurationError, ForbiddenError, RequestError
+from training.fleet.model.errors import AuthenticationError, ConfigurationError, ForbiddenError, RequestError
 from training.fleet.tls import peers
 
 URI: Final = b"x-client-cert-uri"

@@ -21,7 +21,7 @@ from training.fleet.api.arrival import ARRIVAL, LOOKS, Arrival
 from training.fleet.api.front import MARKS, Front
 from training.fleet.api.sites import demand_own_page
 from training.fleet.auth import host_name, is_loopback
-from training.fleet.errors import FleetError, ForbiddenError, RequestError, ShortBodyError
+from training.fleet.model.errors import FleetError, ForbiddenError, RequestError, ShortBodyError
 
 MAX_HEADERS: Final = 64
 MAX_HEADER_BYTES: Final = 16384

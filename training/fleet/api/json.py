@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final, Generic, TypeVar, Union, get_args, get
 
 import msgspec
 
-from training.fleet.errors import Fault, InvalidMessageError, RequestError
+from training.fleet.model.errors import Fault, InvalidMessageError, RequestError
 from training.fleet.model.jobs import MAX_INTEGER
 from training.fleet.wire.limits import Limit
 

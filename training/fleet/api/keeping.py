@@ -17,11 +17,11 @@ from typing import Final
 
 from training.fleet import __version__
 from training.fleet.database import Database
-from training.fleet.errors import ConflictError, Fault, FleetError, UnavailableError
 from training.fleet.maintenance.artifacts import CheckOptions, Places
 from training.fleet.maintenance.backup import BackupTask, back_up
 from training.fleet.maintenance.fsck import fsck_running
 from training.fleet.maintenance.report import Report
+from training.fleet.model.errors import ConflictError, Fault, FleetError, UnavailableError
 from training.fleet.wire.people import BackupOrder, Chore, Finding, FsckOrder
 
 JOIN_S: Final = 5.0

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from training.fleet.auth import neighbourhood
-from training.fleet.errors import TooManyTriesError
+from training.fleet.model.errors import TooManyTriesError
 
 WINDOW_S: Final = 60.0
 EACH: Final = 5

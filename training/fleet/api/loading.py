@@ -17,7 +17,9 @@ from typing import Final
 
 from training.fleet import queue as fleet_queue
 from training.fleet.database import Database
-from training.fleet.errors import (
+from training.fleet.files import write_whole
+from training.fleet.manifest import child_load
+from training.fleet.model.errors import (
     ConfigurationError,
     Fault,
     FleetError,
@@ -25,8 +27,6 @@ from training.fleet.errors import (
     PreconditionError,
     UnavailableError,
 )
-from training.fleet.files import write_whole
-from training.fleet.manifest import child_load
 from training.fleet.model.jobs import MAX_MANIFEST_BYTES, Trainer
 from training.fleet.queue import Queue
 from training.fleet.wire.people import Plan, Reload

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
-from training.fleet.errors import InvalidMessageError, RequestError
+from training.fleet.model.errors import InvalidMessageError, RequestError
 
 MAX_QUERY_BYTES: Final = 4096
 MAX_FIELDS: Final = 32

@@ -13,7 +13,7 @@ from collections.abc import Set
 from typing import Final
 
 from training.fleet.api.arrival import Arrival
-from training.fleet.errors import ForbiddenError
+from training.fleet.model.errors import ForbiddenError
 
 OWN_SITES: Final = (b"none", b"same-origin")
 _PORTS: Final = {b"http": b"80", b"https": b"443"}

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from training.fleet.api.arrival import Arrival
-from training.fleet.errors import ConflictError, UnavailableError
+from training.fleet.model.errors import ConflictError, UnavailableError
 
 MAX_DIGESTS: Final = 8
 """Different artifacts of one lease. A worker brings one, and one more for each time it had to pack it again."""

@@ -24,7 +24,7 @@ from typing import Any, Final, Literal, get_args
 
 from training.fleet.auth.addresses import is_loopback
 from training.fleet.auth.identities import START, Registry, demand_living
-from training.fleet.errors import (
+from training.fleet.model.errors import (
     AuthenticationError,
     CertificateMismatchError,
     ConfigurationError,

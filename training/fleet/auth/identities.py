@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from training.fleet.errors import AuthenticationError, RevokedError
+from training.fleet.model.errors import AuthenticationError, RevokedError
 
 START: Final = "cis490w."
 KEY_BYTES: Final = 32

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from training.fleet.errors import IdentityInUseError, RequestError
+from training.fleet.model.errors import IdentityInUseError, RequestError
 
 HEADER: Final = "X-Worker-Session"
 PLACE_DIGITS: Final = 32

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from training.fleet.errors import ConfigurationError, FleetError, StorageFullError, UnavailableError, passing
+from training.fleet.model.errors import ConfigurationError, FleetError, StorageFullError, UnavailableError, passing
 
 Data = bytes | bytearray | memoryview
 

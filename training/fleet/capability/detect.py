@@ -18,8 +18,8 @@ from typing import Final
 
 from training.fleet import __version__, system
 from training.fleet.capability import cards, checkout, child, libraries
-from training.fleet.errors import ConfigurationError
 from training.fleet.model.capability import Capability, Datasets, Problem
+from training.fleet.model.errors import ConfigurationError
 from training.fleet.model.names import is_host_name
 
 MAX_PROBLEMS: Final = 16

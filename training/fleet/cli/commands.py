@@ -17,7 +17,7 @@ from typing import Any, Final, TextIO
 from training.fleet.cli import comparison, completion, views
 from training.fleet.cli.remote import Remote, read
 from training.fleet.cli.text import Terminal, clean
-from training.fleet.errors import (
+from training.fleet.model.errors import (
     EX_FAILURE,
     ConfigurationError,
     FleetError,

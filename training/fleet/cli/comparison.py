@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from training.fleet.cli.text import GAP, LEAST_WIDTH, Terminal, cells, clean, cut, table
 from training.fleet.cli.views import plain
-from training.fleet.errors import FleetError
+from training.fleet.model.errors import FleetError
 from training.fleet.model.jobs import MODES
 from training.fleet.wire.people import JobView
 

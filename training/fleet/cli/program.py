@@ -24,7 +24,7 @@ from training.fleet.cli.completion import SHELLS
 from training.fleet.cli.remote import Remote
 from training.fleet.cli.text import Terminal, silence
 from training.fleet.client import DEFAULT_RECEIVER, Client, certificate_files
-from training.fleet.errors import EX_FAILURE, AuthenticationError, FleetError, UnreachableError
+from training.fleet.model.errors import EX_FAILURE, AuthenticationError, FleetError, UnreachableError
 from training.fleet.model.jobs import MODES, STATUSES
 from training.fleet.model.names import is_host_name, is_sha256
 from training.fleet.settings import secret

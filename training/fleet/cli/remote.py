@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Protocol, TypeVar
 
-from training.fleet.errors import FleetError, NotFoundError
+from training.fleet.model.errors import FleetError, NotFoundError
 from training.fleet.wire.people import MAX_PAGE
 from training.fleet.wire.read import MismatchError, message
 

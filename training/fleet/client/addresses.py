@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-from training.fleet.errors import ConfigurationError
+from training.fleet.model.errors import ConfigurationError
 
 DEFAULT_RECEIVER: Final = "http://127.0.0.1:8445"
 

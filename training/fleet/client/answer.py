@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from training.fleet.errors import (
+from training.fleet.model.errors import (
     BY_CODE,
     AuthenticationError,
     ConfigurationError,

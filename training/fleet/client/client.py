@@ -21,7 +21,7 @@ from urllib.parse import quote, urlencode
 from training.fleet import __version__
 from training.fleet.client.addresses import DEFAULT_RECEIVER, address, proxy_address
 from training.fleet.client.answer import Answer, document, read, refusal
-from training.fleet.errors import (
+from training.fleet.model.errors import (
     AuthenticationError,
     ConfigurationError,
     FleetError,

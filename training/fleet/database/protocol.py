@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from training.fleet.database.queries import Query
-from training.fleet.errors import UnavailableError
+from training.fleet.model.errors import UnavailableError
 
 T = TypeVar("T")
 R = TypeVar("R")

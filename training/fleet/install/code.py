@@ -10,8 +10,8 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from training.fleet.errors import EX_CONFIG
 from training.fleet.install.steps import StopError
+from training.fleet.model.errors import EX_CONFIG
 
 _NEEDED = ("training/fleet", "requirements")
 """What a checkout has and an installed package has not."""

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Final
 
 from training.fleet import system
-from training.fleet.errors import EX_NOPERM, EX_UNAVAILABLE
 from training.fleet.files import sync_folder
 from training.fleet.install.programs import Programs
 from training.fleet.install.steps import Steps, StopError, say
+from training.fleet.model.errors import EX_NOPERM, EX_UNAVAILABLE
 
 PLAIN_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 """Where programs of the machine lie, and none of a person."""

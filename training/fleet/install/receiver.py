@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from training.fleet.errors import EX_FAILURE
 from training.fleet.install.linux import InstallPart, Linux, with_setting
 from training.fleet.install.programs import Programs
 from training.fleet.install.release import Release, wanted_release
 from training.fleet.install.steps import ProgramError, Steps, StopError, run_steps, say
 from training.fleet.install.unit import Unit
+from training.fleet.model.errors import EX_FAILURE
 
 PROGRAM: Final = "install-trainer-receiver"
 PART: Final = InstallPart(

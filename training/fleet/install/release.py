@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from training.fleet.errors import EX_CONFIG, EX_UNAVAILABLE
 from training.fleet.install.code import copy_code, demand_checkout, digest, pip_install, requirements_file
 from training.fleet.install.linux import HOMES, PLAIN_PATH, Linux
 from training.fleet.install.steps import StopError
+from training.fleet.model.errors import EX_CONFIG, EX_UNAVAILABLE
 
 _NAMES: Final = ("python3", "python3.14", "python3.13", "python3.12", "python3.11")
 _PROBE: Final = "import sys; print(sys.version, sys.base_prefix)"

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-from training.fleet.errors import EX_FAILURE
+from training.fleet.model.errors import EX_FAILURE
 
 _INTERRUPTED: Final = 130
 """Status after Ctrl-C, as shells have it."""

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from training.fleet.errors import EX_CONFIG, EX_FAILURE, EX_NOPERM, EX_USAGE
 from training.fleet.install.enrolment import InviteWords, is_enrolled
 from training.fleet.install.linux import HOMES, InstallPart, Linux, with_setting
 from training.fleet.install.release import Release, want_openmp, wanted_release
 from training.fleet.install.steps import StopError, say
 from training.fleet.install.unit import Unit
+from training.fleet.model.errors import EX_CONFIG, EX_FAILURE, EX_NOPERM, EX_USAGE
 
 PART: Final = InstallPart(
     "worker", "cis490-training-worker", "cis490-worker", "a running job is finished or given back"

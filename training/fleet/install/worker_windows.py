@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Final
 
 from training.fleet import system
-from training.fleet.errors import EX_CONFIG, EX_FAILURE, EX_NOPERM, EX_USAGE
 from training.fleet.install.code import copy_code, demand_checkout, digest, pip_install, requirements_file
 from training.fleet.install.enrolment import InviteWords, is_enrolled
 from training.fleet.install.programs import Programs
 from training.fleet.install.steps import ProgramError, Steps, StopError, say
 from training.fleet.install.task import Task, described
+from training.fleet.model.errors import EX_CONFIG, EX_FAILURE, EX_NOPERM, EX_USAGE
 
 TASK: Final = "cis490-training-worker"
 SECOND_S: Final = 1.0

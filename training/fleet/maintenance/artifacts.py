@@ -16,8 +16,8 @@ from typing import Final
 
 from training.fleet.database.queries import ARTIFACT_ROWS, ARTIFACT_TOTALS, ARTIFACTS, JOB_IDS_OF_ARTIFACT, ArtifactRow
 from training.fleet.database.sqlite.reading import Reading
-from training.fleet.errors import FleetError
 from training.fleet.maintenance.report import OnProgress, Report, ignore
+from training.fleet.model.errors import FleetError
 from training.fleet.model.names import is_sha256
 from training.fleet.store import BUNDLE, QUARANTINE, bundle_path, index_line, index_row, quarantined
 

@@ -23,12 +23,12 @@ from typing import Final
 from training.fleet.database import Database
 from training.fleet.database.queries import ARTIFACT_TOTALS, REMEMBERED
 from training.fleet.database.sqlite.reading import Reading, of_copy
-from training.fleet.errors import ConflictError, FleetError, StorageFullError
 from training.fleet.files import make_folder, sync_folder
 from training.fleet.locks import folder_held, is_held
 from training.fleet.maintenance.artifacts import LOST, Places, artifact_rows, index_lines
 from training.fleet.maintenance.records import MAX_LISTED, RESTORE
 from training.fleet.maintenance.report import UNREADABLE, OnProgress, Report, ignore
+from training.fleet.model.errors import ConflictError, FleetError, StorageFullError
 from training.fleet.queue.load import MANIFEST_KEY
 from training.fleet.store import bundle_path
 

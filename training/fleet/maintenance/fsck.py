@@ -14,7 +14,6 @@ from typing import Final
 from training.fleet.database import Database
 from training.fleet.database.sqlite import Sqlite
 from training.fleet.database.sqlite.reading import Reading, of_copy, of_receiver
-from training.fleet.errors import ConfigurationError
 from training.fleet.locks import file_held, folders_held
 from training.fleet.maintenance import records
 from training.fleet.maintenance.artifacts import (
@@ -26,6 +25,7 @@ from training.fleet.maintenance.artifacts import (
     check_index,
 )
 from training.fleet.maintenance.report import Report
+from training.fleet.model.errors import ConfigurationError
 from training.fleet.store import Store, index_row
 
 UPLOAD_S: Final = 60.0

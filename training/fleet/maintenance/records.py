@@ -29,8 +29,8 @@ from training.fleet.database.queries import (
     SpecRow,
 )
 from training.fleet.database.sqlite.reading import NEWEST_SCHEMA, Reading
-from training.fleet.errors import ConfigurationError
 from training.fleet.maintenance.report import UNREADABLE, Report
+from training.fleet.model.errors import ConfigurationError
 from training.fleet.model.jobs import Terms
 
 RESTORE: Final = "restore a backup: cis490-trainer-receiver restore BACKUP --replace"

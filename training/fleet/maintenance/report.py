@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from training.fleet.database.sqlite.reading import DatabaseError
-from training.fleet.errors import Fault, InvalidMessageError
+from training.fleet.model.errors import Fault, InvalidMessageError
 
 UNREADABLE: Final = (*DatabaseError, InvalidMessageError, TypeError, ValueError, AttributeError)
 """What looking at damaged rows can raise: a flipped bit can turn a text into a number, a blob or nothing."""

@@ -20,7 +20,6 @@ from typing import Any, Final
 
 from training.fleet.database.sqlite.pages import log_path, sums_path
 from training.fleet.database.sqlite.reading import NEWEST_SCHEMA, held, of_copy
-from training.fleet.errors import ConfigurationError, Fault, FleetError
 from training.fleet.files import make_folder, sync_folder, unused
 from training.fleet.locks import file_held, folders_held
 from training.fleet.maintenance.artifacts import Places, artifact_rows
@@ -37,6 +36,7 @@ from training.fleet.maintenance.backup import (
     measured,
 )
 from training.fleet.maintenance.report import OnProgress, ignore
+from training.fleet.model.errors import ConfigurationError, Fault, FleetError
 from training.fleet.store import BUNDLE, bundle_path, quarantined
 
 MAX_CONTENTS_BYTES: Final = 256 * 2**20

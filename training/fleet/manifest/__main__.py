@@ -10,9 +10,9 @@ import gc
 import sys
 from pathlib import Path
 
-from training.fleet.errors import ManifestError
 from training.fleet.manifest.child import write_faults, write_rows
 from training.fleet.manifest.source import load
+from training.fleet.model.errors import ManifestError
 
 
 def main(argv: list[str]) -> int:

@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, TextIO
 
-from training.fleet.errors import ManifestError, UnavailableError, from_problem
 from training.fleet.manifest.entries import Header, JobEntry, Manifest
+from training.fleet.model.errors import ManifestError, UnavailableError, from_problem
 from training.fleet.model.jobs import DatasetRef, Limits, Policy, Requirement, Trainer
 
 _ROOT = Path(__file__).resolve().parents[3]

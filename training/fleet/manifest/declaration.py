@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
-from training.fleet.errors import TrainerError
 from training.fleet.manifest.findings import nearest, short
+from training.fleet.model.errors import TrainerError
 from training.fleet.model.jobs import Trainer
 from training.trainer import hyper
 

@@ -10,7 +10,7 @@ import difflib
 import reprlib
 from collections.abc import Iterable
 
-from training.fleet.errors import Fault, ManifestError
+from training.fleet.model.errors import Fault, ManifestError
 
 MAX_LISTED = 1000
 

@@ -11,13 +11,13 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from training.fleet.errors import InvalidMessageError, ManifestError, TrainerError
 from training.fleet.manifest import keys
 from training.fleet.manifest.declaration import Declaration, compiled
 from training.fleet.manifest.entries import DEFAULT_HOST, Header, JobEntry, Manifest
 from training.fleet.manifest.findings import Findings, nearest, short
 from training.fleet.manifest.keys import Key, WrongValueError
 from training.fleet.manifest.text import MAX_JOBS, Document, read_document, read_quickly
+from training.fleet.model.errors import InvalidMessageError, ManifestError, TrainerError
 from training.fleet.model.jobs import (
     DEFAULT_DATASET,
     MAX_SPEC_BYTES,

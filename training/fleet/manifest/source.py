@@ -12,12 +12,12 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from training.fleet.errors import Fault, ManifestError, TrainerError
 from training.fleet.manifest.declaration import declaration_of
 from training.fleet.manifest.entries import Manifest
 from training.fleet.manifest.findings import invalid
 from training.fleet.manifest.parse import checked, read_and_check, trainer_of
 from training.fleet.manifest.text import Document, too_large
+from training.fleet.model.errors import Fault, ManifestError, TrainerError
 from training.fleet.model.jobs import MAX_MANIFEST_BYTES, Trainer
 
 __all__ = ["load", "read_bytes"]

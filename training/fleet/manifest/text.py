@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Final
 
-from training.fleet.errors import Fault, ManifestError
 from training.fleet.manifest.findings import invalid, short
+from training.fleet.model.errors import Fault, ManifestError
 from training.fleet.model.jobs import MAX_MANIFEST_BYTES
 
 MAX_JOBS: Final = 200_000

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from json.encoder import encode_basestring
 from typing import Any, Final, Literal, get_args
 
-from training.fleet.errors import InvalidMessageError
+from training.fleet.model.errors import InvalidMessageError
 
 Status = Literal["pending", "claimed", "running", "completed", "failed", "cancelled"]
 Mode = Literal["realistic", "oracle"]

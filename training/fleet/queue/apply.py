@@ -13,8 +13,8 @@ from itertools import islice
 from typing import Final, TypeVar
 
 from training.fleet.database import Database, Transaction
-from training.fleet.errors import PreconditionError, WouldShrinkError
 from training.fleet.manifest import Header, JobEntry
+from training.fleet.model.errors import PreconditionError, WouldShrinkError
 from training.fleet.queue.change import ManifestChange
 from training.fleet.queue.load import Load
 from training.fleet.queue.queue import Queue

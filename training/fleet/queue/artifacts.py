@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from training.fleet.database import Transaction
 from training.fleet.database.queries import ARTIFACT_ROWS, ARTIFACT_TOTALS, ARTIFACTS, LEASE, ArtifactRow
-from training.fleet.errors import StaleLeaseError
+from training.fleet.model.errors import StaleLeaseError
 from training.fleet.queue.clock import FleetClock
 from training.fleet.queue.standing import adoptable, demand_result, live, stale
 

@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from training.fleet.database import Transaction
 from training.fleet.database.queries import LEASES_OF, REJECTIONS, LeaseRow
-from training.fleet.errors import ArtifactMissingError
 from training.fleet.model import placement
+from training.fleet.model.errors import ArtifactMissingError
 from training.fleet.model.jobs import Requirement
 from training.fleet.queue import endings
 from training.fleet.queue.claim import to_stop

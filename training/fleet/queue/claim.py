@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from training.fleet.database import Transaction
 from training.fleet.database.queries import ATTEMPT_OF_CLAIM, CLAIM, LEASE, LEASES_OF, AnsweredRow, ClaimedRow
-from training.fleet.errors import ConflictError, HostRefusedError
+from training.fleet.model.errors import ConflictError, HostRefusedError
 from training.fleet.model.jobs import Policy
 from training.fleet.queue import standing
 from training.fleet.queue.endings import worker_actor

@@ -9,7 +9,7 @@ from typing import Final
 
 from training.fleet.database import Transaction
 from training.fleet.database.queries import EVENTS_BETWEEN, EVENTS_OF_JOB, NEWEST_EVENT, RECORD, FleetEventRow
-from training.fleet.errors import InvalidMessageError
+from training.fleet.model.errors import InvalidMessageError
 from training.fleet.queue.clock import FleetClock
 from training.fleet.queue.standing import job_state
 from training.fleet.queue.tally import Tally

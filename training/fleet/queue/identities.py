@@ -25,7 +25,7 @@ from training.fleet.database.queries import (
     IdentityRow,
     InviteRow,
 )
-from training.fleet.errors import ConflictError, ForbiddenError, InviteRefusedError, NotFoundError
+from training.fleet.model.errors import ConflictError, ForbiddenError, InviteRefusedError, NotFoundError
 from training.fleet.queue.clock import FleetClock
 from training.fleet.queue.endings import worker_actor
 from training.fleet.queue.events import History

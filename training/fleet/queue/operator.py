@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from training.fleet.database import Transaction
 from training.fleet.database.queries import JobStateRow
-from training.fleet.errors import ConflictError
+from training.fleet.model.errors import ConflictError
 from training.fleet.queue.events import History
 from training.fleet.queue.memory import Memory
 from training.fleet.queue.standing import job_state, state_of

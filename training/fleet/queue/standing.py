@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from training.fleet.database import Transaction
 from training.fleet.database.queries import JOB_STATE, LEASE, JobStateRow, LeaseRow
-from training.fleet.errors import NotFoundError, OtherResultError, StaleLeaseError
+from training.fleet.model.errors import NotFoundError, OtherResultError, StaleLeaseError
 from training.fleet.wire.worker import JobState
 
 _RAN_OUT = ("expired", "lost_claim")

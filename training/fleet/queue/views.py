@@ -29,7 +29,7 @@ from training.fleet.database.queries import (
     FailureRow,
     JobRow,
 )
-from training.fleet.errors import InvalidMessageError, NotFoundError
+from training.fleet.model.errors import InvalidMessageError, NotFoundError
 from training.fleet.model.jobs import STATUSES
 from training.fleet.queue.memory import Memory
 from training.fleet.wire.people import (

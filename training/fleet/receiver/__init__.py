@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from training.fleet import __version__, settings
 from training.fleet.api.front import Front
 from training.fleet.auth import TOKENS, Credentials, demand_wide_tokens
-from training.fleet.errors import EX_CONFIG, ConfigurationError, FleetError
+from training.fleet.model.errors import EX_CONFIG, ConfigurationError, FleetError
 from training.fleet.receiver import logs, options
 from training.fleet.receiver.doctor import run_doctor
 from training.fleet.receiver.offline import run_fsck, run_restore

@@ -19,8 +19,8 @@ from training.fleet import system
 from training.fleet.checks import DAY_S, Look, Seen, fail, first_certificate, life_left, ok, skip, validity, warn
 from training.fleet.database.sqlite.pages import log_path
 from training.fleet.database.sqlite.reading import NEWEST_SCHEMA, DatabaseError, of_receiver
-from training.fleet.errors import ConfigurationError
 from training.fleet.maintenance.backup import CONTENTS
+from training.fleet.model.errors import ConfigurationError
 from training.fleet.receiver import options
 from training.fleet.settings import Settings, demand_private
 

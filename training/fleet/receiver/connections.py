@@ -20,7 +20,7 @@ from training.fleet.api.answers import STREAM, problem
 from training.fleet.api.arrival import KNOWN, PACE_BYTES, PACED, PARKED
 from training.fleet.api.guard import CLOSE, NOSNIFF
 from training.fleet.auth import neighbourhood
-from training.fleet.errors import RequestError, UnavailableError
+from training.fleet.model.errors import RequestError, UnavailableError
 
 SLOW_S: Final = 30.0
 """How long a head or a small body may take, and the next `PACE_BYTES` of an answer."""

@@ -41,8 +41,8 @@ from training.fleet.checks import (
     unit,
     warn,
 )
-from training.fleet.errors import ConfigurationError, ManifestError
 from training.fleet.manifest import load
+from training.fleet.model.errors import ConfigurationError, ManifestError
 from training.fleet.receiver import belongings, options
 from training.fleet.receiver.operators import credentials_of
 from training.fleet.receiver.server import SPARE_FILES

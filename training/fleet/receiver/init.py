@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from training.fleet.errors import ConfigurationError
 from training.fleet.files import replace_shared, write_new
+from training.fleet.model.errors import ConfigurationError
 from training.fleet.settings import demand_private, state_folder
 from training.fleet.tls import certificates
 from training.fleet.tls.certificates import Authority, CertificateFacts

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from training.fleet import settings
-from training.fleet.errors import EX_FAILURE, FleetError
 from training.fleet.maintenance.artifacts import CheckOptions, Places
 from training.fleet.maintenance.fsck import fsck
 from training.fleet.maintenance.report import Report
 from training.fleet.maintenance.restore import RestoreTarget, restore
+from training.fleet.model.errors import EX_FAILURE, FleetError
 from training.fleet.receiver import options
 from training.fleet.settings import Settings
 

@@ -18,7 +18,7 @@ from typing import Final
 
 from training.fleet.auth import RIGHTS, Credentials, Operator, is_loopback, operators_of
 from training.fleet.auth.credentials import OPERATOR_NAME
-from training.fleet.errors import ConfigurationError
+from training.fleet.model.errors import ConfigurationError
 from training.fleet.receiver import options
 from training.fleet.settings import Settings
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from training.fleet import store
-from training.fleet.errors import ConfigurationError
+from training.fleet.model.errors import ConfigurationError
 from training.fleet.model.jobs import Terms
 from training.fleet.settings import Setting, state_folder
 

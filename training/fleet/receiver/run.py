@@ -36,10 +36,10 @@ from training.fleet.auth import Credentials, Sessions, is_loopback
 from training.fleet.auth.sessions import SILENT_S
 from training.fleet.blobs.folder import Folder
 from training.fleet.database import Database, open_database
-from training.fleet.errors import EX_FAILURE, ConfigurationError, FleetError, passing
 from training.fleet.files import make_folder
 from training.fleet.locks import file_held, folders_held
 from training.fleet.maintenance.artifacts import Places
+from training.fleet.model.errors import EX_FAILURE, ConfigurationError, FleetError, passing
 from training.fleet.model.jobs import Terms
 from training.fleet.queue import Queue
 from training.fleet.receiver import options

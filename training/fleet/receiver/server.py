@@ -17,7 +17,7 @@ from typing import Any, Final, cast
 
 import uvicorn
 
-from training.fleet.errors import ConfigurationError
+from training.fleet.model.errors import ConfigurationError
 from training.fleet.receiver.connections import Guarded
 from training.fleet.tls.serving import HANDSHAKE_S, SHUTDOWN_S, peer_of
 

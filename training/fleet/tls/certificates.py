@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from training.fleet.errors import ConfigurationError, FleetError
+from training.fleet.model.errors import ConfigurationError, FleetError
 
 DAY_S: Final = 86400.0
 BACKDATE_S: Final = 30 * DAY_S

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from training.fleet.auth import Peer
-from training.fleet.errors import ConfigurationError, FleetError
 from training.fleet.files import replace_shared
+from training.fleet.model.errors import ConfigurationError, FleetError
 from training.fleet.settings import Settings, demand_private
 from training.fleet.tls import peers
 from training.fleet.wire.identities import RENEW_AT, Material

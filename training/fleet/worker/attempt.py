@@ -24,7 +24,7 @@ from training.fleet import system
 from training.fleet.capability.cards import taken_by_others
 from training.fleet.capability.checkout import CHECKOUT
 from training.fleet.client import Client
-from training.fleet.errors import (
+from training.fleet.model.errors import (
     ConflictError,
     DigestMismatchError,
     FleetError,

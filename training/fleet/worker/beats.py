@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from training.fleet.client import Client
-from training.fleet.errors import ConflictError, FleetError, NotFoundError, RevokedError
+from training.fleet.model.errors import ConflictError, FleetError, NotFoundError, RevokedError
 from training.fleet.wire.worker import Beat, Heartbeat, Lease, Progress
 
 FIRST_RETRY_S: Final = 1.0

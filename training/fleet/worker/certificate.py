@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Final
 
 from training.fleet.client import Client
-from training.fleet.errors import FleetError, UnavailableError
 from training.fleet.files import write_whole
+from training.fleet.model.errors import FleetError, UnavailableError
 from training.fleet.wire.identities import RENEW_AT
 from training.fleet.worker.journal import Journal
 

@@ -36,8 +36,8 @@ from training.fleet.checks import (
     unit,
     warn,
 )
-from training.fleet.errors import ConfigurationError
 from training.fleet.model.capability import GIB, Capability
+from training.fleet.model.errors import ConfigurationError
 from training.fleet.model.jobs import DEFAULT_DATASET
 from training.fleet.settings import Settings, add_flags
 from training.fleet.worker import reach, selftest

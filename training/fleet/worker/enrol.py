@@ -26,7 +26,8 @@ from typing import Any, Final, TextIO
 from training.fleet import __version__
 from training.fleet.auth.identities import digest_of, new_key, secret_of
 from training.fleet.client import Address, Client, address, certificate_files
-from training.fleet.errors import (
+from training.fleet.files import write_whole
+from training.fleet.model.errors import (
     EX_CONFIG,
     AuthenticationError,
     ConfigurationError,
@@ -36,7 +37,6 @@ from training.fleet.errors import (
     UnavailableError,
     UnreachableError,
 )
-from training.fleet.files import write_whole
 from training.fleet.model.names import is_host_name, is_sha256
 from training.fleet.settings import secret, state_folder
 from training.fleet.worker.certificate import together

@@ -28,8 +28,8 @@ from training.fleet.auth.identities import digest_of, id_of, key_of, new_key, se
 from training.fleet.auth.sessions import HOST_DIGITS, PLACE_DIGITS
 from training.fleet.client import Client
 from training.fleet.client.answer import Answer
-from training.fleet.errors import FleetError, NotFoundError
 from training.fleet.files import sync_folder, write_whole
+from training.fleet.model.errors import FleetError, NotFoundError
 from training.fleet.wire.worker import Heartbeat
 from training.fleet.worker.journal import Journal
 

@@ -20,9 +20,9 @@ from typing import Final
 
 from training.fleet.capability.detect import refresh
 from training.fleet.client import Client
-from training.fleet.errors import ConflictError, FleetError, UnavailableError, UpgradeRequiredError
 from training.fleet.files import write_whole
 from training.fleet.model.capability import Capability
+from training.fleet.model.errors import ConflictError, FleetError, UnavailableError, UpgradeRequiredError
 from training.fleet.model.names import is_sha256
 from training.fleet.wire.worker import Beat, Claim, Fail, Lease
 from training.fleet.worker.ages import Ages

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from training.fleet.capability.checkout import CHECKOUT
 from training.fleet.client import DEFAULT_RECEIVER, address, certificate_files
-from training.fleet.errors import ConfigurationError, Fault
 from training.fleet.model.capability import Datasets
+from training.fleet.model.errors import ConfigurationError, Fault
 from training.fleet.model.jobs import DEFAULT_DATASET
 from training.fleet.settings import Setting, Settings, read, secret, state_folder
 from training.fleet.worker.attempt import Rules

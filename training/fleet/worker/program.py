@@ -20,9 +20,9 @@ from training.fleet import __version__, system
 from training.fleet.capability.checkout import PACKED
 from training.fleet.capability.detect import detect
 from training.fleet.client import Client
-from training.fleet.errors import EX_CONFIG, EX_FAILURE, ConfigurationError, FleetError, UpgradeRequiredError
 from training.fleet.install.worker import COMMANDS, run_installer
 from training.fleet.model.capability import Capability
+from training.fleet.model.errors import EX_CONFIG, EX_FAILURE, ConfigurationError, FleetError, UpgradeRequiredError
 from training.fleet.service import Service
 from training.fleet.settings import add_flags
 from training.fleet.worker import selftest

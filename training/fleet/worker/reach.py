@@ -38,8 +38,8 @@ from training.fleet.checks import (
 from training.fleet.client import Address, Client, address
 from training.fleet.client.addresses import proxy_address
 from training.fleet.client.answer import read
-from training.fleet.errors import FleetError
 from training.fleet.model.capability import Capability
+from training.fleet.model.errors import FleetError
 from training.fleet.settings import demand_private
 from training.fleet.tls.trust import reason
 from training.fleet.wire.worker import OwnView

@@ -13,8 +13,8 @@ from training.fleet import checks
 from training.fleet.capability.detect import detect
 from training.fleet.checks import Check, Seen, fail, of_error, ok
 from training.fleet.client import Client
-from training.fleet.errors import FleetError, TrainerError
 from training.fleet.model.capability import GIB, Capability
+from training.fleet.model.errors import FleetError, TrainerError
 from training.fleet.model.jobs import DEFAULT_DATASET
 from training.fleet.worker.identity import show_secret
 from training.fleet.worker.options import Options

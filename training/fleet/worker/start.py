@@ -18,8 +18,8 @@ from typing import Any, Final
 
 from training.fleet import system
 from training.fleet.capability.checkout import CHECKOUT, PACKED
-from training.fleet.errors import TrainerError
 from training.fleet.model.capability import Capability, Gpu
+from training.fleet.model.errors import TrainerError
 from training.fleet.model.jobs import DEFAULT_DATASET, Trainer
 
 PASSED_ON: Final = (

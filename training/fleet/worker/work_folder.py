@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from training.fleet import system
-from training.fleet.errors import ConfigurationError
+from training.fleet.model.errors import ConfigurationError
 
 PARTS: Final = ("runs", "resume")
 """Folders in it whose content the worker takes for its own."""

@@ -12,7 +12,7 @@ from training.fleet.api.callers import address, note
 from training.fleet.api.fleet import Fleet
 from training.fleet.api.handlers.read import limit_of
 from training.fleet.api.request import Request
-from training.fleet.errors import (
+from training.fleet.model.errors import (
     ForbiddenError,
     InviteRefusedError,
     NotFoundError,

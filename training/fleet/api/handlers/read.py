@@ -15,7 +15,7 @@ from training.fleet.api.answers import Json
 from training.fleet.api.fleet import Fleet
 from training.fleet.api.metrics import CONTENT_TYPE, MAX_HOSTS, Figures
 from training.fleet.api.request import Request
-from training.fleet.errors import FleetError, InvalidMessageError
+from training.fleet.model.errors import FleetError, InvalidMessageError
 from training.fleet.queue import Filters
 from training.fleet.single_file import NAME, own_single_file
 from training.fleet.wire.people import Health, WorkerView

@@ -21,7 +21,7 @@ from training.fleet.api.parking import ParkedCall
 from training.fleet.api.request import Request
 from training.fleet.auth import neighbourhood
 from training.fleet.database import Transaction
-from training.fleet.errors import (
+from training.fleet.model.errors import (
     DigestMismatchError,
     FleetError,
     LengthRequiredError,

@@ -14,7 +14,7 @@ from typing import Final
 from training.fleet.database import statements as sql
 from training.fleet.database.sqlite.refusals import refusal
 from training.fleet.database.sqlite.upkeep import DatabaseFile, migrate
-from training.fleet.errors import ConfigurationError, UnavailableError
+from training.fleet.model.errors import ConfigurationError, UnavailableError
 
 QUICK_CHECK_BYTES: Final = 32 * 2**20
 """Files up to this size are checked for damage at every start."""

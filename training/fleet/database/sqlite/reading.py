@@ -23,7 +23,7 @@ from typing import Any, Final, TypeVar
 from training.fleet.database import statements as sql
 from training.fleet.database.queries import Query
 from training.fleet.database.sqlite.pages import LogState, PageSums, log_path, read_log
-from training.fleet.errors import ConfigurationError
+from training.fleet.model.errors import ConfigurationError
 
 R = TypeVar("R")
 

@@ -6,7 +6,7 @@ import logging
 import sqlite3
 from pathlib import Path
 
-from training.fleet.errors import ConfigurationError, FleetError, StorageFullError, UnavailableError, passing
+from training.fleet.model.errors import ConfigurationError, FleetError, StorageFullError, UnavailableError, passing
 
 _log = logging.getLogger(__name__)
 

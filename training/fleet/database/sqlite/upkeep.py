@@ -18,8 +18,8 @@ from typing import Final
 
 from training.fleet.database import statements as sql
 from training.fleet.database.sqlite.pages import PageSums, log_path, sums_path
-from training.fleet.errors import ConfigurationError, passing
 from training.fleet.files import make_folder, sync_folder, unused
+from training.fleet.model.errors import ConfigurationError, passing
 
 CHECKPOINT_CHANGES: Final = 4000
 """Rows changed between two checkpoints at most."""

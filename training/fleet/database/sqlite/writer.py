@@ -35,7 +35,7 @@ from training.fleet.database.sqlite.refusals import (
 )
 from training.fleet.database.sqlite.transaction import SqliteTransaction
 from training.fleet.database.sqlite.upkeep import DatabaseFile, copy_database, disk_failed, sync_copy
-from training.fleet.errors import FleetError, UnavailableError
+from training.fleet.model.errors import FleetError, UnavailableError
 
 T = TypeVar("T")
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, Protocol
 
-from training.fleet.errors import ConfigurationError
+from training.fleet.model.errors import ConfigurationError
 from training.fleet.worker.process.ending import TrainerEnding, read_ending
 from training.fleet.worker.process.training import Training
 

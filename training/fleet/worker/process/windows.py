@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import Final
 
 from training.fleet import system
-from training.fleet.errors import TrainerError
 from training.fleet.files import write_whole
+from training.fleet.model.errors import TrainerError
 from training.fleet.worker.process.ending import TrainerEnding, read_ending
 
 assert sys.platform == "win32"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-GUIDE = Path(__file__).resolve().parents[1] / "docs" / "guides" / "add-a-windows-host.md"
+GUIDE = Path(__file__).resolve().parents[2] / "docs" / "guides" / "add-a-windows-host.md"
 INSTALLER = "powershell -ExecutionPolicy Bypass -File scripts\\install-training-worker-windows.ps1"
 PYTHON = '& "$env:ProgramFiles\\cis490\\venv\\Scripts\\python.exe"'
 SETTINGS = '--config "$env:ProgramData\\cis490\\worker.toml"'

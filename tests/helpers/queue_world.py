@@ -15,9 +15,9 @@ from typing import Any
 
 from training.fleet.database import Database, Transaction
 from training.fleet.database.sqlite import Sqlite
-from training.fleet.errors import ConflictError
 from training.fleet.manifest import Header, JobEntry
 from training.fleet.model.capability import GIB, Capability, Gpu
+from training.fleet.model.errors import ConflictError
 from training.fleet.model.jobs import Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
 from training.fleet.queue import Queue, plan, reload
 from training.fleet.wire.people import JobDetail, JobView, Plan

@@ -12,7 +12,7 @@ import pytest
 
 from tools import demo
 from training.fleet.cli.text import Terminal
-from training.fleet.errors import FleetError
+from training.fleet.model.errors import FleetError
 from training.fleet.wire.people import FailureView, JobView
 from training.fleet.wire.worker import Progress
 

@@ -1,4 +1,4 @@
-"""A proxy that does to requests what networks do: `python tests/fault_proxy.py '{"upstream": 8445, "ports": 4, ...}'`.
+"""A proxy that does to requests what networks do: `fault_proxy.py '{"upstream": 8445, "ports": 4, ...}'`.
 
 Prints its ports, then works until its standard input ends, then prints how often it did what. Each port is one
 client's way to the receiver; the fate of each request is drawn from one seed. Needs the standard library alone.

@@ -18,11 +18,11 @@ from typing import Any
 
 import rfc8785
 
-from training.fleet.errors import ManifestError
 from training.fleet.manifest import Manifest, parse
+from training.fleet.model.errors import ManifestError
 from training.trainer import hyper
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = (ROOT / "etc" / "training_manifest.toml.example").read_bytes()
 DECLARATION = hyper.describe()
 JOBS = 14

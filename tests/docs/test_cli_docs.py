@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from training.fleet import errors
 from training.fleet.cli import commands, comparison, completion, program, views
+from training.fleet.model import errors
 from training.fleet.wire import people
 from training.fleet.wire import worker as messages
 

@@ -14,8 +14,8 @@ import pytest
 from windows_pc import SPACE, PcPrograms, Scheduler, split_line
 
 from training.fleet import system
-from training.fleet.errors import EX_CONFIG
 from training.fleet.install import code, worker, worker_windows
+from training.fleet.model.errors import EX_CONFIG
 from training.fleet.worker import enrol, program
 
 PYTHON = sys.executable

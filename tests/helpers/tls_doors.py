@@ -25,7 +25,7 @@ from tls_site import Site
 from training.fleet.api.front import Front
 from training.fleet.auth import Credentials
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 READ = "a-read-token-for-tests"
 PROXY = "a-proxy-token-for-tests"
 CADDIES = {"caddy 2.6 of Debian": Path("/usr/bin/caddy"), "caddy of PyPI": Path(sys.executable).with_name("caddy")}

@@ -1,6 +1,6 @@
 """Records what a receiver and a worker of one version say to each other, for `test_wire_fixtures.py`.
 
-    python tests/record_wire.py CHECKOUT OUT
+    python tests/helpers/record_wire.py CHECKOUT OUT
 
 CHECKOUT holds the code of the version. Everything is real: receiver, worker, trainers, sockets; a proxy between them
 writes each request down with its answer. Run once per released version and keep what it wrote.
