@@ -9,13 +9,18 @@ import types
 from typing import Any
 
 import pytest
+from starlette.responses import Response
 from starlette.types import Message
 
 from training.fleet.api.access import Access
+from training.fleet.api.answers import Json
 from training.fleet.api.app import make_app
 from training.fleet.api.guard import Guard
-from training.fleet.api.routes import ROUTES, Route
+from training.fleet.api.request import Request
+from training.fleet.api.routes import ROUTES, Media, Route
 from training.fleet.auth import Credentials, Role
+from training.fleet.wire.limits import MAX_BODY_BYTES
+from training.fleet.wire.people import Reload
 
 ID = "a" * 64
 Pairs = list[tuple[bytes, bytes]]
@@ -300,6 +305,78 @@ def test_a_refused_body_is_read_away_when_it_is_small_and_ends_the_connection_el
     headers: Pairs, pieces: list[Message], ends: bool
 ) -> None:
     assert refused(headers, pieces) == (404, ends, 0)
+
+
+# ---- bodies, as a route declares them
+
+
+def read_by(route: Route, pieces: list[Message]) -> tuple[int, int]:
+    """Send a body to the only route of an application; return the status and how many of its pieces are not taken."""
+    scope: Message = {"type": "http", "http_version": "1.1", "method": route.method, "path": route.path}
+    scope |= {"raw_path": route.path.encode(), "headers": [(b"host", b"localhost")], "query_string": b""}
+    scope |= {"client": ("192.0.2.1", 40000)}
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return pieces.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.fleet.api.app.ROUTES", (route,))
+        asyncio.run(app()(scope, receive, send))
+    return sent[0]["status"], len(pieces)
+
+
+async def with_nothing(_fleet: Any, _request: Request) -> Response:
+    """Take no body."""
+    return Json({})
+
+
+async def with_message(_fleet: Any, _request: Request, given: Reload) -> Response:
+    """Take a message."""
+    return Json({}, 202 if given.allow_shrink else 200)
+
+
+async def with_bytes(_fleet: Any, request: Request) -> Response:
+    """Take bytes."""
+    return Json(len(await request.body()))
+
+
+@pytest.mark.parametrize(
+    ("data", "where_it_may_be_left_out", "where_it_must_come"),
+    [
+        (b"", 200, 400),
+        (b" \n", 200, 400),
+        (b"{}", 200, 200),
+        (b'{"allow_shrink":true}', 202, 202),
+        (b'{"allow_shrink":1}', 422, 422),
+        (b"no", 400, 400),
+    ],
+)
+def test_a_message_that_may_be_left_out_has_its_defaults_then_and_is_read_otherwise(
+    data: bytes, where_it_may_be_left_out: int, where_it_must_come: int
+) -> None:
+    may = Route("POST", "/v1/new", "anyone", with_message, body=Reload, optional=True)
+    must = Route("POST", "/v1/new", "anyone", with_message, body=Reload)
+    assert read_by(may, [piece(data)]) == (where_it_may_be_left_out, 0)
+    assert read_by(must, [piece(data)]) == (where_it_must_come, 0)
+
+
+def test_a_body_that_nobody_asked_for_is_read_and_counted_where_something_changes_and_left_where_not() -> None:
+    """Unread it would stand before the next request of the connection."""
+    post, get = (Route(method, "/v1/new", "anyone", with_nothing) for method in ("POST", "GET"))
+    assert read_by(post, [piece(b"a", more=True), piece(b"b")]) == (200, 0)
+    assert read_by(post, [piece(b"a" * MAX_BODY_BYTES)]) == (200, 0)
+    assert read_by(post, [piece(b"a" * (MAX_BODY_BYTES + 1))]) == (413, 0)
+    assert read_by(get, [piece(b"a" * (MAX_BODY_BYTES + 1))]) == (200, 1)
+
+
+def test_bytes_are_taken_up_to_the_limit_of_their_route() -> None:
+    for limit, status in ((3, 200), (2, 413), (None, 200)):
+        route = Route("PUT", "/v1/new", "anyone", with_bytes, body=Media("text/plain", limit))
+        assert read_by(route, [piece(b"abc")])[0] == status
 
 
 # ---- the table of routes
