@@ -48,7 +48,7 @@ def test_results_and_errors_arrive_in_order_and_each_is_timed() -> None:
             await failed
         assert len(took) == 3
 
-    asyncio.run(run())
+    asyncio.run(asyncio.wait_for(run(), 10))
 
 
 @pytest.mark.parametrize("error", [None, ConflictError("no")])
@@ -67,7 +67,7 @@ def test_the_result_of_a_caller_that_has_gone_is_dropped_and_the_next_one_arrive
         assert gone.cancelled()
         assert troubles == []
 
-    asyncio.run(run())
+    asyncio.run(asyncio.wait_for(run(), 10))
 
 
 def test_a_notice_is_called_on_the_loop_and_dropped_when_the_loop_has_ended() -> None:
