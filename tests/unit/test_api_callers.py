@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from starlette.responses import Response
 
 from training.fleet.api.arrival import ARRIVAL, Arrival
-from training.fleet.api.callers import mark_known
+from training.fleet.api.callers import as_worker, mark_known
 from training.fleet.api.request import Request
 from training.fleet.auth import Caller
 
 
-def known(caller: Caller, *, worker_token: bytes | None, client: Any = ("192.0.2.7", 4)) -> Any:
-    scope: dict[str, Any] = {"type": "http", "client": client, "headers": []}
+def asked(caller: Caller, client: Any = ("192.0.2.7", 4)) -> Request:
+    scope: dict[str, Any] = {"type": "http", "client": client, "headers": [], "method": "POST", "path": "/v1/x"}
     scope[ARRIVAL] = Arrival(scope, None)  # type: ignore[arg-type]
     request = Request(scope, None)  # type: ignore[arg-type]
     request.caller = caller
+    return request
+
+
+def known(caller: Caller, *, worker_token: bytes | None, client: Any = ("192.0.2.7", 4)) -> Any:
+    request = asked(caller, client)
     fleet: Any = SimpleNamespace(access=SimpleNamespace(credentials=SimpleNamespace(worker=worker_token)))
     mark_known(fleet, request)
     return request.scope.get("known")
@@ -37,6 +45,21 @@ def test_a_request_that_showed_a_credential_is_known_under_its_name_or_address(
     caller: Caller, worker_token: bytes | None, found: str | None
 ) -> None:
     assert known(caller, worker_token=worker_token) == found
+
+
+@pytest.mark.parametrize("place", ["", "here"])
+def test_a_worker_whose_identity_ends_while_it_is_answered_gets_its_answer(place: str) -> None:
+    """What it may do is judged with the change it asks for; what is done around that must not fail."""
+
+    async def handler(_fleet: Any, _request: Request) -> Response:
+        return Response(status_code=204)
+
+    fleet: Any = SimpleNamespace(
+        sessions=SimpleNamespace(present=lambda *_, **__: contextlib.nullcontext(place)),
+        queue=SimpleNamespace(identities=SimpleNamespace(get=lambda _identity: None)),
+    )
+    answer = asyncio.run(as_worker(fleet, asked(Caller("worker", "w1", "an-id")), handler))
+    assert (answer.status_code, "x-rotate-secret" in answer.headers) == (204, False)
 
 
 def test_a_request_without_an_address_is_known_all_the_same() -> None:
