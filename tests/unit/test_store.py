@@ -164,18 +164,26 @@ def test_a_start_removes_what_a_killed_receiver_left(store: Store, tmp_path: Pat
     assert again.sweep_incoming() == 0
 
 
-def test_a_disk_that_fails_once_ends_all_uploads(tmp_path: Path) -> None:
-    class Failing(System):
-        armed = False
+class Failing(System):
+    """A disk whose syncs fail once it is armed."""
 
-        def sync(self, descriptor: int) -> None:
-            if self.armed:
-                raise OSError(5, "Input/output error")
+    armed = False
 
-    system = Failing()
+    def sync(self, descriptor: int) -> None:
+        if self.armed:
+            raise OSError(5, "Input/output error")
+
+
+def on(system: System, tmp_path: Path) -> Store:
     blobs = Folder(tmp_path / "store", tmp_path / "incoming", 0, system)
     store = Store(blobs.root, blobs.incoming, tmp_path / "index.jsonl", blobs=blobs)
     store.open()
+    return store
+
+
+def test_a_disk_that_fails_once_ends_all_uploads(tmp_path: Path) -> None:
+    system = Failing()
+    store = on(system, tmp_path)
     assert store.broken == ""
     begun = upload(store)
     system.armed = True
@@ -365,6 +373,16 @@ def test_the_length_of_an_artifact_is_that_of_its_file_and_none_has_none(store: 
     assert store.size_bytes(SHA, "gbt", "realistic") is None
     store.path(SHA, "gbt", "oracle").unlink()
     assert store.size_bytes(SHA, "gbt", "oracle") is None
+
+
+def test_no_length_is_told_of_a_file_that_may_not_be_on_the_disk(tmp_path: Path) -> None:
+    """A receiver that was killed between rename and sync leaves one that a power cut could still take."""
+    system = Failing()
+    store = on(system, tmp_path)
+    upload(store, sha256=SHA).finish()
+    system.armed = True
+    with pytest.raises(FleetError, match="Input/output error"):
+        store.size_bytes(SHA, "gbt", "oracle")
 
 
 def test_a_file_that_hashes_to_its_name_is_proven_and_stays(store: Store) -> None:
