@@ -52,6 +52,15 @@ def test_an_expectation_that_is_wrong_says_nothing_about_the_file(receiver: Live
     assert receiver.call("GET", "/v1/health").json["problems"] == []
 
 
+def test_of_a_file_that_did_not_change_another_plan_is_refused_and_the_one_that_does_nothing_is_taken(
+    receiver: LiveReceiver,
+) -> None:
+    nothing = reloaded(receiver).json["digest"]
+    assert reloaded(receiver, if_plan=nothing).status == 200
+    refused = reloaded(receiver, if_plan="0" * 64)
+    assert (refused.status, refused.json["code"]) == (412, "plan_moved")
+
+
 def test_a_file_with_faults_stands_in_the_health_until_it_is_right(receiver: LiveReceiver) -> None:
     receiver.manifest.write_text(HEAD + "[[jobs]]\nmodel = 3\n")
     assert reloaded(receiver).status == 422
