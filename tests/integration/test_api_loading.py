@@ -45,6 +45,17 @@ def test_another_trainer_than_the_projects_own_is_asked_again_though_the_file_di
     assert reloaded(receiver).json["detail"] == "a child was asked"
 
 
+def test_the_projects_trainer_with_another_declaration_is_asked_again_though_the_file_did_not_change(
+    receiver: LiveReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ManifestError("a child was asked")
+
+    monkeypatch.setattr(loading, "child_load", refuse)
+    monkeypatch.setattr(loading.hyper, "contract_digest", lambda _declaration: "sha256:" + "0" * 64)
+    assert reloaded(receiver).json["detail"] == "a child was asked"
+
+
 def test_an_expectation_that_is_wrong_says_nothing_about_the_file(receiver: LiveReceiver) -> None:
     receiver.manifest.write_text(manifest(3))
     refused = reloaded(receiver, if_plan="0" * 64)
