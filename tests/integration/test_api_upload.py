@@ -82,6 +82,20 @@ def test_a_second_upload_is_200_and_nothing_is_read(receiver: LiveReceiver, leas
     assert b"connection: close" in answer.lower()
 
 
+def test_a_file_with_its_row_is_not_read_again_for_the_next_upload(
+    receiver: LiveReceiver, lease: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = b"known" * 1000
+    assert receiver.upload(lease, data).status == 201
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("it was read")
+
+    monkeypatch.setattr(receiver.fleet.store, "proven_bytes", refuse)
+    assert receiver.upload(lease, data).status == 200
+    assert recorded(receiver, data) == [len(data)]
+
+
 def test_a_file_without_its_row_gets_the_row_with_the_next_upload(
     receiver: LiveReceiver, lease: dict[str, Any]
 ) -> None:
