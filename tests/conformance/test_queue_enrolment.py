@@ -78,6 +78,29 @@ def actions(world: World) -> list[str]:
 # ---- codes and their time
 
 
+@pytest.mark.parametrize("undone", [True, False])
+def test_a_host_that_enrols_twice_in_one_batch_has_the_newer_identity_or_with_the_batch_undone_none(
+    world: World, undone: bool
+) -> None:
+    """The first one is replaced before anybody but the batch knows of it."""
+
+    def twice(tx: Any) -> None:
+        for digest in (ONE, TWO):
+            made = world.queue.identities.invite(tx, InviteOrder("pi", 900), ALICE)
+            world.queue.identities.enrol(tx, Enrol(made.code, "pi", digest))
+        if undone:
+            raise ConflictError("the batch goes wrong")
+
+    if undone:
+        with pytest.raises(ConflictError, match="the batch goes wrong"):
+            world.do(twice)
+    else:
+        world.do(twice)
+    living = world.queue.identities.living("pi")
+    assert (living and living.digest) == (None if undone else TWO)
+    assert len(world.queue.identities.page(None, 10).identities) == (0 if undone else 2)
+
+
 @pytest.mark.parametrize("restart", [False, True])
 def test_a_code_is_over_when_the_fleet_clock_says_so(world: World, restart: bool) -> None:
     code = invited(world, ttl_s=60)

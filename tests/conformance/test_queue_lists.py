@@ -355,7 +355,9 @@ def test_hosts_are_listed_with_what_they_are_and_do(world: World) -> None:
     assert [line.partition(":")[0] for line in pi.drift] == ["trainer"]
     assert [line.partition(":")[0] for line in tower.drift] == ["vram_gib"]
     world.complete(lease)
-    world.now += 601
+    world.now += 600
+    assert world.queue.worker_counts() == {"working": 1, "idle": 1, "away": 1}
+    world.now += 1
     assert world.queue.worker_counts() == {"working": 1, "idle": 0, "away": 2}
     world.claim("pi")
     assert world.queue.worker_counts() == {"working": 1, "idle": 1, "away": 1}
