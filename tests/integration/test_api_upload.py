@@ -423,27 +423,6 @@ def test_a_draining_receiver_takes_no_upload(receiver: LiveReceiver, lease: dict
         receiver.fleet.draining = False
 
 
-def test_memory_stays_flat_while_a_slow_disk_takes_the_upload(
-    receiver: LiveReceiver, lease: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The client is held back: no more than two batches are ever in memory."""
-    from training.fleet.api.handlers import worker as work
-
-    held: list[int] = []
-    write = work._write
-
-    def slow(stored: Any, batch: list[bytes]) -> None:
-        held.append(sum(map(len, batch)))
-        time.sleep(0.02)
-        write(stored, batch)
-
-    monkeypatch.setattr(work, "_write", slow)
-    data = os.urandom(LIMIT)
-    assert receiver.upload(lease, data).status == 201
-    assert sum(held) == LIMIT
-    assert max(held) < 2 * work.UPLOAD_BATCH_BYTES
-
-
 def test_the_index_keeps_the_order_of_the_database_when_uploads_end_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

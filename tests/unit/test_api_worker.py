@@ -1,10 +1,16 @@
-"""Which workers a receiver speaks with, by their version."""
+"""Which workers a receiver speaks with, by their version, and that a revoked one gets nothing at the last moment."""
 
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
-from training.fleet.api.handlers.worker import _speakable
+from training.fleet.api.handlers.worker import _claimed, _for_upload, _speakable
+from training.fleet.auth import Caller
+from training.fleet.model.errors import RevokedError
 
 
 @pytest.mark.parametrize(
@@ -34,3 +40,35 @@ def test_a_worker_is_refused_when_its_version_says_that_it_is_too_old_and_in_no_
     version: str, speaks: bool
 ) -> None:
     assert _speakable(version) is speaks
+
+
+@pytest.mark.parametrize("revoked", [False, True])
+def test_a_worker_that_was_revoked_after_it_was_let_in_neither_claims_nor_uploads(revoked: bool) -> None:
+    """The writer's thread judges again, because requests wait for it while identities end."""
+    given: list[str] = []
+
+    def demand_living(_identity: str) -> None:
+        if revoked:
+            raise RevokedError("the identity ended", "enrol again")
+
+    async def run(change: Any) -> Any:
+        return change("tx")
+
+    queue = SimpleNamespace(
+        identities=SimpleNamespace(demand_living=demand_living, living=lambda _worker: None),
+        claim=lambda _tx, _message: given.append("a lease"),
+        artifacts=SimpleNamespace(lease_for_upload=lambda *_: given.append("an upload") or (1, "gbt", "oracle")),
+    )
+    fleet: Any = SimpleNamespace(queue=queue, run=run)
+    request: Any = SimpleNamespace(caller=Caller("worker", "w1", identity="an-id"), target="a" * 64)
+    message: Any = SimpleNamespace(worker="w1")
+    if not revoked:
+        _claimed(fleet, request, "tx", message)  # type: ignore[arg-type]
+        assert asyncio.run(_for_upload(fleet, request, "a-lease")) == ("gbt", "oracle")
+        assert given == ["a lease", "an upload"]
+        return
+    with pytest.raises(RevokedError):
+        _claimed(fleet, request, "tx", message)  # type: ignore[arg-type]
+    with pytest.raises(RevokedError):
+        asyncio.run(_for_upload(fleet, request, "a-lease"))
+    assert given == []
