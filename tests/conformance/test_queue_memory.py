@@ -345,3 +345,12 @@ def test_the_totals_of_artifacts_are_those_of_the_rows_whenever_they_are_asked_f
     assert world.do(world.queue.artifacts.totals) == (2, 15)
     assert not world.do(lambda tx: world.queue.artifacts.add(tx, "b" * 64, 5, "gbt", "realistic"))
     assert world.do(world.queue.artifacts.totals) == (2, 15)
+
+
+def test_a_live_lease_has_its_worker_for_its_holder_and_any_other_none(world: World) -> None:
+    world.load([entry(1)])
+    lease = world.running("pi")
+    assert world.queue.live_holder(lease.lease_id) == "pi"
+    assert world.queue.live_holder("no-such-lease") is None
+    world.complete(lease)
+    assert world.queue.live_holder(lease.lease_id) is None
