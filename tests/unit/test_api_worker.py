@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from training.fleet.api.handlers.worker import _claimed, _for_upload, _speakable
+from training.fleet.api.fleet import Fleet
+from training.fleet.api.handlers.worker import _claimed, _for_upload, _speakable, claim
 from training.fleet.auth import Caller
-from training.fleet.model.errors import RevokedError
+from training.fleet.model.errors import FleetError, RevokedError, UnavailableError, UpgradeRequiredError
 
 
 @pytest.mark.parametrize(
@@ -72,3 +73,35 @@ def test_a_worker_that_was_revoked_after_it_was_let_in_neither_claims_nor_upload
     with pytest.raises(RevokedError):
         asyncio.run(_for_upload(fleet, request, "a-lease"))
     assert given == []
+
+
+@pytest.mark.parametrize(
+    ("version", "draining", "refusal"),
+    [("0.1.0", False, None), ("0.1.0", True, UnavailableError), ("0.0.9", False, UpgradeRequiredError)],
+)
+def test_a_claim_is_refused_while_the_receiver_stops_and_to_a_worker_that_is_too_old(
+    version: str, draining: bool, refusal: type[FleetError] | None
+) -> None:
+    claims: list[str] = []
+
+    async def run(change: Any) -> Any:
+        return change("tx")
+
+    identities = SimpleNamespace(demand_living=lambda _identity: None, living=lambda _worker: None)
+    fleet: Any = SimpleNamespace(
+        queue=SimpleNamespace(identities=identities, claim=lambda *_: claims.append("asked")),
+        run=run,
+        draining=draining,
+        meters=SimpleNamespace(claims=SimpleNamespace(observe=lambda _seconds: None)),
+        idle_retry_s=10.0,
+    )
+    fleet.demand_open = lambda: Fleet.demand_open(fleet)
+    request: Any = SimpleNamespace(caller=Caller("worker"), wait_s=lambda _cap_s: 0.0)
+    message: Any = SimpleNamespace(worker="w1", capability=SimpleNamespace(version=version))
+    if refusal is None:
+        answer = asyncio.run(claim(fleet, request, message))
+        assert (answer.status_code, answer.headers["retry-after"], claims) == (204, "10", ["asked"])
+        return
+    with pytest.raises(refusal):
+        asyncio.run(claim(fleet, request, message))
+    assert claims == []
