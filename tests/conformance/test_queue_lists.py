@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.queue_world import ARTIFACT, Engine, World, entry, host, open_world
+from tests.helpers.queue_world import ARTIFACT, OPERATOR, Engine, World, entry, host, open_world
 from training.fleet import __version__
 from training.fleet.database.queries import JOBS_BY_SEQ, JOBS_BY_STATUS, JOBS_NAMED
 from training.fleet.model.errors import InvalidMessageError, NotFoundError
 from training.fleet.model.jobs import DatasetRef, Policy, Requirement, Trainer
 from training.fleet.queue import Filters, views
+from training.fleet.wire.identities import Enrol, InviteOrder
 from training.fleet.wire.people import AttemptView, FailureView, JobPage
 
 
@@ -625,11 +626,17 @@ def test_why_does_not_quote_another_failure_as_the_rejection(world: World) -> No
     assert why(world, entry(1).id).summary.startswith("pi rejected its specification; it fails for good")
 
 
-def test_hosts_that_the_operator_named_are_the_first_whose_last_call_is_shown(world: World) -> None:
+def test_hosts_that_the_operator_named_or_that_enrolled_are_the_first_whose_last_call_is_shown(world: World) -> None:
     """So nobody who makes up names hides the hosts that count."""
-    world.load([entry(0)], {"default": Policy(), "tower": Policy()})
-    for name in ("a-made-up-name", "another", "tower"):
+    world.load([entry(0)], {"default": Policy(), "tower": Policy(), "absent": Policy()})
+    made = world.do(lambda tx: world.queue.identities.invite(tx, InviteOrder("zed", 900), OPERATOR))
+    world.do(lambda tx: world.queue.identities.enrol(tx, Enrol(made.code, "zed", "1" * 64)))
+    for name in ("a-made-up-name", "another", "tower", "zed"):
         world.claim(name)
         world.wait(1)
-    assert list(world.queue.last_seen(limit=2)) == ["tower", "a-made-up-name"]
-    assert world.queue.last_seen(limit=9) == {"tower": 1.0, "a-made-up-name": 3.0, "another": 2.0}
+    assert list(world.queue.last_seen(limit=3)) == ["tower", "zed", "a-made-up-name"]
+    assert world.queue.last_seen(limit=9) == {"tower": 2.0, "zed": 1.0, "a-made-up-name": 4.0, "another": 3.0}
+    identities = {view.name: view.identity for view in world.queue.workers().workers}
+    assert identities == {
+        "a-made-up-name": "none", "absent": "none", "another": "none", "tower": "none", "zed": "enrolled",
+    }  # fmt: skip
