@@ -547,3 +547,11 @@ def test_a_page_looks_on_as_long_as_there_is_time(world: World, monkeypatch: pyt
 def test_a_cursor_of_another_list_is_refused(world: World, cursor: str) -> None:
     with pytest.raises(InvalidMessageError, match="no cursor"):
         world.do(lambda tx: world.queue.history.page(tx, None, None, cursor, 10))
+
+
+def test_who_was_let_in_before_a_revocation_is_refused_after_it(world: World) -> None:
+    identity = enrolled(world)
+    world.queue.identities.demand_living(identity.id)
+    revoke(world)
+    with pytest.raises(RevokedError):
+        world.queue.identities.demand_living(identity.id)

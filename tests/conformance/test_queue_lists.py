@@ -640,3 +640,5 @@ def test_hosts_that_the_operator_named_or_that_enrolled_are_the_first_whose_last
     assert identities == {
         "a-made-up-name": "none", "absent": "none", "another": "none", "tower": "none", "zed": "enrolled",
     }  # fmt: skip
+    world.restart()
+    assert world.queue.last_seen(limit=9) == {}  # known from before, and not heard since

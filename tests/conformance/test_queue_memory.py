@@ -366,3 +366,16 @@ def test_a_step_after_a_commit_that_goes_wrong_is_noticed_by_these_tests(world: 
         world.do(lambda tx: tx.after_commit(wrong))
     with pytest.raises(AssertionError, match="memory does not follow"):
         repeated(world.database, lambda tx: (tx.may_run_twice(), tx.after_commit(wrong)))
+
+
+def test_each_end_of_an_attempt_is_told_with_what_its_worker_reported_and_how_long_it_took(world: World) -> None:
+    told: list[tuple[str, str | None, float]] = []
+    world.queue.on_ended(lambda ended: told.append((ended.outcome, ended.kind, ended.held_s)))
+    world.load([entry(1), entry(2)])
+    lease = world.running("pi")
+    world.now += 7
+    world.fail(lease, "oom_gpu")
+    lease = world.running("server")
+    world.now += 5
+    world.complete(lease)
+    assert told == [("failed", "oom_gpu", 7.0), ("completed", None, 5.0)]

@@ -214,7 +214,8 @@ def _end_with(work: Callable[[Path], int], own: Path) -> NoReturn:
         status = work(own)
     except BaseException:  # noqa: BLE001 - the process that waits tells it
         (own / "told").write_text(traceback.format_exc())
-    os._exit(status)
+    finally:
+        os._exit(status)  # whatever a test broke: one that went on would clean up what belongs to the other
 
 
 class _Noted(dict[str, Any]):

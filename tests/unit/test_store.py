@@ -349,16 +349,16 @@ def test_a_line_is_written_whole_or_not_at_all(tmp_path: Path, full: bool, expec
 
 @pytest.mark.parametrize(("number", "refusal"), [(errno.ENOSPC, StorageFullError), (errno.EACCES, ConfigurationError)])
 def test_an_index_whose_disk_is_full_may_be_tried_again_and_one_that_may_not_be_written_not(
-    store: Store, monkeypatch: pytest.MonkeyPatch, number: int, refusal: type[FleetError]
+    tmp_path: Path, number: int, refusal: type[FleetError]
 ) -> None:
     """A service manager repeats a start that ends with the first and gives up at the second."""
 
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(number, "the disk refuses")
+    class Refusing(type(tmp_path)):  # type: ignore[misc]
+        def open(self, *_: object, **__: object) -> None:
+            raise OSError(number, "the disk refuses")
 
-    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(FleetError) as caught:
-        store.open()
+        Store(tmp_path / "store", tmp_path / "incoming", Refusing(tmp_path / "index.jsonl")).open()
     assert type(caught.value) is refusal
     assert "the disk refuses" in caught.value.message
 
