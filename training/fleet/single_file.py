@@ -27,7 +27,6 @@ MODULES: Final = (
     "training/fleet/__init__.py",
     "training/fleet/bundle.py",
     "training/fleet/checks.py",
-    "training/fleet/model/errors.py",
     "training/fleet/files.py",
     "training/fleet/service.py",
     "training/fleet/settings.py",
