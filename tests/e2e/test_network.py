@@ -82,7 +82,7 @@ class Helper:
 def between(fleet: Fleet, **options: Any) -> Iterator[tuple[Helper, list[int]]]:
     """Start a proxy in front of a fleet's receiver."""
     upstream = int(fleet.address.rpartition(":")[2])
-    proxy = Helper("fault_proxy.py", {"upstream": upstream, **options})
+    proxy = Helper("helpers/fault_proxy.py", {"upstream": upstream, **options})
     try:
         yield proxy, proxy.line()
     finally:
