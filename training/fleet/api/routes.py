@@ -30,6 +30,7 @@ from training.fleet.wire.identities import (
 )
 from training.fleet.wire.people import (
     MAX_PAGE,
+    AcceptedLoss,
     BackupOrder,
     Chore,
     EventPage,
@@ -356,6 +357,16 @@ ROUTES: Final[tuple[Route, ...]] = (
         IdentityView,
         (_NAMED, (409, "`wrong_state`: it is revoked")),
         right="enrol",
+    ),
+    Route(
+        "POST",
+        "/v1/worker/{name}/accept",
+        "operator",
+        operator.accept,
+        None,
+        AcceptedLoss,
+        ((404, "no such worker ever called"),),
+        right="operate",
     ),
     Route("GET", "/v1/identities", "read", enrolment.identities, None, IdentityPage, query=_PAGE),
     Route(

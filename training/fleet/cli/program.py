@@ -235,8 +235,13 @@ def _admit(groups: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     sub.add_argument(
         "--ttl", type=_ttl, default=900, metavar="TIME", help="how long the code is valid: 90s, 15m, 2h [15m]"
     )
-    sub = _command(groups, "worker", "list enrolled hosts, revoke one, or make it change its key", commands.worker)
-    sub.add_argument("action", choices=("list", "revoke", "rotate"))
+    sub = _command(
+        groups,
+        "worker",
+        "list enrolled hosts, revoke one, change its key, or accept what it lost",
+        commands.worker,
+    )
+    sub.add_argument("action", choices=("list", "revoke", "rotate", "accept"))
     sub.add_argument("name", type=_host, nargs="?", metavar="NAME")
 
 
