@@ -80,6 +80,13 @@ def table(environ: Mapping[str, str]) -> tuple[Setting, ...]:
         Setting("max_connections", "open connections at most; 0 follows the limit of open files", int, 0, ge=0),
         Setting("drain_s", "seconds that requests under way may take to finish at the end", float, 10.0, ge=0, le=600),
         Setting("log_level", "least level that is logged", str, "info", choices=("debug", "info", "warning", "error")),
+        Setting(
+            "log_format",
+            "form of the log; auto means text on a terminal, JSON elsewhere",
+            str,
+            "auto",
+            choices=("auto", "text", "json"),
+        ),
     )
 
 
