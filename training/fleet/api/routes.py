@@ -14,7 +14,7 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from training.fleet.api.arrival import LOOKS
-from training.fleet.api.handlers import enrolment, operator, read, worker
+from training.fleet.api.handlers import enrolment, logins, operator, read, worker
 from training.fleet.auth import Right, Role
 from training.fleet.model.jobs import MAX_MANIFEST_BYTES, MODES, STATUSES
 from training.fleet.wire.identities import (
@@ -24,6 +24,8 @@ from training.fleet.wire.identities import (
     IdentityView,
     Invite,
     InviteOrder,
+    LoggedIn,
+    Login,
     Material,
     NewSecret,
     SecretTaken,
@@ -314,6 +316,21 @@ ROUTES: Final[tuple[Route, ...]] = (
             (400, "the request cannot be read"),
             (401, "`invite_refused`: the code is unknown, used up or too old"),
             (403, "the code is good for another host"),
+            (413, "the body is too large"),
+            (422, "the content breaks the contract, see `errors`"),
+            (429, "`too_many_tries`: too many wrong codes from this address; see Retry-After"),
+        ),
+    ),
+    Route(
+        "POST",
+        "/v1/login",
+        "anyone",
+        logins.login,
+        Login,
+        LoggedIn,
+        (
+            (400, "the request cannot be read"),
+            (401, "`invite_refused`: the code is unknown, used or too old"),
             (413, "the body is too large"),
             (422, "the content breaks the contract, see `errors`"),
             (429, "`too_many_tries`: too many wrong codes from this address; see Retry-After"),
