@@ -27,7 +27,7 @@ TYPED = (
 )
 """What the tests type as it stands there, in the guide's order."""
 NEEDS_A_PC = {
-    f"{PYTHON} -m pip install torch": "takes gigabytes from a package index, and a card to be of use",
+    f"{INSTALLER} -Torch cuda -TorchIndex URL": "takes gigabytes from a package index, and a card to be of use",
     "Get-ScheduledTaskInfo -TaskName cis490-training-worker": "asks the Task Scheduler",
     f"{PYTHON} -m training.fleet.worker status": "asks the Task Scheduler",
     'icacls "$env:ProgramData\\cis490\\worker.secret"': "asks for rights; Wine has no icacls",

@@ -37,6 +37,7 @@ def table(environ: Mapping[str, str]) -> tuple[Setting, ...]:
             many=True,
         ),
         Setting("operators", "TOML file with further operators and their rights; read again at a reload", Path),
+        Setting("logins_root", "folder of the operators who logged in, and of their codes", Path, state / "logins"),
         Setting("enrolled_only", "workers must be enrolled, on loopback as well as beyond", bool, False),
         Setting(
             "schema_required",
