@@ -385,7 +385,8 @@ def test_the_installer_steps_out_of_a_folder_before_it_removes_it(
         assert Path.cwd() == site.root / inside  # that stays, so the command does as well
     monkeypatch.chdir(site.root / inside)
     assert site.run("uninstall")[0] == 0
-    assert stood == [False, False]
+    assert len(stood) >= 2
+    assert not any(stood)
     assert not site.root.exists()
 
 
