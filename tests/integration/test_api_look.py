@@ -151,7 +151,7 @@ def test_a_receiver_that_cannot_write_into_a_folder_is_not_ready(tmp_path: Path,
 
 def test_a_read_only_disk_is_not_ready(receiver: LiveReceiver, monkeypatch: pytest.MonkeyPatch) -> None:
     """To mount one takes root; the system's answer is put in instead."""
-    monkeypatch.setattr("training.fleet.blobs.folder.System.writable", lambda _self, _folder: False)
+    monkeypatch.setattr("training.fleet.blobs.disk.System.writable", lambda _self, _folder: False)
     reply = receiver.call("GET", "/readyz")
     assert (reply.status, len(reply.json["problems"])) == (503, 3)
 

@@ -28,6 +28,7 @@ from boundary import Boundary, Ran
 from trial import Trial, sound_backup, wrong_after_failed_sync, wrong_answers, wrong_in_files
 
 from training.fleet import receiver
+from training.fleet.blobs import open_blobs
 from training.fleet.maintenance.artifacts import Places
 
 TOKEN = "an-operator-token-for-tests"
@@ -411,7 +412,7 @@ def _has_no_tables(database: Path) -> bool:
 
 
 def _places(folder: Path) -> Places:
-    return Places(folder / "store", folder / "incoming", folder / "index.jsonl")
+    return Places(open_blobs(folder / "store", folder / "incoming"), folder / "index.jsonl")
 
 
 def _asked(folder: Path, statement: str) -> list[Any]:

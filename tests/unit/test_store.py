@@ -1,17 +1,22 @@
-"""The store: names, digests, limits, the order of durability, and the index."""
+"""The store: names, digests, limits, and the index."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import threading
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from training.fleet import store as store_module
-from training.fleet.blobs.folder import Folder, System
+from training.fleet.blobs import open_blobs
+from training.fleet.blobs.disk import System
+from training.fleet.blobs.folder import Folder
+from training.fleet.model.artifact import ArtifactKey, parse_path
 from training.fleet.model.errors import (
     ConfigurationError,
     DigestMismatchError,
@@ -20,28 +25,49 @@ from training.fleet.model.errors import (
     ShortBodyError,
     StorageFullError,
     TooLargeError,
+    UnavailableError,
 )
-from training.fleet.store import Store, Upload, bundle_path
+from training.fleet.store import Index, Store, Upload, index_line
+from training.fleet.store.index import append
 
 DATA = b"a bundle"
 SHA = "cd98c950d629c66548537b4ecd68dab3e8cf59974ba6e40df5a1a7354b39db5f"
+KEY = ArtifactKey(SHA, "gbt", "oracle")
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    made = Store(tmp_path / "store", tmp_path / "incoming", tmp_path / "index.jsonl", 1 << 30, 0)
+    blobs = open_blobs(tmp_path / "store", tmp_path / "incoming")
+    blobs.prepare()
+    return Store(blobs, 1 << 30)
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Index:
+    made = Index(tmp_path / "index.jsonl")
     made.open()
     return made
 
 
 def upload(store: Store, data: bytes = DATA, sha256: str | None = None) -> Upload:
-    begun = store.begin(sha256 or hashlib.sha256(data).hexdigest(), "gbt", "oracle", len(data))
+    begun = store.begin(ArtifactKey(sha256 or hashlib.sha256(data).hexdigest(), "gbt", "oracle"), len(data))
     begun.write(data)
     return begun
 
 
-def row(number: int) -> dict[str, object]:
-    return {"sha256": f"{number:064x}", "model": "gbt", "mode": "oracle", "size_bytes": number}
+def content(store: Store) -> bytes:
+    with store.blobs.open(KEY.path) as file:
+        return file.read()
+
+
+def line(number: int) -> bytes:
+    return index_line(ArtifactKey(f"{number:064x}", "gbt", "oracle"), number)
+
+
+def write(index: Index, *numbers: int) -> None:
+    for number in numbers:
+        index.owe(line(number))
+        index.pay()
 
 
 def lines(tmp_path: Path) -> list[str]:
@@ -62,11 +88,11 @@ def test_an_artifact_lies_under_model_mode_and_digest(store: Store, tmp_path: Pa
 
 def test_an_artifact_is_there_once_it_is_finished_and_not_before(store: Store) -> None:
     begun = upload(store, sha256=SHA)
-    assert not store.has(SHA, "gbt", "oracle")
+    assert not store.has(KEY)
     begun.finish()
-    assert store.has(SHA, "gbt", "oracle")
-    assert not store.has(SHA, "gbt", "realistic")
-    assert store.path(SHA, "gbt", "oracle").read_bytes() == DATA
+    assert store.has(KEY)
+    assert not store.has(ArtifactKey(SHA, "gbt", "realistic"))
+    assert content(store) == DATA
 
 
 def test_the_second_upload_of_an_artifact_succeeds_and_is_not_new(store: Store) -> None:
@@ -81,7 +107,7 @@ def test_an_aborted_upload_removes_its_own_file_only(store: Store, tmp_path: Pat
     third = upload(store, b"third")
     aborted.abort()
     aborted.abort()
-    assert store.path(SHA, "gbt", "oracle").read_bytes() == DATA
+    assert content(store) == DATA
     assert len(leftovers(tmp_path)) == 1
     third.finish()
 
@@ -90,12 +116,12 @@ def test_a_wrong_digest_is_refused_and_nothing_is_kept(store: Store, tmp_path: P
     begun = upload(store, b"tampered", sha256=SHA)
     with pytest.raises(DigestMismatchError, match=f"expected {SHA}"):
         begun.finish()
-    assert not store.has(SHA, "gbt", "oracle")
+    assert not store.has(KEY)
     assert leftovers(tmp_path) == []
 
 
 def test_a_short_upload_is_refused_and_nothing_is_kept(store: Store, tmp_path: Path) -> None:
-    begun = store.begin(SHA, "gbt", "oracle", len(DATA))
+    begun = store.begin(KEY, len(DATA))
     begun.write(DATA[:-1])
     with pytest.raises(ShortBodyError, match=r"found 7 bytes; expected the declared 8"):
         begun.finish()
@@ -103,7 +129,7 @@ def test_a_short_upload_is_refused_and_nothing_is_kept(store: Store, tmp_path: P
 
 
 def test_more_bytes_than_declared_are_refused(store: Store, tmp_path: Path) -> None:
-    begun = store.begin(SHA, "gbt", "oracle", 4)
+    begun = store.begin(KEY, 4)
     with pytest.raises(TooLargeError, match="more than the declared 4 bytes"):
         begun.write(DATA)
     begun.abort()
@@ -111,19 +137,19 @@ def test_more_bytes_than_declared_are_refused(store: Store, tmp_path: Path) -> N
 
 
 def test_an_upload_of_the_largest_size_is_taken_and_one_byte_more_refused(tmp_path: Path) -> None:
-    small = Store(tmp_path / "s", tmp_path / "i", tmp_path / "x", max_bytes=8, floor_bytes=0)
-    small.open()
-    small.begin(SHA, "gbt", "oracle", 8).abort()
+    small = Store(open_blobs(tmp_path / "s", tmp_path / "i"), max_bytes=8)
+    small.blobs.prepare()
+    small.begin(KEY, 8).abort()
     with pytest.raises(TooLargeError, match="9 bytes; expected at most 8"):
-        small.begin(SHA, "gbt", "oracle", 9)
+        small.begin(KEY, 9)
 
 
 def test_an_upload_without_room_is_refused_before_a_byte_is_sent(tmp_path: Path) -> None:
-    full = Store(tmp_path / "s", tmp_path / "i", tmp_path / "x", floor_bytes=1 << 60)
-    full.open()
+    full = Store(open_blobs(tmp_path / "s", tmp_path / "i", 1 << 60))
+    full.blobs.prepare()
     assert full.free_bytes() == 0
     with pytest.raises(StorageFullError, match="free disk space on the receiver"):
-        full.begin(SHA, "gbt", "oracle", 8)
+        full.begin(KEY, 8)
 
 
 @pytest.mark.parametrize(
@@ -146,21 +172,23 @@ def test_an_upload_without_room_is_refused_before_a_byte_is_sent(tmp_path: Path)
     ],
 )
 def test_a_name_that_could_leave_the_store_is_refused(store: Store, sha256: str, model: str, mode: str) -> None:
+    key = ArtifactKey(sha256, model, mode)
     with pytest.raises(InvalidMessageError, match="expected"):
-        bundle_path(sha256, model, mode)
+        key.path  # noqa: B018
     with pytest.raises(InvalidMessageError):
-        store.begin(sha256, model, mode, 8)
+        store.begin(key, 8)
     with pytest.raises(InvalidMessageError):
-        store.has(sha256, model, mode)
+        store.has(key)
+    assert parse_path(key.shown_path) is None
 
 
 def test_a_start_removes_what_a_killed_receiver_left(store: Store, tmp_path: Path) -> None:
     upload(store)
-    again = Store(tmp_path / "store", tmp_path / "incoming", tmp_path / "index.jsonl", floor_bytes=0)
+    again = open_blobs(tmp_path / "store", tmp_path / "incoming")
     assert len(leftovers(tmp_path)) == 1
-    again.open()
+    again.prepare()
     assert leftovers(tmp_path) == []
-    assert again.sweep_incoming() == 0
+    assert again.sweep() == 0
 
 
 def test_a_disk_that_fails_once_ends_all_uploads(tmp_path: Path) -> None:
@@ -173,8 +201,8 @@ def test_a_disk_that_fails_once_ends_all_uploads(tmp_path: Path) -> None:
 
     system = Failing()
     blobs = Folder(tmp_path / "store", tmp_path / "incoming", 0, system)
-    store = Store(blobs.root, blobs.incoming, tmp_path / "index.jsonl", blobs=blobs)
-    store.open()
+    store = Store(blobs)
+    blobs.prepare()
     assert store.broken == ""
     begun = upload(store)
     system.armed = True
@@ -186,7 +214,7 @@ def test_a_disk_that_fails_once_ends_all_uploads(tmp_path: Path) -> None:
 
 def test_memory_does_not_grow_with_the_upload(store: Store) -> None:
     chunk = bytes(1 << 20)
-    begun = store.begin(SHA, "gbt", "oracle", 64 << 20)
+    begun = store.begin(KEY, 64 << 20)
     tracemalloc.start()
     for _ in range(64):
         begun.write(chunk)
@@ -196,8 +224,8 @@ def test_memory_does_not_grow_with_the_upload(store: Store) -> None:
     assert peak < 1 << 16
 
 
-def test_the_index_holds_one_line_for_an_artifact_with_its_path(store: Store, tmp_path: Path) -> None:
-    store.append_index(row(1))
+def test_the_index_holds_one_line_for_an_artifact_with_its_path(index: Index, tmp_path: Path) -> None:
+    write(index, 1)
     assert [json.loads(line) for line in lines(tmp_path)] == [
         {
             "sha256": "0" * 63 + "1",
@@ -209,11 +237,10 @@ def test_the_index_holds_one_line_for_an_artifact_with_its_path(store: Store, tm
     ]
 
 
-def test_an_index_that_is_right_is_left_alone(store: Store, tmp_path: Path) -> None:
-    for number in range(3):
-        store.append_index(row(number))
+def test_an_index_that_is_right_is_left_alone(index: Index, tmp_path: Path) -> None:
+    write(index, 0, 1, 2)
     before = (tmp_path / "index.jsonl").stat()
-    assert store.rebuild_index(row(number) for number in range(3)) is False
+    assert index.rebuild(line(number) for number in range(3)) is False
     assert (tmp_path / "index.jsonl").stat().st_ino == before.st_ino
 
 
@@ -244,43 +271,43 @@ def test_an_index_that_is_right_is_left_alone(store: Store, tmp_path: Path) -> N
         "long",
     ],
 )
-def test_a_wrong_index_is_made_whole(store: Store, tmp_path: Path, found: bytes) -> None:
-    index = tmp_path / "index.jsonl"
-    right = [store_module.index_line(row(number)) for number in range(4)]
-    for number, line in enumerate(right):
-        found = found.replace(b"{%d}" % number, line)
-    index.write_bytes(found)
-    assert store.rebuild_index(row(number) for number in range(3)) is True
-    assert index.read_bytes() == b"".join(right[:3])
+def test_a_wrong_index_is_made_whole(index: Index, tmp_path: Path, found: bytes) -> None:
+    file = tmp_path / "index.jsonl"
+    right = [line(number) for number in range(4)]
+    for number, text in enumerate(right):
+        found = found.replace(b"{%d}" % number, text)
+    file.write_bytes(found)
+    assert index.rebuild(line(number) for number in range(3)) is True
+    assert file.read_bytes() == b"".join(right[:3])
     assert not (tmp_path / "index.jsonl.part").exists()
 
 
-def test_an_index_longer_than_a_chunk_is_repaired_at_its_end(store: Store, tmp_path: Path) -> None:
+def test_an_index_longer_than_a_chunk_is_repaired_at_its_end(index: Index, tmp_path: Path) -> None:
     count = 12_000
-    right = b"".join(store_module.index_line(row(number)) for number in range(count))
+    right = b"".join(line(number) for number in range(count))
     (tmp_path / "index.jsonl").write_bytes(right[:-1])
-    assert store.rebuild_index(row(number) for number in range(count)) is True
+    assert index.rebuild(line(number) for number in range(count)) is True
     assert (tmp_path / "index.jsonl").read_bytes() == right
 
 
-def test_a_rebuild_that_fails_leaves_the_old_index(store: Store, tmp_path: Path) -> None:
-    store.append_index(row(1))
+def test_a_rebuild_that_fails_leaves_the_old_index(index: Index, tmp_path: Path) -> None:
+    write(index, 1)
     before = lines(tmp_path)
 
-    def rows() -> object:
-        yield row(0)
+    def broken() -> Iterator[bytes]:
+        yield line(0)
         raise RuntimeError("the database went away")
 
     with pytest.raises(RuntimeError):
-        store.rebuild_index(rows())  # type: ignore[arg-type]
+        index.rebuild(broken())
     assert lines(tmp_path) == before
     assert not (tmp_path / "index.jsonl.part").exists()
 
 
-def test_lines_of_many_threads_stay_whole(store: Store, tmp_path: Path) -> None:
+def test_lines_of_many_threads_stay_whole(index: Index, tmp_path: Path) -> None:
     def append(start: int) -> None:
         for number in range(start, start + 50):
-            store.append_index(row(number))
+            write(index, number)
 
     threads = [threading.Thread(target=append, args=(start,)) for start in (0, 50, 100, 150)]
     for thread in threads:
@@ -291,15 +318,15 @@ def test_lines_of_many_threads_stay_whole(store: Store, tmp_path: Path) -> None:
 
 
 def test_a_line_that_could_not_be_written_comes_with_the_next_one(
-    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    index: Index, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    index = tmp_path / "index.jsonl"
-    index.unlink()
-    index.mkdir()
-    store.append_index(row(1))
+    file = tmp_path / "index.jsonl"
+    file.unlink()
+    file.mkdir()
+    write(index, 1)
     assert "index not written" in caplog.text
-    index.rmdir()
-    store.append_index(row(2))
+    file.rmdir()
+    write(index, 2)
     assert [json.loads(line)["size_bytes"] for line in lines(tmp_path)] == [1, 2]
 
 
@@ -327,25 +354,46 @@ class Tight:
 
 
 @pytest.mark.parametrize(("full", "expected"), [(False, b"before\nline\n"), (True, b"before\n")])
-def test_a_line_is_written_whole_or_not_at_all(tmp_path: Path, full: bool, expected: bytes) -> None:
-    index = store_module._Index(tmp_path / "index.jsonl")
-    index._owed = b"line\n"
+def test_a_line_is_written_whole_or_not_at_all(full: bool, expected: bytes) -> None:
     file = Tight(full)
     try:
-        index._add(file)  # type: ignore[arg-type]
+        append(file, b"line\n")  # type: ignore[arg-type]
     except OSError:
         assert full
     assert bytes(file.data) == expected
-    assert index._owed == (b"line\n" if full else b"")
+    assert file.calls == 2
 
 
 def test_an_index_that_cannot_be_written_is_refused_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "index.jsonl").mkdir()
     with pytest.raises(ConfigurationError, match="correct --index-path"):
-        Store(tmp_path / "s", tmp_path / "i", tmp_path / "index.jsonl").open()
+        Index(tmp_path / "index.jsonl").open()
 
 
-def test_an_index_that_went_away_is_named_by_the_rebuild(store: Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [errno.EIO, errno.EROFS, errno.ENOSPC], ids=errno.errorcode.get)
+def test_an_index_whose_disk_refuses_for_now_asks_for_another_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A restart helps then, and other settings do not: the status must be another one than 78."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UnavailableError, match="look at its disk") as caught:
+        Index(tmp_path / "index.jsonl").open()
+    assert caught.value.exit_status == 75
+
+
+def test_an_index_that_went_away_is_named_by_the_rebuild(index: Index, tmp_path: Path) -> None:
     (tmp_path / "index.jsonl").unlink()
     with pytest.raises(ConfigurationError, match="correct --index-path"):
-        store.rebuild_index([])
+        index.rebuild([])
+
+
+def test_lines_have_the_order_in_which_they_were_owed_whoever_writes_them(index: Index, tmp_path: Path) -> None:
+    index.owe(line(2))
+    index.owe(line(1))
+    index.pay()
+    index.pay()
+    assert (tmp_path / "index.jsonl").read_bytes() == line(2) + line(1)

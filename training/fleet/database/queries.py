@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
+from training.fleet.model.artifact import ArtifactKey
 from training.fleet.model.jobs import Status
 
 R = TypeVar("R")
@@ -251,6 +252,11 @@ class ArtifactRow(NamedTuple):
     mode: str
     size_bytes: int
     stored_at: str
+
+    @property
+    def key(self) -> ArtifactKey:
+        """What names it."""
+        return ArtifactKey(self.sha256, self.model, self.mode)
 
 
 class ArtifactTotalsRow(NamedTuple):

@@ -18,19 +18,20 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
+from training.fleet.blobs import Blobs
 from training.fleet.database import Database
 from training.fleet.database.queries import ARTIFACT_TOTALS, REMEMBERED
 from training.fleet.database.sqlite.reading import Reading, of_copy
 from training.fleet.files import make_folder, sync_folder
 from training.fleet.locks import folder_held, is_held
-from training.fleet.maintenance.artifacts import LOST, Places, artifact_rows, index_lines
+from training.fleet.maintenance.artifacts import LOST, Places, artifact_rows, listed
 from training.fleet.maintenance.records import MAX_LISTED, RESTORE
 from training.fleet.maintenance.report import UNREADABLE, OnProgress, Report, ignore
 from training.fleet.model.errors import ConflictError, FleetError, StorageFullError
 from training.fleet.queue.load import MANIFEST_KEY
-from training.fleet.store import bundle_path
+from training.fleet.store import index_lines
 
 FORMAT: Final = 1
 DATABASE: Final = "queue.db"
@@ -169,7 +170,7 @@ def _fill(source: Database, order: BackupTask, part: Path, report: Report, progr
 
 def _parts(reading: Reading, order: BackupTask, part: Path, report: Report, progress: OnProgress) -> dict[str, Entry]:
     """Write what belongs to the copy of the database."""
-    files = {INDEX: _written(part / INDEX, index_lines(reading))}
+    files = {INDEX: _written(part / INDEX, index_lines(listed(reading)))}
     manifest = _manifest(reading, order.manifest)
     if manifest is None:
         report.note("the manifest in force", "not at hand", f"its bytes in {order.manifest}", "keep a copy of your own")
@@ -196,12 +197,12 @@ def _artifacts(
     (totals,) = reading.rows(ARTIFACT_TOTALS)
     count = Count(progress, totals.size_bytes)
     for row in artifact_rows(reading):
-        key = bundle_path(row.sha256, row.model, row.mode)
+        key = row.key.path
         target = part / STORE / key
         target.parent.mkdir(parents=True)
         place = f"artifact {row.sha256}"
         try:
-            entry = _shared(order.places.store / key, target, count)
+            entry = _shared(order.places.blobs, key, target, count)
         except FileNotFoundError:
             report.find(place, "no file", f"a bundle of {row.size_bytes} bytes", LOST)
             continue
@@ -232,41 +233,43 @@ class Count:
         self._progress(self._done, max(self._todo, self._done))
 
 
-def _shared(source: Path, target: Path, count: Count) -> Entry:
+def _shared(blobs: Blobs, key: str, target: Path, count: Callable[[int], None]) -> Entry:
     """Give a bundle a second name, or copy it where that is not possible; either way it is read once."""
-    try:
-        os.link(source, target)
-    except FileNotFoundError:
-        raise
-    except OSError:
+    if blobs.share(key, target):
+        return measured(target, count)
+    with blobs.open(key) as source:
         return copied(source, target, count)
-    return measured(target, count)
 
 
-def copied(source: Path, target: Path, count: Callable[[int], None]) -> Entry:
+def copied(source: BinaryIO, target: Path, count: Callable[[int], None]) -> Entry:
     """Copy a file durably and return what was copied. The target must not be there."""
-    with source.open("rb", buffering=0) as old, target.open("xb", buffering=0) as new:
-        found, size = hashlib.sha256(), 0
-        while data := old.read(CHUNK_BYTES):
-            found.update(data)
-            size += len(data)
+    with target.open("xb", buffering=0) as new:
+
+        def write(data: bytes) -> None:
             view = memoryview(data)
             while view:
                 view = view[new.write(view) :]
-            count(len(data))
+
+        entry = poured(source, write, count)
         os.fsync(new.fileno())
+    return entry
+
+
+def poured(source: BinaryIO, write: Callable[[bytes], object], count: Callable[[int], None] = ignore) -> Entry:
+    """Read an open file to its end, hand each piece on, and return length and digest of them all."""
+    found, size = hashlib.sha256(), 0
+    while data := source.read(CHUNK_BYTES):
+        found.update(data)
+        size += len(data)
+        write(data)
+        count(len(data))
     return Entry(size, found.hexdigest())
 
 
 def measured(path: Path, count: Callable[[int], None] = ignore) -> Entry:
     """Return length and digest of a file."""
-    found, size = hashlib.sha256(), 0
     with path.open("rb", buffering=0) as file:
-        while data := file.read(CHUNK_BYTES):
-            found.update(data)
-            size += len(data)
-            count(len(data))
-    return Entry(size, found.hexdigest())
+        return poured(file, ignore, count)
 
 
 def _written(path: Path, pieces: Iterable[bytes]) -> Entry:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from training.fleet.database import Transaction
+import functools
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from training.fleet.database import Database, Transaction
 from training.fleet.database.queries import ARTIFACT_ROWS, ARTIFACT_TOTALS, ARTIFACTS, LEASE, ArtifactRow
+from training.fleet.model.artifact import ArtifactKey
 from training.fleet.model.errors import StaleLeaseError
 from training.fleet.queue.clock import FleetClock
 from training.fleet.queue.standing import adoptable, demand_result, live, stale
+
+PAGE: Final = 5000
+"""Rows that are read at a time."""
 
 
 class Artifacts:
@@ -16,8 +24,13 @@ class Artifacts:
         self._clock = clock
         self._totals: list[int] | None = None
 
-    def lease_for_upload(self, tx: Transaction, lease_id: str, sha256: str) -> tuple[str, str, str]:
-        """Return job id, model and mode of the lease an artifact is uploaded under, see `Queue.lease_for_upload`."""
+    def lease_for_upload(self, tx: Transaction, lease_id: str, sha256: str) -> tuple[str, ArtifactKey]:
+        """Return the job of a lease, and the key of an artifact that is uploaded under it.
+
+        Raises:
+            StaleLeaseError: The lease is over, or there never was one.
+            OtherResultError: It has completed its job with another artifact.
+        """
         row = tx.one(LEASE, lease_id=lease_id)
         if row is None:
             raise StaleLeaseError("no such lease", "stop the trainer and claim again")
@@ -26,17 +39,17 @@ class Artifacts:
             demand_result(row, sha256)
         elif not (live(row) or adoptable(row)):
             raise stale(row)
-        return row.id, row.model, row.mode
+        return row.id, ArtifactKey(sha256, row.model, row.mode)
 
-    def size_bytes(self, tx: Transaction, sha256: str, model: str, mode: str) -> int | None:
+    def size_bytes(self, tx: Transaction, key: ArtifactKey) -> int | None:
         """Return the length of an artifact as its row says, None without a row."""
-        rows = tx.all(ARTIFACT_ROWS, sha256=sha256)
-        return next((row.size_bytes for row in rows if (row.model, row.mode) == (model, mode)), None)
+        rows = tx.all(ARTIFACT_ROWS, sha256=key.sha256)
+        return next((row.size_bytes for row in rows if (row.model, row.mode) == (key.model, key.mode)), None)
 
-    def add(self, tx: Transaction, sha256: str, size_bytes: int, model: str, mode: str) -> bool:
+    def add(self, tx: Transaction, key: ArtifactKey, size_bytes: int) -> bool:
         """Note an artifact whose file is durable; True when it is new."""
-        at = self._clock.label()
-        new = tx.run("add_artifact", sha256=sha256, size_bytes=size_bytes, model=model, mode=mode, at=at) == 1
+        names = {"sha256": key.sha256, "model": key.model, "mode": key.mode}
+        new = tx.run("add_artifact", **names, size_bytes=size_bytes, at=self._clock.label()) == 1
         if new:
 
             def follow() -> None:
@@ -59,3 +72,36 @@ class Artifacts:
             assert row is not None
             self._totals = [row.artifacts, row.size_bytes]
         return self._totals[0], self._totals[1]
+
+
+class StoredRows:
+    """The rows of artifacts for who works beside the writer's thread: each call is one transaction, and waits for it.
+
+    Args:
+        database: The database.
+        artifacts: The rows.
+    """
+
+    def __init__(self, database: Database, artifacts: Artifacts) -> None:
+        self._database = database
+        self._artifacts = artifacts
+
+    def size_bytes(self, key: ArtifactKey) -> int | None:
+        """Return the length of an artifact as its row says, None without a row."""
+        return self._database.submit(lambda tx: self._artifacts.size_bytes(tx, key)).result()
+
+    def add(self, key: ArtifactKey, size_bytes: int, then: Callable[[], None]) -> None:
+        """Note an artifact whose file is durable; if it is new, call back once its row is, in the order of the rows."""
+
+        def change(tx: Transaction) -> None:
+            if self._artifacts.add(tx, key, size_bytes):
+                tx.after_commit(then)
+
+        self._database.submit(change).result()
+
+    def __iter__(self) -> Iterator[tuple[ArtifactKey, int]]:
+        """Yield every artifact with its length in the order they came, page by page."""
+        page = functools.partial(self._artifacts.page, after=0, limit=PAGE)
+        while rows := self._database.submit(page).result():
+            yield from ((row.key, row.size_bytes) for row in rows)
+            page = functools.partial(self._artifacts.page, after=rows[-1].seq, limit=PAGE)

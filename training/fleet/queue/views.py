@@ -29,6 +29,7 @@ from training.fleet.database.queries import (
     FailureRow,
     JobRow,
 )
+from training.fleet.model.artifact import ArtifactKey
 from training.fleet.model.errors import InvalidMessageError, NotFoundError
 from training.fleet.model.jobs import STATUSES
 from training.fleet.queue.memory import Memory
@@ -43,8 +44,6 @@ from training.fleet.wire.people import (
     RecentFailure,
 )
 
-ARTIFACT_PATH: Final = "{model}_{mode}/{sha256}/bundle.tar.zst"
-"""Where an artifact lies below the store root."""
 MAX_SEQ: Final = 2**62
 WINDOW: Final = 2000
 """Jobs looked at in one step when filters may refuse most of them."""
@@ -228,7 +227,7 @@ class JobViews:
             progress=None if live is None else live.progress,
             failure=_failure(row),
             artifact=artifact,
-            artifact_path=artifact and ARTIFACT_PATH.format(model=row.model, mode=row.mode, sha256=artifact),
+            artifact_path=artifact and ArtifactKey(artifact, row.model, row.mode).shown_path,
             metrics=json.loads(row.metrics),
             duration_s=row.duration_s,
             spec=spec if with_spec else None,

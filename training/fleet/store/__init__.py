@@ -1,3 +1,24 @@
-"""The artifact store: bundles by digest, and the list of them."""
+"""The artifact store: bundles by digest, the list of them, and the order in which they come in.
 
-from training.fleet.store.artifacts import *  # noqa: F403
+`artifacts` has the files, `index` the list, `intake` the order: file, row, line. The row is the database's; see
+`intake.Rows`.
+"""
+
+from training.fleet.store.artifacts import FLOOR_BYTES, MAX_BYTES, QUARANTINE, Store, Upload, measured, quarantine
+from training.fleet.store.index import Index, index_line, index_lines
+from training.fleet.store.intake import Intake, Rows
+
+__all__ = [
+    "FLOOR_BYTES",
+    "MAX_BYTES",
+    "QUARANTINE",
+    "Index",
+    "Intake",
+    "Rows",
+    "Store",
+    "Upload",
+    "index_line",
+    "index_lines",
+    "measured",
+    "quarantine",
+]

@@ -1,40 +1,21 @@
-"""The artifact store: bundles by digest, and the list of them.
+"""The files of artifacts: bundles under their digest.
 
-Owns the names (`<model>_<mode>/<sha256>/bundle.tar.zst`), the digest check, the limit of size and `index.jsonl`.
-Guarantees that what `Upload.finish` returned is durable and hashes to its name, that memory stays flat, and that paths
-are made of checked names alone. The bytes themselves are opaque; nothing here opens a bundle. The index is derived: the
-database is the truth, and a start makes the file say what the database says. Leaves the database row to `queue`; the
-order is file, row, line. Leaves file operations to `blobs`.
+Guarantees that what `Upload.finish` returned is durable and hashes to its name, that memory stays flat, and that
+nothing found damaged is deleted. The bytes themselves are opaque; nothing here opens a bundle. Leaves where bytes lie
+to `blobs`, and which artifacts count to the rows of the database.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import logging
-import os
-import re
-import threading
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import BinaryIO, Final
 
-from training.fleet.blobs.folder import Data, Folder, Part
-from training.fleet.files import sync_folder, whole
-from training.fleet.model.errors import (
-    ConfigurationError,
-    DigestMismatchError,
-    FleetError,
-    InvalidMessageError,
-    ShortBodyError,
-    TooLargeError,
-    passing,
-)
-from training.fleet.model.jobs import MODES
-from training.fleet.model.names import is_sha256
+from training.fleet.blobs import Blobs, Data, NewBlob
+from training.fleet.model.artifact import ArtifactKey
+from training.fleet.model.errors import DigestMismatchError, ShortBodyError, TooLargeError
 
-BUNDLE: Final = "bundle.tar.zst"
 QUARANTINE: Final = "quarantine"
 """Folder below the store's root of what was found damaged."""
 MAX_BYTES: Final = 8 * 2**30
@@ -42,83 +23,41 @@ MAX_BYTES: Final = 8 * 2**30
 FLOOR_BYTES: Final = 256 * 2**20
 """Default of the free space that uploads leave to the database."""
 
-_MODEL: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]{0,63}")
 _CHUNK_BYTES: Final = 2**20
 
 _log = logging.getLogger(__name__)
-
-
-def bundle_path(sha256: str, model: str, mode: str) -> str:
-    """Return the path of a bundle below the store root.
-
-    Raises:
-        InvalidMessageError: One of the names could not stand in a path.
-    """
-    if not is_sha256(sha256):
-        raise InvalidMessageError(f"found the artifact id {sha256!r}", expected="64 lower-case hex digits")
-    if not _MODEL.fullmatch(model):
-        raise InvalidMessageError(f"found the model {model!r}", expected="letters, digits and any of _.- in its name")
-    if mode not in MODES:
-        raise InvalidMessageError(f"found the mode {mode!r}", expected=f"one of {', '.join(MODES)}")
-    return f"{model}_{mode}/{sha256}/{BUNDLE}"
 
 
 class Store:
     """Artifacts of one receiver. Every method may be called from any thread; all of them may wait for the disk.
 
     Args:
-        root: Folder of the artifacts.
-        incoming: Folder of uploads under way, on the same file system.
-        index_path: The list of artifacts, one JSON object a line.
+        blobs: Where the bytes lie.
         max_bytes: Largest upload.
-        floor_bytes: Free space that no upload may touch.
-        blobs: Where the bytes lie; a folder made of the arguments before when left out.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        incoming: Path,
-        index_path: Path,
-        max_bytes: int = MAX_BYTES,
-        floor_bytes: int = FLOOR_BYTES,
-        *,
-        blobs: Folder | None = None,
-    ) -> None:
-        self._blobs = blobs or Folder(root, incoming, floor_bytes)
+    def __init__(self, blobs: Blobs, max_bytes: int = MAX_BYTES) -> None:
+        self.blobs = blobs
         self._max_bytes = max_bytes
-        self._index = _Index(index_path)
-
-    def open(self) -> None:
-        """Make the folders ready and remove what aborted uploads left.
-
-        Raises:
-            ConfigurationError: A folder or the index cannot be used as it is configured.
-            FleetError: The disk refuses for now.
-        """
-        self._blobs.open()
-        self._index.open()
 
     @property
     def broken(self) -> str:
         """What the disk failed at, for people; empty while all is well. A restart is needed once it says something."""
-        return self._blobs.broken
+        return self.blobs.broken
 
     def watch(self, on_broken: Callable[[str], None]) -> None:
         """Have something called once when the disk fails, on the thread that saw it."""
-        self._blobs.on_broken = on_broken
+        self.blobs.on_broken = on_broken
 
     def free_bytes(self) -> int:
         """Return the room left for uploads."""
-        return self._blobs.free_bytes()
+        return self.blobs.free_bytes()
 
-    def begin(self, sha256: str, model: str, mode: str, size_bytes: int) -> Upload:
+    def begin(self, key: ArtifactKey, size_bytes: int) -> Upload:
         """Start an upload and take the room for all of it.
 
         Args:
-            sha256: The artifact id: what the bytes will hash to.
-            model: Model of the job.
-            mode: Mode of the job.
+            key: The artifact; the bytes will hash to its id.
             size_bytes: Declared length.
 
         Raises:
@@ -127,28 +66,26 @@ class Store:
             StorageFullError: No room.
             UnavailableError: The disk has failed earlier, is read-only, or too many files are open.
         """
-        path = bundle_path(sha256, model, mode)
+        path = key.path
         if size_bytes > self._max_bytes:
             raise TooLargeError(
                 f"found an artifact of {size_bytes} bytes",
                 "make it smaller or raise the receiver's limit",
                 expected=f"at most {self._max_bytes}",
             )
-        return Upload(self._blobs.begin(size_bytes), sha256, path, size_bytes)
+        return Upload(self.blobs.begin(size_bytes), key.sha256, path, size_bytes)
 
-    def has(self, sha256: str, model: str, mode: str) -> bool:
-        """Say whether an artifact is here, durably."""
-        return self._blobs.has(bundle_path(sha256, model, mode))
+    def has(self, key: ArtifactKey) -> bool:
+        """Return True if an artifact is here, durably."""
+        return self.blobs.has(key.path)
 
-    def size_bytes(self, sha256: str, model: str, mode: str) -> int | None:
+    def size_bytes(self, key: ArtifactKey) -> int | None:
         """Return the length of an artifact's file, which is on the disk by then; None where there is none."""
-        if not self.has(sha256, model, mode):
-            return None
-        with contextlib.suppress(FileNotFoundError):
-            return self.path(sha256, model, mode).stat().st_size
+        if self.has(key) and (found := self.blobs.stat(key.path)) is not None:
+            return found.size_bytes
         return None
 
-    def proven_bytes(self, sha256: str, model: str, mode: str) -> int | None:
+    def proven_bytes(self, key: ArtifactKey) -> int | None:
         """Read an artifact's file and return its length if it hashes to its name; else move it to the quarantine.
 
         For a file that no row vouches for: a copy by hand that was cut off has the right name as well. The caller
@@ -160,86 +97,42 @@ class Store:
         Raises:
             FleetError: The disk refuses.
         """
-        path = self.path(sha256, model, mode)
         try:
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-                size = file.tell()
-            if found == sha256:
-                return size
-            _log.warning("moved to %s, because it hashes to %s", quarantined(self._blobs.root, path, sha256), found)
+            with self.blobs.open(key.path) as file:
+                found, size_bytes = measured(file)
+            if found == key.sha256:
+                return size_bytes
+            _log.warning("moved to %s, because it hashes to %s", quarantine(self.blobs, key), found)
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise self._blobs.fault(f"read {path}", error) from error
+            raise self.blobs.fault(f"read {key.path}", error) from error
         return None
 
-    def path(self, sha256: str, model: str, mode: str) -> Path:
-        """Return the full path of a bundle, whether it is here or not."""
-        return self._blobs.path(bundle_path(sha256, model, mode))
 
-    def sweep_incoming(self) -> int:
-        """Remove the leftovers of uploads that no longer live, and return how many there were."""
-        return self._blobs.sweep()
-
-    def append_index(self, row: Mapping[str, object]) -> None:
-        """Add an artifact to the list, after its database row is durable.
-
-        A line that cannot be written now is written with the next one or by the next start; the artifact is safe
-        without it.
-
-        Args:
-            row: At least `sha256`, `model` and `mode`; the same members in the same order as `rebuild_index` gets.
-        """
-        self._index.append(index_line(row))
-
-    def rebuild_index(self, rows: Iterable[Mapping[str, object]]) -> bool:
-        """Make the list say exactly what the database says. For the start, before the first upload.
-
-        Args:
-            rows: Every artifact in the order of the database; read once, so it may be a generator.
-
-        Returns:
-            True when the file was wrong and is written again.
-
-        Raises:
-            ConfigurationError: The file cannot be written.
-            UnavailableError: Its disk refuses for now.
-        """
-        return self._index.rebuild(index_line(row) for row in rows)
-
-
-def quarantined(store: Path, path: Path, sha256: str) -> Path:
-    """Move a file where nobody takes it for an artifact, and return where; what is there already stays."""
-    folder = store / QUARANTINE
-    folder.mkdir(exist_ok=True)
+def quarantine(blobs: Blobs, key: ArtifactKey) -> str:
+    """Move a bundle to where nobody takes it for an artifact, and return where; what is there already stays."""
     number = 1
-    while (target := folder / f"{sha256}-{number}").exists():
+    while blobs.stat(target := f"{QUARANTINE}/{key.sha256}-{number}") is not None:
         number += 1
-    path.rename(target)
-    for changed in (folder, path.parent, store):
-        sync_folder(changed)
-    with contextlib.suppress(OSError):
-        path.parent.rmdir()
-    return target
+    blobs.move(key.path, target)
+    return blobs.address(target)
 
 
-def index_row(artifact: Mapping[str, object]) -> dict[str, object]:
-    """Return what `index.jsonl` says of an artifact besides its path."""
-    return {name: artifact[name] for name in ("sha256", "model", "mode", "size_bytes")}
-
-
-def index_line(row: Mapping[str, object]) -> bytes:
-    """Return the line of `index.jsonl` that a row makes."""
-    path = bundle_path(str(row["sha256"]), str(row["model"]), str(row["mode"]))
-    return json.dumps({**row, "path": path}, separators=(",", ":")).encode() + b"\n"
+def measured(file: BinaryIO) -> tuple[str, int]:
+    """Return the SHA-256, in hex, and the length of what is left of an open file."""
+    found, size_bytes = hashlib.sha256(), 0
+    while data := file.read(_CHUNK_BYTES):
+        found.update(data)
+        size_bytes += len(data)
+    return found.hexdigest(), size_bytes
 
 
 class Upload:
     """One artifact on its way in. Ends with `finish` or `abort`; both leave no temporary file."""
 
-    def __init__(self, part: Part, sha256: str, path: str, size_bytes: int) -> None:
-        self._part = part
+    def __init__(self, blob: NewBlob, sha256: str, path: str, size_bytes: int) -> None:
+        self._blob = blob
         self._sha256 = sha256
         self._path = path
         self._size_bytes = size_bytes
@@ -260,7 +153,7 @@ class Upload:
         if self._received_bytes > self._size_bytes:
             raise TooLargeError(f"found more than the declared {self._size_bytes} bytes", "send the upload again")
         self._hash.update(data)
-        self._part.write(data)
+        self._blob.write(data)
 
     def finish(self) -> str:
         """Check the artifact and give it its name, durably.
@@ -276,7 +169,7 @@ class Upload:
         """
         try:
             self._check()
-            self.new = self._part.place(self._path)
+            self.new = self._blob.place(self._path)
         finally:
             self.abort()
         return self._path
@@ -296,84 +189,4 @@ class Upload:
 
     def abort(self) -> None:
         """Remove the temporary file and nothing else. Does nothing after the end."""
-        self._part.discard()
-
-
-class _Index:
-    """`index.jsonl`: a derived file that is whole after every start."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-        self._owed = b""
-
-    def open(self) -> None:
-        """Make the folder and an empty file where there is none."""
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("ab"):
-                pass
-        except OSError as error:
-            raise self._unusable(error) from error
-
-    def _unusable(self, error: OSError) -> FleetError:
-        return passing(error, f"cannot write the index {self._path}: {error.strerror}", "look at its disk") or (
-            ConfigurationError(
-                f"cannot write the index: {error}",
-                "correct --index-path",
-                expected=f"{self._path} to be a file this user may write",
-            )
-        )
-
-    def append(self, line: bytes) -> None:
-        """Add a line whole, together with those that could not be written before."""
-        with self._lock:
-            self._owed += line
-            try:
-                with self._path.open("ab", buffering=0) as file:
-                    self._add(file)
-            except OSError as error:
-                _log.warning("index not written, it is made again at the next start: %s", error)
-
-    def _add(self, file: BinaryIO) -> None:
-        before = file.seek(0, os.SEEK_END)
-        try:
-            written = file.write(self._owed)
-            if written < len(self._owed):
-                file.write(memoryview(self._owed)[written:])
-        except OSError:
-            file.truncate(before)
-            raise
-        self._owed = b""
-
-    def rebuild(self, lines: Iterable[bytes]) -> bool:
-        """Compare the file with what it should be; from the first difference on, write it again."""
-        with self._lock:
-            try:
-                changed = self._rebuild(lines)
-            except OSError as error:
-                raise self._unusable(error) from error
-            self._owed = b""
-            return changed
-
-    def _rebuild(self, lines: Iterable[bytes]) -> bool:
-        rest = iter(lines)
-        with self._path.open("rb") as old:
-            good = 0
-            for line in rest:
-                if old.readline(len(line) + 1) != line:
-                    self._replace(old, good, line, rest)
-                    return True
-                good += len(line)
-            if not old.read(1):
-                return False
-            self._replace(old, good, b"", rest)
-            return True
-
-    def _replace(self, old: BinaryIO, good: int, line: bytes, rest: Iterable[bytes]) -> None:
-        with whole(self._path) as new:
-            old.seek(0)
-            while good:
-                good -= new.write(old.read(min(good, _CHUNK_BYTES)))
-            new.write(line)
-            new.writelines(rest)
+        self._blob.discard()

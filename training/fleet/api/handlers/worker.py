@@ -21,14 +21,14 @@ from training.fleet.api.parking import ParkedCall
 from training.fleet.api.request import Request
 from training.fleet.auth import neighbourhood
 from training.fleet.database import Transaction
+from training.fleet.model.artifact import ArtifactKey
 from training.fleet.model.errors import (
-    DigestMismatchError,
     FleetError,
     LengthRequiredError,
     RequestError,
     UpgradeRequiredError,
 )
-from training.fleet.store import Upload, index_row
+from training.fleet.store import Upload
 from training.fleet.wire.worker import Claim, Complete, Fail, Heartbeat, Lease, Stored
 
 T = TypeVar("T")
@@ -206,25 +206,24 @@ async def _upload(fleet: Fleet, request: Request) -> Response:
 
 async def _uploaded(fleet: Fleet, request: Request, lease_id: str, size_bytes: int) -> Response:
     """Take an artifact in, unless it is here."""
-    sha256 = request.target
-    model, mode = await _for_upload(fleet, request, lease_id)
-    if await _known(fleet, sha256, size_bytes, model, mode):
-        return Json(Stored(sha256, size_bytes, new=False), headers=CLOSE)
-    threads, loop = fleet.uploads.threads, asyncio.get_running_loop()
-    fleet.uploads.begin(lease_id, sha256)
-    stored = await loop.run_in_executor(threads, fleet.store.begin, sha256, model, mode, size_bytes)
+    key = await _for_upload(fleet, request, lease_id)
+    in_thread = functools.partial(asyncio.get_running_loop().run_in_executor, fleet.uploads.threads)
+    intake = fleet.intake
+    if await in_thread(intake.known, key, size_bytes):
+        return Json(Stored(key.sha256, size_bytes, new=False), headers=CLOSE)
+    fleet.uploads.begin(lease_id, key.sha256)
+    upload = await in_thread(intake.begin, key, size_bytes)
     try:
-        await _receive(fleet, request, stored, lease_id)
-        await loop.run_in_executor(threads, stored.finish)
+        await _receive(fleet, request, upload, lease_id)
+        await in_thread(intake.finish, upload, key, size_bytes)
     except BaseException:
-        await asyncio.shield(loop.run_in_executor(threads, stored.abort))
+        await asyncio.shield(in_thread(upload.abort))
         raise
-    await _record(fleet, sha256, size_bytes, model, mode)
-    return Json(Stored(sha256, size_bytes, new=True), 201)
+    return Json(Stored(key.sha256, size_bytes, new=True), 201)
 
 
-async def _for_upload(fleet: Fleet, request: Request, lease_id: str) -> tuple[str, str]:
-    """Return model and mode of the lease that an artifact is uploaded under, while it may.
+async def _for_upload(fleet: Fleet, request: Request, lease_id: str) -> ArtifactKey:
+    """Return the key under which an upload of a lease is kept, while it may be brought.
 
     Raises:
         StaleLeaseError: The lease is over, or there never was one.
@@ -232,41 +231,11 @@ async def _for_upload(fleet: Fleet, request: Request, lease_id: str) -> tuple[st
         RevokedError: The worker was revoked.
     """
 
-    def look(tx: Transaction) -> tuple[str, str]:
+    def look(tx: Transaction) -> ArtifactKey:
         fleet.queue.identities.demand_living(request.caller.identity)
-        _, model, mode = fleet.queue.artifacts.lease_for_upload(tx, lease_id, request.target)
-        return model, mode
+        return fleet.queue.artifacts.lease_for_upload(tx, lease_id, request.target)[1]
 
     return await fleet.run(look)
-
-
-async def _known(fleet: Fleet, sha256: str, size_bytes: int, model: str, mode: str) -> bool:
-    """Return True when the store holds the artifact, with its row, so that nothing of the upload need be read.
-
-    Raises:
-        DigestMismatchError: The upload declares another length than the artifact has.
-    """
-    threads, loop = fleet.uploads.threads, asyncio.get_running_loop()
-    row_bytes = await fleet.run(lambda tx: fleet.queue.artifacts.size_bytes(tx, sha256, model, mode))
-    found = await loop.run_in_executor(threads, fleet.store.size_bytes, sha256, model, mode)
-    if found is None:
-        return False
-    if found != row_bytes:
-        # Neither the file's name nor what the upload declares says what the file holds. Reading it is rare: a crash
-        # between file and row, an older database beside a newer store, a copy by hand.
-        async with fleet.uploads.proving:
-            found = await loop.run_in_executor(threads, fleet.store.proven_bytes, sha256, model, mode)
-        if found is None:
-            return False
-    if found != size_bytes:
-        raise DigestMismatchError(
-            f"found a declared length of {size_bytes} bytes; the artifact is {found} bytes long, so other bytes "
-            f"cannot hash to {sha256}",
-            "pack and send the artifact again",
-        )
-    if row_bytes is None:
-        await _record(fleet, sha256, found, model, mode)
-    return True
 
 
 def _upload_headers(request: Request) -> tuple[int, str]:
@@ -281,16 +250,7 @@ def _upload_headers(request: Request) -> tuple[int, str]:
     return size_bytes, lease_id
 
 
-async def _record(fleet: Fleet, sha256: str, size_bytes: int, model: str, mode: str) -> None:
-    """Note a durable file: first the row, then the line of the derived index."""
-    if await fleet.run(lambda tx: fleet.queue.artifacts.add(tx, sha256, size_bytes, model, mode)):
-        row = index_row({"sha256": sha256, "model": model, "mode": mode, "size_bytes": size_bytes})
-        # Rows become known here in the order of the database, and so do the lines have to.
-        async with fleet.uploads.indexing:
-            await asyncio.get_running_loop().run_in_executor(fleet.uploads.threads, fleet.store.append_index, row)
-
-
-async def _receive(fleet: Fleet, request: Request, stored: Upload, lease_id: str) -> None:
+async def _receive(fleet: Fleet, request: Request, upload: Upload, lease_id: str) -> None:
     """Write the body while the next pieces arrive: one batch is hashed and written, one fills.
 
     A body may take long, and its lease can end meanwhile: the lease is looked at now and then, and before the end.
@@ -311,17 +271,17 @@ async def _receive(fleet: Fleet, request: Request, stored: Upload, lease_id: str
                 if waiting >= UPLOAD_BATCH_BYTES:
                     if writing is not None:
                         await writing
-                    writing = loop.run_in_executor(fleet.uploads.threads, _write, stored, batch)
+                    writing = loop.run_in_executor(fleet.uploads.threads, _write, upload, batch)
                     batch, waiting = [], 0
         await _for_upload(fleet, request, lease_id)
         if writing is not None:
             await writing
-        writing = loop.run_in_executor(fleet.uploads.threads, _write, stored, batch)
+        writing = loop.run_in_executor(fleet.uploads.threads, _write, upload, batch)
     finally:
         if writing is not None:
             await asyncio.shield(writing)
 
 
-def _write(stored: Upload, batch: list[bytes]) -> None:
+def _write(upload: Upload, batch: list[bytes]) -> None:
     # One call for a batch lets the interpreter go once for the hash and once for the disk, not for every piece.
-    stored.write(b"".join(batch))
+    upload.write(b"".join(batch))
