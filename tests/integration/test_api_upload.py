@@ -289,7 +289,7 @@ def test_a_stranger_without_the_lease_takes_no_turn(receiver: LiveReceiver, leas
 def test_an_upload_whose_lease_ends_while_it_arrives_is_not_stored(
     receiver: LiveReceiver, end: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.fleet.api.handlers.worker.LOOK_AGAIN_S", 0.0)
+    monkeypatch.setattr("training.fleet.api.handlers.uploads.LOOK_AGAIN_S", 0.0)
     data, name = os.urandom(3 * 2**20), f"ends-{end}-{receiver.parser}"
     own = receiver.enrolled(name)
     lease = receiver.call("POST", "/v1/job/claim", receiver.claim_body(name), own).json
@@ -413,7 +413,7 @@ def test_memory_stays_flat_while_a_slow_disk_takes_the_upload(
     receiver: LiveReceiver, lease: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The client is held back: no more than two batches are ever in memory."""
-    from training.fleet.api.handlers import worker as work
+    from training.fleet.api.handlers import uploads as work
 
     held: list[int] = []
     write = work._write

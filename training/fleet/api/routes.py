@@ -14,9 +14,10 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from training.fleet.api.arrival import LOOKS
-from training.fleet.api.handlers import enrolment, operator, read, worker
+from training.fleet.api.handlers import artifacts, enrolment, operator, read, uploads, worker
 from training.fleet.auth import Right, Role
 from training.fleet.model.jobs import MAX_MANIFEST_BYTES, MODES, STATUSES
+from training.fleet.model.parts import PART_NAME
 from training.fleet.wire.identities import (
     Enrol,
     Enrolled,
@@ -72,11 +73,13 @@ class PathParameter:
         pattern: What it must match as a whole.
         name: What it is called in a message for people.
         expected: The pattern, said to people.
+        attribute: Where the request keeps it.
     """
 
     pattern: re.Pattern[str]
     name: str
     expected: str
+    attribute: str = "target"
 
 
 _DIGEST = PathParameter(re.compile("[0-9a-f]{64}"), "id", "64 lower-case hex digits")
@@ -84,6 +87,12 @@ PARAMETERS: Final[Mapping[str, PathParameter]] = {
     "id": _DIGEST,
     "sha256": _DIGEST,
     "name": PathParameter(WORKER_NAME, "name of a worker", "a host name"),
+    "file": PathParameter(
+        re.compile(PART_NAME),
+        "name of a card, a figure or metrics",
+        "a name that ends in .md, .svg, .png or .json",
+        "file",
+    ),
 }
 
 
@@ -155,6 +164,18 @@ _UNASKED = (409, "`wrong_state`: nobody asked for a new key; `identity_in_use`: 
 _STATE = (409, "`wrong_state`: the job's status does not allow it")
 _CHORE = (409, "`wrong_state`: a backup or a check runs already")
 _BUNDLE = Media("application/zstd")
+_PART = Media("application/octet-stream")
+_RANGE = (206, "the range that was asked for")
+_BEYOND = (416, "`range_beyond`: the file ends before the range begins")
+_DOWNLOAD = (
+    (
+        "Range",
+        "`bytes=FIRST-LAST`, `bytes=FIRST-` or `bytes=-LAST_N`; of several, the whole file is sent",
+        None,
+    ),
+    ("If-Range", "the ETag of the part that is here already: another file is sent whole", None),
+    ("If-None-Match", "the ETag of the file that is here already", None),
+)
 _MANIFEST = Media("application/toml", MAX_MANIFEST_BYTES)
 _ZIP = Media("application/zip", schema={"type": "string", "format": "binary"})
 _PEM = Media("application/x-pem-file", schema={"type": "string"})
@@ -228,7 +249,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "PUT",
         "/v1/model/{sha256}",
         "worker",
-        worker.upload,
+        uploads.upload,
         _BUNDLE,
         Stored,
         (
@@ -241,6 +262,52 @@ ROUTES: Final[tuple[Route, ...]] = (
             _BUSY,
         ),
         headers=(("X-Lease-Id", "the lease the artifact was made under", "^[0-9A-Za-z_-]{8,64}$"),),
+    ),
+    Route(
+        "GET",
+        "/v1/model/{sha256}",
+        "read",
+        artifacts.bundle,
+        None,
+        _BUNDLE,
+        (_RANGE, _UNCHANGED, (404, "`not_found`: no such artifact; `artifact_lost`: its file is gone"), _BEYOND),
+        headers=_DOWNLOAD,
+    ),
+    Route(
+        "GET",
+        "/v1/model/{sha256}/file/{file}",
+        "read",
+        artifacts.part,
+        None,
+        _PART,
+        (_RANGE, _UNCHANGED, (404, "`not_found`: no such file; `artifact_lost`: it is gone"), _BEYOND),
+        headers=_DOWNLOAD,
+    ),
+    Route(
+        "PUT",
+        "/v1/model/{sha256}/file/{file}",
+        "worker",
+        uploads.upload_part,
+        _PART,
+        Stored,
+        (
+            (201, "stored"),
+            (404, "the name is none that such a file may have"),
+            (
+                409,
+                "`stale_lease`, `other_result`: it may not bring this; `wrong_state`: another file has the name",
+            ),
+            (411, "`Content-Length` is missing"),
+            (412, "`artifact_missing`: upload the bundle first"),
+            (413, "`too_large`: more than 32 files or 2 MiB beside one artifact"),
+            (422, "`digest_mismatch`: the bytes do not hash to what the header says"),
+            (507, "no room; see Retry-After"),
+            _BUSY,
+        ),
+        headers=(
+            ("X-Lease-Id", "the lease the artifact was made under", "^[0-9A-Za-z_-]{8,64}$"),
+            ("Repr-Digest", "`sha-256=:BASE64:` of the body", "sha-256=:[0-9A-Za-z+/]{43}=:"),
+        ),
     ),
     Route("GET", "/v1/worker.pyz", "worker", read.single_file, None, _ZIP, (_UNCHANGED,)),
     Route("GET", "/v1/jobs", "read", read.jobs, None, JobPage, (_UNCHANGED,), query=(*_FILTERS, *_PAGE)),

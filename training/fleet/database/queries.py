@@ -259,6 +259,14 @@ class ArtifactRow(NamedTuple):
         return ArtifactKey(self.sha256, self.model, self.mode)
 
 
+class PartRow(NamedTuple):
+    """A small file of an artifact."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+
+
 class ArtifactTotalsRow(NamedTuple):
     """How many artifacts there are and how long they are together."""
 
@@ -282,6 +290,7 @@ class JobIdRow(NamedTuple):
 
 ARTIFACTS: Final = Query("artifacts", ArtifactRow._make)
 ARTIFACT_TOTALS: Final = Query("artifact_totals", ArtifactTotalsRow._make)
+PARTS: Final = Query("parts", PartRow._make)
 ARTIFACT_ROWS: Final = Query("artifact_rows", ArtifactLengthRow._make)
 JOB_IDS_OF_ARTIFACT: Final = Query("job_ids_of_artifact", JobIdRow._make)
 

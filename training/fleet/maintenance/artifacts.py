@@ -18,18 +18,21 @@ from training.fleet.database.queries import (
     ARTIFACT_TOTALS,
     ARTIFACTS,
     JOB_IDS_OF_ARTIFACT,
+    PARTS,
     ArtifactLengthRow,
     ArtifactRow,
 )
 from training.fleet.database.sqlite.reading import Reading
 from training.fleet.maintenance.report import OnProgress, Report, ignore
 from training.fleet.model.artifact import BUNDLE, ArtifactKey, parse_path
+from training.fleet.model.parts import is_part_name
 from training.fleet.store import QUARANTINE, index_lines, quarantine
 
 LOST: Final = (
     "copy the bundle back from a backup (BACKUP/store has the same folders) and run fsck again; without one the result "
     "is lost: the job stays completed, so train it again as a new job with another seed"
 )
+PART_LOST: Final = "copy the file back from a backup; the bundle has it as well, under the same name"
 _CHUNK_BYTES: Final = 2**20
 _WINDOW: Final = 2000
 
@@ -85,6 +88,7 @@ def check_artifacts(reading: Reading, blobs: Blobs, report: Report, options: Che
     for row in artifact_rows(reading):
         report.checked["artifacts"] += 1
         check.row(row)
+        check.parts(row.key)
     check.files()
     report.checked["bytes"] += check.hashed
 
@@ -130,6 +134,17 @@ class _Check:
             if digest:
                 self._report.lengths.append({**asdict(key), "size_bytes": blob.size_bytes})
 
+    def parts(self, key: ArtifactKey) -> None:
+        """Check the small files of an artifact. They are read whatever the options: all of one are 2 MiB at most."""
+        for part in self._reading.rows(PARTS, **asdict(key)):
+            path, wanted = key.file(part.name), f"{part.size_bytes} bytes that hash to {part.sha256}"
+            try:
+                found = f"bytes that hash to {self._digest(path)}"
+            except OSError as error:
+                found = f"no file that can be read ({error})"
+            if found != f"bytes that hash to {part.sha256}":
+                self._report.find(f"{part.name} of {self._named(key)}", found, wanted, PART_LOST)
+
     def _digest(self, path: str) -> str:
         """Return the SHA-256 of a file in hex."""
         found = hashlib.sha256()
@@ -148,7 +163,9 @@ class _Check:
 
     def _put_aside(self, key: ArtifactKey) -> None:
         if self._options.repair:
-            self._report.repaired.append(f"artifact {key.sha256}: moved to {quarantine(self._blobs, key)}")
+            self._report.repaired.append(
+                f"artifact {key.sha256}: moved to {quarantine(self._blobs, key.path, key.sha256)}"
+            )
 
     def files(self) -> None:
         """Look at each file of the store for its row."""
@@ -156,16 +173,26 @@ class _Check:
             if blob.key.startswith(f"{QUARANTINE}/"):
                 continue
             key, name = parse_path(blob.key) or (None, "")
-            if key is None or name != BUNDLE:
+            if key is None or not (name == BUNDLE or is_part_name(name)):
                 place = self._blobs.address(blob.key)
-                self._report.note(place, "a file that is no artifact", "bundles only", "move it elsewhere")
+                self._report.note(place, "a file that is no artifact", "bundles and their parts", "move it elsewhere")
+            elif name != BUNDLE:
+                self._unlisted_part(blob, key, name)
             elif not any(_is_of(row, key) for row in self._reading.rows(ARTIFACT_ROWS, sha256=key.sha256)):
                 self._unreferenced(blob, key)
 
+    def _unlisted_part(self, blob: Blob, key: ArtifactKey, name: str) -> None:
+        if not (self._is_new(blob) or any(part.name == name for part in self._reading.rows(PARTS, **asdict(key)))):
+            remedy = "an upload that was cut off leaves one; it may be removed"
+            self._report.note(self._blobs.address(blob.key), "a part without a row", "a row for each", remedy)
+
+    def _is_new(self, blob: Blob) -> bool:
+        before = self._options.before
+        return before is not None and blob.modified_at >= before
+
     def _unreferenced(self, blob: Blob, key: ArtifactKey) -> None:
         """Tell a whole bundle that no row names from a damaged one, which a repeated upload would be taken for."""
-        before = self._options.before
-        if before is not None and blob.modified_at >= before:
+        if self._is_new(blob):
             return
         if self._options.hashes and (digest := self._digest(blob.key)) != key.sha256:
             place, found = f"unreferenced artifact {key.sha256}", f"bytes that hash to {digest}"

@@ -22,13 +22,14 @@ from typing import BinaryIO, Final
 
 from training.fleet.blobs import Blobs
 from training.fleet.database import Database
-from training.fleet.database.queries import ARTIFACT_TOTALS, REMEMBERED
+from training.fleet.database.queries import ARTIFACT_TOTALS, PARTS, REMEMBERED
 from training.fleet.database.sqlite.reading import Reading, of_copy
 from training.fleet.files import make_folder, sync_folder
 from training.fleet.locks import folder_held, is_held
-from training.fleet.maintenance.artifacts import LOST, Places, artifact_rows, listed
+from training.fleet.maintenance.artifacts import LOST, PART_LOST, Places, artifact_rows, listed
 from training.fleet.maintenance.records import MAX_LISTED, RESTORE
 from training.fleet.maintenance.report import UNREADABLE, OnProgress, Report, ignore
+from training.fleet.model.artifact import ArtifactKey
 from training.fleet.model.errors import ConflictError, FleetError, StorageFullError
 from training.fleet.queue.load import MANIFEST_KEY
 from training.fleet.store import index_lines
@@ -211,7 +212,27 @@ def _artifacts(
             report.find(place, f"bytes that hash to {entry.sha256}", "those that hash to its name", LOST)
             continue
         yield f"{STORE}/{key}", entry
+        yield from _part_files(reading, row.key, order, part, report)
     _sync_folders(part / STORE)
+
+
+def _part_files(
+    reading: Reading, key: ArtifactKey, order: BackupTask, folder: Path, report: Report
+) -> Iterator[tuple[str, Entry]]:
+    """Take the small files of an artifact along, as far as they are sound."""
+    for part in reading.rows(PARTS, **asdict(key)):
+        path = key.file(part.name)
+        target, place = folder / STORE / path, f"{part.name} of artifact {key.sha256}"
+        try:
+            entry = _shared(order.places.blobs, path, target, ignore)
+        except FileNotFoundError:
+            report.find(place, "no file", f"{part.size_bytes} bytes", PART_LOST)
+            continue
+        if entry != Entry(part.size_bytes, part.sha256):
+            target.unlink()
+            report.find(place, f"bytes that hash to {entry.sha256}", f"those that hash to {part.sha256}", PART_LOST)
+            continue
+        yield f"{STORE}/{path}", entry
 
 
 class Count:

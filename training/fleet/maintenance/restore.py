@@ -36,8 +36,9 @@ from training.fleet.maintenance.backup import (
     poured,
 )
 from training.fleet.maintenance.report import OnProgress, ignore
-from training.fleet.model.artifact import BUNDLE, ArtifactKey, parse_path
+from training.fleet.model.artifact import BUNDLE, parse_path
 from training.fleet.model.errors import ConfigurationError, Fault, FleetError
+from training.fleet.model.parts import is_part_name
 from training.fleet.store import quarantine
 
 MAX_CONTENTS_BYTES: Final = 256 * 2**20
@@ -121,15 +122,16 @@ def _entries(path: Path, files: Any) -> Iterator[tuple[str, Entry]]:
         raise ConfigurationError(f"{path} is damaged: it names no {DATABASE}", "take another backup")
     for name, entry in files.items():
         # A name leads nowhere else: the backup may come from another machine.
-        if not (name in _OTHERS or _artifact(name)) or not isinstance(entry, Mapping):
+        if not (name in _OTHERS or _stored(name)) or not isinstance(entry, Mapping):
             raise ConfigurationError(f"{path} names {name!a}", "take another backup", expected="files of a backup")
         yield name, Entry(entry.get("size_bytes", -1), entry.get("sha256", ""))
 
 
-def _artifact(name: str) -> ArtifactKey | None:
-    """Return the artifact whose bundle a file of a backup is, None for other files."""
-    key, file = parse_path(name.removeprefix(f"{STORE}/")) or (None, "")
-    return key if name.startswith(f"{STORE}/") and file == BUNDLE else None
+def _stored(name: str) -> str | None:
+    """Return the path below a store's root of a file of a backup, None for files that belong elsewhere."""
+    path = name.removeprefix(f"{STORE}/")
+    _, file = parse_path(path) or (None, "")
+    return path if name != path and (file == BUNDLE or is_part_name(file)) else None
 
 
 def _demand_whole(backup: Path, files: Mapping[str, Entry], progress: OnProgress) -> None:
@@ -162,10 +164,13 @@ def _demand_free(target: RestoreTarget, *, replace: bool) -> None:
 
 
 def _bring(backup: Path, files: Mapping[str, Entry], target: RestoreTarget) -> Iterator[str]:
-    artifacts = {name: key for name in files if (key := _artifact(name))}
-    blobs = target.places.blobs
-    brought = sum(_bring_artifact(backup / name, files[name], key, blobs) for name, key in artifacts.items())
-    yield f"artifacts: {brought} brought back, {len(artifacts) - brought} were there"
+    paths = {name: path for name in files if (path := _stored(name))}
+    blobs, bundles = target.places.blobs, sum(path.endswith(f"/{BUNDLE}") for path in paths.values())
+    brought = [path for name, path in paths.items() if _bring_blob(backup / name, files[name], path, blobs)]
+    new = sum(path.endswith(f"/{BUNDLE}") for path in brought)
+    yield f"artifacts: {new} brought back, {bundles - new} were there"
+    if parts := len(paths) - bundles:
+        yield f"files beside them: {len(brought) - new} brought back, {parts - len(brought) + new} were there"
     for name, place in ((INDEX, target.places.index), (MANIFEST, target.manifest)):
         if name in files:
             _bring_file(backup / name, files[name], place)
@@ -187,18 +192,18 @@ def _make(*folders: Path) -> None:
         make_folder(folder)
 
 
-def _bring_artifact(source: Path, entry: Entry, key: ArtifactKey, blobs: Blobs) -> bool:
-    """Bring one artifact back; False when it is there already. A damaged one moves to the quarantine."""
-    if blobs.has(key.path):
-        with blobs.open(key.path) as file:
+def _bring_blob(source: Path, entry: Entry, path: str, blobs: Blobs) -> bool:
+    """Bring one file of the store back; False when it is there already. A damaged one moves to the quarantine."""
+    if blobs.has(path):
+        with blobs.open(path) as file:
             if poured(file, ignore) == entry:
                 return False
-        quarantine(blobs, key)
+        quarantine(blobs, path, entry.sha256)
     blob = blobs.begin(entry.size_bytes)
     try:
         with source.open("rb", buffering=0) as file:
             _demand_same(source, poured(file, blob.write), entry)
-        blob.place(key.path)
+        blob.place(path)
     finally:
         blob.discard()
     return True

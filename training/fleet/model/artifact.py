@@ -13,6 +13,7 @@ from typing import Final
 from training.fleet.model.errors import InvalidMessageError
 from training.fleet.model.jobs import MODES
 from training.fleet.model.names import SHA256, is_sha256
+from training.fleet.model.parts import is_part_name
 
 BUNDLE: Final = "bundle.tar.zst"
 """Name of the file that holds the artifact."""
@@ -58,6 +59,18 @@ class ArtifactKey:
     def path(self) -> str:
         """Path of the bundle below the store's root; see `folder`."""
         return f"{self.folder}/{BUNDLE}"
+
+    def file(self, name: str) -> str:
+        """Path of one of the artifact's small files; see `folder`.
+
+        Raises:
+            InvalidMessageError: The name could not stand in a path.
+        """
+        if not is_part_name(name):
+            raise InvalidMessageError(
+                f"found the file {ascii(name)[:80]}", expected="a name of a card, figure or metrics"
+            )
+        return f"{self.folder}/{name}"
 
     @property
     def shown_path(self) -> str:

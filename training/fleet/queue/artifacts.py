@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Final
 
 from training.fleet.database import Database, Transaction
-from training.fleet.database.queries import ARTIFACT_ROWS, ARTIFACT_TOTALS, ARTIFACTS, LEASE, ArtifactRow
+from training.fleet.database.queries import (
+    ARTIFACT_ROWS,
+    ARTIFACT_TOTALS,
+    ARTIFACTS,
+    JOB_IDS_OF_ARTIFACT,
+    LEASE,
+    PARTS,
+    ArtifactRow,
+    PartRow,
+)
 from training.fleet.model.artifact import ArtifactKey
 from training.fleet.model.errors import StaleLeaseError
+from training.fleet.model.parts import MAX_PARTS, MAX_PARTS_BYTES
 from training.fleet.queue.clock import FleetClock
 from training.fleet.queue.standing import adoptable, demand_result, live, stale
 
@@ -48,8 +59,7 @@ class Artifacts:
 
     def add(self, tx: Transaction, key: ArtifactKey, size_bytes: int) -> bool:
         """Note an artifact whose file is durable; True when it is new."""
-        names = {"sha256": key.sha256, "model": key.model, "mode": key.mode}
-        new = tx.run("add_artifact", **names, size_bytes=size_bytes, at=self._clock.label()) == 1
+        new = tx.run("add_artifact", **asdict(key), size_bytes=size_bytes, at=self._clock.label()) == 1
         if new:
 
             def follow() -> None:
@@ -59,6 +69,26 @@ class Artifacts:
 
             tx.after_commit(follow)
         return new
+
+    def of(self, tx: Transaction, sha256: str) -> list[ArtifactKey]:
+        """Return the artifacts that have these bytes; one for each model and mode, mostly one."""
+        return [ArtifactKey(sha256, row.model, row.mode) for row in tx.all(ARTIFACT_ROWS, sha256=sha256)]
+
+    def jobs(self, tx: Transaction, key: ArtifactKey) -> list[str]:
+        """Return the ids of the jobs whose result an artifact is."""
+        return [row.id for row in tx.all(JOB_IDS_OF_ARTIFACT, **asdict(key))]
+
+    def parts(self, tx: Transaction, key: ArtifactKey) -> list[PartRow]:
+        """Return the small files of an artifact, by name."""
+        return tx.all(PARTS, **asdict(key))
+
+    def add_part(self, tx: Transaction, key: ArtifactKey, part: PartRow) -> bool:
+        """Note a small file of an artifact; False when it is noted, is one too many, or the artifact has no row.
+
+        The limits are counted by the statement itself, so that two uploads at once do not pass them together.
+        """
+        names = {**asdict(key), "name": part.name, "size_bytes": part.size_bytes, "part_sha256": part.sha256}
+        return tx.run("add_part", **names, most=MAX_PARTS, most_bytes=MAX_PARTS_BYTES) == 1
 
     def page(self, tx: Transaction, after: int, limit: int) -> list[ArtifactRow]:
         """Return stored artifacts in the order they came."""
@@ -98,6 +128,18 @@ class StoredRows:
                 tx.after_commit(then)
 
         self._database.submit(change).result()
+
+    def parts(self, key: ArtifactKey) -> list[PartRow] | None:
+        """Return the small files of an artifact, None where the artifact has no row."""
+
+        def look(tx: Transaction) -> list[PartRow] | None:
+            return None if self._artifacts.size_bytes(tx, key) is None else self._artifacts.parts(tx, key)
+
+        return self._database.submit(look).result()
+
+    def add_part(self, key: ArtifactKey, part: PartRow) -> bool:
+        """Note a small file of an artifact; see `Artifacts.add_part`."""
+        return self._database.submit(lambda tx: self._artifacts.add_part(tx, key, part)).result()
 
     def __iter__(self) -> Iterator[tuple[ArtifactKey, int]]:
         """Yield every artifact with its length in the order they came, page by page."""

@@ -23,6 +23,7 @@ from training.fleet.database.queries import (
     JOBS_BY_STATUS,
     LOG,
     NEWEST_SEQ,
+    PARTS,
     RECENT_FAILURES,
     AttemptRow,
     EventRow,
@@ -32,6 +33,7 @@ from training.fleet.database.queries import (
 from training.fleet.model.artifact import ArtifactKey
 from training.fleet.model.errors import InvalidMessageError, NotFoundError
 from training.fleet.model.jobs import STATUSES
+from training.fleet.model.parts import media_type
 from training.fleet.queue.memory import Memory
 from training.fleet.wire.people import (
     MAX_PAGE,
@@ -41,6 +43,7 @@ from training.fleet.wire.people import (
     JobDetail,
     JobPage,
     JobView,
+    PartView,
     RecentFailure,
 )
 
@@ -184,7 +187,13 @@ class JobViews:
             log_tail=log.tail if log else "",
             attempts_total=length.attempts,
             events_total=length.events,
+            parts=self._parts(tx, row),
         )
+
+    @staticmethod
+    def _parts(tx: Transaction, row: JobRow) -> list[PartView]:
+        found = tx.all(PARTS, sha256=row.artifact, model=row.model, mode=row.mode) if row.artifact else []
+        return [PartView(*part, type=media_type(part.name)) for part in found]
 
     def recent_failures(self, tx: Transaction, limit: int = 10) -> list[RecentFailure]:
         """Return the newest bad ends of jobs that are not completed since, newest first."""

@@ -48,7 +48,7 @@ from training.fleet.receiver.server import KEEP_ALIVE_S, Server, connection_limi
 from training.fleet.service import Service
 from training.fleet.settings import Settings
 from training.fleet.single_file import own_single_file
-from training.fleet.store import Index, Intake, Store, index_lines
+from training.fleet.store import Index, Intake, PartIntake, Store, index_lines
 from training.fleet.tls import serving
 from training.fleet.tls.serving import Tls
 from training.fleet.wire.people import Reload
@@ -186,6 +186,7 @@ async def start_fleet(
         queue=queue,
         store=store,
         intake=Intake(store, rows, index),
+        part_intake=PartIntake(store, rows),
         loader=loader,
         bridge=bridge,
         lot=lot,

@@ -7,6 +7,7 @@
 from training.fleet.store.artifacts import FLOOR_BYTES, MAX_BYTES, QUARANTINE, Store, Upload, measured, quarantine
 from training.fleet.store.index import Index, index_line, index_lines
 from training.fleet.store.intake import Intake, Rows
+from training.fleet.store.parts import PartIntake, PartRows, PartUpload
 
 __all__ = [
     "FLOOR_BYTES",
@@ -14,6 +15,9 @@ __all__ = [
     "QUARANTINE",
     "Index",
     "Intake",
+    "PartIntake",
+    "PartRows",
+    "PartUpload",
     "Rows",
     "Store",
     "Upload",

@@ -73,7 +73,11 @@ class Store:
                 "make it smaller or raise the receiver's limit",
                 expected=f"at most {self._max_bytes}",
             )
-        return Upload(self.blobs.begin(size_bytes), key.sha256, path, size_bytes)
+        return self.begin_file(path, key.sha256, size_bytes)
+
+    def begin_file(self, path: str, sha256: str, size_bytes: int) -> Upload:
+        """Start the upload of a small file beside a bundle; the caller has judged its length."""
+        return Upload(self.blobs.begin(size_bytes), sha256, path, size_bytes)
 
     def has(self, key: ArtifactKey) -> bool:
         """Return True if an artifact is here, durably."""
@@ -102,7 +106,7 @@ class Store:
                 found, size_bytes = measured(file)
             if found == key.sha256:
                 return size_bytes
-            _log.warning("moved to %s, because it hashes to %s", quarantine(self.blobs, key), found)
+            _log.warning("moved to %s, because it hashes to %s", quarantine(self.blobs, key.path, key.sha256), found)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -110,12 +114,12 @@ class Store:
         return None
 
 
-def quarantine(blobs: Blobs, key: ArtifactKey) -> str:
-    """Move a bundle to where nobody takes it for an artifact, and return where; what is there already stays."""
+def quarantine(blobs: Blobs, path: str, sha256: str) -> str:
+    """Move a file to where nobody takes it for what it should be, and return where; what is there already stays."""
     number = 1
-    while blobs.stat(target := f"{QUARANTINE}/{key.sha256}-{number}") is not None:
+    while blobs.stat(target := f"{QUARANTINE}/{sha256}-{number}") is not None:
         number += 1
-    blobs.move(key.path, target)
+    blobs.move(path, target)
     return blobs.address(target)
 
 

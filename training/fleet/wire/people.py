@@ -185,6 +185,23 @@ class EventView:
 
 
 @dataclass(frozen=True, slots=True)
+class PartView:
+    """One small file beside a job's artifact, at `GET /v1/model/{sha256}/file/{file}`.
+
+    Attributes:
+        name: Its name, such as `model_card.md`.
+        size_bytes: Its length.
+        sha256: SHA-256 of its bytes, hex.
+        type: Its media type.
+    """
+
+    name: str
+    size_bytes: int
+    sha256: str
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
 class JobDetail:
     """`GET /v1/job/{id}`: everything about one job.
 
@@ -197,6 +214,7 @@ class JobDetail:
         log_tail: End of the log of the newest failed attempt, empty without one.
         attempts_total: How many attempts the job has had.
         events_total: How many events it has had; `GET /v1/events` shows all of them.
+        parts: Card, figures and metrics beside the artifact, by name; empty until completed, and without any.
     """
 
     job: JobView
@@ -207,6 +225,7 @@ class JobDetail:
     log_tail: str
     attempts_total: int = 0
     events_total: int = 0
+    parts: list[PartView] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

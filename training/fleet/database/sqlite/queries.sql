@@ -297,6 +297,21 @@ UPDATE artifact SET size_bytes = :size_bytes WHERE sha256 = :sha256 AND model = 
 -- Stored artifacts in the order they came.
 SELECT seq, sha256, model, mode, size_bytes, stored_at FROM artifact WHERE seq > :after ORDER BY seq LIMIT :limit;
 
+-- name: add_part
+-- Notes a small file of a stored artifact, as long as all of them together stay within the limits; a second time, or
+-- beyond them, changes nothing.
+INSERT INTO part (artifact, name, size_bytes, sha256)
+SELECT a.seq, :name, :size_bytes, :part_sha256 FROM artifact AS a
+WHERE a.sha256 = :sha256 AND a.model = :model AND a.mode = :mode
+AND (SELECT count(*) FROM part AS p WHERE p.artifact = a.seq) < :most
+AND (SELECT coalesce(sum(p.size_bytes), 0) FROM part AS p WHERE p.artifact = a.seq) + :size_bytes <= :most_bytes
+ON CONFLICT (artifact, name) DO NOTHING;
+
+-- name: parts
+-- The small files of one artifact, by name.
+SELECT p.name, p.size_bytes, p.sha256 FROM artifact AS a JOIN part AS p ON p.artifact = a.seq
+WHERE a.sha256 = :sha256 AND a.model = :model AND a.mode = :mode ORDER BY p.name;
+
 -- name: artifact_rows
 -- The rows of one digest.
 SELECT model, mode, size_bytes FROM artifact WHERE sha256 = :sha256;
