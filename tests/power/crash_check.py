@@ -58,6 +58,7 @@ class Promises:
         self.started: set[str] = set()
         self.ended: dict[str, str] = {}
         self.artifacts: dict[str, int] = {}
+        self.parts: set[tuple[str, str, str]] = set()
         self.completed: dict[str, str] = {}
         self.events: set[tuple[str, str]] = set()
         self.jobs = 0
@@ -71,7 +72,7 @@ class Promises:
         known: dict[tuple[str, str], Callable[[str, Any, Any], None]] = {
             ("POST", "claim"): self._claimed,
             ("POST", "heartbeat"): lambda _id, asked, _said: self.started.add(asked["lease_id"]),
-            ("PUT", parts[-1]): self._stored,
+            ("PUT", parts[-1]): self._stored if "file" not in parts else self._brought(parts[-1]),
             ("POST", "complete"): self._completed,
             ("POST", "fail"): self._failed,
             ("POST", "cancel"): lambda job, _asked, _said: self.events.add((job, "cancel")),
@@ -89,6 +90,9 @@ class Promises:
 
     def _stored(self, sha256: str, _asked: Any, said: Any) -> None:
         self.artifacts[sha256] = said["size_bytes"]
+
+    def _brought(self, name: str) -> Callable[[str, Any, Any], None]:
+        return lambda sha256, _asked, said: self.parts.add((sha256, name, said["sha256"]))
 
     def _completed(self, job: str, asked: Any, _said: Any) -> None:
         self.completed[job] = asked["artifact"]
@@ -123,6 +127,8 @@ class Promises:
         yield from (f"{event} was answered and did not happen" for event in self.events - rows.events)
         found = {key.sha256 for key in rows.artifacts}
         yield from (f"artifact {sha256} was stored and has no row" for sha256 in self.artifacts.keys() - found)
+        brought = {(key.sha256, name, sha256) for key, name, sha256 in rows.parts}
+        yield from (f"the file {part} was stored and has no row" for part in self.parts - brought)
         for name in self.backups:
             yield from _broken_backup(name, image)
 
@@ -162,6 +168,10 @@ class Rows:
         self.events = set(map(tuple, happened))
         artifacts = connection.execute("SELECT sha256, model, mode, size_bytes FROM artifact ORDER BY seq")
         self.artifacts = {ArtifactKey(*names): size_bytes for *names, size_bytes in artifacts}
+        parts = connection.execute(
+            "SELECT a.sha256, a.model, a.mode, p.name, p.sha256 FROM part AS p JOIN artifact AS a ON a.seq = p.artifact"
+        )
+        self.parts = {(ArtifactKey(*names), name, sha256) for *names, name, sha256 in parts}
         self.index = b"".join(index_lines(self.artifacts.items()))
 
 
@@ -182,7 +192,7 @@ class Receiver:
         self._site = bench.site
         self._places = _places(self._site)
         self._databases: dict[int, tuple[Rows, list[str]]] = {}
-        self._stores: dict[tuple[int, bytes], list[str]] = {}
+        self._stores: dict[tuple[Any, ...], list[str]] = {}
         self._wholes = 0
 
     @property
@@ -197,7 +207,7 @@ class Receiver:
             self._databases[state.key()] = self._database(state)
         rows, faults = self._databases[state.key()]
         yield from faults
-        known = rest.key(), rows.index
+        known = rest.key(), rows.index, frozenset(rows.parts)
         if known not in self._stores:
             self._stores[known] = [*self._store(rest, rows), *self._wholly(image)]
         yield from self._stores[known]
@@ -227,6 +237,10 @@ class Receiver:
             bundle = rest.files.get(f"data/store/{key.model}_{key.mode}/{key.sha256}/bundle.tar.zst")
             if bundle is None or _digest(bundle) != key.sha256:
                 yield f"artifact {key.sha256} has a row and no whole file"
+
+        for key, name, sha256 in rows.parts:
+            if _digest(rest.files.get(f"data/store/{key.file(name)}", b"")) != sha256:
+                yield f"{name} of artifact {key.sha256} has a row and no whole file"
 
     def _wholly(self, image: Image) -> Iterator[str]:
         """Check one of many images with fsck, before and after its recovery."""

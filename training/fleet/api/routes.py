@@ -292,7 +292,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         Stored,
         (
             (201, "stored"),
-            (404, "the name is none that such a file may have"),
+            (404, "no such file may have this name"),
             (
                 409,
                 "`stale_lease`, `other_result`: it may not bring this; `wrong_state`: another file has the name",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -24,8 +25,8 @@ from training.fleet.model.errors import (
 from training.fleet.model.parts import MAX_PARTS_BYTES, chosen_parts
 from training.fleet.worker.files import open_regular
 
-PART_DEADLINE_S: Final = 10.0
-"""Longest time spent on repeats of one part: a card must not hold a result up."""
+PARTS_DEADLINE_S: Final = 20.0
+"""Longest time spent on repeats of all parts together: a card must not hold a result up."""
 _OVER: Final = (ConflictError, AuthenticationError)
 """Nothing more is taken under this lease; the completion that follows says it in full."""
 
@@ -47,9 +48,11 @@ def bring_parts(client: Client, lease_id: str, artifact: str, folder: Path, note
     names, left = chosen_parts(_sizes(folder))
     if left:
         note(f"left out beside the bundle, which has them: {', '.join(left)}; more than 32 files or 2 MiB")
+    end = time.monotonic() + PARTS_DEADLINE_S
     for name in names:
+        deadline_s = max(0.0, end - time.monotonic())
         try:
-            client.upload_part(lease_id, artifact, name, _content(folder / name), deadline_s=PART_DEADLINE_S)
+            client.upload_part(lease_id, artifact, name, _content(folder / name), deadline_s=deadline_s)
         except UnreachableError:
             raise
         except (NotFoundError, MethodError):
