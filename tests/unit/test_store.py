@@ -95,6 +95,24 @@ def test_an_artifact_is_there_once_it_is_finished_and_not_before(store: Store) -
     assert content(store) == DATA
 
 
+def test_a_length_is_told_only_of_what_stays_after_a_power_cut(tmp_path: Path) -> None:
+    """An upload is answered by it without another sync."""
+    synced: list[str] = []
+
+    class Noting(System):
+        def sync(self, descriptor: int) -> None:
+            synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+            super().sync(descriptor)
+
+    store = Store(Folder(tmp_path / "store", tmp_path / "incoming", 0, Noting()))
+    store.blobs.prepare()
+    upload(store).finish()
+    synced.clear()
+    assert store.size_bytes(KEY) == len(DATA)
+    assert synced == ["bundle.tar.zst", SHA, "gbt_oracle"]
+    assert store.size_bytes(ArtifactKey(SHA, "gbt", "realistic")) is None
+
+
 def test_the_second_upload_of_an_artifact_succeeds_and_is_not_new(store: Store) -> None:
     first, second = upload(store), upload(store)
     assert first.finish() == second.finish()
