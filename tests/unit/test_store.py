@@ -27,7 +27,7 @@ from training.fleet.model.errors import (
     TooLargeError,
     UnavailableError,
 )
-from training.fleet.store import Index, Store, Upload, index_line
+from training.fleet.store import QUARANTINE, Index, Store, Upload, index_line
 from training.fleet.store.index import append
 
 DATA = b"a bundle"
@@ -70,6 +70,10 @@ def write(index: Index, *numbers: int) -> None:
         index.pay()
 
 
+def bundle(tmp_path: Path) -> Path:
+    return tmp_path / "store" / KEY.path
+
+
 def lines(tmp_path: Path) -> list[str]:
     return (tmp_path / "index.jsonl").read_text().splitlines()
 
@@ -93,24 +97,6 @@ def test_an_artifact_is_there_once_it_is_finished_and_not_before(store: Store) -
     assert store.has(KEY)
     assert not store.has(ArtifactKey(SHA, "gbt", "realistic"))
     assert content(store) == DATA
-
-
-def test_a_length_is_told_only_of_what_stays_after_a_power_cut(tmp_path: Path) -> None:
-    """An upload is answered by it without another sync."""
-    synced: list[str] = []
-
-    class Noting(System):
-        def sync(self, descriptor: int) -> None:
-            synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
-            super().sync(descriptor)
-
-    store = Store(Folder(tmp_path / "store", tmp_path / "incoming", 0, Noting()))
-    store.blobs.prepare()
-    upload(store).finish()
-    synced.clear()
-    assert store.size_bytes(KEY) == len(DATA)
-    assert synced == ["bundle.tar.zst", SHA, "gbt_oracle"]
-    assert store.size_bytes(ArtifactKey(SHA, "gbt", "realistic")) is None
 
 
 def test_the_second_upload_of_an_artifact_succeeds_and_is_not_new(store: Store) -> None:
@@ -209,18 +195,26 @@ def test_a_start_removes_what_a_killed_receiver_left(store: Store, tmp_path: Pat
     assert again.sweep() == 0
 
 
-def test_a_disk_that_fails_once_ends_all_uploads(tmp_path: Path) -> None:
-    class Failing(System):
-        armed = False
+class Failing(System):
+    """A disk whose syncs fail once it is armed."""
 
-        def sync(self, descriptor: int) -> None:
-            if self.armed:
-                raise OSError(5, "Input/output error")
+    armed = False
 
-    system = Failing()
+    def sync(self, descriptor: int) -> None:
+        if self.armed:
+            raise OSError(5, "Input/output error")
+
+
+def on(system: System, tmp_path: Path) -> Store:
     blobs = Folder(tmp_path / "store", tmp_path / "incoming", 0, system)
     store = Store(blobs)
     blobs.prepare()
+    return store
+
+
+def test_a_disk_that_fails_once_ends_all_uploads(tmp_path: Path) -> None:
+    system = Failing()
+    store = on(system, tmp_path)
     assert store.broken == ""
     begun = upload(store)
     system.armed = True
@@ -349,7 +343,7 @@ def test_a_line_that_could_not_be_written_comes_with_the_next_one(
 
 
 class Tight:
-    """A file on a disk with little room: writes take a part, then fail when `full`."""
+    """A file on a disk with little room: writes take three bytes at most, and all but the first fail when `full`."""
 
     def __init__(self, full: bool) -> None:
         self.full = full
@@ -363,23 +357,63 @@ class Tight:
         self.calls += 1
         if self.calls > 1 and self.full:
             raise OSError(28, "No space left on device")
-        taken = data if self.calls > 1 else data[:3]
-        self.data += taken
-        return len(taken)
+        self.data += data[:3]
+        return len(data[:3])
 
     def truncate(self, size: int) -> None:
         del self.data[size:]
 
 
-@pytest.mark.parametrize(("full", "expected"), [(False, b"before\nline\n"), (True, b"before\n")])
+@pytest.mark.parametrize(("full", "expected"), [(False, b"before\na long line\n"), (True, b"before\n")])
 def test_a_line_is_written_whole_or_not_at_all(full: bool, expected: bytes) -> None:
     file = Tight(full)
     try:
-        append(file, b"line\n")  # type: ignore[arg-type]
+        append(file, b"a long line\n")  # type: ignore[arg-type]
     except OSError:
         assert full
     assert bytes(file.data) == expected
-    assert file.calls == 2
+
+
+# ---- what is known of a file
+
+
+def test_the_length_of_an_artifact_is_that_of_its_file_and_none_has_none(store: Store, tmp_path: Path) -> None:
+    assert store.size_bytes(KEY) is None
+    upload(store, sha256=SHA).finish()
+    assert store.size_bytes(KEY) == len(DATA)
+    assert store.size_bytes(ArtifactKey(SHA, "gbt", "realistic")) is None
+    bundle(tmp_path).unlink()
+    assert store.size_bytes(KEY) is None
+
+
+def test_no_length_is_told_of_a_file_that_may_not_be_on_the_disk(tmp_path: Path) -> None:
+    """A receiver that was killed between rename and sync leaves one that a power cut could still take."""
+    system = Failing()
+    store = on(system, tmp_path)
+    upload(store, sha256=SHA).finish()
+    system.armed = True
+    with pytest.raises(FleetError, match="Input/output error"):
+        store.size_bytes(KEY)
+
+
+def test_a_file_that_hashes_to_its_name_is_proven_and_stays(store: Store, tmp_path: Path) -> None:
+    assert store.proven_bytes(KEY) is None
+    upload(store, sha256=SHA).finish()
+    assert store.proven_bytes(KEY) == len(DATA)
+    assert bundle(tmp_path).read_bytes() == DATA
+
+
+def test_files_that_hash_to_something_else_are_put_aside_and_none_takes_the_place_of_another(
+    store: Store, tmp_path: Path
+) -> None:
+    for number in range(3):
+        upload(store, sha256=SHA).finish()
+        bundle(tmp_path).write_bytes(b"bent %d" % number)
+        assert store.proven_bytes(KEY) is None
+        assert not bundle(tmp_path).exists()
+    aside = sorted((tmp_path / "store" / QUARANTINE).iterdir())
+    assert [path.name for path in aside] == [f"{SHA}-1", f"{SHA}-2", f"{SHA}-3"]
+    assert [path.read_bytes() for path in aside] == [b"bent 0", b"bent 1", b"bent 2"]
 
 
 def test_an_index_that_cannot_be_written_is_refused_at_the_start(tmp_path: Path) -> None:
