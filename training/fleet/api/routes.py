@@ -168,6 +168,7 @@ _STATE = (409, "`wrong_state`: the job's status does not allow it")
 _CHORE = (409, "`wrong_state`: a backup or a check runs already")
 _BUNDLE = Media("application/zstd")
 _PART = Media("application/octet-stream")
+_PART_OUT = Media("*/*")
 _RANGE = (206, "the range that was asked for")
 _BEYOND = (416, "`range_beyond`: the file ends before the range begins")
 _DOWNLOAD = (
@@ -282,7 +283,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "read",
         artifacts.part,
         None,
-        _PART,
+        _PART_OUT,
         (_RANGE, _UNCHANGED, (404, "`not_found`: no such file; `artifact_lost`: it is gone"), _BEYOND),
         headers=_DOWNLOAD,
     ),
