@@ -147,6 +147,17 @@ def test_parts_that_come_at_once_stay_within_the_limits_together(site: PartSite,
     assert len(list(site.bundle(1).parent.glob("*.svg"))) == MAX_PARTS
 
 
+def test_two_large_parts_at_once_do_not_pass_the_limit_together(site: PartSite, intake: PartIntake) -> None:
+    key, data = site.key(1), bytes(MAX_PARTS_BYTES // 2 + 1)
+    parts = [intake.begin(key, row(name, data)) for name in ("a.png", "b.png")]
+    for part in parts:
+        part.upload.write(data)
+    intake.finish(parts[0])
+    with pytest.raises(TooLargeError, match="leave it out"):
+        intake.finish(parts[1])
+    assert [path.name for path in site.bundle(1).parent.glob("*.png")] == ["a.png"]
+
+
 def test_the_last_byte_fits_and_one_more_does_not(site: PartSite, intake: PartIntake) -> None:
     assert bring(intake, site.key(1), "a.png", bytes(MAX_PARTS_BYTES - 1)) is True
     with pytest.raises(TooLargeError):
