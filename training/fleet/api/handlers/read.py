@@ -85,16 +85,17 @@ async def own(fleet: Fleet, request: Request) -> Response:
 
 async def health(fleet: Fleet, _request: Request) -> Response:
     """The fleet at a glance."""
-    return Json(_with_clashes(fleet, await _health(fleet)), headers=NO_CACHE)
+    return Json(_with_hosts(fleet, await _health(fleet)), headers=NO_CACHE)
 
 
-def _with_clashes(fleet: Fleet, health: Health) -> Health:
-    """Return the health with identities that two machines use; the receiver serves all the same, and is ready."""
+def _with_hosts(fleet: Fleet, health: Health) -> Health:
+    """Return the health with what is wrong with hosts; the receiver serves all the same, and is ready."""
     found = [
         f"another machine shows the identity of worker {worker}; unless that host was just moved or started again, "
         f"`cis490-jobs worker revoke {worker}` takes it back; `cis490-jobs events --worker {worker}` says where from"
         for worker in fleet.sessions.clashed()
     ]
+    found += fleet.queue.losses.lines()
     if not found:
         return health
     status = "degraded" if health.status == "ok" else health.status
@@ -146,9 +147,7 @@ async def single_file(_fleet: Fleet, request: Request) -> Response:
 
 async def metrics(fleet: Fleet, _request: Request) -> Response:
     """The figures of the fleet in the text form that Prometheus reads."""
-    figures = Figures(
-        _with_clashes(fleet, await _health(fleet)), len(fleet.lot), fleet.queue.last_seen(limit=MAX_HOSTS)
-    )
+    figures = Figures(_with_hosts(fleet, await _health(fleet)), len(fleet.lot), fleet.queue.last_seen(limit=MAX_HOSTS))
     return Response(fleet.meters.text(figures), headers=NO_CACHE, media_type=CONTENT_TYPE)
 
 
