@@ -55,7 +55,7 @@ class Wish:
 
 
 @dataclass(slots=True)
-class Tally:
+class ScoreTally:
     """What was scored, for the line that people read."""
 
     description: Description
@@ -88,7 +88,7 @@ class Tally:
         return f"{self.windows:,} windows of {hosts}, {self.alarms:,} alarms ({rate}){short}"
 
 
-def predict(bundle: Path, data: Path | None, out: Path | None, wish: Wish) -> Tally:
+def predict(bundle: Path, data: Path | None, out: Path | None, wish: Wish) -> ScoreTally:
     """Score telemetry with a stored model.
 
     Args:
@@ -109,7 +109,7 @@ def predict(bundle: Path, data: Path | None, out: Path | None, wish: Wish) -> Ta
     telemetry = read_for(description, data)
     threshold = description.threshold if wish.threshold is None else wish.threshold
     short = sum(end - first < description.window_rows for _, first, end in telemetry.spans())
-    tally = Tally(description, threshold, short)
+    tally = ScoreTally(description, threshold, short)
     batches = scored_batches(model, description, telemetry, threshold, wish.explain)
     _written(batches, pa.schema(_fields(telemetry, explained=wish.explain > 0)), out, tally)
     return tally
@@ -263,7 +263,7 @@ def _input_shape(description: Description) -> InputShape:
     return InputShape(description.model, len(names), description.window_rows)
 
 
-def _written(batches: Iterator[pa.RecordBatch], schema: pa.Schema, out: Path | None, tally: Tally) -> None:
+def _written(batches: Iterator[pa.RecordBatch], schema: pa.Schema, out: Path | None, tally: ScoreTally) -> None:
     if out is None:
         with pacsv.CSVWriter(pa.PythonFile(sys.stdout.buffer, mode="w"), schema) as writer:
             _copied(batches, writer.write_batch, tally)
@@ -278,7 +278,7 @@ def _written(batches: Iterator[pa.RecordBatch], schema: pa.Schema, out: Path | N
         partial.unlink(missing_ok=True)
 
 
-def _copied(batches: Iterator[pa.RecordBatch], write: Callable[[pa.RecordBatch], None], tally: Tally) -> None:
+def _copied(batches: Iterator[pa.RecordBatch], write: Callable[[pa.RecordBatch], None], tally: ScoreTally) -> None:
     for batch in batches:
         write(batch)
         tally.count(batch)
