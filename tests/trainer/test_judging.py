@@ -23,7 +23,6 @@ from training.trainer.stored.model_files import foreign
 def predicted(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[list[dict[str, str]], str]:
     """Score to a file beside the data, without a child; return its rows and the line on the standard error output."""
     out = Path(str(arguments[3])).with_suffix(".scores.csv")
-    capsys.readouterr()  # what the training of the model said
     status = predict.scored(predict._options([*map(str, arguments), "--out", str(out)]))
     error = capsys.readouterr().err
     assert (status, error.count("\n")) == (0, 1), error
@@ -192,7 +191,6 @@ def test_a_wrong_later_key_of_a_description_is_refused(
 
 def judged(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
     """Judge without a child."""
-    capfd.readouterr()  # what the training of the model said
     status = evaluate.evaluated(evaluate._parser().parse_args([str(argument) for argument in arguments]))
     return status, *capfd.readouterr()
 
