@@ -152,7 +152,7 @@ def test_a_check_finds_a_damaged_artifact_and_a_wrong_index(receiver: LiveReceiv
     assert places[1] == f"{tmp_path / 'index.jsonl'}, line 1"
     assert bundle.read_bytes() == b"a bungle"
     (problem,) = receiver.call("GET", "/v1/health").json["problems"]
-    assert problem.endswith("found 2 things; run cis490-jobs fsck")
+    assert problem.endswith(" found 2 faults; `cis490-jobs fsck` lists them")
 
 
 def test_pages_that_were_damaged_at_the_start_stand_in_the_health(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from training.fleet.wire.identities import (
     NewSecret,
     SecretTaken,
 )
+from training.fleet.wire.names import KnownNames
 from training.fleet.wire.people import (
     MAX_PAGE,
     AcceptedLoss,
@@ -189,6 +190,11 @@ _TEXT = {"type": "string"}
 _HEX64 = {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "64 lower-case hex digits"}
 _PREFIX = {"type": "string", "pattern": "^[0-9a-f]{1,64}$", "description": "1 to 64 lower-case hex digits"}
 _HOST = {"type": "string", "pattern": f"^{WORKER_NAME.pattern}$", "description": "the name of a host"}
+_TIME = {
+    "type": "string",
+    "pattern": r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z$",
+    "description": "a time in UTC such as 2026-11-30T14:00:00.000Z",
+}
 _PAGE = (
     (
         "limit",
@@ -198,13 +204,21 @@ _PAGE = (
     ("cursor", "`next` of the page before", _TEXT),
 )
 _UNCHANGED = (304, "nothing changed since the given ETag")
+_IF_STATUS = (("if_status", "statuses of which the job must have one, else nothing changes", _words(STATUSES)),)
 _FILTERS = (
     ("status", "statuses with commas between them", _words(STATUSES)),
     ("model", "model name", _TEXT),
     ("mode", "`realistic` or `oracle`", {"enum": list(MODES)}),
     ("host", "host name", _TEXT),
     ("id_prefix", "first hex digits of the id", _PREFIX),
-    ("with", "`spec`: each job with its specification, at most 100 on a page", _words(("spec",))),
+    ("since", "only jobs that changed then or later", _TIME),
+    ("until", "only jobs that changed before", _TIME),
+    (
+        "with",
+        "`spec`: each job with its specification, at most 100 on a page; `hyper`: with its hyper-parameters; "
+        "`reason`: with why it waits",
+        _words(("spec", "hyper", "reason")),
+    ),
 )
 
 # The router takes the first path that fits: what workers ask all the time stands first, and a fixed path before one
@@ -315,13 +329,32 @@ ROUTES: Final[tuple[Route, ...]] = (
     ),
     Route("GET", "/v1/worker.pyz", "worker", read.single_file, None, _ZIP, (_UNCHANGED,)),
     Route("GET", "/v1/jobs", "read", read.jobs, None, JobPage, (_UNCHANGED,), query=(*_FILTERS, *_PAGE)),
+    Route("GET", "/v1/names", "read", read.names, None, KnownNames),
     Route("GET", "/v1/job/{id}", "read", read.job, None, JobDetail, (_JOB,)),
     Route("GET", "/v1/job/{id}/why", "read", read.why, None, Why, (_JOB,)),
     Route("GET", "/v1/workers", "read", read.workers, None, WorkerPage, (_UNCHANGED,), query=_PAGE),
     Route("GET", "/v1/health", "read", read.health, None, Health),
-    Route("POST", "/v1/job/{id}/cancel", "operator", operator.cancel, None, JobState, (_JOB, _STATE), right="operate"),
     Route(
-        "POST", "/v1/job/{id}/requeue", "operator", operator.requeue, None, JobState, (_JOB, _STATE), right="operate"
+        "POST",
+        "/v1/job/{id}/cancel",
+        "operator",
+        operator.cancel,
+        None,
+        JobState,
+        (_JOB, _STATE),
+        query=_IF_STATUS,
+        right="operate",
+    ),
+    Route(
+        "POST",
+        "/v1/job/{id}/requeue",
+        "operator",
+        operator.requeue,
+        None,
+        JobState,
+        (_JOB, _STATE),
+        query=_IF_STATUS,
+        right="operate",
     ),
     Route(
         "POST",
@@ -465,6 +498,8 @@ ROUTES: Final[tuple[Route, ...]] = (
         query=(
             ("job", "only of this job: its whole id", _HEX64),
             ("worker", "only about or by this worker", _HOST),
+            ("since", "only events from then on", _TIME),
+            ("until", "only events before", _TIME),
             *_PAGE,
         ),
     ),

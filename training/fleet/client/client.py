@@ -31,7 +31,7 @@ from training.fleet.model.errors import (
     UnavailableError,
     UnreachableError,
 )
-from training.fleet.tls.trust import CUT, ClientTls, of_tls, reason
+from training.fleet.tls.trust import CUT, ClientTls, of_tls, reason, speaks_tls
 from training.fleet.wire.worker import Beat, Claim, Complete, Fail, Heartbeat, JobState, Lease, Stored
 
 T = TypeVar("T")
@@ -432,10 +432,22 @@ class Client:
         cut = self._tls is not None and self._tls.shows_one and isinstance(cause, ConnectionError)
         if of_tls(cause) or cut:
             found, remedy = (found, remedy) if of_tls(cause) else CUT
-            return UnreachableError(f"no safe connection to {self.address.url}: {found}", remedy)
+            return UnreachableError(f"no safe connection to {self.address.url}: {found}", remedy, answered=True)
+        if not self.address.secure and _hung_up_on(cause) and speaks_tls(self.address.host, self.address.port):
+            return UnreachableError(
+                f"port {self.address.port} speaks https, and it was spoken to with http",
+                f"use the address {self.address.url.replace('http', 'https', 1)} and the receiver's ca.pem "
+                "(--ca-file or $CIS490_CA_FILE)",
+                answered=True,
+            )
         return UnreachableError(
             f"no answer from {self.address.url} ({found})", "is the receiver running, is the address right?"
         )
+
+
+def _hung_up_on(cause: Exception) -> bool:
+    """Return True if something listens there and did not take the request for one."""
+    return isinstance(cause, ConnectionResetError | BrokenPipeError | http.client.HTTPException)
 
 
 def _printable(secret: str) -> str:

@@ -91,6 +91,7 @@ ADD_REQUIREMENT: Final = Query("add_requirement", IdRow._make)
 REQUIREMENTS_WITH_READY_JOBS: Final = Query("requirements_with_ready_jobs", IdRow._make)
 UNUSED_REQUIREMENTS: Final = Query("unused_requirements", IdRow._make)
 CLAIMABLE: Final = Query("claimable", JobCountRow._make)
+STRANDED: Final = Query("stranded", JobCountRow._make)
 CLAIMABLE_JOB: Final = Query("claimable_job", RequirementRefRow._make)
 OVERDUE: Final = Query("overdue", OverdueRow._make)
 HOSTS_MET: Final = Query("hosts_met", WorkerRow._make)
@@ -367,6 +368,8 @@ class FleetEventRow(NamedTuple):
     from_status: str | None
     to_status: str | None
     why: str
+    model: str | None
+    mode: str | None
 
 
 class HistoryLengthRow(NamedTuple):
@@ -419,6 +422,7 @@ RECORD: Final = Query("record", IdRow._make)
 NEWEST_EVENT: Final = Query("newest_event", NewestRow._make)
 EVENTS: Final = Query("events", EventRow._make)
 EVENTS_BETWEEN: Final = Query("events_between", FleetEventRow._make)
+EVENT_TIME: Final = Query("event_time", ValueRow._make)
 EVENTS_OF_JOB: Final = Query("events_of_job", FleetEventRow._make)
 
 # ---- the manifest

@@ -370,9 +370,20 @@ class StorageFullError(UnavailableError):
 
 
 class UnreachableError(UnavailableError):
-    """Nobody answers at the receiver's address."""
+    """Nobody answers at the receiver's address, or in a way that no request can be made.
+
+    Args:
+        found: What happened, for people.
+        remedy: As for every error.
+        answered: Something is there, so that starting a receiver would change nothing.
+        **details: As for every error.
+    """
 
     code, exit_status = "unreachable", EX_UNAVAILABLE
+
+    def __init__(self, found: str, remedy: str = "", *, answered: bool = False, **details: Unpack[Details]) -> None:
+        super().__init__(found, remedy, **details)
+        self.answered = answered
 
 
 class TrainerError(FleetError):
