@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from live_receiver import LiveReceiver, manifest
 
-from training.fleet.api.handlers import worker as work
+from training.fleet.api.handlers import uploads as work
 
 LIMIT = 8 * 2**20
 

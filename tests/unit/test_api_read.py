@@ -40,7 +40,7 @@ def test_trouble_with_a_host_makes_a_good_health_a_degraded_one_and_hides_no_wor
     assert found.problems[0] == "known"
     told = found.problems[1 : 1 + len(clashed)]
     for name, line in zip(clashed, told, strict=True):
-        assert f"`cis490-jobs worker revoke {name}` takes it back" in line
+        assert f"`cis490-jobs identity revoke {name}` takes it back" in line
     assert found.problems[1 + len(clashed) :] == losses
 
 

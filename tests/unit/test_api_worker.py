@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from training.fleet.api.fleet import Fleet
-from training.fleet.api.handlers.worker import _claimed, _for_upload, _speakable, claim
+from training.fleet.api.handlers.uploads import _for_upload
+from training.fleet.api.handlers.worker import _claimed, _speakable, claim
 from training.fleet.auth import Caller
 from training.fleet.model.errors import FleetError, RevokedError, UnavailableError, UpgradeRequiredError
 
@@ -58,14 +59,14 @@ def test_a_worker_that_was_revoked_after_it_was_let_in_neither_claims_nor_upload
     queue = SimpleNamespace(
         identities=SimpleNamespace(demand_living=demand_living, living=lambda _worker: None),
         claim=lambda _tx, _message: given.append("a lease"),
-        artifacts=SimpleNamespace(lease_for_upload=lambda *_: given.append("an upload") or (1, "gbt", "oracle")),
+        artifacts=SimpleNamespace(lease_for_upload=lambda *_: given.append("an upload") or (1, "a key")),
     )
     fleet: Any = SimpleNamespace(queue=queue, run=run)
     request: Any = SimpleNamespace(caller=Caller("worker", "w1", identity="an-id"), target="a" * 64)
     message: Any = SimpleNamespace(worker="w1")
     if not revoked:
         _claimed(fleet, request, "tx", message)  # type: ignore[arg-type]
-        assert asyncio.run(_for_upload(fleet, request, "a-lease")) == ("gbt", "oracle")
+        assert asyncio.run(_for_upload(fleet, request, "a-lease")) == "a key"
         assert given == ["a lease", "an upload"]
         return
     with pytest.raises(RevokedError):

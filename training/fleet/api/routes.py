@@ -14,9 +14,10 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from training.fleet.api.arrival import LOOKS
-from training.fleet.api.handlers import enrolment, logins, operator, read, worker
+from training.fleet.api.handlers import artifacts, enrolment, logins, operator, read, uploads, worker
 from training.fleet.auth import Right, Role
 from training.fleet.model.jobs import MAX_MANIFEST_BYTES, MODES, STATUSES
+from training.fleet.model.parts import PART_NAME
 from training.fleet.wire.identities import (
     Enrol,
     Enrolled,
@@ -30,6 +31,7 @@ from training.fleet.wire.identities import (
     NewSecret,
     SecretTaken,
 )
+from training.fleet.wire.names import KnownNames
 from training.fleet.wire.people import (
     MAX_PAGE,
     AcceptedLoss,
@@ -75,11 +77,13 @@ class PathParameter:
         pattern: What it must match as a whole.
         name: What it is called in a message for people.
         expected: The pattern, said to people.
+        attribute: Where the request keeps it.
     """
 
     pattern: re.Pattern[str]
     name: str
     expected: str
+    attribute: str = "target"
 
 
 _DIGEST = PathParameter(re.compile("[0-9a-f]{64}"), "id", "64 lower-case hex digits")
@@ -87,6 +91,12 @@ PARAMETERS: Final[Mapping[str, PathParameter]] = {
     "id": _DIGEST,
     "sha256": _DIGEST,
     "name": PathParameter(WORKER_NAME, "name of a worker", "a host name"),
+    "file": PathParameter(
+        re.compile(PART_NAME),
+        "name of a card, a figure or metrics",
+        "a name that ends in .md, .svg, .png or .json",
+        "file",
+    ),
 }
 
 
@@ -158,6 +168,19 @@ _UNASKED = (409, "`wrong_state`: nobody asked for a new key; `identity_in_use`: 
 _STATE = (409, "`wrong_state`: the job's status does not allow it")
 _CHORE = (409, "`wrong_state`: a backup or a check runs already")
 _BUNDLE = Media("application/zstd")
+_PART = Media("application/octet-stream")
+_PART_OUT = Media("*/*")
+_RANGE = (206, "the range that was asked for")
+_BEYOND = (416, "`range_beyond`: the file ends before the range begins")
+_DOWNLOAD = (
+    (
+        "Range",
+        "`bytes=FIRST-LAST`, `bytes=FIRST-` or `bytes=-LAST_N`; of several, the whole file is sent",
+        None,
+    ),
+    ("If-Range", "the ETag of the part that is here already: another file is sent whole", None),
+    ("If-None-Match", "the ETag of the file that is here already", None),
+)
 _MANIFEST = Media("application/toml", MAX_MANIFEST_BYTES)
 _ZIP = Media("application/zip", schema={"type": "string", "format": "binary"})
 _PEM = Media("application/x-pem-file", schema={"type": "string"})
@@ -167,6 +190,11 @@ _TEXT = {"type": "string"}
 _HEX64 = {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "64 lower-case hex digits"}
 _PREFIX = {"type": "string", "pattern": "^[0-9a-f]{1,64}$", "description": "1 to 64 lower-case hex digits"}
 _HOST = {"type": "string", "pattern": f"^{WORKER_NAME.pattern}$", "description": "the name of a host"}
+_TIME = {
+    "type": "string",
+    "pattern": r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z$",
+    "description": "a time in UTC such as 2026-11-30T14:00:00.000Z",
+}
 _PAGE = (
     (
         "limit",
@@ -176,13 +204,21 @@ _PAGE = (
     ("cursor", "`next` of the page before", _TEXT),
 )
 _UNCHANGED = (304, "nothing changed since the given ETag")
+_IF_STATUS = (("if_status", "statuses of which the job must have one, else nothing changes", _words(STATUSES)),)
 _FILTERS = (
     ("status", "statuses with commas between them", _words(STATUSES)),
     ("model", "model name", _TEXT),
     ("mode", "`realistic` or `oracle`", {"enum": list(MODES)}),
     ("host", "host name", _TEXT),
     ("id_prefix", "first hex digits of the id", _PREFIX),
-    ("with", "`spec`: each job with its specification, at most 100 on a page", _words(("spec",))),
+    ("since", "only jobs that changed then or later", _TIME),
+    ("until", "only jobs that changed before", _TIME),
+    (
+        "with",
+        "`spec`: each job with its specification, at most 100 on a page; `hyper`: with its hyper-parameters; "
+        "`reason`: with why it waits",
+        _words(("spec", "hyper", "reason")),
+    ),
 )
 
 # The router takes the first path that fits: what workers ask all the time stands first, and a fixed path before one
@@ -231,7 +267,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "PUT",
         "/v1/model/{sha256}",
         "worker",
-        worker.upload,
+        uploads.upload,
         _BUNDLE,
         Stored,
         (
@@ -245,15 +281,80 @@ ROUTES: Final[tuple[Route, ...]] = (
         ),
         headers=(("X-Lease-Id", "the lease the artifact was made under", "^[0-9A-Za-z_-]{8,64}$"),),
     ),
+    Route(
+        "GET",
+        "/v1/model/{sha256}",
+        "read",
+        artifacts.bundle,
+        None,
+        _BUNDLE,
+        (_RANGE, _UNCHANGED, (404, "`not_found`: no such artifact; `artifact_lost`: its file is gone"), _BEYOND),
+        headers=_DOWNLOAD,
+    ),
+    Route(
+        "GET",
+        "/v1/model/{sha256}/file/{file}",
+        "read",
+        artifacts.part,
+        None,
+        _PART_OUT,
+        (_RANGE, _UNCHANGED, (404, "`not_found`: no such file; `artifact_lost`: it is gone"), _BEYOND),
+        headers=_DOWNLOAD,
+    ),
+    Route(
+        "PUT",
+        "/v1/model/{sha256}/file/{file}",
+        "worker",
+        uploads.upload_part,
+        _PART,
+        Stored,
+        (
+            (201, "stored"),
+            (404, "no such file may have this name"),
+            (
+                409,
+                "`stale_lease`, `other_result`: it may not bring this; `wrong_state`: another file has the name",
+            ),
+            (411, "`Content-Length` is missing"),
+            (412, "`artifact_missing`: upload the bundle first"),
+            (413, "`too_large`: more than 32 files or 2 MiB beside one artifact"),
+            (422, "`digest_mismatch`: the bytes do not hash to what the header says"),
+            (507, "no room; see Retry-After"),
+            _BUSY,
+        ),
+        headers=(
+            ("X-Lease-Id", "the lease the artifact was made under", "^[0-9A-Za-z_-]{8,64}$"),
+            ("Repr-Digest", "`sha-256=:BASE64:` of the body", "sha-256=:[0-9A-Za-z+/]{43}=:"),
+        ),
+    ),
     Route("GET", "/v1/worker.pyz", "worker", read.single_file, None, _ZIP, (_UNCHANGED,)),
     Route("GET", "/v1/jobs", "read", read.jobs, None, JobPage, (_UNCHANGED,), query=(*_FILTERS, *_PAGE)),
+    Route("GET", "/v1/names", "read", read.names, None, KnownNames),
     Route("GET", "/v1/job/{id}", "read", read.job, None, JobDetail, (_JOB,)),
     Route("GET", "/v1/job/{id}/why", "read", read.why, None, Why, (_JOB,)),
     Route("GET", "/v1/workers", "read", read.workers, None, WorkerPage, (_UNCHANGED,), query=_PAGE),
     Route("GET", "/v1/health", "read", read.health, None, Health),
-    Route("POST", "/v1/job/{id}/cancel", "operator", operator.cancel, None, JobState, (_JOB, _STATE), right="operate"),
     Route(
-        "POST", "/v1/job/{id}/requeue", "operator", operator.requeue, None, JobState, (_JOB, _STATE), right="operate"
+        "POST",
+        "/v1/job/{id}/cancel",
+        "operator",
+        operator.cancel,
+        None,
+        JobState,
+        (_JOB, _STATE),
+        query=_IF_STATUS,
+        right="operate",
+    ),
+    Route(
+        "POST",
+        "/v1/job/{id}/requeue",
+        "operator",
+        operator.requeue,
+        None,
+        JobState,
+        (_JOB, _STATE),
+        query=_IF_STATUS,
+        right="operate",
     ),
     Route(
         "POST",
@@ -397,6 +498,8 @@ ROUTES: Final[tuple[Route, ...]] = (
         query=(
             ("job", "only of this job: its whole id", _HEX64),
             ("worker", "only about or by this worker", _HOST),
+            ("since", "only events from then on", _TIME),
+            ("until", "only events before", _TIME),
             *_PAGE,
         ),
     ),

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
+from training.fleet.model.artifact import ArtifactKey
 from training.fleet.model.jobs import Status
 
 R = TypeVar("R")
@@ -90,6 +91,7 @@ ADD_REQUIREMENT: Final = Query("add_requirement", IdRow._make)
 REQUIREMENTS_WITH_READY_JOBS: Final = Query("requirements_with_ready_jobs", IdRow._make)
 UNUSED_REQUIREMENTS: Final = Query("unused_requirements", IdRow._make)
 CLAIMABLE: Final = Query("claimable", JobCountRow._make)
+STRANDED: Final = Query("stranded", JobCountRow._make)
 CLAIMABLE_JOB: Final = Query("claimable_job", RequirementRefRow._make)
 OVERDUE: Final = Query("overdue", OverdueRow._make)
 HOSTS_MET: Final = Query("hosts_met", WorkerRow._make)
@@ -252,6 +254,19 @@ class ArtifactRow(NamedTuple):
     size_bytes: int
     stored_at: str
 
+    @property
+    def key(self) -> ArtifactKey:
+        """What names it."""
+        return ArtifactKey(self.sha256, self.model, self.mode)
+
+
+class PartRow(NamedTuple):
+    """A small file of an artifact."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+
 
 class ArtifactTotalsRow(NamedTuple):
     """How many artifacts there are and how long they are together."""
@@ -276,6 +291,7 @@ class JobIdRow(NamedTuple):
 
 ARTIFACTS: Final = Query("artifacts", ArtifactRow._make)
 ARTIFACT_TOTALS: Final = Query("artifact_totals", ArtifactTotalsRow._make)
+PARTS: Final = Query("parts", PartRow._make)
 ARTIFACT_ROWS: Final = Query("artifact_rows", ArtifactLengthRow._make)
 JOB_IDS_OF_ARTIFACT: Final = Query("job_ids_of_artifact", JobIdRow._make)
 
@@ -352,6 +368,8 @@ class FleetEventRow(NamedTuple):
     from_status: str | None
     to_status: str | None
     why: str
+    model: str | None
+    mode: str | None
 
 
 class HistoryLengthRow(NamedTuple):
@@ -404,6 +422,7 @@ RECORD: Final = Query("record", IdRow._make)
 NEWEST_EVENT: Final = Query("newest_event", NewestRow._make)
 EVENTS: Final = Query("events", EventRow._make)
 EVENTS_BETWEEN: Final = Query("events_between", FleetEventRow._make)
+EVENT_TIME: Final = Query("event_time", ValueRow._make)
 EVENTS_OF_JOB: Final = Query("events_of_job", FleetEventRow._make)
 
 # ---- the manifest

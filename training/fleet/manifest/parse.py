@@ -99,6 +99,7 @@ def checked(
         warnings=findings.warnings,
         contract=declared.contract if declared else None,
         count=len(jobs),
+        headline=declared.headline if declared else None,
     )
     return Manifest(header, jobs)
 

@@ -233,6 +233,7 @@ def in_force_of(header: Header, applied_at: str) -> InForce:
         contract=header.contract,
         count=header.count,
         applied_at=applied_at,
+        headline=header.headline,
     )
 
 

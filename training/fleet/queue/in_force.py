@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from training.fleet.model.jobs import DatasetRef, Policy, Trainer
+from training.fleet.model.jobs import DatasetRef, Headline, Policy, Trainer
 
 DEFAULT_HOST = "default"
 
@@ -22,6 +22,7 @@ class InForce:
         contract: Digest of the declaration it was checked against, None without one.
         count: Number of jobs it names.
         applied_at: When it came into force, RFC 3339, UTC; empty before the first one.
+        headline: The figure by which the trainer wants results compared, None when it declares none.
     """
 
     digest: str = ""
@@ -31,6 +32,7 @@ class InForce:
     contract: str | None = None
     count: int = 0
     applied_at: str = ""
+    headline: Headline | None = None
 
     def policy(self, host: str) -> Policy | None:
         """Return what a host may do, None when it is not admitted."""
