@@ -80,6 +80,7 @@ function Install-Worker {
     if ($Purge) { $words += '--purge' }
     if ($DryRun) { $words += '--dry-run' }
     if ($Code) { $env:CIS490_INVITE = $Code } # no list of processes shows it there
+    [Environment]::CurrentDirectory = $env:SystemRoot # the folder that a program works in cannot be removed
     try {
         foreach ($name in $names) {
             $found = Get-Command -Name $name -CommandType Application -ErrorAction SilentlyContinue | Select-Object -First 1

@@ -358,7 +358,42 @@ def test_a_folder_that_is_held_for_a_moment_longer_than_the_worker_lives_is_repl
     held[0] = 1000
     status, said, _ = site.run("uninstall")
     assert status == 1
-    assert f"The process cannot access the file: {site.root}" in said[-1]
+    assert f"found {site.root}, which cannot be removed (The process cannot access the file)" in said[-1]
+    assert "close terminals, editors and folder windows that do, and run the same command again" in said[-1]
+    held[0] = 0
+    assert site.run("uninstall")[0] == 0
+    assert not site.root.exists()
+
+
+@pytest.mark.parametrize("inside", ["", "code", "code/training/fleet", "venv/Scripts"])
+def test_the_installer_steps_out_of_a_folder_before_it_removes_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch, inside: str
+) -> None:
+    """Windows keeps the folder that a program works in, so the command would wait for itself."""
+    stood, delete = [], shutil.rmtree
+
+    def rmtree(path: Path) -> None:
+        stood.append(Path.cwd().is_relative_to(path))
+        delete(path)
+
+    site.install(*INVITE)
+    monkeypatch.setattr(worker_windows.shutil, "rmtree", rmtree)
+    monkeypatch.chdir(site.root / inside)
+    site.newer()
+    site.install()
+    if not inside.startswith("code"):
+        assert Path.cwd() == site.root / inside  # that stays, so the command does as well
+    monkeypatch.chdir(site.root / inside)
+    assert site.run("uninstall")[0] == 0
+    assert stood == [False, False]
+    assert not site.root.exists()
+
+
+def test_the_folder_of_who_calls_stays_where_that_is_not_removed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.install(*INVITE)
+    monkeypatch.chdir(site.checkout)
+    assert site.run("uninstall", "--purge")[0] == 0
+    assert Path.cwd() == site.checkout
 
 
 def test_a_link_in_place_of_a_folder_to_remove_is_deleted_and_what_it_leads_to_stays(site: Site) -> None:

@@ -12,7 +12,7 @@ from windows_guide import GUIDE, NEEDS_A_PC, TYPED, commands, parameters_of
 @pytest.fixture(scope="module")
 def untried() -> str:
     """Return what the guide says of things not tried, without the checklist."""
-    return GUIDE.read_text(encoding="utf-8").split("## Not yet tried on a real PC")[1].split("Whoever has a PC")[0]
+    return GUIDE.read_text(encoding="utf-8").split("## Not yet tried on a real PC")[1].split("If you have a PC")[0]
 
 
 def test_every_command_of_the_guide_is_typed_under_wine_or_needs_a_real_pc() -> None:

@@ -6,6 +6,7 @@ and S-1-5-19 is Local Service, which the task runs as.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
@@ -444,7 +445,11 @@ def _remove_tree(path: Path) -> None:
     """Delete a folder; a link is deleted and what it leads to is not.
 
     What a worker worked in or ran is held until the process is gone, which is a moment after its lock is free.
+
+    Raises:
+        StopError: It is held for longer.
     """
+    _step_out_of(path)
     for look in range(_HELD_LOOKS + 1):
         try:
             if path.exists() and system.is_link(path):
@@ -453,9 +458,27 @@ def _remove_tree(path: Path) -> None:
                 shutil.rmtree(path)
         except FileNotFoundError:
             return
-        except OSError:
+        except OSError as error:
             if look == _HELD_LOOKS:
-                raise
+                raise _held(path, error) from error
             time.sleep(SECOND_S)
         else:
             return
+
+
+def _step_out_of(path: Path) -> None:
+    """Work in another folder than one that is to be removed: Windows keeps the folder that a program works in.
+
+    The guide has people go into the folder of the code, and what they start there begins in it.
+    """
+    if Path.cwd().resolve().is_relative_to(path.resolve()):
+        os.chdir(path.anchor)
+
+
+def _held(path: Path, error: OSError) -> StopError:
+    return StopError(
+        EX_FAILURE,
+        f"found {error.filename}, which cannot be removed ({error.strerror}); expected that no program works below "
+        f"{path} or has a file there open; close terminals, editors and folder windows that do, and run the same "
+        "command again, it goes on where it stopped",
+    )
