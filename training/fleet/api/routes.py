@@ -14,7 +14,7 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from training.fleet.api.arrival import LOOKS
-from training.fleet.api.handlers import enrolment, logins, operator, read, worker
+from training.fleet.api.handlers import enrolment, logins, operator, programs, read, worker
 from training.fleet.auth import Right, Role
 from training.fleet.model.jobs import MAX_MANIFEST_BYTES, MODES, STATUSES
 from training.fleet.wire.identities import (
@@ -245,7 +245,17 @@ ROUTES: Final[tuple[Route, ...]] = (
         ),
         headers=(("X-Lease-Id", "the lease the artifact was made under", "^[0-9A-Za-z_-]{8,64}$"),),
     ),
-    Route("GET", "/v1/worker.pyz", "worker", read.single_file, None, _ZIP, (_UNCHANGED,)),
+    Route("GET", "/v1/worker.pyz", "worker", programs.worker_file, None, _ZIP, (_UNCHANGED,)),
+    Route("GET", "/v1/jobs.pyz", "anyone", programs.jobs_file, None, _ZIP, (_UNCHANGED,)),
+    Route(
+        "GET",
+        "/v1/installer.pyz",
+        "anyone",
+        programs.installer_file,
+        None,
+        _ZIP,
+        (_UNCHANGED, (404, "this receiver was not installed from a checkout")),
+    ),
     Route("GET", "/v1/jobs", "read", read.jobs, None, JobPage, (_UNCHANGED,), query=(*_FILTERS, *_PAGE)),
     Route("GET", "/v1/job/{id}", "read", read.job, None, JobDetail, (_JOB,)),
     Route("GET", "/v1/job/{id}/why", "read", read.why, None, Why, (_JOB,)),

@@ -272,7 +272,7 @@ def invite(call: Call) -> int:
     made = read(Invite, answer)
     call.console.err.write("".join(f"{line}\n" for line in views.invite_notes(made, call.remote.address)))
     call.console.err.flush()
-    call.console.lines(views.invite(made, call.remote.address))
+    call.console.lines(views.invite(made, call.remote.address, call.options.dataset))
     return 0
 
 
