@@ -71,9 +71,9 @@ import sys
 import tempfile
 import zipfile
 
-if sys.version_info < (3, 11):
-    sys.stderr.write("this needs Python 3.11 or newer, and " + sys.executable + " is " + sys.version.split()[0] + "\\n")
-    sys.exit(78)
+from training.needs import demand
+
+demand(78)
 with tempfile.TemporaryDirectory(prefix="cis490-") as folder:
     zipfile.ZipFile(os.path.dirname(os.path.abspath(__file__))).extractall(folder)
     script = os.path.join(folder, "scripts", "installing.py")
