@@ -17,10 +17,9 @@ from tls_installation import TlsInstallation
 from typed_docs import ROOT, TypedCommand, typed, typed_in
 
 OF_THE_SYSTEM = {
-    ".", "[", "cat", "caddy", "cd", "chmod", "chown", "command", "cp", "curl", "cut", "docker", "echo", "eval", "exit",
-    "export",
-    "gcc", "git", "grep", "install", "kill", "mkdir", "pip", "rsync", "set", "source", "systemctl", "tee", "umask",
-    "uv", "zcat",
+    ".", "[", "caddy", "cat", "cd", "chmod", "chown", "command", "cp", "curl", "cut", "docker", "done", "echo",
+    "eval", "exit", "export", "fi", "for", "gcc", "git", "grep", "if", "install", "kill", "mkdir", "pip",
+    "rsync", "set", "source", "systemctl", "tee", "umask", "uv", "zcat",
 }  # fmt: skip
 """Programs that are not ours; tests/system types the lines that they stand in."""
 SCRIPTS = {

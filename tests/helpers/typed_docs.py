@@ -85,7 +85,7 @@ def _bare(words: list[str]) -> list[str]:
     """Return a command without what runs it as somebody else, elsewhere, or with variables."""
     left = list(words)
     while left:
-        if _ASSIGNED.match(left[0]) or left[0] in ("sudo", "env", "--", "time", "nice"):
+        if _ASSIGNED.match(left[0]) or left[0] in ("do", "then", "else", "sudo", "env", "--", "time", "nice"):
             left = left[1:]
         elif left[0] in ("-u", "-E", "-p", "--uid"):
             left = left[2:]
