@@ -338,7 +338,8 @@ def test_nothing_is_left_to_a_host_whose_card_something_else_uses() -> None:
 
 def test_the_totals_of_artifacts_are_those_of_the_rows_whenever_they_are_asked_for_first(world: World) -> None:
     def add(sha256: str, size_bytes: int) -> bool:
-        return bool(world.do(lambda tx: world.queue.artifacts.add(tx, sha256, size_bytes, "gbt", "realistic")))
+        key = ArtifactKey(sha256, "gbt", "realistic")
+        return bool(world.do(lambda tx: world.queue.artifacts.add(tx, key, size_bytes)))
 
     assert add("a" * 64, 10)
     assert world.do(world.queue.artifacts.totals) == (1, 10)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from windows_guide import handed_on, parameters_of
 
-from training.fleet.cli import views
+from training.fleet.cli import trail
 from training.fleet.install import worker
 from training.fleet.wire.identities import Invite
 
@@ -107,7 +107,7 @@ def test_the_parameters_are_those_that_an_invite_prints_and_each_is_explained(so
     made = Invite(
         worker="pc", code="c0de", ttl_s=900, expires_at="2026-01-01T00:15:00Z", ca_sha256="ab" * 32, replaces=False
     )
-    printed = views.invite(made, "https://receiver.example:8445")[1]
+    printed = trail.invite_lines(made, "https://receiver.example:8445")[1]
     given = set(re.findall(r" -([A-Z]\w*)", printed.split(".ps1")[1]))
     assert given == {"Receiver", "HostName", "Code", "CaSha256"}
     assert given <= set(parameters_of(source))

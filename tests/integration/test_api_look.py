@@ -377,6 +377,8 @@ def test_liveness_needs_no_token(guarded: LiveReceiver) -> None:
         ("GET", "/v1/ca"): 404,
         ("POST", "/v1/enrol"): 400,
         ("POST", "/v1/login"): 400,
+        ("GET", "/v1/jobs.pyz"): 200,
+        ("GET", "/v1/installer.pyz"): 200,
     }
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from training.fleet.api.arrival import LOOKS
-from training.fleet.api.handlers import artifacts, enrolment, logins, operator, read, uploads, worker
+from training.fleet.api.handlers import artifacts, enrolment, logins, operator, programs, read, uploads, worker
 from training.fleet.auth import Right, Role
 from training.fleet.model.jobs import MAX_MANIFEST_BYTES, MODES, STATUSES
 from training.fleet.model.parts import PART_NAME
@@ -327,7 +327,17 @@ ROUTES: Final[tuple[Route, ...]] = (
             ("Repr-Digest", "`sha-256=:BASE64:` of the body", "sha-256=:[0-9A-Za-z+/]{43}=:"),
         ),
     ),
-    Route("GET", "/v1/worker.pyz", "worker", read.single_file, None, _ZIP, (_UNCHANGED,)),
+    Route("GET", "/v1/worker.pyz", "worker", programs.worker_file, None, _ZIP, (_UNCHANGED,)),
+    Route("GET", "/v1/jobs.pyz", "anyone", programs.jobs_file, None, _ZIP, (_UNCHANGED,)),
+    Route(
+        "GET",
+        "/v1/installer.pyz",
+        "anyone",
+        programs.installer_file,
+        None,
+        _ZIP,
+        (_UNCHANGED, (404, "this receiver was not installed from a checkout")),
+    ),
     Route("GET", "/v1/jobs", "read", read.jobs, None, JobPage, (_UNCHANGED,), query=(*_FILTERS, *_PAGE)),
     Route("GET", "/v1/names", "read", read.names, None, KnownNames),
     Route("GET", "/v1/job/{id}", "read", read.job, None, JobDetail, (_JOB,)),

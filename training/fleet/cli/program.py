@@ -276,6 +276,9 @@ def _admit(groups: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     sub.add_argument(
         "--ttl", type=_ttl, default=900, metavar="TIME", help="how long the code is valid: 90s, 15m, 2h [15m]"
     )
+    sub.add_argument(
+        "--dataset", action="append", default=[], metavar="NAME=DIR", help="a dataset that the host holds; repeat it"
+    )
     about = "list enrolled hosts, revoke one, change its key, or accept what it lost"
     sub = _command(groups, "identity", about, trail.identities, ["worker"])
     sub.add_argument("action", choices=("list", "revoke", "rotate", "accept"), metavar="list|revoke|rotate|accept")

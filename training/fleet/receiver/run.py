@@ -47,7 +47,7 @@ from training.fleet.receiver.connections import guarded
 from training.fleet.receiver.server import KEEP_ALIVE_S, Server, connection_limit, knowing_clients, listen
 from training.fleet.service import Service
 from training.fleet.settings import Settings
-from training.fleet.single_file import own_single_file
+from training.fleet.single_file import INSTALLER, JOBS, WORKER, digest_of
 from training.fleet.store import Index, Intake, PartIntake, Store, index_lines
 from training.fleet.tls import serving
 from training.fleet.tls.serving import Tls
@@ -181,7 +181,8 @@ async def start_fleet(
     lot = Lot(queue.eligible)
     queue.on_ready(lambda ready: bridge.notify(functools.partial(lot.publish, ready)))
     await loader.start()
-    await asyncio.to_thread(own_single_file)  # before an upgrade changes the code on disk
+    for program in (WORKER, JOBS, INSTALLER):  # before an upgrade changes the code on disk
+        await asyncio.to_thread(digest_of, program)
     return Fleet(
         queue=queue,
         store=store,

@@ -18,13 +18,11 @@ from training.fleet.api.queries import words
 from training.fleet.api.request import Request
 from training.fleet.model.errors import FleetError, InvalidMessageError
 from training.fleet.queue import Filters
-from training.fleet.single_file import NAME, own_single_file
 from training.fleet.wire.people import Health, WorkerView
 
 DEFAULT_PAGE: Final = 100
 MAX_FAILURES: Final = 10
 NO_CACHE: Final = {"cache-control": "no-cache"}
-SAVE_AS: Final = {"content-disposition": f'attachment; filename="{NAME}"'}
 
 
 async def jobs(fleet: Fleet, request: Request) -> Response:
@@ -32,7 +30,7 @@ async def jobs(fleet: Fleet, request: Request) -> Response:
     query = request.query
     limit, cursor = limit_of(query), query.get("cursor")
     tag = _tag(fleet)
-    if _unchanged(request, tag):
+    if is_unchanged(request, tag):
         return Response(status_code=304, headers={"etag": tag, **NO_CACHE})
     wanted = Filters(
         statuses=words(query.get("status")),
@@ -67,7 +65,7 @@ async def workers(fleet: Fleet, request: Request) -> Response:
     page = fleet.queue.workers(cursor=query.get("cursor"), limit=limit_of(query))
     found = Json(replace(page, workers=[_with_alerts(fleet, worker) for worker in page.workers]), headers=NO_CACHE)
     tag = f'"{hashlib.sha256(found.body).hexdigest()[:32]}"'
-    if _unchanged(request, tag):
+    if is_unchanged(request, tag):
         return Response(status_code=304, headers={"etag": tag, **NO_CACHE})
     found.headers["etag"] = tag
     return found
@@ -146,15 +144,6 @@ async def openapi(fleet: Fleet, _request: Request) -> Response:
     return Json(fleet.description())
 
 
-async def single_file(_fleet: Fleet, request: Request) -> Response:
-    """The worker of this receiver's version as one file; its ETag is the SHA-256 of the bytes."""
-    found = await asyncio.to_thread(own_single_file)
-    tag = f'"{found.sha256}"'
-    if _unchanged(request, tag):
-        return Response(status_code=304, headers={"etag": tag, **NO_CACHE})
-    return Response(found.data, headers={**SAVE_AS, "etag": tag, **NO_CACHE}, media_type="application/zip")
-
-
 async def metrics(fleet: Fleet, _request: Request) -> Response:
     """The figures of the fleet in the text form that Prometheus reads."""
     figures = Figures(_with_hosts(fleet, await _health(fleet)), len(fleet.lot), fleet.queue.last_seen(limit=MAX_HOSTS))
@@ -205,6 +194,7 @@ def _tag(fleet: Fleet) -> str:
     return f'"{fleet.queue.revision:x}"'
 
 
-def _unchanged(request: Request, tag: str) -> bool:
+def is_unchanged(request: Request, tag: str) -> bool:
+    """Return True if the caller has the version with this tag."""
     given = request.headers.get("if-none-match", "")
     return given.strip() == "*" or tag in [item.strip().removeprefix("W/") for item in given.split(",")]
