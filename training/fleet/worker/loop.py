@@ -26,11 +26,12 @@ from training.fleet.model.errors import ConflictError, FleetError, UnavailableEr
 from training.fleet.model.names import is_sha256
 from training.fleet.wire.worker import Beat, Claim, Fail, Lease
 from training.fleet.worker.ages import Ages
-from training.fleet.worker.attempt import Attempt, AttemptOutcome, Workplace
 from training.fleet.worker.folder import RunFolder, RunState, unfinished
 from training.fleet.worker.journal import Journal
 from training.fleet.worker.options import Options
 from training.fleet.worker.resume import ResumeFolders
+from training.fleet.worker.run.attempt import Attempt
+from training.fleet.worker.run.run import AttemptOutcome, Workplace
 from training.fleet.worker.start import Contracts, Seat, seat
 
 WAIT_S: Final = 30

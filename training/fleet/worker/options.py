@@ -15,7 +15,7 @@ from training.fleet.model.capability import Datasets
 from training.fleet.model.errors import ConfigurationError, Fault
 from training.fleet.model.jobs import DEFAULT_DATASET
 from training.fleet.settings import Setting, Settings, read, secret, state_folder
-from training.fleet.worker.attempt import Rules
+from training.fleet.worker.run.run import Rules
 
 TABLE: Final = (
     Setting("receiver", "address of the receiver", str, DEFAULT_RECEIVER),
