@@ -70,6 +70,8 @@ WORKERS = {
     "server": Capability("server", ram_bytes=64 * GIB),
     "tower": Capability("tower", ram_bytes=32 * GIB, gpus=(GPU,), cuda_present=True, cuda_usable=True),
 }
+PROCESSES = {"server": "process-of-server", "tower": "process-of-tower"}
+"""What workers call their process; the others are of an older version."""
 POLICIES = {"pi": Policy(), "server": Policy(slots=2), "tower": Policy()}
 SPECS = [Spec("gbt", mode, {"max_iter": 100 + number}) for number in range(2) for mode in ("realistic", "oracle")]
 ENTRIES = {spec.job_id(): spec for spec in SPECS}
@@ -302,7 +304,7 @@ class Fleet:
         return lease
 
     def asks_for_a_job(self, name: str, claim_id: str, held: list[str]) -> Lease | None:
-        message = Claim(claim_id, name, WORKERS[name], held)
+        message = Claim(claim_id, name, WORKERS[name], held, PROCESSES.get(name))
         answer = self.ask(lambda tx: self.queue.claim(tx, message))
         assert answer is None or isinstance(answer, Lease)
         return answer

@@ -132,6 +132,29 @@ def test_a_heartbeat_is_answered_before_the_upload_of_an_earlier_run(bench: Benc
     assert order == ["heartbeat answered", "upload"]
 
 
+PROXIES = [
+    (404, {"Content-Type": "text/plain"}, b"404 page not found\n"),
+    (409, {"Content-Type": "text/html"}, b"<html>"),
+    (413, {"Content-Type": "text/html"}, b"<html>Request Entity Too Large</html>"),
+    (502, {"Content-Type": "text/html"}, b"<html>Bad Gateway</html>"),
+    (200, {"Content-Type": "text/html"}, b"<html>please log in</html>"),
+]
+
+
+@pytest.mark.parametrize("reply", PROXIES, ids=lambda reply: str(reply[0]))
+@pytest.mark.parametrize("verb", ["heartbeat", "upload", "complete"])
+def test_an_answer_of_a_proxy_costs_no_result(bench: Bench, stub: StubReceiver, verb: str, reply: Reply) -> None:
+    stub.script[verb] = [reply] * 2
+    assert bench.packed().run() == "completed"
+    assert len(stub.calls("complete")) == (3 if verb == "complete" else 1)
+
+
+@pytest.mark.parametrize("reply", PROXIES, ids=lambda reply: str(reply[0]))
+def test_an_answer_of_a_proxy_does_not_end_a_training(bench: Bench, stub: StubReceiver, reply: Reply) -> None:
+    stub.script["heartbeat"] = [reply] * 3
+    assert bench.attempt().run() == "completed"
+
+
 def test_heartbeats_go_on_while_an_upload_takes_its_time(bench: Bench, stub: StubReceiver) -> None:
     beaten: list[int] = []
 

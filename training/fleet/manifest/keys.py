@@ -167,6 +167,7 @@ HOST_TABLE: Final[dict[str, Key]] = {
     "allow_jobs": _model_globs(Policy().allow_jobs),
     "deny_jobs": _model_globs(Policy().deny_jobs),
     "slots": _whole(1, 64, "", Policy().slots),
+    "sessions": _whole(1, 1000, "", Policy().sessions),
     "cuda": _flag(None),
     "vram_gib": _gib(None),
     "ram_gib": _gib(None),

@@ -194,10 +194,11 @@ class Policy:
     Attributes:
         allow_jobs: Model globs the host may train.
         deny_jobs: Model globs it may not; wins over `allow_jobs`.
-        slots: Jobs it may hold at once, 1 to 64.
+        slots: Jobs that each of its processes may hold at once, 1 to 64.
         cuda: True if its GPU may be used, False if not; None leaves it to detection.
         vram_gib: GPU memory it offers, GiB; None leaves it to detection.
         ram_gib: Memory it offers, GiB; None leaves it to detection.
+        sessions: Worker programs that may work under its name at once, 1 to 1000.
     """
 
     allow_jobs: tuple[str, ...] = ("*",)
@@ -206,6 +207,7 @@ class Policy:
     cuda: bool | None = None
     vram_gib: float | None = None
     ram_gib: float | None = None
+    sessions: int = 1
 
 
 @dataclass(frozen=True, slots=True)

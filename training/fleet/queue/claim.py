@@ -1,8 +1,9 @@
 """The claim: which job a worker gets.
 
-Owns the one change that gives jobs away. Guarantees one live lease per job, and the same lease again for the same
-`claim_id`. The order of claims is that of the statement `claim`: priority, then `placement.rank`, then the place in
-the manifest. Leaves which requirements a host can meet to `hosts`.
+Owns the one change that gives jobs away. Guarantees one live lease per job, the same lease again for the same
+`claim_id`, and that a claim ends only leases of the process that asks, or of one that is known to be gone. The order of
+claims is that of the statement `claim`: priority, then `placement.rank`, then the place in the manifest. Leaves which
+requirements a host can meet to `hosts`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Claims:
         self._history = history
         self._settling = settling
 
-    def claim(self, tx: Transaction, message: Claim) -> Lease | None:
+    def claim(self, tx: Transaction, message: Claim, *, vouched: bool = False) -> Lease | None:
         """Give the best job the caller can run, see `Queue.claim`."""
         tx.may_run_twice()
         # Nothing but the rows changes before the commit, so no savepoint is needed: claims are the most frequent
@@ -51,8 +52,10 @@ class Claims:
         # ever.
         if self._memory.waits.held_back.left_s(message.worker) > 0:
             return None
-        held = self._end_stale_leases(tx, message)
-        if len(held) >= policy.slots:
+        alone = message.process is None or (vouched and policy.sessions == 1)
+        held, live = self._end_stale_leases(tx, message, policy, alone=alone)
+        # Nobody counts the processes under a name that shows no identity, so all of them together have a bound as well.
+        if len(held) >= policy.slots or live >= policy.slots * policy.sessions:
             # Remembered, so that the end of one of its leases wakes this worker's parked claim.
             self._memory.waits.full.add(message.worker)
             return None
@@ -95,16 +98,32 @@ class Claims:
         held = {lease.lease_id for lease in tx.all(LEASES_OF, worker=message.worker)}
         return self._answer(tx, row, row.given, message, held)
 
-    def _end_stale_leases(self, tx: Transaction, message: Claim) -> set[str]:
-        """End what the worker no longer holds; return the leases it does hold."""
-        held = set()
+    def _end_stale_leases(
+        self, tx: Transaction, message: Claim, policy: Policy, *, alone: bool
+    ) -> tuple[set[str], int]:
+        """End what the process no longer holds.
+
+        Args:
+            tx: The change.
+            message: What it says.
+            policy: What its host may do.
+            alone: No other process works under the name.
+
+        Returns:
+            The leases it does hold, and how many live under its name.
+        """
+        held, live = set(), 0
+        # A lease without a process is that of an older version. Of several processes one may still be of that version.
+        own = {message.process} if policy.sessions > 1 else {message.process, None}
         for row in tx.all(LEASES_OF, worker=message.worker):
             if row.lease_id in message.held_leases:
                 held.add(row.lease_id)
-            else:
+            elif alone or row.process in own:
                 why = "the worker asked for another job and does not hold this one"
                 self._settling.lapse(tx, row.lease_id, why, self._memory.granted_at(row.lease_id))
-        return held
+                continue
+            live += 1
+        return held, live
 
     def _take_best(self, tx: Transaction, message: Claim) -> tuple[ClaimedRow | None, str]:
         """Take the best job for the worker; return it, None without one, and its lease."""
@@ -131,6 +150,7 @@ class Claims:
             lease_id=lease_id,
             worker=message.worker,
             claim_id=message.claim_id,
+            process=message.process,
             at=at,
         )
         self._history.record(tx, seq, worker_actor(message.worker), "claim", "pending", "claimed")

@@ -42,13 +42,16 @@ class Claim:
         claim_id: Made by the worker, new for each job it asks for, the same when it asks again after a lost answer.
         worker: Name of the host.
         capability: What the host can do now.
-        held_leases: Leases the worker holds; a worker asks for one job at a time, so this list is complete.
+        held_leases: Leases the process holds; it asks for one job at a time, so this list is complete.
+        process: Which of the processes under this name asks: random, one for each work folder. None from a worker of
+            an older version, which is alone under its name.
     """
 
     claim_id: Token
     worker: HostName
     capability: Capability
     held_leases: LeaseIds = field(default_factory=list)
+    process: Token | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from training.fleet.model.names import is_sha256
 from training.fleet.wire.worker import Beat, Claim, Fail, Lease
 from training.fleet.worker.ages import Ages
 from training.fleet.worker.folder import RunFolder, RunState, unfinished
+from training.fleet.worker.identity import process_id
 from training.fleet.worker.journal import Journal
 from training.fleet.worker.options import Options
 from training.fleet.worker.resume import ResumeFolders
@@ -84,6 +85,7 @@ class Worker:
         self._question = options.work_dir / "claim"
         self._claim_id = ""
         self._inherited = False
+        self._process: str | None = None
         self._vain = 0
         self._drain = False
         self._cleaned_s = 0.0
@@ -194,7 +196,7 @@ class Worker:
             self._clean(keep_s=0.0)
             self._stop.wait(REFUSED_S)
             return None
-        message = Claim(self._claim_id, capability.hostname, capability, self._leases())
+        message = Claim(self._claim_id, capability.hostname, capability, self._leases(), self._process)
         asked_s = time.monotonic()
         try:
             lease, retry_after_s = self._claims.claim(message, wait_s=wait_s)
@@ -355,6 +357,10 @@ class Worker:
     def _resume(self) -> None:
         """Take up every run that is not over, and the question that may have been answered with a job."""
         self._runs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            self._process = process_id(self._options.work_dir)
+        except OSError as error:
+            self._journal.note("the worker's process id could not be written down", why=error.strerror)
         left = []
         for path in sorted(self._runs.iterdir()):
             folder = RunFolder(path)
