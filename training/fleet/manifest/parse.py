@@ -377,11 +377,22 @@ class Tables:
             self._findings.fault(place, short(tables), f"tables [{section}.NAME]")
             return
         for name, table in tables.items():
+            if self._has_dots(section, name, table):
+                continue
             if fits(name):
                 yield name, table
             else:
                 place = f"{section}{_at(self._document.table_line(f'{section}.{name}'))}"
                 self._findings.fault(place, f"the name {short(name)}", f"{expected}: letters, digits, dot, dash")
+
+    def _has_dots(self, section: str, name: str, table: Any) -> bool:
+        """Return True if a name with dots was written without quotes; the fault says so."""
+        paths = [path for path in _dotted(name, table, keys.TABLES[f"{section}.NAME"]) if path != name]
+        for path in paths:
+            place = f"{section}.{path}{_at(self._document.table_line(f'{section}.{path}'))}"
+            found = f"[{section}.{path}], whose dots are tables in tables"
+            self._findings.fault(place, found, f'[{section}."{path}"]', "put the name in quotes")
+        return bool(paths)
 
     def _fault(self, position: int, key: str | None, found: str, expected: str, remedy: str = "") -> None:
         self._findings.fault(self._place(position, key), found, expected, remedy)
@@ -391,6 +402,16 @@ class Tables:
             return _place("defaults", key, self._document)
         shown = f".{_plain(key)}" if key else ""
         return f"jobs[{position}]{shown}{_at(self._document.line(position, key or ''))}"
+
+
+def _dotted(name: str, table: Any, known: Mapping[str, object]) -> Iterator[str]:
+    """Yield the names of tables that were meant by a name with dots and no quotes."""
+    inner = {key: value for key, value in table.items() if key not in known} if isinstance(table, dict) else {}
+    if not inner or not all(isinstance(value, dict) for value in inner.values()):
+        yield name
+        return
+    for key, value in inner.items():
+        yield from _dotted(f"{name}.{key}", value, known)
 
 
 def _as_text(hyper: Mapping[str, Any]) -> str | None:

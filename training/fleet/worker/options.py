@@ -14,7 +14,7 @@ from training.fleet.client import DEFAULT_RECEIVER, address, certificate_files
 from training.fleet.model.capability import Datasets
 from training.fleet.model.errors import ConfigurationError, Fault
 from training.fleet.model.jobs import DEFAULT_DATASET
-from training.fleet.settings import Setting, Settings, read, secret, state_folder
+from training.fleet.settings import Setting, Settings, full_path, read, secret, state_folder
 from training.fleet.worker.run.run import Rules
 
 TABLE: Final = (
@@ -130,7 +130,7 @@ def checked(found: Settings, environ: Mapping[str, str], token: str | None) -> O
     Raises:
         ConfigurationError: They do not go together.
     """
-    work_dir = (found["work_dir"] or state_folder(environ) / "worker").expanduser().absolute()
+    work_dir = full_path(found["work_dir"] or state_folder(environ) / "worker")
     folders = _folders(found)
     return Options(
         receiver=found["receiver"],
@@ -154,7 +154,7 @@ def checked(found: Settings, environ: Mapping[str, str], token: str | None) -> O
             stall_s=found["stall_s"],
             min_free_bytes=int(found["min_free_gib"] * 2**30),
             stop_when_lost=found["stop_when_lost"],
-            trainer_dir=found["trainer_dir"].expanduser().absolute(),
+            trainer_dir=full_path(found["trainer_dir"]),
             folders=folders,
         ),
     )
@@ -170,7 +170,10 @@ def _enrolled_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> 
 
     The secret it names is shown to the receiver it was made for and to no other.
     """
-    path = settings_path(environ)
+    try:
+        path = settings_path(environ)
+    except ConfigurationError:  # an account without a home has not enrolled there
+        return None
     if environ.get("CIS490_CONFIG") or not path.is_file():
         return None
     named = flags.get("receiver") or environ.get("CIS490_RECEIVER")
@@ -195,7 +198,7 @@ def _is_of(path: Path, receiver: str) -> bool:
 def secret_file_of(found: Settings) -> Path | None:
     """Return the file of the worker's own secret; one that the service manager holds cannot be written to."""
     given: Path | None = found["worker_secret_file"]
-    return given.expanduser().absolute() if given is not None else None
+    return full_path(given) if given is not None else None
 
 
 def _own_secret(path: Path | None, environ: Mapping[str, str]) -> str | None:
@@ -215,7 +218,7 @@ def _folders(found: Settings) -> dict[str, Path]:
         elif name in folders:
             faults.append(Fault(found.source("dataset"), f"{name!r} twice", "each name once"))
         else:
-            folders[name] = Path(folder).expanduser().absolute()
+            folders[name] = full_path(Path(folder))
     if faults:
         raise ConfigurationError("datasets are not given as they must be", faults=tuple(faults))
     return {DEFAULT_DATASET: next(iter(folders.values())), **folders} if folders else {}
