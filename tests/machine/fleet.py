@@ -292,7 +292,7 @@ class Fleet:
         # What ended just now may have been one too many, but this claim was let in before.
         lease = self.asks_for_a_job(name, claim_id, held)
         if lease is None:
-            full = len(held) >= POLICIES[name].slots
+            full = len(held) >= POLICIES[name].slots or bool(name in self.model.suspects and held)
             assert full or not self.model.could_have(WORKERS[name]), "a job was kept from a worker that could have it"
             return None
         assert len(held) < POLICIES[name].slots

@@ -374,7 +374,7 @@ def test_a_completed_job_is_done_here(bench: Bench) -> None:
 
 def test_a_full_disk_ends_a_running_trainer(bench: Bench) -> None:
     bench.rules = dataclasses.replace(bench.rules, min_free_bytes=2**62)
-    assert bench.attempt(act="slow").run() == "failed"
+    assert bench.attempt(act="slow").run() == "released"
     assert bench.reported()["kind"] == "disk_full"
 
 
@@ -485,7 +485,7 @@ def test_a_packing_that_runs_out_of_disk_says_so(bench: Bench, monkeypatch: pyte
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("training.fleet.bundle.pack", full)
-    assert bench.packed().run() == "failed"
+    assert bench.packed().run() == "released"
     assert bench.reported()["kind"] == "disk_full"
 
 

@@ -35,7 +35,7 @@ FailKind = Literal[
 STATUSES: Final[tuple[Status, ...]] = get_args(Status)
 MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 FAIL_KINDS: Final[tuple[FailKind, ...]] = get_args(FailKind)
-FREE_KINDS: Final = frozenset({"host_fault", "preempted"})
+FREE_KINDS: Final = frozenset({"disk_full", "host_fault", "preempted"})
 """Failure kinds that cost the job no attempt."""
 
 MAX_INTEGER: Final = 2**53 - 1

@@ -50,14 +50,17 @@ class Claims:
             return self._given_again(tx, known, message)
         # Before its leases are looked at: a worker that is held back could otherwise end and take back one lease for
         # ever.
-        if self._memory.waits.held_back.left_s(message.worker) > 0:
+        waits = self._memory.waits
+        if waits.held_s(message.worker) > 0:
             return None
         alone = message.process is None or (vouched and policy.sessions == 1)
         held, live = self._end_stale_leases(tx, message, policy, alone=alone)
         # Nobody counts the processes under a name that shows no identity, so all of them together have a bound as well.
-        if len(held) >= policy.slots or live >= policy.slots * policy.sessions:
+        full = len(held) >= policy.slots or live >= policy.slots * policy.sessions
+        # A host that fails everything tries one job at a time.
+        if full or (live and waits.suspects.is_suspect(message.worker)):
             # Remembered, so that the end of one of its leases wakes this worker's parked claim.
-            self._memory.waits.full.add(message.worker)
+            waits.full.add(message.worker)
             return None
         row, lease_id = self._take_best(tx, message)
         return None if row is None else self._answer(tx, row, lease_id, message, held)

@@ -164,6 +164,11 @@ class Queue:
         """
         return self._claims.claim(tx, message, vouched=vouched)
 
+    def suspects(self) -> dict[str, int]:
+        """Return the hosts that fail everything they are given, and how many jobs. Safe from any thread."""
+        suspects = self._memory.waits.suspects
+        return {name: suspects.jobs_failed(name) for name in suspects.names()}
+
     def sessions_of(self, worker: str) -> int:
         """Return how many processes may work under a name at once, as the manifest in force says."""
         policy = self._memory.hosts.policy(worker)

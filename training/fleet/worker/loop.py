@@ -15,10 +15,11 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from training.fleet.capability.detect import refresh
+from training.fleet.capability.detect import held_digests, refresh
 from training.fleet.client import Client
 from training.fleet.files import write_whole
 from training.fleet.model.capability import Capability
@@ -257,6 +258,9 @@ class Worker:
 
     def _begin(self, lease: Lease) -> bool:
         """Start the run of a lease. The run is on disk before the next question replaces this one there."""
+        assert self._capability is not None
+        # The question may have waited for long, and datasets may have been replaced meanwhile.
+        self._capability = replace(self._capability, datasets=held_digests(self._options.datasets))
         folder, state = RunFolder(self._run_path(lease)), RunState("claimed", lease, self._claim_id)
         try:
             folder.make(state)

@@ -85,15 +85,23 @@ async def own(fleet: Fleet, request: Request) -> Response:
 
 async def health(fleet: Fleet, _request: Request) -> Response:
     """The fleet at a glance."""
-    return Json(_with_clashes(fleet, await _health(fleet)), headers=NO_CACHE)
+    return Json(_with_workers(fleet, await _health(fleet)), headers=NO_CACHE)
 
 
-def _with_clashes(fleet: Fleet, health: Health) -> Health:
-    """Return the health with identities that two machines use; the receiver serves all the same, and is ready."""
+def _with_workers(fleet: Fleet, health: Health) -> Health:
+    """Return the health with what is wrong with workers; the receiver serves all the same, and is ready.
+
+    These are identities that two machines use, and hosts that fail everything.
+    """
     found = [
         f"another machine shows the identity of worker {worker}; unless that host was just moved or started again, "
         f"`cis490-jobs worker revoke {worker}` takes it back; `cis490-jobs events --worker {worker}` says where from"
         for worker in fleet.sessions.clashed()
+    ]
+    found += [
+        f"host {worker} fails everything: {jobs} jobs in a row failed there, and others take them; `cis490-jobs events "
+        f"--worker {worker}` says why; it gets one job to try now and then, and all again after its first result"
+        for worker, jobs in fleet.queue.suspects().items()
     ]
     if not found:
         return health
@@ -147,7 +155,7 @@ async def single_file(_fleet: Fleet, request: Request) -> Response:
 async def metrics(fleet: Fleet, _request: Request) -> Response:
     """The figures of the fleet in the text form that Prometheus reads."""
     figures = Figures(
-        _with_clashes(fleet, await _health(fleet)), len(fleet.lot), fleet.queue.last_seen(limit=MAX_HOSTS)
+        _with_workers(fleet, await _health(fleet)), len(fleet.lot), fleet.queue.last_seen(limit=MAX_HOSTS)
     )
     return Response(fleet.meters.text(figures), headers=NO_CACHE, media_type=CONTENT_TYPE)
 
