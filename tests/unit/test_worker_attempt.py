@@ -436,6 +436,25 @@ def test_a_shim_that_cannot_be_started_is_the_hosts_fault(bench: Bench, monkeypa
     assert "the trainer could not be started: [Errno 11]" in bench.reported()["error"]
 
 
+def test_a_trainer_gets_the_variables_of_its_lease_and_its_host(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, str]] = []
+
+    def looked_at(command: object, folder: object, environ: dict[str, str], *args: object, **rest: object) -> None:
+        seen.append(environ)
+        raise OSError(11, "enough")
+
+    monkeypatch.setattr(prepare, "launch", looked_at)
+    monkeypatch.setenv("MY_PROXY", "here")
+    bench.rules = dataclasses.replace(bench.rules, pass_env=("MY_PROXY",))
+    attempt = bench.attempt()
+    lease_of = attempt._run.state.lease
+    attempt._run.state = dataclasses.replace(
+        attempt._run.state, lease=dataclasses.replace(lease_of, trainer_env={"MY_FLAG": "1"})
+    )
+    attempt.run()
+    assert (seen[0]["MY_FLAG"], seen[0]["MY_PROXY"]) == ("1", "here")
+
+
 def test_nothing_starts_when_the_state_cannot_be_saved(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: RunFolder, state: RunState) -> None:
         raise OSError(28, "No space left on device")

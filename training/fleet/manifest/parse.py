@@ -30,6 +30,7 @@ from training.fleet.model.jobs import (
     normalise,
 )
 from training.fleet.model.names import is_host_name
+from training.fleet.model.variables import refused
 
 __all__ = ["MAX_JOBS", "parse"]
 
@@ -140,7 +141,7 @@ class Tables:
         self.hosts = self._hosts(tables.get("hosts", {}))
         trainer = _values(tables.get("trainer", {}), keys.TRAINER, "trainer", document, findings)
         contract = declared.contract if declared else None
-        self.trainer = Trainer(trainer["command"], contract)
+        self.trainer = Trainer(trainer["command"], contract, self._variables(trainer["env"]))
         self._own_contract = contract if trainer["command"] == Trainer().command else None
         self._revision: str | None = trainer["revision"]
         defaults = _values(tables.get("defaults", {}), keys.DEFAULTS, "defaults", document, findings)
@@ -349,6 +350,13 @@ class Tables:
                 expected = "another name; this one is every host's own default dataset"
                 self._findings.fault(f"datasets.{name}", short(name), expected, "leave `dataset` out of the job")
         return datasets
+
+    def _variables(self, env: Mapping[str, str] | None) -> Mapping[str, str]:
+        for name in env or {}:
+            if why := refused(name, of_manifest=True):
+                place = f"trainer.env{_at(self._document.table_line('trainer', 'env'))}"
+                self._findings.fault(place, f"{short(name)}, which {why}", "another variable")
+        return env or {}
 
     def _hosts(self, tables: Any) -> dict[str, Policy]:
         hosts: dict[str, Policy] = {}

@@ -217,10 +217,22 @@ class Trainer:
     Attributes:
         command: Argument vector; `{python}` stands for the worker's interpreter.
         contract: "sha256:<hex>" of its declaration, or None when the manifest gives no way to know it.
+        env: Environment variables it gets on every host.
     """
 
     command: tuple[str, ...] = ("{python}", "-m", "training.trainer.run")
     contract: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+def contract_with(contract: str | None, env: Mapping[str, str]) -> str | None:
+    """Return the digest that workers compare: that of a declaration and of the variables that the trainer gets.
+
+    A worker that knows nothing of the variables then refuses the job instead of training without them.
+    """
+    if contract is None or not env:
+        return contract
+    return "sha256:" + hashlib.sha256(canonical({"contract": contract, "env": dict(env)})).hexdigest()
 
 
 def normalise(value: Any, depth: int = 0) -> Any:

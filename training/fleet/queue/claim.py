@@ -16,7 +16,7 @@ from dataclasses import replace
 from training.fleet.database import Transaction
 from training.fleet.database.queries import ATTEMPT_OF_CLAIM, CLAIM, LEASE, LEASES_OF, AnsweredRow, ClaimedRow
 from training.fleet.model.errors import ConflictError, HostRefusedError
-from training.fleet.model.jobs import Policy
+from training.fleet.model.jobs import Policy, contract_with
 from training.fleet.queue import standing
 from training.fleet.queue.endings import worker_actor
 from training.fleet.queue.events import History
@@ -166,6 +166,7 @@ class Claims:
         self, tx: Transaction, row: ClaimedRow | AnsweredRow, lease_id: str, message: Claim, held: set[str]
     ) -> Lease:
         terms, hosts = self._memory.terms, self._memory.hosts
+        trainer = hosts.in_force.trainer
         return Lease(
             job_id=row.id,
             lease_id=lease_id,
@@ -175,10 +176,11 @@ class Claims:
             heartbeat_s=terms.heartbeat_s,
             spec=json.loads(row.spec),
             timeout_s=row.timeout_s,
-            trainer_command=list(hosts.in_force.trainer.command),
-            trainer_contract=hosts.in_force.trainer.contract,
+            trainer_command=list(trainer.command),
+            trainer_contract=contract_with(trainer.contract, trainer.env),
             stop=to_stop(tx, message.held_leases, held),
             cuda=hosts.may_use_cuda(message.worker),
+            trainer_env=dict(trainer.env),
         )
 
 

@@ -121,6 +121,7 @@ class Lease:
         trainer_contract: Digest of the declaration the trainer must match, or None.
         stop: Leases the worker believes it holds but does not; their trainers must end.
         cuda: True if the trainer may use the host's card: there is a usable one and the manifest does not keep it free.
+        trainer_env: Environment variables of the manifest for the trainer.
     """
 
     job_id: str
@@ -135,6 +136,7 @@ class Lease:
     trainer_contract: str | None = None
     stop: list[str] = field(default_factory=list)
     cuda: bool = False
+    trainer_env: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from training.fleet.client import DEFAULT_RECEIVER, address, certificate_files
 from training.fleet.model.capability import Datasets
 from training.fleet.model.errors import ConfigurationError, Fault
 from training.fleet.model.jobs import DEFAULT_DATASET
+from training.fleet.model.variables import refused
 from training.fleet.settings import Setting, Settings, full_path, read, secret, state_folder
 from training.fleet.worker.run.run import Rules
 
@@ -32,6 +33,7 @@ TABLE: Final = (
     Setting("stop_when_lost", "stop a trainer when the receiver is out of reach for most of the lease", bool, False),
     Setting("probe_timeout_s", "seconds for the child that tries torch and CUDA", float, 20.0, ge=1, le=600),
     Setting("trainer_dir", "folder that relative paths in a manifest's trainer command start from", Path, CHECKOUT),
+    Setting("pass_env", "environment variable of this host that trainers get as well", str, (), many=True),
     Setting("worker_secret_file", "file of this worker's own secret, as `enrol` writes it", Path),
     Setting("ca_file", "PEM file with the authorities to trust for https", Path),
     Setting("client_certificate", "PEM file with this host's certificate, and its key unless client_key is set", Path),
@@ -156,6 +158,7 @@ def checked(found: Settings, environ: Mapping[str, str], token: str | None) -> O
             stop_when_lost=found["stop_when_lost"],
             trainer_dir=full_path(found["trainer_dir"]),
             folders=folders,
+            pass_env=_variables(found),
         ),
     )
 
@@ -205,6 +208,18 @@ def _own_secret(path: Path | None, environ: Mapping[str, str]) -> str | None:
     if path is not None:
         return secret(SECRET, {f"{SECRET}_FILE": str(path)})
     return secret(SECRET, {"CREDENTIALS_DIRECTORY": environ.get("CREDENTIALS_DIRECTORY", "")})
+
+
+def _variables(found: Settings) -> tuple[str, ...]:
+    names = found["pass_env"]
+    faults = [
+        Fault(found.source("pass_env"), f"{name!a}, which {why}", "another variable")
+        for name in names
+        if (why := refused(name, of_manifest=False))
+    ]
+    if faults:
+        raise ConfigurationError("variables are named that no trainer gets", faults=tuple(faults))
+    return tuple(names)
 
 
 def _folders(found: Settings) -> dict[str, Path]:

@@ -10,6 +10,7 @@ import dataclasses
 import json
 
 from training.fleet.model.errors import FleetError, TrainerError
+from training.fleet.model.jobs import contract_with
 from training.fleet.wire.worker import Lease
 from training.fleet.worker import start
 from training.fleet.worker.process.local import launch
@@ -41,7 +42,9 @@ def _launch(run: Run) -> Training:
     training = run.training = launch(
         start.argument_vector(command, rules.trainer_dir),
         folder.scratch,
-        start.environment(offered, folder.scratch, trainer_dir=rules.trainer_dir),
+        start.environment(
+            offered, folder.scratch, trainer_dir=rules.trainer_dir, pass_env=rules.pass_env, given=lease.trainer_env
+        ),
         folder.report,
         grace_s=rules.grace_s,
         log=run.log.take,
@@ -61,7 +64,8 @@ def _launch(run: Run) -> Training:
 def _check_contract(run: Run, lease: Lease) -> None:
     if lease.trainer_contract is None:
         return
-    found = run.place.contracts.digest(lease.trainer_command, run.folder.scratch)
+    declared = run.place.contracts.digest(lease.trainer_command, run.folder.scratch)
+    found = contract_with(declared, lease.trainer_env) or declared
     if found != lease.trainer_contract:
         raise TrainerError(
             f"this host's trainer declares {found[:19]}…, the manifest was checked against "

@@ -48,6 +48,7 @@ class Rules:
         stop_when_lost: Whether to stop a trainer whose receiver is out of reach for most of the lease.
         trainer_dir: Where relative paths of a manifest's command lie.
         folders: Dataset name to folder.
+        pass_env: Variables of the worker's own environment that trainers get as well.
     """
 
     grace_s: float = 20.0
@@ -56,6 +57,7 @@ class Rules:
     stop_when_lost: bool = False
     trainer_dir: Path = CHECKOUT
     folders: Mapping[str, Path] = field(default_factory=dict)
+    pass_env: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
