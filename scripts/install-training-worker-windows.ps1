@@ -22,6 +22,11 @@ NAME=FOLDER of a dataset; several separated by commas. Later runs keep what was 
 The python.exe to use, 3.11 or newer and installed for all users.
 .PARAMETER WithoutTrainer
 Leaves out the packages of the project's own trainer.
+.PARAMETER Torch
+Build of torch to install: auto, cpu, cuda or none. Later runs keep what was given. The package index has the one for
+the CPU alone, so cuda needs -TorchIndex.
+.PARAMETER TorchIndex
+Address of the package index that torch comes from; torch's own install page names it.
 .PARAMETER Pause
 Stops the worker and keeps it stopped, over reboots as well, until -Resume.
 .PARAMETER Resume
@@ -47,6 +52,8 @@ param(
     [string[]]$Dataset = @(),
     [string]$Python = '',
     [switch]$WithoutTrainer,
+    [string]$Torch = '',
+    [string]$TorchIndex = '',
     [switch]$Pause,
     [switch]$Resume,
     [switch]$Uninstall,
@@ -68,9 +75,12 @@ function Install-Worker {
     if ($CaSha256) { $words += @('--ca-sha256', $CaSha256) }
     if ($Dataset) { $words += @('--dataset', (($Dataset -join ',') + ',')) } # a backslash at the end would take the quote along
     if ($WithoutTrainer) { $words += '--without-trainer' }
+    if ($Torch) { $words += @('--torch', $Torch) }
+    if ($TorchIndex) { $words += @('--torch-index', $TorchIndex) }
     if ($Purge) { $words += '--purge' }
     if ($DryRun) { $words += '--dry-run' }
     if ($Code) { $env:CIS490_INVITE = $Code } # no list of processes shows it there
+    [Environment]::CurrentDirectory = $env:SystemRoot # the folder that a program works in cannot be removed
     try {
         foreach ($name in $names) {
             $found = Get-Command -Name $name -CommandType Application -ErrorAction SilentlyContinue | Select-Object -First 1

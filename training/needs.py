@@ -14,11 +14,12 @@ EXTRAS = {
     "": ("msgspec", "prometheus_client", "starlette", "uvicorn"),
     "fast": ("httptools", "rtoml", "uvloop"),
     "tls": ("cryptography",),
-    "trainer": ("backports", "lightgbm", "numpy", "pyarrow", "safetensors", "scipy", "sklearn", "threadpoolctl"),
+    "trainer": (
+        "backports", "lightgbm", "matplotlib", "numpy", "pyarrow", "safetensors", "scipy", "sklearn", "threadpoolctl",
+    ),
     "trainer,torch": ("torch",),
-    "reports": ("matplotlib",),
     "trainer,onnx": ("onnx", "onnxmltools", "onnxruntime", "onnxscript"),
-}
+}  # fmt: skip
 """Names that are imported, by the extras of the project that bring them; "" is the project without an extra."""
 
 

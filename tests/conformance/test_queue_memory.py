@@ -333,3 +333,15 @@ def test_nothing_is_left_to_a_host_whose_card_something_else_uses() -> None:
     assert hosts.eligible(1, "pi")
     hosts.note_capability(tower)
     assert not hosts.eligible(1, "pi")
+
+
+def test_the_totals_of_artifacts_are_those_of_the_rows_whenever_they_are_asked_for_first(world: World) -> None:
+    def add(sha256: str, size_bytes: int) -> None:
+        assert world.do(lambda tx: world.queue.artifacts.add(tx, sha256, size_bytes, "gbt", "realistic"))
+
+    add("a" * 64, 10)
+    assert world.do(world.queue.artifacts.totals) == (1, 10)
+    add("b" * 64, 5)
+    assert world.do(world.queue.artifacts.totals) == (2, 15)
+    assert not world.do(lambda tx: world.queue.artifacts.add(tx, "b" * 64, 5, "gbt", "realistic"))
+    assert world.do(world.queue.artifacts.totals) == (2, 15)

@@ -31,7 +31,7 @@ def test_every_command_of_the_guide_is_one_the_program_takes(guide: str, monkeyp
     monkeypatch.setattr(offline, "fsck", lambda *_: seen.append("fsck") or offline.Report())
     monkeypatch.setattr(offline, "restore", lambda *_, **__: seen.append("restore") or [])
     for words in commands(guide):
-        if words[:1] == ["cis490-jobs"]:
+        if words and Path(words[0]).name == "cis490-jobs":
             assert isinstance(program.parser().parse_args(words[1:]), argparse.Namespace)
             seen.append(words[1])
         elif "cis490-trainer-receiver" in words and "systemctl" not in words:

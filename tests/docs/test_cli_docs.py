@@ -22,9 +22,10 @@ def test_the_reference_has_every_command_and_option(page: str) -> None:
         assert f"`{item.name}" in headings
         for option in item.options:
             assert option == "--help" or option in page
-    assert set(re.findall(r"--[a-z-]+", headings)) == {
+    assert set(re.findall(r"--[a-z0-9-]+", headings)) == {
         "--watch", "--status", "--model", "--mode", "--host", "--limit", "--exit-code", "--if-plan", "--allow-shrink",
         "--metric", "--split", "--dataset", "--artifacts", "--no-hash", "--job", "--worker", "--ttl",
+        "--code", "--ca-sha256", "--name",
     }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tools import demo
+from tools import demo, demo_screen
 from training.fleet.cli.text import Terminal
 from training.fleet.model.errors import FleetError
 from training.fleet.wire.people import FailureView, JobView
@@ -65,7 +65,7 @@ FAILED = job(
 )
 
 
-def shown(screen: demo.Screen, jobs: list[JobView], now: float) -> str:
+def shown(screen: demo_screen.Screen, jobs: list[JobView], now: float) -> str:
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         screen.show(jobs, now)
@@ -73,7 +73,7 @@ def shown(screen: demo.Screen, jobs: list[JobView], now: float) -> str:
 
 
 def test_in_a_pipe_each_change_is_a_line_and_progress_comes_every_five_seconds() -> None:
-    screen = demo.Screen(PIPE, 0.0)
+    screen = demo_screen.Screen(PIPE, 0.0)
     assert shown(screen, [job(1), job(2)], 0) == ""
     assert shown(screen, [running(0), job(2)], 1) == "starts 111111111111  gbt oracle hosts on pi\n"
     assert shown(screen, [running(10), job(2)], 5.9) == ""
@@ -89,18 +89,18 @@ def test_in_a_pipe_each_change_is_a_line_and_progress_comes_every_five_seconds()
 
 
 def test_an_attempt_that_will_be_repeated_is_told() -> None:
-    screen = demo.Screen(PIPE, 0.0)
+    screen = demo_screen.Screen(PIPE, 0.0)
     shown(screen, [job(2)], 0)
     retry = job(2, attempts_used=1, delayed=True, failure=FAILED.failure)
     assert shown(screen, [retry], 1).startswith("again  222222222222  gbt oracle hosts  waits before the next attempt")
 
 
 def test_what_an_earlier_run_completed_is_no_news() -> None:
-    assert shown(demo.Screen(PIPE, 0.0), [COMPLETED], 0) == ""
+    assert shown(demo_screen.Screen(PIPE, 0.0), [COMPLETED], 0) == ""
 
 
 def test_a_terminal_is_redrawn_in_place_and_cleared_at_the_end() -> None:
-    screen = demo.Screen(WIDE, 0.0)
+    screen = demo_screen.Screen(WIDE, 0.0)
     first = shown(screen, [running(50), job(2)], 3)
     assert first == (
         "starts 111111111111  gbt oracle hosts on pi\n"
@@ -128,7 +128,7 @@ def test_a_terminal_is_redrawn_in_place_and_cleared_at_the_end() -> None:
 
 def test_the_results_name_every_job_with_its_figures_and_its_artifact(root: Path) -> None:
     state = demo.DemoFolder(root / ".demo")
-    assert demo.results([COMPLETED, FAILED], state, WIDE) == [
+    assert demo_screen.results([COMPLETED, FAILED], state.store, WIDE) == [
         "JOB           MODEL  MODE    SPLIT  HOST  DURATION  AUROC   AUPRC  ARTIFACT",
         "111111111111  gbt    oracle  hosts  pi    12 s      0.9123  0.5    aaaaaaaaaaaa",
         "222222222222  gbt    oracle  hosts  pi    failed    -       -      -",
@@ -136,7 +136,7 @@ def test_the_results_name_every_job_with_its_figures_and_its_artifact(root: Path
         "artifacts",
         f"  .demo/store/gbt_oracle/{'a' * 64}/bundle.tar.zst",
     ]
-    assert demo.results([COMPLETED], state, PIPE) == [
+    assert demo_screen.results([COMPLETED], state.store, PIPE) == [
         "JOB\tMODEL\tMODE\tSPLIT\tHOST\tDURATION\tAUROC\tAUPRC\tARTIFACT\tPATH",
         f"{'1' * 64}\tgbt\toracle\thosts\tpi\t12 s\t0.9123\t0.5\t{'a' * 64}"
         f"\t.demo/store/gbt_oracle/{'a' * 64}/bundle.tar.zst",
@@ -144,7 +144,7 @@ def test_the_results_name_every_job_with_its_figures_and_its_artifact(root: Path
 
 
 def test_a_failed_job_shows_its_actual_error() -> None:
-    assert demo.failures([COMPLETED, FAILED]) == [
+    assert demo_screen.failures([COMPLETED, FAILED]) == [
         "failed: 222222222222 gbt oracle, trainer_error",
         "    ValueError: no\\x1b[2J rows",
         "    more",

@@ -84,7 +84,7 @@ def options_of(parser: argparse.ArgumentParser) -> Iterator[str]:
 def test_the_guide_on_imports_names_every_option(root: Path) -> None:
     text = (root / "docs/guides/import-public-data.md").read_text()
     options = set(options_of(datasets._parser()))
-    assert len(options) == 14
+    assert len(options) == 15
     assert [option for option in sorted(options) if not re.search(rf"^\| `{option} ", text, re.MULTILINE)] == []
 
 

@@ -16,6 +16,7 @@ import pytest
 from training.fleet.install import linux, release, unit
 from training.fleet.install.linux import InstallPart, LinuxFolders
 from training.fleet.install.programs import Programs
+from training.fleet.install.torch_build import INSTALLED
 
 CODE = "C0DE"
 
@@ -30,6 +31,8 @@ class LinuxHost(Programs):
         given: What each read.
         fail: Words of programs that end with status 1.
         service: State of the service.
+        torch: Version that the release in use has beside what the installer put there, empty for none.
+        finds_torch: Whether pip finds a build of torch for the CPU.
     """
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
@@ -45,6 +48,8 @@ class LinuxHost(Programs):
         self.service: dict[str, Any] = {"ActiveState": "inactive", "StatusText": "", "enabled": False}
         self.status_text = "listed at https://pi.lab:8445"
         self.init = ""
+        self.cards: tuple[str, ...] = ()
+        self.torch, self.finds_torch = "", False
         booted = folder / "booted"
         booted.mkdir()
         patch.setattr(linux, "BOOTED", booted)
@@ -53,6 +58,7 @@ class LinuxHost(Programs):
         patch.setattr(linux, "_owner", lambda path: self.owners.get(path.stat().st_ino, "root:root"))
         patch.setattr(linux, "places_of_machine", self._places)
         patch.setattr(release.os, "umask", lambda _mask: 0)
+        patch.setattr(release.cards, "find", lambda _problems: self.cards)
         patch.setattr(unit.time, "sleep", lambda _s: None)
 
     def _places(self, part: InstallPart) -> LinuxFolders:
@@ -97,6 +103,10 @@ class LinuxHost(Programs):
             self.known.add(words[-1])
         if words[0] == "userdel":
             self.known.remove(words[-1])
+        if "--dry-run" in words:
+            return (0 if self.finds_torch else 1), ""
+        if INSTALLED in words:
+            return (0, self.torch) if self.torch else (1, "")
         if "-c" in words:
             return 0, str(Path(words[0]).parents[1] / "site") if "sysconfig" in words[-1] else "3.12.0"
         if "venv" in words:
@@ -133,7 +143,7 @@ class LinuxHost(Programs):
 
     def changes(self, since: int = 0) -> list[list[str]]:
         """Return the programs that change something."""
-        asking = {"is-active", "is-enabled", "show", "show-user", "reset-failed", "-c", "getent"}
+        asking = {"--dry-run", "is-active", "is-enabled", "show", "show-user", "reset-failed", "-c", "getent"}
         return [words for words in self.ran[since:] if not asking & set(words)]
 
 
@@ -142,7 +152,8 @@ def make_checkout(folder: Path, root: Path) -> Path:
     for name in ("training/fleet", "requirements", "etc/systemd"):
         (folder / name).mkdir(parents=True)
     (folder / "training" / "fleet" / "one.py").write_text("1\n")
-    for name in ("core", "trainer"):
+    (folder / "requirements" / "torch-index.in").write_text("# pinned\ntorch==2.13.0\n")
+    for name in ("core", "trainer", "torch", "torch-index"):
         (folder / "requirements" / f"{name}.txt").write_text(f"{name}\n")
     (folder / "LICENSE").write_text("free\n")
     for path in (*(root / "etc/systemd").glob("*.service"), root / "etc/training_manifest.toml.example"):

@@ -17,8 +17,9 @@ TYPED = (
     f"{INSTALLER} -Receiver https://receiver.example:8445 -HostName gpu-tower -Code CODE -CaSha256 HEX",
     'Get-Content "$env:ProgramData\\cis490\\worker.log" -Tail 20',
     "cis490-jobs workers",
-    'Set-Location "$env:ProgramFiles\\cis490\\code"',
+    'Push-Location "$env:ProgramFiles\\cis490\\code"',
     f"{PYTHON} -m training.fleet.worker doctor {SETTINGS} {FOLDER}",
+    "Pop-Location",
     f"{INSTALLER} -Pause",
     f"{INSTALLER} -Resume",
     f"{INSTALLER} -Uninstall",
@@ -26,7 +27,7 @@ TYPED = (
 )
 """What the tests type as it stands there, in the guide's order."""
 NEEDS_A_PC = {
-    f"{PYTHON} -m pip install torch": "takes gigabytes from a package index, and a card to be of use",
+    f"{INSTALLER} -Torch cuda -TorchIndex URL": "takes gigabytes from a package index, and a card to be of use",
     "Get-ScheduledTaskInfo -TaskName cis490-training-worker": "asks the Task Scheduler",
     f"{PYTHON} -m training.fleet.worker status": "asks the Task Scheduler",
     'icacls "$env:ProgramData\\cis490\\worker.secret"': "asks for rights; Wine has no icacls",

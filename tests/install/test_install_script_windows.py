@@ -81,6 +81,16 @@ def test_the_one_time_code_goes_to_python_in_the_environment_alone(source: str, 
     assert body[-1] == "finally { Remove-Item -LiteralPath 'Env:CIS490_INVITE' -ErrorAction SilentlyContinue }"
 
 
+def test_powershell_works_in_a_folder_that_no_installer_removes_before_it_starts_python(body: list[str]) -> None:
+    """It may be started in the folder of the code, and Windows keeps a folder that a program works in.
+
+    `CurrentDirectory` is that of the process; Python is started in `$PWD`, which stays, so relative paths keep theirs.
+    """
+    [line] = [line for line in body if "Directory" in line or "Location" in line]
+    assert line.startswith("[Environment]::CurrentDirectory = $env:SystemRoot #")
+    assert body.index(line) < min(number for number, one in enumerate(body) if "$found" in one)
+
+
 def test_the_parameters_are_those_that_an_invite_prints_and_each_is_explained(source: str) -> None:
     made = Invite(
         worker="pc", code="c0de", ttl_s=900, expires_at="2026-01-01T00:15:00Z", ca_sha256="ab" * 32, replaces=False

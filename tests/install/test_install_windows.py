@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from windows_pc import SPACE, PcPrograms, Scheduler, split_line
 
 from training.fleet import system
-from training.fleet.install import code, worker, worker_windows
+from training.fleet.install import code, torch_windows, worker, worker_windows
 from training.fleet.model.errors import EX_CONFIG
 from training.fleet.worker import enrol, program
 
@@ -76,6 +77,7 @@ class Recorded(PcPrograms):
     def __init__(self, scheduler: Scheduler, state: Path) -> None:
         super().__init__(scheduler)
         self.state, self.fail = state, ""
+        self.can: list[dict[str, Any]] = []
         self.ran: list[list[str]] = []
         self.given: list[str] = []
         self.everything: list[list[str]] = []
@@ -93,6 +95,8 @@ class Recorded(PcPrograms):
         self.given.append(given)
         if self.fail and self.fail in words:
             return subprocess.CompletedProcess(words, 1, b"it failed", b"")
+        if "--json" in words and self.can:
+            return subprocess.CompletedProcess(words, 0, json.dumps({"capability": self.can.pop(0)}).encode(), b"")
         if "venv" in words:
             (Path(words[-1]) / "Scripts").mkdir(parents=True)
             (Path(words[-1]) / "Scripts" / "python.exe").touch()
@@ -118,11 +122,14 @@ class Site:
         for name in ("training/fleet/worker", "requirements", "etc/systemd"):
             (self.checkout / name).mkdir(parents=True)
         (self.checkout / "training" / "fleet" / "worker" / "one.py").write_text("1\n")
-        (self.checkout / "requirements" / "trainer.txt").write_text("numpy\n")
+        (self.checkout / "requirements" / "torch-index.in").write_text("torch==2.13.0\n")
+        for name in ("trainer", "torch", "torch-index"):
+            (self.checkout / "requirements" / f"{name}.txt").write_text("numpy\n")
         self.workers = Workers(self.state)
         self.scheduler = Scheduler(drive / "task.json", self.workers)
         self.programs = Recorded(self.scheduler, self.state)
         self.python = self.root / "venv" / "Scripts" / "python.exe"
+        self.cards: tuple[str, ...] = ()
         self.owner, self.is_administrator = "S-1-5-32-544", True
         patch.setattr(worker, "WINDOWS", True)
         patch.setattr(worker, "CHECKOUT", self.checkout)
@@ -130,6 +137,7 @@ class Site:
         patch.setattr(worker_windows.system, "is_administrator", lambda: self.is_administrator)
         patch.setattr(worker_windows.sys, "executable", "C:\\Python312\\python.exe")
         patch.setattr(worker_windows.sys, "base_prefix", "C:\\Python312")
+        patch.setattr(torch_windows.cards, "find", lambda _problems: self.cards)
         patch.setattr(worker_windows.time, "sleep", lambda _s: self.workers.look())
 
     def run(self, *words: str) -> tuple[int, list[str], list[list[str]]]:
@@ -173,6 +181,7 @@ def test_from_nothing_it_makes_installs_enrols_tests_registers_and_starts(site: 
     assert ran == [
         ["C:\\Python312\\python.exe", "-m", "venv", str(site.root / "venv")],
         [str(site.python), *PIP, str(site.checkout / "requirements" / "trainer.txt")],
+        [str(site.python), *PIP, str(site.checkout / "requirements" / "torch-index.txt")],
         module(
             site, "enrol", *ENROL, "--settings-file", str(site.state / "worker.toml"),
             "--secret-file", str(site.state / "worker.secret"), "--ca-file", str(site.state / "ca.pem"),
@@ -195,7 +204,7 @@ def test_from_nothing_it_makes_installs_enrols_tests_registers_and_starts(site: 
 
 def test_the_worker_and_pip_take_the_commands_that_they_get(site: Site) -> None:
     _, ran = site.install(*INVITE, "--dataset", "lab=D:\\lab")
-    _, pip, enrolment, test = ran
+    _, pip, _, enrolment, test = ran
     told = enrol._parser({}).parse_args(enrolment[4:])
     assert enrolment[3] == "enrol"
     assert (told.receiver, told.host, told.secret_file) == (ENROL[1], "gpu-tower", site.state / "worker.secret")
@@ -218,7 +227,7 @@ def test_the_code_of_the_invite_reaches_the_enrolment_alone_and_by_a_pipe(site: 
     if by == "variable":
         site.environ["CIS490_INVITE"] = "C0DE"
     said, _ = site.install(*(INVITE if by == "flag" else ENROL))
-    assert site.programs.given == ["", "", "C0DE\n", ""]
+    assert site.programs.given == ["", "", "", "C0DE\n", ""]
     assert "CIS490_INVITE" not in site.environ
     assert not any("C0DE" in word for words in site.programs.everything for word in words)
     assert not any("C0DE" in line for line in said)
@@ -349,7 +358,42 @@ def test_a_folder_that_is_held_for_a_moment_longer_than_the_worker_lives_is_repl
     held[0] = 1000
     status, said, _ = site.run("uninstall")
     assert status == 1
-    assert f"The process cannot access the file: {site.root}" in said[-1]
+    assert f"found {site.root}, which cannot be removed (The process cannot access the file)" in said[-1]
+    assert "close terminals, editors and folder windows that do, and run the same command again" in said[-1]
+    held[0] = 0
+    assert site.run("uninstall")[0] == 0
+    assert not site.root.exists()
+
+
+@pytest.mark.parametrize("inside", ["", "code", "code/training/fleet", "venv/Scripts"])
+def test_the_installer_steps_out_of_a_folder_before_it_removes_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch, inside: str
+) -> None:
+    """Windows keeps the folder that a program works in, so the command would wait for itself."""
+    stood, delete = [], shutil.rmtree
+
+    def rmtree(path: Path) -> None:
+        stood.append(Path.cwd().is_relative_to(path))
+        delete(path)
+
+    site.install(*INVITE)
+    monkeypatch.setattr(worker_windows.shutil, "rmtree", rmtree)
+    monkeypatch.chdir(site.root / inside)
+    site.newer()
+    site.install()
+    if not inside.startswith("code"):
+        assert Path.cwd() == site.root / inside  # that stays, so the command does as well
+    monkeypatch.chdir(site.root / inside)
+    assert site.run("uninstall")[0] == 0
+    assert stood == [False, False]
+    assert not site.root.exists()
+
+
+def test_the_folder_of_who_calls_stays_where_that_is_not_removed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.install(*INVITE)
+    monkeypatch.chdir(site.checkout)
+    assert site.run("uninstall", "--purge")[0] == 0
+    assert Path.cwd() == site.checkout
 
 
 def test_a_link_in_place_of_a_folder_to_remove_is_deleted_and_what_it_leads_to_stays(site: Site) -> None:
@@ -374,8 +418,21 @@ def test_a_failed_self_test_is_tried_again_by_the_next_run(site: Site) -> None:
     assert "fix what stands above and run the same command again" in said[-1]
     site.programs.fail = ""
     said, ran = site.install()
-    assert ["--self-test" in words for words in ran].count(True) == 1
+    assert ["--self-test" in words and "--json" not in words for words in ran].count(True) == 1
     assert said[-1].startswith("The worker runs.")
+
+
+def test_an_upgrade_that_loses_something_names_it_and_lets_the_older_code_run_again(site: Site) -> None:
+    site.install(*INVITE)
+    site.newer()
+    site.programs.can = [{"models": ["gbt", "cnn"], "cuda_usable": True}, {"models": ["gbt"], "cuda_usable": False}]
+    status, said, _ = site.run("install")
+    assert (status, "this PC would lose cnn, CUDA; the older version runs again" in said[-1]) == (1, True)
+    assert (site.installed(), len(site.workers.words)) == ("1\n", 2)
+    site.programs.can = [{"models": ["gbt"], "cuda_usable": False}] * 2
+    site.install()
+    assert site.installed() == "2\n"
+    assert not (site.root / "code.old").exists()
 
 
 def test_without_the_trainer_a_failed_self_test_is_said_and_no_package_is_installed(site: Site) -> None:

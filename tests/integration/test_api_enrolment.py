@@ -109,6 +109,13 @@ def test_enrolling_anew_takes_the_identity_before_back(receiver: LiveReceiver) -
     assert sorted(states) == ["enrolled", "revoked"]
 
 
+def test_a_host_that_enrolls_again_on_another_machine_works_there_at_once(receiver: LiveReceiver) -> None:
+    """The old machine's session does not hold an identity that it has no more."""
+    for key, place in (("one", PLACE_A), ("two", PLACE_B), ("three", PLACE_A)):
+        headers = {**receiver.enrolled("w1", key), "X-Worker-Session": f"{place}.{'1' * 32}"}
+        assert claim(receiver, "w1", headers).status == 200
+
+
 def test_wrong_codes_are_limited_and_the_right_one_is_good_afterwards(
     receiver: LiveReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,6 +220,21 @@ def test_an_issuer_gives_what_mutual_tls_needs_and_its_certificate_is_noted(rece
     assert [(one["worker"], one["fingerprint"]) for one in identities] == [("plain", None), ("w1", "f" * 64)]
 
 
+def test_an_enrolled_worker_gets_its_next_certificate_where_the_receiver_issues_them(receiver: LiveReceiver) -> None:
+    headers = receiver.enrolled("w1")
+    refused = receiver.call("POST", "/v1/worker/certificate", {}, headers)
+    assert (refused.status, refused.json["code"]) == (404, "not_found")
+    assert "this receiver issues no certificates" in refused.json["detail"]
+    none = receiver.call("GET", "/v1/ca")
+    assert (none.status, none.json["code"]) == (404, "not_found")
+    receiver.fleet.authority.issue = lambda worker, _id: Material("ca", f"next of {worker}", "its key", "f" * 64)
+    reply = receiver.call("POST", "/v1/worker/certificate", {}, headers)
+    assert (reply.status, reply.json["certificate_pem"]) == (200, "next of w1")
+    assert reply.headers["cache-control"] == "no-store"
+    [one] = receiver.call("GET", "/v1/identities", headers=READ).json["identities"]
+    assert one["fingerprint"] == "f" * 64
+
+
 @pytest.mark.parametrize("query", ["job=12", "worker=Not%20A%20Host", "who=me", "limit=0", "cursor=s1"])
 def test_a_question_about_the_trail_that_makes_no_sense_is_422(receiver: LiveReceiver, query: str) -> None:
     reply = receiver.call("GET", f"/v1/events?{query}", headers=READ)
@@ -261,7 +283,8 @@ def test_a_new_key_takes_over_at_its_first_use_and_not_before(receiver: LiveRece
     assert claim(receiver, "w1", old).headers["x-rotate-secret"] == "1"
     assert claim(receiver, "w1", new).status == 401
     for _ in range(2):
-        assert receiver.call("POST", "/v1/secret", digest, old).status == 200
+        taken = receiver.call("POST", "/v1/secret", digest, old)
+        assert (taken.status, "x-rotate-secret" in taken.headers) == (200, False)
     assert claim(receiver, "w1", old).headers["x-rotate-secret"] == "1"
     assert "x-rotate-secret" not in claim(receiver, "w1", new).headers
     assert claim(receiver, "w1", old).status == 401

@@ -45,11 +45,31 @@ def test_another_trainer_than_the_projects_own_is_asked_again_though_the_file_di
     assert reloaded(receiver).json["detail"] == "a child was asked"
 
 
+def test_the_projects_trainer_with_another_declaration_is_asked_again_though_the_file_did_not_change(
+    receiver: LiveReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ManifestError("a child was asked")
+
+    monkeypatch.setattr(loading, "child_load", refuse)
+    monkeypatch.setattr(loading.hyper, "contract_digest", lambda _declaration: "sha256:" + "0" * 64)
+    assert reloaded(receiver).json["detail"] == "a child was asked"
+
+
 def test_an_expectation_that_is_wrong_says_nothing_about_the_file(receiver: LiveReceiver) -> None:
     receiver.manifest.write_text(manifest(3))
     refused = reloaded(receiver, if_plan="0" * 64)
     assert (refused.status, refused.json["code"]) == (412, "plan_moved")
     assert receiver.call("GET", "/v1/health").json["problems"] == []
+
+
+def test_of_a_file_that_did_not_change_another_plan_is_refused_and_the_one_that_does_nothing_is_taken(
+    receiver: LiveReceiver,
+) -> None:
+    nothing = reloaded(receiver).json["digest"]
+    assert reloaded(receiver, if_plan=nothing).status == 200
+    refused = reloaded(receiver, if_plan="0" * 64)
+    assert (refused.status, refused.json["code"]) == (412, "plan_moved")
 
 
 def test_a_file_with_faults_stands_in_the_health_until_it_is_right(receiver: LiveReceiver) -> None:

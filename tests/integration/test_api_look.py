@@ -344,6 +344,7 @@ def test_liveness_needs_no_token(guarded: LiveReceiver) -> None:
         ("GET", "/readyz"): 200,
         ("GET", "/v1/ca"): 404,
         ("POST", "/v1/enrol"): 400,
+        ("POST", "/v1/login"): 400,
     }
 
 

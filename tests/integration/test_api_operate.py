@@ -125,3 +125,18 @@ def test_a_copy_of_the_applied_manifest_that_cannot_be_written_stops_nothing(tmp
     (tmp_path / "manifest.applied.toml.part").mkdir()
     with LiveReceiver(tmp_path, manifest(1)) as receiver:
         assert receiver.call("GET", "/v1/health").json["counts"]["pending"] == 1
+
+
+def test_a_host_that_lost_models_is_a_problem_until_an_operator_accepts_it(tmp_path: Path) -> None:
+    with LiveReceiver(tmp_path, manifest(1)) as receiver:
+        for models in (["gbt", "cnn", "gru"], ["gbt"]):
+            receiver.call("POST", "/v1/job/claim", receiver.claim_body("tower", models=models))
+        health = receiver.call("GET", "/v1/health").json
+        assert health["status"] == "degraded"
+        assert [line.partition(" since ")[0] for line in health["problems"]] == ["tower lost cnn, gru"]
+        assert receiver.call("GET", "/readyz").status == 200
+        assert receiver.call("POST", "/v1/worker/tower/accept").status == 401
+        done = receiver.call("POST", "/v1/worker/tower/accept", operator=True)
+        assert (done.status, done.json) == (200, {"worker": "tower", "lost": ["cnn", "gru"]})
+        assert receiver.call("POST", "/v1/worker/other/accept", operator=True).status == 404
+        assert receiver.call("GET", "/v1/health").json["problems"] == []

@@ -209,6 +209,17 @@ def test_an_older_call_of_the_same_worker_is_answered_204_at_once_and_the_newest
         assert lease_of(read_answer(second))["job_id"] == job
 
 
+def test_a_claim_that_does_not_wait_leaves_the_call_that_does(receiver: LiveReceiver) -> None:
+    """Only a newer call that waits takes its place."""
+    link = park(receiver, "twice")
+    reply = receiver.call("POST", "/v1/job/claim", receiver.claim_body("twice"))
+    assert (reply.status, "preference-applied" in reply.headers) == (204, False)
+    assert len(receiver.fleet.lot) == 1
+    assert silent(link)
+    link.close()
+    wait_for(lambda: len(receiver.fleet.lot) == 0)
+
+
 def test_calls_of_one_name_from_two_places_both_wait(receiver: LiveReceiver) -> None:
     spots = [f"X-Worker-Session: {place * 32}.{'0' * 32}" for place in ("a", "b")]
     links = [send_parked(receiver, "twice", spot) for spot in spots]

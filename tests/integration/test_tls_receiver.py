@@ -22,6 +22,7 @@ from tls_site import Site
 
 from training.fleet import receiver, settings
 from training.fleet.client import Client
+from training.fleet.client.pinning import fingerprint
 from training.fleet.files import write_new
 from training.fleet.model.errors import AuthenticationError
 from training.fleet.receiver import init as making
@@ -29,7 +30,6 @@ from training.fleet.receiver import options
 from training.fleet.receiver.operators import credentials_of
 from training.fleet.tls.certificates import DAY_S, facts
 from training.fleet.tls.serving import Files, Tls
-from training.fleet.worker.enrol import fingerprint
 
 TOKENS = {"CIS490_READ_TOKEN": "r" * 16}
 

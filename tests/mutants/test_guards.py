@@ -145,6 +145,20 @@ def test_a_break_is_put_into_the_functions_that_are_there(tmp_path: Path) -> Non
     assert not limit.full(3)
 
 
+def test_the_tests_of_every_swept_part_are_asked(root: Path) -> None:
+    """One that moves to another folder must not drop out: what it alone finds would count as a survivor."""
+    asked = {str(Path(path).relative_to(root / "tests")) for path in sweep._collected()}
+    for pattern in sweep.TESTS:
+        assert list((root / "tests").glob(pattern)), pattern
+    parts = ("queue", "api", "auth", "store", "sqlite", "database", "migrations")
+    named = {str(path.relative_to(root / "tests")) for part in parts for path in root.glob(f"tests/*/test_{part}*.py")}
+    assert sorted(named - asked) == [
+        "docs/test_queue_docs.py",  # reads pages
+        "machine/test_queue_machine.py",  # runs for minutes
+        "unit/test_database_pages.py",  # breaks pages of a file
+    ]
+
+
 def test_more_survivors_than_two_of_a_hundred_end_it_with_1(capfd: pytest.CaptureFixture[str]) -> None:
     guard = Guard("training/fleet/store.py", "f", 1, 1, 1, 0, 1, "a", "b")
     results = {f"{number}": (guard, "found") for number in range(97)}

@@ -234,10 +234,11 @@ def _add_a_host(machine: Machine, anna: Reader, operator: str) -> None:
 
 def _rotate_and_revoke(machine: Machine, anna: Reader) -> None:
     with Guide(anna, "rotate-and-revoke") as guide:
-        lines = guide.type("install -d").partition("\n\n")[2]
-        guide.type("sudo touch", given=f"\n{lines}\n")
-        guide.type("echo CIS490_OPERATORS=")
-        assert "completed 1 " in guide.type("sudo cat /var/lib/cis490/tls/ca.pem")
+        said = guide.type("sudo cis490-trainer-receiver operator alice")
+        (line,) = [line.split() for line in said.splitlines() if line.startswith("cis490-jobs login ")]
+        said = guide.type("cis490-jobs login https://pi.lab:8445", CODE=line[4], HEX=line[6])
+        assert "logged in to https://pi.lab:8445 as alice, who may read, operate, enrol" in said
+        assert "completed 1 " in said
         command = printed_command(guide.type("cis490-jobs invite gpu-tower"))
         assert "as gpu-tower" in anna.type(f"sudo {command}")
 

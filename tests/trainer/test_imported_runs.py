@@ -143,7 +143,7 @@ def test_the_guide_works_as_it_is_written(root: Path, tmp_path: Path) -> None:
     write_kdd(tmp_path / "NSL-KDD")
     guide = (root / "docs/guides/import-public-data.md").read_text()
     blocks = re.findall(r"^```sh\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 7
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["sh", "-e"],

@@ -6,16 +6,23 @@ import asyncio
 import json
 import re
 import types
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Message
 
 from training.fleet.api.access import Access
+from training.fleet.api.answers import Json
 from training.fleet.api.app import make_app
 from training.fleet.api.guard import Guard
-from training.fleet.api.routes import ROUTES, Route
+from training.fleet.api.request import Request
+from training.fleet.api.routes import ROUTES, Media, Route
 from training.fleet.auth import Credentials, Role
+from training.fleet.model.errors import ConflictError
+from training.fleet.wire.limits import MAX_BODY_BYTES
+from training.fleet.wire.people import Reload
 
 ID = "a" * 64
 Pairs = list[tuple[bytes, bytes]]
@@ -300,6 +307,140 @@ def test_a_refused_body_is_read_away_when_it_is_small_and_ends_the_connection_el
     headers: Pairs, pieces: list[Message], ends: bool
 ) -> None:
     assert refused(headers, pieces) == (404, ends, 0)
+
+
+# ---- bodies, as a route declares them
+
+
+def read_by(route: Route, pieces: list[Message]) -> tuple[int, int]:
+    """Send a body to the only route of an application; return the status and how many of its pieces are not taken."""
+    return answered(route, pieces)[0]["status"], len(pieces)
+
+
+def answered(route: Route, pieces: list[Message], more: Sequence[tuple[bytes, bytes]] = ()) -> list[Message]:
+    """Return what the only route of an application sends as the answer."""
+    scope: Message = {"type": "http", "http_version": "1.1", "method": route.method, "path": route.path}
+    scope |= {"raw_path": route.path.encode(), "headers": [(b"host", b"localhost"), *more], "query_string": b""}
+    scope |= {"client": ("192.0.2.1", 40000), "asgi": {"spec_version": "2.4"}}
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return pieces.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.fleet.api.app.ROUTES", (route,))
+        asyncio.run(app()(scope, receive, send))
+    return sent
+
+
+async def with_nothing(_fleet: Any, _request: Request) -> Response:
+    """Take no body."""
+    return Json({})
+
+
+async def with_message(_fleet: Any, _request: Request, given: Reload) -> Response:
+    """Take a message."""
+    return Json({}, 202 if given.allow_shrink else 200)
+
+
+async def with_bytes(_fleet: Any, request: Request) -> Response:
+    """Take bytes."""
+    return Json(len(await request.body()))
+
+
+@pytest.mark.parametrize(
+    ("data", "where_it_may_be_left_out", "where_it_must_come"),
+    [
+        (b"", 200, 400),
+        (b" \n", 200, 400),
+        (b"{}", 200, 200),
+        (b'{"allow_shrink":true}', 202, 202),
+        (b'{"allow_shrink":1}', 422, 422),
+        (b"no", 400, 400),
+    ],
+)
+def test_a_message_that_may_be_left_out_has_its_defaults_then_and_is_read_otherwise(
+    data: bytes, where_it_may_be_left_out: int, where_it_must_come: int
+) -> None:
+    may = Route("POST", "/v1/new", "anyone", with_message, body=Reload, optional=True)
+    must = Route("POST", "/v1/new", "anyone", with_message, body=Reload)
+    assert read_by(may, [piece(data)]) == (where_it_may_be_left_out, 0)
+    assert read_by(must, [piece(data)]) == (where_it_must_come, 0)
+
+
+def test_a_body_that_nobody_asked_for_is_read_and_counted_where_something_changes_and_left_where_not() -> None:
+    """Unread it would stand before the next request of the connection."""
+    post, get = (Route(method, "/v1/new", "anyone", with_nothing) for method in ("POST", "GET"))
+    assert read_by(post, [piece(b"a", more=True), piece(b"b")]) == (200, 0)
+    assert read_by(post, [piece(b"a" * MAX_BODY_BYTES)]) == (200, 0)
+    assert read_by(post, [piece(b"a" * (MAX_BODY_BYTES + 1))]) == (413, 0)
+    assert read_by(get, [piece(b"a" * (MAX_BODY_BYTES + 1))]) == (200, 1)
+
+
+def test_bytes_are_taken_up_to_the_limit_of_their_route() -> None:
+    for limit, status in ((3, 200), (2, 413), (None, 200)):
+        route = Route("PUT", "/v1/new", "anyone", with_bytes, body=Media("text/plain", limit))
+        assert read_by(route, [piece(b"abc")])[0] == status
+
+
+@pytest.mark.parametrize(
+    ("reads", "ends"), [pytest.param(True, False, id="read whole"), pytest.param(False, True, id="left unread")]
+)
+def test_a_large_body_with_a_request_that_is_refused_ends_the_connection_unless_it_was_read(
+    reads: bool, ends: bool
+) -> None:
+    async def handler(_fleet: Any, request: Request) -> Response:
+        """Refuse."""
+        if reads:
+            await request.body()
+        raise ConflictError("not now")
+
+    route = Route("PUT", "/v1/new", "anyone", handler, body=Media("text/plain", 10**6))
+    sent = answered(route, [piece(b"a" * 10**6)], [(b"content-length", b"%d" % 10**6)])
+    assert sent[0]["status"] == 409
+    assert ((b"connection", b"close") in sent[0]["headers"]) is ends
+
+
+# ---- answers that come in pieces
+
+
+def test_an_answer_that_breaks_off_is_not_followed_by_another_one() -> None:
+    """Half an answer is on its way; whoever reads it must not find a second head in it."""
+
+    async def halves() -> AsyncIterator[bytes]:
+        yield b"half"
+        raise ConflictError("it went wrong")
+
+    async def handler(*_: Any) -> Response:
+        """Break off."""
+        return StreamingResponse(halves())
+
+    sent = answered(Route("GET", "/v1/new", "anyone", handler), [])
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+    assert sent[1] == {"type": "http.response.body", "body": b"half", "more_body": True}
+
+
+def test_a_client_that_still_sends_is_read_after_the_last_piece_of_the_answer_and_not_before() -> None:
+    unread = [piece(b"a", more=True), piece(b"b", more=True), piece(b"c")]
+    left = []
+
+    async def halves() -> AsyncIterator[bytes]:
+        for half in (b"one", b"two"):
+            left.append(len(unread))
+            yield half
+
+    async def handler(*_: Any) -> Response:
+        """End the connection."""
+        return StreamingResponse(halves(), headers={"connection": "close"})
+
+    sent = answered(Route("GET", "/v1/new", "anyone", handler), unread)
+    assert b"".join(message.get("body", b"") for message in sent) == b"onetwo"
+    assert [message["more_body"] for message in sent[1:-1]] == [True] * (len(sent) - 2)
+    assert not sent[-1].get("more_body")
+    assert (left, unread) == ([3, 3], [])
 
 
 # ---- the table of routes

@@ -80,3 +80,9 @@ def test_a_disk_that_does_not_answer_is_told(disks: Disks, system: Odd) -> None:
     system.free["state"] = OSError(5, "Input/output error")
     (told,) = disks.problems()
     assert "cannot be looked at (Input/output error)" in told
+
+
+def test_of_a_disk_from_which_nothing_but_finished_files_is_read_no_room_is_asked(disks: Disks, system: Odd) -> None:
+    """Uploads need room in `incoming_root`; the store's own disk is that one, because files are renamed into it."""
+    system.free["store"] = 0
+    assert disks.problems() == []

@@ -101,6 +101,7 @@ def test_ambiguous_or_broken_json_is_400(data: bytes) -> None:
         pytest.param(b'{"lease_id":"lease-0001","x":[9007199254740991,-9007199254740991]}', id="as large as may be"),
         pytest.param(b'{"lease_id":"lease-0001","x":[9007199254740991,"\\u00e9"]}', id="large, looked at closely"),
         pytest.param(b'{"lease_id":"lease-0001","x":"\\ue000"}', id="the letter behind the surrogates"),
+        pytest.param(b'{"lease_id":"lease-0001","x":[1.5,"\\u00e9"]}', id="a fraction, looked at closely"),
     ],
 )
 def test_what_is_just_within_bounds_is_read(data: bytes) -> None:
@@ -130,6 +131,7 @@ class Inner:
 class Outer:
     few: Annotated[list[Inner], Limit(max_length=2)]
     either: Annotated[int, Limit(ge=1)] | None = None
+    more: list[int] = dataclasses.field(default_factory=list)
 
 
 @pytest.mark.parametrize(
@@ -146,6 +148,7 @@ class Outer:
         (b'{"few":[],"either":0}', "/either", "a value out of bounds", "`int` >= 1"),
         (b'{"few":[],"either":"1"}', "/either", "str", "int | null"),
         (b'{"few":[{}]}', "/few/0/name", "nothing", "a value"),
+        (b"{}", "/few", "nothing", "a value"),
         (b"[]", "/", "array", "object"),
     ],
 )
@@ -157,7 +160,9 @@ def test_limits_hold_at_every_depth_and_in_every_form_of_a_type(
     try:
         decoder = Decoder(Outer)
         read = decoder.decode(b'{"few":[{"name":"a"}],"either":1}')
-        assert dataclasses.asdict(read) == {"few": [{"name": "a"}], "either": 1}
+        assert dataclasses.asdict(read) == {"few": [{"name": "a"}], "either": 1, "more": []}
+        assert decoder.decode(b'{"few":[],"more":[2]}') == dataclasses.replace(read, few=[], either=None, more=[2])
+        assert decoder.decode(b'{"few":[]}').more is not read.more
         with pytest.raises(InvalidMessageError) as caught:
             decoder.decode(data)
     finally:

@@ -105,6 +105,16 @@ def test_times_fall_into_buckets_and_add_up() -> None:
     assert found["cis490_commit_seconds_sum"] == pytest.approx(7.0034)
 
 
+def test_before_the_first_answer_the_state_is_left_out_and_what_was_counted_is_there() -> None:
+    meters = Meters()
+    meters.count_refused_upload("stale_lease")
+    names = [family.name for family in meters.collect()]
+    assert names == [
+        "cis490_attempts_ended", "cis490_training_seconds", "cis490_uploads_refused", "cis490_claim_seconds",
+        "cis490_commit_seconds",
+    ]  # fmt: skip
+
+
 def test_two_receivers_in_one_process_count_apart() -> None:
     one, other = Meters(), Meters()
     one.count_refused_upload("stale_lease")
@@ -122,7 +132,9 @@ def test_the_seconds_left_of_certificates_are_shown_and_unreadable_ones_left_out
     site = Site(tmp_path / "site")
     certificate, _ = site.server()
     (tmp_path / "broken.pem").write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
-    files = {"receiver": certificate, "authority": tmp_path / "broken.pem", "gone": tmp_path / "gone.pem"}
+    (tmp_path / "none.pem").write_text("a key and no certificate\n")
+    names = {"authority": "broken.pem", "gone": "gone.pem", "none": "none.pem"}
+    files = {"receiver": certificate, **{name: tmp_path / file for name, file in names.items()}}
     found = {name: value for name, value in samples(Meters(files)).items() if "certificate" in name}
     assert list(found) == ["cis490_certificate_left_seconds[receiver]"]
     assert found["cis490_certificate_left_seconds[receiver]"] > 3600

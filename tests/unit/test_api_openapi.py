@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
 import pytest
@@ -132,3 +134,10 @@ def test_the_parts_of_a_path_are_parameters_of_it(paths: dict[str, dict[str, Any
     (name,) = paths["/v1/worker/{name}/revoke"]["post"]["parameters"]
     assert (name["name"], name["in"], name["required"]) == ("name", "path", True)
     assert "parameters" not in paths["/healthz"]["get"]
+
+
+def test_every_message_that_a_route_names_is_described_beside_the_others() -> None:
+    document = openapi.document.__wrapped__()
+    named = set(re.findall(r"#/components/schemas/(\w+)", json.dumps(document)))
+    assert {"Claim", "Lease", "JobPage", "Gpu", "Problem"} <= named
+    assert named <= document["components"]["schemas"].keys()

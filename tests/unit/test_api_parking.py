@@ -158,3 +158,20 @@ def test_nothing_is_remembered_of_who_has_left() -> None:
     for place in [parked.enter(f"w{number}", "", f"10.0.0.{number}") for number in range(9)]:
         parked.leave(place)
     assert (parked._places, parked._newest, parked._by_address) == ({}, {}, {})
+
+
+def test_who_has_an_offer_to_look_at_gets_no_second_one() -> None:
+    """It would take the first one's place, and nobody would be asked about that job again."""
+    parked = lot()
+    places = [parked.enter("w0"), parked.enter("w1"), parked.enter("w2")]
+    parked.publish({1: 1})
+    parked.publish({2: 1})
+    assert [place.offer.requirement if place.offer else None for place in places] == [1, 2, None]
+
+
+def test_the_calls_of_one_worker_are_woken_when_its_identity_may_have_ended_and_no_others() -> None:
+    parked = lot()
+    places = [parked.enter("w0", "a"), parked.enter("w1"), parked.enter("w0", "b"), parked.enter("w00")]
+    parked.ring("w0")
+    assert woken(places) == [0, 2]
+    assert len(parked) == 4

@@ -86,6 +86,13 @@ def test_what_can_be_read_in_two_ways_is_refused(raw: str) -> None:
     assert caught.value.status == 400
 
 
+def test_as_long_a_query_as_may_be_is_read_and_a_byte_more_is_refused() -> None:
+    fill = "x" * (queries.MAX_QUERY_BYTES - len("model="))
+    assert queries.read(f"model={fill}".encode(), DECLARED) == {"model": fill}
+    with pytest.raises(RequestError, match="4096 bytes"):
+        queries.read(f"model={fill}x".encode(), DECLARED)
+
+
 PATTERNED = [(route, name, schema) for route in ROUTES for name, _, schema in route.query if "pattern" in schema]
 
 

@@ -90,6 +90,16 @@ def reading(rights: str, authorization: bytes | None, read_token: str | None = "
         return error.code
 
 
+@pytest.mark.parametrize("tokens", [{}, {"worker": "worker-token"}])
+def test_where_workers_must_enrol_no_other_worker_may_ask_with_the_shared_token_or_without(
+    tokens: dict[str, str | None],
+) -> None:
+    credentials = Credentials.of(tokens, enrolled_only=True)
+    for authorization in (None, b"Bearer worker-token"):
+        with pytest.raises(AuthenticationError, match="only enrolled workers may ask here"):
+            credentials.demand("worker", authorization, None)
+
+
 @pytest.mark.parametrize("rights", ["operate", "enrol", "operate enrol"])
 def test_an_operator_without_the_right_to_read_may_not_read(rights: str) -> None:
     assert reading(rights, None) == "forbidden"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import threading
@@ -163,18 +164,26 @@ def test_a_start_removes_what_a_killed_receiver_left(store: Store, tmp_path: Pat
     assert again.sweep_incoming() == 0
 
 
-def test_a_disk_that_fails_once_ends_all_uploads(tmp_path: Path) -> None:
-    class Failing(System):
-        armed = False
+class Failing(System):
+    """A disk whose syncs fail once it is armed."""
 
-        def sync(self, descriptor: int) -> None:
-            if self.armed:
-                raise OSError(5, "Input/output error")
+    armed = False
 
-    system = Failing()
+    def sync(self, descriptor: int) -> None:
+        if self.armed:
+            raise OSError(5, "Input/output error")
+
+
+def on(system: System, tmp_path: Path) -> Store:
     blobs = Folder(tmp_path / "store", tmp_path / "incoming", 0, system)
     store = Store(blobs.root, blobs.incoming, tmp_path / "index.jsonl", blobs=blobs)
     store.open()
+    return store
+
+
+def test_a_disk_that_fails_once_ends_all_uploads(tmp_path: Path) -> None:
+    system = Failing()
+    store = on(system, tmp_path)
     assert store.broken == ""
     begun = upload(store)
     system.armed = True
@@ -304,7 +313,7 @@ def test_a_line_that_could_not_be_written_comes_with_the_next_one(
 
 
 class Tight:
-    """A file on a disk with little room: writes take a part, then fail when `full`."""
+    """A file on a disk with little room: writes take three bytes at most, and all but the first fail when `full`."""
 
     def __init__(self, full: bool) -> None:
         self.full = full
@@ -318,25 +327,82 @@ class Tight:
         self.calls += 1
         if self.calls > 1 and self.full:
             raise OSError(28, "No space left on device")
-        taken = data if self.calls > 1 else data[:3]
-        self.data += taken
-        return len(taken)
+        self.data += data[:3]
+        return len(data[:3])
 
     def truncate(self, size: int) -> None:
         del self.data[size:]
 
 
-@pytest.mark.parametrize(("full", "expected"), [(False, b"before\nline\n"), (True, b"before\n")])
+@pytest.mark.parametrize(("full", "expected"), [(False, b"before\na long line\n"), (True, b"before\n")])
 def test_a_line_is_written_whole_or_not_at_all(tmp_path: Path, full: bool, expected: bytes) -> None:
     index = store_module._Index(tmp_path / "index.jsonl")
-    index._owed = b"line\n"
+    index._owed = b"a long line\n"
     file = Tight(full)
     try:
         index._add(file)  # type: ignore[arg-type]
     except OSError:
         assert full
     assert bytes(file.data) == expected
-    assert index._owed == (b"line\n" if full else b"")
+    assert index._owed == (b"a long line\n" if full else b"")
+
+
+@pytest.mark.parametrize(("number", "refusal"), [(errno.ENOSPC, StorageFullError), (errno.EACCES, ConfigurationError)])
+def test_an_index_whose_disk_is_full_may_be_tried_again_and_one_that_may_not_be_written_not(
+    store: Store, monkeypatch: pytest.MonkeyPatch, number: int, refusal: type[FleetError]
+) -> None:
+    """A service manager repeats a start that ends with the first and gives up at the second."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, "the disk refuses")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(FleetError) as caught:
+        store.open()
+    assert type(caught.value) is refusal
+    assert "the disk refuses" in caught.value.message
+
+
+# ---- what is known of a file
+
+
+def test_the_length_of_an_artifact_is_that_of_its_file_and_none_has_none(store: Store) -> None:
+    assert store.size_bytes(SHA, "gbt", "oracle") is None
+    upload(store, sha256=SHA).finish()
+    assert store.size_bytes(SHA, "gbt", "oracle") == len(DATA)
+    assert store.size_bytes(SHA, "gbt", "realistic") is None
+    store.path(SHA, "gbt", "oracle").unlink()
+    assert store.size_bytes(SHA, "gbt", "oracle") is None
+
+
+def test_no_length_is_told_of_a_file_that_may_not_be_on_the_disk(tmp_path: Path) -> None:
+    """A receiver that was killed between rename and sync leaves one that a power cut could still take."""
+    system = Failing()
+    store = on(system, tmp_path)
+    upload(store, sha256=SHA).finish()
+    system.armed = True
+    with pytest.raises(FleetError, match="Input/output error"):
+        store.size_bytes(SHA, "gbt", "oracle")
+
+
+def test_a_file_that_hashes_to_its_name_is_proven_and_stays(store: Store) -> None:
+    assert store.proven_bytes(SHA, "gbt", "oracle") is None
+    upload(store, sha256=SHA).finish()
+    assert store.proven_bytes(SHA, "gbt", "oracle") == len(DATA)
+    assert store.path(SHA, "gbt", "oracle").read_bytes() == DATA
+
+
+def test_files_that_hash_to_something_else_are_put_aside_and_none_takes_the_place_of_another(
+    store: Store, tmp_path: Path
+) -> None:
+    for number in range(3):
+        upload(store, sha256=SHA).finish()
+        store.path(SHA, "gbt", "oracle").write_bytes(b"bent %d" % number)
+        assert store.proven_bytes(SHA, "gbt", "oracle") is None
+        assert not store.path(SHA, "gbt", "oracle").exists()
+    aside = sorted((tmp_path / "store" / store_module.QUARANTINE).iterdir())
+    assert [path.name for path in aside] == [f"{SHA}-1", f"{SHA}-2", f"{SHA}-3"]
+    assert [path.read_bytes() for path in aside] == [b"bent 0", b"bent 1", b"bent 2"]
 
 
 def test_an_index_that_cannot_be_written_is_refused_at_the_start(tmp_path: Path) -> None:

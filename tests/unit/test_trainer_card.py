@@ -88,7 +88,7 @@ def test_the_figures_are_linked_and_their_absence_is_one_line() -> None:
         assert f"]({name})" in card
     bare = model_card(facts(figures=()))
     assert ".svg" not in bare
-    assert "No figures: the machine that trained has no matplotlib; the `reports` extra installs it." in bare
+    assert "No figures: the machine that trained has no matplotlib; the `trainer` extra installs it." in bare
 
 
 def test_each_host_has_a_row_and_one_with_one_class_says_so() -> None:

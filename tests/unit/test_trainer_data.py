@@ -111,7 +111,7 @@ def test_rows_before_a_hosts_first_complete_row_are_dropped(tmp_path: Path) -> N
         ({"label": ["no", "yes", "no", "no"]}, "column 'label' holds string, expected 0 and 1"),
         (
             {"host": ["b", None, "a", ""]},
-            "column 'host' is empty in 2 rows, first in row 2 of the data, expected a host",
+            "rows.parquet: row 2, column 'host' is empty (2 rows in all), expected a host in every row",
         ),
         ({"host": ["b", "a" * 201, "a", "b"]}, "column 'host' holds a text of 201 characters, expected at most 200"),
         ({"host": [["b"]] * 4}, "column 'host' holds list<element: string>, expected text"),
@@ -125,8 +125,8 @@ def test_rows_before_a_hosts_first_complete_row_are_dropped(tmp_path: Path) -> N
             "column 't' of host 'a' is empty (1 rows in all), expected a time in ev",
         ),
         ({"t": [1.0, 2.0, 1.0, float("inf")]}, "column 't' of host 'b' holds infinity, expected a time in every row"),
-        ({"t": ["1", "2", "3", "4"]}, "column 't' holds string, expected numbers or timestamps"),
-        ({"t": [1, 1, 1, 0]}, "column 't': host 'a' has more than one row at 1 (1 repeats in all), expected one row"),
+        ({"t": [True, False, True, False]}, "column 't' holds bool, expected numbers or timestamps"),
+        ({"t": [1, 1, 1, 0]}, "column 't': host 'a' has more than one row at 1 (rows 2 and 3; 1 repeats in all)"),
     ],
 )
 def test_unusable_data_is_refused_naming_column_and_host(tmp_path: Path, columns: Any, message: str) -> None:
@@ -178,9 +178,9 @@ CSV = "host,t,label,side,x,z\n"
         ("a,0,0,s,1,2\na,1,0,s,oops,2\n", "rows.csv: row 3, column 'x': found 'oops', expected a number"),
         ("a,0,0,s,1,2\na,1,maybe,s,1,2\n", "rows.csv: row 3, column 'label': found 'maybe', expected a number"),
         ("a,0,0,s,1,2\na,1,0,s,1\n", "rows.csv: row 3: found 5 columns, expected 6"),
-        ("a,0,0,s,1,2\n,1,0,s,1,2\n", "rows.csv: column 'host' is empty in 1 rows, first in row 2 of the data"),
-        ("a,0,0,s,1,2\na,1,0,,1,2\n", "rows.csv: column 'side' of host 'a' is empty (1 rows in all)"),
-        ("a,0,0,s,1,2\na,,0,s,1,2\n", "rows.csv: column 't' of host 'a' is empty (1 rows in all)"),
+        ("a,0,0,s,1,2\n,1,0,s,1,2\n", "rows.csv: row 3, column 'host' is empty (1 rows in all), expected a host"),
+        ("a,0,0,s,1,2\na,1,0,,1,2\n", "rows.csv: row 3, column 'side' of host 'a' is empty (1 rows in all)"),
+        ("a,0,0,s,1,2\na,,0,s,1,2\n", "rows.csv: row 3, column 't' of host 'a' is empty (1 rows in all)"),
     ],
 )
 def test_csv_that_does_not_fit_is_refused_naming_row_and_column(tmp_path: Path, text: str, message: str) -> None:
@@ -191,10 +191,10 @@ def test_csv_that_does_not_fit_is_refused_naming_row_and_column(tmp_path: Path, 
     assert message in str(caught.value)
 
 
-def test_csv_text_that_is_not_utf_8_is_refused_naming_the_column(tmp_path: Path) -> None:
+def test_csv_text_that_is_not_utf_8_is_refused_naming_row_and_column(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
-    path.write_bytes((CSV + "\xe4,0,0,s,1,2\n").encode("latin-1"))
-    with pytest.raises(SpecError, match="column 'host': found invalid UTF8 data, expected text in UTF-8"):
+    path.write_bytes((CSV + "a,0,0,s,1,2\n\xe4,0,0,s,1,2\n").encode("latin-1"))
+    with pytest.raises(SpecError, match=r"row 3, column 'host': found b'\\xe4', expected text in UTF-8"):
         read_rows(path, WANTED)
 
 

@@ -46,7 +46,7 @@ def test_what_belongs_to_each_host_is_not_the_manifests() -> None:
 
 @pytest.mark.parametrize("table", ['env = { MY_FLAG = "1", b = "" }\n', '[trainer.env]\nMY_FLAG = "1"\nb = ""\n'])
 def test_the_manifest_gives_variables(table: str) -> None:
-    assert dict(parse((HEAD + table).encode(), None).trainer.env) == {
+    assert dict(parse((HEAD + table).encode(), None).header.trainer.env) == {
         "MY_FLAG": "1",
         "b": "",
     }

@@ -16,7 +16,8 @@ import pytest
 from impostor import Impostor
 from tls_site import Site
 
-from training.fleet.worker.enrol import MAX_CA_BYTES, certificate_alone, enrol_host, fingerprint
+from training.fleet.client.pinning import MAX_CA_BYTES, certificate_alone, fingerprint
+from training.fleet.worker.enrol import enrol_host
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,11 @@ from stub_receiver import StubReceiver, problem
 
 from training.fleet.auth.identities import digest_of, key_of
 from training.fleet.client import Client
+from training.fleet.client.pinning import fingerprint
 from training.fleet.files import write_whole
 from training.fleet.model.errors import ConfigurationError
 from training.fleet.worker import identity, options
-from training.fleet.worker.enrol import enrol_host, fingerprint
+from training.fleet.worker.enrol import enrol_host
 from training.fleet.worker.identity import OwnSecret, session, visit
 from training.fleet.worker.journal import Journal
 

@@ -70,7 +70,7 @@ class Lab:
         (folder / "trainer.schema.json").write_text(json.dumps(DECLARATION))
         self.drive = Path(PREFIX, "drive_c")
         self.task = folder / "task.json"
-        self.working_folder = folder
+        self.working_folder = self.checkout
         self.printed: list[str] = []
         self.door: Door = None  # type: ignore[assignment]  # until it is open
         self.clean()
@@ -84,12 +84,12 @@ class Lab:
         for name in self.left():
             shutil.rmtree(self.drive / name)
 
-    def install(self, **given: Any) -> list[str]:
+    def install(self, statuses: tuple[int, ...] = (0,), **given: Any) -> list[str]:
         """Run the installer as its script does for these parameters, and return what it showed."""
         words = handed_on((self.checkout / "scripts" / SCRIPT).read_text(), given)
         code = {"CIS490_INVITE": given["Code"]} if "Code" in given else {}
         python = [windows_path(INSTALLABLE / "python.exe"), "-IB", windows_path(DRIVER)]
-        return self.run([*python, windows_path(self.checkout), windows_path(self.task), *words], code)
+        return self.run([*python, windows_path(self.checkout), windows_path(self.task), *words], code, statuses)
 
     def run(self, words: list[str], more: Mapping[str, str], statuses: tuple[int, ...] = (0,)) -> list[str]:
         """Run a program of the PC, where pip finds packages in a folder and nowhere else, and return its lines."""
@@ -122,6 +122,7 @@ class Lab:
             self.printed = [line for line in shown.splitlines() if SCRIPT in line] or self.printed
             return shown.splitlines()
         if command.startswith("powershell "):
+            assert (self.working_folder / "scripts" / SCRIPT).exists(), "the guide has left the checkout"
             given = parameters(command)
             if "Code" in given:
                 [printed] = self.printed
@@ -133,8 +134,8 @@ class Lab:
             path, flag, count = words
             assert flag == "-Tail"
             return self.on_drive(path).read_text(encoding="utf-8").splitlines()[-int(count) :]
-        if name == "Set-Location":
-            self.working_folder = self.on_drive(words[0])
+        if name in ("Push-Location", "Pop-Location"):
+            self.working_folder = self.on_drive(words[0]) if words else self.checkout
             return []
         assert name == "&"
         return self.run(words, {}, (0, 1))  # to `doctor` the scheduler of Wine says of every task that it does not run

@@ -13,11 +13,13 @@ import pytest
 from pc_under_wine import MANIFEST, ROOT, Lab
 from tls_doors import direct
 from windows_guide import INSTALLER, NEEDS_A_PC, commands
-from wine import processes_with, until, windows_path
+from wine import Program, processes_with, until, windows_path
 
 from training.fleet import __version__
 
 STOPPED = "stop the worker; its job goes back to the queue"
+CODE = "C:\\Program Files\\cis490\\code"
+WORKS_THERE = "import os, sys, time; os.chdir(sys.argv[1]); print('there', flush=True); time.sleep(600)"
 REPLACED = "install interpreter, packages and code below C:\\Program Files\\cis490"
 
 
@@ -49,7 +51,8 @@ def test_the_installer_brings_a_host_from_an_invite_to_a_trained_job_through_an_
     until("a job is trained", lambda: lab.job(1)["status"] == "completed")
     assert lab.job(1)["metrics"]["auroc"] == 0.75
 
-    # an upgrade gives the job back before it touches the code
+    # an upgrade gives the job back before it touches the code, also for a person who looks at the code
+    lab.working_folder = lab.on_drive(CODE)
     until("the trainer works", lambda: processes_with(lab.mark))
     with (lab.checkout / "training" / "__init__.py").open("a") as code:
         code.write("\n")
@@ -62,6 +65,23 @@ def test_the_installer_brings_a_host_from_an_invite_to_a_trained_job_through_an_
     lab.install(Uninstall=True, Purge=True)
     assert lab.running() == []
     assert not lab.task.exists()
+    assert lab.left() == []
+
+
+def test_an_uninstall_says_what_to_do_when_another_program_works_in_the_code_and_goes_on_afterwards(
+    lab: Lab,
+) -> None:
+    lab.on_drive(CODE).mkdir(parents=True)
+    other = Program("-c", WORKS_THERE, CODE)
+    until("it works there", lambda: "there" in other.output)
+    try:
+        said = lab.install(statuses=(1,), Uninstall=True)
+        assert re.search(rf"found {re.escape(CODE)}, which cannot be removed \(.*\); expected .*; close term", said[-1])
+        assert lab.left() == ["Program Files/cis490"]
+    finally:
+        other.kill()
+    lab.working_folder = lab.on_drive(CODE)
+    assert lab.install(Uninstall=True)[-1].startswith("The worker is removed.")
     assert lab.left() == []
 
 

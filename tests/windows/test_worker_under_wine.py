@@ -23,8 +23,8 @@ from wine import PYTHON, Program, environment, processes_with, until, windows_pa
 
 from training.contracts.dataset_folder import dataset_digest
 from training.fleet.bundle import pack
+from training.fleet.client.pinning import fingerprint
 from training.fleet.single_file import own_single_file
-from training.fleet.worker.enrol import fingerprint
 
 HERE = Path(__file__).parent
 VERSION = re.sub(r"cp(\d)(\d+)", r"\1.\2.", Path(PYTHON).parent.name)

@@ -115,7 +115,8 @@ def _parsed(folder: Path) -> dict[str, Any]:
     if len(text) > _DECLARATION_LIMIT_BYTES:
         raise DatasetError(folder, [Fault(DECLARATION, "more than 1 MiB", "a declaration below 1 MiB")])
     try:
-        return tomllib.loads(text.decode())
+        # Windows' own editors put a byte-order mark in front.
+        return tomllib.loads(text.decode("utf-8-sig"))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as fault:
         raise DatasetError(folder, [Fault(DECLARATION, str(fault), "a TOML 1.0 document in UTF-8")]) from fault
 

@@ -238,7 +238,7 @@ def _effective(
 
 def _document(path: Path, table: tuple[Setting, ...], faults: list[Fault]) -> dict[str, Any]:
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         faults.append(Fault(str(path), _shown(str(error)), "a readable TOML file", "correct it or leave out --config"))
         return {}

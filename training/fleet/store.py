@@ -336,11 +336,10 @@ class _Index:
                 _log.warning("index not written, it is made again at the next start: %s", error)
 
     def _add(self, file: BinaryIO) -> None:
-        before = file.seek(0, os.SEEK_END)
+        before, rest = file.seek(0, os.SEEK_END), memoryview(self._owed)
         try:
-            written = file.write(self._owed)
-            if written < len(self._owed):
-                file.write(memoryview(self._owed)[written:])
+            while rest:
+                rest = rest[file.write(rest) :]
         except OSError:
             file.truncate(before)
             raise

@@ -2,6 +2,7 @@
 
     TrainerError           1   the trainer broke; another attempt may do better
     |- SpecError           78  no host can do the job as it is written; never retried
+    |  '- CellError        78  one cell of a CSV file does not fit
     '- HostError           75  this host can't do it now; another one may
 
 Every message says what was found, what was expected and what to do next.
@@ -27,6 +28,20 @@ class SpecError(TrainerError):
 
     exit_status: ClassVar[int] = 78
     kind = "spec_rejected"
+
+
+class CellError(SpecError):
+    """A cell of a CSV file that is not what its column holds.
+
+    Attributes:
+        column: Name of the column.
+        found: The cell as it stands in the file.
+    """
+
+    def __init__(self, place: str, column: str, found: str | bytes, expected: str) -> None:
+        super().__init__(f"{place}, column {column!r}: found {repr(found)[:200]}, expected {expected}")
+        self.column = column
+        self.found = found
 
 
 class HostError(TrainerError):

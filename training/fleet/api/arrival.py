@@ -126,16 +126,14 @@ class Arrival:
     def _note(self, message: Message) -> None:
         if message["type"] != "http.request":
             return
-        size, more = len(message["body"]), message.get("more_body", False)
-        self.consumed = not more
+        self.consumed = not message.get("more_body", False)
         limit = self._limit
         if limit is None:
             return
-        if more and self._size == 0:
-            if self.declared_bytes() > limit:
-                raise TooLargeError(f"the body is declared as larger than {limit} bytes", "send less")
-            self.scope[PACED] = limit > MAX_BODY_BYTES
-        self._size += size
+        if self.declared_bytes() > limit:
+            raise TooLargeError(f"the body is declared as larger than {limit} bytes", "send less")
+        self.scope[PACED] = limit > MAX_BODY_BYTES
+        self._size += len(message["body"])
         if self._size > limit:
             raise TooLargeError(f"the body is larger than {limit} bytes", "send less")
 

@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from starlette.responses import Response
-from starlette.types import Scope
 
 from training.fleet.api.arrival import KNOWN, LOOKS, PEER
 from training.fleet.api.fleet import Fleet
@@ -33,7 +32,7 @@ async def demand(fleet: Fleet, request: Request, role: Role, right: Right | None
         ForbiddenError: The caller may not do this.
     """
     head = request.head
-    peer = _peer(request.scope)
+    peer: Peer | None = request.scope.get(PEER)
     try:
         request.caller = fleet.access.credentials.demand(
             role, head.get(b"authorization"), head.get(b"x-operator-token"), peer, right
@@ -44,11 +43,6 @@ async def demand(fleet: Fleet, request: Request, role: Role, right: Right | None
             fleet, request, error.worker, "refuse", f"its secret came with the certificate of {shown or 'nobody'}"
         )
         raise
-
-
-def _peer(scope: Scope) -> Peer | None:
-    found = scope.get(PEER)
-    return found if isinstance(found, Peer) else None
 
 
 async def as_worker(

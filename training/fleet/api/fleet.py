@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from training.fleet.api.keeping import Keeper
     from training.fleet.api.loading import Loader
     from training.fleet.api.parking import Lot
-    from training.fleet.auth import Sessions
+    from training.fleet.auth import Logins, Sessions
     from training.fleet.queue import Queue
     from training.fleet.store import Store
 
@@ -71,6 +71,7 @@ class Fleet:
         description: Makes the OpenAPI document.
         authority: The receiver's certificate authority.
         meters: What is counted and timed for `/metrics`.
+        logins: One-time codes of operators, and the operators that came from them.
         uploads: Uploads under way.
         streams: Answers that are still being sent piece by piece.
         limiter: Counts wrong one-time codes.
@@ -93,6 +94,7 @@ class Fleet:
     description: Callable[[], dict[str, Any]]
     authority: EdgeAuthority
     meters: Meters
+    logins: Logins
     uploads: Uploads = field(default_factory=Uploads)
     streams: Streams = field(default_factory=Streams)
     limiter: Limiter = field(default_factory=lambda: Limiter(time.monotonic))

@@ -177,7 +177,7 @@ class _Departure:
             self._started = True
             self._closes = CLOSE in message["headers"]
             message["headers"] = [*message["headers"], NOSNIFF]
-        elif self._closes and not self._arrival.consumed and not message.get("more_body"):
+        elif self._closes and not message.get("more_body"):
             await self._linger(message)
             return
         await self._send(message)

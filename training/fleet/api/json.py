@@ -25,7 +25,6 @@ from training.fleet.wire.limits import Limit
 T = TypeVar("T")
 MAX_NESTING: Final = 32
 MANY_DIGITS: Final = re.compile(rb"[0-9]{16}")
-WHERE: Final = re.compile(r"^(?P<what>.*?)(?: - at `(?:key in )?\$(?P<path>.*)`)?$", re.DOTALL)
 FOUND: Final = re.compile(r"^Expected `(?P<expected>[^`]+)`, got `(?P<found>[^`]+)`$")
 MISSING: Final = re.compile(r"^Object missing required field `(?P<name>[^`]+)`$")
 STEP: Final = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
@@ -176,7 +175,7 @@ def _strict_dataclass(message: Any) -> Any:
 
 
 def _meta(limit: Limit) -> Any:
-    bounds = {name: value for name, value in dataclasses.asdict(limit).items() if value is not None}
+    bounds = dataclasses.asdict(limit)
     if limit.pattern is not None:
         # A bare "$" lets a newline follow the end in Python; with the look-ahead Python and ECMAScript agree.
         bounds["pattern"] = limit.pattern.removesuffix("$") + r"$(?!\n)"
@@ -185,9 +184,8 @@ def _meta(limit: Limit) -> Any:
 
 def _invalid(text: str) -> InvalidMessageError:
     """Return msgspec's verdict as one fault with a JSON pointer."""
-    match = WHERE.match(text)
-    what, path = (match["what"], match["path"] or "") if match else (text, "")
-    pointer = "".join("/" + (name or index) for name, index in STEP.findall(path))
+    what, _, place = text.partition(" - at `")
+    pointer = "".join("/" + (name or index) for name, index in STEP.findall(place.removesuffix("`")))
     types_, missing = FOUND.match(what), MISSING.match(what)
     if missing:
         fault = Fault(f"{pointer}/{missing['name']}", "nothing", "a value")

@@ -14,7 +14,7 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from training.fleet.api.arrival import LOOKS
-from training.fleet.api.handlers import enrolment, operator, read, worker
+from training.fleet.api.handlers import enrolment, logins, operator, read, worker
 from training.fleet.auth import Right, Role
 from training.fleet.model.jobs import MAX_MANIFEST_BYTES, MODES, STATUSES
 from training.fleet.wire.identities import (
@@ -24,12 +24,15 @@ from training.fleet.wire.identities import (
     IdentityView,
     Invite,
     InviteOrder,
+    LoggedIn,
+    Login,
     Material,
     NewSecret,
     SecretTaken,
 )
 from training.fleet.wire.people import (
     MAX_PAGE,
+    AcceptedLoss,
     BackupOrder,
     Chore,
     EventPage,
@@ -319,6 +322,21 @@ ROUTES: Final[tuple[Route, ...]] = (
         ),
     ),
     Route(
+        "POST",
+        "/v1/login",
+        "anyone",
+        logins.login,
+        Login,
+        LoggedIn,
+        (
+            (400, "the request cannot be read"),
+            (401, "`invite_refused`: the code is unknown, used or too old"),
+            (413, "the body is too large"),
+            (422, "the content breaks the contract, see `errors`"),
+            (429, "`too_many_tries`: too many wrong codes from this address; see Retry-After"),
+        ),
+    ),
+    Route(
         "GET",
         "/v1/worker/self",
         "worker",
@@ -356,6 +374,16 @@ ROUTES: Final[tuple[Route, ...]] = (
         IdentityView,
         (_NAMED, (409, "`wrong_state`: it is revoked")),
         right="enrol",
+    ),
+    Route(
+        "POST",
+        "/v1/worker/{name}/accept",
+        "operator",
+        operator.accept,
+        None,
+        AcceptedLoss,
+        ((404, "no such worker ever called"),),
+        right="operate",
     ),
     Route("GET", "/v1/identities", "read", enrolment.identities, None, IdentityPage, query=_PAGE),
     Route(

@@ -21,6 +21,7 @@ from training.fleet.auth.credentials import (
     operators_of,
 )
 from training.fleet.auth.identities import Identity, Registry
+from training.fleet.auth.logins import Logins
 from training.fleet.auth.sessions import Sessions
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Caller",
     "Credentials",
     "Identity",
+    "Logins",
     "Operator",
     "Peer",
     "Registry",

@@ -342,7 +342,7 @@ def operators_of(text: str, place: str) -> tuple[Operator, ...]:
     """
     faults: list[Fault] = []
     try:
-        document = tomllib.loads(text)
+        document = tomllib.loads(text.removeprefix("\ufeff"))
     except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"the operators file {place} is no TOML ({error})", "correct it") from None
     table = document.get("operators", {})

@@ -27,7 +27,18 @@ from training.fleet.model.errors import (
 )
 from training.fleet.model.jobs import MAX_MANIFEST_BYTES
 from training.fleet.wire.identities import IdentityPage, IdentityView, Invite
-from training.fleet.wire.people import Chore, EventPage, Health, JobDetail, JobPage, JobView, Plan, Why, WorkerPage
+from training.fleet.wire.people import (
+    AcceptedLoss,
+    Chore,
+    EventPage,
+    Health,
+    JobDetail,
+    JobPage,
+    JobView,
+    Plan,
+    Why,
+    WorkerPage,
+)
 from training.fleet.wire.worker import JobState
 
 EX_CHANGES: Final = 3
@@ -266,13 +277,15 @@ def invite(call: Call) -> int:
 
 
 def worker(call: Call) -> int:
-    """List enrolled hosts, revoke one, or make it change its key."""
+    """List enrolled hosts, revoke one, make it change its key, or accept what it cannot train with any more."""
     action, name = call.options.action, call.options.name
     if action == "list":
         answer = call.remote.collect("/v1/identities", "identities", {})
         found = [one for one in read(IdentityPage, answer).identities if name in (None, one.worker)]
     elif name is None:
         raise ConfigurationError(f"`worker {action}` needs the name of a worker", "`cis490-jobs worker list` shows all")
+    elif action == "accept":
+        return _accept(call, name)
     else:
         answer = call.remote.change_worker(name, action)
         found = [read(IdentityView, answer)]
@@ -282,6 +295,16 @@ def worker(call: Call) -> int:
         call.console.lines(views.identities(found, call.console.terminal))
     else:
         call.console.lines(["no worker is enrolled; `cis490-jobs invite HOST` prints the command that enrols one"])
+    return 0
+
+
+def _accept(call: Call, name: str) -> int:
+    answer = call.remote.change_worker(name, "accept")
+    lost = read(AcceptedLoss, answer).lost
+    if call.console.as_json:
+        call.console.document(answer)
+    else:
+        call.console.lines([clean(f"{name} works without {', '.join(lost)}" if lost else f"{name} had lost nothing")])
     return 0
 
 

@@ -21,6 +21,8 @@ from typing import Final, TextIO
 
 from training.fleet.cli import commands, comparison
 from training.fleet.cli.completion import SHELLS
+from training.fleet.cli.contexts import Context, Contexts
+from training.fleet.cli.login import add_commands
 from training.fleet.cli.remote import Remote
 from training.fleet.cli.text import Terminal, silence
 from training.fleet.client import DEFAULT_RECEIVER, Client, certificate_files
@@ -67,6 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, console: commands.Console) -> int:
+    if "alone" in options:
+        console.lines(options.alone(options, os.environ))
+        return 0
     remote = _remote(options, os.environ)
     try:
         status: int = options.run(commands.Call(remote, console, options))
@@ -82,11 +87,16 @@ def _closed(stream: TextIO) -> int:
 
 
 def _remote(options: argparse.Namespace, environ: Mapping[str, str]) -> Remote:
+    named = options.receiver or environ.get("CIS490_RECEIVER") or None
+    context = None if options.command == "completion" else Contexts(environ).in_use(named)
+    ca_file = options.ca_file or _file(environ, "CIS490_CA_FILE")
+    if ca_file is None and context is not None and context.has_authority:
+        ca_file = context.path
     client = Client(
-        options.receiver or environ.get("CIS490_RECEIVER") or DEFAULT_RECEIVER,
+        named or (context.receiver if context is not None else DEFAULT_RECEIVER),
         token=None if options.command == "completion" else secret("CIS490_READ_TOKEN", environ),
-        operator_token=_operator_token(options, environ),
-        ca_file=options.ca_file or _file(environ, "CIS490_CA_FILE"),
+        operator_token=_operator_token(options, environ, context),
+        ca_file=ca_file,
         certificate=certificate_files(
             options.client_certificate or _file(environ, "CIS490_CLIENT_CERTIFICATE"),
             options.client_key or _file(environ, "CIS490_CLIENT_KEY"),
@@ -100,21 +110,29 @@ def _file(environ: Mapping[str, str], name: str) -> Path | None:
     return full_path(Path(environ[name])) if environ.get(name) else None
 
 
-def _operator_token(options: argparse.Namespace, environ: Mapping[str, str]) -> str | None:
+def _operator_token(
+    options: argparse.Namespace, environ: Mapping[str, str], context: Context | None = None
+) -> str | None:
     """Return the operator token for a command that needs it, or that can read with it where there is no read token."""
     history = options.command == "events" or getattr(options, "action", "") == "list"
     if options.command in _OPERATOR_COMMANDS and not history:
-        return _needed(secret("CIS490_OPERATOR_TOKEN", environ))
+        return _needed(_own_token(environ, context))
     if history or (options.command != "completion" and secret("CIS490_READ_TOKEN", environ) is None):
-        return secret("CIS490_OPERATOR_TOKEN", environ)
+        return _own_token(environ, context)
     return None
+
+
+def _own_token(environ: Mapping[str, str], context: Context | None) -> str | None:
+    """Return the token of the environment, else that of the login in use."""
+    return secret("CIS490_OPERATOR_TOKEN", environ) or (None if context is None else context.token)
 
 
 def _needed(token: str | None) -> str:
     if token is None:
         raise AuthenticationError(
             "this command needs the operator token and found none",
-            "set CIS490_OPERATOR_TOKEN, or CIS490_OPERATOR_TOKEN_FILE to a file that only you can read",
+            "log in with the line that `cis490-trainer-receiver operator NAME` prints, or set CIS490_OPERATOR_TOKEN, "
+            "or CIS490_OPERATOR_TOKEN_FILE to a file that only you can read",
         )
     return token
 
@@ -128,7 +146,7 @@ def parser() -> argparse.ArgumentParser:
         prog="cis490-jobs",
         description="Look at the training fleet and steer it.",
         epilog="Job ids may be shortened to their first 4 or more digits. "
-        "cancel, requeue, reload, plan, backup, fsck, invite and worker need $CIS490_OPERATOR_TOKEN.",
+        "cancel, requeue, reload, plan, backup, fsck, invite and worker need a login or $CIS490_OPERATOR_TOKEN.",
         allow_abbrev=False,
     )
     _common(whole, None)
@@ -137,6 +155,7 @@ def parser() -> argparse.ArgumentParser:
     _steer(groups)
     _keep(groups)
     _admit(groups)
+    add_commands(groups)
     sub = _command(groups, "completion", "print the completion script of a shell", commands.complete)
     sub.add_argument("shell", choices=SHELLS)
     sub.set_defaults(parser=whole)
@@ -232,8 +251,13 @@ def _admit(groups: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     sub.add_argument(
         "--ttl", type=_ttl, default=900, metavar="TIME", help="how long the code is valid: 90s, 15m, 2h [15m]"
     )
-    sub = _command(groups, "worker", "list enrolled hosts, revoke one, or make it change its key", commands.worker)
-    sub.add_argument("action", choices=("list", "revoke", "rotate"))
+    sub = _command(
+        groups,
+        "worker",
+        "list enrolled hosts, revoke one, change its key, or accept what it lost",
+        commands.worker,
+    )
+    sub.add_argument("action", choices=("list", "revoke", "rotate", "accept"))
     sub.add_argument("name", type=_host, nargs="?", metavar="NAME")
 
 

@@ -142,7 +142,10 @@ class Remote:
         return self._post("/v1/invite", {"worker": worker, "ttl_s": ttl_s})
 
     def change_worker(self, worker: str, verb: str) -> dict[str, Any]:
-        """Revoke or rotate a worker's secret; return what became of its identity (`wire.identities.IdentityView`)."""
+        """Revoke or rotate a worker's secret, or accept what it lost; return the answer.
+
+        That is `wire.people.AcceptedLoss` for `accept` and else `wire.identities.IdentityView`.
+        """
         return self._post(f"/v1/worker/{worker}/{verb}", {})
 
     def _post(self, path: str, body: dict[str, Any] | bytes) -> dict[str, Any]:

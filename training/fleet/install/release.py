@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from training.fleet.capability import cards
 from training.fleet.install.code import copy_code, demand_checkout, digest, pip_install, requirements_file
 from training.fleet.install.linux import HOMES, PLAIN_PATH, Linux
-from training.fleet.install.steps import StopError
+from training.fleet.install.steps import StopError, say
+from training.fleet.install.torch_build import INSTALLED, TorchBuild, TorchChoice, of_version, remembered
 from training.fleet.model.errors import EX_CONFIG, EX_UNAVAILABLE
 
 _NAMES: Final = ("python3", "python3.14", "python3.13", "python3.12", "python3.11")
@@ -36,12 +38,14 @@ class Wanted:
         python: The Python that makes its environment.
         requirements: Name of the list of packages, empty for none.
         wheels: Folder to take the packages from; None for a package index.
+        torch: The build of torch; None for a part that has none.
     """
 
     checkout: Path
     python: str
     requirements: str
     wheels: Path | None
+    torch: TorchBuild | None = None
 
 
 class Release:
@@ -56,7 +60,8 @@ class Release:
         self._host = host
         self.wanted = wanted
         _, probed = host.programs.ask([wanted.python, "-c", _PROBE])
-        name = digest(wanted.checkout, wanted.requirements, probed)[:16]
+        more = [wanted.torch.mark()] if wanted.torch is not None and wanted.torch.mark() else []
+        name = digest(wanted.checkout, wanted.requirements, probed, *more)[:16]
         self.folder = host.at.prefix / "releases" / name
         self.python = self.folder / "venv" / "bin" / "python"
 
@@ -101,6 +106,8 @@ class Release:
         Path(site, "cis490.pth").write_text(f"{app}\n", encoding="utf-8")
         self._host.programs.demand([str(self.python), "-m", "compileall", "-q", str(app)])
         (self.folder / "packages").write_text(f"{self.wanted.requirements}\n", encoding="utf-8")
+        if self.wanted.torch is not None:
+            (self.folder / "torch").write_text(self.wanted.torch.choice.text(), encoding="utf-8")
         (self.folder / "complete").touch()
 
     def _make_environment(self) -> None:
@@ -120,6 +127,34 @@ class Release:
                 f"pip could not install {shown}; is the package index reachable? Without one, fetch the packages "
                 f"elsewhere (pip download --no-deps -d DIR -r {shown}) and give --wheels DIR",
             )
+        if wanted.torch is not None:
+            self._want_torch(wanted.torch, more)
+
+    def _want_torch(self, build: TorchBuild, more: list[str]) -> None:
+        programs, checkout = self._host.programs, self.wanted.checkout
+        if build.optional and programs.ask(build.question(checkout, self.python, more))[0] != 0:
+            say(build.left_out())
+            return
+        free = shutil.disk_usage(self.folder).free
+        if free < build.needs_bytes():
+            raise StopError(
+                EX_UNAVAILABLE,
+                f"torch with CUDA needs {build.needs_bytes() / 1e9:.0f} GB while it is installed, and the disk of "
+                f"{self._host.at.prefix} has {free / 1e9:.1f} GB free; free some, or give --torch none",
+            )
+        # Its downloads lie beside it, because the folder for temporary files is often small and in memory.
+        temporary = self.folder / "tmp"
+        temporary.mkdir()
+        environ = {**self._host.environ, "TMPDIR": str(temporary)}
+        try:
+            for command in build.commands(checkout, self.python, more):
+                if programs.show(command, environ=environ) != 0:
+                    raise build.lacking()
+        finally:
+            shutil.rmtree(temporary)
+        check = build.check(self.python)
+        if check is not None and programs.ask(check)[0] != 0:
+            raise build.lacking()
 
     def _need_ensurepip(self) -> None:
         """Debian ships Python without the part that makes environments."""
@@ -185,6 +220,31 @@ def _python_of_machine(host: Linux) -> str | None:
         if found is not None and host.programs.ask([found, "-c", _VERSION])[0] == 0:
             return found
     return None
+
+
+def wanted_torch(host: Linux, requirements: str, given: TorchChoice | None) -> TorchBuild:
+    """Return the build of torch to install.
+
+    Args:
+        host: The host.
+        requirements: Name of the list of packages.
+        given: What the person chose now; None for what an earlier installation had, or else what suits the card.
+
+    Raises:
+        StopError: What is chosen cannot be.
+    """
+    return TorchBuild.of(given or _kept_torch(host), requirements, lambda: bool(cards.find([])))
+
+
+def _kept_torch(host: Linux) -> TorchChoice:
+    """Return the choice of the release in use, or the one that fits a torch that somebody put into it by hand."""
+    kept = host.at.current / "torch"
+    if kept.exists():
+        return remembered(kept.read_text(encoding="utf-8"))
+    if not host.at.python.exists():
+        return TorchChoice()
+    status, version = host.programs.ask([str(host.at.python), "-c", INSTALLED])
+    return of_version(version if status == 0 else "")
 
 
 def want_openmp(host: Linux, wanted: Wanted) -> None:

@@ -15,6 +15,7 @@ from typing import Final
 from training.fleet.install.enrolment import InviteWords
 from training.fleet.install.programs import Programs
 from training.fleet.install.steps import Steps, run_steps
+from training.fleet.install.torch_build import KINDS, TorchChoice, index_address
 
 PROGRAM: Final = "cis490-training-worker"
 CODE: Final = "CIS490_INVITE"
@@ -80,6 +81,12 @@ def _add_install_flags(parser: argparse.ArgumentParser, environ: MutableMapping[
     trainer = parser.add_mutually_exclusive_group()
     trainer.add_argument("--without-trainer", action="store_const", const="", dest="trainer",
                          help="leave out the packages of the project's own trainer")  # fmt: skip
+    add(
+        "--torch",
+        choices=KINDS,
+        help="build of torch to install; auto decides by the card [auto, later the same]",
+    )
+    add("--torch-index", metavar="URL", type=_index, help="package index that torch comes from [pip's configuration]")
     if WINDOWS:
         return
     trainer.add_argument("--with-trainer", action="store_const", const="trainer", dest="trainer",
@@ -93,6 +100,19 @@ def _some(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("found no value")
     return text
+
+
+def _index(text: str) -> str:
+    try:
+        return index_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _torch(given: argparse.Namespace) -> TorchChoice | None:
+    if given.torch is None and given.torch_index is None:
+        return None
+    return TorchChoice(given.torch or "auto", given.torch_index or "")
 
 
 def _invite(given: argparse.Namespace) -> InviteWords:
@@ -112,7 +132,7 @@ def _on_linux(
     worker = LinuxWorker(Linux(PART, steps, programs, environ, user=given.user))
     if command == "install":
         choices = LinuxChoices(
-            CHECKOUT, _invite(given), _datasets(given), given.trainer, given.python or "", given.wheels
+            CHECKOUT, _invite(given), _datasets(given), given.trainer, given.python or "", given.wheels, _torch(given)
         )
         return lambda: worker.install(choices)
     if command == "uninstall":
@@ -128,7 +148,9 @@ def _on_windows(
     worker = WindowsWorker(steps, programs, environ)
     if command == "install":
         with_trainer = given.trainer is None
-        return lambda: worker.install(CHECKOUT, _invite(given), _datasets(given), with_trainer=with_trainer)
+        return lambda: worker.install(
+            CHECKOUT, _invite(given), _datasets(given), with_trainer=with_trainer, torch=_torch(given)
+        )
     if command == "uninstall":
         return lambda: worker.uninstall(purge=given.purge)
     return {"status": worker.status, "pause": worker.pause, "resume": worker.resume}[command]

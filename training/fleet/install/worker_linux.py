@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from training.fleet.install.enrolment import InviteWords, is_enrolled
 from training.fleet.install.linux import HOMES, InstallPart, Linux, with_setting
-from training.fleet.install.release import Release, want_openmp, wanted_release
+from training.fleet.install.loss import capability_said, lost
+from training.fleet.install.release import Release, want_openmp, wanted_release, wanted_torch
 from training.fleet.install.steps import StopError, say
+from training.fleet.install.torch_build import TorchChoice
 from training.fleet.install.unit import Unit
 from training.fleet.model.errors import EX_CONFIG, EX_FAILURE, EX_NOPERM, EX_USAGE
 
@@ -35,6 +38,7 @@ class LinuxChoices:
         requirements: "trainer" for the packages of the project's own trainer, "" for none, None to keep what is there.
         python: The Python to use, empty for the first one found.
         wheels: Folder to take packages from, None for a package index.
+        torch: The build of torch, None to keep what is there.
     """
 
     checkout: Path
@@ -43,6 +47,7 @@ class LinuxChoices:
     requirements: str | None
     python: str
     wheels: Path | None
+    torch: TorchChoice | None = None
 
 
 class LinuxWorker:
@@ -75,6 +80,7 @@ class LinuxWorker:
             otherwise="trainer",
         )  # fmt: skip
         self._judge(choices)
+        wanted = replace(wanted, torch=wanted_torch(host, wanted.requirements, choices.torch))
         release = Release(host, wanted)
         want_openmp(host, wanted)
         host.want_account()
@@ -141,6 +147,7 @@ class LinuxWorker:
             return
         command, environ = host.as_account(*words)
         if host.programs.show(command, environ=environ, folder=host.folder) == 0:
+            self._demand_nothing_lost(release, words, choices)
             return
         if release.wanted.requirements:
             raise StopError(
@@ -148,6 +155,26 @@ class LinuxWorker:
                 "the host cannot train yet: correct what FAIL says and run the same command again; nothing runs so far",
             )
         say("it was installed without the project's own trainer, so only trainers of another kind can run here")
+
+    def _demand_nothing_lost(self, release: Release, words: Sequence[str], choices: LinuxChoices) -> None:
+        """Refuse a release with which the host can train less than with the one in use, unless that was asked for."""
+        build, older = release.wanted.torch, self._host.at.python
+        if build is None or not older.exists() or older.resolve() == release.python.resolve():
+            return
+        before, now = (self._capability(python, words) for python in (older, release.python))
+        if missing := lost(before, now, build.kind, asked=choices.torch is not None):
+            raise StopError(
+                EX_FAILURE,
+                f"with the newer version this host would lose {', '.join(missing)}; the older version stays and runs. "
+                "See what torch says above, then run this again with --torch cpu, --torch cuda, or --torch none to do "
+                "without",
+            )
+
+    def _capability(self, python: Path, words: Sequence[str]) -> dict[str, Any]:
+        """Return what the worker of a release says that this host can do, empty if it says nothing that can be read."""
+        command, environ = self._host.as_account(str(python), *words[1:], "--json")
+        _, said = self._host.programs.ask(command, environ=environ, folder=self._host.folder)
+        return capability_said(said)
 
     def _want_enrolled(self, release: Release, invite: InviteWords) -> None:
         host, enrolled = self._host, self._is_enrolled()

@@ -6,20 +6,24 @@ and S-1-5-19 is Local Service, which the task runs as.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from training.fleet import system
 from training.fleet.install.code import copy_code, demand_checkout, digest, pip_install, requirements_file
 from training.fleet.install.enrolment import InviteWords, is_enrolled
+from training.fleet.install.loss import capability_said, lost
 from training.fleet.install.programs import Programs
 from training.fleet.install.steps import ProgramError, Steps, StopError, say
 from training.fleet.install.task import Task, described
+from training.fleet.install.torch_build import TorchBuild, TorchChoice
+from training.fleet.install.torch_windows import WindowsTorch
 from training.fleet.model.errors import EX_CONFIG, EX_FAILURE, EX_NOPERM, EX_USAGE
 
 TASK: Final = "cis490-training-worker"
@@ -49,7 +53,10 @@ class WindowsWorker:
         self._root = Path(environ["ProgramFiles"], "cis490")
         self._state = Path(environ["ProgramData"], "cis490")
         self._code = self._root / "code"
+        self._older = self._root / "code.old"
+        self._before: dict[str, Any] = {}
         self._python = self._root / "venv" / "Scripts" / "python.exe"
+        self._torch = WindowsTorch(self._root, self._python, programs)
         self._work = self._state / "worker"
         self._log = self._state / "worker.log"
         self._settings = self._state / "worker.toml"
@@ -74,7 +81,15 @@ class WindowsWorker:
 
     # ---- install
 
-    def install(self, checkout: Path, invite: InviteWords, datasets: Sequence[str], *, with_trainer: bool) -> None:
+    def install(
+        self,
+        checkout: Path,
+        invite: InviteWords,
+        datasets: Sequence[str],
+        *,
+        with_trainer: bool,
+        torch: TorchChoice | None = None,
+    ) -> None:
         """Install, upgrade or repair it, and wait until it says that it runs.
 
         Args:
@@ -82,6 +97,7 @@ class WindowsWorker:
             invite: Whom to enrol with.
             datasets: NAME=FOLDER of each dataset; empty to keep what an earlier run was given.
             with_trainer: Install the packages of the project's own trainer.
+            torch: The build of torch; None to keep what is there, or else what suits the card.
 
         Raises:
             StopError: It cannot go on.
@@ -101,11 +117,15 @@ class WindowsWorker:
                 '"cis490-jobs invite HOST" and run the command it prints',
             )
         self._want_state_folder()
-        mark = self._updated(checkout, "trainer" if with_trainer else "")
+        build = self._torch.wanted("trainer" if with_trainer else "", torch)
+        mark = self._updated(checkout, "trainer" if with_trainer else "", build)
         self._want_enrolled(invite)
         wanted = self._datasets(datasets)
         if is_new or mark:
-            self._steps.change("have the worker test itself", lambda: self._examine(wanted, with_trainer=with_trainer))
+            self._steps.change(
+                "have the worker test itself",
+                lambda: self._try(wanted, build, with_trainer=with_trainer, asked=torch is not None),
+            )
         if mark and not self._steps.dry_run:
             (self._root / "installed.txt").write_text(f"{mark}\n", encoding="ascii")
         self._want_task(wanted)
@@ -148,16 +168,18 @@ class WindowsWorker:
                 "administrators; look at what it holds, move it away, and run the same command again",
             )
 
-    def _updated(self, checkout: Path, requirements: str) -> str:
+    def _updated(self, checkout: Path, requirements: str, build: TorchBuild) -> str:
         """Bring interpreter, packages and code up to date; return what marks them, empty when they are that already.
 
         The caller keeps the mark once the worker has tested itself, so that a run that ended before does all of it
         again.
         """
-        wanted = digest(checkout, requirements)
+        wanted = digest(checkout, requirements, *([build.mark()] if build.mark() else []))
         stamp = self._root / "installed.txt"
         if stamp.is_file() and stamp.read_text(encoding="ascii", errors="replace").strip() == wanted:
             return ""
+        if not self._steps.dry_run:
+            self._before = self._capability()
         self._stop()
 
         def update() -> None:
@@ -167,11 +189,53 @@ class WindowsWorker:
                 self._programs.demand([sys.executable, "-m", "venv", str(self._root / "venv")])
             if requirements:
                 self._programs.demand(pip_install(self._python, requirements_file(checkout, requirements)))
-            _remove_tree(self._code)
+            self._torch.want(checkout, build)
+            self._keep_code()
             copy_code(checkout, self._code)
 
         self._steps.change(f"install interpreter, packages and code below {self._root}", update)
         return wanted
+
+    def _keep_code(self) -> None:
+        """Set the code in use aside, so that it can run again when the newer turns out to be worse."""
+        if self._code.exists() and not system.is_link(self._code):
+            _remove_tree(self._older)
+            _rename_tree(self._code, self._older)
+        else:
+            _remove_tree(self._code)
+
+    def _try(self, datasets: Sequence[str], build: TorchBuild, *, with_trainer: bool, asked: bool) -> None:
+        """Have the worker test itself, and let the older code run again if the newer cannot train what that could."""
+        try:
+            self._examine(datasets, with_trainer=with_trainer)
+            if with_trainer:
+                self._demand_nothing_lost(build, asked=asked)
+        except (StopError, ProgramError):
+            if self._older.exists():
+                _remove_tree(self._code)
+                _rename_tree(self._older, self._code)
+                self._want_task(datasets)
+                self._start()
+            raise
+        _remove_tree(self._older)
+
+    def _demand_nothing_lost(self, build: TorchBuild, *, asked: bool) -> None:
+        missing = lost(self._before, self._capability(), build.kind, asked=asked) if self._before else []
+        if missing:
+            raise StopError(
+                EX_FAILURE,
+                f"with the newer version this PC would lose {', '.join(missing)}; the older version runs again. "
+                "See what torch says above, then run this again with --torch cpu, --torch cuda, or --torch none "
+                "to do without",
+            )
+
+    def _capability(self) -> dict[str, Any]:
+        """Return what the worker in use says that this PC can do, empty if it says nothing that can be read."""
+        if not (self._python.exists() and self._code.exists()):
+            return {}
+        words = self._worker("--self-test", "--json", "--config", str(self._settings))
+        words += ["--work-dir", str(self._root / "self-test"), "--trainer-dir", str(self._code)]
+        return capability_said(self._programs.ask(words, folder=self._code)[1])
 
     def _want_enrolled(self, invite: InviteWords) -> None:
         if invite.receiver:
@@ -364,11 +428,28 @@ def _flags(datasets: Sequence[str]) -> list[str]:
     return [word for item in datasets for word in ("--dataset", item)]
 
 
+def _rename_tree(path: Path, target: Path) -> None:
+    """Rename a folder; see `_remove_tree` about one that is held for a moment."""
+    for look in range(_HELD_LOOKS + 1):
+        try:
+            path.rename(target)
+        except OSError:
+            if look == _HELD_LOOKS:
+                raise
+            time.sleep(SECOND_S)
+        else:
+            return
+
+
 def _remove_tree(path: Path) -> None:
     """Delete a folder; a link is deleted and what it leads to is not.
 
     What a worker worked in or ran is held until the process is gone, which is a moment after its lock is free.
+
+    Raises:
+        StopError: It is held for longer.
     """
+    _step_out_of(path)
     for look in range(_HELD_LOOKS + 1):
         try:
             if path.exists() and system.is_link(path):
@@ -377,9 +458,27 @@ def _remove_tree(path: Path) -> None:
                 shutil.rmtree(path)
         except FileNotFoundError:
             return
-        except OSError:
+        except OSError as error:
             if look == _HELD_LOOKS:
-                raise
+                raise _held(path, error) from error
             time.sleep(SECOND_S)
         else:
             return
+
+
+def _step_out_of(path: Path) -> None:
+    """Work in another folder than one that is to be removed: Windows keeps the folder that a program works in.
+
+    The guide has people go into the folder of the code, and what they start there begins in it.
+    """
+    if Path.cwd().resolve().is_relative_to(path.resolve()):
+        os.chdir(path.anchor)
+
+
+def _held(path: Path, error: OSError) -> StopError:
+    return StopError(
+        EX_FAILURE,
+        f"found {error.filename}, which cannot be removed ({error.strerror}); expected that no program works below "
+        f"{path} or has a file there open; close terminals, editors and folder windows that do, and run the same "
+        "command again, it goes on where it stopped",
+    )

@@ -141,9 +141,8 @@ class ManifestChange:
     def see(self, seq: int, named: bool) -> None:
         """Note that the manifest names a job of the queue."""
         byte, bit = divmod(seq, 8)
-        if byte >= len(self._seen):
-            # One bit a job: a set of 100,000 numbers takes 8 MiB, this takes 12 KiB.
-            self._seen.extend(bytes(byte + 65536 - len(self._seen)))
+        # One bit a job: a set of 100,000 numbers takes 8 MiB, this takes 12 KiB.
+        self._seen.extend(bytes(max(0, byte + 1 - len(self._seen))))
         self._seen[byte] |= 1 << bit
         self.named += named
 

@@ -20,6 +20,7 @@ from training.fleet.model.jobs import Policy, contract_with
 from training.fleet.queue import standing
 from training.fleet.queue.endings import worker_actor
 from training.fleet.queue.events import History
+from training.fleet.queue.losses import Losses
 from training.fleet.queue.memory import Memory
 from training.fleet.queue.settling import Settling
 from training.fleet.queue.stored import capability_json
@@ -32,10 +33,11 @@ LEASE_BYTES = 18
 class Claims:
     """Gives jobs away."""
 
-    def __init__(self, memory: Memory, history: History, settling: Settling) -> None:
+    def __init__(self, memory: Memory, history: History, settling: Settling, losses: Losses) -> None:
         self._memory = memory
         self._history = history
         self._settling = settling
+        self._losses = losses
 
     def claim(self, tx: Transaction, message: Claim, *, vouched: bool = False) -> Lease | None:
         """Give the best job the caller can run, see `Queue.claim`."""
@@ -87,6 +89,7 @@ class Claims:
                 capability=capability_json(capability),
                 at=self._memory.clock.label(),
             )
+            self._losses.note(tx, message.worker, capability)
 
     def _given_again(self, tx: Transaction, row: AnsweredRow, message: Claim) -> Lease:
         """Answer a claim that was answered before: its answer may have been lost on the way."""

@@ -22,6 +22,7 @@ from training.fleet.queue.events import History
 from training.fleet.queue.identities import Identities
 from training.fleet.queue.in_force import InForce
 from training.fleet.queue.load import Load
+from training.fleet.queue.losses import Losses
 from training.fleet.queue.memory import Memory
 from training.fleet.queue.operator import OperatorChanges
 from training.fleet.queue.settling import Settling
@@ -52,6 +53,7 @@ class Queue:
         artifacts: The rows of stored artifacts.
         identities: Invites, and the identities of enrolled workers.
         load: The steps of a reload; `reload` runs them in their order.
+        losses: What hosts could train with before and cannot any more.
     """
 
     def __init__(
@@ -68,7 +70,8 @@ class Queue:
         self.artifacts = Artifacts(memory.clock)
         self.identities = Identities(memory.clock, history, settling)
         self.load = Load(memory, history)
-        self._claims = Claims(memory, history, settling)
+        self.losses = Losses(memory)
+        self._claims = Claims(memory, history, settling, self.losses)
         self._attempts = Attempts(memory, history, settling)
         self._operator = OperatorChanges(memory, history)
         self._sweeper = Sweeper(memory, settling)
@@ -86,7 +89,9 @@ class Queue:
         # Before the hosts: they are judged by the manifest in force.
         self.load.start(tx)
         for host in tx.all(HOSTS_MET):
-            memory.hosts.remember(capability_from(host.capability))
+            capability = capability_from(host.capability)
+            memory.hosts.remember(capability)
+            self.losses.start(tx, host.name, capability)
         # Back-offs live in memory and end with the receiver that kept them.
         tx.run("make_all_ready")
         for lease in tx.all(LIVE_LEASES):

@@ -87,7 +87,7 @@ def _run(words: Sequence[str]) -> int:
         if flags["check"]:
             sys.stdout.write("\n".join([*chosen.lines(), *_secret_lines(tokens)]) + "\n")
             return 0
-        logs.start(chosen["log_level"])
+        logs.start(chosen["log_level"], chosen["log_format"])
         return run(chosen, credentials, os.environ, lambda: credentials_of(chosen, tokens), front)
     except FleetError as error:
         return _refuse(error)

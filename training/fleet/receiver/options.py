@@ -37,6 +37,7 @@ def table(environ: Mapping[str, str]) -> tuple[Setting, ...]:
             many=True,
         ),
         Setting("operators", "TOML file with further operators and their rights; read again at a reload", Path),
+        Setting("logins_root", "folder of the operators who logged in, and of their codes", Path, state / "logins"),
         Setting("enrolled_only", "workers must be enrolled, on loopback as well as beyond", bool, False),
         Setting(
             "schema_required",
@@ -80,6 +81,13 @@ def table(environ: Mapping[str, str]) -> tuple[Setting, ...]:
         Setting("max_connections", "open connections at most; 0 follows the limit of open files", int, 0, ge=0),
         Setting("drain_s", "seconds that requests under way may take to finish at the end", float, 10.0, ge=0, le=600),
         Setting("log_level", "least level that is logged", str, "info", choices=("debug", "info", "warning", "error")),
+        Setting(
+            "log_format",
+            "form of the log; auto means text on a terminal, JSON elsewhere",
+            str,
+            "auto",
+            choices=("auto", "text", "json"),
+        ),
     )
 
 

@@ -32,7 +32,7 @@ from training.fleet.api.keeping import Keeper
 from training.fleet.api.loading import Loader
 from training.fleet.api.metrics import Meters
 from training.fleet.api.parking import Lot
-from training.fleet.auth import Credentials, Sessions, is_loopback
+from training.fleet.auth import Credentials, Logins, Sessions, is_loopback
 from training.fleet.auth.sessions import SILENT_S
 from training.fleet.blobs.folder import Folder
 from training.fleet.database import Database, open_database
@@ -200,6 +200,7 @@ async def start_fleet(
         description=openapi.document,
         authority=EdgeAuthority(serving.issuer(settings), *serving.shown_authority(settings)),
         meters=meters,
+        logins=Logins(settings["logins_root"]),
     )
 
 

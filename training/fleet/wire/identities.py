@@ -37,6 +37,32 @@ class Enrol:
 
 
 @dataclass(frozen=True, slots=True)
+class Login:
+    """`POST /v1/login`: exchange a one-time code for the token of an operator.
+
+    Attributes:
+        code: What `cis490-trainer-receiver operator NAME` printed.
+        token_sha256: SHA-256 of the token that the caller has made; the token itself stays there.
+    """
+
+    code: Annotated[str, Limit(pattern="^[0-9A-Za-z_-]{22,64}$", min_length=22, max_length=64)]
+    token_sha256: Hex64
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedIn:
+    """Answer to a login.
+
+    Attributes:
+        name: How the history names the operator.
+        roles: What it may do: some of `read`, `operate`, `enrol`.
+    """
+
+    name: str
+    roles: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class NewSecret:
     """`POST /v1/secret`: the digest of a worker's next key, which takes over at its first use."""
 

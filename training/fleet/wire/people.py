@@ -294,6 +294,19 @@ class RecentFailure:
 
 
 @dataclass(frozen=True, slots=True)
+class AcceptedLoss:
+    """What an operator accepted that a host cannot do any more.
+
+    Attributes:
+        worker: The host.
+        lost: Models, and "CUDA"; empty when it had lost nothing.
+    """
+
+    worker: str
+    lost: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
     """`GET /v1/health`: the fleet at a glance.
 

@@ -8,10 +8,7 @@ process list shows it. What the receiver answers is written before success is to
 from __future__ import annotations
 
 import argparse
-import base64
 import contextlib
-import hashlib
-import http.client
 import json
 import os
 import re
@@ -23,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from training.fleet import __version__
 from training.fleet.auth.identities import digest_of, new_key, secret_of
-from training.fleet.client import Address, Client, address, certificate_files
+from training.fleet.client import Client, address, certificate_files
+from training.fleet.client.pinning import MAX_CA_BYTES, pinned
 from training.fleet.files import write_whole
 from training.fleet.model.errors import (
     EX_CONFIG,
@@ -35,7 +32,6 @@ from training.fleet.model.errors import (
     ForbiddenError,
     IdentityInUseError,
     UnavailableError,
-    UnreachableError,
 )
 from training.fleet.model.names import is_host_name, is_sha256
 from training.fleet.settings import full_path, secret, state_folder
@@ -49,13 +45,7 @@ CODE: Final = "CIS490_INVITE"
 """The variable that may hold the one-time code."""
 PATIENCE_S: Final = 10.0
 """How long a receiver that does not answer is asked again."""
-MAX_CA_BYTES: Final = 2**16
-"""A certificate has about 1 KiB; a longer text than this is none."""
 _KEY: Final = re.compile(r"[0-9A-Za-z_-]{32,128}")
-_BEGIN: Final = "-----BEGIN CERTIFICATE-----"
-_END: Final = "-----END CERTIFICATE-----"
-_SEQUENCE: Final = 0x30
-_LONG_FORM: Final = 0x80
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +188,7 @@ def _path(value: object) -> Path | None:
 
 def _settings(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
@@ -287,71 +277,12 @@ def _trusted(order: EnrolOrder) -> Path | None:
     import ssl  # only a host that enrols over https pays for it
 
     held = _held(order.ca_file)
-    der = certificate_alone(held)
-    if der is None or _sha256(der) != order.ca_sha256:
-        der = _demanded(order, _fetched(where))
+    der = pinned(where, order.ca_sha256, held)
     # Written again from the bytes that were hashed, because TLS trusts whatever else stands in the file.
     pem = ssl.DER_cert_to_PEM_cert(der)
     if pem != held:
         write_whole(order.ca_file, pem.encode(), private=True)
     return order.ca_file
-
-
-def _demanded(order: EnrolOrder, text: str) -> bytes:
-    """Return the certificate (DER) that a receiver shows as its authority, and refuse any but that of the invite."""
-    der = certificate_alone(text)
-    if der is not None and _sha256(der) == order.ca_sha256:
-        return der
-    shown = f"shows {_described(text)} as its certificate authority; expected one alone, with the fingerprint"
-    if der is not None or not text:
-        shown = f"shows a certificate authority with the fingerprint {fingerprint(text) or 'none'}; expected"
-    raise ConfigurationError(
-        f"{order.receiver} {shown} {order.ca_sha256}",
-        "ask the operator for a new invite, and do not go on if it differs again",
-    )
-
-
-def _described(text: str) -> str:
-    """Return what a text is that is no certificate alone, for people."""
-    if len(text) > MAX_CA_BYTES:
-        return f"more than {MAX_CA_BYTES} bytes"
-    blocks = text.count("-----BEGIN ")
-    if blocks > 1:
-        return f"{blocks} certificates or keys"
-    return "a certificate that is damaged or has other text around it" if blocks else "a text that is none"
-
-
-def fingerprint(pem: str) -> str:
-    """Return the SHA-256 of the certificate in a text that holds it and nothing else, hex; empty for any other text."""
-    der = certificate_alone(pem)
-    return "" if der is None else _sha256(der)
-
-
-def certificate_alone(pem: str) -> bytes | None:
-    """Return the certificate (DER) in a PEM text that holds it and nothing else; None for any other text."""
-    text = pem.strip()
-    if len(pem) > MAX_CA_BYTES or not (pem.isascii() and text.startswith(_BEGIN) and text.endswith(_END)):
-        return None
-    try:
-        # What is left after the marks must be base64 to its end, so no further mark, header or comment gets through.
-        der = base64.b64decode("".join(text[len(_BEGIN) : -len(_END)].split()), validate=True)
-    except ValueError:
-        return None
-    return der if _is_one_sequence(der) else None
-
-
-def _is_one_sequence(der: bytes) -> bool:
-    """Return True if bytes are one DER sequence to their end, as a certificate is. Source: ITU-T X.690, 8.1.3."""
-    if len(der) < 2 or der[0] != _SEQUENCE:
-        return False
-    if der[1] < _LONG_FORM:
-        return len(der) == 2 + der[1]
-    begin = 2 + der[1] - _LONG_FORM
-    return begin > 2 and len(der) == begin + int.from_bytes(der[2:begin], "big")
-
-
-def _sha256(der: bytes) -> str:
-    return hashlib.sha256(der).hexdigest()
 
 
 def _held(path: Path) -> str:
@@ -360,27 +291,3 @@ def _held(path: Path) -> str:
         return ""
     with path.open("rb") as stream:
         return stream.read(MAX_CA_BYTES + 1).decode("ascii", "replace")
-
-
-def _fetched(where: Address) -> str:
-    """Return the receiver's authority over a connection that nothing secret goes over; who it is is checked after.
-
-    Raises:
-        UnreachableError: Nobody answers.
-    """
-    import ssl
-
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    connection = http.client.HTTPSConnection(where.host, where.port, timeout=30, context=context)
-    try:
-        connection.request("GET", f"{where.prefix}/v1/ca", headers={"User-Agent": f"cis490/{__version__}"})
-        answer = connection.getresponse()
-        body = answer.read(MAX_CA_BYTES + 1)
-    except (OSError, http.client.HTTPException) as error:
-        raise UnreachableError(
-            f"no answer from {where.url} ({error})", "start the receiver, or correct its address"
-        ) from error
-    finally:
-        connection.close()
-    return body.decode("ascii", "replace") if answer.status == 200 else ""

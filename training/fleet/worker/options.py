@@ -189,7 +189,7 @@ def _is_of(path: Path, receiver: str) -> bool:
     An unreadable file counts as belonging, so that the caller reports it instead of skipping it.
     """
     try:
-        own = str(tomllib.loads(path.read_text(encoding="utf-8")).get("receiver", ""))
+        own = str(tomllib.loads(path.read_text(encoding="utf-8-sig")).get("receiver", ""))
     except (OSError, ValueError, RecursionError):
         return True
     try:

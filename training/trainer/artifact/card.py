@@ -151,7 +151,7 @@ def _numbers(facts: Facts) -> list[str]:
 
 def _figures(facts: Facts) -> list[str]:
     if not facts.figures:
-        return ["No figures: the machine that trained has no matplotlib; the `reports` extra installs it."]
+        return ["No figures: the machine that trained has no matplotlib; the `trainer` extra installs it."]
     return ["## Figures", "", "\n\n".join(f"![{_FIGURES[name]}]({name})" for name in facts.figures)]
 
 

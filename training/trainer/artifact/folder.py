@@ -11,11 +11,13 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from training.contracts.dataset import Dataset
+from training.needs import missing
 from training.trainer.artifact.card import Facts, model_card
 from training.trainer.artifact.provenance import provenance
 from training.trainer.evaluation.measures import headline
@@ -105,11 +107,12 @@ def metrics_document(job: Job, digest: str, outcome: Outcome) -> dict[str, Any]:
 
 
 def _drawn(document: Mapping[str, Any], predictions: Predictions) -> dict[str, bytes]:
-    """Draw the figures; none where matplotlib is not installed: no number depends on them."""
+    """Draw the figures; where matplotlib is not installed, say so and draw none, because no number depends on them."""
     # It warns that the home folder can't be written to, which is normal for a service and does no harm.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
         from training.trainer.artifact.figures import Result, drawn
-    except ImportError:
+    except ImportError as error:
+        sys.stderr.write(f"trainer: the bundle has no figures: {missing(error) or error}\n")
         return {}
     return drawn(Result(predictions, document))

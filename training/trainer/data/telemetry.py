@@ -19,7 +19,7 @@ Windows and splits are the business of `windows` and `splits`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +31,33 @@ import pyarrow.parquet as pq
 
 from training.contracts.dataset import SINGLE_HOST, Dataset, expanded_columns
 from training.trainer.data.csv_files import csv_batches, csv_names, unreadable
+from training.trainer.data.times import TimeColumn
 from training.trainer.faults import SpecError
 
 BATCH_ROWS = 65536
 MAX_TEXT_LENGTH = 200
 """Characters of a host, group or marker. numpy gives every text the room of the longest one."""
+_NUMBERS = (
+    pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean, pa.types.is_null,
+)  # fmt: skip
+"""Types of a metric in parquet; a flag counts as 0 and 1."""
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 HostIndex = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """A data file, as messages name it."""
+
+    name: str
+    first_row: int
+    """Number of its first row of data: 2 in CSV, where the header is row 1."""
+
+    def cell(self, index: int, column: str) -> str:
+        """Name the cell of a column in a row, given by its place in the file."""
+        return f"{self.name}: row {self.first_row + index}, column {column!r}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +74,8 @@ class Columns:
     """Further columns read as text: group, split marker."""
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Column of text to its known values; may name columns that are not read."""
+    keep_time: bool = False
+    """Whether the time is also kept as it stands in the file, for output that people join with it."""
 
     def rest(self) -> list[str]:
         """Return the columns that are no metrics, once."""
@@ -66,12 +86,11 @@ class Columns:
         """Return every column, once, in reading order."""
         return list(dict.fromkeys([*self.rest(), *self.values]))
 
-    def types(self) -> dict[str, pa.DataType | None]:
-        """Return the type in which each column is read from CSV; None where the file decides."""
-        out: dict[str, pa.DataType | None] = dict.fromkeys(self.all(), pa.float64())
+    def types(self) -> dict[str, pa.DataType]:
+        """Return the type in which each column is read from CSV."""
         texts = [*self.texts, *(name for name in self.values if name in self.categories)]
-        out |= dict.fromkeys(texts if self.host is None else [self.host, *texts], pa.string())
-        return out if self.time is None else out | {self.time: None}
+        texts += [name for name in (self.host, self.time) if name is not None]
+        return dict.fromkeys(self.all(), pa.float64()) | dict.fromkeys(texts, pa.string())
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +106,14 @@ class Telemetry:
     host: npt.NDArray[np.int32]
     """(n_rows,) index into `hosts`, rising."""
     time: npt.NDArray[Any]
-    """(n_rows,) the time column as it stands in the data; row numbers of the host when there is none."""
+    """(n_rows,) numbers that rise with time, as `times.TimeColumn.numbers` makes them; row numbers of the host where
+    there is no time column."""
     label: npt.NDArray[np.int8]
     """(n_rows,) 1 anomalous, 0 normal; all 0 when no label was read."""
     texts: dict[str, npt.NDArray[np.str_]]
     """Column to (n_rows,) text, for group and split marker."""
+    time_given: pa.Array | None = None
+    """(n_rows,) the time as it stands in the file, where that was asked for."""
 
     def spans(self) -> Iterator[tuple[int, int, int]]:
         """Yield (host index, first row, row after the last) of every host."""
@@ -128,15 +150,19 @@ def read_rows(path: Path, wanted: Columns) -> Telemetry:
         SpecError: A column is missing or holds what it must not, naming column and host.
         HostError: The file can't be read here.
     """
-    parts: dict[str, list[Any]] = {name: [] for name in wanted.rest()}
+    file = DataFile(path.name, 2 if path.suffix == ".csv" else 1)
+    parts: dict[str, list[Any]] = {name: [] for name in wanted.rest() if name != wanted.time}
+    time = TimeColumn(file.name, wanted.time or "", file.first_row, keep=wanted.keep_time)
     values: list[Floats] = []
     for batch in _batches(path, wanted):
         for name, chunks in parts.items():
             chunks.append(batch.column(name))
+        if wanted.time is not None:
+            time.add(batch.column(wanted.time))
         values.append(_matrix(path.name, batch, wanted))
     if not sum(len(part) for part in values):
         raise SpecError(f"{path.name} holds no rows, expected telemetry; check how it was written")
-    return _assembled(path.name, wanted, parts, values)
+    return _assembled(file, wanted, parts, time, values)
 
 
 def column_names(path: Path) -> list[str]:
@@ -154,7 +180,7 @@ def column_names(path: Path) -> list[str]:
         return list(pq.read_schema(path).names)
     except OSError as fault:
         raise unreadable(path, fault) from fault
-    except pa.ArrowInvalid as fault:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as fault:
         raise _damaged(path, fault) from fault
 
 
@@ -190,7 +216,7 @@ def _parquet_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBa
             yield from file.iter_batches(batch_size=BATCH_ROWS, columns=list(columns), use_threads=False)
     except OSError as fault:
         raise unreadable(path, fault) from fault
-    except pa.ArrowInvalid as fault:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as fault:
         raise _damaged(path, fault) from fault
 
 
@@ -213,9 +239,10 @@ def _matrix(file: str, batch: pa.RecordBatch, wanted: Columns) -> Floats:
 
 def _numbers(file: str, name: str, column: pa.Array) -> npt.NDArray[np.float64]:
     kind = column.type
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
+    if not any(holds(kind) for holds in _NUMBERS):
         raise SpecError(f"{file}: column {name!r} holds {kind}, expected numbers; text needs an entry in [categories]")
-    return np.asarray(pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False))
+    # Not safe: a whole number above 2^53 becomes the nearest fraction, as it does in CSV.
+    return np.asarray(pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False))
 
 
 def _as_text(file: str, name: str, column: Any) -> Any:
@@ -225,9 +252,11 @@ def _as_text(file: str, name: str, column: Any) -> Any:
         raise SpecError(f"{file}: column {name!r} holds {column.type}, expected text: {fault}") from fault
 
 
-def _assembled(file: str, wanted: Columns, parts: dict[str, list[Any]], values: list[Floats]) -> Telemetry:
+def _assembled(
+    file: DataFile, wanted: Columns, parts: dict[str, list[Any]], times: TimeColumn, values: list[Floats]
+) -> Telemetry:
     hosts, host = _hosts(file, wanted.host, parts, sum(len(part) for part in values))
-    time = _times(file, wanted.time, parts, hosts, host)
+    time = _times(file, wanted.time, times, hosts, host)
     label = _labels(file, wanted.label, parts, hosts, host)
     order = np.lexsort((time, host))  # by host, then time; equal rows keep the order of the file
     texts = {column: _texts(file, column, parts[column], hosts, host)[order] for column in wanted.texts}
@@ -239,9 +268,10 @@ def _assembled(file: str, wanted: Columns, parts: dict[str, list[Any]], values: 
         time=time[order],
         label=label[order],
         texts=texts,
+        time_given=times.given().combine_chunks().take(order) if wanted.keep_time and wanted.time else None,
     )
-    _check_times(wanted.time, telemetry)
-    return _filled(telemetry)
+    _check_times(file, wanted.time, telemetry, order)
+    return _filled(file, telemetry, order)
 
 
 def _ordered(chunks: list[Floats], order: Ints) -> Floats:
@@ -258,59 +288,69 @@ def _ordered(chunks: list[Floats], order: Ints) -> Floats:
     return out
 
 
-def _hosts(file: str, column: str | None, parts: dict[str, list[Any]], rows: int) -> tuple[tuple[str, ...], HostIndex]:
+def _hosts(
+    file: DataFile, column: str | None, parts: dict[str, list[Any]], rows: int
+) -> tuple[tuple[str, ...], HostIndex]:
     """Return the host names, sorted, and (n_rows,) which of them each row belongs to."""
     if column is None:
         return (SINGLE_HOST,), np.zeros(rows, np.int32)
-    array = _as_text(file, column, pa.chunked_array(parts[column]))
+    array = _as_text(file.name, column, pa.chunked_array(parts[column]))
     empty = _empty(array)
     if empty.any():
-        raise SpecError(
-            f"{file}: column {column!r} is empty in {int(empty.sum())} rows, first in row {int(np.argmax(empty)) + 1} "
-            "of the data, expected a host in every row"
-        )
+        where = file.cell(int(np.argmax(empty)), column)
+        raise SpecError(f"{where} is empty ({int(empty.sum())} rows in all), expected a host in every row")
     names, codes = _encoded(file, column, array)
     hosts, inverse = np.unique(names, return_inverse=True)
     return tuple(str(item) for item in hosts), inverse.astype(np.int32)[codes]
 
 
-def _texts(file: str, column: str, chunks: list[Any], hosts: Sequence[str], host: HostIndex) -> npt.NDArray[np.str_]:
-    array = _as_text(file, column, pa.chunked_array(chunks))
+def _texts(
+    file: DataFile, column: str, chunks: list[Any], hosts: Sequence[str], host: HostIndex
+) -> npt.NDArray[np.str_]:
+    array = _as_text(file.name, column, pa.chunked_array(chunks))
     _refuse_empty(file, column, _empty(array), hosts, host, "a value")
     names, codes = _encoded(file, column, array)
     return names[codes]
 
 
 def _empty(array: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
-    """Return (n_rows,) which texts are missing or have no characters."""
-    return np.asarray(pc.fill_null(pc.equal(array, ""), fill_value=True))
+    """Return (n_rows,) which texts are missing or hold no more than blanks."""
+    return np.asarray(pc.fill_null(pc.equal(pc.utf8_trim_whitespace(array), ""), fill_value=True))
 
 
-def _encoded(file: str, column: str, array: pa.ChunkedArray) -> tuple[npt.NDArray[np.str_], Ints]:
+def _encoded(file: DataFile, column: str, array: pa.ChunkedArray) -> tuple[npt.NDArray[np.str_], Ints]:
     """Return the distinct texts and (n_rows,) which of them each row holds."""
     encoded = array.combine_chunks().dictionary_encode()
-    texts = encoded.dictionary.to_pylist()
+    try:
+        texts = encoded.dictionary.to_pylist()
+    except UnicodeDecodeError as fault:
+        raise SpecError(f"{file.name}: column {column!r} holds {fault.object!r}, expected text in UTF-8") from fault
     longest = max(texts, key=len)
     if len(longest) > MAX_TEXT_LENGTH:
         raise SpecError(
-            f"{file}: column {column!r} holds a text of {len(longest)} characters, expected at most {MAX_TEXT_LENGTH}"
+            f"{file.name}: column {column!r} holds a text of {len(longest)} characters, "
+            f"expected at most {MAX_TEXT_LENGTH}"
         )
+    nul = [text for text in texts if "\0" in text]
+    if nul:
+        # numpy drops them at the end of a text, which would make two hosts one.
+        raise SpecError(f"{file.name}: column {column!r} holds {nul[0]!r}, expected text without NUL; write it again")
     return np.asarray(texts, np.str_), np.asarray(encoded.indices.to_numpy(), np.int64)
 
 
 def _refuse_empty(
-    file: str, column: str, empty: npt.NDArray[np.bool_], hosts: Sequence[str], host: HostIndex, expected: str
+    file: DataFile, column: str, empty: npt.NDArray[np.bool_], hosts: Sequence[str], host: HostIndex, expected: str
 ) -> None:
     if empty.any():
-        name = hosts[host[int(np.argmax(empty))]]
+        first = int(np.argmax(empty))
         raise SpecError(
-            f"{file}: column {column!r} of host {name!r} is empty ({int(empty.sum())} rows in all), "
+            f"{file.cell(first, column)} of host {hosts[host[first]]!r} is empty ({int(empty.sum())} rows in all), "
             f"expected {expected} in every row"
         )
 
 
 def _times(
-    file: str, column: str | None, parts: dict[str, list[Any]], hosts: Sequence[str], host: HostIndex
+    file: DataFile, column: str | None, times: TimeColumn, hosts: Sequence[str], host: HostIndex
 ) -> npt.NDArray[Any]:
     """Return the time of each row; without a time column the row's number within its host."""
     if column is None:
@@ -319,22 +359,18 @@ def _times(
         out = np.empty(len(host), np.int64)
         out[order] = np.arange(len(host)) - starts[host[order]]
         return out
-    array = pa.chunked_array(parts[column])
-    _refuse_empty(file, column, np.asarray(pc.is_null(array, nan_is_null=True)), hosts, host, "a time")
-    if pa.types.is_timestamp(array.type) or pa.types.is_date(array.type):
-        array = pc.cast(pc.cast(array, pa.timestamp("us")), pa.int64())
-    if not (pa.types.is_integer(array.type) or pa.types.is_floating(array.type)):
-        raise SpecError(f"{file}: column {column!r} holds {array.type}, expected numbers or timestamps")
-    out = np.asarray(array.to_numpy())
+    _refuse_empty(file, column, np.asarray(pc.is_null(times.column(), nan_is_null=True)), hosts, host, "a time")
+    out = times.numbers()
     infinite = np.isinf(out)
     if infinite.any():
-        name = hosts[host[int(np.argmax(infinite))]]
-        raise SpecError(f"{file}: column {column!r} of host {name!r} holds infinity, expected a time in every row")
+        first = int(np.argmax(infinite))
+        where = f"{file.cell(first, column)} of host {hosts[host[first]]!r}"
+        raise SpecError(f"{where} holds infinity, expected a time in every row")
     return out
 
 
 def _labels(
-    file: str, column: str | None, parts: dict[str, list[Any]], hosts: Sequence[str], host: HostIndex
+    file: DataFile, column: str | None, parts: dict[str, list[Any]], hosts: Sequence[str], host: HostIndex
 ) -> npt.NDArray[np.int8]:
     if column is None:
         return np.zeros(len(host), np.int8)
@@ -342,28 +378,29 @@ def _labels(
     try:
         found = np.asarray(pc.cast(array, pa.float64()).to_numpy())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as fault:
-        raise SpecError(f"{file}: column {column!r} holds {array.type}, expected 0 and 1") from fault
+        raise SpecError(f"{file.name}: column {column!r} holds {array.type}, expected 0 and 1") from fault
     wrong = ~((found == 0) | (found == 1))
     if wrong.any():
         first = int(np.argmax(wrong))
-        raise SpecError(
-            f"{file}: column {column!r} of host {hosts[host[first]]!r} holds {found[first]}, expected 0 or 1"
-        )
+        where = f"{file.cell(first, column)} of host {hosts[host[first]]!r}"
+        raise SpecError(f"{where} holds {found[first]}, expected 0 or 1; correct it or take the row out")
     return found.astype(np.int8)
 
 
-def _check_times(column: str | None, telemetry: Telemetry) -> None:
+def _check_times(file: DataFile, column: str | None, telemetry: Telemetry, order: Ints) -> None:
     same = (np.diff(telemetry.host) == 0) & (np.diff(telemetry.time) == 0)
     if same.any():
         first = int(np.argmax(same))
         host, time = telemetry.hosts[telemetry.host[first]], telemetry.time[first]
+        rows = f"rows {file.first_row + order[first]} and {file.first_row + order[first + 1]}"
+        finer = "" if telemetry.time.dtype.kind != "f" else "; times that close need whole numbers, such as nanoseconds"
         raise SpecError(
-            f"column {column!r}: host {host!r} has more than one row at {time} ({int(same.sum())} repeats in all), "
-            "expected one row per host and time; remove the repeats"
+            f"{file.name}: column {column!r}: host {host!r} has more than one row at {time} ({rows}; "
+            f"{int(same.sum())} repeats in all), expected one row per host and time; remove the repeats{finer}"
         )
 
 
-def _filled(telemetry: Telemetry) -> Telemetry:
+def _filled(file: DataFile, telemetry: Telemetry, order: Ints) -> Telemetry:
     """Fill gaps from each host's past and drop what precedes its first complete row."""
     values = telemetry.values
     # Most data have no gap; the work below would copy all of them.
@@ -372,21 +409,33 @@ def _filled(telemetry: Telemetry) -> Telemetry:
     keep = np.ones(len(values), bool)
     for index, first, end in telemetry.spans():
         rows = values[first:end]
-        _refuse_unusable(telemetry, index, rows)
+        _refuse_unusable(file, telemetry, index, rows, order[first:end])
         known = ~np.isnan(rows)
         source = np.maximum.accumulate(np.where(known, np.arange(len(rows))[:, None], 0), axis=0)
         values[first:end] = np.take_along_axis(rows, source, axis=0)
         keep[first : first + int(known.argmax(axis=0).max())] = False
     if keep.all():
         return telemetry
-    texts = {column: text[keep] for column, text in telemetry.texts.items()}
-    rest = (telemetry.host[keep], telemetry.time[keep], telemetry.label[keep], texts)
-    return Telemetry(telemetry.columns, values[keep], telemetry.hosts, *rest)
+    given = telemetry.time_given
+    return replace(
+        telemetry,
+        values=values[keep],
+        host=telemetry.host[keep],
+        time=telemetry.time[keep],
+        label=telemetry.label[keep],
+        texts={column: text[keep] for column, text in telemetry.texts.items()},
+        time_given=None if given is None else given.filter(pa.array(keep)),
+    )
 
 
-def _refuse_unusable(telemetry: Telemetry, index: int, rows: Floats) -> None:
-    infinite, absent = np.isinf(rows).any(axis=0), np.isnan(rows).all(axis=0)
-    for bad, what in ((infinite, "holds infinite values"), (absent, "has no value at all")):
-        if bad.any():
-            column, host = telemetry.columns[int(np.argmax(bad))], telemetry.hosts[index]
-            raise SpecError(f"column {column!r} of host {host!r} {what}; correct the data or leave that host out")
+def _refuse_unusable(file: DataFile, telemetry: Telemetry, index: int, rows: Floats, order: Ints) -> None:
+    host = telemetry.hosts[index]
+    infinite = np.isinf(rows)
+    if infinite.any():
+        column = int(np.argmax(infinite.any(axis=0)))
+        where = file.cell(int(order[np.argmax(infinite[:, column])]), telemetry.columns[column])
+        raise SpecError(f"{where} of host {host!r} holds infinite values; correct the data or leave that host out")
+    absent = np.isnan(rows).all(axis=0)
+    if absent.any():
+        where = f"{file.name}: column {telemetry.columns[int(np.argmax(absent))]!r} of host {host!r}"
+        raise SpecError(f"{where} has no value at all; correct the data or leave that host out")

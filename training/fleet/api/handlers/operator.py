@@ -1,4 +1,4 @@
-"""What operators ask: cancel, requeue, reload, plan, backup, fsck."""
+"""What operators ask: cancel, requeue, reload, plan, backup, fsck, accept."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from starlette.responses import Response
 from training.fleet.api.answers import Json
 from training.fleet.api.fleet import Fleet
 from training.fleet.api.request import Request
-from training.fleet.wire.people import BackupOrder, FsckOrder, Reload
+from training.fleet.wire.people import AcceptedLoss, BackupOrder, FsckOrder, Reload
 
 
 async def cancel(fleet: Fleet, request: Request) -> Response:
@@ -45,3 +45,9 @@ async def fsck(fleet: Fleet, _request: Request, order: FsckOrder) -> Response:
 async def chore(fleet: Fleet, _request: Request) -> Response:
     """The newest backup or check, and what it found."""
     return Json(fleet.keeper.chore())
+
+
+async def accept(fleet: Fleet, request: Request) -> Response:
+    """Accept what a host could train with before and cannot any more."""
+    worker, who = request.target, request.caller.who
+    return Json(AcceptedLoss(worker, await fleet.run(lambda tx: fleet.queue.losses.accept(tx, worker, who))))

@@ -85,14 +85,11 @@ async def own(fleet: Fleet, request: Request) -> Response:
 
 async def health(fleet: Fleet, _request: Request) -> Response:
     """The fleet at a glance."""
-    return Json(_with_workers(fleet, await _health(fleet)), headers=NO_CACHE)
+    return Json(_with_hosts(fleet, await _health(fleet)), headers=NO_CACHE)
 
 
-def _with_workers(fleet: Fleet, health: Health) -> Health:
-    """Return the health with what is wrong with workers; the receiver serves all the same, and is ready.
-
-    These are identities that two machines use, and hosts that fail everything.
-    """
+def _with_hosts(fleet: Fleet, health: Health) -> Health:
+    """Return the health with what is wrong with hosts; the receiver serves all the same, and is ready."""
     found = [
         f"another machine shows the identity of worker {worker}; unless that host was just moved or started again, "
         f"`cis490-jobs worker revoke {worker}` takes it back; `cis490-jobs events --worker {worker}` says where from"
@@ -103,6 +100,7 @@ def _with_workers(fleet: Fleet, health: Health) -> Health:
         f"--worker {worker}` says why; it gets one job to try now and then, and all again after its first result"
         for worker, jobs in fleet.queue.suspects().items()
     ]
+    found += fleet.queue.losses.lines()
     if not found:
         return health
     status = "degraded" if health.status == "ok" else health.status
@@ -154,9 +152,7 @@ async def single_file(_fleet: Fleet, request: Request) -> Response:
 
 async def metrics(fleet: Fleet, _request: Request) -> Response:
     """The figures of the fleet in the text form that Prometheus reads."""
-    figures = Figures(
-        _with_workers(fleet, await _health(fleet)), len(fleet.lot), fleet.queue.last_seen(limit=MAX_HOSTS)
-    )
+    figures = Figures(_with_hosts(fleet, await _health(fleet)), len(fleet.lot), fleet.queue.last_seen(limit=MAX_HOSTS))
     return Response(fleet.meters.text(figures), headers=NO_CACHE, media_type=CONTENT_TYPE)
 
 

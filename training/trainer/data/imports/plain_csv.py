@@ -1,15 +1,18 @@
-"""Owns importing any CSV file whose columns the caller names.
+"""Owns importing CSV files whose columns the caller names.
 
-The file is read twice: once for hosts, groups, markers and the values of text columns, once for the rows. Columns that
-nobody named are inputs. Values of text are gathered from training rows alone where there is a published split.
+Several files become one dataset: they have the same columns, and the host is a column or a part of the file's name. The
+files are read twice: once for hosts, groups, markers, labels, the form of the time and the values of text columns, once
+for the rows. Columns that nobody named are inputs. Values of text are gathered from training rows alone where there is
+a published split.
 """
 
 from __future__ import annotations
 
 import collections
 import difflib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -29,11 +32,14 @@ from training.contracts.dataset import (
 from training.trainer.data.csv_files import csv_batches, csv_names
 from training.trainer.data.imports.declaration import dealt
 from training.trainer.data.imports.folder import Source
-from training.trainer.data.imports.values import KnownValues
-from training.trainer.faults import SpecError
+from training.trainer.data.imports.values import KnownValues, LabelCounts
+from training.trainer.data.times import TimeForm, converted, parsed
+from training.trainer.faults import CellError, SpecError
 
 WINDOW_ROWS = 30
 """Rows per window unless the caller says otherwise: half an hour of telemetry by the minute."""
+HOST_COLUMN = "host"
+"""Name of the column that gets the part of the file's name."""
 _TRAIN, _TEST = "train", "test"
 _SHOWN_VALUES = 10
 
@@ -46,6 +52,8 @@ class Request:
     """Name of the dataset."""
     label: str
     host: str | None = None
+    host_from: str | None = None
+    """Pattern of the file names, with `{host}` for the part that names the host; excludes `host`."""
     time: str | None = None
     group: str | None = None
     split: str | None = None
@@ -59,9 +67,43 @@ class Request:
     window: int | None = None
     """Rows per window; None takes 30, and 1 where neither host nor time is there."""
 
+    @property
+    def host_column(self) -> str | None:
+        """Column of the dataset that names the host; None when all rows are of one."""
+        return HOST_COLUMN if self.host_from is not None else self.host
+
     def roles(self) -> tuple[str, ...]:
         """Return the columns that can't be inputs because of the part they play."""
-        return tuple(name for name in (self.host, self.group, self.time, self.label, self.split) if name is not None)
+        named = (self.host_column, self.group, self.time, self.label, self.split)
+        return tuple(name for name in named if name is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """The files of an import, with the host of each where its name tells it."""
+
+    paths: tuple[Path, ...]
+    columns: tuple[str, ...]
+    """Columns of every file, in the order of the first."""
+    hosts: Mapping[Path, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What messages call all of them."""
+        return self.paths[0].name if len(self.paths) == 1 else f"{self.paths[0].name} and {len(self.paths) - 1} more"
+
+    def batches(self, types: Mapping[str, pa.DataType]) -> Iterator[tuple[Path, int, pa.RecordBatch]]:
+        """Stream columns of all files, each batch with its file and the number of its first row."""
+        read = {name: kind for name, kind in types.items() if name in self.columns}
+        for path in self.paths:
+            row = 2
+            for batch in csv_batches(path, read):
+                columns = [
+                    batch.column(name) if name in read else pa.repeat(self.hosts[path], batch.num_rows)
+                    for name in types
+                ]
+                yield path, row, pa.RecordBatch.from_arrays(columns, names=list(types))
+                row += batch.num_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,32 +114,69 @@ class _Survey:
     """Host names by group and name; empty without a host column."""
     groups: frozenset[str]
     categories: dict[str, tuple[str, ...]]
+    time: pa.DataType | None
+    """Type that holds all times; None without a time column."""
 
 
-def csv_source(path: Path, request: Request) -> Source:
-    """Look at a CSV file and describe what it holds.
+def csv_source(paths: Sequence[Path], request: Request) -> Source:
+    """Look at CSV files and describe what they hold.
 
     Raises:
-        SpecError: The file and the request do not fit.
-        HostError: The file can't be read here.
+        SpecError: The files and the request do not fit.
+        HostError: A file can't be read here.
     """
-    columns = csv_names(path)
-    _check_names(path.name, columns, request)
-    features = _features(columns, request)
-    survey = _surveyed(path, request)
-    window = request.window or (1 if request.host is None and request.time is None else WINDOW_ROWS)
+    files = _opened(paths, request)
+    features = _features(files.columns, request)
+    survey = _surveyed(files, request)
+    window = request.window or (1 if request.host_column is None and request.time is None else WINDOW_ROWS)
     dataset = Dataset(
-        folder=path.parent,
+        folder=paths[0].parent,
         name=request.name,
         file=f"{request.name}.parquet",
-        roles=Roles(request.host, request.label, request.group, request.time),
+        roles=Roles(request.host_column, request.label, request.group, request.time),
         features=features,
         windows=Windows(window),
         splits=_splits(request, survey, window),
         categories=survey.categories,
     )
     task = f"binary: is the last row of this window anomalous, as column {request.label} says"
-    return Source(path.name, dataset, task, _batches(path, columns, request, features))
+    return Source(files.name, dataset, task, _batches(files, request, features, survey.time))
+
+
+def _opened(paths: Sequence[Path], request: Request) -> _Files:
+    """Read the headers, and the host in each file's name where the caller wants that."""
+    columns = csv_names(paths[0])
+    for path in paths[1:]:
+        _check_same(path, csv_names(path), paths[0].name, columns)
+    hosts = {} if request.host_from is None else {path: host_in(path.name, request.host_from) for path in paths}
+    if request.host_from is not None and HOST_COLUMN in columns:
+        raise SpecError(f"{paths[0].name}: found a column {HOST_COLUMN!r}; name it with --host, or rename it")
+    _check_names(paths[0].name, [*columns, *([HOST_COLUMN] if hosts else [])], request)
+    return _Files(tuple(paths), tuple(columns), hosts)
+
+
+def host_in(name: str, pattern: str) -> str:
+    """Return the part of a file name that stands where the pattern has `{host}`; `*` fits anything.
+
+    Raises:
+        SpecError: The name does not fit the pattern.
+    """
+    parts = {"{host}": "(.+)", "*": ".*"}
+    expression = "".join(parts.get(part, re.escape(part)) for part in re.split(r"(\{host\}|\*)", pattern))
+    found = re.fullmatch(expression, name)
+    if found is None:
+        raise SpecError(f"{name}: found a file name that does not fit --host-from {pattern!r}, expected one that does")
+    return found[1]
+
+
+def _check_same(path: Path, found: Sequence[str], first: str, columns: Sequence[str]) -> None:
+    lacks = [name for name in columns if name not in found]
+    more = [name for name in found if name not in columns]
+    if lacks or more or len(found) != len(columns):
+        what = [f"lacks the columns {', '.join(lacks)}"] if lacks else []
+        what += [f"has the columns {', '.join(more)} besides"] if more else []
+        told = " and ".join(what) or "has a column more than once"
+        raise SpecError(f"{path.name} {told}, expected the columns of {first}; import it into a dataset of its own")
 
 
 def _check_names(file: str, columns: Sequence[str], request: Request) -> None:
@@ -145,67 +224,72 @@ def _splits(request: Request, survey: _Survey, window: int) -> dict[str, Split]:
     return {recipe: split for recipe, split in splits.items() if split is not None}
 
 
-def _surveyed(path: Path, request: Request) -> _Survey:
+def _surveyed(files: _Files, request: Request) -> _Survey:
     """Stream the columns of text once."""
-    wanted = [name for name in (request.host, request.group, request.split) if name is not None]
-    known = KnownValues(path.name, request.categorical)
+    known, labels = KnownValues(files.name, request.categorical), LabelCounts(files.name, request.label)
+    form = None if request.time is None else TimeForm(request.time)
     pairs: set[tuple[str, str]] = set()
     markers: set[str] = set()
-    if not wanted and not request.categorical:
-        return _Survey((), frozenset(), {})
-    for batch in csv_batches(path, dict.fromkeys([*wanted, *request.categorical], pa.string())):
+    for path, row, batch in files.batches(dict.fromkeys([*request.roles(), *request.categorical], pa.string())):
+        labels.add(batch)
         pairs.update(_pairs(batch, request))
+        if form is not None:
+            form.typed(batch.column(request.time), path.name, row)
+        trains = batch
         if request.split is not None:
             markers.update(pc.unique(batch.column(request.split)).to_pylist())
-            batch = batch.filter(pc.equal(batch.column(request.split), _TRAIN))  # noqa: PLW2901
-        known.add(batch)
+            trains = batch.filter(pc.equal(batch.column(request.split), _TRAIN))
+        known.add(trains)
+    labels.check(request.positive)
     if request.split is not None and not {_TRAIN, _TEST} <= markers:
         shown = ", ".join(sorted(markers)[:_SHOWN_VALUES])
-        raise SpecError(f"{path.name}: column {request.split!r}: found the values {shown}, expected train and test")
+        raise SpecError(f"{files.name}: column {request.split!r}: found the values {shown}, expected train and test")
     hosts = tuple(host for _, host in sorted(pairs) if host)
     if len(set(hosts)) < len(hosts):
         twice = collections.Counter(hosts).most_common(1)[0][0]
-        raise SpecError(f"{path.name}: column {request.group!r}: found host {twice!r} in two groups, expected one")
-    return _Survey(hosts, frozenset(group for group, _ in pairs), known.sorted())
+        raise SpecError(f"{files.name}: column {request.group!r}: found host {twice!r} in two groups, expected one")
+    groups = frozenset(group for group, _ in pairs)
+    return _Survey(hosts, groups, known.sorted(), None if form is None else form.kind)
 
 
 def _pairs(batch: pa.RecordBatch, request: Request) -> set[tuple[str, str]]:
     """Return the distinct pairs of group and host in a batch; the group is empty without such a column."""
-    if request.host is None:
+    if request.host_column is None:
         return set()
-    names = [request.host] if request.group is None else [request.group, request.host]
+    names = [request.host_column] if request.group is None else [request.group, request.host_column]
     found = pa.Table.from_batches([batch.select(names)]).group_by(names).aggregate([])
-    hosts = found[request.host].to_pylist()
+    hosts = found[request.host_column].to_pylist()
     groups = [""] * len(hosts) if request.group is None else found[request.group].to_pylist()
     return set(zip(groups, hosts, strict=True))
 
 
-def _batches(path: Path, columns: Sequence[str], request: Request, features: Features) -> Iterator[pa.RecordBatch]:
-    types: dict[str, pa.DataType | None] = dict.fromkeys(columns, pa.float32())
-    parts = [name for name in (request.host, request.group, request.label, request.split) if name is not None]
-    types |= dict.fromkeys([*parts, *features.never, *request.categorical], pa.string())
-    if request.time is not None:
-        types[request.time] = None
-    place = columns.index(request.label)
+def _batches(files: _Files, request: Request, features: Features, time: pa.DataType | None) -> Iterator[pa.RecordBatch]:
+    columns = [*([HOST_COLUMN] if files.hosts else []), *files.columns]
+    types: dict[str, pa.DataType] = dict.fromkeys(columns, pa.float32())
+    types |= dict.fromkeys([*request.roles(), *features.never, *request.categorical], pa.string())
+    form = TimeForm(request.time or "")
     try:
-        for batch in csv_batches(path, types):
-            label = _labels(path.name, batch.column(request.label), request)
-            yield batch.set_column(place, request.label, label)
-    except SpecError as fault:
-        hint = "; name a column of text with --categorical or --never" if str(fault).endswith("a number") else ""
-        raise SpecError(f"{fault}{hint}") from fault
+        for path, row, batch in files.batches(types):
+            label = _labels(batch.column(request.label), request)
+            out = batch.set_column(columns.index(request.label), request.label, label)
+            if request.time is not None and time is not None:
+                instants = converted(form.typed(batch.column(request.time), path.name, row), time)
+                out = out.set_column(columns.index(request.time), request.time, instants)
+            yield out
+    except CellError as fault:
+        if types.get(fault.column) != pa.float32():
+            raise
+        raise SpecError(f"{fault}; {_advice(fault, request)}") from fault
 
 
-def _labels(file: str, column: pa.Array, request: Request) -> pa.Array:
-    """Turn the label into 0 and 1."""
-    if request.positive:
-        if pc.any(pc.equal(column, "")).as_py():
-            raise SpecError(f"{file}: column {request.label!r}: found an empty cell, expected a label in every row")
-        return pc.cast(pc.is_in(column, value_set=pa.array(request.positive, pa.string())), pa.int8())
-    wrong = pc.filter(column, pc.invert(pc.is_in(column, value_set=pa.array(["0", "1"], pa.string()))))
-    if len(wrong):
-        raise SpecError(
-            f"{file}: column {request.label!r}: found {wrong[0].as_py()!r}, expected 0 or 1; "
-            "name the values that mean anomalous with --positive"
-        )
-    return pc.cast(column, pa.int8())
+def _advice(fault: CellError, request: Request) -> str:
+    """Say how to name a column that was taken for an input and holds text."""
+    if isinstance(fault.found, str) and parsed(pa.array([fault.found.strip()])) is not None:
+        option = "--time" if request.time is None else "--never"
+        return f"it looks like a time: name the column with {option} {fault.column}"
+    return "name a column of text with --categorical or --never"
+
+
+def _labels(column: pa.Array, request: Request) -> pa.Array:
+    """Turn the label, which was checked in the first pass, into 0 and 1."""
+    return pc.cast(pc.is_in(column, value_set=pa.array(request.positive or ("1",), pa.string())), pa.int8())
