@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -130,6 +131,17 @@ def test_a_heartbeat_is_answered_before_the_upload_of_an_earlier_run(bench: Benc
     stub.script["upload"] = [upload]
     bench.packed().run()
     assert order == ["heartbeat answered", "upload"]
+
+
+def test_a_job_shows_that_its_upload_waits_and_why(bench: Bench, stub: StubReceiver) -> None:
+    def until_told(seen: Seen) -> Reply:
+        stub.wait_for("heartbeat", len(stub.calls("heartbeat")) + 1)
+        return problem(507, "storage_full", "the store is full")
+
+    stub.script["upload"] = [problem(507, "storage_full", "the store is full"), until_told, until_told]
+    assert bench.packed().run() == "completed"
+    phases = [seen.json["progress"]["phase"] for seen in stub.calls("heartbeat") if seen.json.get("progress")]
+    assert re.fullmatch(r"uploading: store full since \d\d:\d\d UTC", phases[-1])
 
 
 PROXIES = [

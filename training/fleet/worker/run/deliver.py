@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import time
 from typing import Final
 
 from training.fleet.capability.cards import taken_by_others
@@ -18,6 +19,7 @@ from training.fleet.model.errors import (
     InvalidMessageError,
     NotFoundError,
     RevokedError,
+    StorageFullError,
     TooLargeError,
     TrainerError,
 )
@@ -91,7 +93,16 @@ def deliver(run: Run) -> None:
         except OSError as error:
             run.failed("host_fault", f"the bundle cannot be read: {error.strerror}")
         except FleetError as error:
+            _say_why(run, error)
             tries = run.pause(tries, error.message, error.retry_after_s)
+
+
+def _say_why(run: Run, error: FleetError) -> None:
+    """Let the job show why its result is not there yet; the receiver that takes no upload still takes heartbeats."""
+    why = "store full" if isinstance(error, StorageFullError) else "receiver not ready"
+    if not run.waits.startswith(f"uploading: {why} since"):
+        run.waits = f"uploading: {why} since {time.strftime('%H:%M', time.gmtime())} UTC"
+        run.beats.hasten()
 
 
 def _pack_again(run: Run, tries: int) -> int:

@@ -114,6 +114,7 @@ class Run:
         hurry: Whether the trainer gets no grace.
         lost: Why the lease is no longer this worker's, empty while it is.
         outcome: What came of it, None before its end.
+        waits: What its delivery waits for, for people; empty while it waits for nothing. The job shows it as its phase.
     """
 
     def __init__(
@@ -133,6 +134,7 @@ class Run:
         self.hurry = False
         self.lost = ""
         self.outcome: AttemptOutcome | None = None
+        self.waits = ""
         self._journal = journal
         self._started_s = time.monotonic()
         listener = Listener(self._report_progress, place.leases, self._listen, self.lose, self._silence)
@@ -194,7 +196,8 @@ class Run:
             self.want(_SILENCE)
 
     def _report_progress(self) -> Progress | None:
-        return None if self.training is None else self.progress.report(self.elapsed_s())
+        found = None if self.training is None else self.progress.report(self.elapsed_s())
+        return dataclasses.replace(found or Progress(), phase=self.waits) if self.waits else found
 
     # ---- where it goes ----------------------------------------------------------------------------------------------
 
