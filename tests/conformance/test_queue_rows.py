@@ -155,6 +155,7 @@ def test_a_claim_writes_its_job_its_attempt_and_its_host(world: World, crowd: Cr
             "lease_id": lease_id,
             "worker": "host-8",
             "claim_id": "claim-0012",
+            "process": None,
             "claimed_at": LATE,
             "started_at": None,
             "ended_at": None,

@@ -192,6 +192,7 @@ class HeldRow(NamedTuple):
     id: str
     lease_id: str
     status: Status
+    process: str | None
 
 
 class LiveLeaseRow(NamedTuple):

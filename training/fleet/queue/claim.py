@@ -1,8 +1,9 @@
 """The claim: which job a worker gets.
 
-Owns the one change that gives jobs away. Guarantees one live lease per job, and the same lease again for the same
-`claim_id`. The order of claims is that of the statement `claim`: priority, then `placement.rank`, then the place in
-the manifest. Leaves which requirements a host can meet to `hosts`.
+Owns the one change that gives jobs away. Guarantees one live lease per job, the same lease again for the same
+`claim_id`, and that a claim ends only leases of the process that asks, or of one that is known to be gone. The order of
+claims is that of the statement `claim`: priority, then `placement.rank`, then the place in the manifest. Leaves which
+requirements a host can meet to `hosts`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import replace
 from training.fleet.database import Transaction
 from training.fleet.database.queries import ATTEMPT_OF_CLAIM, CLAIM, LEASE, LEASES_OF, AnsweredRow, ClaimedRow
 from training.fleet.model.errors import ConflictError, HostRefusedError
-from training.fleet.model.jobs import Policy
+from training.fleet.model.jobs import Policy, contract_with
 from training.fleet.queue import standing
 from training.fleet.queue.endings import worker_actor
 from training.fleet.queue.events import History
@@ -38,7 +39,7 @@ class Claims:
         self._settling = settling
         self._losses = losses
 
-    def claim(self, tx: Transaction, message: Claim) -> Lease | None:
+    def claim(self, tx: Transaction, message: Claim, *, vouched: bool = False) -> Lease | None:
         """Give the best job the caller can run, see `Queue.claim`."""
         tx.may_run_twice()
         # Nothing but the rows changes before the commit, so no savepoint is needed: claims are the most frequent
@@ -51,12 +52,17 @@ class Claims:
             return self._given_again(tx, known, message)
         # Before its leases are looked at: a worker that is held back could otherwise end and take back one lease for
         # ever.
-        if self._memory.waits.held_back.left_s(message.worker) > 0:
+        waits = self._memory.waits
+        if waits.held_s(message.worker) > 0:
             return None
-        held = self._end_stale_leases(tx, message)
-        if len(held) >= policy.slots:
+        alone = message.process is None or (vouched and policy.sessions == 1)
+        held, live = self._end_stale_leases(tx, message, policy, alone=alone)
+        # Nobody counts the processes under a name that shows no identity, so all of them together have a bound as well.
+        full = len(held) >= policy.slots or live >= policy.slots * policy.sessions
+        # A host that fails everything tries one job at a time.
+        if full or (live and waits.suspects.is_suspect(message.worker)):
             # Remembered, so that the end of one of its leases wakes this worker's parked claim.
-            self._memory.waits.full.add(message.worker)
+            waits.full.add(message.worker)
             return None
         row, lease_id = self._take_best(tx, message)
         return None if row is None else self._answer(tx, row, lease_id, message, held)
@@ -101,16 +107,32 @@ class Claims:
         held = {lease.lease_id for lease in tx.all(LEASES_OF, worker=message.worker)}
         return self._answer(tx, row, row.given, message, held)
 
-    def _end_stale_leases(self, tx: Transaction, message: Claim) -> set[str]:
-        """End what the worker no longer holds; return the leases it does hold."""
-        held = set()
+    def _end_stale_leases(
+        self, tx: Transaction, message: Claim, policy: Policy, *, alone: bool
+    ) -> tuple[set[str], int]:
+        """End what the process no longer holds.
+
+        Args:
+            tx: The change.
+            message: What it says.
+            policy: What its host may do.
+            alone: No other process works under the name.
+
+        Returns:
+            The leases it does hold, and how many live under its name.
+        """
+        held, live = set(), 0
+        # A lease without a process is that of an older version. Of several processes one may still be of that version.
+        own = {message.process} if policy.sessions > 1 else {message.process, None}
         for row in tx.all(LEASES_OF, worker=message.worker):
             if row.lease_id in message.held_leases:
                 held.add(row.lease_id)
-            else:
+            elif alone or row.process in own:
                 why = "the worker asked for another job and does not hold this one"
                 self._settling.lapse(tx, row.lease_id, why, self._memory.granted_at(row.lease_id))
-        return held
+                continue
+            live += 1
+        return held, live
 
     def _take_best(self, tx: Transaction, message: Claim) -> tuple[ClaimedRow | None, str]:
         """Take the best job for the worker; return it, None without one, and its lease."""
@@ -137,6 +159,7 @@ class Claims:
             lease_id=lease_id,
             worker=message.worker,
             claim_id=message.claim_id,
+            process=message.process,
             at=at,
         )
         self._history.record(tx, seq, worker_actor(message.worker), "claim", "pending", "claimed")
@@ -149,6 +172,7 @@ class Claims:
         self, tx: Transaction, row: ClaimedRow | AnsweredRow, lease_id: str, message: Claim, held: set[str]
     ) -> Lease:
         terms, hosts = self._memory.terms, self._memory.hosts
+        trainer = hosts.in_force.trainer
         return Lease(
             job_id=row.id,
             lease_id=lease_id,
@@ -158,10 +182,11 @@ class Claims:
             heartbeat_s=terms.heartbeat_s,
             spec=json.loads(row.spec),
             timeout_s=row.timeout_s,
-            trainer_command=list(hosts.in_force.trainer.command),
-            trainer_contract=hosts.in_force.trainer.contract,
+            trainer_command=list(trainer.command),
+            trainer_contract=contract_with(trainer.contract, trainer.env),
             stop=to_stop(tx, message.held_leases, held),
             cuda=hosts.may_use_cuda(message.worker),
+            trainer_env=dict(trainer.env),
         )
 
 

@@ -71,7 +71,8 @@ class Settling:
         assert changed == 1
         self.end_attempt(tx, row, ending.outcome, ending.report, refunded=ending.refunded)
         if ending.away_s > 0:
-            memory.waits.keep_apart(tx, row.worker, seq, ending.away_s, ending.away_from)
+            counts = ending.given_back or ending.outcome != "failed"
+            memory.waits.keep_apart(tx, row.worker, seq, ending.away_s, ending.away_from, counts=counts)
         memory.tally.moved(tx, before, ending.to, number if ending.to == "pending" and not delayed else None)
         self.forget_lease(tx, row)
         if delayed:

@@ -102,6 +102,13 @@ class WorkerViews:
 
     def _alerts(self, name: str) -> list[str]:
         left_s, times = self._waits.held_back.left_s(name), self._waits.held_back.repeats(name)
+        if failed := self._waits.suspects.jobs_failed(name):
+            wait_s = math.ceil(self._waits.held_s(name))
+            return [
+                f"fails everything: {failed} jobs in a row failed here since its last result; it gets one to try"
+                + (f" in {wait_s} s" if wait_s else " now")
+                + f"; `cis490-jobs events --worker {name}` lists them"
+            ]
         if left_s <= 0:
             return []
         return [
@@ -120,7 +127,7 @@ class WorkerViews:
         row, in_force = self._worker(name), self._hosts.in_force
         waiting, able, reasons = self._prospects(tx, name)
         # A host that is held back gets none of them, whatever it could run.
-        if row.alerts:
+        if self._waits.held_s(name) > 0:
             able, reasons = 0, row.alerts
         table = "" if row.policy is None else f"hosts.{name if name in in_force.hosts else DEFAULT_HOST}"
         return OwnView(

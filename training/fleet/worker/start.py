@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +21,7 @@ from training.fleet.capability.checkout import CHECKOUT, PACKED
 from training.fleet.model.capability import Capability, Gpu
 from training.fleet.model.errors import TrainerError
 from training.fleet.model.jobs import DEFAULT_DATASET, Trainer
+from training.fleet.model.variables import refused
 
 PASSED_ON: Final = (
     "HOME", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "TZ", "USER",
@@ -71,7 +72,12 @@ def seat(capability: Capability, slot: int, slots: int, threads: int = 0, *, cud
 
 
 def environment(
-    offered: Seat, scratch: Path, environ: Mapping[str, str] = os.environ, trainer_dir: Path = CHECKOUT
+    offered: Seat,
+    scratch: Path,
+    environ: Mapping[str, str] = os.environ,
+    trainer_dir: Path = CHECKOUT,
+    pass_env: Collection[str] = (),
+    given: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Return the whole environment of a trainer.
 
@@ -80,8 +86,11 @@ def environment(
         scratch: Its folder for temporary files.
         environ: The worker's own environment.
         trainer_dir: Where the project's own trainer lies when the worker is a single file.
+        pass_env: Names of further variables of the worker's environment that it gets.
+        given: Variables that the manifest sets. Those that would change what the worker sets are left out.
     """
-    passed = {name: value for name, value in environ.items() if name.upper() in PASSED_ON}
+    passed = {name: value for name, value in environ.items() if name.upper() in PASSED_ON or name in pass_env}
+    passed |= {name: value for name, value in (given or {}).items() if not refused(name, of_manifest=True)}
     threads = dict.fromkeys(_THREAD_VARIABLES, str(offered.threads))
     own = {
         "TMPDIR": str(scratch),

@@ -138,8 +138,10 @@ FROM attempt AS a JOIN job AS j ON j.seq = a.job
 WHERE a.worker = :worker AND a.claim_id = :claim_id;
 
 -- name: leases_of
--- The live leases of a worker.
-SELECT seq, id, lease_id, status FROM job WHERE host = :worker AND lease_id IS NOT NULL ORDER BY seq;
+-- The live leases of a worker, and which of its processes got each.
+SELECT j.seq, j.id, j.lease_id, j.status, a.process
+FROM job AS j JOIN attempt AS a ON a.job = j.seq AND a.fence = j.attempt
+WHERE j.host = :worker AND j.lease_id IS NOT NULL ORDER BY j.seq;
 
 -- name: claim
 -- Gives the best job that a caller can run; this is the one place that orders claims: priority, then the rank of the
@@ -173,8 +175,8 @@ RETURNING seq, id, spec, fence, timeout_s, requirement;
 
 -- name: begin_attempt
 -- Writes down who got which lease of a job.
-INSERT INTO attempt (job, fence, lease_id, worker, claim_id, claimed_at)
-VALUES (:job, :fence, :lease_id, :worker, :claim_id, :at);
+INSERT INTO attempt (job, fence, lease_id, worker, claim_id, process, claimed_at)
+VALUES (:job, :fence, :lease_id, :worker, :claim_id, :process, :at);
 
 -- name: lease
 -- A lease, live or over, with its job.

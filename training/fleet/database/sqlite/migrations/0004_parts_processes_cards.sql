@@ -9,3 +9,6 @@ CREATE TABLE part (
 
 -- Which jobs an artifact is the result of is asked for each download.
 CREATE INDEX job_by_artifact ON job (artifact) WHERE artifact IS NOT NULL;
+
+-- Which of the processes under a worker's name got the lease; NULL where the worker did not say.
+ALTER TABLE attempt ADD COLUMN process TEXT;
