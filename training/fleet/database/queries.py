@@ -156,6 +156,7 @@ class LeaseRow(NamedTuple):
     outcome: str | None
     refunded: int
     ended_at: str | None
+    card: str | None
 
 
 class ClaimedRow(NamedTuple):
@@ -181,6 +182,7 @@ class AnsweredRow(NamedTuple):
     lease_id: str | None
     given: str
     outcome: str | None
+    card: str | None
 
 
 class HeldRow(NamedTuple):
@@ -190,6 +192,7 @@ class HeldRow(NamedTuple):
     id: str
     lease_id: str
     status: Status
+    card: str | None
 
 
 class LiveLeaseRow(NamedTuple):

@@ -142,7 +142,7 @@ _ACTIONS = {
     "dataset": "put the dataset {wanted} on {host} (found: {found})",
     "contract": "bring the trainer of {host} to the version the manifest was checked against",
     "model": "install on {host} what the model {wanted} needs",
-    "gpu_busy": "end what uses the card of {host} ({found}); nvidia-smi lists it",
+    "gpu_busy": "wait for {wanted} on {host} ({found}); nvidia-smi there lists what uses it",
     "over_vram_gib": "the job needs a host with {wanted}; {host} has {found} GiB",
     "over_ram_gib": "the job needs a host with {wanted}; {host} has {found} GiB",
 }

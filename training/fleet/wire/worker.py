@@ -117,7 +117,9 @@ class Lease:
         trainer_command: Argument vector, `{python}` stands for the worker's interpreter.
         trainer_contract: Digest of the declaration the trainer must match, or None.
         stop: Leases the worker believes it holds but does not; their trainers must end.
-        cuda: True if the trainer may use the host's card: there is a usable one and the manifest does not keep it free.
+        cuda: True if the trainer may use a card: there is a usable one, it is free, and the manifest allows it.
+        card: UUID of the card the trainer gets; None without one, and from a receiver of an older version, which leaves
+            the choice to the worker.
     """
 
     job_id: str
@@ -132,6 +134,7 @@ class Lease:
     trainer_contract: str | None = None
     stop: list[str] = field(default_factory=list)
     cuda: bool = False
+    card: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

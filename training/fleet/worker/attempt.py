@@ -255,6 +255,7 @@ class Attempt:
     def _launch(self) -> Training:
         """Start the trainer; its shim gets ready while the state goes to disk."""
         lease, offered = self._state.lease, self._place.seat
+        offered.demand_card()
         self._check_contract(lease)
         held, resume = self._place.held, self._place.resume
         job = start.job_document(lease.job_id, lease.spec, self._rules.folders, held, offered, resume)
