@@ -202,5 +202,7 @@ class Attempts:
         # What the manifest lets it use, and not what it has: the trainer saw no more than that.
         host, old = placement.effective(known.capability, policy), hosts.requirement(row.requirement)
         if message.kind == "oom_gpu":
-            return replace(old, over_vram_gib=max(old.over_vram_gib, host.vram_gib))
+            # The card that was used, which may be smaller than the host's largest.
+            used = next((gpu.vram_gib for gpu in host.gpus if gpu.uuid == row.card), host.vram_gib)
+            return replace(old, over_vram_gib=max(old.over_vram_gib, used))
         return replace(old, over_ram_gib=max(old.over_ram_gib, host.ram_gib))

@@ -12,6 +12,7 @@ import json
 import secrets
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import NamedTuple
 
 from training.fleet.database import Transaction
 from training.fleet.database.queries import ATTEMPT_OF_CLAIM, CLAIM, LEASE, LEASES_OF, AnsweredRow, ClaimedRow
@@ -28,6 +29,13 @@ from training.fleet.wire.worker import Claim, Lease
 
 LEASE_BYTES = 18
 """Random bytes in a lease id: who guesses one could end another worker's job."""
+
+
+class Taken(NamedTuple):
+    """What a worker gets with a job: its lease, and the UUID of its card or None."""
+
+    lease_id: str
+    card: str | None
 
 
 class Claims:
@@ -57,6 +65,7 @@ class Claims:
             return None
         alone = message.process is None or (vouched and policy.sessions == 1)
         held, live = self._end_stale_leases(tx, message, policy, alone=alone)
+        self._note_cards(tx, message.worker)
         # Nobody counts the processes under a name that shows no identity, so all of them together have a bound as well.
         full = len(held) >= policy.slots or live >= policy.slots * policy.sessions
         # A host that fails everything tries one job at a time.
@@ -64,8 +73,8 @@ class Claims:
             # Remembered, so that the end of one of its leases wakes this worker's parked claim.
             waits.full.add(message.worker)
             return None
-        row, lease_id = self._take_best(tx, message)
-        return None if row is None else self._answer(tx, row, lease_id, message, held)
+        row, taken = self._take_best(tx, message)
+        return None if row is None else self._answer(tx, row, taken, message, held)
 
     def _admitted(self, worker: str) -> Policy:
         policy = self._memory.hosts.policy(worker)
@@ -105,7 +114,7 @@ class Claims:
         # The first answer may have been lost, and with it the time that its lease gave.
         self._memory.leases.extend(row.given)
         held = {lease.lease_id for lease in tx.all(LEASES_OF, worker=message.worker)}
-        return self._answer(tx, row, row.given, message, held)
+        return self._answer(tx, row, Taken(row.given, row.card), message, held)
 
     def _end_stale_leases(
         self, tx: Transaction, message: Claim, policy: Policy, *, alone: bool
@@ -134,8 +143,16 @@ class Claims:
             live += 1
         return held, live
 
-    def _take_best(self, tx: Transaction, message: Claim) -> tuple[ClaimedRow | None, str]:
-        """Take the best job for the worker; return it, None without one, and its lease."""
+    def _note_cards(self, tx: Transaction, worker: str) -> None:
+        """Note which cards have a lease; a rollback needs no word, because the next claim looks again."""
+        hosts = self._memory.hosts
+        known = hosts.known(worker)
+        # Only hosts with cards pay for the statement.
+        if known is not None and (known.capability.gpus or known.in_use):
+            hosts.note_cards_in_use(worker, [row.card for row in tx.all(LEASES_OF, worker=worker) if row.card])
+
+    def _take_best(self, tx: Transaction, message: Claim) -> tuple[ClaimedRow | None, Taken]:
+        """Take the best job for the worker; return it, None without one, and what is taken with it."""
         memory = self._memory
         offer = memory.hosts.offer(message.worker)
         lease_id, at = secrets.token_urlsafe(LEASE_BYTES), memory.clock.label()
@@ -150,8 +167,13 @@ class Claims:
             avoid=memory.waits.avoided_by(message.worker),
         )
         if row is None:
-            return None, ""
+            # The end of a lease frees its card, and so may wake this worker's parked claim.
+            known = memory.hosts.known(message.worker)
+            if known is not None and known.in_use:
+                memory.waits.full.add(message.worker)
+            return None, Taken("", None)
         seq, job_id = row.seq, row.id
+        card = memory.hosts.card_for(row.requirement, message.worker)
         tx.run(
             "begin_attempt",
             job=seq,
@@ -160,22 +182,28 @@ class Claims:
             worker=message.worker,
             claim_id=message.claim_id,
             process=message.process,
+            card=None if card is None else card.uuid,
             at=at,
         )
         self._history.record(tx, seq, worker_actor(message.worker), "claim", "pending", "claimed")
         memory.tally.moved(tx, "pending", "claimed")
         # After the commit: a lease that the sweeper knows before its row is durable could be ended before it exists.
         tx.after_commit(lambda: memory.leases.put(seq, job_id, lease_id, message.worker, running=False))
-        return row, lease_id
+        return row, Taken(lease_id, None if card is None else card.uuid)
 
     def _answer(
-        self, tx: Transaction, row: ClaimedRow | AnsweredRow, lease_id: str, message: Claim, held: set[str]
+        self,
+        tx: Transaction,
+        row: ClaimedRow | AnsweredRow,
+        taken: Taken,
+        message: Claim,
+        held: set[str],
     ) -> Lease:
         terms, hosts = self._memory.terms, self._memory.hosts
         trainer = hosts.in_force.trainer
         return Lease(
             job_id=row.id,
-            lease_id=lease_id,
+            lease_id=taken.lease_id,
             fence=row.fence,
             ack_within_s=terms.ack_s,
             lease_s=terms.lease_s,
@@ -185,8 +213,9 @@ class Claims:
             trainer_command=list(trainer.command),
             trainer_contract=contract_with(trainer.contract, trainer.env),
             stop=to_stop(tx, message.held_leases, held),
-            cuda=hosts.may_use_cuda(message.worker),
+            cuda=taken.card is not None,
             trainer_env=dict(trainer.env),
+            card=taken.card,
         )
 
 

@@ -106,6 +106,8 @@ class Settling:
             memory.waits.end_delay(seq)
 
         tx.after_commit(follow)
+        if row.card is not None:
+            memory.hosts.release_card(row.worker, row.card)
         # Only for workers that were refused: looking for their next job at every end would cost a statement each time.
         if row.worker in memory.waits.full:
             self._free_slot(tx, row.worker)

@@ -92,7 +92,7 @@ class WorkerViews:
             state=self._worker_state(name, bool(held)),
             last_seen_s=seen,
             jobs=[live.job_id for live in held],
-            capability=None if known is None else known.capability,
+            capability=None if known is None else known.offered,
             policy=None if policy is None else asdict(policy),
             drift=drift,
             identity="none" if enrolled is None else enrolled.state,
@@ -158,7 +158,7 @@ class WorkerViews:
             waiting += jobs
             if not jobs or known is None:
                 continue
-            verdict = placement.judge(self._hosts.requirement(number), known.capability, policy)
+            verdict = placement.judge(self._hosts.requirement(number), known.offered, policy)
             able += jobs if verdict.eligible else 0
             reasons |= dict.fromkeys(f"{one.constraint} {one.wanted}, found {one.found}" for one in verdict.reasons)
         return waiting, able, list(reasons)[:MAX_OWN_REASONS]

@@ -122,8 +122,10 @@ class Lease:
         trainer_command: Argument vector, `{python}` stands for the worker's interpreter.
         trainer_contract: Digest of the declaration the trainer must match, or None.
         stop: Leases the worker believes it holds but does not; their trainers must end.
-        cuda: True if the trainer may use the host's card: there is a usable one and the manifest does not keep it free.
+        cuda: True if the trainer may use a card: there is a usable one, it is free, and the manifest allows it.
         trainer_env: Environment variables of the manifest for the trainer.
+        card: UUID of the card the trainer gets; None without one, and from a receiver of an older version, which leaves
+            the choice to the worker.
     """
 
     job_id: str
@@ -139,6 +141,7 @@ class Lease:
     stop: list[str] = field(default_factory=list)
     cuda: bool = False
     trainer_env: dict[str, str] = field(default_factory=dict)
+    card: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -303,7 +303,7 @@ class Worker:
         with self._change:
             # More may be left over than there are slots now; all of them have a lease, none can wait.
             slot = self._free.pop(0) if self._free else None
-            place = self._place(slot, resume, cuda=state.lease.cuda)
+            place = self._place(slot, resume, state.lease)
             rules, client = self._options.rules, self._client
             attempt = Attempt(client, rules, place, folder, state, self._journal, resumed=resumed)
             self._attempts[state.lease.lease_id] = attempt
@@ -311,11 +311,12 @@ class Worker:
             attempt.release()
         threading.Thread(target=self._run, args=(attempt, slot, resume), name=f"run-{slot}", daemon=True).start()
 
-    def _place(self, slot: int | None, resume: Path | None, *, cuda: bool) -> Workplace:
+    def _place(self, slot: int | None, resume: Path | None, lease: Lease) -> Workplace:
         """Return where an attempt runs; one that was begun earlier has its seat already."""
         found, offered = self._capability, Seat(1)
         if found is not None and slot is not None:
-            offered = seat(found, slot, self._options.slots, self._options.threads, cuda=cuda)
+            slots, threads = self._options.slots, self._options.threads
+            offered = seat(found, slot, slots, threads, cuda=lease.cuda, card=lease.card)
         return Workplace(offered, found.datasets if found else {}, self._contracts, self._leases, self._listen, resume)
 
     def _run(self, attempt: Attempt, slot: int | None, resume: Path | None) -> None:

@@ -42,10 +42,25 @@ class Seat:
     Attributes:
         threads: Threads it should use.
         gpu: The card it may use, None for none.
+        missing: UUID of the card that the lease names and that is not here; empty when nothing is missing.
     """
 
     threads: int
     gpu: Gpu | None = None
+    missing: str = ""
+
+    def demand_card(self) -> None:
+        """Check that the card of the lease is here.
+
+        Raises:
+            TrainerError: It is not; another host may have one.
+        """
+        if self.missing:
+            raise TrainerError(
+                f"the card {self.missing} that the lease names is not on this host now",
+                "see nvidia-smi there; the job is given to another card",
+                kind="host_fault",
+            )
 
     @property
     def device(self) -> str:
@@ -53,8 +68,10 @@ class Seat:
         return "cpu" if self.gpu is None else "cuda"
 
 
-def seat(capability: Capability, slot: int, slots: int, threads: int = 0, *, cuda: bool) -> Seat:
-    """Return what a slot offers: an even part of the cores, and one of the cards that are usable and free, in turn.
+def seat(
+    capability: Capability, slot: int, slots: int, threads: int = 0, *, cuda: bool, card: str | None = None
+) -> Seat:
+    """Return what a slot offers: an even part of the cores, and the card that the lease names.
 
     Args:
         capability: Of the host.
@@ -62,9 +79,17 @@ def seat(capability: Capability, slot: int, slots: int, threads: int = 0, *, cud
         slots: How many there are.
         threads: Threads per trainer, 0 for an even part of the cores.
         cuda: Whether the lease lets the trainer use a card.
+        card: UUID that the lease names; None from a receiver of an older version, then the slots share the free cards
+            in turn.
+
+    Returns:
+        The seat; one without the card that the lease names says so in `missing`.
     """
     share = threads or max(1, capability.cpu_count // slots)
-    cards = [gpu for gpu in capability.gpus if not gpu.busy]
+    if cuda and card is not None:
+        named = next((gpu for gpu in capability.gpus if gpu.uuid == card and gpu.usable), None)
+        return Seat(share, named, "" if named else card)
+    cards = [gpu for gpu in capability.gpus if gpu.usable and not gpu.busy]
     if not (cuda and capability.cuda_usable and cards):
         return Seat(share)
     cards.sort(key=lambda gpu: (-gpu.vram_bytes, gpu.uuid))

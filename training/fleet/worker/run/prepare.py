@@ -35,6 +35,7 @@ def train(run: Run) -> None:
 def _launch(run: Run) -> Training:
     """Start the trainer; its shim gets ready while the state goes to disk."""
     lease, folder, rules, offered = run.state.lease, run.folder, run.rules, run.place.seat
+    offered.demand_card()
     _check_contract(run, lease)
     job = start.job_document(lease.job_id, lease.spec, rules.folders, run.place.held, offered, run.place.resume)
     folder.job.write_text(json.dumps(job, ensure_ascii=False), encoding="utf-8")
