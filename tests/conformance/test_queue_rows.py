@@ -155,6 +155,7 @@ def test_a_claim_writes_its_job_its_attempt_and_its_host(world: World, crowd: Cr
             "lease_id": lease_id,
             "worker": "host-8",
             "claim_id": "claim-0012",
+            "process": None,
             "claimed_at": LATE,
             "started_at": None,
             "ended_at": None,
@@ -163,6 +164,7 @@ def test_a_claim_writes_its_job_its_attempt_and_its_host(world: World, crowd: Cr
             "kind": None,
             "exit_status": None,
             "error_id": None,
+            "card": None,
         },
         "worker host-8": {"name": "host-8", "seen_at": LATE},
     }

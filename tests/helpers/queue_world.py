@@ -192,11 +192,19 @@ class World:
         jobs = list(entries)
         return plan(self.database, self.queue, self.header(len(jobs), hosts, **more), jobs)
 
-    def claim(self, worker: Capability | str = "pi", held: Iterable[str] = (), claim_id: str = "") -> Any:
+    def claim(
+        self,
+        worker: Capability | str = "pi",
+        held: Iterable[str] = (),
+        claim_id: str = "",
+        *,
+        process: str | None = None,
+        vouched: bool = False,
+    ) -> Any:
         capability = host(worker) if isinstance(worker, str) else worker
         self.numbers += 1
-        message = Claim(claim_id or f"claim-{self.numbers:04d}", capability.hostname, capability, list(held))
-        return repeated(self.database, lambda tx: self.queue.claim(tx, message))
+        message = Claim(claim_id or f"claim-{self.numbers:04d}", capability.hostname, capability, list(held), process)
+        return repeated(self.database, lambda tx: self.queue.claim(tx, message, vouched=vouched))
 
     def beat(self, lease: Lease, progress: Progress | None = None, held: Iterable[str] = ()) -> Any:
         message = Heartbeat(lease.lease_id, progress, list(held))

@@ -72,6 +72,8 @@ WORKERS = {
     "server": Capability("server", ram_bytes=64 * GIB),
     "tower": Capability("tower", ram_bytes=32 * GIB, gpus=(GPU,), cuda_present=True, cuda_usable=True),
 }
+PROCESSES = {"server": "process-of-server", "tower": "process-of-tower"}
+"""What workers call their process; the others are of an older version."""
 POLICIES = {"pi": Policy(), "server": Policy(slots=2), "tower": Policy()}
 SPECS = [Spec("gbt", mode, {"max_iter": 100 + number}) for number in range(2) for mode in ("realistic", "oracle")]
 ENTRIES = {spec.job_id(): spec for spec in SPECS}
@@ -293,7 +295,7 @@ class Fleet:
         # What ended just now may have been one too many, but this claim was let in before.
         lease = self.asks_for_a_job(name, claim_id, held)
         if lease is None:
-            full = len(held) >= POLICIES[name].slots
+            full = len(held) >= POLICIES[name].slots or bool(name in self.model.suspects and held)
             assert full or not self.model.could_have(WORKERS[name]), "a job was kept from a worker that could have it"
             return None
         assert len(held) < POLICIES[name].slots
@@ -305,7 +307,7 @@ class Fleet:
         return lease
 
     def asks_for_a_job(self, name: str, claim_id: str, held: list[str]) -> Lease | None:
-        message = Claim(claim_id, name, WORKERS[name], held)
+        message = Claim(claim_id, name, WORKERS[name], held, PROCESSES.get(name))
         answer = self.ask(lambda tx: self.queue.claim(tx, message))
         assert answer is None or isinstance(answer, Lease)
         return answer

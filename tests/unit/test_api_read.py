@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from training.fleet.api.arrival import ARRIVAL, Arrival
-from training.fleet.api.handlers.read import _unchanged, _with_hosts, own
+from training.fleet.api.handlers.read import _with_hosts, is_unchanged, own
 from training.fleet.api.request import Request
 from training.fleet.auth import Caller
 from training.fleet.model.errors import InvalidMessageError
@@ -33,7 +33,7 @@ def test_trouble_with_a_host_makes_a_good_health_a_degraded_one_and_hides_no_wor
 ) -> None:
     fleet: Any = SimpleNamespace(
         sessions=SimpleNamespace(clashed=lambda: clashed),
-        queue=SimpleNamespace(losses=SimpleNamespace(lines=lambda: losses)),
+        queue=SimpleNamespace(losses=SimpleNamespace(lines=lambda: losses), suspects=dict),
     )
     found = _with_hosts(fleet, Health(before, "0", 0.0, {}, {}, {}, {}, [], ["known"]))
     assert found.status == after
@@ -108,4 +108,4 @@ def test_an_enrolled_worker_is_looked_up_by_its_secret_and_any_other_by_the_name
     ],
 )
 def test_a_list_is_unchanged_for_who_has_its_tag(given: str | None, same: bool) -> None:
-    assert _unchanged(asked(Caller("reader"), {}, given), '"a"') is same
+    assert is_unchanged(asked(Caller("reader"), {}, given), '"a"') is same

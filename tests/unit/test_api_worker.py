@@ -58,7 +58,7 @@ def test_a_worker_that_was_revoked_after_it_was_let_in_neither_claims_nor_upload
 
     queue = SimpleNamespace(
         identities=SimpleNamespace(demand_living=demand_living, living=lambda _worker: None),
-        claim=lambda _tx, _message: given.append("a lease"),
+        claim=lambda *_, **__: given.append("a lease"),
         artifacts=SimpleNamespace(lease_for_upload=lambda *_: given.append("an upload") or (1, "a key")),
     )
     fleet: Any = SimpleNamespace(queue=queue, run=run)
@@ -90,7 +90,7 @@ def test_a_claim_is_refused_while_the_receiver_stops_and_to_a_worker_that_is_too
 
     identities = SimpleNamespace(demand_living=lambda _identity: None, living=lambda _worker: None)
     fleet: Any = SimpleNamespace(
-        queue=SimpleNamespace(identities=identities, claim=lambda *_: claims.append("asked")),
+        queue=SimpleNamespace(identities=identities, claim=lambda *_, **__: claims.append("asked")),
         run=run,
         draining=draining,
         meters=SimpleNamespace(claims=SimpleNamespace(observe=lambda _seconds: None)),

@@ -307,6 +307,14 @@ def test_a_changed_byte_gives_a_manifest_or_a_clear_refusal(at: int, byte: int) 
         ("hosts = 3\n" + HEAD[:22], "hosts (line 1): found 3, expected tables [hosts.NAME]"),
         (HEAD + "[hosts]\npi = 3\n", "hosts.pi: found 3, expected a table [hosts.pi]"),
         (HEAD + '[hosts."a b"]\n', "hosts (line 4): found the name 'a b', expected a host name: letters"),
+        (
+            HEAD + "[hosts.gpu.lab.example]\nslots = 2\n",
+            "hosts.gpu.lab.example (line 4): found [hosts.gpu.lab.example], whose dots are tables in tables, expected "
+            '[hosts."gpu.lab.example"]',
+        ),
+        (HEAD + '[datasets.lab.v2]\ndigest = "x"\n', "datasets.lab.v2 (line 4): found [datasets.lab.v2]"),
+        (HEAD + "[hosts.gpu]\nslots = 2\n[hosts.gpu.lab]\n", "hosts.gpu.lab (line 6): found [hosts.gpu.lab]"),
+        (HEAD + "[hosts]\nx.y.slots = 2\n", "hosts.x.y: found [hosts.x.y]"),
         (HEAD + "[hosts.Default]\n", "hosts.Default (line 4): found a second table for this host, expected one table"),
         (HEAD + "slot = 1\n", "hosts.default.slot (line 4): found the key 'slot', expected a key of [hosts.default]"),
         (HEAD + "slots = 0\n", "hosts.default.slots (line 4): found 0, expected a whole number from 1 to 64"),

@@ -32,7 +32,7 @@ from training.fleet.client import DEFAULT_RECEIVER, Client, certificate_files
 from training.fleet.model.errors import EX_FAILURE, AuthenticationError, FleetError, UnreachableError
 from training.fleet.model.jobs import MODES, STATUSES
 from training.fleet.model.names import is_host_name, is_sha256
-from training.fleet.settings import secret
+from training.fleet.settings import full_path, secret
 
 PATIENCE_S: Final = 3.0
 """Seconds for which a command tries again when the receiver does not answer or is busy."""
@@ -53,9 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
     options = parser().parse_args(argv)
     terminal = Terminal.of(sys.stdout, os.environ, utc=options.utc)
     console = commands.Console(sys.stdout, sys.stderr, terminal, options.json)
@@ -117,7 +114,7 @@ def _remote(options: argparse.Namespace, environ: Mapping[str, str]) -> Remote:
 
 
 def _file(environ: Mapping[str, str], name: str) -> Path | None:
-    return Path(environ[name]).expanduser() if environ.get(name) else None
+    return full_path(Path(environ[name])) if environ.get(name) else None
 
 
 def _operator_token(

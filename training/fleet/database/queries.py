@@ -158,6 +158,7 @@ class LeaseRow(NamedTuple):
     outcome: str | None
     refunded: int
     ended_at: str | None
+    card: str | None
 
 
 class ClaimedRow(NamedTuple):
@@ -183,6 +184,7 @@ class AnsweredRow(NamedTuple):
     lease_id: str | None
     given: str
     outcome: str | None
+    card: str | None
 
 
 class HeldRow(NamedTuple):
@@ -192,6 +194,8 @@ class HeldRow(NamedTuple):
     id: str
     lease_id: str
     status: Status
+    process: str | None
+    card: str | None
 
 
 class LiveLeaseRow(NamedTuple):

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from training.fleet.model.jobs import MODES, Limits, Policy, Requirement, Spec, Trainer, normal_hosts
 from training.fleet.model.names import SHA256
+from training.fleet.model.variables import MAX_VALUE_CHARS, MAX_VARIABLES
 
 NAME: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]{0,63}")
 DIGEST: Final = re.compile(f"sha256:{SHA256}")
@@ -146,6 +147,16 @@ def _path() -> Key:
     return Key("the path of a JSON Schema file, relative to the manifest", read)
 
 
+def _variables() -> Key:
+    def read(value: Any) -> dict[str, str]:
+        if not isinstance(value, dict) or len(value) > MAX_VARIABLES:
+            raise WrongValueError
+        _texts(list(value.values()), lambda text: "\0" not in text and len(text) <= MAX_VALUE_CHARS)
+        return value
+
+    return Key(f'a table of at most {MAX_VARIABLES} texts, such as {{ MY_FLAG = "1" }}', read, {})
+
+
 def _schema() -> Key:
     def read(value: Any) -> int:
         if type(value) is int and value == 1:
@@ -167,6 +178,7 @@ HOST_TABLE: Final[dict[str, Key]] = {
     "allow_jobs": _model_globs(Policy().allow_jobs),
     "deny_jobs": _model_globs(Policy().deny_jobs),
     "slots": _whole(1, 64, "", Policy().slots),
+    "sessions": _whole(1, 1000, "", Policy().sessions),
     "cuda": _flag(None),
     "vram_gib": _gib(None),
     "ram_gib": _gib(None),
@@ -177,6 +189,7 @@ DATASET: Final[dict[str, Key]] = {
 TRAINER: Final[dict[str, Key]] = {
     "command": _command(),
     "schema": _path(),
+    "env": _variables(),
     "revision": _text(_REVISION, "the trainer's revision, such as a git commit, at most 100 characters"),
 }
 JOB: Final[dict[str, Key]] = {

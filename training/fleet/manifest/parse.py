@@ -30,6 +30,7 @@ from training.fleet.model.jobs import (
     normalise,
 )
 from training.fleet.model.names import is_host_name
+from training.fleet.model.variables import refused
 
 __all__ = ["MAX_JOBS", "parse"]
 
@@ -141,7 +142,7 @@ class Tables:
         self.hosts = self._hosts(tables.get("hosts", {}))
         trainer = _values(tables.get("trainer", {}), keys.TRAINER, "trainer", document, findings)
         contract = declared.contract if declared else None
-        self.trainer = Trainer(trainer["command"], contract)
+        self.trainer = Trainer(trainer["command"], contract, self._variables(trainer["env"]))
         self._own_contract = contract if trainer["command"] == Trainer().command else None
         self._revision: str | None = trainer["revision"]
         defaults = _values(tables.get("defaults", {}), keys.DEFAULTS, "defaults", document, findings)
@@ -351,6 +352,13 @@ class Tables:
                 self._findings.fault(f"datasets.{name}", short(name), expected, "leave `dataset` out of the job")
         return datasets
 
+    def _variables(self, env: Mapping[str, str] | None) -> Mapping[str, str]:
+        for name in env or {}:
+            if why := refused(name, of_manifest=True):
+                place = f"trainer.env{_at(self._document.table_line('trainer', 'env'))}"
+                self._findings.fault(place, f"{short(name)}, which {why}", "another variable")
+        return env or {}
+
     def _hosts(self, tables: Any) -> dict[str, Policy]:
         hosts: dict[str, Policy] = {}
         for name, table in self._named("hosts", tables, lambda text: is_host_name(text.lower()), "a host name"):
@@ -378,11 +386,22 @@ class Tables:
             self._findings.fault(place, short(tables), f"tables [{section}.NAME]")
             return
         for name, table in tables.items():
+            if self._has_dots(section, name, table):
+                continue
             if fits(name):
                 yield name, table
             else:
                 place = f"{section}{_at(self._document.table_line(f'{section}.{name}'))}"
                 self._findings.fault(place, f"the name {short(name)}", f"{expected}: letters, digits, dot, dash")
+
+    def _has_dots(self, section: str, name: str, table: Any) -> bool:
+        """Return True if a name with dots was written without quotes; the fault says so."""
+        paths = [path for path in _dotted(name, table, keys.TABLES[f"{section}.NAME"]) if path != name]
+        for path in paths:
+            place = f"{section}.{path}{_at(self._document.table_line(f'{section}.{path}'))}"
+            found = f"[{section}.{path}], whose dots are tables in tables"
+            self._findings.fault(place, found, f'[{section}."{path}"]', "put the name in quotes")
+        return bool(paths)
 
     def _fault(self, position: int, key: str | None, found: str, expected: str, remedy: str = "") -> None:
         self._findings.fault(self._place(position, key), found, expected, remedy)
@@ -392,6 +411,16 @@ class Tables:
             return _place("defaults", key, self._document)
         shown = f".{_plain(key)}" if key else ""
         return f"jobs[{position}]{shown}{_at(self._document.line(position, key or ''))}"
+
+
+def _dotted(name: str, table: Any, known: Mapping[str, object]) -> Iterator[str]:
+    """Yield the names of tables that were meant by a name with dots and no quotes."""
+    inner = {key: value for key, value in table.items() if key not in known} if isinstance(table, dict) else {}
+    if not inner or not all(isinstance(value, dict) for value in inner.values()):
+        yield name
+        return
+    for key, value in inner.items():
+        yield from _dotted(f"{name}.{key}", value, known)
 
 
 def _as_text(hyper: Mapping[str, Any]) -> str | None:

@@ -149,12 +149,19 @@ class Queue:
 
     # ---- workers
 
-    def claim(self, tx: Transaction, message: Claim) -> Lease | None:
+    def claim(self, tx: Transaction, message: Claim, *, vouched: bool = False) -> Lease | None:
         """Give the best job the caller can run.
 
         One statement decides, so two callers never get the same job. A repeated `claim_id` gets the same lease
-        again. Leases the queue believes the worker holds and the worker does not list are ended, but not while the
-        worker is held back: it could end and take back one lease without end otherwise.
+        again. Leases the queue believes the process holds and the process does not list are ended, but not while the
+        worker is held back: it could end and take back one lease without end otherwise. Leases of other processes
+        under the same name go on, unless nobody else can live there: the caller names no process, or it is vouched
+        for and the manifest gives its name one session.
+
+        Args:
+            tx: The change.
+            message: What the worker says.
+            vouched: No more processes work under the name than the manifest's `sessions`; somebody made sure of it.
 
         Returns:
             The lease, or None when nothing is there for this worker, all its slots are taken, or it is held back.
@@ -163,7 +170,17 @@ class Queue:
             HostRefusedError: The manifest does not admit the host.
             ConflictError: The `claim_id` was answered before and that lease is over.
         """
-        return self._claims.claim(tx, message)
+        return self._claims.claim(tx, message, vouched=vouched)
+
+    def suspects(self) -> dict[str, int]:
+        """Return the hosts that fail everything they are given, and how many jobs. Safe from any thread."""
+        suspects = self._memory.waits.suspects
+        return {name: suspects.jobs_failed(name) for name in suspects.names()}
+
+    def sessions_of(self, worker: str) -> int:
+        """Return how many processes may work under a name at once, as the manifest in force says."""
+        policy = self._memory.hosts.policy(worker)
+        return 1 if policy is None else policy.sessions
 
     def claimable(self, tx: Transaction, requirement_id: int) -> int:
         """Return how many jobs with a requirement can be claimed now, at most 64; for waking parked claims."""

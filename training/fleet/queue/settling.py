@@ -71,7 +71,8 @@ class Settling:
         assert changed == 1
         self.end_attempt(tx, row, ending.outcome, ending.report, refunded=ending.refunded)
         if ending.away_s > 0:
-            memory.waits.keep_apart(tx, row.worker, seq, ending.away_s, ending.away_from)
+            counts = ending.given_back or ending.outcome != "failed"
+            memory.waits.keep_apart(tx, row.worker, seq, ending.away_s, ending.away_from, counts=counts)
         memory.tally.moved(tx, before, ending.to, number if ending.to == "pending" and not delayed else None)
         self.forget_lease(tx, row)
         if delayed:
@@ -105,6 +106,8 @@ class Settling:
             memory.waits.end_delay(seq)
 
         tx.after_commit(follow)
+        if row.card is not None:
+            memory.hosts.release_card(row.worker, row.card)
         # Only for workers that were refused: looking for their next job at every end would cost a statement each time.
         if row.worker in memory.waits.full:
             self._free_slot(tx, row.worker)

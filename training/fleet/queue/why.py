@@ -63,7 +63,9 @@ class Reasons:
         kept = {host: left_s for host in able if (left_s := self._waits.kept_away_s(host, seq)) > 0}
         # At least one host may take it at once, so nothing but a free slot is missing.
         if len(kept) < len(able):
-            return f"it waits for a free slot on {_names([host for host in able if host not in kept])}"
+            failing = [host for host in able if self._waits.suspects.is_suspect(host)]
+            said = f"; {_names(failing)} failed everything lately and waits for one to try" if failing else ""
+            return f"it waits for a free slot on {_names([host for host in able if host not in kept])}{said}"
         return (
             f"{_names(able)} gave back or could not run this job, or one after the other (`cis490-jobs show` and "
             f"`cis490-jobs hosts` say why); the next try is due in {math.ceil(min(kept.values()))} s"

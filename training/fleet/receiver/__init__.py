@@ -50,9 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return run_doctor(words[1:])
         if words[:1] == ["init"]:
             return _init(words[1:])
+        return _run(words)
     except FleetError as error:
         return _refuse(error)
-    return _run(words)
 
 
 def _init(words: Sequence[str]) -> int:

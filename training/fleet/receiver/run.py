@@ -44,6 +44,7 @@ from training.fleet.model.jobs import Terms
 from training.fleet.queue import Queue, StoredRows
 from training.fleet.receiver import options
 from training.fleet.receiver.connections import guarded
+from training.fleet.receiver.logs import Repeats
 from training.fleet.receiver.server import KEEP_ALIVE_S, Server, connection_limit, knowing_clients, listen
 from training.fleet.service import Service
 from training.fleet.settings import Settings
@@ -387,7 +388,7 @@ async def _reload(fleet: Fleet, service: Service) -> None:
 
 async def _sweep_forever(fleet: Fleet) -> None:
     """End leases and back-offs that are over, at the latest every few seconds."""
-    longest_s = fleet.queue.longest_sleep_s
+    longest_s, repeats = fleet.queue.longest_sleep_s, Repeats(time.monotonic)
     while True:
         due = fleet.queue.next_deadline()
         wait_s = longest_s if due is None else min(longest_s, due - time.monotonic())
@@ -395,10 +396,12 @@ async def _sweep_forever(fleet: Fleet) -> None:
         try:
             await fleet.run(fleet.queue.sweep)
         except FleetError as error:
-            _log.warning("sweep failed", extra={"data": {"reason": error.message}})
+            if repeats.is_due(error.code):
+                _log.warning("sweep failed", extra={"data": {"reason": error.message}})
             await asyncio.sleep(1)
-        except Exception:  # noqa: BLE001 - the sweeper must live on
-            _log.exception("sweep failed")
+        except Exception as error:  # noqa: BLE001 - the sweeper must live on
+            if repeats.is_due(type(error).__name__):
+                _log.exception("sweep failed")
             await asyncio.sleep(1)
 
 

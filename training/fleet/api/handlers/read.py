@@ -103,6 +103,11 @@ def _with_hosts(fleet: Fleet, health: Health) -> Health:
         f"`cis490-jobs identity revoke {worker}` takes it back; `cis490-jobs events --worker {worker}` says where from"
         for worker in fleet.sessions.clashed()
     ]
+    found += [
+        f"host {worker} fails everything: {jobs} jobs in a row failed there, and others take them; `cis490-jobs events "
+        f"--worker {worker}` says why; it gets one job to try now and then, and all again after its first result"
+        for worker, jobs in fleet.queue.suspects().items()
+    ]
     found += fleet.queue.losses.lines()
     if not found:
         return health

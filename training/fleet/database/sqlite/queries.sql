@@ -133,13 +133,16 @@ DELETE FROM invite WHERE expires_tick < :tick;
 
 -- name: attempt_of_claim
 -- The attempt a claim was answered with, to answer it again.
-SELECT j.seq, j.id, j.spec, j.fence, j.timeout_s, j.status, j.lease_id, a.lease_id AS given, a.outcome
+SELECT j.seq, j.id, j.spec, j.fence, j.timeout_s, j.status, j.lease_id, a.lease_id AS given, a.outcome,
+    a.card
 FROM attempt AS a JOIN job AS j ON j.seq = a.job
 WHERE a.worker = :worker AND a.claim_id = :claim_id;
 
 -- name: leases_of
--- The live leases of a worker.
-SELECT seq, id, lease_id, status FROM job WHERE host = :worker AND lease_id IS NOT NULL ORDER BY seq;
+-- The live leases of a worker: which of its processes got each, and which card each has.
+SELECT j.seq, j.id, j.lease_id, j.status, a.process, a.card
+FROM job AS j JOIN attempt AS a ON a.job = j.seq AND a.fence = j.attempt
+WHERE j.host = :worker AND j.lease_id IS NOT NULL ORDER BY j.seq;
 
 -- name: claim
 -- Gives the best job that a caller can run; this is the one place that orders claims: priority, then the rank of the
@@ -173,15 +176,16 @@ RETURNING seq, id, spec, fence, timeout_s, requirement;
 
 -- name: begin_attempt
 -- Writes down who got which lease of a job.
-INSERT INTO attempt (job, fence, lease_id, worker, claim_id, claimed_at)
-VALUES (:job, :fence, :lease_id, :worker, :claim_id, :at);
+INSERT INTO attempt (job, fence, lease_id, worker, claim_id, process, card, claimed_at)
+VALUES (:job, :fence, :lease_id, :worker, :claim_id, :process, :card, :at);
 
 -- name: lease
 -- A lease, live or over, with its job.
 SELECT
     j.seq, j.id, j.model, j.mode, j.status, j.lease_id, j.fence, j.attempts_used, j.max_attempts, j.refunds,
     j.cancel_requested, j.requirement, j.over_vram_gib, j.over_ram_gib, j.artifact, j.failure,
-    a.fence AS attempt_fence, a.lease_id AS own_lease, a.worker, a.outcome, a.refunded, a.ended_at
+    a.fence AS attempt_fence, a.lease_id AS own_lease, a.worker, a.outcome, a.refunded, a.ended_at,
+    a.card
 FROM attempt AS a JOIN job AS j ON j.seq = a.job
 WHERE a.lease_id = :lease_id;
 
