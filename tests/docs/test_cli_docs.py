@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from training.fleet.cli import commands, comparison, completion, program, views
+from training.fleet.cli import comparison, completion, manifests, plans, program, views
 from training.fleet.model import errors
 from training.fleet.wire import people
 from training.fleet.wire import worker as messages
@@ -25,6 +25,7 @@ def test_the_reference_has_every_command_and_option(page: str) -> None:
     assert set(re.findall(r"--[a-z0-9-]+", headings)) == {
         "--watch", "--status", "--model", "--mode", "--host", "--limit", "--exit-code", "--if-plan", "--allow-shrink",
         "--metric", "--split", "--dataset", "--artifacts", "--no-hash", "--job", "--worker", "--ttl",
+        "--tag", "--all", "--keep-dropped", "--if-manifest", "--plan",
         "--code", "--ca-sha256", "--name",
     }  # fmt: skip
 
@@ -36,6 +37,7 @@ def test_the_reference_has_the_columns_in_their_order(page: str) -> None:
         views.WORKER_COLUMNS,
         views.TRAIL_COLUMNS,
         views.IDENTITY_COLUMNS,
+        plans.MANIFEST_COLUMNS,
     ):
         assert f"Columns: `{' '.join(columns)}`" in page
 
@@ -46,7 +48,7 @@ def test_the_reference_has_exactly_the_exit_statuses(page: str) -> None:
         0,
         errors.EX_FAILURE,
         errors.EX_USAGE,
-        commands.EX_CHANGES,
+        manifests.EX_CHANGES,
         errors.EX_UNAVAILABLE,
         errors.EX_TEMPFAIL,
         errors.EX_NOPERM,

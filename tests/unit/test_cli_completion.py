@@ -13,7 +13,7 @@ def test_completion_knows_every_command_and_its_options() -> None:
     known = {item.name: item for item in commands(parser())}
     assert list(known) == [
         "status", "list", "compare", "show", "why", "workers", "events", "cancel", "requeue", "plan", "reload",
-        "backup", "fsck", "invite", "worker", "login", "context", "completion",
+        "apply", "manifest", "backup", "fsck", "invite", "worker", "login", "context", "completion",
     ]  # fmt: skip
     assert "--allow-shrink" in known["reload"].options
     assert known["completion"].words == ("bash", "zsh", "fish")

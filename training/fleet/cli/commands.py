@@ -11,7 +11,6 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, TextIO
 
 from training.fleet.cli import comparison, completion, views
@@ -21,11 +20,8 @@ from training.fleet.model.errors import (
     EX_FAILURE,
     ConfigurationError,
     FleetError,
-    ManifestError,
-    TooLargeError,
     UnavailableError,
 )
-from training.fleet.model.jobs import MAX_MANIFEST_BYTES
 from training.fleet.wire.identities import IdentityPage, IdentityView, Invite
 from training.fleet.wire.people import (
     AcceptedLoss,
@@ -35,15 +31,10 @@ from training.fleet.wire.people import (
     JobDetail,
     JobPage,
     JobView,
-    Plan,
     Why,
     WorkerPage,
 )
 from training.fleet.wire.worker import JobState
-
-EX_CHANGES: Final = 3
-"""Exit status of `plan --exit-code` when a reload would change something."""
-
 
 CHORE_S: Final = 0.5
 """Seconds between two questions how far a backup or a check is."""
@@ -161,7 +152,8 @@ def _show_frame(call: Call, frame: dict[str, Any]) -> None:
 def list_jobs(call: Call) -> int:
     """Show jobs, page by page in a pipe and as one table on a terminal."""
     given = vars(call.options)
-    filters = {key: given[key] for key in ("status", "model", "mode", "host") if given[key] is not None}
+    filters = {key: given[key] for key in ("status", "model", "mode", "host", "tag") if given[key] is not None}
+    filters |= {"withdrawn": "yes"} if call.options.all else {}
     if call.console.as_json:
         call.console.document(call.remote.collect("/v1/jobs", "jobs", filters, call.options.limit))
     elif call.console.terminal.width is None:
@@ -227,13 +219,6 @@ def _show_state(call: Call, answer: dict[str, Any]) -> None:
     state = read(JobState, answer)
     note = ["cancelling: its worker stops the trainer"] if state.cancel_requested else []
     call.console.lines(["\t".join([clean(state.id), state.status, *note])])
-
-
-def reload(call: Call) -> int:
-    """Make the receiver read its manifest again, and show what changed."""
-    answer = call.remote.reload(allow_shrink=call.options.allow_shrink, if_plan=call.options.if_plan)
-    _show_plan(call, answer, done=True)
-    return 0
 
 
 def workers(call: Call) -> int:
@@ -306,45 +291,6 @@ def _accept(call: Call, name: str) -> int:
     else:
         call.console.lines([clean(f"{name} works without {', '.join(lost)}" if lost else f"{name} had lost nothing")])
     return 0
-
-
-def plan(call: Call) -> int:
-    """Show what a reload would change; return 1 on a fault, and with `--exit-code` 3 if something would change."""
-    try:
-        answer = call.remote.plan(_manifest(call.options.file))
-    except ManifestError as fault:
-        call.console.complain(fault)
-        return EX_FAILURE
-    _show_plan(call, answer, done=False)
-    counts = read(Plan, answer).counts
-    moved = any(counts.get(name, 0) for name in ("added", "changed", "dropped"))
-    if moved and not call.console.as_json:
-        call.console.err.write(f"apply exactly this with: cis490-jobs reload --if-plan {clean(answer['digest'])}\n")
-    return EX_CHANGES if moved and call.options.exit_code else 0
-
-
-def _manifest(path: Path | None) -> bytes:
-    if path is None:
-        return b""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_MANIFEST_BYTES + 1)
-    except OSError as fault:
-        raise ManifestError(
-            f"cannot read {path}: {fault.strerror}", "name a manifest, or none for the receiver's"
-        ) from None
-    if len(data) > MAX_MANIFEST_BYTES:
-        raise TooLargeError(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes", "split the manifest")
-    if not data.strip():
-        raise ManifestError(f"{path} is empty", expected="a manifest with [manifest] and [[jobs]]")
-    return data
-
-
-def _show_plan(call: Call, answer: dict[str, Any], *, done: bool) -> None:
-    if call.console.as_json:
-        call.console.document(answer)
-    else:
-        call.console.lines(views.plan(read(Plan, answer), call.console.terminal, done=done))
 
 
 def why(call: Call) -> int:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from training.fleet.queue.apply import plan, reload
 from training.fleet.queue.endings import Ended
-from training.fleet.queue.in_force import InForce
+from training.fleet.queue.in_force import InForce, Origin
 from training.fleet.queue.queue import Queue
 from training.fleet.queue.views import Filters
 
-__all__ = ["Ended", "Filters", "InForce", "Queue", "plan", "reload"]
+__all__ = ["Ended", "Filters", "InForce", "Origin", "Queue", "plan", "reload"]

@@ -15,10 +15,12 @@ from typing import Any, Final
 from training.fleet.database import Transaction
 from training.fleet.database.queries import (
     ATTEMPTS,
+    COUNT_WITHDRAWN,
     EVENTS,
     HISTORY_LENGTH,
     JOB,
     JOBS_BY_ID,
+    JOBS_BY_NAME,
     JOBS_BY_SEQ,
     JOBS_BY_STATUS,
     LOG,
@@ -73,6 +75,9 @@ class Filters:
         host: Only jobs that run or ran last on this host.
         id_prefix: Only ids that start with this; the page is ordered by id then.
         with_spec: Not a choice of jobs: show each one's specification as well.
+        tag: Only jobs with this tag.
+        name: Only jobs of this name, whatever else is asked: those that the manifest names, others where it names none.
+        withdrawn: Withdrawn jobs as well; those whose id or name was asked for are shown anyway.
     """
 
     statuses: Set[str] = frozenset()
@@ -81,6 +86,9 @@ class Filters:
     host: str | None = None
     id_prefix: str = ""
     with_spec: bool = False
+    tag: str | None = None
+    name: str | None = None
+    withdrawn: bool = False
 
 
 class JobViews:
@@ -107,10 +115,18 @@ class JobViews:
         """
         wanted = filters or Filters()
         limit = max(1, min(limit, MAX_SPECS if wanted.with_spec else MAX_PAGE))
+        if wanted.name is not None:
+            return self._page_of_name(tx, wanted, limit)
         # An index in the order of ids exists; a list in the order of jobs would have to look at all of them.
         if wanted.id_prefix:
             return self._page_by_id(tx, wanted, cursor, limit)
         return self._page_by_seq(tx, wanted, cursor, limit)
+
+    def _page_of_name(self, tx: Transaction, filters: Filters, limit: int) -> JobPage:
+        rows = tx.all(JOBS_BY_NAME, name=filters.name, limit=limit)
+        # A job that was edited leaves its name behind on the one before; the name means the one that counts.
+        shown = [row for row in rows if row.named] or rows
+        return JobPage([self._view(row, with_spec=filters.with_spec) for row in shown])
 
     def _page_by_id(self, tx: Transaction, filters: Filters, cursor: str | None, limit: int) -> JobPage:
         rows = tx.all(
@@ -122,6 +138,8 @@ class JobViews:
             model=filters.model,
             mode=filters.mode,
             host=filters.host,
+            tag=filters.tag,
+            withdrawn=1,
             limit=limit + 1,
         )
         shown = rows[:limit]
@@ -133,7 +151,8 @@ class JobViews:
         newest = tx.one(NEWEST_SEQ)
         end = (newest.number if newest else None) or 0
         # A rare filter could make the database look at every job, and claims wait meanwhile.
-        step = WINDOW if filters.model or filters.mode or filters.host else MAX_SEQ
+        rare = filters.model or filters.mode or filters.host or filters.tag or not filters.withdrawn
+        step = WINDOW if rare else MAX_SEQ
         rows: list[JobRow] = []
         until = self._clock.now() + SCAN_S
         # One row more than asked for tells whether there is a next page without counting the rest.
@@ -155,6 +174,8 @@ class JobViews:
             "model": filters.model,
             "mode": filters.mode,
             "host": filters.host,
+            "tag": filters.tag,
+            "withdrawn": int(filters.withdrawn),
             "limit": limit,
         }
         # All statuses are no filter, and one statement is cheaper than six.
@@ -186,6 +207,11 @@ class JobViews:
             attempts_total=length.attempts,
             events_total=length.events,
         )
+
+    def withdrawn(self, tx: Transaction) -> int:
+        """Return how many pending jobs nobody is offered, because the manifest no longer names them."""
+        row = tx.one(COUNT_WITHDRAWN)
+        return 0 if row is None else row.jobs
 
     def recent_failures(self, tx: Transaction, limit: int = 10) -> list[RecentFailure]:
         """Return the newest bad ends of jobs that are not completed since, newest first."""
@@ -232,6 +258,9 @@ class JobViews:
             metrics=json.loads(row.metrics),
             duration_s=row.duration_s,
             spec=spec if with_spec else None,
+            withdrawn=bool(row.withdrawn) and row.status == "pending",
+            name=row.name,
+            tags=json.loads(row.tags),
         )
 
 

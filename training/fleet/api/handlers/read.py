@@ -34,7 +34,10 @@ async def jobs(fleet: Fleet, request: Request) -> Response:
     if _unchanged(request, tag):
         return Response(status_code=304, headers={"etag": tag, **NO_CACHE})
     names = (query.get("model"), query.get("mode"), query.get("host"))
-    wanted = Filters(statuses, *names, query.get("id_prefix", ""), with_spec="spec" in extras)
+    labels = {"tag": query.get("tag"), "name": query.get("name")}
+    shown = query.get("withdrawn") == "yes"
+    prefix = query.get("id_prefix", "")
+    wanted = Filters(statuses, *names, prefix, with_spec="spec" in extras, withdrawn=shown, **labels)
     page = await fleet.run(lambda tx: fleet.queue.jobs(tx, wanted, query.get("cursor"), limit))
     return Json(page, headers={"etag": tag, **NO_CACHE})
 
@@ -161,8 +164,8 @@ async def _problems(fleet: Fleet) -> list[str]:
 async def _health(fleet: Fleet) -> Health:
     queue, loader = fleet.queue, fleet.loader
     free_bytes = await asyncio.get_running_loop().run_in_executor(None, fleet.store.free_bytes)
-    failures, (artifacts, size_bytes) = await fleet.run(
-        lambda tx: (queue.recent_failures(tx, MAX_FAILURES), queue.artifacts.totals(tx))
+    failures, (artifacts, size_bytes), withdrawn = await fleet.run(
+        lambda tx: (queue.recent_failures(tx, MAX_FAILURES), queue.artifacts.totals(tx), queue.withdrawn(tx))
     )
     in_force = queue.in_force
     problems = await _problems(fleet)
@@ -176,11 +179,14 @@ async def _health(fleet: Fleet) -> Health:
             "digest": in_force.digest,
             "jobs": in_force.count,
             "applied_at": in_force.applied_at,
+            "actor": in_force.actor,
+            "how": in_force.how,
             "faults": [str(fault) for fault in loader.faults],
         },
         storage={"artifacts": artifacts, "bytes": size_bytes, "free_bytes": free_bytes},
         failures=failures,
         problems=problems,
+        withdrawn=withdrawn,
     )
 
 
