@@ -21,6 +21,7 @@ from training.fleet.model.errors import (
     NotFoundError,
     RevokedError,
 )
+from training.fleet.queue import EventFilters
 from training.fleet.wire.identities import Enrol, InviteOrder
 from training.fleet.wire.people import FleetEvent
 
@@ -62,7 +63,7 @@ def trail(world: World, job: str | None = None, worker: str | None = None, limit
     cursor: str | None = None
     for _ in range(1000):
         page = world.do(
-            functools.partial(world.queue.history.page, job_id=job, worker=worker, cursor=cursor, limit=limit)
+            functools.partial(world.queue.history.page, filters=EventFilters(job, worker), cursor=cursor, limit=limit)
         )
         found += page.events
         cursor = page.next
@@ -237,7 +238,7 @@ def test_identities_outlive_a_restart(world: World) -> None:
 def test_a_key_that_nobody_asked_for_takes_the_place_of_none(world: World) -> None:
     """Whoever has the secret could otherwise make it useless to the worker it belongs to."""
     identity = enrolled(world)
-    with pytest.raises(ConflictError, match=r"nobody asked the worker pi for a new key.*cis490-jobs worker rotate pi"):
+    with pytest.raises(ConflictError, match=r"nobody asked the worker pi for a new.*cis490-jobs identity rotate pi"):
         world.do(lambda tx: world.queue.identities.take_secret(tx, identity.id, TWO))
     assert world.queue.identities.registry.living("pi") == identity
     world.do(lambda tx: world.queue.identities.take_secret(tx, identity.id, ONE))  # the one in force, told again
@@ -504,7 +505,7 @@ def test_a_page_ends_early_when_looking_takes_long_and_names_the_next(
     monkeypatch.setattr("training.fleet.queue.events.WINDOW", 2)
     monkeypatch.setattr("training.fleet.queue.events.SCAN_S", -1.0)
     world.load([entry(number) for number in range(5)])
-    page = world.do(lambda tx: world.queue.history.page(tx, None, "nobody", None, 10))
+    page = world.do(lambda tx: world.queue.history.page(tx, EventFilters(worker="nobody"), None, 10))
     assert (page.events, page.next) == ([], "e5")
     assert [event.id for event in trail(world)] == [6, 5, 4, 3, 2, 1]
 
@@ -512,11 +513,11 @@ def test_a_page_ends_early_when_looking_takes_long_and_names_the_next(
 def test_a_page_looks_on_as_long_as_there_is_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.fleet.queue.events.WINDOW", 2)
     world.load([entry(number) for number in range(5)])
-    page = world.do(lambda tx: world.queue.history.page(tx, None, "nobody", None, 10))
+    page = world.do(lambda tx: world.queue.history.page(tx, EventFilters(worker="nobody"), None, 10))
     assert (page.events, page.next) == ([], None)
     for job in (None, entry(0).id):
         whole = trail(world, job=job)
-        asked = functools.partial(world.queue.history.page, job_id=job, worker=None, cursor=None, limit=len(whole))
+        asked = functools.partial(world.queue.history.page, filters=EventFilters(job), cursor=None, limit=len(whole))
         page = world.do(asked)
         assert (page.events, page.next) == (whole, None)
 
@@ -524,4 +525,44 @@ def test_a_page_looks_on_as_long_as_there_is_time(world: World, monkeypatch: pyt
 @pytest.mark.parametrize("cursor", ["", "e", "s3", "e-1", "ex", "e\xb2", "e\u0663"])
 def test_a_cursor_of_another_list_is_refused(world: World, cursor: str) -> None:
     with pytest.raises(InvalidMessageError, match="no cursor"):
-        world.do(lambda tx: world.queue.history.page(tx, None, None, cursor, 10))
+        world.do(lambda tx: world.queue.history.page(tx, EventFilters(), cursor, 10))
+
+
+# ---- the trail in a range of time
+
+
+def test_the_trail_can_be_bounded_in_time_and_names_the_model(world: World) -> None:
+    world.wall = "2026-11-29T10:00:00.000Z"
+    world.load([entry(0), entry(1)])
+    world.wall = "2026-11-30T10:00:00.000Z"
+    world.cancel(entry(0).id)
+    for job in (None, entry(0).id):
+        for since, until, actions in (
+            ("2026-11-30T10:00:00.000Z", None, ["cancel"]),
+            (None, "2026-11-30T10:00:00.000Z", ["add", "add"][: 1 if job else 2]),
+            ("2026-11-30T10:00:00.001Z", None, []),
+        ):
+            asked = EventFilters(job, since=since, until=until)
+            page = world.do(lambda tx, asked=asked: world.queue.history.page(tx, asked, None, 10))
+            assert [event.action for event in page.events] == actions
+            assert {(event.model, event.mode) for event in page.events} <= {("gbt", "realistic")}
+
+
+def test_looking_for_newer_events_ends_a_day_before_them(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.fleet.queue.events.WINDOW", 1)
+    days = ["2026-11-01", "2026-11-20", "2026-11-30", "2026-11-29", "2026-11-30"]
+    world.load([entry(number) for number in range(5)])
+    for number, day in enumerate(days):
+        world.wall = f"{day}T10:00:00.000Z"
+        world.cancel(entry(number).id)
+
+    def page(since: str) -> list[str]:
+        asked = EventFilters(since=since)
+        found = world.do(lambda tx: world.queue.history.page(tx, asked, None, 100))
+        assert found.next is None
+        return [event.at[:10] for event in found.events]
+
+    # The clock of the receiver was set back by a day meanwhile: nothing is missed for that.
+    assert page("2026-11-30T00:00:00.000Z") == ["2026-11-30", "2026-11-30"]
+    assert page("2026-11-25T00:00:00.000Z") == ["2026-11-30", "2026-11-29", "2026-11-30"]
+    assert page("2026-02-31T00:00:00.000Z")

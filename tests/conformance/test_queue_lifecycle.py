@@ -8,6 +8,7 @@ import pytest
 
 from tests.helpers.queue_world import ARTIFACT, OTHER, Engine, World, entry, host, open_world
 from training.fleet.database.queries import LEASE, NEWEST_EVENT
+from training.fleet.model.artifact import ArtifactKey
 from training.fleet.model.capability import Capability
 from training.fleet.model.errors import (
     ArtifactMissingError,
@@ -718,7 +719,7 @@ def test_a_result_needs_its_stored_artifact(world: World) -> None:
 def test_an_artifact_of_another_mode_does_not_count(world: World) -> None:
     world.load([entry(1)])
     lease = world.running()
-    world.do(lambda tx: world.queue.artifacts.add(tx, ARTIFACT, 10, "gbt", "oracle"))
+    world.do(lambda tx: world.queue.artifacts.add(tx, ArtifactKey(ARTIFACT, "gbt", "oracle"), 10))
     with pytest.raises(ArtifactMissingError):
         world.complete(lease, store=False)
 
@@ -744,8 +745,8 @@ def test_an_upload_is_let_in_by_every_lease_that_may_complete(world: World) -> N
     def ask(lease_id: str) -> Any:
         return world.do(lambda tx: world.queue.artifacts.lease_for_upload(tx, lease_id, ARTIFACT))
 
-    assert ask(lease.lease_id) == (entry(1).id, "gbt", "realistic")
-    assert ask(other.lease_id) == (entry(2, mode="oracle").id, "gbt", "oracle")
+    assert ask(lease.lease_id) == (entry(1).id, ArtifactKey(ARTIFACT, "gbt", "realistic"))
+    assert ask(other.lease_id) == (entry(2, mode="oracle").id, ArtifactKey(ARTIFACT, "gbt", "oracle"))
     world.complete(lease)
     assert ask(lease.lease_id)[0] == lease.job_id
     world.wait(601)
@@ -764,14 +765,14 @@ def test_a_completed_lease_uploads_the_accepted_artifact_and_nothing_else(world:
     def ask(sha256: str) -> Any:
         return world.do(lambda tx: world.queue.artifacts.lease_for_upload(tx, lease.lease_id, sha256))
 
-    assert ask(ARTIFACT) == (lease.job_id, "gbt", "realistic")
+    assert ask(ARTIFACT) == (lease.job_id, ArtifactKey(ARTIFACT, "gbt", "realistic"))
     with pytest.raises(OtherResultError, match=f"{OTHER} is not accepted"):
         ask(OTHER)
 
 
 def test_an_artifact_is_noted_once(world: World) -> None:
     def add(sha256: str) -> Any:
-        return world.do(lambda tx: world.queue.artifacts.add(tx, sha256, 10, "gbt", "realistic"))
+        return world.do(lambda tx: world.queue.artifacts.add(tx, ArtifactKey(sha256, "gbt", "realistic"), 10))
 
     def totals() -> Any:
         return world.do(world.queue.artifacts.totals)
@@ -790,10 +791,14 @@ def test_an_artifact_is_noted_once(world: World) -> None:
 
 def test_the_length_of_an_artifact_is_that_of_its_own_model_and_mode(world: World) -> None:
     def length(model: str, mode: str) -> Any:
-        return world.do(lambda tx: world.queue.artifacts.size_bytes(tx, ARTIFACT, model, mode))
+        return world.do(lambda tx: world.queue.artifacts.size_bytes(tx, ArtifactKey(ARTIFACT, model, mode)))
 
     for size_bytes, mode in ((10, "realistic"), (20, "oracle")):
-        world.do(lambda tx, size=size_bytes, mode=mode: world.queue.artifacts.add(tx, ARTIFACT, size, "gbt", mode))
+        world.do(
+            lambda tx, size=size_bytes, mode=mode: world.queue.artifacts.add(
+                tx, ArtifactKey(ARTIFACT, "gbt", mode), size
+            )
+        )
     assert [length("gbt", "realistic"), length("gbt", "oracle"), length("mlp", "oracle")] == [10, 20, None]
 
 

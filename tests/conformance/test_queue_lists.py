@@ -74,8 +74,8 @@ def test_pages_follow_each_other_without_gaps_or_repeats(world: World) -> None:
 def test_a_page_with_specifications_is_bounded_more_tightly(world: World) -> None:
     """A specification may take 64 KiB, and the receiver may not hold 500 of them at once."""
     world.load([entry(number) for number in range(103)])
-    first = page(world, Filters(with_spec=True), limit=500)
-    rest = page(world, Filters(with_spec=True), first.next, limit=500)
+    first = page(world, Filters(extras={"spec"}), limit=500)
+    rest = page(world, Filters(extras={"spec"}), first.next, limit=500)
     assert [len(first.jobs), len(rest.jobs), rest.next] == [100, 3, None]
     assert [view.spec["hyper"] for view in rest.jobs if view.spec] == [
         {"max_iter": number} for number in (100, 101, 102)
@@ -144,7 +144,8 @@ def test_the_jobs_of_a_status_come_in_their_order_however_small_the_pages_are(wo
 
 def test_a_window_ends_where_it_was_told_to(world: World) -> None:
     world.load(entry(number) for number in range(8))
-    values = {"after": 2, "upto": 4, "model": None, "mode": None, "host": None, "tag": None, "withdrawn": 1, "limit": 9}
+    values = {"after": 2, "upto": 4, "model": None, "mode": None, "host": None, "since": None, "until": None}
+    values |= {"tag": None, "withdrawn": 1, "limit": 9}
     for statement, more in ((JOBS_BY_SEQ, {}), (JOBS_BY_STATUS, {"status": "pending"})):
         found = world.do(lambda tx, statement=statement, more=more: tx.all(statement, **values, **more))
         assert [row.seq for row in found] == [3, 4]
@@ -358,9 +359,9 @@ def test_hosts_are_listed_with_what_they_are_and_do(world: World) -> None:
     assert [line.partition(":")[0] for line in tower.drift] == ["vram_gib"]
     world.complete(lease)
     world.now += 601
-    assert world.queue.worker_counts() == {"working": 1, "idle": 0, "away": 2}
+    assert world.queue.worker_counts() == {"working": 1, "idle": 0, "away": 2, "refused": 0}
     world.claim("pi")
-    assert world.queue.worker_counts() == {"working": 1, "idle": 1, "away": 1}
+    assert world.queue.worker_counts() == {"working": 1, "idle": 1, "away": 1, "refused": 0}
 
 
 def test_a_worker_of_another_version_is_marked(world: World) -> None:
@@ -472,7 +473,7 @@ def test_why_of_a_job_that_every_host_faulted_on_says_when_it_is_tried_again(wor
     world.fail(world.running("tower"), "host_fault")
     assert re.fullmatch(
         r"pi, tower gave back or could not run this job, or one after the other \(`cis490-jobs show` and "
-        r"`cis490-jobs workers` say why\); the next try is due in \d+ s",
+        r"`cis490-jobs hosts` say why\); the next try is due in \d+ s",
         why(world, entry(1).id).summary,
     )
     world.wait(3600)

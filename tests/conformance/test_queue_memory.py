@@ -11,6 +11,7 @@ import pytest
 
 from tests.helpers.queue_world import Engine, World, entry, host, open_world
 from training.fleet.database.queries import ADD_REQUIREMENT, REMEMBERED
+from training.fleet.model.artifact import ArtifactKey
 from training.fleet.model.errors import ConflictError, StorageFullError
 from training.fleet.model.jobs import DatasetRef, Policy, Requirement, Terms
 from training.fleet.queue.clock import wall_label
@@ -114,7 +115,7 @@ def test_a_lease_that_ended_while_the_sweeper_took_it_is_left_alone(world: World
     """The result and the sweep are in one batch: memory follows only after the commit of both."""
     world.load([entry(1)])
     lease = world.running()
-    world.do(lambda tx: world.queue.artifacts.add(tx, "a" * 64, 1, "gbt", "realistic"))
+    world.do(lambda tx: world.queue.artifacts.add(tx, ArtifactKey("a" * 64, "gbt", "realistic"), 1))
     for _ in range(150):
         world.now += 4
         world.sweep()

@@ -12,7 +12,7 @@ from training.fleet.database.queries import JOB, JOBS_NUMBERED, REQUIREMENTS
 from training.fleet.manifest import JobEntry
 from training.fleet.model.errors import FleetError, NotFoundError, PreconditionError, WouldShrinkError
 from training.fleet.model.jobs import DatasetRef, Policy, Requirement, Trainer
-from training.fleet.queue import Filters, Origin, change, reload
+from training.fleet.queue import EventFilters, Filters, Origin, change, reload
 from training.fleet.queue.manifests import pack
 from training.fleet.queue.stored import requirement_from
 from training.fleet.wire.people import Plan, PlannedJob
@@ -628,7 +628,7 @@ def test_a_table_whose_name_is_nearly_that_of_a_host_is_pointed_out(world: World
 def test_what_a_manifest_changes_stands_in_the_events(world: World) -> None:
     world.load([entry(1)], {"tower": Policy(), "pi": Policy()})
     world.load([entry(1), entry(2)], {"tower": Policy(())})
-    page = world.do(lambda tx: world.queue.history.page(tx, None, None, None, 4))
+    page = world.do(lambda tx: world.queue.history.page(tx, EventFilters(), None, 4))
     found = [(event.action, event.worker, event.why) for event in page.events if event.action != "add"]
     assert found[:2] == [
         ("change", "tower", 'host tower: allow_jobs ["*"] -> []'),

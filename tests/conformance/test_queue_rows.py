@@ -15,6 +15,7 @@ import pytest
 from tests.helpers.queue_world import ARTIFACT, OPERATOR, OTHER, Engine, World, entry, host, open_world
 from training.fleet.auth.identities import digest_of
 from training.fleet.database.queries import MAKE_READY
+from training.fleet.model.artifact import ArtifactKey
 from training.fleet.model.errors import ArtifactMissingError, FleetError
 from training.fleet.model.jobs import Policy, Requirement
 from training.fleet.wire.identities import Enrol, InviteOrder
@@ -540,6 +541,6 @@ def test_a_result_needs_the_artifact_of_its_digest_model_and_mode(
     with open_world(tmp_path) as world:
         world.load([entry(1)])
         lease = world.running()
-        world.do(lambda tx: world.queue.artifacts.add(tx, sha256, 10, model, mode))
+        world.do(lambda tx: world.queue.artifacts.add(tx, ArtifactKey(sha256, model, mode), 10))
         with pytest.raises(ArtifactMissingError):
             world.complete(lease, store=False)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from training.fleet.cli import comparison, completion, manifests, plans, program, views
+from training.fleet.cli import comparison, completion, listing, machines, manifests, plans, program, trail
 from training.fleet.model import errors
 from training.fleet.wire import people
 from training.fleet.wire import worker as messages
@@ -25,18 +25,18 @@ def test_the_reference_has_every_command_and_option(page: str) -> None:
     assert set(re.findall(r"--[a-z0-9-]+", headings)) == {
         "--watch", "--status", "--model", "--mode", "--host", "--limit", "--exit-code", "--if-plan", "--allow-shrink",
         "--metric", "--split", "--dataset", "--artifacts", "--no-hash", "--job", "--worker", "--ttl",
-        "--tag", "--all", "--keep-dropped", "--if-manifest", "--plan",
-        "--code", "--ca-sha256", "--name",
+        "--code", "--ca-sha256", "--name", "--tag", "--since", "--until", "--all", "--lower", "--yes", "--if",
+        "--keep-dropped", "--if-manifest", "--plan",
     }  # fmt: skip
 
 
 def test_the_reference_has_the_columns_in_their_order(page: str) -> None:
     for columns in (
-        views.LIST_COLUMNS,
+        listing.LIST_COLUMNS,
         comparison.COLUMNS,
-        views.WORKER_COLUMNS,
-        views.TRAIL_COLUMNS,
-        views.IDENTITY_COLUMNS,
+        machines.WORKER_COLUMNS,
+        trail.TRAIL_COLUMNS,
+        trail.IDENTITY_COLUMNS,
         plans.MANIFEST_COLUMNS,
     ):
         assert f"Columns: `{' '.join(columns)}`" in page

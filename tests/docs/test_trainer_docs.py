@@ -12,7 +12,7 @@ from scored_windows import result_document, scored
 
 from training.contracts.dataset import MAX_WINDOW_ROWS
 from training.contracts.dataset_folder import _KINDS, _SPLIT_KEYS
-from training.trainer import accuracy, datasets, export, faults, hyper, predict, train, unpack
+from training.trainer import accuracy, datasets, evaluate, export, faults, hyper, predict, train, unpack
 from training.trainer.artifact import card
 from training.trainer.artifact.numeric_class import numeric_class
 from training.trainer.evaluation import incidents, intervals, measures
@@ -106,6 +106,17 @@ def test_the_trainer_contract_names_every_option_of_the_export_and_no_other(root
     assert sorted(named) == sorted(options_of(export._parser()))
 
 
+@pytest.mark.parametrize(
+    ("heading", "parser"),
+    [("Scoring new telemetry", predict._parser()), ("Judging a model on labelled data", evaluate._parser())],
+)
+def test_the_trainer_contract_names_every_option_of_scoring_and_judging(
+    root: Path, heading: str, parser: argparse.ArgumentParser
+) -> None:
+    named = re.findall(r"^\| `(--[a-z-]+)", section(root, heading), re.MULTILINE)
+    assert sorted(named) == sorted(options_of(parser))
+
+
 def test_the_trainer_contract_names_what_an_exported_file_says_of_itself(root: Path) -> None:
     description = Description("gbt", ("x",), None, None, 30, True, 0.5)
     named = re.findall(r"^\| `([a-z_]+)` \|", section(root, "Export to ONNX"), re.MULTILINE)
@@ -116,7 +127,7 @@ def test_the_trainer_contract_names_the_statuses_and_limits_of_scoring(root: Pat
     text = section(root, "Scoring new telemetry")
     named = {int(number) for number in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)}
     assert named == {
-        0, 2, child.EXIT_CRASHED, child.EXIT_KILLED, SpecError.exit_status, child.EXIT_INTERRUPTED, predict.EXIT_CLOSED,
+        0, 2, child.EXIT_CRASHED, child.EXIT_KILLED, SpecError.exit_status, child.EXIT_INTERRUPTED, child.EXIT_CLOSED,
     }  # fmt: skip
     assert HostError.exit_status == child.EXIT_KILLED
     assert f"at most {model_files.MAX_MEMBERS} regular files" in text

@@ -13,10 +13,13 @@ from typing import Any
 
 from queue_world import World, entry
 
+from training.fleet.blobs import open_blobs
 from training.fleet.maintenance.artifacts import CheckOptions, Places
 from training.fleet.maintenance.fsck import fsck
 from training.fleet.maintenance.report import Report
-from training.fleet.store import Store
+from training.fleet.model.artifact import ArtifactKey
+from training.fleet.queue import StoredRows
+from training.fleet.store import Index, Intake, Store
 
 STATUSES = ["completed", "completed", "completed", "failed", "running", "claimed", "pending", "cancelled"]
 
@@ -27,7 +30,8 @@ class Site:
     def __init__(self, folder: Path, fill: bool = True) -> None:
         self.folder = folder
         self.db = folder / "queue.db"
-        self.places = Places(folder / "store", folder / "incoming", folder / "index.jsonl")
+        self.store, self.incoming = folder / "store", folder / "incoming"
+        self.places = Places(open_blobs(self.store, self.incoming), folder / "index.jsonl")
         self.ids: list[str] = []
         self.artifacts: list[str] = []
         if fill:
@@ -42,15 +46,14 @@ class Site:
         return other
 
     def _fill(self) -> None:
-        store = Store(self.places.store, self.places.incoming, self.places.index, floor_bytes=0)
-        store.open()
+        self.places.blobs.prepare()
         world = World(self.db)
         try:
             jobs = [entry(number, max_attempts=1 if number == 3 else 3) for number in range(8)]
             self.ids = [job.id for job in jobs]
             world.load(jobs)
             for number in range(3):
-                self._complete(world, store, b"bundle %d" % number * 100)
+                self._complete(world, b"bundle %d" % number * 100)
             world.fail(world.running("pi"), "trainer_error", "no such key", "a log")
             world.running("tower")
             world.claim("nas")
@@ -59,18 +62,18 @@ class Site:
         finally:
             world.database.close()
 
-    def _complete(self, world: World, store: Store, data: bytes) -> None:
+    def _complete(self, world: World, data: bytes) -> None:
         sha256, lease = hashlib.sha256(data).hexdigest(), world.running("pi")
-        upload = store.begin(sha256, "gbt", "realistic", len(data))
+        key, rows = ArtifactKey(sha256, "gbt", "realistic"), StoredRows(world.database, world.queue.artifacts)
+        intake = Intake(Store(self.places.blobs), rows, Index(self.places.index))
+        upload = intake.begin(key, len(data))
         upload.write(data)
-        upload.finish()
-        world.do(lambda tx: world.queue.artifacts.add(tx, sha256, len(data), "gbt", "realistic"))
-        store.append_index({"sha256": sha256, "model": "gbt", "mode": "realistic", "size_bytes": len(data)})
+        intake.finish(upload, key, len(data))
         world.complete(lease, sha256, store=False)
         self.artifacts.append(sha256)
 
     def bundle(self, number: int) -> Path:
-        return self.places.store / "gbt_realistic" / self.artifacts[number] / "bundle.tar.zst"
+        return self.store / "gbt_realistic" / self.artifacts[number] / "bundle.tar.zst"
 
     def fsck(self, **options: Any) -> Report:
         return fsck(self.db, self.places, CheckOptions(**options))

@@ -16,6 +16,7 @@ from typing import Any
 from training.fleet.database import Database, Transaction
 from training.fleet.database.sqlite import Sqlite
 from training.fleet.manifest import Header, JobEntry
+from training.fleet.model.artifact import ArtifactKey
 from training.fleet.model.capability import GIB, Capability, Gpu
 from training.fleet.model.errors import ConflictError
 from training.fleet.model.jobs import Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
@@ -202,7 +203,11 @@ class World:
 
     def complete(self, lease: Lease, artifact: str = ARTIFACT, store: bool = True) -> Any:
         if store:
-            self.do(lambda tx: self.queue.artifacts.add(tx, artifact, 10, lease.spec["model"], lease.spec["mode"]))
+            self.do(
+                lambda tx: self.queue.artifacts.add(
+                    tx, ArtifactKey(artifact, lease.spec["model"], lease.spec["mode"]), 10
+                )
+            )
         message = Complete(lease.lease_id, artifact, {"auroc": 0.9}, "sha256:" + "c" * 64, 12.5)
         return repeated(self.database, lambda tx: self.queue.complete(tx, lease.job_id, message))
 

@@ -34,8 +34,8 @@ class StubReceiver:
 
     Attributes:
         jobs: Leases still to hand out.
-        script: Route ("claim", "heartbeat", "complete", "fail", "upload", a path) to replies that come first; a reply
-            may be a callable of the request.
+        script: Route ("claim", "heartbeat", "complete", "fail", "upload", "part", a path) to replies that come first; a
+            reply may be a callable of the request.
         beat: Answer to heartbeats.
     """
 
@@ -44,6 +44,7 @@ class StubReceiver:
     beat: dict[str, Any] = field(default_factory=lambda: {"lease_s": 600.0})
     seen: list[Seen] = field(default_factory=list)
     stored: dict[str, bytes] = field(default_factory=dict)
+    parts: dict[str, bytes] = field(default_factory=dict)
     news: threading.Condition = field(default_factory=threading.Condition)
 
     def __post_init__(self) -> None:
@@ -115,6 +116,10 @@ class StubReceiver:
             new = sha256 not in self.stored
             self.stored[sha256] = seen.body
             return 201 if new else 200, {}, {"sha256": sha256, "size_bytes": len(seen.body), "new": new}
+        if name == "part":
+            sha256 = hashlib.sha256(seen.body).hexdigest()
+            self.parts[seen.path.rpartition("/")[2]] = seen.body
+            return 201, {}, {"sha256": sha256, "size_bytes": len(seen.body), "new": True}
         status = {"complete": "completed", "fail": "failed"}.get(name)
         if status:
             return 200, {}, {"id": seen.path.split("/")[3], "status": status, "cancel_requested": False}
@@ -155,7 +160,7 @@ def route(seen: Seen) -> str:
     """Return the short name of a request's route."""
     path = seen.path.partition("?")[0]
     if path.startswith("/v1/model/"):
-        return "upload"
+        return "part" if "/file/" in path else "upload"
     if path.startswith("/v1/job/") and seen.method == "POST":
         return path.rpartition("/")[2]
     return path

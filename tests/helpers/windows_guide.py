@@ -16,14 +16,14 @@ TYPED = (
     "cis490-jobs --receiver https://receiver.example:8445 invite gpu-tower",
     f"{INSTALLER} -Receiver https://receiver.example:8445 -HostName gpu-tower -Code CODE -CaSha256 HEX",
     'Get-Content "$env:ProgramData\\cis490\\worker.log" -Tail 20',
-    "cis490-jobs workers",
+    "cis490-jobs hosts",
     'Push-Location "$env:ProgramFiles\\cis490\\code"',
     f"{PYTHON} -m training.fleet.worker doctor {SETTINGS} {FOLDER}",
     "Pop-Location",
     f"{INSTALLER} -Pause",
     f"{INSTALLER} -Resume",
     f"{INSTALLER} -Uninstall",
-    "cis490-jobs worker revoke gpu-tower",
+    "cis490-jobs identity revoke gpu-tower",
 )
 """What the tests type as it stands there, in the guide's order."""
 NEEDS_A_PC = {

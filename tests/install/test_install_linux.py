@@ -300,7 +300,7 @@ def test_an_uninstalled_host_keeps_its_settings_and_is_not_enrolled(site: Site) 
     assert said[-3:] == [
         f"left: {site.state}",
         f"left: {site.host.root}/etc/cis490/training-worker.env",
-        "datasets were not touched; an operator ends the identity: cis490-jobs worker revoke HOST",
+        "datasets were not touched; an operator ends the identity: cis490-jobs identity revoke HOST",
     ]
     status, said = site.run("install")
     assert (status, "this host is not enrolled and no --receiver is given" in said[-1]) == (2, True)

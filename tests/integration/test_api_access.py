@@ -28,6 +28,9 @@ MAY: dict[str, set[str]] = {
     "POST /v1/job/{id}/complete": WORK,
     "POST /v1/job/{id}/fail": WORK,
     "PUT /v1/model/{sha256}": WORK,
+    "PUT /v1/model/{sha256}/file/{file}": WORK,
+    "GET /v1/model/{sha256}": LOOK,
+    "GET /v1/model/{sha256}/file/{file}": LOOK,
     "POST /v1/secret": WORK,
     "GET /v1/worker.pyz": WORK,
     "GET /v1/worker/self": WORK,
@@ -139,7 +142,7 @@ HALVES = (
 
 def statuses(live: LiveReceiver, headers: dict[str, str]) -> dict[str, int]:
     """Return how every route answers, without a body."""
-    fill = {"{id}": "0" * 64, "{sha256}": "0" * 64, "{name}": "never-enrolled"}
+    fill = {"{id}": "0" * 64, "{sha256}": "0" * 64, "{name}": "never-enrolled", "{file}": "card.md"}
     found = {}
     for route in ROUTES:
         path = route.path

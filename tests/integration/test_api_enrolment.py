@@ -64,7 +64,7 @@ def test_a_code_is_good_for_one_key_alone(receiver: LiveReceiver) -> None:
     assert receiver.enrol("w1", code, "key-one").status == 200
     other = receiver.enrol("w1", code, "key-two")
     assert (other.status, other.json["code"]) == (401, "invite_refused")
-    assert "worker revoke" in other.json["detail"]
+    assert "identity revoke" in other.json["detail"]
 
 
 def test_a_code_is_good_for_its_host_alone(receiver: LiveReceiver) -> None:
@@ -448,7 +448,7 @@ def test_a_key_that_nobody_asked_for_does_not_lock_the_worker_out(receiver: Live
     digest = {"secret_sha256": hashlib.sha256(b"a-key-of-the-thief").hexdigest()}
     refused = receiver.call("POST", "/v1/secret", digest, headers)
     assert (refused.status, refused.json["code"]) == (409, "wrong_state")
-    assert "cis490-jobs worker rotate w1" in refused.json["detail"]
+    assert "cis490-jobs identity rotate w1" in refused.json["detail"]
     assert receiver.call("GET", "/v1/worker/self", headers=headers).status == 200
 
 

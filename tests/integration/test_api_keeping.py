@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from live_receiver import LiveReceiver, manifest
 
+from training.fleet.blobs import Blobs, open_blobs
 from training.fleet.maintenance import backup as backup_module
 from training.fleet.maintenance.artifacts import Places
 from training.fleet.maintenance.report import ignore
@@ -65,9 +66,8 @@ def test_a_backup_is_made_below_the_receivers_own_folder(receiver: LiveReceiver,
     named = json.loads((path / "backup.json").read_text())["files"]
     assert {"queue.db", "index.jsonl", "manifest.applied.toml"} < set(named)
     assert (path / "manifest.applied.toml").read_text() == manifest(4)
-    place = RestoreTarget(
-        tmp_path / "new" / "queue.db", Places(*(tmp_path / "new" / name for name in ("s", "i", "x.jsonl")))
-    )
+    new = tmp_path / "new"
+    place = RestoreTarget(new / "queue.db", Places(open_blobs(new / "s", new / "i"), new / "x.jsonl"))
     assert restore(path, place, replace=False, progress=ignore)[0] == "artifacts: 1 brought back, 0 were there"
 
 
@@ -152,7 +152,7 @@ def test_a_check_finds_a_damaged_artifact_and_a_wrong_index(receiver: LiveReceiv
     assert places[1] == f"{tmp_path / 'index.jsonl'}, line 1"
     assert bundle.read_bytes() == b"a bungle"
     (problem,) = receiver.call("GET", "/v1/health").json["problems"]
-    assert problem.endswith("found 2 things; run cis490-jobs fsck")
+    assert problem.endswith(" found 2 faults; `cis490-jobs fsck` lists them")
 
 
 def test_pages_that_were_damaged_at_the_start_stand_in_the_health(tmp_path: Path) -> None:
@@ -238,12 +238,12 @@ def test_a_receiver_that_ends_stops_its_chore(tmp_path: Path, monkeypatch: pytes
     begun = threading.Event()
     shared = backup_module._shared
 
-    def slow(source: Path, target: Path, count: Any) -> Any:
+    def slow(blobs: Blobs, key: str, target: Path, count: Any) -> Any:
         begun.set()
         while True:  # ends by the error that the count raises once the receiver ends
             count(1)
             time.sleep(0.01)
-        return shared(source, target, count)
+        return shared(blobs, key, target, count)
 
     monkeypatch.setattr(backup_module, "_shared", slow)
     with LiveReceiver(tmp_path, manifest(1)) as live:

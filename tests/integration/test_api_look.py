@@ -59,6 +59,33 @@ def test_a_list_carries_specifications_only_when_asked(receiver: LiveReceiver) -
     assert (refused.status, "with is 'log'; expected of spec" in refused.json["detail"]) == (422, True)
 
 
+def test_a_list_carries_hyper_parameters_and_reasons_only_when_asked(receiver: LiveReceiver) -> None:
+    plain = receiver.call("GET", "/v1/jobs").json["jobs"]
+    asked = receiver.call("GET", "/v1/jobs?with=hyper,reason&limit=500").json
+    assert {(job["hyper"], job["reason"]) for job in plain} == {(None, "")}
+    assert [job["hyper"] for job in asked["jobs"]] == [{}] * JOBS
+    assert all(job["reason"] for job in asked["jobs"])
+
+
+def test_what_filters_can_name_is_told(receiver: LiveReceiver) -> None:
+    found = receiver.call("GET", "/v1/names").json
+    assert found["models"] == ["gbt"]
+    assert sorted(found) == ["datasets", "hosts", "models", "tags"]
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/events"])
+@pytest.mark.parametrize("query", ["since=2099-01-01T00:00:00.000Z", "until=2001-01-01T00:00:00.000Z"])
+def test_a_range_of_time_bounds_a_list(receiver: LiveReceiver, path: str, query: str) -> None:
+    (items,) = (found for found in receiver.call("GET", f"{path}?{query}").json.values() if isinstance(found, list))
+    assert items == []
+
+
+@pytest.mark.parametrize("text", ["yesterday", "2026-11-30", "2026-11-30T10:00:00Z", "2026-11-30T10:00:00.000Z%0A"])
+def test_a_time_that_could_not_be_compared_is_refused(receiver: LiveReceiver, text: str) -> None:
+    refused = receiver.call("GET", f"/v1/jobs?since={text}")
+    assert (refused.status, refused.json["expected"]) == (422, "a time in UTC such as 2026-11-30T14:00:00.000Z")
+
+
 def test_an_unchanged_list_is_304_and_a_changed_one_is_sent(receiver: LiveReceiver) -> None:
     first = receiver.call("GET", "/v1/jobs")
     tag = first.headers["etag"]
@@ -151,7 +178,7 @@ def test_a_receiver_that_cannot_write_into_a_folder_is_not_ready(tmp_path: Path,
 
 def test_a_read_only_disk_is_not_ready(receiver: LiveReceiver, monkeypatch: pytest.MonkeyPatch) -> None:
     """To mount one takes root; the system's answer is put in instead."""
-    monkeypatch.setattr("training.fleet.blobs.folder.System.writable", lambda _self, _folder: False)
+    monkeypatch.setattr("training.fleet.blobs.disk.System.writable", lambda _self, _folder: False)
     reply = receiver.call("GET", "/readyz")
     assert (reply.status, len(reply.json["problems"])) == (503, 3)
 
@@ -282,7 +309,7 @@ def test_the_reference_names_every_route(root: Path, route: object) -> None:
 
 
 def paths(role: str) -> list[tuple[str, str]]:
-    fill = {"{id}": "0" * 64, "{sha256}": "0" * 64, "{digest}": "0" * 64, "{name}": "w1"}
+    fill = {"{id}": "0" * 64, "{sha256}": "0" * 64, "{digest}": "0" * 64, "{name}": "w1", "{file}": "card.md"}
     found = []
     for route in ROUTES:
         if route.role == role:

@@ -28,6 +28,21 @@ def test_cancel_and_requeue_answer_the_new_state(tmp_path: Path) -> None:
         assert {"operator:operator", "worker:w1"} < {event["actor"] for event in events}
 
 
+def test_a_change_can_be_bound_to_the_status_that_was_seen(tmp_path: Path) -> None:
+    with LiveReceiver(tmp_path, manifest(1)) as receiver:
+        (job,) = receiver.call("GET", "/v1/jobs").json["jobs"]
+        path = f"/v1/job/{job['id']}"
+        moved = receiver.call("POST", f"{path}/cancel?if_status=claimed,running", operator=True)
+        assert (moved.status, moved.json["code"]) == (409, "wrong_state")
+        assert moved.json["found"] == f"the job {job['id']} is pending now, nothing was changed"
+        assert moved.json["expected"] == "a job that is claimed or running"
+        assert receiver.call("GET", path).json["job"]["status"] == "pending"
+        assert receiver.call("POST", f"{path}/cancel?if_status=pending", operator=True).json["status"] == "cancelled"
+        assert receiver.call("POST", f"{path}/requeue?if_status=failed", operator=True).status == 409
+        assert receiver.call("POST", f"{path}/requeue?if_status=cancelled", operator=True).json["status"] == "pending"
+        assert receiver.call("POST", f"{path}/cancel?if_status=gone", operator=True).status == 422
+
+
 def test_a_reload_adds_says_so_and_repeats_without_effect(tmp_path: Path) -> None:
     with LiveReceiver(tmp_path, manifest(2)) as receiver:
         receiver.manifest.write_text(manifest(5))

@@ -8,7 +8,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -289,7 +289,7 @@ def test_a_stranger_without_the_lease_takes_no_turn(receiver: LiveReceiver, leas
 def test_an_upload_whose_lease_ends_while_it_arrives_is_not_stored(
     receiver: LiveReceiver, end: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.fleet.api.handlers.worker.LOOK_AGAIN_S", 0.0)
+    monkeypatch.setattr("training.fleet.api.handlers.uploads.LOOK_AGAIN_S", 0.0)
     data, name = os.urandom(3 * 2**20), f"ends-{end}-{receiver.parser}"
     own = receiver.enrolled(name)
     lease = receiver.call("POST", "/v1/job/claim", receiver.claim_body(name), own).json
@@ -413,7 +413,7 @@ def test_memory_stays_flat_while_a_slow_disk_takes_the_upload(
     receiver: LiveReceiver, lease: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The client is held back: no more than two batches are ever in memory."""
-    from training.fleet.api.handlers import worker as work
+    from training.fleet.api.handlers import uploads as work
 
     held: list[int] = []
     write = work._write
@@ -435,17 +435,19 @@ def test_the_index_keeps_the_order_of_the_database_when_uploads_end_at_once(
 ) -> None:
     with LiveReceiver(tmp_path, manifest(2)) as live:
         leases = [live.claim(), live.claim()]
-        writes, first, second = live.fleet.store.append_index, threading.Event(), threading.Event()
+        index = live.fleet.intake._index
+        pay, first, second = index.pay, threading.Event(), threading.Event()
 
-        def slow_at_first(row: Mapping[str, object]) -> None:
-            if not first.is_set():
-                first.set()
-                second.wait(0.5)
-            else:
+        def late_at_first() -> None:
+            if first.is_set():
+                pay()
                 second.set()
-            writes(row)
+            else:
+                first.set()
+                assert second.wait(10)
+                pay()
 
-        monkeypatch.setattr(live.fleet.store, "append_index", slow_at_first)
+        monkeypatch.setattr(index, "pay", late_at_first)
         early = threading.Thread(target=live.upload, args=(leases[0], b"first"))
         early.start()
         assert first.wait(10)

@@ -193,9 +193,13 @@ def test_compare_puts_the_results_of_both_modes_side_by_side(site: Site, worker:
         worker.upload(lease.lease_id, sha256, bundle)
         metrics = {"auprc_host_mean": values[lease.spec["mode"]], "auroc": None}
         worker.complete(lease.job_id, Complete(lease.lease_id, sha256, metrics))
+    oracle, realistic, _ = (row[0] for row in site.rows("list"))
     assert site.rows("compare") == [
-        ["toy", "hosts", "0.75 ± -", "0.5 ± -", "+0.25 ± -", "1", "490", ""],
+        ["toy", "hosts", "0.75", "0.5", "+0.25", "1", "490", "", oracle],
     ]
+    artifact = hashlib.sha256(oracle.encode()).hexdigest()
+    assert site.rows("best") == [[oracle, "auprc_host_mean", "0.75", artifact]]
+    assert site.rows("best", "--lower")[0][0] == realistic
     assert "--metric takes one of auprc_host_mean, auroc\n" in site.run("compare", "--metric", "f1", status=1).stderr
 
 
@@ -208,6 +212,41 @@ def test_cancel_and_requeue_say_where_the_job_stands(site: Site, worker: Client)
     worker.heartbeat(lease.job_id, Heartbeat(lease.lease_id))
     assert site.rows("cancel", job) == [[job, "running", "cancelling: its worker stops the trainer"]]
     assert "cis490-jobs: " in site.run("requeue", job, status=1).stderr
+
+
+def test_a_list_says_what_tells_jobs_apart_why_they_wait_and_refuses_unknown_names(site: Site, worker: Client) -> None:
+    claim(worker)
+    rows = site.rows("list")
+    assert [row[10:12] for row in rows] == [
+        ["", ""],
+        ["", "slot on pi"],
+        ["depth=3", "no host: require_cuda, min_vram_gib"],
+    ]
+    assert "1 pending job that no host can run" in site.run("status").stdout
+    assert site.run("list", "--host", "pii", status=1).stderr == (
+        "cis490-jobs: found no job on host pii; did you mean pi? hosts are pi\n"
+    )
+    assert site.run("list", "--model", "tio", status=1).stderr.endswith("did you mean toy? models are toy\n")
+    assert site.run("list", "--status", "failed").stdout == ""
+    assert site.run("list", "--since", "8h", "--until", "2001-01-01", status=78).stderr.count("exchange them") == 1
+    assert site.rows("list", "--until", "yesterday") == []
+    assert len(site.rows("events", "--since", "today", "--worker", "pi")) == 1
+    assert "slots      manifest 1, worker unknown: 1 used" in site.run("host", "pi").stdout
+
+
+def test_a_filter_changes_exactly_what_it_showed(site: Site, worker: Client) -> None:
+    shown = site.run("cancel", "--status", "pending", "--model", "toy")
+    assert len(shown.stdout.splitlines()) == 3
+    order = shown.stderr.splitlines()[-1].split()
+    assert order[:2] == ["cis490-jobs", "cancel"]
+    # A worker takes one of them: the choice is another one, and nothing happens.
+    lease = claim(worker)
+    assert "the choice is another one now" in site.run(*order[1:], status=1).stderr
+    assert {row[5] for row in site.rows("list")} == {"claimed", "pending"}
+    again = site.run("cancel", "--status", "pending").stderr.splitlines()[-1].split()
+    assert [row[1] for row in site.rows(*again[1:])] == ["cancelled"] * 2
+    assert len(site.rows("requeue", "--status", "cancelled", "--yes")) == 2
+    assert site.rows("list", "--status", "claimed")[0][0] == lease.job_id
 
 
 def test_plan_and_reload_agree_and_the_second_plan_is_empty(site: Site) -> None:

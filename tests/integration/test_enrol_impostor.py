@@ -19,7 +19,7 @@ from tls_site import Site
 from training.fleet.install import linux, worker, worker_windows
 from training.fleet.install.programs import Programs
 
-CODE = "the-one-time-code"
+CODE = "the-one-time-code-of-this-test-ab"
 SHOWN: dict[str, Callable[[str, str], str]] = {
     "his own behind it": lambda genuine, own: genuine + own,
     "his own before it": lambda genuine, own: own + genuine,

@@ -434,7 +434,7 @@ def test_a_leftover_of_a_check_that_cannot_be_removed_does_not_stop_the_start(tm
 FAILING_SYNC = """
 import errno, os, sys
 from training.fleet import receiver
-from training.fleet.blobs.folder import System
+from training.fleet.blobs.disk import System
 
 def sync(self, descriptor):
     if not os.path.isdir(f"/proc/self/fd/{descriptor}"):

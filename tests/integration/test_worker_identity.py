@@ -211,6 +211,8 @@ def test_enrolling_again_says_so_and_a_run_that_lost_its_answer_goes_on(tmp_path
     ("host", "code", "status", "said"),
     [
         pytest.param("box", "", 77, "cis490-jobs invite box", id="no code"),
+        pytest.param("box", "x" * 12, 77, "the one-time code has 12 characters; expected 32 of", id="half a code"),
+        pytest.param("box", "y" * 31 + "!", 77, "32 characters, some of which no code has; expected", id="no code's"),
         pytest.param("box", "x" * 32, 77, "this receiver did not give the code", id="a wrong code"),
         pytest.param("other", None, 77, "not good for the host other", id="a code for another host"),
         pytest.param("No Host", None, 78, "expected the one of the invite", id="no host name"),

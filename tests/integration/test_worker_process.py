@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from fake_trainer import DECLARATION
-from stub_receiver import Reply, Seen, StubReceiver, lease, problem
+from stub_receiver import Reply, Seen, StubReceiver, lease, problem, route
 
 from training.fleet.single_file import own_single_file
 from training.fleet.worker.process.local import running_s
@@ -115,6 +115,28 @@ def test_a_job_is_trained_uploaded_and_completed(host: Host, stub: StubReceiver)
     assert done.json["content_digest"].startswith("sha256:")
     assert done.json["duration_s"] > 0
     assert host.runs() == []
+
+
+def test_card_figures_and_metrics_come_beside_the_bundle_before_the_job_is_completed(
+    host: Host, stub: StubReceiver
+) -> None:
+    stub.offer(lease("shown"))
+    assert host.once() == 0
+    assert stub.parts == {"metrics.json": b"{}", "model_card.md": b"# A card", "learning.svg": b"<svg/>"}
+    assert [call.path.rpartition("/")[2] for call in stub.calls("part")] == list(stub.parts)
+    order = [route(seen) for seen in stub.seen if route(seen) in ("upload", "part", "complete")]
+    assert order == ["upload", "part", "part", "part", "complete"]
+
+
+@pytest.mark.parametrize(("status", "code"), [(404, "not_found"), (405, "method_not_allowed"), (500, "internal")])
+def test_a_receiver_that_takes_no_card_gets_the_result_all_the_same(
+    host: Host, stub: StubReceiver, status: int, code: str
+) -> None:
+    stub.script["part"] = [problem(status, code)] * 50
+    stub.offer(lease("shown"))
+    assert host.once(environ=ENVIRON) == 0
+    assert len(stub.calls("complete")) == 1
+    assert ("older than this worker" in host.errors) is (status < 500)
 
 
 @pytest.fixture(scope="module")

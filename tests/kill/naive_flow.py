@@ -6,7 +6,6 @@ The file is written under its final name, the row before it is there, and the li
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from pathlib import Path
@@ -14,10 +13,12 @@ from pathlib import Path
 from boundary import Boundary
 from trial import Trial, wrong_answers, wrong_in_files
 
+from training.fleet.blobs import open_blobs
 from training.fleet.database.sqlite import Sqlite
 from training.fleet.maintenance.artifacts import Places
+from training.fleet.model.artifact import ArtifactKey
 from training.fleet.queue import Queue
-from training.fleet.store import bundle_path
+from training.fleet.store import index_line
 
 PIECES = [bytes([number]) * 4096 for number in range(16)]
 
@@ -28,7 +29,8 @@ class NaiveFlow:
     def __init__(self, boundary: Boundary, scratch: Path) -> None:
         self._boundary = boundary
         self._folder = scratch / "naive"
-        self._places = Places(self._folder / "store", self._folder / "incoming", self._folder / "index.jsonl")
+        self._store, self._index = self._folder / "store", self._folder / "index.jsonl"
+        self._places = Places(open_blobs(self._store, self._folder / "incoming"), self._index)
 
     def trial(self, at: int = 0, error: int = 0) -> Trial:
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -43,12 +45,11 @@ class NaiveFlow:
         for number in range(3):
             data = b"".join(PIECES) + b"%d" % number
             sha256 = hashlib.sha256(data).hexdigest()
-            path = bundle_path(sha256, "gbt", "oracle")
-            row = {"sha256": sha256, "model": "gbt", "mode": "oracle", "size_bytes": len(data), "path": path}
-            with self._places.index.open("a") as index:
-                index.write(json.dumps(row, separators=(",", ":")) + "\n")
-            self._note(sha256, len(data))
-            self._put(self._places.store / path, data)
+            key = ArtifactKey(sha256, "gbt", "oracle")
+            with self._index.open("ab") as index:
+                index.write(index_line(key, len(data)))
+            self._note(key, len(data))
+            self._put(self._store / key.path, data)
         return 0
 
     def _put(self, path: Path, data: bytes) -> None:
@@ -60,7 +61,7 @@ class NaiveFlow:
                 file.write(data[start : start + 4096])
             os.fsync(file.fileno())
 
-    def _note(self, sha256: str, size_bytes: int) -> None:
+    def _note(self, key: ArtifactKey, size_bytes: int) -> None:
         database = Sqlite.open(self._folder / "queue.db")
-        database.submit(lambda tx: Queue().artifacts.add(tx, sha256, size_bytes, "gbt", "oracle")).result()
+        database.submit(lambda tx: Queue().artifacts.add(tx, key, size_bytes)).result()
         database.close()

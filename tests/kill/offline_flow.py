@@ -69,7 +69,7 @@ class OfflineFlow:
         if self._restores:
             shutil.rmtree(damaged.bundle(1).parent)
         damaged.places.index.write_text("no line of an index\n")
-        (damaged.places.incoming / LEFTOVER).write_bytes(b"half an upload")
+        (damaged.incoming / LEFTOVER).write_bytes(b"half an upload")
 
     def trial(self, at: int = 0, error: int = 0) -> Trial:
         """Disturb one run, run it again, and look at what came of it."""

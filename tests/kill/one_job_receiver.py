@@ -103,7 +103,7 @@ class OneJobReceiver(StubReceiver):
             if digest != self.digests[0]:
                 self.digests = [self.digests[0], digest]
             return 200, {}, {"worker": "tower"}
-        if name == "upload":
+        if name in ("upload", "part"):
             holder = seen.headers.get("x-lease-id")
             return super().usual(name, seen) if self._holds(holder) else problem(409, "stale_lease")
         if name in ("heartbeat", "complete", "fail"):

@@ -6,6 +6,7 @@ again whatever was not answered.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import errno
 import hashlib
@@ -28,6 +29,7 @@ from boundary import Boundary, Ran
 from trial import Trial, sound_backup, wrong_after_failed_sync, wrong_answers, wrong_in_files
 
 from training.fleet import receiver
+from training.fleet.blobs import open_blobs
 from training.fleet.maintenance.artifacts import Places
 
 TOKEN = "an-operator-token-for-tests"
@@ -146,6 +148,12 @@ class Askers:
         stored = self.ask("PUT", f"/v1/model/{sha256}", data, **{"X-Lease-Id": self.leases[name]["lease_id"]})
         assert stored["size_bytes"] == len(data)
 
+    def bring_part(self, name: str, artifact: bytes, file: str, data: bytes) -> None:
+        digest = base64.b64encode(hashlib.sha256(data).digest()).decode()
+        headers = {"X-Lease-Id": self.leases[name]["lease_id"], "Repr-Digest": f"sha-256=:{digest}:"}
+        stored = self.ask("PUT", f"/v1/model/{hashlib.sha256(artifact).hexdigest()}/file/{file}", data, **headers)
+        assert stored["size_bytes"] == len(data)
+
     def complete(self, name: str, data: bytes) -> None:
         self.tell("complete", name, artifact=hashlib.sha256(data).hexdigest(), metrics={"auroc": 0.75})
 
@@ -229,6 +237,7 @@ def _steps(who: Askers) -> Iterator[Callable[[], None]]:
     yield lambda: who.tell("heartbeat", "ant")
     yield lambda: who.tell("heartbeat", "ant", progress={"step": 1, "steps": 2})
     yield lambda: who.upload("ant", LARGE)
+    yield lambda: who.bring_part("ant", LARGE, "card.md", SMALL)
     yield lambda: who.complete("ant", LARGE)
     yield lambda: who.claim("bee", "bee")
     yield lambda: who.tell("heartbeat", "bee")
@@ -320,7 +329,7 @@ SYNCED = "/queue[.]db(-wal)?|/(incoming|store)/.*"
 """What answers depend on; the sums, the index and the kept manifest are made anew."""
 SYNCED_FIRST = "/queue[.]db-wal"
 """The same before there are tables: until SQLite has a log, it syncs the empty file itself once more to undo."""
-PARTS = {"first start": 0, "work": 22, "reload": 23, "backup and check": 25}
+PARTS = {"first start": 0, "work": 23, "reload": 24, "backup and check": 26}
 """What the receiver lives through, and how many steps were answered at the end of each part."""
 
 
@@ -411,7 +420,7 @@ def _has_no_tables(database: Path) -> bool:
 
 
 def _places(folder: Path) -> Places:
-    return Places(folder / "store", folder / "incoming", folder / "index.jsonl")
+    return Places(open_blobs(folder / "store", folder / "incoming"), folder / "index.jsonl")
 
 
 def _asked(folder: Path, statement: str) -> list[Any]:

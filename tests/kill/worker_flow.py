@@ -51,6 +51,7 @@ print("training", flush=True)
 time.sleep(0.05)
 (out / "artifact").mkdir()
 (out / "artifact" / "model.txt").write_text("model")
+(out / "artifact" / "card.md").write_text("# A card")
 (out / "result.json").write_text(json.dumps({"v": 1, "status": "done", "metrics": {"auroc": 0.75}}))
 """
 HOST_KINDS = {"preempted", "host_fault"}

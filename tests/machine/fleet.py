@@ -40,12 +40,14 @@ from tests.helpers.queue_world import Ending
 from tests.helpers.queue_world import look_at_sqlite as look
 from tests.machine.faults import Faults
 from tests.machine.fleet_model import SWEEP_S, Model
+from training.fleet.blobs import open_blobs
 from training.fleet.database.sqlite import Sqlite
 from training.fleet.database.sqlite.pages import sums_path
 from training.fleet.maintenance.artifacts import CheckOptions, Places
 from training.fleet.maintenance.fsck import fsck
 from training.fleet.manifest import Header, JobEntry
 from training.fleet.model import placement
+from training.fleet.model.artifact import ArtifactKey
 from training.fleet.model.capability import GIB, Capability, Gpu
 from training.fleet.model.errors import (
     ArtifactMissingError,
@@ -59,7 +61,7 @@ from training.fleet.model.errors import (
 )
 from training.fleet.model.jobs import FAIL_KINDS, Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
 from training.fleet.queue import Queue, reload
-from training.fleet.store import Store, index_line, index_row
+from training.fleet.store import Index, Store, index_line
 from training.fleet.wire.worker import Claim, Complete, Fail, Heartbeat, JobState, Lease, Progress
 
 T = TypeVar("T")
@@ -150,7 +152,8 @@ class Fleet:
         self.path = self.folder / "queue.db"
         for path in (template(), sums_path(template())):
             shutil.copy(path, self.folder / path.name)
-        self.places = Places(self.folder / "store", self.folder / "incoming", self.folder / "index.jsonl")
+        self.root = self.folder / "store"
+        self.places = Places(open_blobs(self.root, self.folder / "incoming"), self.folder / "index.jsonl")
         self.model = Model(TERMS, policies=dict(POLICIES))
         self.artifacts: set[tuple[str, str]] = set()
         self.unchecked: set[tuple[str, str]] = set()
@@ -169,12 +172,12 @@ class Fleet:
         assert self.database.damaged == []
         self.queue = Queue(lambda: self.model.now, TERMS, lambda: self.wall, lambda: 1.0)
         self.do(self.queue.start)
-        self.store = Store(self.places.store, self.places.incoming, self.places.index, floor_bytes=0)
-        self.store.open()
-        rows = self.artifact_rows()
-        self.store.rebuild_index(map(index_row, rows))
-        assert self.places.index.read_bytes() == b"".join(index_line(index_row(row)) for row in rows)  # I9
-        self.listed = rows
+        self.store, self.index = Store(self.places.blobs), Index(self.places.index)
+        self.places.blobs.prepare()
+        self.index.open()
+        self.listed = self.artifact_lines()
+        self.index.rebuild(self.listed)
+        assert self.places.index.read_bytes() == b"".join(self.listed)  # I9
 
     def do(self, change: Callable[[Any], T]) -> T:
         return self.database.submit(change).result()
@@ -397,33 +400,34 @@ class Fleet:
             with pytest.raises(OtherResultError if done else StaleLeaseError):
                 self.do(lambda tx: self.queue.artifacts.lease_for_upload(tx, lease_id, sha256))
             return
-        job_id, model, mode = self.do(lambda tx: self.queue.artifacts.lease_for_upload(tx, lease_id, sha256))
-        assert (job_id, mode) == (attempt.job, ENTRIES[attempt.job].mode)
-        self.bring(sha256, model, mode, self.pick(["whole", "whole", "whole", "cut", "wrong"]), self.choose(8))
+        job_id, key = self.do(lambda tx: self.queue.artifacts.lease_for_upload(tx, lease_id, sha256))
+        assert (job_id, key.sha256, key.mode) == (attempt.job, sha256, ENTRIES[attempt.job].mode)
+        self.bring(key, self.pick(["whole", "whole", "whole", "cut", "wrong"]), self.choose(8))
 
-    def bring(self, sha256: str, model: str, mode: str, fate: str = "whole", step: int = 7) -> None:
+    def bring(self, artifact: ArtifactKey, fate: str = "whole", step: int = 7) -> None:
         """Send a bundle. At step 0 the receiver dies before the row, at step 1 before the line of the index."""
-        body = BUNDLES[sha256]
-        sending = self.store.begin(sha256, model, mode, len(body))
+        body = BUNDLES[artifact.sha256]
+        sending = self.store.begin(artifact, len(body))
         if fate != "whole":
             sending.write(body[:-1] if fate == "cut" else body[::-1])
             with pytest.raises(ShortBodyError if fate == "cut" else DigestMismatchError):
                 sending.finish()
             return None
         sending.write(body)
-        assert sending.finish() == self.store.path(sha256, model, mode).relative_to(self.places.store).as_posix()
+        assert sending.finish() == artifact.path
         if step == 0:
             return self.receiver_crashes()
-        key = (sha256, mode)
-        new = self.do(lambda tx: self.queue.artifacts.add(tx, sha256, len(body), model, mode))
+        key = (artifact.sha256, artifact.mode)
+        new = self.do(lambda tx: self.queue.artifacts.add(tx, artifact, len(body)))
         assert new == (key not in self.artifacts)
         self.artifacts.add(key)
         self.unchecked.add(key)
         if step == 1:
             return self.receiver_crashes()
         if new:
-            self.store.append_index({"sha256": sha256, "model": model, "mode": mode, "size_bytes": len(body)})
-            self.listed = self.artifact_rows()
+            self.index.owe(index_line(artifact, len(body)))
+            self.index.pay()
+            self.listed = self.artifact_lines()
         return None
 
     @event(6, lambda fleet: fleet.model.attempts)
@@ -432,7 +436,7 @@ class Fleet:
         artifact = self.pick([*BUNDLES, *BUNDLES, NEVER_STORED])
         attempt = self.model.attempts[lease_id]
         if artifact in BUNDLES and self.choose(4):
-            self.bring(artifact, "gbt", ENTRIES[attempt.job].mode)
+            self.bring(ArtifactKey(artifact, "gbt", ENTRIES[attempt.job].mode))
         self.completes(lease_id, artifact)
 
     def completes(self, lease_id: str, artifact: str) -> None:
@@ -694,15 +698,20 @@ class Fleet:
     def artifact_rows(self) -> list[Any]:
         return look(self.database, "SELECT * FROM artifact ORDER BY seq")
 
+    def artifact_lines(self) -> list[bytes]:
+        rows = self.artifact_rows()
+        return [index_line(ArtifactKey(row["sha256"], row["model"], row["mode"]), row["size_bytes"]) for row in rows]
+
     def check_artifacts(self) -> None:
         rows = self.artifact_rows()
         assert {(row["sha256"], row["mode"]) for row in rows} == self.artifacts
         for row in rows:
             if (row["sha256"], row["mode"]) in self.unchecked:
-                body = self.store.path(row["sha256"], row["model"], row["mode"]).read_bytes()  # I8
+                key = ArtifactKey(row["sha256"], row["model"], row["mode"])
+                body = (self.root / key.path).read_bytes()  # I8
                 assert hashlib.sha256(body).hexdigest() == row["sha256"]
                 assert len(body) == row["size_bytes"]
-        assert self.places.index.read_bytes() == b"".join(index_line(index_row(row)) for row in self.listed)
+        assert self.places.index.read_bytes() == b"".join(self.listed)
         self.unchecked.clear()
 
     # ---- the end
@@ -748,7 +757,7 @@ class Fleet:
                 self.do(lambda tx: self.queue.fail(tx, attempt.job, Fail(lease_id, "preempted")))
             elif self.model.now >= done_at:
                 sha256 = next(iter(BUNDLES))
-                self.bring(sha256, "gbt", ENTRIES[attempt.job].mode)
+                self.bring(ArtifactKey(sha256, "gbt", ENTRIES[attempt.job].mode))
                 self.completes(lease_id, sha256)
             return
         lease = self.claims_a_job(name, forget=True, lost=False)
@@ -766,8 +775,8 @@ class Fleet:
 
     def tidy_uploads(self) -> None:
         """Bundles whose row was lost in a crash may stay until they are sent again; `fsck` tells of them."""
-        kept = {self.store.path(sha256, "gbt", mode) for sha256, mode in self.artifacts}
-        for path in self.places.store.glob("*/*/*"):
+        kept = {self.root / ArtifactKey(sha256, "gbt", mode).path for sha256, mode in self.artifacts}
+        for path in self.root.glob("*/*/*"):
             if path not in kept:
                 path.unlink()
                 path.parent.rmdir()

@@ -32,6 +32,7 @@ from training.fleet.database.sqlite.reading import of_receiver
 from training.fleet.maintenance.records import check_pages, check_rows, check_structure
 from training.fleet.maintenance.report import Report
 from training.fleet.manifest import Header, JobEntry
+from training.fleet.model.artifact import ArtifactKey
 from training.fleet.model.capability import GIB, Capability, Gpu
 from training.fleet.model.errors import ConflictError, FleetError
 from training.fleet.model.jobs import Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
@@ -224,7 +225,7 @@ class Life:
 
     def complete(self, lease: Lease) -> JobState:
         artifact = hashlib.sha256(lease.job_id.encode()).hexdigest()
-        self.do(lambda tx: self.queue.artifacts.add(tx, artifact, 10, "gbt", "realistic"))
+        self.do(lambda tx: self.queue.artifacts.add(tx, ArtifactKey(artifact, "gbt", "realistic"), 10))
         message = Complete(lease.lease_id, artifact, {"auroc": 0.9})
         state: JobState = self.do(lambda tx: self.queue.complete(tx, lease.job_id, message))
         return state

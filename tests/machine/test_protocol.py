@@ -15,6 +15,7 @@ from tests.machine import protocol
 from tests.machine.protocol import Event, Protocol, Search
 from training.fleet.database.sqlite import Sqlite
 from training.fleet.manifest import Header, JobEntry
+from training.fleet.model.artifact import ArtifactKey
 from training.fleet.model.capability import GIB, Capability
 from training.fleet.model.errors import ConflictError, OtherResultError, StaleLeaseError
 from training.fleet.model.jobs import Limits, Policy, Requirement, Spec, Terms, Trainer, canonical
@@ -83,7 +84,9 @@ class RealJob:
         header = Header("d" * 64, {"default": Policy()}, Trainer(), {}, (), None, 1)
         reload(self.database, self.queue, header, [entry])
         for artifact in ARTIFACTS:
-            self.do(lambda tx, artifact=artifact: self.queue.artifacts.add(tx, artifact, 1, "gbt", "realistic"))
+            self.do(
+                lambda tx, artifact=artifact: self.queue.artifacts.add(tx, ArtifactKey(artifact, "gbt", "realistic"), 1)
+            )
 
     def do(self, change: Callable[[Any], Any]) -> Any:
         return self.database.submit(change).result()

@@ -29,7 +29,7 @@ FILES = tuple(
         for pattern in (
             "queue/*.py",
             "auth/*.py",
-            "store.py",
+            "store/*.py",
             "api/**/*.py",
             "database/sqlite/*.sql",
             "database/sqlite/migrations/*.sql",

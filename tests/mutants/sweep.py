@@ -48,6 +48,7 @@ ACCEPTED = Path(__file__).with_name("accepted.toml")
 TESTS = (
     "conformance/test_*.py",
     *("unit/test_queue_*.py", "unit/test_auth*.py", "unit/test_store.py", "unit/test_api_*.py", "unit/test_sqlite*.py"),
+    "unit/test_parts.py",
     *("unit/test_migrations.py", "unit/test_fsck.py", "unit/test_receiver_operators.py", "unit/test_loading.py"),
     *("integration/test_api_*.py", "integration/test_raw_http.py", "integration/test_hostile_json.py"),
     *("integration/test_wire_fixtures.py", "integration/test_tls_matrix.py", "integration/test_crowded_places.py"),

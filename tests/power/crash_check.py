@@ -27,6 +27,7 @@ from crash_disk import Disk, Image, choice
 from crash_scenes import Scene
 from crash_trace import Step
 
+from training.fleet.blobs import open_blobs
 from training.fleet.database.sqlite import upkeep
 from training.fleet.database.sqlite.opening import prepare
 from training.fleet.database.sqlite.pages import sums_path
@@ -35,9 +36,10 @@ from training.fleet.files import make_folder
 from training.fleet.maintenance.artifacts import CheckOptions, Places
 from training.fleet.maintenance.fsck import fsck
 from training.fleet.maintenance.restore import RestoreTarget, restore
+from training.fleet.model.artifact import ArtifactKey
 from training.fleet.model.errors import FleetError
 from training.fleet.receiver.run import _open_database
-from training.fleet.store import Store, index_line, index_row
+from training.fleet.store import Index, index_lines
 
 FSCK_EVERY: Final = 25
 """Of so many images one is checked with the whole of fsck."""
@@ -56,6 +58,7 @@ class Promises:
         self.started: set[str] = set()
         self.ended: dict[str, str] = {}
         self.artifacts: dict[str, int] = {}
+        self.parts: set[tuple[str, str, str]] = set()
         self.completed: dict[str, str] = {}
         self.events: set[tuple[str, str]] = set()
         self.jobs = 0
@@ -69,7 +72,7 @@ class Promises:
         known: dict[tuple[str, str], Callable[[str, Any, Any], None]] = {
             ("POST", "claim"): self._claimed,
             ("POST", "heartbeat"): lambda _id, asked, _said: self.started.add(asked["lease_id"]),
-            ("PUT", parts[-1]): self._stored,
+            ("PUT", parts[-1]): self._stored if "file" not in parts else self._brought(parts[-1]),
             ("POST", "complete"): self._completed,
             ("POST", "fail"): self._failed,
             ("POST", "cancel"): lambda job, _asked, _said: self.events.add((job, "cancel")),
@@ -87,6 +90,9 @@ class Promises:
 
     def _stored(self, sha256: str, _asked: Any, said: Any) -> None:
         self.artifacts[sha256] = said["size_bytes"]
+
+    def _brought(self, name: str) -> Callable[[str, Any, Any], None]:
+        return lambda sha256, _asked, said: self.parts.add((sha256, name, said["sha256"]))
 
     def _completed(self, job: str, asked: Any, _said: Any) -> None:
         self.completed[job] = asked["artifact"]
@@ -119,8 +125,10 @@ class Promises:
         if len(rows.jobs) < self.jobs:
             yield f"{self.jobs} jobs were loaded and {len(rows.jobs)} are there"
         yield from (f"{event} was answered and did not happen" for event in self.events - rows.events)
-        found = {row["sha256"] for row in rows.artifacts}
+        found = {key.sha256 for key in rows.artifacts}
         yield from (f"artifact {sha256} was stored and has no row" for sha256 in self.artifacts.keys() - found)
+        brought = {(key.sha256, name, sha256) for key, name, sha256 in rows.parts}
+        yield from (f"the file {part} was stored and has no row" for part in self.parts - brought)
         for name in self.backups:
             yield from _broken_backup(name, image)
 
@@ -158,8 +166,13 @@ class Rows:
         self.jobs = {row[0]: tuple(row[1:]) for row in connection.execute("SELECT id, status, artifact FROM job")}
         happened = connection.execute("SELECT DISTINCT j.id, e.action FROM event AS e JOIN job AS j ON j.seq = e.job")
         self.events = set(map(tuple, happened))
-        self.artifacts = list(map(index_row, connection.execute("SELECT * FROM artifact ORDER BY seq")))
-        self.index = b"".join(map(index_line, self.artifacts))
+        artifacts = connection.execute("SELECT sha256, model, mode, size_bytes FROM artifact ORDER BY seq")
+        self.artifacts = {ArtifactKey(*names): size_bytes for *names, size_bytes in artifacts}
+        parts = connection.execute(
+            "SELECT a.sha256, a.model, a.mode, p.name, p.sha256 FROM part AS p JOIN artifact AS a ON a.seq = p.artifact"
+        )
+        self.parts = {(ArtifactKey(*names), name, sha256) for *names, name, sha256 in parts}
+        self.index = b"".join(index_lines(self.artifacts.items()))
 
 
 def _connected(db: Path) -> sqlite3.Connection:
@@ -177,9 +190,9 @@ class Receiver:
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
         self._site = bench.site
-        self._places = Places(self._site / "data/store", self._site / "data/incoming", self._site / "lists/index.jsonl")
+        self._places = _places(self._site)
         self._databases: dict[int, tuple[Rows, list[str]]] = {}
-        self._stores: dict[tuple[int, bytes], list[str]] = {}
+        self._stores: dict[tuple[Any, ...], list[str]] = {}
         self._wholes = 0
 
     @property
@@ -194,7 +207,7 @@ class Receiver:
             self._databases[state.key()] = self._database(state)
         rows, faults = self._databases[state.key()]
         yield from faults
-        known = rest.key(), rows.index
+        known = rest.key(), rows.index, frozenset(rows.parts)
         if known not in self._stores:
             self._stores[known] = [*self._store(rest, rows), *self._wholly(image)]
         yield from self._stores[known]
@@ -212,18 +225,22 @@ class Receiver:
 
     def _store(self, rest: Image, rows: Rows) -> Iterator[str]:
         self._bench.lay_out(rest)
-        store = Store(self._places.store, self._places.incoming, self._places.index, floor_bytes=0)
-        store.open()
-        store.sweep_incoming()
-        store.rebuild_index(iter(rows.artifacts))
+        self._places.blobs.prepare()
+        index = Index(self._places.index)
+        index.open()
+        index.rebuild(index_lines(rows.artifacts.items()))
         if self._places.index.read_bytes() != rows.index:
             yield "the index is not what the rows say"
-        if any(self._places.incoming.iterdir()):
+        if any(self._places.blobs.leftovers()):
             yield "leftovers of uploads stay"
-        for row in rows.artifacts:
-            bundle = rest.files.get(f"data/store/{row['model']}_{row['mode']}/{row['sha256']}/bundle.tar.zst")
-            if bundle is None or _digest(bundle) != row["sha256"]:
-                yield f"artifact {row['sha256']} has a row and no whole file"
+        for key in rows.artifacts:
+            bundle = rest.files.get(f"data/store/{key.model}_{key.mode}/{key.sha256}/bundle.tar.zst")
+            if bundle is None or _digest(bundle) != key.sha256:
+                yield f"artifact {key.sha256} has a row and no whole file"
+
+        for key, name, sha256 in rows.parts:
+            if _digest(rest.files.get(f"data/store/{key.file(name)}", b"")) != sha256:
+                yield f"{name} of artifact {key.sha256} has a row and no whole file"
 
     def _wholly(self, image: Image) -> Iterator[str]:
         """Check one of many images with fsck, before and after its recovery."""
@@ -240,16 +257,20 @@ class Receiver:
         )
 
 
+def _places(site: Path) -> Places:
+    return Places(open_blobs(site / "data/store", site / "data/incoming"), site / "lists/index.jsonl")
+
+
 def check_restore(_image: Image, site: Path) -> Iterator[str]:
     """Repeat the restore and look whether all is there."""
-    files = Places(site / "data/store", site / "data/incoming", site / "lists/index.jsonl")
+    files = _places(site)
     restore(site / "backup", RestoreTarget(site / "state/queue.db", files), replace=True, progress=lambda *_: None)
     yield from (f"fsck: {fault}" for fault in fsck(site / "state/queue.db", files, CheckOptions(repair=True)).findings)
 
 
 def check_restored(_image: Image, site: Path) -> Iterator[str]:
     """Look whether all is there once the restore has said that it is done."""
-    files = Places(site / "data/store", site / "data/incoming", site / "lists/index.jsonl")
+    files = _places(site)
     yield from (f"fsck: {fault}" for fault in fsck(site / "state/queue.db", files, CheckOptions()).findings)
 
 

@@ -154,7 +154,10 @@ def test_the_guide_works_as_it_is_written(root: Path, tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(
+        r"predict: 1,173 windows of 3 hosts, [0-9]+ alarms \(.* on the validation windows\)\n", done.stderr
+    )
     shown = re.findall(r"^```text\n(wrote imported/flows.*?)digest", guide, re.MULTILINE | re.DOTALL)
     assert shown[0] in done.stdout
     assert len((tmp_path / "scores.csv").read_text().splitlines()) == 1 + 3 * 391

@@ -366,6 +366,26 @@ def test_data_with_another_digest_are_left_to_another_host(synthetic: Path, job_
     assert "bring this host's copy up to date" in failed(tmp_path)[1]
 
 
+@pytest.mark.parametrize("name", ["synthetic.parquet", "dataset.toml"])
+def test_data_that_changed_by_one_byte_since_the_job_was_made_are_refused(
+    job_file: JobFile, tmp_path: Path, name: str
+) -> None:
+    """Size and times of the file stay as they are, so only its content tells."""
+    folder = write_dataset(tmp_path / "data", synthetic_table(), DECLARATION.replace("schema = 1", "schema = 1 #a"))
+    document = job_document(folder)
+    document["dataset"]["digest"] = dataset_digest(folder)
+    path, before = folder / name, (folder / name).stat()
+    content = path.read_bytes()
+    place = content.index(b"#a") + 1 if name == "dataset.toml" else len(content) // 2
+    path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert train(job_file, document, tmp_path / "out") == 75
+    assert (
+        f"the job expects {document['dataset']['digest']}; bring this host's copy up to date"
+        in failed(tmp_path / "out")[1]
+    )
+
+
 def test_a_missing_data_folder_is_left_to_another_host(job_file: JobFile, tmp_path: Path) -> None:
     assert train(job_file, job_document(tmp_path / "nowhere"), tmp_path / "out") == 75
     assert failed(tmp_path / "out")[0] == "host_fault"

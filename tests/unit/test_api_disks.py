@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from training.fleet.api.disks import Disks
-from training.fleet.blobs.folder import System
+from training.fleet.blobs.disk import System
 
 FLOOR = 1000
 

@@ -35,7 +35,7 @@ def test_a_clash_makes_a_good_health_a_degraded_one_and_hides_no_worse_one(
     assert found.status == after
     assert found.problems[0] == "known"
     for name, told in zip(clashed, found.problems[1:], strict=True):
-        assert f"`cis490-jobs worker revoke {name}` takes it back" in told
+        assert f"`cis490-jobs identity revoke {name}` takes it back" in told
 
 
 def asked(caller: Caller, query: dict[str, str], tag: str | None = None) -> Request:

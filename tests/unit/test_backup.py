@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from integrity_site import STATUSES, Site
 
+from training.fleet.blobs import open_blobs
 from training.fleet.database.queries import JOBS_BY_SEQ
 from training.fleet.database.sqlite import Sqlite, pages
 from training.fleet.locks import folder_held
@@ -88,7 +89,7 @@ def test_a_backup_names_the_digest_of_each_of_its_files(site: Site) -> None:
     assert (backup / "index.jsonl").read_bytes() == site.places.index.read_bytes()
     assert {key: contents(backup)[key] for key in ("format", "schema", "artifacts", "version", "made_at")} == {
         "format": 1,
-        "schema": 3,
+        "schema": 4,
         "artifacts": True,
         "version": "0.1.0",
         "made_at": "2026-01-01T00:00:00Z",
@@ -231,7 +232,9 @@ def backup(kept: Path, tmp_path: Path) -> Path:
 
 
 def target(folder: Path) -> RestoreTarget:
-    return RestoreTarget(folder / "queue.db", Places(folder / "store", folder / "incoming", folder / "index.jsonl"))
+    return RestoreTarget(
+        folder / "queue.db", Places(open_blobs(folder / "store", folder / "incoming"), folder / "index.jsonl")
+    )
 
 
 def brought(backup: Path, folder: Path, *, replace: bool = False) -> list[str]:
@@ -309,7 +312,7 @@ def test_a_damaged_artifact_that_is_there_is_replaced_and_kept(backup: Path, sit
     flip(site.bundle(1), 3)
     done = brought(backup, site.folder, replace=True)
     assert done[0] == "artifacts: 1 brought back, 2 were there"
-    assert (site.places.store / "quarantine" / f"{site.artifacts[1]}-1").is_file()
+    assert (site.store / "quarantine" / f"{site.artifacts[1]}-1").is_file()
     assert checked(site.folder).findings == []
 
 
@@ -344,7 +347,7 @@ def test_a_file_that_is_missing_from_a_backup_is_found(backup: Path, tmp_path: P
     ("change", "words"),
     [
         ({"format": 2}, "has format 2, this program reads 1"),
-        ({"schema": 99}, "has schema 99, this program knows up to 3"),
+        ({"schema": 99}, "has schema 99, this program knows up to 4"),
         ({"schema": None}, "has schema None"),
         ({"files": {}}, "names no queue.db"),
         ({"files": {"queue.db": {}, "../../etc/passwd": {}}}, r"names '\.\./\.\./etc/passwd'"),
@@ -407,6 +410,7 @@ def test_a_database_in_use_is_neither_replaced_nor_checked(backup: Path, in_use:
 RESTORE = """
 import os, signal, sys
 from pathlib import Path
+from training.fleet.blobs import open_blobs
 from training.fleet.maintenance.artifacts import Places
 from training.fleet.maintenance.restore import RestoreTarget, restore
 folder, die_at, seen = Path(sys.argv[2]), int(sys.argv[3]), []
@@ -415,7 +419,8 @@ def count(event, _arguments):
         seen.append(event)
         if len(seen) == die_at:
             os.kill(os.getpid(), signal.SIGKILL)
-target = RestoreTarget(folder / "queue.db", Places(folder / "store", folder / "incoming", folder / "index.jsonl"))
+blobs = open_blobs(folder / "store", folder / "incoming")
+target = RestoreTarget(folder / "queue.db", Places(blobs, folder / "index.jsonl"))
 sys.addaudithook(count)
 restore(Path(sys.argv[1]), target, replace=True, progress=lambda *_: None)
 """

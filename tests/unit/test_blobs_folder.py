@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from training.fleet.blobs.folder import STEP_BYTES, Data, Folder, System
+from training.fleet.blobs import Data
+from training.fleet.blobs.disk import System
+from training.fleet.blobs.folder import STEP_BYTES, Folder
 from training.fleet.model.errors import ConfigurationError, FleetError, StorageFullError, UnavailableError
 
 KEY = "gbt_oracle/" + "a" * 64 + "/bundle.tar.zst"
@@ -62,7 +64,7 @@ def system() -> Faulty:
 @pytest.fixture
 def blobs(tmp_path: Path, system: Faulty) -> Folder:
     made = Folder(tmp_path / "store", tmp_path / "incoming", 1000, system)
-    made.open()
+    made.prepare()
     system.calls.clear()
     return made
 
@@ -116,14 +118,14 @@ def test_the_second_of_two_equal_uploads_is_synced_too(blobs: Folder, system: Fa
 
 
 def test_new_folders_above_the_store_are_synced(tmp_path: Path, system: Faulty) -> None:
-    Folder(tmp_path / "new" / "store", tmp_path / "new" / "incoming", 0, system).open()
+    Folder(tmp_path / "new" / "store", tmp_path / "new" / "incoming", 0, system).prepare()
     assert system.calls[:3] == [f"sync {tmp_path.name[:12]}", "sync new", "sync new"]
 
 
 def test_a_write_that_takes_a_part_is_continued(blobs: Folder, system: Faulty) -> None:
     system.most = 2
     put(blobs, KEY, b"model")
-    with blobs.read(KEY) as file:
+    with blobs.open(KEY) as file:
         assert file.read() == b"model"
 
 
@@ -279,7 +281,7 @@ def test_a_blob_is_as_long_as_its_bytes_whatever_room_was_taken(blobs: Folder, s
     for start in range(0, size, piece):
         part.write(data[start : min(size, start + piece)])
     part.place(KEY)
-    with blobs.read(KEY) as file:
+    with blobs.open(KEY) as file:
         assert file.read() == data[:size]
 
 
@@ -307,14 +309,14 @@ def test_leftovers_are_removed_at_the_start_and_nothing_else(tmp_path: Path) -> 
     (tmp_path / "incoming" / ("0" * 32 + ".part")).write_bytes(b"half")
     (tmp_path / "incoming" / "letter.txt").write_bytes(b"somebody's")
     made = Folder(tmp_path / "store", tmp_path / "incoming")
-    made.open()
+    made.prepare()
     assert incoming(made) == ["letter.txt"]
 
 
 def test_two_file_systems_are_refused_at_the_start(tmp_path: Path, system: Faulty) -> None:
     system.fault = ("rename", errno.EXDEV)
     with pytest.raises(ConfigurationError, match="two file systems; expected one") as caught:
-        Folder(tmp_path / "store", tmp_path / "incoming", 0, system).open()
+        Folder(tmp_path / "store", tmp_path / "incoming", 0, system).prepare()
     assert caught.value.exit_status == 78
     assert list((tmp_path / "incoming").iterdir()) == []
 
@@ -322,7 +324,7 @@ def test_two_file_systems_are_refused_at_the_start(tmp_path: Path, system: Fault
 def test_a_root_that_is_a_file_is_refused_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "store").write_bytes(b"")
     with pytest.raises(ConfigurationError, match="correct --store-root and --incoming-root"):
-        Folder(tmp_path / "store", tmp_path / "incoming").open()
+        Folder(tmp_path / "store", tmp_path / "incoming").prepare()
 
 
 def test_a_start_leaves_no_probe_behind(blobs: Folder) -> None:
@@ -336,7 +338,7 @@ def test_a_disk_that_refuses_at_the_start_asks_for_another_start(tmp_path: Path,
     system.fault = ("create", number)
     folder = Folder(tmp_path / "store", tmp_path / "incoming", system=system)
     with pytest.raises(UnavailableError, match="cannot use the folders") as caught:
-        folder.open()
+        folder.prepare()
     assert caught.value.exit_status == 75
 
 
@@ -349,7 +351,7 @@ def test_leftovers_that_cannot_be_listed_are_a_clear_error(blobs: Folder) -> Non
 def test_too_many_open_files_do_not_end_the_store(tmp_path: Path) -> None:
     system = Faulty()
     folder = Folder(tmp_path / "store", tmp_path / "incoming", system=system)
-    folder.open()
+    folder.prepare()
     part = folder.begin(1)
     part.write(b"x")
     system.fault = ("sync", errno.EMFILE)

@@ -5,24 +5,34 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 
-from training.fleet.cli import commands, program, views
+from tests.helpers.zones import in_zone
+from training.fleet.cli import commands, machines, program, trail
 from training.fleet.cli.remote import Remote
 from training.fleet.cli.text import Terminal
 from training.fleet.model.errors import ConfigurationError
 from training.fleet.wire.identities import IdentityView, Invite
 from training.fleet.wire.people import FleetEvent, WorkerView
 
+
+@pytest.fixture(autouse=True)
+def utc() -> Iterator[None]:
+    with in_zone("UTC"):
+        yield
+
+
 INVITE = Invite("gpu-tower", "the-code", 900, "2026-01-01T00:15:00.000Z")
 GONE = IdentityView("pi", "01ab", "revoked", "2026-01-01T00:00:00.000Z", "2026-01-02T00:00:00.000Z", "f" * 64)
 LIVE = IdentityView("gpu-tower", "23cd", "enrolled", "2026-01-01T00:00:00.000Z")
 EVENTS = [
     FleetEvent(9, "2026-01-01T00:00:03.000Z", "operator:alice", "revoke", None, "pi", None, None, "lost\x1b[2J"),
-    FleetEvent(8, "2026-01-01T00:00:02.000Z", "worker:pi", "claim", "a" * 64, None, "pending", "claimed", ""),
+    FleetEvent(
+        8, "2026-01-01T00:00:02.000Z", "worker:pi", "claim", "a" * 64, None, "pending", "claimed", "", "gbt", "oracle"
+    ),
 ]
 WIDE = Terminal(200, 50)
 PIPE = Terminal()
@@ -84,9 +94,9 @@ def test_an_invite_pins_the_receivers_authority() -> None:
 
 def test_an_operator_is_told_what_an_invite_ends_and_where_its_address_is_no_good() -> None:
     again = dataclasses.replace(INVITE, replaces=True)
-    assert "revokes its present secret" in " ".join(views.invite_notes(again, "https://pi.lab"))
-    assert "works on this machine only" in " ".join(views.invite_notes(INVITE, "http://127.0.0.1:8445"))
-    assert len(views.invite_notes(INVITE, "https://pi.lab")) == 1
+    assert "revokes its present secret" in " ".join(trail.invite_notes(again, "https://pi.lab", PIPE))
+    assert "works on this machine only" in " ".join(trail.invite_notes(INVITE, "http://127.0.0.1:8445", PIPE))
+    assert len(trail.invite_notes(INVITE, "https://pi.lab", PIPE)) == 1
 
 
 def test_an_invite_as_json_is_the_receivers_answer() -> None:
@@ -117,7 +127,7 @@ def test_wrong_words_are_wrong_usage(words: list[str], capsys: pytest.CaptureFix
     with pytest.raises(SystemExit) as caught:
         program.parser().parse_args(words)
     assert caught.value.code == 2
-    assert "error" in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith("cis490-jobs: ")
 
 
 # ---- worker
@@ -127,8 +137,8 @@ def test_workers_that_enrolled_are_listed() -> None:
     receiver = Scripted(identities={"identities": [as_json(LIVE), as_json(GONE)], "next": None})
     lines, _ = ran(["worker", "list"], receiver)
     assert lines == [
-        "gpu-tower\tenrolled\t2026-01-01 00:00:00\t-\t23cd\t-",
-        f"pi\trevoked\t2026-01-01 00:00:00\t2026-01-02 00:00:00\t01ab\t{'f' * 16}",
+        "gpu-tower\tenrolled\t2026-01-01 00:00:00+00:00\t-\t23cd\t-",
+        f"pi\trevoked\t2026-01-01 00:00:00+00:00\t2026-01-02 00:00:00+00:00\t01ab\t{'f' * 16}",
     ]
     assert [line.split()[0] for line in ran(["worker", "list", "pi"], receiver, WIDE)[0]] == ["NAME", "pi"]
     nobody = Scripted(identities={"identities": [], "next": None})
@@ -143,7 +153,7 @@ def test_a_worker_is_revoked_or_rotated_by_name(verb: str) -> None:
     assert receiver.asked == [(f"/v1/worker/pi/{verb}", {})]
     assert lines[0].startswith("pi\trevoked\t")
     assert json.loads("\n".join(ran(["worker", verb, "pi", "--json"], receiver)[0])) == as_json(GONE)
-    with pytest.raises(ConfigurationError, match=f"`worker {verb}` needs the name"):
+    with pytest.raises(ConfigurationError, match=f"`identity {verb}` needs the name"):
         ran(["worker", verb], receiver)
 
 
@@ -155,11 +165,11 @@ def test_the_trail_is_shown_and_nothing_in_it_steers_a_terminal() -> None:
     lines, _ = ran(["events", "--worker", "pi"], receiver)
     assert receiver.asked == [("/v1/events", {"worker": "pi", "limit": "50"})]
     assert lines == [
-        "2026-01-01 00:00:03\toperator:alice\trevoke\tpi\t-\tlost\\x1b[2J",
-        f"2026-01-01 00:00:02\tworker:pi\tclaim\t{'a' * 64}\tclaimed\t",
+        "2026-01-01 00:00:03+00:00\toperator:alice\trevoke\tpi\t-\tlost\\x1b[2J\t-",
+        f"2026-01-01 00:00:02+00:00\tworker:pi\tclaim\t{'a' * 64}\tclaimed\t\tgbt oracle",
     ]
     table, _ = ran(["events"], receiver, WIDE)
-    assert table[0].split() == ["TIME", "WHO", "WHAT", "ABOUT", "TO", "WHY"]
+    assert table[0].split() == ["TIME", "(UTC)", "WHO", "WHAT", "ABOUT", "TO", "MODEL", "WHY"]
     assert "a" * 12 in table[2]
     whole = json.loads("\n".join(ran(["events", "--json"], receiver)[0]))
     assert [event["id"] for event in whole["events"]] == [9, 8]
@@ -197,4 +207,4 @@ def test_looking_needs_no_operator_token_and_uses_the_one_there_is(monkeypatch: 
 
 def test_a_second_machine_is_shown_with_the_worker() -> None:
     view = WorkerView("pi", "idle", 1.0, [], None, {}, ["drift"], "enrolled", ["another machine"])
-    assert views.problems(view) == ["another machine", "drift"]
+    assert machines.problems(view) == ["another machine", "drift"]

@@ -77,13 +77,24 @@ def test_no_line_of_a_table_is_wider_than_the_terminal(width: int) -> None:
     assert max(map(len, lines)) <= width
 
 
-def test_spare_columns_go_before_others_are_cut() -> None:
-    rows = [["a" * 30, "b" * 30, "c" * 30]]
+def test_spare_columns_that_say_the_same_in_every_row_are_said_once() -> None:
+    rows = [["a" * 30, "b" * 30, "c" * 30], ["A" * 30, "B" * 30, "c" * 30]]
     assert table(("ONE", "TWO", "THREE"), rows, WIDE, ("THREE", "ONE")) == [
         f"ONE{' ' * 29}TWO",
         f"{'a' * 30}  {'b' * 30}",
+        f"{'A' * 30}  {'B' * 30}",
+        f"in every row: THREE {'c' * 30}",
     ]
-    assert table(("ONE", "TWO", "THREE"), rows, PIPE, ("THREE",)) == ["\t".join(rows[0])]
+    assert table(("ONE", "TWO", "THREE"), rows, PIPE, ("THREE",)) == ["\t".join(row) for row in rows]
+
+
+def test_a_spare_column_that_tells_rows_apart_stays_and_moves_to_a_second_line() -> None:
+    rows = [["a" * 50, "b" * 30], ["a" * 50, "B" * 30]]
+    assert table(("ONE", "TWO"), rows, WIDE, ("TWO",)) == [
+        "ONE", "  TWO",
+        "a" * 50, "  " + "b" * 30,
+        "a" * 50, "  " + "B" * 30,
+    ]  # fmt: skip
 
 
 def test_an_empty_table_on_a_terminal_is_its_header() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -218,6 +219,38 @@ def test_plain_http_behind_an_https_address_is_told_apart(site: Site) -> None:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def test_https_behind_a_plain_address_is_told_apart(servers: Servers, site: Site) -> None:
+    port = servers.start(site.server()).rpartition(":")[2]
+    with pytest.raises(UnreachableError) as caught:
+        asked(Client(f"http://127.0.0.1:{port}"))
+    assert caught.value.message == (
+        f"port {port} speaks https, and it was spoken to with http; use the address https://127.0.0.1:{port} and the "
+        "receiver's ca.pem (--ca-file or $CIS490_CA_FILE)"
+    )
+    assert caught.value.answered
+
+
+def test_a_server_that_hangs_up_without_tls_is_no_https(site: Site) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def hang_up() -> None:
+            for _ in range(3):
+                listening.accept()[0].close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        port = listening.getsockname()[1]
+        with pytest.raises(UnreachableError, match="no answer from") as caught:
+            asked(Client(f"http://127.0.0.1:{port}"))
+        assert not caught.value.answered
+        for _ in range(3):
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+            except OSError:
+                break
+        thread.join(10)
 
 
 def test_an_own_key_that_others_can_read_is_refused(site: Site) -> None:

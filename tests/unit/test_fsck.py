@@ -92,7 +92,7 @@ def test_repair_moves_a_damaged_artifact_aside_and_deletes_nothing(site: Site) -
     flip(site.bundle(1), 400)
     damaged = site.bundle(1).read_bytes()
     assert len(site.fsck(repair=True).repaired) == 1
-    assert (site.places.store / "quarantine" / f"{site.artifacts[1]}-1").read_bytes() == damaged
+    assert (site.store / "quarantine" / f"{site.artifacts[1]}-1").read_bytes() == damaged
     assert not site.bundle(1).exists()
     (fault,) = site.fsck().findings
     assert fault.found == f"no file at {site.bundle(1)}"
@@ -103,7 +103,7 @@ def test_an_artifact_that_is_damaged_again_does_not_overwrite_the_first_in_the_q
         site.bundle(1).parent.mkdir(exist_ok=True)
         site.bundle(1).write_bytes(text)
         site.fsck(repair=True)
-    quarantine = site.places.store / "quarantine"
+    quarantine = site.store / "quarantine"
     assert [(quarantine / f"{site.artifacts[1]}-{number}").read_bytes() for number in (1, 2)] == [b"first", b"second"]
 
 
@@ -127,7 +127,7 @@ def test_without_hashing_only_presence_and_length_are_looked_at(site: Site) -> N
 def test_a_bundle_that_no_row_names_is_a_note_and_no_damage(site: Site) -> None:
     data = b"an upload whose lease then failed"
     digest = hashlib.sha256(data).hexdigest()
-    orphan = site.places.store / "gbt_realistic" / digest / "bundle.tar.zst"
+    orphan = site.store / "gbt_realistic" / digest / "bundle.tar.zst"
     orphan.parent.mkdir()
     orphan.write_bytes(data)
     report = site.fsck(repair=True)
@@ -137,16 +137,16 @@ def test_a_bundle_that_no_row_names_is_a_note_and_no_damage(site: Site) -> None:
 
 
 def test_a_damaged_bundle_that_no_row_names_is_damage_because_an_upload_would_be_taken_for_it(site: Site) -> None:
-    orphan = site.places.store / "gbt_oracle" / ("d" * 64) / "bundle.tar.zst"
+    orphan = site.store / "gbt_oracle" / ("d" * 64) / "bundle.tar.zst"
     orphan.parent.mkdir(parents=True)
     orphan.write_bytes(b"not what hashes to that")
     assert places(site.fsck(repair=True)) == [f"unreferenced artifact {'d' * 64}"]
-    assert (site.places.store / "quarantine" / f"{'d' * 64}-1").exists()
+    assert (site.store / "quarantine" / f"{'d' * 64}-1").exists()
     assert site.fsck().findings == []
 
 
 def test_the_same_digest_under_another_model_has_no_row(site: Site) -> None:
-    twin = site.places.store / "mlp_realistic" / site.artifacts[0] / "bundle.tar.zst"
+    twin = site.store / "mlp_realistic" / site.artifacts[0] / "bundle.tar.zst"
     twin.parent.mkdir(parents=True)
     shutil.copy(site.bundle(0), twin)
     assert [note.place for note in site.fsck().notes] == [str(twin)]
@@ -155,10 +155,10 @@ def test_the_same_digest_under_another_model_has_no_row(site: Site) -> None:
 def test_strange_files_in_the_store_are_notes(site: Site) -> None:
     names = ["notes.txt", "gbt_realistic/readme", f"gbt_realistic/{site.artifacts[0]}/bundle.tar.zst.bak"]
     for name in names:
-        (site.places.store / name).write_text("mine")
+        (site.store / name).write_text("mine")
     report = site.fsck(repair=True)
     assert report.findings == []
-    assert sorted(note.place for note in report.notes) == sorted(str(site.places.store / name) for name in names)
+    assert sorted(note.place for note in report.notes) == sorted(str(site.store / name) for name in names)
 
 
 # ---- index and leftovers
@@ -192,11 +192,11 @@ def test_an_index_that_is_not_there_is_found_and_repaired(site: Site) -> None:
 
 
 def test_leftovers_of_uploads_are_notes_and_a_repair_removes_only_them(site: Site) -> None:
-    (site.places.incoming / f"{'a' * 32}.part").write_bytes(b"half")
-    (site.places.incoming / "mine.txt").write_bytes(b"mine")
+    (site.incoming / f"{'a' * 32}.part").write_bytes(b"half")
+    (site.incoming / "mine.txt").write_bytes(b"mine")
     assert [note.found for note in site.fsck().notes] == ["the leftover of an upload", "a file that no upload made"]
     assert len(site.fsck(repair=True).repaired) == 1
-    assert [path.name for path in site.places.incoming.iterdir()] == ["mine.txt"]
+    assert [path.name for path in site.incoming.iterdir()] == ["mine.txt"]
 
 
 # ---- rows
@@ -354,7 +354,7 @@ def test_a_row_with_another_length_than_its_sound_file_is_corrected_by_a_repair(
 
 def test_a_corrected_length_is_written_to_its_own_row_alone(site: Site) -> None:
     short = hashlib.sha256(b"short").hexdigest()
-    bundle = site.places.store / "gbt_realistic" / short / "bundle.tar.zst"
+    bundle = site.store / "gbt_realistic" / short / "bundle.tar.zst"
     bundle.parent.mkdir(parents=True)
     bundle.write_bytes(b"short")
     change(
@@ -460,13 +460,13 @@ def test_an_artifact_that_cannot_be_read_is_found(site: Site) -> None:
 
 def test_a_newer_database_is_refused_with_both_numbers(site: Site) -> None:
     change(site.db, "PRAGMA user_version = 99")
-    with pytest.raises(ConfigurationError, match="has schema 99, this program knows up to 3"):
+    with pytest.raises(ConfigurationError, match="has schema 99, this program knows up to 4"):
         site.fsck()
 
 
 def test_an_older_database_is_refused_with_what_to_do(site: Site) -> None:
     change(site.db, "PRAGMA user_version = 1")
-    with pytest.raises(ConfigurationError, match="has schema 1, this program checks 3; start the receiver"):
+    with pytest.raises(ConfigurationError, match="has schema 1, this program checks 4; start the receiver"):
         site.fsck()
 
 
@@ -539,7 +539,7 @@ def test_a_last_commit_that_a_power_cut_tore_is_a_note(site: Site, root: Path) -
 
 
 def test_a_folder_that_cannot_be_listed_is_named(site: Site) -> None:
-    site.places.incoming.rename(site.folder / "incoming-elsewhere")
-    site.places.incoming.write_text("a file where the folder should be")
+    site.incoming.rename(site.folder / "incoming-elsewhere")
+    site.incoming.write_text("a file where the folder should be")
     with pytest.raises(FleetError, match=r"cannot look into .*incoming \(Not a directory\)"):
         site.fsck()

@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 from training.fleet.manifest import MAX_JOBS, Header, Manifest, load, parse
 from training.fleet.manifest.text import read_document, read_quickly
 from training.fleet.model.errors import ManifestError
-from training.fleet.model.jobs import MAX_MANIFEST_BYTES, DatasetRef, Limits, Policy, Requirement, Spec, Trainer
+from training.fleet.model.jobs import (
+    MAX_MANIFEST_BYTES,
+    DatasetRef,
+    Headline,
+    Limits,
+    Policy,
+    Requirement,
+    Spec,
+    Trainer,
+)
 from training.fleet.queue.change import in_force_of
 from training.fleet.queue.in_force import Origin
 from training.trainer import hyper
@@ -565,6 +574,12 @@ def test_bytes_that_are_no_manifest_are_refused(data: bytes, expected: str) -> N
         ({"$defs": {"gbt": {"required": 3}}}, "$defs.gbt.required is 3"),
         ({"$defs": {"gbt": {}}, "properties": {"mode": {"enum": 3}}}, "properties.mode.enum is 3"),
         ({"$defs": {"gbt": {}}, "x": float("nan")}, "NaN or an infinity"),
+        ({"$defs": {"gbt": {}}, "headline_metric": "f1"}, "headline_metric is 'f1'"),
+        ({"$defs": {"gbt": {}}, "headline_metric": {"direction": "lower"}}, "headline_metric is a table"),
+        ({"$defs": {"gbt": {}}, "headline_metric": {"name": "", "direction": "lower"}}, "headline_metric is a table"),
+        ({"$defs": {"gbt": {}}, "headline_metric": {"name": "a\nb", "direction": "lower"}}, "headline_metric is a"),
+        ({"$defs": {"gbt": {}}, "headline_metric": {"name": "f1"}}, "headline_metric.direction is None"),
+        ({"$defs": {"gbt": {}}, "headline_metric": {"name": "f1", "direction": "up"}}, "headline_metric.direction is"),
     ],
 )
 def test_a_declaration_of_another_form_is_a_fault_of_the_trainer(declaration: dict[str, Any], expected: str) -> None:
@@ -577,6 +592,16 @@ def test_a_declaration_of_another_form_is_a_fault_of_the_trainer(declaration: di
 @pytest.mark.parametrize("odd", [{"properties": 3}, {"properties": {"mode": 3}}, {"properties": {"mode": {}}}])
 def test_a_declaration_that_is_silent_about_modes_allows_both(odd: dict[str, Any]) -> None:
     assert len(read(HEAD + JOB, {"$defs": {"gbt": {}}} | odd).jobs) == 1
+
+
+@pytest.mark.parametrize("direction", ["higher", "lower"])
+def test_a_declaration_may_name_the_metric_that_results_are_compared_by(direction: str) -> None:
+    plain = {"$defs": {"gbt": {}}}
+    named = read(HEAD + JOB, plain | {"headline_metric": {"name": "f1", "direction": direction}}).header
+    silent = read(HEAD + JOB, plain).header
+    assert (named.headline, silent.headline) == (Headline("f1", direction), None)  # type: ignore[arg-type]
+    # How results are shown says nothing of what is trained: hosts of either version stay eligible.
+    assert named.contract == silent.contract
 
 
 def test_a_declaration_with_several_types_takes_any_of_them() -> None:
@@ -637,4 +662,5 @@ def test_the_real_declaration_accepts_the_projects_own_models(tmp_path: Path) ->
     path.write_text(HEAD + JOB + "hyper = { max_iter = 300, learning_rate = 0.1 }\n")
     manifest = load(path)
     assert manifest.header.contract == hyper.contract_digest(hyper.describe())
+    assert manifest.header.headline == Headline("auprc_host_mean", "higher")
     assert manifest.jobs[0].requirement.contract == manifest.header.contract

@@ -53,14 +53,14 @@ def test_a_clean_receiver_exits_0_and_says_what_was_looked_at(site: Site, capsys
 
 def test_findings_are_a_line_each_and_exit_1(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     spoil(site.bundle(0))
-    (site.places.store / "mine").touch()
+    (site.store / "mine").touch()
     status, out, err = run(capsys, "fsck", *flags(site.folder))
     lines = out.splitlines()
     assert (status, err, len(lines)) == (1, "", 3)
     assert lines[0].startswith(
         f"artifact {site.artifacts[0]} (result of job {site.ids[0]}): found 6 bytes that hash to "
     )
-    assert lines[1].startswith(f"note: {site.places.store / 'mine'}: found a file that is no artifact, expected ")
+    assert lines[1].startswith(f"note: {site.store / 'mine'}: found a file that is no artifact, expected ")
     assert lines[2].startswith("1 found: 8 jobs, ")
 
 
@@ -91,7 +91,7 @@ def test_json_holds_everything(site: Site, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_damaged_row_cannot_steer_the_terminal(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
-    (site.places.store / "x\x1b[2J").touch()
+    (site.store / "x\x1b[2J").touch()
     _, out, _ = run(capsys, "fsck", *flags(site.folder))
     assert "\x1b" not in out
     assert "x?[2J" in out
@@ -122,7 +122,7 @@ def test_a_newer_database_exits_78_with_both_numbers(site: Site, capsys: pytest.
     for words in (["fsck"], ["--listen-addr", "127.0.0.1:0", "--manifest", str(manifest)]):
         status, _, err = run(capsys, *words, *flags(site.folder))
         assert status == 78
-        assert "has schema 99, this program knows up to 3; install the newer version" in err
+        assert "has schema 99, this program knows up to 4; install the newer version" in err
 
 
 def test_a_check_that_the_disk_refuses_says_so_on_one_line(

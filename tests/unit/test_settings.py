@@ -66,6 +66,21 @@ def test_several_values_come_from_repeats_commas_and_lists(tmp_path: Path) -> No
     assert read(config(tmp_path, 'dataset = ["a=1"]\n'))["dataset"] == ("a=1",)
 
 
+@pytest.mark.parametrize(
+    ("size_bytes", "shown"),
+    [
+        (8 * 2**30, "8589934592 bytes, 8 GiB"),
+        (2**28, "268435456 bytes, 256 MiB"),
+        (1000, "1000 bytes]"),
+        (0, "0 bytes]"),
+    ],
+)
+def test_the_help_names_a_size_in_units(size_bytes: int, shown: str) -> None:
+    parser = argparse.ArgumentParser()
+    settings.add_flags(parser, [Setting("most_bytes", "largest upload", int, size_bytes)])
+    assert f"default {shown}" in " ".join(parser.format_help().split())
+
+
 def test_flags_are_made_of_the_table() -> None:
     parser = argparse.ArgumentParser()
     settings.add_flags(parser, TABLE)

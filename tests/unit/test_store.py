@@ -1,18 +1,22 @@
-"""The store: names, digests, limits, the order of durability, and the index."""
+"""The store: names, digests, limits, and the index."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import json
+import os
 import threading
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from training.fleet import store as store_module
-from training.fleet.blobs.folder import Folder, System
+from training.fleet.blobs import open_blobs
+from training.fleet.blobs.disk import System
+from training.fleet.blobs.folder import Folder
+from training.fleet.model.artifact import ArtifactKey, parse_path
 from training.fleet.model.errors import (
     ConfigurationError,
     DigestMismatchError,
@@ -21,28 +25,53 @@ from training.fleet.model.errors import (
     ShortBodyError,
     StorageFullError,
     TooLargeError,
+    UnavailableError,
 )
-from training.fleet.store import Store, Upload, bundle_path
+from training.fleet.store import QUARANTINE, Index, Store, Upload, index_line
+from training.fleet.store.index import append
 
 DATA = b"a bundle"
 SHA = "cd98c950d629c66548537b4ecd68dab3e8cf59974ba6e40df5a1a7354b39db5f"
+KEY = ArtifactKey(SHA, "gbt", "oracle")
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    made = Store(tmp_path / "store", tmp_path / "incoming", tmp_path / "index.jsonl", 1 << 30, 0)
+    blobs = open_blobs(tmp_path / "store", tmp_path / "incoming")
+    blobs.prepare()
+    return Store(blobs, 1 << 30)
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Index:
+    made = Index(tmp_path / "index.jsonl")
     made.open()
     return made
 
 
 def upload(store: Store, data: bytes = DATA, sha256: str | None = None) -> Upload:
-    begun = store.begin(sha256 or hashlib.sha256(data).hexdigest(), "gbt", "oracle", len(data))
+    begun = store.begin(ArtifactKey(sha256 or hashlib.sha256(data).hexdigest(), "gbt", "oracle"), len(data))
     begun.write(data)
     return begun
 
 
-def row(number: int) -> dict[str, object]:
-    return {"sha256": f"{number:064x}", "model": "gbt", "mode": "oracle", "size_bytes": number}
+def content(store: Store) -> bytes:
+    with store.blobs.open(KEY.path) as file:
+        return file.read()
+
+
+def line(number: int) -> bytes:
+    return index_line(ArtifactKey(f"{number:064x}", "gbt", "oracle"), number)
+
+
+def write(index: Index, *numbers: int) -> None:
+    for number in numbers:
+        index.owe(line(number))
+        index.pay()
+
+
+def bundle(tmp_path: Path) -> Path:
+    return tmp_path / "store" / KEY.path
 
 
 def lines(tmp_path: Path) -> list[str]:
@@ -63,11 +92,11 @@ def test_an_artifact_lies_under_model_mode_and_digest(store: Store, tmp_path: Pa
 
 def test_an_artifact_is_there_once_it_is_finished_and_not_before(store: Store) -> None:
     begun = upload(store, sha256=SHA)
-    assert not store.has(SHA, "gbt", "oracle")
+    assert not store.has(KEY)
     begun.finish()
-    assert store.has(SHA, "gbt", "oracle")
-    assert not store.has(SHA, "gbt", "realistic")
-    assert store.path(SHA, "gbt", "oracle").read_bytes() == DATA
+    assert store.has(KEY)
+    assert not store.has(ArtifactKey(SHA, "gbt", "realistic"))
+    assert content(store) == DATA
 
 
 def test_the_second_upload_of_an_artifact_succeeds_and_is_not_new(store: Store) -> None:
@@ -82,7 +111,7 @@ def test_an_aborted_upload_removes_its_own_file_only(store: Store, tmp_path: Pat
     third = upload(store, b"third")
     aborted.abort()
     aborted.abort()
-    assert store.path(SHA, "gbt", "oracle").read_bytes() == DATA
+    assert content(store) == DATA
     assert len(leftovers(tmp_path)) == 1
     third.finish()
 
@@ -91,12 +120,12 @@ def test_a_wrong_digest_is_refused_and_nothing_is_kept(store: Store, tmp_path: P
     begun = upload(store, b"tampered", sha256=SHA)
     with pytest.raises(DigestMismatchError, match=f"expected {SHA}"):
         begun.finish()
-    assert not store.has(SHA, "gbt", "oracle")
+    assert not store.has(KEY)
     assert leftovers(tmp_path) == []
 
 
 def test_a_short_upload_is_refused_and_nothing_is_kept(store: Store, tmp_path: Path) -> None:
-    begun = store.begin(SHA, "gbt", "oracle", len(DATA))
+    begun = store.begin(KEY, len(DATA))
     begun.write(DATA[:-1])
     with pytest.raises(ShortBodyError, match=r"found 7 bytes; expected the declared 8"):
         begun.finish()
@@ -104,7 +133,7 @@ def test_a_short_upload_is_refused_and_nothing_is_kept(store: Store, tmp_path: P
 
 
 def test_more_bytes_than_declared_are_refused(store: Store, tmp_path: Path) -> None:
-    begun = store.begin(SHA, "gbt", "oracle", 4)
+    begun = store.begin(KEY, 4)
     with pytest.raises(TooLargeError, match="more than the declared 4 bytes"):
         begun.write(DATA)
     begun.abort()
@@ -112,19 +141,19 @@ def test_more_bytes_than_declared_are_refused(store: Store, tmp_path: Path) -> N
 
 
 def test_an_upload_of_the_largest_size_is_taken_and_one_byte_more_refused(tmp_path: Path) -> None:
-    small = Store(tmp_path / "s", tmp_path / "i", tmp_path / "x", max_bytes=8, floor_bytes=0)
-    small.open()
-    small.begin(SHA, "gbt", "oracle", 8).abort()
+    small = Store(open_blobs(tmp_path / "s", tmp_path / "i"), max_bytes=8)
+    small.blobs.prepare()
+    small.begin(KEY, 8).abort()
     with pytest.raises(TooLargeError, match="9 bytes; expected at most 8"):
-        small.begin(SHA, "gbt", "oracle", 9)
+        small.begin(KEY, 9)
 
 
 def test_an_upload_without_room_is_refused_before_a_byte_is_sent(tmp_path: Path) -> None:
-    full = Store(tmp_path / "s", tmp_path / "i", tmp_path / "x", floor_bytes=1 << 60)
-    full.open()
+    full = Store(open_blobs(tmp_path / "s", tmp_path / "i", 1 << 60))
+    full.blobs.prepare()
     assert full.free_bytes() == 0
     with pytest.raises(StorageFullError, match="free disk space on the receiver"):
-        full.begin(SHA, "gbt", "oracle", 8)
+        full.begin(KEY, 8)
 
 
 @pytest.mark.parametrize(
@@ -147,21 +176,23 @@ def test_an_upload_without_room_is_refused_before_a_byte_is_sent(tmp_path: Path)
     ],
 )
 def test_a_name_that_could_leave_the_store_is_refused(store: Store, sha256: str, model: str, mode: str) -> None:
+    key = ArtifactKey(sha256, model, mode)
     with pytest.raises(InvalidMessageError, match="expected"):
-        bundle_path(sha256, model, mode)
+        key.path  # noqa: B018
     with pytest.raises(InvalidMessageError):
-        store.begin(sha256, model, mode, 8)
+        store.begin(key, 8)
     with pytest.raises(InvalidMessageError):
-        store.has(sha256, model, mode)
+        store.has(key)
+    assert parse_path(key.shown_path) is None
 
 
 def test_a_start_removes_what_a_killed_receiver_left(store: Store, tmp_path: Path) -> None:
     upload(store)
-    again = Store(tmp_path / "store", tmp_path / "incoming", tmp_path / "index.jsonl", floor_bytes=0)
+    again = open_blobs(tmp_path / "store", tmp_path / "incoming")
     assert len(leftovers(tmp_path)) == 1
-    again.open()
+    again.prepare()
     assert leftovers(tmp_path) == []
-    assert again.sweep_incoming() == 0
+    assert again.sweep() == 0
 
 
 class Failing(System):
@@ -176,8 +207,8 @@ class Failing(System):
 
 def on(system: System, tmp_path: Path) -> Store:
     blobs = Folder(tmp_path / "store", tmp_path / "incoming", 0, system)
-    store = Store(blobs.root, blobs.incoming, tmp_path / "index.jsonl", blobs=blobs)
-    store.open()
+    store = Store(blobs)
+    blobs.prepare()
     return store
 
 
@@ -195,7 +226,7 @@ def test_a_disk_that_fails_once_ends_all_uploads(tmp_path: Path) -> None:
 
 def test_memory_does_not_grow_with_the_upload(store: Store) -> None:
     chunk = bytes(1 << 20)
-    begun = store.begin(SHA, "gbt", "oracle", 64 << 20)
+    begun = store.begin(KEY, 64 << 20)
     tracemalloc.start()
     for _ in range(64):
         begun.write(chunk)
@@ -205,8 +236,8 @@ def test_memory_does_not_grow_with_the_upload(store: Store) -> None:
     assert peak < 1 << 16
 
 
-def test_the_index_holds_one_line_for_an_artifact_with_its_path(store: Store, tmp_path: Path) -> None:
-    store.append_index(row(1))
+def test_the_index_holds_one_line_for_an_artifact_with_its_path(index: Index, tmp_path: Path) -> None:
+    write(index, 1)
     assert [json.loads(line) for line in lines(tmp_path)] == [
         {
             "sha256": "0" * 63 + "1",
@@ -218,11 +249,10 @@ def test_the_index_holds_one_line_for_an_artifact_with_its_path(store: Store, tm
     ]
 
 
-def test_an_index_that_is_right_is_left_alone(store: Store, tmp_path: Path) -> None:
-    for number in range(3):
-        store.append_index(row(number))
+def test_an_index_that_is_right_is_left_alone(index: Index, tmp_path: Path) -> None:
+    write(index, 0, 1, 2)
     before = (tmp_path / "index.jsonl").stat()
-    assert store.rebuild_index(row(number) for number in range(3)) is False
+    assert index.rebuild(line(number) for number in range(3)) is False
     assert (tmp_path / "index.jsonl").stat().st_ino == before.st_ino
 
 
@@ -253,43 +283,43 @@ def test_an_index_that_is_right_is_left_alone(store: Store, tmp_path: Path) -> N
         "long",
     ],
 )
-def test_a_wrong_index_is_made_whole(store: Store, tmp_path: Path, found: bytes) -> None:
-    index = tmp_path / "index.jsonl"
-    right = [store_module.index_line(row(number)) for number in range(4)]
-    for number, line in enumerate(right):
-        found = found.replace(b"{%d}" % number, line)
-    index.write_bytes(found)
-    assert store.rebuild_index(row(number) for number in range(3)) is True
-    assert index.read_bytes() == b"".join(right[:3])
+def test_a_wrong_index_is_made_whole(index: Index, tmp_path: Path, found: bytes) -> None:
+    file = tmp_path / "index.jsonl"
+    right = [line(number) for number in range(4)]
+    for number, text in enumerate(right):
+        found = found.replace(b"{%d}" % number, text)
+    file.write_bytes(found)
+    assert index.rebuild(line(number) for number in range(3)) is True
+    assert file.read_bytes() == b"".join(right[:3])
     assert not (tmp_path / "index.jsonl.part").exists()
 
 
-def test_an_index_longer_than_a_chunk_is_repaired_at_its_end(store: Store, tmp_path: Path) -> None:
+def test_an_index_longer_than_a_chunk_is_repaired_at_its_end(index: Index, tmp_path: Path) -> None:
     count = 12_000
-    right = b"".join(store_module.index_line(row(number)) for number in range(count))
+    right = b"".join(line(number) for number in range(count))
     (tmp_path / "index.jsonl").write_bytes(right[:-1])
-    assert store.rebuild_index(row(number) for number in range(count)) is True
+    assert index.rebuild(line(number) for number in range(count)) is True
     assert (tmp_path / "index.jsonl").read_bytes() == right
 
 
-def test_a_rebuild_that_fails_leaves_the_old_index(store: Store, tmp_path: Path) -> None:
-    store.append_index(row(1))
+def test_a_rebuild_that_fails_leaves_the_old_index(index: Index, tmp_path: Path) -> None:
+    write(index, 1)
     before = lines(tmp_path)
 
-    def rows() -> object:
-        yield row(0)
+    def broken() -> Iterator[bytes]:
+        yield line(0)
         raise RuntimeError("the database went away")
 
     with pytest.raises(RuntimeError):
-        store.rebuild_index(rows())  # type: ignore[arg-type]
+        index.rebuild(broken())
     assert lines(tmp_path) == before
     assert not (tmp_path / "index.jsonl.part").exists()
 
 
-def test_lines_of_many_threads_stay_whole(store: Store, tmp_path: Path) -> None:
+def test_lines_of_many_threads_stay_whole(index: Index, tmp_path: Path) -> None:
     def append(start: int) -> None:
         for number in range(start, start + 50):
-            store.append_index(row(number))
+            write(index, number)
 
     threads = [threading.Thread(target=append, args=(start,)) for start in (0, 50, 100, 150)]
     for thread in threads:
@@ -300,15 +330,15 @@ def test_lines_of_many_threads_stay_whole(store: Store, tmp_path: Path) -> None:
 
 
 def test_a_line_that_could_not_be_written_comes_with_the_next_one(
-    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    index: Index, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    index = tmp_path / "index.jsonl"
-    index.unlink()
-    index.mkdir()
-    store.append_index(row(1))
+    file = tmp_path / "index.jsonl"
+    file.unlink()
+    file.mkdir()
+    write(index, 1)
     assert "index not written" in caplog.text
-    index.rmdir()
-    store.append_index(row(2))
+    file.rmdir()
+    write(index, 2)
     assert [json.loads(line)["size_bytes"] for line in lines(tmp_path)] == [1, 2]
 
 
@@ -335,44 +365,25 @@ class Tight:
 
 
 @pytest.mark.parametrize(("full", "expected"), [(False, b"before\na long line\n"), (True, b"before\n")])
-def test_a_line_is_written_whole_or_not_at_all(tmp_path: Path, full: bool, expected: bytes) -> None:
-    index = store_module._Index(tmp_path / "index.jsonl")
-    index._owed = b"a long line\n"
+def test_a_line_is_written_whole_or_not_at_all(full: bool, expected: bytes) -> None:
     file = Tight(full)
     try:
-        index._add(file)  # type: ignore[arg-type]
+        append(file, b"a long line\n")  # type: ignore[arg-type]
     except OSError:
         assert full
     assert bytes(file.data) == expected
-    assert index._owed == (b"a long line\n" if full else b"")
-
-
-@pytest.mark.parametrize(("number", "refusal"), [(errno.ENOSPC, StorageFullError), (errno.EACCES, ConfigurationError)])
-def test_an_index_whose_disk_is_full_may_be_tried_again_and_one_that_may_not_be_written_not(
-    store: Store, monkeypatch: pytest.MonkeyPatch, number: int, refusal: type[FleetError]
-) -> None:
-    """A service manager repeats a start that ends with the first and gives up at the second."""
-
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(number, "the disk refuses")
-
-    monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(FleetError) as caught:
-        store.open()
-    assert type(caught.value) is refusal
-    assert "the disk refuses" in caught.value.message
 
 
 # ---- what is known of a file
 
 
-def test_the_length_of_an_artifact_is_that_of_its_file_and_none_has_none(store: Store) -> None:
-    assert store.size_bytes(SHA, "gbt", "oracle") is None
+def test_the_length_of_an_artifact_is_that_of_its_file_and_none_has_none(store: Store, tmp_path: Path) -> None:
+    assert store.size_bytes(KEY) is None
     upload(store, sha256=SHA).finish()
-    assert store.size_bytes(SHA, "gbt", "oracle") == len(DATA)
-    assert store.size_bytes(SHA, "gbt", "realistic") is None
-    store.path(SHA, "gbt", "oracle").unlink()
-    assert store.size_bytes(SHA, "gbt", "oracle") is None
+    assert store.size_bytes(KEY) == len(DATA)
+    assert store.size_bytes(ArtifactKey(SHA, "gbt", "realistic")) is None
+    bundle(tmp_path).unlink()
+    assert store.size_bytes(KEY) is None
 
 
 def test_no_length_is_told_of_a_file_that_may_not_be_on_the_disk(tmp_path: Path) -> None:
@@ -382,14 +393,14 @@ def test_no_length_is_told_of_a_file_that_may_not_be_on_the_disk(tmp_path: Path)
     upload(store, sha256=SHA).finish()
     system.armed = True
     with pytest.raises(FleetError, match="Input/output error"):
-        store.size_bytes(SHA, "gbt", "oracle")
+        store.size_bytes(KEY)
 
 
-def test_a_file_that_hashes_to_its_name_is_proven_and_stays(store: Store) -> None:
-    assert store.proven_bytes(SHA, "gbt", "oracle") is None
+def test_a_file_that_hashes_to_its_name_is_proven_and_stays(store: Store, tmp_path: Path) -> None:
+    assert store.proven_bytes(KEY) is None
     upload(store, sha256=SHA).finish()
-    assert store.proven_bytes(SHA, "gbt", "oracle") == len(DATA)
-    assert store.path(SHA, "gbt", "oracle").read_bytes() == DATA
+    assert store.proven_bytes(KEY) == len(DATA)
+    assert bundle(tmp_path).read_bytes() == DATA
 
 
 def test_files_that_hash_to_something_else_are_put_aside_and_none_takes_the_place_of_another(
@@ -397,10 +408,10 @@ def test_files_that_hash_to_something_else_are_put_aside_and_none_takes_the_plac
 ) -> None:
     for number in range(3):
         upload(store, sha256=SHA).finish()
-        store.path(SHA, "gbt", "oracle").write_bytes(b"bent %d" % number)
-        assert store.proven_bytes(SHA, "gbt", "oracle") is None
-        assert not store.path(SHA, "gbt", "oracle").exists()
-    aside = sorted((tmp_path / "store" / store_module.QUARANTINE).iterdir())
+        bundle(tmp_path).write_bytes(b"bent %d" % number)
+        assert store.proven_bytes(KEY) is None
+        assert not bundle(tmp_path).exists()
+    aside = sorted((tmp_path / "store" / QUARANTINE).iterdir())
     assert [path.name for path in aside] == [f"{SHA}-1", f"{SHA}-2", f"{SHA}-3"]
     assert [path.read_bytes() for path in aside] == [b"bent 0", b"bent 1", b"bent 2"]
 
@@ -408,10 +419,33 @@ def test_files_that_hash_to_something_else_are_put_aside_and_none_takes_the_plac
 def test_an_index_that_cannot_be_written_is_refused_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "index.jsonl").mkdir()
     with pytest.raises(ConfigurationError, match="correct --index-path"):
-        Store(tmp_path / "s", tmp_path / "i", tmp_path / "index.jsonl").open()
+        Index(tmp_path / "index.jsonl").open()
 
 
-def test_an_index_that_went_away_is_named_by_the_rebuild(store: Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [errno.EIO, errno.EROFS, errno.ENOSPC], ids=errno.errorcode.get)
+def test_an_index_whose_disk_refuses_for_now_asks_for_another_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A restart helps then, and other settings do not: the status must be another one than 78."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UnavailableError, match="look at its disk") as caught:
+        Index(tmp_path / "index.jsonl").open()
+    assert caught.value.exit_status == 75
+
+
+def test_an_index_that_went_away_is_named_by_the_rebuild(index: Index, tmp_path: Path) -> None:
     (tmp_path / "index.jsonl").unlink()
     with pytest.raises(ConfigurationError, match="correct --index-path"):
-        store.rebuild_index([])
+        index.rebuild([])
+
+
+def test_lines_have_the_order_in_which_they_were_owed_whoever_writes_them(index: Index, tmp_path: Path) -> None:
+    index.owe(line(2))
+    index.owe(line(1))
+    index.pay()
+    index.pay()
+    assert (tmp_path / "index.jsonl").read_bytes() == line(2) + line(1)

@@ -139,7 +139,7 @@ def test_a_missing_bundle_is_the_hosts_trouble(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("description", "message"),
     [
-        (None, "holds no model.json, so another trainer made it; use that one's program"),
+        (None, "holds no model.json, so another trainer made it; its own program scores with it"),
         ([], r"v: found \[\], expected 1"),
         (WHOLE | {"v": 2}, "v: found 2, expected 1"),
         (

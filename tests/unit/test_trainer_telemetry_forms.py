@@ -149,6 +149,15 @@ def test_a_fraction_or_another_form_may_come_after_the_first_block(
     )
 
 
+def test_whole_numbers_too_close_for_fractions_are_refused_when_a_fraction_comes_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(csv_files, "BLOCK_BYTES", 256)
+    cells = [*(str(NS + i) for i in range(50)), f"{NS + 10**6}.5"]
+    message = refused(tmp_path, "host,t,x\n" + "".join(f"a,{cell},1\n" for cell in cells))
+    assert "remove the repeats; times that close need whole numbers" in message
+
+
 @pytest.mark.parametrize(
     ("column", "numbers"),
     [

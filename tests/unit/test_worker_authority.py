@@ -119,7 +119,7 @@ def test_a_long_text_that_is_none_is_refused_at_once() -> None:
 
 def enrol(folder: Path, other: Impostor, *flags: str) -> int:
     words = ["--receiver", other.url, "--host", "box", *flags]
-    return enrol_host(words, {"STATE_DIRECTORY": str(folder)}, io.StringIO("the-one-time-code\n"))
+    return enrol_host(words, {"STATE_DIRECTORY": str(folder)}, io.StringIO("the-one-time-code-of-this-test-ab\n"))
 
 
 SENT = {

@@ -305,6 +305,7 @@ def test_an_authority_that_is_only_read_may_lie_in_a_folder_of_another_user(
     shelf.mkdir()
     owners[shelf] = STRANGER
     words = ["--receiver", "https://127.0.0.1:1", "--host", "box", "--ca-file", str(shelf / "ca.pem")]
-    assert enrol_host(words, {"STATE_DIRECTORY": str(tmp_path / "state")}, io.StringIO("the-code\n")) == 69
+    code = io.StringIO("the-one-time-code-of-this-test-ab\n")
+    assert enrol_host(words, {"STATE_DIRECTORY": str(tmp_path / "state")}, code) == 69
     with pytest.raises(ConfigurationError, match="belongs to"):
         demand_own_way(shelf / "ca.pem")

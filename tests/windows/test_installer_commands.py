@@ -106,10 +106,10 @@ def test_the_guide_typed_as_it_stands_brings_a_host_into_the_fleet_and_out_of_it
         "identity",
     ):
         assert has(found, rf"ok +{check} +\S"), found
-    assert has(shown["cis490-jobs workers"], rf"gpu-tower\s.*\s{re.escape(__version__)}\s")
+    assert has(shown["cis490-jobs hosts"], rf"gpu-tower\s.*\s{re.escape(__version__)}\s")
     paused, resumed = shown[f"{INSTALLER} -Pause"], shown[f"{INSTALLER} -Resume"]
     assert paused[0] == STOPPED
     assert resumed[-1].startswith("The worker runs.")
     assert (lab.running(), lab.task.exists()) == ([], False)
     assert lab.left() == ["ProgramData/cis490"]  # settings and runs stay without -Purge
-    assert has(shown["cis490-jobs worker revoke gpu-tower"], r"gpu-tower\s+revoked\s")
+    assert has(shown["cis490-jobs identity revoke gpu-tower"], r"gpu-tower\s+revoked\s")

@@ -104,7 +104,8 @@ def add_flags(parser: argparse.ArgumentParser, table: Iterable[Setting]) -> None
     """
     parser.add_argument("--config", metavar="FILE", help="settings file (TOML); flags and variables win over it")
     for setting in table:
-        note = f"{setting.help} [{setting.variable}; default {_shown(setting.default)}]".replace("%", "%%")
+        default = _shown(setting.default) + (_in_units(setting.default) if setting.name.endswith("_bytes") else "")
+        note = f"{setting.help} [{setting.variable}; default {default}]".replace("%", "%%")
         if setting.kind is bool:
             parser.add_argument(setting.flag, action=argparse.BooleanOptionalAction, default=None, help=note)
         elif setting.many:
@@ -304,6 +305,14 @@ def _checked_secret(place: str, value: str) -> str:
             expected=f"1 to {MAX_SECRET_BYTES} printable ASCII characters without spaces",
         )
     return value
+
+
+def _in_units(size_bytes: Any) -> str:
+    """Return what stands behind a size: " bytes, 8 GiB", and only its unit where it is no whole number of MiB."""
+    for unit, factor in (("GiB", 2**30), ("MiB", 2**20)):
+        if isinstance(size_bytes, int) and size_bytes > 0 and size_bytes % factor == 0:
+            return f" bytes, {size_bytes // factor} {unit}"
+    return " bytes"
 
 
 def _shown(value: Any) -> str:

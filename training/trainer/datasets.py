@@ -10,7 +10,6 @@ Exit status 0: done. 75: something is missing on this host. 78: the data are wro
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,13 +19,12 @@ from typing import TYPE_CHECKING
 from training.contracts.dataset import DatasetError
 from training.needs import installing
 from training.trainer.faults import HostError, SpecError, TrainerError
+from training.trainer.stored.child import closed
 
 if TYPE_CHECKING:
     from training.trainer.data.imports.folder import Source
 
 EXIT_INTERRUPTED = 130
-EXIT_CLOSED = 141
-"""The standard output was closed before all was written, as by `head`."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _MAX_WINDOW = 100_000
 
@@ -39,9 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in _shown(options) if options.command == "show" else _imported(options, parser):
             sys.stdout.write(line + "\n")
     except BrokenPipeError:
-        # The reader has seen enough; without this Python would complain when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_CLOSED
+        return closed()
     except DatasetError as fault:
         return _refused(str(fault), HostError.exit_status if fault.unreadable else SpecError.exit_status)
     except KeyboardInterrupt:

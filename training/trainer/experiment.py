@@ -12,7 +12,7 @@ saw, because the model that is kept has no unseen host left to be tested on.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,8 @@ class Outcome:
     """The model that is kept."""
     threshold: float
     """Score from which the kept model raises an alarm; chosen on its own validation windows."""
+    validation_alarm_rate: float | None
+    """Part of those windows that raise an alarm, 0 to 1; None where an older trainer finished the fit."""
     feature_names: tuple[str, ...]
     """Names of the features or channels that the model sees."""
     metrics: dict[str, Any]
@@ -115,6 +117,7 @@ def run_experiment(
     return Outcome(
         model=trials[-1].model,
         threshold=trials[-1].record["threshold"],
+        validation_alarm_rate=_alarm_rate(trials[-1].record),
         device=job.device if kind == "sequences" else "cpu",
         feature_names=names,
         metrics=evaluated(predictions, job.seed),
@@ -123,6 +126,11 @@ def run_experiment(
         predictions=predictions,
         leaks=job.split_recipe in LEAKING_RECIPES,
     )
+
+
+def _alarm_rate(record: Mapping[str, Any]) -> float | None:
+    alarms = record.get("validation_alarms")
+    return None if alarms is None else alarms / record["validation_windows"]
 
 
 def _wanted(job: Job, folds: list[Fold]) -> list[Fold]:
@@ -173,6 +181,8 @@ def _tried(bench: _Bench, index: int, fold: Fold) -> _Trial:
     checkpoint, report = bench.checkpoints.fit(index), bench.progress.report
     setting = Setting(job.hyper, bench.names, job.seed, job.threads, job.device, checkpoint, report)
     model = model_module(job.model).fit(train, validation, setting)
+    score = model.score(validation.inputs)
+    threshold = best_threshold(validation.label, score)
     record = {
         "name": fold.name,
         "train_windows": len(train),
@@ -182,7 +192,8 @@ def _tried(bench: _Bench, index: int, fold: Fold) -> _Trial:
         "validation_stride": strides[1],
         "validation_hosts": _names(windows, fold.validation),
         "test_hosts": _names(windows, fold.test),
-        "threshold": best_threshold(validation.label, model.score(validation.inputs)),
+        "threshold": threshold,
+        "validation_alarms": int((score >= threshold).sum()),
         "fit": dict(model.fit_summary),
         "curve": [dict(point) for point in model.curve],
     }

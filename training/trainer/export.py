@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from training.needs import installing
 from training.trainer.faults import HostError, TrainerError
 from training.trainer.stored import child
+from training.trainer.stored.options import add_bundle
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,7 +63,7 @@ def _refused(message: str, status: int) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="training.trainer.export", description="Write a stored model as ONNX.")
-    parser.add_argument("--bundle", type=Path, required=True, help="bundle.tar.zst or an artifact folder")
+    add_bundle(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file to write, .onnx")
     parser.add_argument("--data", type=Path, metavar="FILE", help="telemetry to compare on as well, .parquet or .csv")
     return parser

@@ -267,6 +267,7 @@ def describe() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"Parameters of the trainer {TRAINER_NAME}",
         "trainer": {"name": TRAINER_NAME, "contract": CONTRACT_VERSION},
+        "headline_metric": {"name": "auprc_host_mean", "direction": "higher"},
         "type": "object",
         "properties": {
             "mode": {"enum": list(MODES)},
@@ -284,9 +285,11 @@ def contract_digest(description: Mapping[str, Any]) -> str:
         description: What `--describe` printed, parsed.
 
     Returns:
-        "sha256:" and 64 hex digits over the declaration as JSON with sorted keys and no spaces.
+        "sha256:" and 64 hex digits over the declaration as JSON with sorted keys and no spaces. `headline_metric` is
+        left out: it says how results are shown and not what is trained.
     """
-    text = json.dumps(description, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    trained = {key: value for key, value in description.items() if key != "headline_metric"}
+    text = json.dumps(trained, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 

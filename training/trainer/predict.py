@@ -1,6 +1,8 @@
 """The scoring program: `predict.py --bundle bundle.tar.zst --data FILE|- [--out scores.parquet|scores.csv]`.
 
-Reads a stored model and telemetry in parquet or CSV, and writes one row per full window: host, time, score, alarm.
+Reads a stored model and telemetry in parquet or CSV, and writes one row per full window: host, time, score, alarm, and
+on request the columns behind an alarm. One line on the standard error output says how much was scored and how many
+alarms that gave.
 
 A child process does the work, because a model that came from somewhere else may crash the libraries that score it.
 
@@ -20,16 +22,16 @@ import training.trainer  # noqa: F401 - ends a Python that is too old, before it
 
 # isort: split
 import argparse
-import os
 from collections.abc import Sequence
 
 from training.needs import installing
 from training.trainer.faults import HostError, TrainerError
 from training.trainer.files import partial_of
 from training.trainer.stored import child
+from training.trainer.stored.options import add_bundle, add_threshold
 
-EXIT_CLOSED = 141
-"""The standard output was closed before all scores were written, as by `head`."""
+MAX_EXPLAINED = 100
+"""Columns named behind an alarm; a person reads a handful."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,21 +55,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def scored(options: argparse.Namespace) -> int:
     """Score in this process and return the exit status."""
     try:
-        from training.trainer.stored.scoring import predict
+        from training.trainer.stored.scoring import Wish, predict
 
-        predict(options.bundle, None if str(options.data) == "-" else options.data, options.out)
+        data = None if str(options.data) == "-" else options.data
+        tally = predict(options.bundle, data, options.out, Wish(options.threshold, options.explain))
     except TrainerError as fault:
         return _refused(str(fault), fault.exit_status)
     except ImportError as fault:
         return _refused(f"{fault}; {installing('trainer')}", HostError.exit_status)
     except BrokenPipeError:
-        # The reader of the scores has stopped; without this Python would complain when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_CLOSED
+        return child.closed()
     except MemoryError:
         return _refused("memory ran out; score fewer hosts at a time", HostError.exit_status)
     except OSError as fault:
         return _refused(f"{fault}; check the paths and the free space", HostError.exit_status)
+    sys.stderr.write(f"predict: {tally.line()}\n")
     return 0
 
 
@@ -76,16 +78,28 @@ def _refused(message: str, status: int) -> int:
     return status
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    return _parser().parse_args(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="training.trainer.predict", description="Score telemetry with a stored model."
     )
-    parser.add_argument("--bundle", type=Path, required=True, help="bundle.tar.zst or an artifact folder")
+    add_bundle(parser)
     parser.add_argument(
         "--data", type=Path, required=True, help="telemetry, .parquet or .csv; - reads the standard input"
     )
     parser.add_argument("--out", type=Path, help="scores, .parquet or .csv; without it CSV on the standard output")
-    return parser.parse_args(arguments)
+    add_threshold(parser)
+    parser.add_argument("--explain", type=_count, default=0, metavar="N", help="name the N columns behind each alarm")
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_EXPLAINED:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number of columns from 1 to {MAX_EXPLAINED}")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import msgspec
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from training.fleet.model.errors import FleetError, MethodError
+from training.fleet.model.errors import FleetError, MethodError, RangeError
 
 STREAM: Final = "cis490.stream"
 """Where the ASGI scope says that its answer is a stream: the end of the receiver cuts it off."""
@@ -47,6 +47,8 @@ def problem(error: FleetError) -> Response:
     headers: dict[str, str] = {}
     if isinstance(error, MethodError):
         headers["allow"] = error.allow
+    if isinstance(error, RangeError):
+        headers["content-range"] = f"bytes */{error.total_bytes}"
     if error.retry_after_s is not None or error.status in (429, 503, 507):
         headers["retry-after"] = str(max(1, round(error.retry_after_s or RETRY_S)))
     if error.status == 401:

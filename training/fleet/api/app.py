@@ -82,7 +82,7 @@ class _Endpoint:
         """Answer one request."""
         request = Request(scope, receive)
         for name, parameter in self._parameters:
-            request.target = _target(parameter, scope["path_params"][name])
+            setattr(request, parameter.attribute, _target(parameter, scope["path_params"][name]))
         found = self._methods.get(scope["method"])
         if found is None:
             allow = ", ".join(sorted(self._methods))

@@ -138,7 +138,7 @@ def demand_own_name(fleet: Fleet, request: Request, worker: str) -> None:
     if not request.caller.identity and fleet.queue.identities.living(worker) is not None:
         raise ForbiddenError(
             f"the claim is for {worker}, which has enrolled, and does not show its secret",
-            "start the worker with --worker-secret-file, or under another name with --name; or cis490-jobs worker "
+            "start the worker with --worker-secret-file, or under another name with --name; or cis490-jobs identity "
             f"revoke {worker}",
         )
     if name and name != worker:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from training.fleet.blobs.folder import System
+from training.fleet.blobs.disk import System
 
 ROOM_OF = ("db", "incoming_root")
 """Settings whose disks must keep the floor free: the store's is that of `incoming_root`, a rename joins them."""

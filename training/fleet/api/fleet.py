@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from training.fleet.api.parking import Lot
     from training.fleet.auth import Logins, Sessions
     from training.fleet.queue import Queue
-    from training.fleet.store import Store
+    from training.fleet.store import Intake, PartIntake, Store
 
 T = TypeVar("T")
 DRAIN_RETRY_S = 5.0
@@ -61,6 +61,8 @@ class Fleet:
     Attributes:
         queue: The queue; methods that take a transaction run on the writer thread.
         store: The artifacts.
+        intake: Takes artifacts in: file, row, line of the index.
+        part_intake: Takes the parts of artifacts in: file, row.
         loader: Reads and applies the manifest.
         bridge: The way to the writer thread.
         lot: Parked claims.
@@ -84,6 +86,8 @@ class Fleet:
 
     queue: Queue
     store: Store
+    intake: Intake
+    part_intake: PartIntake
     loader: Loader
     bridge: Bridge
     lot: Lot

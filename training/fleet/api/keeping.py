@@ -66,7 +66,8 @@ class Keeper:
             pages = ", ".join(map(str, self.database.damaged[:10]))
             found.append(f"pages of the database are not what they were ({pages}); stop the receiver and run fsck")
         if chore.kind == "fsck" and chore.findings:
-            found.append(f"the check of {chore.begun_at} found {len(chore.findings)} things; run cis490-jobs fsck")
+            faults = "1 fault" if len(chore.findings) == 1 else f"{len(chore.findings)} faults"
+            found.append(f"the check of {chore.begun_at} found {faults}; `cis490-jobs fsck` lists them")
         return found
 
     def begin_backup(self, order: BackupOrder) -> Chore:

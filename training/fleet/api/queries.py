@@ -48,6 +48,11 @@ def read(raw: bytes, declared: Declared) -> dict[str, str]:
     return found
 
 
+def words(text: str | None) -> frozenset[str]:
+    """Return the words of a value that joins them by commas, none without a value."""
+    return frozenset() if text is None else frozenset(text.split(","))
+
+
 def _parsed(raw: bytes) -> dict[str, str]:
     try:
         if len(raw) > MAX_QUERY_BYTES:

@@ -18,6 +18,7 @@ class Request(starlette.requests.Request):
         arrival: Its body while it arrives.
         head: Header name, lower case, to value, as it was sent.
         target: The id or the name in the path, empty for routes without one.
+        file: The file in the path, empty for routes without one.
         query: The query parameters, checked against the route's table.
         caller: Who asks.
     """
@@ -27,6 +28,7 @@ class Request(starlette.requests.Request):
         self.arrival: Arrival = scope[ARRIVAL]
         self.head = self.arrival.head
         self.target = ""
+        self.file = ""
         self.query: dict[str, str] = {}
         self.caller = Caller("anyone")
 

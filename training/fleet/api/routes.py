@@ -14,9 +14,10 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from training.fleet.api.arrival import LOOKS
-from training.fleet.api.handlers import enrolment, logins, manifests, operator, read, worker
+from training.fleet.api.handlers import artifacts, enrolment, logins, manifests, operator, read, uploads, worker
 from training.fleet.auth import Right, Role
 from training.fleet.model.jobs import MAX_MANIFEST_BYTES, MODES, STATUSES
+from training.fleet.model.parts import PART_NAME
 from training.fleet.wire.identities import (
     Enrol,
     Enrolled,
@@ -31,6 +32,7 @@ from training.fleet.wire.identities import (
     SecretTaken,
 )
 from training.fleet.wire.manifests import ManifestList
+from training.fleet.wire.names import KnownNames
 from training.fleet.wire.people import (
     MAX_PAGE,
     AcceptedLoss,
@@ -76,11 +78,13 @@ class PathParameter:
         pattern: What it must match as a whole.
         name: What it is called in a message for people.
         expected: The pattern, said to people.
+        attribute: Where the request keeps it.
     """
 
     pattern: re.Pattern[str]
     name: str
     expected: str
+    attribute: str = "target"
 
 
 _DIGEST = PathParameter(re.compile("[0-9a-f]{64}"), "id", "64 lower-case hex digits")
@@ -89,6 +93,12 @@ PARAMETERS: Final[Mapping[str, PathParameter]] = {
     "sha256": _DIGEST,
     "digest": PathParameter(re.compile("[0-9a-f]{64}"), "digest of a manifest", "64 lower-case hex digits"),
     "name": PathParameter(WORKER_NAME, "name of a worker", "a host name"),
+    "file": PathParameter(
+        re.compile(PART_NAME),
+        "name of a card, a figure or metrics",
+        "a name that ends in .md, .svg, .png or .json",
+        "file",
+    ),
 }
 
 
@@ -161,6 +171,19 @@ _STATE = (409, "`wrong_state`: the job's status does not allow it")
 _CHORE = (409, "`wrong_state`: a backup or a check runs already")
 _SHRINK = (409, "`would_shrink`: it declares fewer jobs than the one in force and `allow_shrink` is not set")
 _BUNDLE = Media("application/zstd")
+_PART = Media("application/octet-stream")
+_PART_OUT = Media("*/*")
+_RANGE = (206, "the range that was asked for")
+_BEYOND = (416, "`range_beyond`: the file ends before the range begins")
+_DOWNLOAD = (
+    (
+        "Range",
+        "`bytes=FIRST-LAST`, `bytes=FIRST-` or `bytes=-LAST_N`; of several, the whole file is sent",
+        None,
+    ),
+    ("If-Range", "the ETag of the part that is here already: another file is sent whole", None),
+    ("If-None-Match", "the ETag of the file that is here already", None),
+)
 _MANIFEST = Media("application/toml", MAX_MANIFEST_BYTES)
 _TOML = Media("application/toml", schema={"type": "string"})
 _ZIP = Media("application/zip", schema={"type": "string", "format": "binary"})
@@ -177,6 +200,11 @@ _LABEL = {
     "description": "at most 64 letters, digits and _ . + -",
 }
 _YES = {"enum": ["yes", "no"]}
+_TIME = {
+    "type": "string",
+    "pattern": r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z$",
+    "description": "a time in UTC such as 2026-11-30T14:00:00.000Z",
+}
 _PAGE = (
     (
         "limit",
@@ -186,6 +214,7 @@ _PAGE = (
     ("cursor", "`next` of the page before", _TEXT),
 )
 _UNCHANGED = (304, "nothing changed since the given ETag")
+_IF_STATUS = (("if_status", "statuses of which the job must have one, else nothing changes", _words(STATUSES)),)
 _FILTERS = (
     ("status", "statuses with commas between them", _words(STATUSES)),
     ("model", "model name", _TEXT),
@@ -195,7 +224,14 @@ _FILTERS = (
     ("name", "the jobs of this name alone: those that the manifest names, others where it names none", _LABEL),
     ("tag", "a tag of the job", _LABEL),
     ("withdrawn", "`yes`: also jobs that are withdrawn; a name or an id shows them anyway", {"enum": ["yes", "no"]}),
-    ("with", "`spec`: each job with its specification, at most 100 on a page", _words(("spec",))),
+    ("since", "only jobs that changed then or later", _TIME),
+    ("until", "only jobs that changed before", _TIME),
+    (
+        "with",
+        "`spec`: each job with its specification, at most 100 on a page; `hyper`: with its hyper-parameters; "
+        "`reason`: with why it waits",
+        _words(("spec", "hyper", "reason")),
+    ),
 )
 
 # The router takes the first path that fits: what workers ask all the time stands first, and a fixed path before one
@@ -244,7 +280,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "PUT",
         "/v1/model/{sha256}",
         "worker",
-        worker.upload,
+        uploads.upload,
         _BUNDLE,
         Stored,
         (
@@ -258,15 +294,80 @@ ROUTES: Final[tuple[Route, ...]] = (
         ),
         headers=(("X-Lease-Id", "the lease the artifact was made under", "^[0-9A-Za-z_-]{8,64}$"),),
     ),
+    Route(
+        "GET",
+        "/v1/model/{sha256}",
+        "read",
+        artifacts.bundle,
+        None,
+        _BUNDLE,
+        (_RANGE, _UNCHANGED, (404, "`not_found`: no such artifact; `artifact_lost`: its file is gone"), _BEYOND),
+        headers=_DOWNLOAD,
+    ),
+    Route(
+        "GET",
+        "/v1/model/{sha256}/file/{file}",
+        "read",
+        artifacts.part,
+        None,
+        _PART_OUT,
+        (_RANGE, _UNCHANGED, (404, "`not_found`: no such file; `artifact_lost`: it is gone"), _BEYOND),
+        headers=_DOWNLOAD,
+    ),
+    Route(
+        "PUT",
+        "/v1/model/{sha256}/file/{file}",
+        "worker",
+        uploads.upload_part,
+        _PART,
+        Stored,
+        (
+            (201, "stored"),
+            (404, "no such file may have this name"),
+            (
+                409,
+                "`stale_lease`, `other_result`: it may not bring this; `wrong_state`: another file has the name",
+            ),
+            (411, "`Content-Length` is missing"),
+            (412, "`artifact_missing`: upload the bundle first"),
+            (413, "`too_large`: more than 32 files or 2 MiB beside one artifact"),
+            (422, "`digest_mismatch`: the bytes do not hash to what the header says"),
+            (507, "no room; see Retry-After"),
+            _BUSY,
+        ),
+        headers=(
+            ("X-Lease-Id", "the lease the artifact was made under", "^[0-9A-Za-z_-]{8,64}$"),
+            ("Repr-Digest", "`sha-256=:BASE64:` of the body", "sha-256=:[0-9A-Za-z+/]{43}=:"),
+        ),
+    ),
     Route("GET", "/v1/worker.pyz", "worker", read.single_file, None, _ZIP, (_UNCHANGED,)),
     Route("GET", "/v1/jobs", "read", read.jobs, None, JobPage, (_UNCHANGED,), query=(*_FILTERS, *_PAGE)),
+    Route("GET", "/v1/names", "read", read.names, None, KnownNames),
     Route("GET", "/v1/job/{id}", "read", read.job, None, JobDetail, (_JOB,)),
     Route("GET", "/v1/job/{id}/why", "read", read.why, None, Why, (_JOB,)),
     Route("GET", "/v1/workers", "read", read.workers, None, WorkerPage, (_UNCHANGED,), query=_PAGE),
     Route("GET", "/v1/health", "read", read.health, None, Health),
-    Route("POST", "/v1/job/{id}/cancel", "operator", operator.cancel, None, JobState, (_JOB, _STATE), right="operate"),
     Route(
-        "POST", "/v1/job/{id}/requeue", "operator", operator.requeue, None, JobState, (_JOB, _STATE), right="operate"
+        "POST",
+        "/v1/job/{id}/cancel",
+        "operator",
+        operator.cancel,
+        None,
+        JobState,
+        (_JOB, _STATE),
+        query=_IF_STATUS,
+        right="operate",
+    ),
+    Route(
+        "POST",
+        "/v1/job/{id}/requeue",
+        "operator",
+        operator.requeue,
+        None,
+        JobState,
+        (_JOB, _STATE),
+        query=_IF_STATUS,
+        right="operate",
     ),
     Route(
         "POST",
@@ -443,6 +544,8 @@ ROUTES: Final[tuple[Route, ...]] = (
         query=(
             ("job", "only of this job: its whole id", _HEX64),
             ("worker", "only about or by this worker", _HOST),
+            ("since", "only events from then on", _TIME),
+            ("until", "only events before", _TIME),
             *_PAGE,
         ),
     ),

@@ -47,14 +47,10 @@ class Uploads:
 
     Attributes:
         threads: Hash and write.
-        indexing: Held while a line of the index is written; those that wait for it get it in turn.
-        proving: Held while a file of the store that no row vouches for is read.
     """
 
     def __init__(self) -> None:
         self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix="upload")
-        self.indexing = asyncio.Lock()
-        self.proving = asyncio.Lock()
         self._lines: dict[str, _Line] = {}
         self._begun: dict[str, set[str]] = {}
 

@@ -2,8 +2,8 @@
 
 Owns the file operations of the store: temporary files, syncs, renames and free space. Guarantees that a blob appears
 whole or not at all, that its name and all folders above it are on the disk before `place` returns, that a blob once
-placed is never overwritten, and that only an upload's own temporary file is ever removed. Leaves names, digests,
-limits of size and the index to `store`.
+placed is never overwritten, and that a sweep removes temporary files of uploads alone. Leaves names, digests, limits of
+size and the index to `store`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from training.fleet.blobs.disk import System
+from training.fleet.blobs.protocol import Blob, Data, Leftover
+from training.fleet.locks import folders_held
 from training.fleet.model.errors import ConfigurationError, FleetError, StorageFullError, UnavailableError, passing
-
-Data = bytes | bytearray | memoryview
 
 _TEMPORARY: Final = re.compile(r"[0-9a-f]{32}\.part")
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -33,42 +35,6 @@ _RETRY_BUSY_S: Final = 5.0
 STEP_BYTES: Final = 4 * 2**20
 """Room that an upload takes at a time. Many slow uploads together hold little of the room that others need, and a large
 one asks the file system seldom."""
-
-
-class System:
-    """The calls to the operating system, in one place so that a test can make each of them fail."""
-
-    def create(self, path: Path) -> int:
-        """Return a descriptor of a new file, open for writing."""
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-
-    def reserve(self, descriptor: int, start: int, size_bytes: int) -> None:
-        """Take the room for the next part of a file, so that a full disk is found before its bytes are written."""
-        os.posix_fallocate(descriptor, start, size_bytes)
-
-    def write(self, descriptor: int, data: Data) -> int:
-        """Write some of the bytes and return how many."""
-        return os.write(descriptor, data)
-
-    def sync(self, descriptor: int) -> None:
-        """Return when a file or folder is on the disk."""
-        os.fsync(descriptor)
-
-    def rename(self, source: Path, target: Path) -> None:
-        """Move a file within one file system."""
-        source.rename(target)
-
-    def free_bytes(self, folder: Path) -> int:
-        """Return the room left for an ordinary user."""
-        found = os.statvfs(folder)
-        return found.f_bavail * found.f_frsize
-
-    def writable(self, folder: Path) -> bool:
-        """Return True if files can be made in a folder: it is there, this user may, and its disk is not read-only.
-
-        Source: POSIX, access, EROFS; it holds for root as well.
-        """
-        return os.access(folder, os.W_OK | os.X_OK)
 
 
 class Folder:
@@ -95,7 +61,7 @@ class Folder:
         self.on_broken: Callable[[str], None] = _ignore
         """Called once, on the thread that saw it, with what the disk failed at."""
 
-    def open(self) -> None:
+    def prepare(self) -> None:
         """Make the folders, check that they can be used, and remove what aborted uploads left.
 
         Raises:
@@ -123,11 +89,20 @@ class Folder:
         except OSError as error:
             raise self._unusable(error) from error
 
+    def held(self) -> AbstractContextManager[None]:
+        """Keep every other program out of both folders; one that is not there needs no holding.
+
+        Raises:
+            ConfigurationError: Another program holds one of them, a folder above it or a folder in it.
+            UnavailableError: The disk refuses for now.
+        """
+        return folders_held(self.root, self.incoming)
+
     def _make(self, folder: Path) -> None:
         """Make a folder and those above it, each with its name on the disk."""
         if not folder.is_dir():
             self._make(folder.parent)
-            folder.mkdir()
+            folder.mkdir(mode=0o750)
             self._sync_folder(folder.parent)
 
     def _probe(self) -> None:
@@ -168,7 +143,7 @@ class Folder:
         except OSError:
             return 0
 
-    def begin(self, size_bytes: int) -> Part:
+    def begin(self, size_bytes: int) -> NewFile:
         """Return a new temporary file, with its first room taken.
 
         The room for all of it must be there now and is taken as the bytes come: a client that declares much and sends
@@ -185,7 +160,7 @@ class Folder:
             self._check_room(size_bytes)
             self._live.add(name)
             try:
-                return Part(self, path, self._first_room(path, size_bytes), size_bytes)
+                return NewFile(self, path, self._first_room(path, size_bytes), size_bytes)
             except OSError as error:
                 self._forget(path)
                 raise self.fault("make room for an upload", error) from error
@@ -225,7 +200,7 @@ class Folder:
         return start + step
 
     def more_room(self, descriptor: int, start: int, size_bytes: int) -> int:
-        """Take the next step of room, unless it would leave less than the floor; for `Part`.
+        """Take the next step of room, unless it would leave less than the floor; for `NewFile`.
 
         Returns:
             Up to where there is room now.
@@ -244,7 +219,7 @@ class Folder:
         """
         self._check()
         try:
-            return self._confirm(self.path(key))
+            return self._confirm(self._path(key))
         except OSError as error:
             raise self._failed(f"sync {key}", error) from error
 
@@ -260,13 +235,79 @@ class Folder:
         self._sync_parents(path)
         return True
 
-    def path(self, key: str) -> Path:
-        """Return where a blob lies or would lie. The key must be made of checked names."""
+    def _path(self, key: str) -> Path:
+        """Return where a blob lies or would lie. The key is made of checked names."""
         return self.root / key
 
-    def read(self, key: str) -> BinaryIO:
+    def address(self, key: str) -> str:
+        """Return the path of a blob, whether it is there or not."""
+        return str(self._path(key))
+
+    def stat(self, key: str) -> Blob | None:
+        """Return what is known of a blob, None where there is none."""
+        try:
+            found = self._path(key).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return Blob(key, found.st_size, found.st_mtime)
+
+    def open(self, key: str) -> BinaryIO:
         """Return a blob, open for reading. Raises FileNotFoundError when it is not there."""
-        return self.path(key).open("rb")
+        return self._path(key).open("rb", buffering=0)
+
+    def list(self, prefix: str = "") -> Iterator[Blob]:
+        """Yield the blobs below a folder, and whatever other files lie there, by name. No link is followed."""
+        return self._listed(self.root / prefix)
+
+    def _listed(self, folder: Path) -> Iterator[Blob]:
+        for path in _looked_into(folder):
+            if path.is_dir() and not path.is_symlink():
+                yield from self._listed(path)
+            else:
+                with contextlib.suppress(FileNotFoundError):  # removed since its folder was read
+                    found = path.lstat()
+                    yield Blob(path.relative_to(self.root).as_posix(), found.st_size, found.st_mtime)
+
+    def move(self, key: str, target: str) -> None:
+        """Rename a blob, durably, and take its folder away if it was the last there."""
+        old, new = self._path(key), self._path(target)
+        with self._lock:
+            new.parent.mkdir(parents=True, exist_ok=True)
+            if new.exists():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(new))
+            self._system.rename(old, new)
+        for folder in (new.parent, old.parent, self.root):
+            self._sync_folder(folder)
+        self._tidy(old.parent)
+
+    def delete(self, key: str) -> None:
+        """Remove a blob, durably, and its folder if it was the last there. One that is gone already is fine."""
+        path = self._path(key)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
+            self._sync_folder(path.parent)
+            self._tidy(path.parent)
+
+    def _tidy(self, folder: Path) -> None:
+        """Remove a folder that is empty; not while an upload is about to be renamed into it."""
+        with self._lock, contextlib.suppress(OSError):
+            folder.rmdir()
+
+    def share(self, key: str, target: Path) -> bool:
+        """Give a blob's file a second name; False on another file system, or on one without such names."""
+        try:
+            os.link(self._path(key), target)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            return False
+        return True
+
+    def leftovers(self) -> Iterator[Leftover]:
+        """Yield what lies in the folder of uploads and belongs to no upload under way."""
+        for path in _looked_into(self.incoming):
+            if path.name not in self._live:
+                yield Leftover(str(path), own=_TEMPORARY.fullmatch(path.name) is not None)
 
     def sweep(self) -> int:
         """Remove the temporary files of uploads that no longer live, and return how many there were.
@@ -290,12 +331,12 @@ class Folder:
         return True
 
     def place(self, part: Path, descriptor: int, key: str) -> bool:
-        """Give a whole temporary file its name; for `Part` alone."""
-        target = self.path(key)
+        """Give a whole temporary file its name; for `NewFile` alone."""
+        target = self._path(key)
         try:
             self._system.sync(descriptor)
-            target.parent.mkdir(parents=True, exist_ok=True)
             with self._lock:
+                target.parent.mkdir(parents=True, exist_ok=True)
                 new = not target.exists()
                 if new:
                     self._system.rename(part, target)
@@ -335,7 +376,7 @@ class Folder:
         return self.fault(doing, error)
 
     def fault(self, doing: str, error: OSError) -> FleetError:
-        """Return the error of the fleet for one of the operating system; for `Part`."""
+        """Return the error of the fleet for one of the operating system, with what to do about it."""
         found = f"the store could not {doing}: {error.strerror}"
         if error.errno in _FULL:
             return StorageFullError(found, "free disk space on the receiver", retry_after_s=_RETRY_FULL_S)
@@ -366,7 +407,7 @@ class Folder:
         self._live.discard(path.name)
 
 
-class Part:
+class NewFile:
     """A blob on its way in: one temporary file that nobody else knows.
 
     Calls may come from any thread, one after the other; `discard` may come while another call is under way.
@@ -432,6 +473,22 @@ class Part:
                 os.close(self._descriptor)
             self._descriptor = -1
             self._folder._forget(self._path)
+
+
+def _looked_into(folder: Path) -> list[Path]:
+    """Return what is in a folder by name, nothing for one that is not there.
+
+    Raises:
+        FleetError: It cannot be looked into.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise FleetError(
+            f"cannot look into {error.filename or folder} ({error.strerror})", "look at its disk and run this again"
+        ) from error
 
 
 def _ignore(_why: str) -> None:

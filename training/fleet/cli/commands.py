@@ -13,28 +13,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TextIO
 
-from training.fleet.cli import comparison, completion, views
+from training.fleet.cli import completion, views
 from training.fleet.cli.remote import Remote, read
-from training.fleet.cli.text import Terminal, clean
+from training.fleet.cli.text import Terminal, clean, folded
 from training.fleet.model.errors import (
     EX_FAILURE,
-    ConfigurationError,
     FleetError,
     UnavailableError,
 )
-from training.fleet.wire.identities import IdentityPage, IdentityView, Invite
-from training.fleet.wire.people import (
-    AcceptedLoss,
-    Chore,
-    EventPage,
-    Health,
-    JobDetail,
-    JobPage,
-    JobView,
-    Why,
-    WorkerPage,
-)
-from training.fleet.wire.worker import JobState
+from training.fleet.wire.people import Chore, Health, JobDetail, JobView, Why
 
 CHORE_S: Final = 0.5
 """Seconds between two questions how far a backup or a check is."""
@@ -56,14 +43,26 @@ class Console:
     terminal: Terminal
     as_json: bool = False
 
-    def lines(self, lines: Sequence[str]) -> None:
-        """Write lines of text."""
-        self.out.write("".join(f"{line}\n" for line in lines))
+    def lines(self, lines: Sequence[str], *, whole: bool = False) -> None:
+        """Write lines of text, broken between words where they are longer than the terminal is wide.
+
+        Args:
+            lines: Clean text.
+            whole: Leave the lines as they are, for commands that somebody copies.
+        """
+        shown = lines if whole else folded(lines, self.terminal.width)
+        self.out.write("".join(f"{line}\n" for line in shown))
         self.out.flush()
+
+    def note(self, lines: Sequence[str], *, whole: bool = False) -> None:
+        """Write messages beside the data, broken as `lines` does."""
+        width = Terminal.of(self.err, {}).width
+        self.err.write("".join(f"{line}\n" for line in (lines if whole else folded(lines, width))))
+        self.err.flush()
 
     def document(self, document: Any, *, one_line: bool = False) -> None:
         """Write JSON, in ASCII so that nothing in it can steer a terminal."""
-        self.lines([json.dumps(document, indent=None if one_line else 2)])
+        self.lines([json.dumps(document, indent=None if one_line else 2)], whole=True)
 
     def pass_by(self, line: str) -> None:
         """Write a message over the one before it; does nothing unless it goes to a terminal."""
@@ -74,8 +73,7 @@ class Console:
     def complain(self, fault: FleetError) -> None:
         """Write an error: one line, and one more for each single fault."""
         first, *more = map(clean, fault.lines)
-        self.err.write("".join(f"{line}\n" for line in (f"cis490-jobs: {first}", *more)))
-        self.err.flush()
+        self.note([f"cis490-jobs: {first}", *more])
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,46 +142,9 @@ def _show_frame(call: Call, frame: dict[str, Any]) -> None:
     elif (height := call.console.terminal.height) is None:
         call.console.lines([*_glance_lines(call, frame), ""])
     else:
-        shown = _glance_lines(call, frame)[: height - 1]
+        shown = folded(_glance_lines(call, frame), call.console.terminal.width)[: height - 1]
         call.console.out.write("\x1b[H" + "".join(f"{line}\x1b[K\n" for line in shown) + "\x1b[J")
         call.console.out.flush()
-
-
-def list_jobs(call: Call) -> int:
-    """Show jobs, page by page in a pipe and as one table on a terminal."""
-    given = vars(call.options)
-    filters = {key: given[key] for key in ("status", "model", "mode", "host", "tag") if given[key] is not None}
-    filters |= {"withdrawn": "yes"} if call.options.all else {}
-    if call.console.as_json:
-        call.console.document(call.remote.collect("/v1/jobs", "jobs", filters, call.options.limit))
-    elif call.console.terminal.width is None:
-        for page in call.remote.pages("/v1/jobs", filters, call.options.limit):
-            call.console.lines(views.jobs(read(JobPage, page).jobs, call.console.terminal))
-    else:
-        whole = read(JobPage, call.remote.collect("/v1/jobs", "jobs", filters, call.options.limit))
-        shown = (
-            views.jobs(whole.jobs, call.console.terminal)
-            if whole.jobs
-            else ["no job matches; `cis490-jobs reload` loads the manifest's jobs"]
-        )
-        call.console.lines(shown)
-    return 0
-
-
-def compare(call: Call) -> int:
-    """Show the results of completed jobs over their seeds."""
-    chosen = call.options
-    filters = {"status": "completed", "with": "spec"} | ({} if chosen.model is None else {"model": chosen.model})
-    page = read(JobPage, call.remote.collect("/v1/jobs", "jobs", filters))
-    jobs = [job for job in page.jobs if chosen.split in (None, job.split) and chosen.dataset in (None, job.dataset)]
-    found = comparison.groups(jobs, chosen.metric)
-    if call.console.as_json:
-        call.console.document(comparison.document(found, chosen.metric))
-    elif found or call.console.terminal.width is None:
-        call.console.lines(comparison.lines(found, chosen.metric, call.console.terminal))
-    else:
-        call.console.lines(["no completed job matches; `cis490-jobs list` shows all jobs"])
-    return 0
 
 
 def show(call: Call) -> int:
@@ -193,103 +154,6 @@ def show(call: Call) -> int:
         call.console.document(answer)
     else:
         call.console.lines(views.show(read(JobDetail, answer), call.console.terminal))
-    return 0
-
-
-def change(call: Call) -> int:
-    """Cancel or requeue jobs, each on its own; the first refusal decides the exit status."""
-    worst = 0
-    for prefix in call.options.jobs:
-        try:
-            answer = call.remote.change(call.remote.resolve(prefix), call.options.command)
-        except UnavailableError:
-            raise
-        except FleetError as fault:
-            call.console.complain(fault)
-            worst = worst or fault.exit_status
-        else:
-            _show_state(call, answer)
-    return worst
-
-
-def _show_state(call: Call, answer: dict[str, Any]) -> None:
-    if call.console.as_json:
-        call.console.document(answer, one_line=True)
-        return
-    state = read(JobState, answer)
-    note = ["cancelling: its worker stops the trainer"] if state.cancel_requested else []
-    call.console.lines(["\t".join([clean(state.id), state.status, *note])])
-
-
-def workers(call: Call) -> int:
-    """Show every known host."""
-    answer = call.remote.collect("/v1/workers", "workers", {})
-    if call.console.as_json:
-        call.console.document(answer)
-        return 0
-    hosts = read(WorkerPage, answer).workers
-    if hosts or call.console.terminal.width is None:
-        call.console.lines(views.workers(hosts, call.console.terminal))
-    else:
-        call.console.lines(["no worker has called yet; start one with `cis490-training-worker`"])
-    return 0
-
-
-def events(call: Call) -> int:
-    """Show the audit trail, newest first."""
-    given = call.options
-    job = None if given.job is None else call.remote.resolve(given.job)
-    filters = {name: value for name, value in (("job", job), ("worker", given.worker)) if value is not None}
-    answer = call.remote.collect("/v1/events", "events", filters, given.limit)
-    if call.console.as_json:
-        call.console.document(answer)
-    else:
-        call.console.lines(views.events(read(EventPage, answer).events, call.console.terminal))
-    return 0
-
-
-def invite(call: Call) -> int:
-    """Print the commands with which a host can enrol, once."""
-    answer = call.remote.invite(call.options.host, call.options.ttl)
-    if call.console.as_json:
-        call.console.document(answer)
-        return 0
-    made = read(Invite, answer)
-    call.console.err.write("".join(f"{line}\n" for line in views.invite_notes(made, call.remote.address)))
-    call.console.err.flush()
-    call.console.lines(views.invite(made, call.remote.address))
-    return 0
-
-
-def worker(call: Call) -> int:
-    """List enrolled hosts, revoke one, make it change its key, or accept what it cannot train with any more."""
-    action, name = call.options.action, call.options.name
-    if action == "list":
-        answer = call.remote.collect("/v1/identities", "identities", {})
-        found = [one for one in read(IdentityPage, answer).identities if name in (None, one.worker)]
-    elif name is None:
-        raise ConfigurationError(f"`worker {action}` needs the name of a worker", "`cis490-jobs worker list` shows all")
-    elif action == "accept":
-        return _accept(call, name)
-    else:
-        answer = call.remote.change_worker(name, action)
-        found = [read(IdentityView, answer)]
-    if call.console.as_json:
-        call.console.document(answer)
-    elif found or call.console.terminal.width is None:
-        call.console.lines(views.identities(found, call.console.terminal))
-    else:
-        call.console.lines(["no worker is enrolled; `cis490-jobs invite HOST` prints the command that enrols one"])
-    return 0
-
-
-def _accept(call: Call, name: str) -> int:
-    answer = call.remote.change_worker(name, "accept")
-    lost = read(AcceptedLoss, answer).lost
-    if call.console.as_json:
-        call.console.document(answer)
-    else:
-        call.console.lines([clean(f"{name} works without {', '.join(lost)}" if lost else f"{name} had lost nothing")])
     return 0
 
 

@@ -13,20 +13,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from training.fleet.cli.text import GAP, LEAST_WIDTH, Terminal, cells, clean, cut, table
-from training.fleet.cli.views import plain
+from training.fleet.cli.listing import compact, differing
+from training.fleet.cli.ranking import Metric
+from training.fleet.cli.text import Terminal, arranged, clean, table
+from training.fleet.cli.views import identity
 from training.fleet.model.errors import FleetError
-from training.fleet.model.jobs import MODES
 from training.fleet.wire.people import JobView
 
-DEFAULT_METRIC: Final = "auprc_host_mean"
 LEAKING_SPLITS: Final = frozenset({"random"})
-COLUMNS: Final = ("MODEL", "SPLIT", "ORACLE", "REALISTIC", "DIFFERENCE", "N", "SEEDS", "DETAIL")
+COLUMNS: Final = ("MODEL", "SPLIT", "ORACLE", "REALISTIC", "DIFFERENCE", "N", "SEEDS", "DETAIL", "JOB")
+"""In the order of a pipe, where columns are only ever added at the end."""
+_ON_A_TERMINAL: Final = ("JOB", "MODEL", "SPLIT", "ORACLE", "REALISTIC", "DIFFERENCE", "N", "DETAIL", "SEEDS")
 _PARTLY: Final = "* the two modes were trained with different seeds; only common seeds are compared"
 _LEAKS: Final = "these splits leak: test rows lie beside training rows; do not compare them with other splits"
 _SHORT_DIGEST: Final = 8
-_LEAST_DETAIL: Final = 12
-"""Cells that the details get before the seeds are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +63,13 @@ class Group:
         spec: What they share: the specification without seed and mode.
         oracle: Scores of the mode `oracle`.
         realistic: Scores of the mode `realistic`.
+        jobs: All of them, the best first; those without a value last.
     """
 
     spec: Mapping[str, Any]
     oracle: Scores
     realistic: Scores
+    jobs: tuple[JobView, ...] = ()
 
     @property
     def leaks(self) -> bool:
@@ -81,33 +83,22 @@ class Group:
         return Scores({seed: ours[seed] - theirs[seed] for seed in ours if seed in theirs})
 
 
-def groups(jobs: Sequence[JobView], metric: str) -> list[Group]:
+def groups(jobs: Sequence[JobView], metric: Metric) -> list[Group]:
     """Return completed jobs in groups: by split, and within one the best oracle mean first.
 
     Args:
         jobs: Completed jobs with their specifications.
-        metric: Name of a headline figure.
+        metric: The figure that is compared.
 
     Raises:
         FleetError: No job has such a figure, or a job comes without its specification.
     """
-    _demand_metric(jobs, metric)
-    found: dict[str, dict[str, dict[int, Any]]] = {}
+    metric.demand(jobs)
+    found: dict[str, list[JobView]] = {}
     for job in jobs:
-        by_mode = found.setdefault(_shared(job), {mode: {} for mode in MODES})
-        by_mode[job.mode][job.seed] = job.metrics.get(metric)
-    return sorted((_group(json.loads(shared), by_mode) for shared, by_mode in found.items()), key=_rank)
-
-
-def _demand_metric(jobs: Sequence[JobView], metric: str) -> None:
-    names = {name for job in jobs for name, value in job.metrics.items() if value is None or _is_number(value)}
-    if jobs and metric not in names:
-        known = f"--metric takes one of {', '.join(sorted(names))}" if names else "none of them reports any number"
-        raise FleetError(f"found no metric {metric} in {len(jobs)} completed jobs", known)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+        found.setdefault(_shared(job), []).append(job)
+    made = [_group(json.loads(shared), same, metric) for shared, same in found.items()]
+    return sorted(made, key=lambda group: _rank(group, metric))
 
 
 def _shared(job: JobView) -> str:
@@ -116,33 +107,48 @@ def _shared(job: JobView) -> str:
     return json.dumps({key: value for key, value in job.spec.items() if key not in ("seed", "mode")}, sort_keys=True)
 
 
-def _group(spec: Mapping[str, Any], by_mode: Mapping[str, Mapping[int, Any]]) -> Group:
-    return Group(spec, _scores(by_mode["oracle"]), _scores(by_mode["realistic"]))
+def _group(spec: Mapping[str, Any], jobs: Sequence[JobView], metric: Metric) -> Group:
+    oracle, realistic = (_scores([job for job in jobs if job.mode == mode], metric) for mode in ("oracle", "realistic"))
+    return Group(spec, oracle, realistic, tuple(metric.ranked(jobs)))
 
 
-def _scores(found: Mapping[int, Any]) -> Scores:
-    seeds = sorted(found)
-    values = {seed: float(found[seed]) for seed in seeds if _is_number(found[seed])}
-    return Scores(values, tuple(seed for seed in seeds if seed not in values))
+def _scores(jobs: Sequence[JobView], metric: Metric) -> Scores:
+    found = {job.seed: metric.of(job) for job in sorted(jobs, key=lambda job: job.seed)}
+    values = {seed: value for seed, value in found.items() if value is not None}
+    return Scores(values, tuple(seed for seed in found if seed not in values))
 
 
-def _rank(group: Group) -> tuple[Any, ...]:
+def _rank(group: Group, metric: Metric) -> tuple[Any, ...]:
     spec = group.spec
-    means = [(mean is None, -(mean or 0.0)) for mean in (group.oracle.mean, group.realistic.mean)]
+    means = [(mean is None, metric.sign * (mean or 0.0)) for mean in (group.oracle.mean, group.realistic.mean)]
     return spec["split_recipe"], means, spec["model"], json.dumps(spec)
 
 
 # ---- for machines ---------------------------------------------------------------------------------------------------
 
 
-def document(found: Sequence[Group], metric: str) -> dict[str, Any]:
+def document(found: Sequence[Group], metric: Metric) -> dict[str, Any]:
     """Return groups as plain data, in their order."""
-    return {"metric": metric, "groups": [_plain(group) for group in found]}
+    return {
+        "metric": metric.name,
+        "direction": metric.direction,
+        "groups": [_plain(group, metric) for group in found],
+    }
 
 
-def _plain(group: Group) -> dict[str, Any]:
+def _plain(group: Group, metric: Metric) -> dict[str, Any]:
     spec = group.spec
     return {
+        "jobs": [
+            {
+                "id": job.id,
+                "mode": job.mode,
+                "seed": job.seed,
+                "value": metric.of(job),
+                "artifact": job.artifact,
+            }
+            for job in group.jobs
+        ],
         "model": spec["model"],
         "split": spec["split_recipe"],
         "leaks": group.leaks,
@@ -169,12 +175,12 @@ def _plain_scores(scores: Scores) -> dict[str, Any]:
 # ---- for people -----------------------------------------------------------------------------------------------------
 
 
-def lines(found: Sequence[Group], metric: str, terminal: Terminal) -> list[str]:
+def lines(found: Sequence[Group], metric: Metric, terminal: Terminal) -> list[str]:
     """Return groups as text: honest splits first, then those that leak in a block of their own."""
     honest = [group for group in found if not group.leaks]
     leaking = [group for group in found if group.leaks]
-    title = [] if terminal.width is None else [terminal.head(f"{clean(metric)}, mean ± spread over seeds")]
-    shown = [*title, *_block(honest, terminal)]
+    title = terminal.head(f"{metric.said()}; mean ± spread over seeds, one seed has none")
+    shown = [*([] if terminal.width is None else [title]), *_block(honest, terminal)]
     if leaking:
         shown += [*([""] if honest else []), *_block(leaking, terminal), _LEAKS]
     return shown
@@ -184,24 +190,41 @@ def _block(found: Sequence[Group], terminal: Terminal) -> list[str]:
     if not found:
         return []
     partly = [_PARTLY] if any(_is_partial(group) for group in found) else []
-    rows = [_row(group, terminal) for group in found]
-    return [*table(COLUMNS, _fitted(rows, terminal), terminal, ("SEEDS",)), *partly]
-
-
-def _fitted(rows: Sequence[list[str]], terminal: Terminal) -> list[list[str]]:
-    """Cut the details to the room the line has, so that no figure has to be cut."""
     if terminal.width is None:
-        return list(rows)
-    widths = [max(map(cells, column)) + len(GAP) for column in zip(COLUMNS, *rows, strict=True)]
-    *figures, seeds, _ = widths
-    room = terminal.width - sum(figures)
-    room -= seeds if room - seeds >= _LEAST_DETAIL else 0
-    return [[*row[:-1], cut(clean(row[-1]), max(room, LEAST_WIDTH))] for row in rows]
+        rows = [_row(group, _detail(group, terminal), terminal) for group in found]
+        return [*table(COLUMNS, rows, terminal), *partly]
+    apart, shared = _told_apart(found, terminal)
+    rows = [_row(group, detail, terminal) for group, detail in zip(found, apart, strict=True)]
+    header, rows = arranged(COLUMNS, rows, _ON_A_TERMINAL)
+    return [*table(header, rows, terminal, ("SEEDS",)), *shared, *partly]
 
 
-def _row(group: Group, terminal: Terminal) -> list[str]:
+def _told_apart(found: Sequence[Group], terminal: Terminal) -> tuple[list[str], list[str]]:
+    """Return what tells each group from the others, and a line with what they all share."""
+    of_model = {model: [one.spec["hyper"] for one in found if one.spec["model"] == model] for model in _models(found)}
+    differ = {model: differing(hypers) for model, hypers in of_model.items()}
+    facts = [_facts(group, terminal) for group in found]
+    apart, shared = set(differing(facts)), {}
+    if len(found) > 1:
+        shared = {key: value for key, value in facts[0].items() if key not in apart}
+    details = []
+    for group, own in zip(found, facts, strict=True):
+        keys = differ[group.spec["model"]] if len(found) > 1 else set(group.spec["hyper"])
+        hyper = compact({key: value for key, value in group.spec["hyper"].items() if key in keys})
+        said = [f"{key} {value}" for key, value in own.items() if key not in shared]
+        details.append("; ".join(filter(None, [hyper, *said, *_without(group)])))
+    line = ", ".join(f"{key} {value}" for key, value in shared.items())
+    return details, [f"in every row: {clean(line)}"] if line else []
+
+
+def _models(found: Sequence[Group]) -> set[str]:
+    return {group.spec["model"] for group in found}
+
+
+def _row(group: Group, detail: str, terminal: Terminal) -> list[str]:
     spec, difference = group.spec, _text(group.difference, "+")
     seeds = [list(scores.values) for scores in (group.oracle, group.realistic)]
+    comma = "," if terminal.width is None else ", "
     return [
         spec["model"],
         spec["split_recipe"] + (" leaks" if group.leaks else ""),
@@ -209,8 +232,10 @@ def _row(group: Group, terminal: Terminal) -> list[str]:
         _text(group.realistic),
         difference + (" *" if _is_partial(group) else ""),
         _once_if_equal([str(len(item)) for item in seeds], equal=seeds[0] == seeds[1]),
-        _once_if_equal([",".join(map(str, item)) or "-" for item in seeds], equal=seeds[0] == seeds[1]),
-        _detail(group, terminal),
+        # Between two seeds a line may be broken.
+        _once_if_equal([comma.join(map(str, item)) or "-" for item in seeds], equal=seeds[0] == seeds[1]),
+        detail,
+        identity(group.jobs[0].id, terminal),
     ]
 
 
@@ -224,7 +249,8 @@ def _text(scores: Scores, sign: str = "") -> str:
     if scores.mean is None:
         return "-"
     digits = 3 if abs(scores.mean) < 1 else 4
-    return f"{scores.mean:{sign}.{digits}g} ± {'-' if scores.spread is None else format(scores.spread, '.2g')}"
+    mean = f"{scores.mean:{sign}.{digits}g}"
+    return mean if scores.spread is None else f"{mean} ± {scores.spread:.2g}"
 
 
 def _once_if_equal(pair: Sequence[str], *, equal: bool) -> str:
@@ -232,19 +258,26 @@ def _once_if_equal(pair: Sequence[str], *, equal: bool) -> str:
 
 
 def _detail(group: Group, terminal: Terminal) -> str:
-    """Return what tells the group from others: hyper-parameters, training hosts, dataset, revision, missing values."""
-    spec = group.spec
-    parts = [" ".join(f"{key}={plain(value)}" for key, value in sorted(spec["hyper"].items()))]
+    """Return what a group is, whole: hyper-parameters, training hosts, dataset, revision, missing values."""
+    facts = [f"{key} {value}" for key, value in _facts(group, terminal).items()]
+    return "; ".join(filter(None, [compact(group.spec["hyper"]), *facts, *_without(group)]))
+
+
+def _facts(group: Group, terminal: Terminal) -> dict[str, str]:
+    spec, facts = group.spec, {}
     if spec["train_hosts"] != ["*"]:
-        parts.append(f"train_hosts {','.join(spec['train_hosts'])}")
+        facts["train_hosts"] = ",".join(spec["train_hosts"])
     if "dataset" in spec:
-        parts.append(f"dataset {_dataset(spec['dataset'], terminal)}")
+        facts["dataset"] = _dataset(spec["dataset"], terminal)
     if "revision" in spec:
-        parts.append(f"revision {spec['revision']}")
-    for mode, scores in (("oracle", group.oracle), ("realistic", group.realistic)):
-        if scores.without:
-            parts.append(f"no value of {mode} seed {','.join(map(str, scores.without))}")
-    return "; ".join(part for part in parts if part)
+        facts["revision"] = str(spec["revision"])
+    return facts
+
+
+def _without(group: Group) -> list[str]:
+    """Return which seeds have no value."""
+    scores = (("oracle", group.oracle), ("realistic", group.realistic))
+    return [f"no value of {mode} seed {','.join(map(str, one.without))}" for mode, one in scores if one.without]
 
 
 def _dataset(dataset: Mapping[str, Any], terminal: Terminal) -> str:

@@ -66,6 +66,9 @@ def commands(parser: argparse.ArgumentParser) -> Iterator[Command]:
     group = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     about = {choice.dest: choice.help or "" for choice in group._choices_actions}
     for name, sub in group.choices.items():
+        # An older name of a command still works, and need not be offered.
+        if name not in about:
+            continue
         places = [action for action in sub._actions if not action.option_strings]
         words = tuple(str(word) for action in places for word in action.choices or ())
         takes_jobs = any(action.dest in ("job", "jobs") for action in places)

@@ -19,12 +19,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, TextIO
 
-from training.fleet.cli import commands, comparison, manifests
+from training.fleet import __version__
+from training.fleet.cli import bulk, commands, listing, machines, manifests, results, trail
 from training.fleet.cli.completion import SHELLS
 from training.fleet.cli.contexts import Context, Contexts
+from training.fleet.cli.instants import FORMS, is_instant
 from training.fleet.cli.login import add_commands
 from training.fleet.cli.remote import Remote, is_id_prefix
 from training.fleet.cli.text import Terminal, silence
+from training.fleet.cli.usage import Parser
 from training.fleet.client import DEFAULT_RECEIVER, Client, certificate_files
 from training.fleet.model.errors import EX_FAILURE, AuthenticationError, FleetError, UnreachableError
 from training.fleet.model.jobs import MODES, STATUSES
@@ -37,7 +40,7 @@ EX_INTERRUPTED: Final = 130
 EX_CLOSED: Final = 141
 _NEXT: Final = "Start one with `cis490-trainer-receiver`, or name another with --receiver URL or $CIS490_RECEIVER."
 _OPERATOR_COMMANDS: Final = frozenset(
-    {"cancel", "requeue", "reload", "plan", "apply", "manifest", "backup", "fsck", "invite", "worker"}
+    {"cancel", "requeue", "reload", "plan", "apply", "manifest", "backup", "fsck", "invite", "identity", "worker"}
 )
 _LOOKS: Final = frozenset({"list", "history", "show", "diff"})
 """Actions of such commands that only look."""
@@ -56,11 +59,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     options = parser().parse_args(argv)
-    console = commands.Console(sys.stdout, sys.stderr, Terminal.of(sys.stdout, os.environ), options.json)
+    terminal = Terminal.of(sys.stdout, os.environ, utc=options.utc)
+    console = commands.Console(sys.stdout, sys.stderr, terminal, options.json)
     try:
         status = _run(options, console)
     except UnreachableError as fault:
-        console.complain(UnreachableError(fault.found, f"{fault.remedy} {_NEXT}".strip()))
+        # Where something answers, starting a receiver would change nothing.
+        console.complain(fault if fault.answered else UnreachableError(fault.found, f"{fault.remedy} {_NEXT}".strip()))
         return fault.exit_status
     except FleetError as fault:
         console.complain(fault)
@@ -149,16 +154,17 @@ def _needed(token: str | None) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
-    whole = argparse.ArgumentParser(
+    whole: argparse.ArgumentParser = Parser(
         prog="cis490-jobs",
         description="Look at the training fleet and steer it.",
-        epilog="A job is named by the first 4 or more digits of its id, or by its name in the manifest. cancel, "
-        "requeue, reload, plan, apply, manifest, backup, fsck, invite and worker need a login or "
-        "$CIS490_OPERATOR_TOKEN.",
-        allow_abbrev=False,
+        epilog="A job is named by the first 4 or more digits of its id, or by its name in the manifest.\n"
+        "cancel, requeue, reload, plan, apply, manifest, backup, fsck, invite and identity\n"
+        "need a login or $CIS490_OPERATOR_TOKEN.\n"
+        "`cis490-jobs COMMAND --help` has the options of a command, with examples.",
     )
+    whole.add_argument("--version", action="version", version=f"cis490-jobs {__version__}")
     _common(whole, None)
-    groups = whole.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    groups = whole.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
     _look(groups)
     _steer(groups)
     _keep(groups)
@@ -166,14 +172,18 @@ def parser() -> argparse.ArgumentParser:
     add_commands(groups)
     sub = _command(groups, "completion", "print the completion script of a shell", commands.complete)
     sub.add_argument("shell", choices=SHELLS)
-    sub.set_defaults(parser=whole)
+    whole.set_defaults(parser=whole)
     return whole
 
 
 def _common(target: argparse.ArgumentParser, default: object) -> None:
     """Add the options that stand before or after the command."""
     missing = argparse.SUPPRESS if default is argparse.SUPPRESS else None
-    target.add_argument(
+    output = target.add_argument_group("output")
+    output.add_argument("--json", action="store_true", default=missing or False, help="print the receiver's answer")
+    output.add_argument("--utc", action="store_true", default=missing or False, help="show and take times in UTC")
+    connection = target.add_argument_group("connection")
+    connection.add_argument(
         "--receiver", metavar="URL", default=missing, help=f"address ($CIS490_RECEIVER, else {DEFAULT_RECEIVER})"
     )
     for flag, note in (
@@ -181,14 +191,17 @@ def _common(target: argparse.ArgumentParser, default: object) -> None:
         ("--client-certificate", "your own certificate; may hold its key too"),
         ("--client-key", "the key of your own certificate, if it has a file of its own"),
     ):
-        target.add_argument(flag, type=Path, metavar="FILE", default=missing, help=note)
-    target.add_argument("--json", action="store_true", default=missing or False, help="print the receiver's answer")
+        connection.add_argument(flag, type=Path, metavar="FILE", default=missing, help=note)
 
 
 def _command(
-    groups: argparse._SubParsersAction[argparse.ArgumentParser], name: str, about: str, run: object
+    groups: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    about: str,
+    run: object,
+    aliases: Sequence[str] = (),
 ) -> argparse.ArgumentParser:
-    sub: argparse.ArgumentParser = groups.add_parser(name, help=about, description=about, allow_abbrev=False)
+    sub: argparse.ArgumentParser = groups.add_parser(name, aliases=aliases, help=about, description=about)
     _common(sub, argparse.SUPPRESS)
     sub.set_defaults(run=run)
     return sub
@@ -204,29 +217,26 @@ def _look(groups: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="SECONDS",
         help="show it again every SECONDS [2]",
     )
-    sub = _command(groups, "list", "list jobs, all of them or those that fit the options", commands.list_jobs)
-    sub.add_argument("--status", type=_statuses, help=f"only these statuses, joined by commas: {','.join(STATUSES)}")
-    sub.add_argument("--model", help="only jobs of this model")
-    sub.add_argument("--mode", choices=MODES, help="only jobs of this mode")
-    sub.add_argument("--host", help="only jobs that run on this host or ran there last")
-    sub.add_argument("--tag", help="only jobs with this tag")
-    sub.add_argument("--all", action="store_true", help="also withdrawn jobs, which the manifest no longer names")
+    sub = _command(groups, "list", "list jobs, all of them or those that fit the options", listing.list_jobs)
+    _filters(sub)
+    sub.add_argument("--all", action="store_true", help="also jobs that were withdrawn from the manifest")
     sub.add_argument("--limit", type=_count, metavar="N", help="show at most N jobs")
-    sub = _command(groups, "compare", "show mean and spread over seeds, oracle beside realistic", commands.compare)
-    sub.add_argument(
-        "--metric", default=comparison.DEFAULT_METRIC, help=f"the figure to compare [{comparison.DEFAULT_METRIC}]"
-    )
-    sub.add_argument("--model", help="only results of this model")
-    sub.add_argument("--split", help="only results of this split")
-    sub.add_argument("--dataset", metavar="NAME", help="only results on this dataset")
+    sub = _command(groups, "compare", "show mean and spread over seeds, oracle beside realistic", results.compare)
+    _results(sub)
+    sub = _command(groups, "best", "show the completed job with the best figure", results.best)
+    _results(sub)
+    sub.add_argument("--mode", choices=MODES, help="only results of this mode")
     sub = _command(groups, "show", "show everything about one job", commands.show)
     sub.add_argument("job", type=_prefix, metavar="JOB")
     sub = _command(groups, "why", "show why a job waits, and what would change that", commands.why)
     sub.add_argument("job", type=_prefix, metavar="JOB")
-    _command(groups, "workers", "list hosts, what they can do and what they may do", commands.workers)
-    sub = _command(groups, "events", "show the audit trail: who did what, newest first", commands.events)
+    _command(groups, "hosts", "list hosts, what they can do and what they may do", machines.hosts, ["workers"])
+    sub = _command(groups, "host", "show everything about one host", machines.host)
+    sub.add_argument("name", type=_host, metavar="HOST")
+    sub = _command(groups, "events", "show the audit trail: who did what, newest first", trail.events)
     sub.add_argument("--job", type=_prefix, metavar="JOB", help="only events of this job")
-    sub.add_argument("--worker", type=_host, metavar="NAME", help="only events by this worker or about it")
+    sub.add_argument("--worker", type=_host, metavar="HOST", help="only events by this host's worker or about it")
+    _range(sub, "events")
     sub.add_argument("--limit", type=_count, default=50, metavar="N", help="show at most N events [50]")
 
 
@@ -235,8 +245,15 @@ def _steer(groups: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         ("cancel", "stop jobs; only `requeue` lets them run again"),
         ("requeue", "let failed or cancelled jobs run again"),
     ):
-        sub = _command(groups, name, about, commands.change)
-        sub.add_argument("jobs", type=_prefix, nargs="+", metavar="JOB")
+        sub = _command(groups, name, about, bulk.change)
+        sub.add_argument(
+            "jobs", type=_prefix, nargs="*", metavar="JOB", help="jobs to change; or choose them by options"
+        )
+        _filters(sub)
+        sub.add_argument("--yes", action="store_true", help="change what they choose; without it, only show that")
+        sub.add_argument(
+            "--if", dest="if_digest", type=_choice, metavar="DIGEST", help="change it if it is still what was shown"
+        )
     sub = _command(groups, "plan", "show what a reload would change", manifests.plan)
     sub.add_argument("file", type=Path, nargs="?", metavar="FILE", help="a manifest [the receiver's own file]")
     sub.add_argument("--exit-code", action="store_true", help="exit with 3 when there are changes")
@@ -283,19 +300,46 @@ def _keep(groups: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _admit(groups: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    sub = _command(groups, "invite", "print the commands with which a host can enrol", commands.invite)
+    sub = _command(groups, "invite", "print the commands with which a host can enrol", trail.invite)
     sub.add_argument("host", type=_host, metavar="HOST", help="its name in the manifest")
     sub.add_argument(
         "--ttl", type=_ttl, default=900, metavar="TIME", help="how long the code is valid: 90s, 15m, 2h [15m]"
     )
-    sub = _command(
-        groups,
-        "worker",
-        "list enrolled hosts, revoke one, change its key, or accept what it lost",
-        commands.worker,
+    about = "list enrolled hosts, revoke one, change its key, or accept what it lost"
+    sub = _command(groups, "identity", about, trail.identities, ["worker"])
+    sub.add_argument("action", choices=("list", "revoke", "rotate", "accept"), metavar="list|revoke|rotate|accept")
+    sub.add_argument("name", type=_host, nargs="?", metavar="HOST")
+
+
+def _filters(sub: argparse.ArgumentParser) -> None:
+    """Add the options that choose jobs."""
+    sub.add_argument(
+        "--status",
+        type=_statuses,
+        metavar="STATUS[,STATUS]",
+        help=f"only these statuses: {', '.join(STATUSES)}",
     )
-    sub.add_argument("action", choices=("list", "revoke", "rotate", "accept"))
-    sub.add_argument("name", type=_host, nargs="?", metavar="NAME")
+    sub.add_argument("--model", metavar="MODEL", help="only jobs of this model")
+    sub.add_argument("--mode", choices=MODES, help="only jobs of this mode")
+    sub.add_argument("--host", metavar="HOST", help="only jobs that run on this host or ran there last")
+    sub.add_argument("--name", metavar="NAME", help="only jobs to which the manifest gives this name")
+    sub.add_argument("--tag", metavar="TAG", help="only jobs with this tag")
+    _range(sub, "jobs that changed")
+
+
+def _range(sub: argparse.ArgumentParser, what: str) -> None:
+    sub.add_argument("--since", type=_instant, metavar="TIME", help=f"only {what} from then on: {FORMS}")
+    sub.add_argument("--until", type=_instant, metavar="TIME", help="only until then; a day with all its hours")
+
+
+def _results(sub: argparse.ArgumentParser) -> None:
+    """Add the options that choose results and the figure they are compared by."""
+    sub.add_argument("--metric", metavar="METRIC", help="the figure to compare [the trainer's headline metric]")
+    sub.add_argument("--lower", action="store_true", help="lower values of that figure are better")
+    sub.add_argument("--model", metavar="MODEL", help="only results of this model")
+    sub.add_argument("--split", metavar="SPLIT", help="only results of this split")
+    sub.add_argument("--dataset", metavar="DATASET", help="only results on this dataset")
+    sub.add_argument("--tag", metavar="TAG", help="only results of jobs with this tag")
 
 
 def _host(text: str) -> str:
@@ -337,6 +381,20 @@ def _manifest(text: str) -> str:
 def _digest(text: str) -> str:
     if not is_sha256(text):
         raise argparse.ArgumentTypeError(f"found {text!r}, expected the 64 hex digits that `plan` shows")
+    return text
+
+
+def _choice(text: str) -> str:
+    if not re.fullmatch(f"[0-9a-f]{{{bulk.DIGEST_DIGITS}}}", text):
+        raise argparse.ArgumentTypeError(
+            f"found {text!r}, expected the {bulk.DIGEST_DIGITS} hex digits that were shown"
+        )
+    return text
+
+
+def _instant(text: str) -> str:
+    if not is_instant(text):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected {FORMS}")
     return text
 
 

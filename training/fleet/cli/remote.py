@@ -115,6 +115,10 @@ class Remote:
             items += last.get(key) or ()
         return {**last, key: items, "next": last.get("next")}
 
+    def names(self) -> dict[str, Any]:
+        """Return what filters can name (`wire.names.KnownNames`)."""
+        return self.connection.get("/v1/names", {})
+
     def job(self, job_id: str) -> dict[str, Any]:
         """Return everything about one job (`wire.people.JobDetail`)."""
         return self.connection.get(f"/v1/job/{job_id}", {})
@@ -123,9 +127,16 @@ class Remote:
         """Return why a job waits (`wire.people.Why`)."""
         return self.connection.get(f"/v1/job/{job_id}/why", {})
 
-    def change(self, job_id: str, verb: str) -> dict[str, Any]:
-        """Cancel or requeue a job; return where it stands now (`wire.worker.JobState`)."""
-        return self._post(f"/v1/job/{job_id}/{verb}", {})
+    def change(self, job_id: str, verb: str, if_status: str | None = None) -> dict[str, Any]:
+        """Cancel or requeue a job; return where it stands now (`wire.worker.JobState`).
+
+        Args:
+            job_id: The job.
+            verb: `cancel` or `requeue`.
+            if_status: The status that the job must still have, None for any.
+        """
+        condition = "" if if_status is None else f"?if_status={if_status}"
+        return self._post(f"/v1/job/{job_id}/{verb}{condition}", {})
 
     def reload(self, *, allow_shrink: bool, if_plan: str | None, keep_dropped: bool = False) -> dict[str, Any]:
         """Make the receiver read its manifest again; return what was done (`wire.people.Plan`)."""

@@ -7,15 +7,23 @@ character of a host, a trainer or a manifest reaches a terminal. Knows nothing o
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TextIO
+from datetime import UTC, datetime
+from itertools import zip_longest
+from typing import Final, TextIO
 
 GAP = "  "
-LEAST_WIDTH = 4
-"""Least cells of a column that is cut."""
+INDENT = "  "
+"""What the second line of a row begins with."""
+LEAST_TEXT = 24
+"""Cells that a text gets at least before it moves to the next line."""
+_SGR = re.compile("\x1b\\[[0-9;]*m")
+_LABEL = re.compile(" {0,2}[^ ]{1,14} {2,12}(?=[^ ])|[a-z]{1,9} [a-z]{1,9} {2,9}(?=[^ ])")
+_PIECE = re.compile(" *[^ ]+")
 _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _COLOURS = {
     "completed": "32",
@@ -43,22 +51,29 @@ class Terminal:
         width: Cells in a line, None when the output is no terminal.
         height: Lines, None when the output is no terminal.
         colour: Whether colours are wanted and can be shown.
+        utc: Show times in UTC and not in this machine's zone.
     """
 
     width: int | None = None
     height: int | None = None
     colour: bool = False
+    utc: bool = False
 
     @classmethod
-    def of(cls, stream: TextIO, environ: Mapping[str, str]) -> Terminal:
+    def of(cls, stream: TextIO, environ: Mapping[str, str], *, utc: bool = False) -> Terminal:
         """Return what a stream can show.
+
+        Args:
+            stream: Where the output goes.
+            environ: The environment.
+            utc: Show times in UTC.
 
         Source: https://no-color.org for `NO_COLOR`.
         """
         if not stream.isatty():
-            return cls()
+            return cls(utc=utc)
         size = shutil.get_terminal_size((80, 24))
-        return cls(size.columns, size.lines, not environ.get("NO_COLOR") and environ.get("TERM") != "dumb")
+        return cls(size.columns, size.lines, not environ.get("NO_COLOR") and environ.get("TERM") != "dumb", utc)
 
     def paint(self, text: str, style: str) -> str:
         """Return a text in a colour (an SGR code such as "1" for bold), unchanged without colours."""
@@ -106,46 +121,140 @@ def cut(text: str, width: int) -> str:
 def table(
     header: Sequence[str], rows: Sequence[Sequence[str]], terminal: Terminal, spare: Sequence[str] = ()
 ) -> list[str]:
-    """Return rows as lines.
+    """Return rows as lines in which nothing is cut.
 
-    On a terminal: a header and aligned columns; where the line does not fit, spare columns are left out and then the
-    widest ones cut. In a pipe: no header, every column, values uncut and separated by one tab, so that `cut -f` and
-    `awk` can read them.
+    On a terminal: a header and aligned columns; where the line does not fit, spare columns that say the same in every
+    row go to a last line of their own, further columns to a second, indented line, and long texts are broken between
+    words. In a pipe: no header, every column, and one tab between two values, so that `cut -f` and `awk` can read them.
 
     Args:
         header: Names of the columns.
         rows: One sequence of values per row, as many as there are names.
         terminal: What the output can show.
-        spare: Names of columns that may be left out, the first one first.
+        spare: Names of columns that may be left out where they tell no rows apart, the first one first.
     """
     safe = [[clean(value) for value in row] for row in rows]
     if terminal.width is None:
         return ["\t".join(row) for row in safe]
     columns = {name: (name, *values) for name, *values in zip(header, *safe, strict=True)}
+    same = _take_equal(columns, spare, terminal.width)
+    layout = _layout([_Width.of(column) for column in columns.values()], terminal.width)
+    head, *shown = zip(*columns.values(), strict=True)
+    lines = [terminal.head(line) for line in _lines(head, layout, Terminal())]
+    lines += [line for row in shown for line in _lines(row, layout, terminal)]
+    if same:
+        lines += wrapped(f"in every row: {', '.join(f'{name} {value}' for name, value in same)}", terminal.width)
+    return lines
+
+
+def arranged(
+    header: Sequence[str], rows: Sequence[Sequence[str]], order: Sequence[str]
+) -> tuple[list[str], list[list[str]]]:
+    """Return columns in another order, those without any value left out."""
+    places = [header.index(name) for name in order]
+    kept = [place for place in places if not rows or any(row[place] not in ("", "-") for row in rows)]
+    return [header[place] for place in kept], [[row[place] for place in kept] for row in rows]
+
+
+def _take_equal(columns: dict[str, tuple[str, ...]], spare: Sequence[str], total: int) -> list[tuple[str, str]]:
+    """Take spare columns out until a row fits into a line; return those that hold one value, with it."""
+    taken = []
     for name in spare:
-        if _total([max(map(cells, column)) for column in columns.values()]) > terminal.width:
+        _, *values = columns.get(name, ("",))
+        if _total([_Width.of(column).whole for column in columns.values()]) <= total:
+            break
+        # Of a single row every column is the same; there it is shown where it belongs.
+        if len(values) > 1 and len(set(values)) == 1:
+            taken.append((name, values[0]))
             del columns[name]
-    widths = _fit([max(map(cells, column)) for column in columns.values()], terminal.width)
-    head, *lines = zip(*columns.values(), strict=True)
-    return [terminal.head(_line(head, widths, Terminal())), *(_line(row, widths, terminal) for row in lines)]
+    return [(name, value) for name, value in taken if value not in ("", "-")]
+
+
+@dataclass(frozen=True, slots=True)
+class _Width:
+    """How wide a column is: its widest value, and its widest word."""
+
+    whole: int
+    word: int
+
+    @classmethod
+    def of(cls, values: Sequence[str]) -> _Width:
+        words = (word for value in values for word in value.split(" "))
+        return cls(max(map(cells, values)), max(map(cells, words)))
+
+
+def _layout(columns: Sequence[_Width], total: int) -> list[list[int]]:
+    """Return the widths of the columns, line by line."""
+    lines: list[list[int]] = [[]]
+    left = total
+    for column in columns:
+        # A text may be broken between words; a narrow stack of single words would be hard to read.
+        if lines[-1] and min(column.whole, max(column.word, LEAST_TEXT)) > left:
+            lines.append([])
+            left = total - len(INDENT)
+        lines[-1].append(max(1, min(column.whole, left)))
+        left -= lines[-1][-1] + len(GAP)
+    return lines
 
 
 def _total(widths: Sequence[int]) -> int:
     return sum(widths) + len(GAP) * (len(widths) - 1)
 
 
-def _fit(widths: list[int], total: int) -> list[int]:
-    while _total(widths) > total and max(widths) > LEAST_WIDTH:
-        widths[len(widths) - 1 - widths[::-1].index(max(widths))] -= 1
-    return widths
+def _lines(row: Sequence[str], layout: Sequence[Sequence[int]], terminal: Terminal) -> list[str]:
+    """Return one row as lines: its first columns at the margin, the others indented."""
+    lines: list[str] = []
+    left = iter(row)
+    for number, widths in enumerate(layout):
+        own = [next(left) for _ in widths]
+        # Further lines without any value would only pull the rows apart.
+        if number and not {*own} - {"", "-"}:
+            continue
+        values = [_broken(value, width) for value, width in zip(own, widths, strict=True)]
+        margin = INDENT if number else ""
+        found = [margin + _line(parts, widths, terminal) for parts in zip_longest(*values, fillvalue="")]
+        lines += [line.rstrip() for line in found]
+    return lines
 
 
-def _line(row: Sequence[str], widths: Sequence[int], terminal: Terminal) -> str:
+def _broken(text: str, width: int) -> list[str]:
+    """Return a value in pieces of at most `width` cells, broken between words and only within one that is longer."""
+    return [piece for line in wrapped(text, width) for piece in _chopped(line, width)]
+
+
+def _chopped(text: str, width: int) -> list[str]:
+    pieces = [""]
+    for char in text:
+        if pieces[-1] and cells(pieces[-1] + char) > width:
+            pieces.append("")
+        pieces[-1] += char
+    return pieces
+
+
+def _line(parts: Sequence[str], widths: Sequence[int], terminal: Terminal) -> str:
     shown = []
-    for value, width in zip(row, widths, strict=True):
-        text = cut(value, width)
-        shown.append(terminal.paint(text, _COLOURS.get(value, "")) + " " * (width - cells(text)))
+    for text, width in zip(parts, widths, strict=True):
+        shown.append(terminal.paint(text, _COLOURS.get(text, "")) + " " * (width - cells(text)))
     return GAP.join(shown).rstrip()
+
+
+def wrapped(text: str, width: int | None, indent: str = "") -> list[str]:
+    """Return a text in lines of at most `width` cells, broken between words; a longer word stays whole.
+
+    Args:
+        text: Clean text in one line; colours count for nothing.
+        width: Cells in a line, None for one line of any length.
+        indent: What further lines begin with.
+    """
+    if width is None or cells(_SGR.sub("", text)) <= width:
+        return [text]
+    lines = [""]
+    for piece in _PIECE.findall(text):
+        if lines[-1].strip() and cells(_SGR.sub("", lines[-1] + piece)) > width:
+            lines.append(indent + piece.lstrip(" "))
+        else:
+            lines[-1] += piece
+    return lines
 
 
 def word(text: str, terminal: Terminal) -> str:
@@ -193,9 +302,59 @@ def number(value: float | str | bool | None) -> str:
     return clean(str(value))
 
 
-def moment(label: str | None) -> str:
-    """Return an RFC 3339 label as "2026-11-23 15:10:13"; "-" for None."""
-    return clean(label)[:19].replace("T", " ") if label else "-"
+def folded(lines: Sequence[str], width: int | None) -> list[str]:
+    """Return lines of text for people, those that are too long broken between words and further indented."""
+    return [part for line in lines for part in wrapped(line, width, " " * _hanging(line))]
+
+
+def _hanging(line: str) -> int:
+    """Return how far further lines of a text are indented: to its value, for a line such as "status    pending"."""
+    label = _LABEL.match(line)
+    return len(label[0]) if label else len(line) - len(line.lstrip()) + 4
+
+
+_SCREEN: Final = Terminal(width=80)
+
+
+def moment(label: str | None, terminal: Terminal = _SCREEN) -> str:
+    """Return an RFC 3339 label in this machine's time, or in UTC where that was asked for; "-" for None.
+
+    On a terminal "2026-11-23 16:10:13", and `zone` belongs beside it; in a pipe, where no header can name the zone,
+    "2026-11-23 16:10:13+01:00".
+    """
+    if not label:
+        return "-"
+    at = _instant(label, terminal)
+    if at is None:
+        return clean(label)
+    shown = at.isoformat(" ", "seconds")
+    return shown if terminal.width is None else shown[:19]
+
+
+def zone(labels: Iterable[str | None], terminal: Terminal) -> str:
+    """Return the zone in which `moment` shows some labels: "CET", "UTC-05:00", or two where summer begins or ends."""
+    found = {_zone(at) for label in labels if label and (at := _instant(label, terminal))}
+    return "/".join(sorted(found or {_zone(datetime.now(UTC).astimezone(UTC if terminal.utc else None))}))
+
+
+def dated(label: str | None, terminal: Terminal) -> str:
+    """Return a label as `moment` does, with its zone, for a text that has no header."""
+    shown = moment(label, terminal)
+    return shown if label is None or terminal.width is None else f"{shown} {zone([label], terminal)}"
+
+
+def _instant(label: str, terminal: Terminal) -> datetime | None:
+    try:
+        at = datetime.fromisoformat(label)
+        return at.astimezone(UTC if terminal.utc or at.tzinfo is None else None)
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def _zone(at: datetime) -> str:
+    name = at.tzname() or ""
+    # Windows has long names in the language of the system.
+    return name if re.fullmatch("[A-Z]{3,5}", name) else f"UTC{at.isoformat()[-6:]}"
 
 
 def silence(stream: TextIO) -> None:

@@ -14,39 +14,35 @@ from training.fleet.cli.text import (
     Terminal,
     bar,
     clean,
-    cut,
+    dated,
     duration,
     moment,
     number,
     size,
     table,
     word,
+    zone,
 )
 from training.fleet.model.jobs import STATUSES
-from training.fleet.wire.identities import IdentityView, Invite
 from training.fleet.wire.people import (
     AttemptView,
     Chore,
     EventView,
     FailureView,
     Finding,
-    FleetEvent,
     Health,
     HostVerdict,
     JobDetail,
     JobView,
     RecentFailure,
     Why,
-    WorkerView,
 )
 from training.fleet.wire.worker import Progress
 
 SHORT_ID: Final = 12
 """Digits of a job id in a table on a terminal."""
-LIST_COLUMNS: Final = ("ID", "MODEL", "MODE", "SPLIT", "SEED", "STATUS", "HOST", "TRIES", "UPDATED", "DETAIL")
-WORKER_COLUMNS: Final = (
-    "HOST", "STATE", "SEEN", "JOBS", "CORES", "RAM", "GPU", "VRAM", "CUDA", "TORCH", "ALLOWED", "VERSION",
-)  # fmt: skip
+MANY_STRANDED: Final = 1000
+"""Where the receiver stops counting jobs that no host can run."""
 _RUNNING_COLUMNS: Final = (
     "ID", "MODEL", "MODE", "SPLIT", "HOST", "STATUS", "DONE", "STEP", "PHASE", "METRIC", "LEFT",
 )  # fmt: skip
@@ -83,7 +79,11 @@ def _summary(health: Health, address: str, terminal: Terminal) -> list[str]:
     lines += [f"          refused: {clean(_fault(fault))}" for fault in health.manifest.get("faults") or ()]
     withdrawn = f"  ({health.withdrawn} of the pending withdrawn)" if health.withdrawn else ""
     lines.append("jobs      " + _counts(health.counts, STATUSES, terminal) + withdrawn)
-    lines.append("workers   " + _counts(health.workers, ("working", "idle", "away"), terminal))
+    if health.stranded:
+        count = f"{health.stranded} or more" if health.stranded >= MANY_STRANDED else str(health.stranded)
+        jobs = "1 pending job" if health.stranded == 1 else f"{count} pending jobs"
+        lines.append(f"          {jobs} that no host can run: `cis490-jobs list --status pending` says why")
+    lines.append("hosts     " + _counts(health.workers, ("working", "idle", "away"), terminal))
     return lines + _storage(health.storage)
 
 
@@ -114,7 +114,7 @@ def _fault(fault: Any) -> str:
 def _running(running: Sequence[JobView], terminal: Terminal) -> list[str]:
     if terminal.width is None:
         return table(_RUNNING_COLUMNS, [_running_row(job) for job in running], terminal)
-    return [line for job in running for line in _running_lines(job, terminal, terminal.width)]
+    return [line for job in running for line in _running_lines(job, terminal)]
 
 
 def _running_row(job: JobView) -> list[str]:
@@ -123,9 +123,9 @@ def _running_row(job: JobView) -> list[str]:
     return [*who, percent(now) or "-", steps(now), now.phase or "-", metrics(now.metrics) or "-", duration(now.left_s)]
 
 
-def _running_lines(job: JobView, terminal: Terminal, width: int) -> list[str]:
+def _running_lines(job: JobView, terminal: Terminal) -> list[str]:
     what = clean(f"{job.id[:SHORT_ID]}  {job.model} {job.mode} {job.split} on {job.host or '-'}")
-    return [f"{cut(what, width - 14)}  {word(_moving(job), terminal)}", "  " + cut(meter(job.progress), width - 2)]
+    return [f"{what}  {word(_moving(job), terminal)}", f"  {meter(job.progress)}"]
 
 
 def _moving(job: JobView) -> str:
@@ -152,9 +152,9 @@ def percent(progress: Progress) -> str:
     return f"{100 * progress.step // progress.steps} %" if progress.steps else ""
 
 
-def metrics(figures: Mapping[str, Any], most: int = 2) -> str:
-    """Return the first figures in one line, AUROC and AUPRC before others."""
-    names = [name for name in _FIRST_METRICS if name in figures]
+def metrics(figures: Mapping[str, Any], most: int = 2, headline: str = "") -> str:
+    """Return the first figures in one line: the headline, then AUROC and AUPRC, then others."""
+    names = [name for name in dict.fromkeys((headline, *_FIRST_METRICS)) if name in figures]
     names += [name for name in figures if name not in names]
     return " ".join(f"{clean(name)} {number(figures[name])}" for name in names[:most])
 
@@ -164,7 +164,7 @@ def _failures(failures: Sequence[RecentFailure], terminal: Terminal) -> list[str
     for item in failures:
         fail = item.failure
         what = f"{identity(item.job_id, terminal)}  {clean(item.model)} {clean(item.mode)}"
-        lines.append(f"{what}  now {word(item.status, terminal)}  {_ending(fail)}, {moment(fail.at)}")
+        lines.append(f"{what}  now {word(item.status, terminal)}  {_ending(fail)}, {dated(fail.at, terminal)}")
         lines += [f"    {clean(line)}" for line in fail.error.splitlines() if line.strip()]
     return lines
 
@@ -174,40 +174,33 @@ def _ending(fail: FailureView) -> str:
     return f"{clean(fail.kind)} on {clean(fail.host)}{exit_text}"
 
 
-# ---- list -----------------------------------------------------------------------------------------------------------
+# ---- one job ---------------------------------------------------------------------------------------------------------
 
 
-def jobs(page: Sequence[JobView], terminal: Terminal) -> list[str]:
-    """Return jobs as a table, one line each."""
-    return table(LIST_COLUMNS, [_job_row(job, terminal) for job in page], terminal, ("UPDATED", "SEED", "TRIES"))
+def detail(job: JobView, headline: str = "") -> str:
+    """Return the one thing worth knowing of a job, according to its status.
 
-
-def _job_row(job: JobView, terminal: Terminal) -> list[str]:
-    who = [identity(job.id, terminal), job.model, job.mode, job.split, str(job.seed), job.status, job.host or "-"]
-    return [*who, f"{job.attempts_used}/{job.max_attempts}", moment(job.updated_at), detail(job)]
-
-
-def detail(job: JobView) -> str:
-    """Return the one thing worth knowing of a job, according to its status."""
+    Args:
+        job: The job.
+        headline: Name of the metric that comes first.
+    """
     notes = []
     if job.cancel_requested and job.status in ("claimed", "running"):
         notes.append("cancelling")
-    if job.withdrawn:
-        notes.append("withdrawn: not in the manifest")
-    elif not job.named:
-        notes.append("not in the manifest")
-    if job.delayed:
+    if not job.named:
+        notes.append("withdrawn: not in the manifest" if job.withdrawn else "not in the manifest")
+    if job.delayed and not job.reason:
         notes.append("waits before the next attempt")
-    notes.append(_news(job))
+    notes.append(_news(job, headline))
     return "; ".join(note for note in notes if note)
 
 
-def _news(job: JobView) -> str:
+def _news(job: JobView, headline: str) -> str:
     if job.progress is not None:
         left = "" if job.progress.left_s is None else f"{duration(job.progress.left_s)} left"
         return " ".join(filter(None, (percent(job.progress), metrics(job.progress.metrics), left)))
     if job.status == "completed":
-        return " ".join(filter(None, (metrics(job.metrics), f"in {duration(job.duration_s)}")))
+        return " ".join(filter(None, (metrics(job.metrics, headline=headline), f"in {duration(job.duration_s)}")))
     if job.failure is not None:
         first = next((line for line in job.failure.error.splitlines() if line.strip()), "")
         return f"{job.failure.kind}: {first}" if first else job.failure.kind
@@ -254,8 +247,12 @@ def _facts(job: JobView, terminal: Terminal) -> list[str]:
         ("host", clean(job.host or "-")),
         ("attempts", f"{job.attempts_used} of {job.max_attempts}"),
         ("priority", str(job.priority)),
-        ("updated", moment(job.updated_at)),
+        ("updated", dated(job.updated_at, terminal)),
     ]
+    if job.name:
+        facts.insert(1, ("name", clean(job.name)))
+    if job.tags:
+        facts.append(("tags", clean(", ".join(job.tags))))
     if job.artifact is not None:
         facts += [("artifact", clean(job.artifact)), ("path", clean(job.artifact_path or "-"))]
     return [f"{name:<9} {value}" for name, value in facts]
@@ -282,8 +279,8 @@ def _attempts(attempts: Sequence[AttemptView], terminal: Terminal) -> list[str]:
         [
             str(item.fence),
             item.host,
-            moment(item.claimed_at),
-            moment(item.ended_at),
+            moment(item.claimed_at, terminal),
+            moment(item.ended_at, terminal),
             item.outcome or "alive",
             item.kind or "-",
             "-" if item.exit_status is None else str(item.exit_status),
@@ -291,120 +288,24 @@ def _attempts(attempts: Sequence[AttemptView], terminal: Terminal) -> list[str]:
         ]
         for item in attempts
     ]
-    return table(("FENCE", "HOST", "CLAIMED", "ENDED", "OUTCOME", "KIND", "EXIT", "ERROR"), rows, terminal)
+    place = zone([label for item in attempts for label in (item.claimed_at, item.ended_at)], terminal)
+    claimed, ended = f"CLAIMED ({place})", f"ENDED ({place})"
+    return table(("FENCE", "HOST", claimed, ended, "OUTCOME", "KIND", "EXIT", "ERROR"), rows, terminal)
 
 
 def _events(events: Sequence[EventView], terminal: Terminal) -> list[str]:
     rows = [
-        [moment(item.at), item.actor, item.action, f"{item.from_status or '-'} > {item.to_status}", item.why or "-"]
+        [
+            moment(item.at, terminal),
+            item.actor,
+            item.action,
+            f"{item.from_status or '-'} > {item.to_status}",
+            item.why or "-",
+        ]
         for item in events
     ]
-    return table(("AT", "ACTOR", "ACTION", "STATUS", "WHY"), rows, terminal)
-
-
-# ---- workers --------------------------------------------------------------------------------------------------------
-
-
-def workers(hosts: Sequence[WorkerView], terminal: Terminal) -> list[str]:
-    """Return hosts as a table; on a terminal with the problems of each host below it."""
-    rows = [_worker_row(host, terminal) for host in hosts]
-    if terminal.width is None:
-        return table(
-            WORKER_COLUMNS, [[*row, "; ".join(problems(host))] for row, host in zip(rows, hosts, strict=True)], terminal
-        )
-    return table(WORKER_COLUMNS, rows, terminal, ("VERSION", "TORCH", "CORES", "JOBS", "GPU")) + [
-        f"{clean(host.name)}: {clean(text)}" for host in hosts for text in problems(host)
-    ]
-
-
-def problems(host: WorkerView) -> list[str]:
-    """Return the problems of a host: alerts, a missing policy, drift, and what detection found broken."""
-    found = () if host.capability is None else host.capability.problems
-    alerts = list(host.alerts)
-    refused = [] if host.policy is not None else ["the manifest does not admit this host: add [hosts.NAME] to it"]
-    return [*alerts, *refused, *host.drift, *found]
-
-
-def _worker_row(host: WorkerView, terminal: Terminal) -> list[str]:
-    seen = "-" if host.last_seen_s is None else f"{duration(host.last_seen_s)} ago"
-    held = ",".join(identity(job, terminal) for job in host.jobs) or "-"
-    version = "-" if host.capability is None else host.capability.version or "-"
-    return [host.name, host.state, seen, held, *_offer(host.capability), _allowed(host.policy), version]
-
-
-def _offer(found: Any) -> list[str]:
-    if found is None:
-        return ["-"] * 6
-    cuda = "yes" if found.cuda_usable else "broken" if found.cuda_present else "none"
-    names = ", ".join(gpu.name for gpu in found.gpus) or "-"
-    vram = f"{found.vram_gib} GiB" if found.gpus else "-"
-    return [str(found.cpu_count), f"{found.ram_gib} GiB", names, vram, cuda, found.torch_version or "-"]
-
-
-def _allowed(policy: Mapping[str, Any] | None) -> str:
-    if policy is None:
-        return "refused"
-    denied = [f"!{name}" for name in policy.get("deny_jobs") or ()]
-    return " ".join([*map(str, policy.get("allow_jobs") or ()), *denied]) or "nothing"
-
-
-# ---- identities and the audit trail ---------------------------------------------------------------------------------
-
-IDENTITY_COLUMNS: Final = ("NAME", "STATE", "ENROLLED", "REVOKED", "ID", "CERTIFICATE")
-TRAIL_COLUMNS: Final = ("TIME", "WHO", "WHAT", "ABOUT", "TO", "WHY")
-
-
-def invite(made: Invite, receiver: str) -> list[str]:
-    """Return the commands with which a host enrols: for Linux, then for Windows."""
-    pinned = clean(made.ca_sha256) if made.ca_sha256 else ""
-    host, code, url = clean(made.worker), clean(made.code), clean(receiver)
-    linux = f"scripts/install-training-worker.sh --receiver {url} --host {host} --code {code}"
-    windows = (
-        "powershell -ExecutionPolicy Bypass -File scripts\\install-training-worker-windows.ps1 "
-        f"-Receiver {url} -HostName {host} -Code {code}"
-    )
-    if pinned:
-        return [f"{linux} --ca-sha256 {pinned}", f"{windows} -CaSha256 {pinned}"]
-    return [linux, windows]
-
-
-def invite_notes(made: Invite, receiver: str) -> list[str]:
-    """Return what an operator should know of an invite."""
-    notes = [
-        f"One of these, run on {clean(made.worker)}, enrols it; the code works once, until {moment(made.expires_at)}:"
-    ]
-    if made.replaces:
-        notes.append(f"{clean(made.worker)} is enrolled already; enrolling it again revokes its present secret.")
-    if receiver.startswith("http://"):
-        notes.append(
-            "This address works on this machine only; elsewhere give the receiver's https address with --receiver."
-        )
-    return notes
-
-
-def identities(found: Sequence[IdentityView], terminal: Terminal) -> list[str]:
-    """Return identities as a table."""
-    rows = [
-        [one.worker, one.state, moment(one.created_at), moment(one.revoked_at), one.id, (one.fingerprint or "-")[:16]]
-        for one in found
-    ]
-    return table(IDENTITY_COLUMNS, rows, terminal, ("CERTIFICATE", "ID"))
-
-
-def events(found: Sequence[FleetEvent], terminal: Terminal) -> list[str]:
-    """Return the audit trail as a table."""
-    rows = [
-        [
-            moment(event.at),
-            event.actor,
-            event.action,
-            identity(event.job, terminal) if event.job else event.worker or "-",
-            event.to_status or "-",
-            event.why,
-        ]
-        for event in found
-    ]
-    return table(TRAIL_COLUMNS, rows, terminal)
+    at = f"AT ({zone([item.at for item in events], terminal)})"
+    return table((at, "ACTOR", "ACTION", "STATUS", "WHY"), rows, terminal)
 
 
 # ---- backup and fsck ------------------------------------------------------------------------------------------------

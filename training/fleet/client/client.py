@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
+import hashlib
 import http.client
 import json
 import os
 import random as _random
 import re
-import select
 import socket
 import threading
 import time
@@ -21,6 +22,7 @@ from urllib.parse import quote, urlencode
 from training.fleet import __version__
 from training.fleet.client.addresses import DEFAULT_RECEIVER, address, proxy_address
 from training.fleet.client.answer import Answer, document, read, refusal
+from training.fleet.client.transfer import OnBody, poured, readable, received
 from training.fleet.model.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -29,15 +31,13 @@ from training.fleet.model.errors import (
     UnavailableError,
     UnreachableError,
 )
-from training.fleet.tls.trust import CUT, ClientTls, of_tls, reason
+from training.fleet.tls.trust import CUT, ClientTls, of_tls, reason, speaks_tls
 from training.fleet.wire.worker import Beat, Claim, Complete, Fail, Heartbeat, JobState, Lease, Stored
 
 T = TypeVar("T")
 
 BACKOFF_S: Final = 0.2
 BACKOFF_CAP_S: Final = 30.0
-MAX_ANSWER_BYTES: Final = 64 * 2**20
-_CHUNK_BYTES = 256 * 1024
 _PARKING_SLACK_S = 15.0
 
 
@@ -219,6 +219,28 @@ class Client:
 
         return read(Stored, self._repeated(exchange, deadline_s, None, retry_full=retry_full))
 
+    def upload_part(
+        self, lease_id: str, sha256: str, name: str, data: bytes, *, deadline_s: float | None = None
+    ) -> Stored:
+        """Send one of the small files beside an artifact: its card, a figure, its metrics.
+
+        Args:
+            lease_id: The lease the artifact was made under.
+            sha256: The artifact's id.
+            name: The file's name.
+            data: Its bytes.
+            deadline_s: Longest time spent on repeats.
+
+        Raises:
+            NotFoundError: The receiver is older and knows no such files.
+            FleetError: What else it refused with, or `UnreachableError`.
+        """
+        target = f"/v1/model/{quote(sha256, safe='')}/file/{quote(name, safe='')}"
+        digest = base64.b64encode(hashlib.sha256(data).digest()).decode()
+        headers = {"X-Lease-Id": lease_id, "Repr-Digest": f"sha-256=:{digest}:"}
+        headers["Content-Type"] = "application/octet-stream"
+        return read(Stored, self.request("PUT", target, data, headers=headers, deadline_s=deadline_s))
+
     # ---- the life of connections ------------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -259,9 +281,40 @@ class Client:
 
         def exchange(connection: http.client.HTTPConnection) -> Answer:
             connection.request(method, self.address.prefix + target, body=body, headers=self._fields() | more)
-            return _received(connection)
+            return received(connection)
 
         return self._repeated(exchange, deadline_s, timeout_s)
+
+    def download(
+        self,
+        target: str,
+        headers: Callable[[], Mapping[str, str]],
+        take: OnBody,
+        *,
+        deadline_s: float | None = None,
+    ) -> Answer:
+        """Ask for a file, repeated as the module says, and hand each answer below 300 on while its body comes.
+
+        Args:
+            target: From "/v1/…".
+            headers: Returns what this try asks for besides the usual.
+            take: Reads the body to its end.
+            deadline_s: Longest time spent on repeats.
+
+        Returns:
+            The last answer, without its body.
+
+        Raises:
+            FleetError: What the receiver refused with, `UnreachableError` when the body did not come whole, or what
+                `take` raised.
+        """
+
+        def exchange(connection: http.client.HTTPConnection) -> Answer:
+            fields = self._fields() | {"Accept": "*/*"} | dict(headers())
+            connection.request("GET", self.address.prefix + target, headers=fields)
+            return received(connection, take)
+
+        return self._repeated(exchange, deadline_s, None)
 
     def _fields(self) -> dict[str, str]:
         """Return the header fields that every request carries, with the token as it is now."""
@@ -344,7 +397,7 @@ class Client:
         before, self._shown[me] = self._shown.get(me), None if self._tls is None else self._tls.refresh()
         if connection.sock is not None:
             connection.sock.settimeout(timeout_s)
-            if not _readable(connection.sock) and before == self._shown[me]:
+            if not readable(connection.sock) and before == self._shown[me]:
                 return connection, True
             connection.close()
         connection.connect()
@@ -372,10 +425,10 @@ class Client:
             connection.putheader(name, value)
         connection.endheaders()
         try:
-            whole = _poured(connection.sock, stream)
+            whole = poured(connection.sock, stream)
         except (BrokenPipeError, ConnectionResetError):
             whole = False
-        answer = _received(connection)
+        answer = received(connection)
         if not whole:
             connection.close()
         return answer
@@ -390,10 +443,22 @@ class Client:
         cut = self._tls is not None and self._tls.shows_one and isinstance(cause, ConnectionError)
         if of_tls(cause) or cut:
             found, remedy = (found, remedy) if of_tls(cause) else CUT
-            return UnreachableError(f"no safe connection to {self.address.url}: {found}", remedy)
+            return UnreachableError(f"no safe connection to {self.address.url}: {found}", remedy, answered=True)
+        if not self.address.secure and _hung_up_on(cause) and speaks_tls(self.address.host, self.address.port):
+            return UnreachableError(
+                f"port {self.address.port} speaks https, and it was spoken to with http",
+                f"use the address {self.address.url.replace('http', 'https', 1)} and the receiver's ca.pem "
+                "(--ca-file or $CIS490_CA_FILE)",
+                answered=True,
+            )
         return UnreachableError(
             f"no answer from {self.address.url} ({found})", "is the receiver running, is the address right?"
         )
+
+
+def _hung_up_on(cause: Exception) -> bool:
+    """Return True if something listens there and did not take the request for one."""
+    return isinstance(cause, ConnectionResetError | BrokenPipeError | http.client.HTTPException)
 
 
 def _printable(secret: str) -> str:
@@ -407,47 +472,6 @@ def _printable(secret: str) -> str:
             "the token has characters that a header cannot carry", expected="printable ASCII without spaces"
         )
     return secret
-
-
-def _readable(sock: socket.socket) -> bool:
-    """Tell whether bytes or the end of the stream wait; before a request both mean it is of no use."""
-    return bool(select.select([sock], [], [], 0)[0])
-
-
-def _poured(sock: socket.socket, stream: BinaryIO) -> bool:
-    """Send a file; False when the answer came before its end.
-
-    Over TLS bytes may wait that are no answer (session tickets), so only a broken connection ends the sending there.
-    """
-    watched = not hasattr(sock, "pending")
-    while chunk := stream.read(_CHUNK_BYTES):
-        if not watched:
-            sock.sendall(chunk)
-        elif not _sent(sock, memoryview(chunk)):
-            return False
-    return True
-
-
-def _sent(sock: socket.socket, rest: memoryview) -> bool:
-    while rest:
-        answered, ready, _ = select.select([sock], [sock], [], sock.gettimeout())
-        if answered:
-            return False
-        if not ready:
-            raise TimeoutError
-        rest = rest[sock.send(rest) :]
-    return True
-
-
-def _received(connection: http.client.HTTPConnection) -> Answer:
-    with connection.getresponse() as response:
-        body = response.read(MAX_ANSWER_BYTES + 1)
-        if len(body) > MAX_ANSWER_BYTES:
-            connection.close()
-            raise http.client.HTTPException(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
-        if response.length:  # a read with a limit says nothing about an end that came too early
-            raise http.client.IncompleteRead(body, response.length)
-        return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
 
 
 def _target(path: str, query: Mapping[str, str] | None) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from training.fleet.database.query import Query as Query
+from training.fleet.model.artifact import ArtifactKey
 from training.fleet.model.jobs import Status
 
 # Named tuples and not dataclasses: a claim makes several rows, and a frozen dataclass takes ten times as long to make.
@@ -73,6 +74,7 @@ ADD_REQUIREMENT: Final = Query("add_requirement", IdRow._make)
 REQUIREMENTS_WITH_READY_JOBS: Final = Query("requirements_with_ready_jobs", IdRow._make)
 UNUSED_REQUIREMENTS: Final = Query("unused_requirements", IdRow._make)
 CLAIMABLE: Final = Query("claimable", JobCountRow._make)
+STRANDED: Final = Query("stranded", JobCountRow._make)
 CLAIMABLE_JOB: Final = Query("claimable_job", RequirementRefRow._make)
 OVERDUE: Final = Query("overdue", OverdueRow._make)
 HOSTS_MET: Final = Query("hosts_met", WorkerRow._make)
@@ -244,6 +246,19 @@ class ArtifactRow(NamedTuple):
     size_bytes: int
     stored_at: str
 
+    @property
+    def key(self) -> ArtifactKey:
+        """What names it."""
+        return ArtifactKey(self.sha256, self.model, self.mode)
+
+
+class PartRow(NamedTuple):
+    """A small file of an artifact."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+
 
 class ArtifactTotalsRow(NamedTuple):
     """How many artifacts there are and how long they are together."""
@@ -268,6 +283,7 @@ class JobIdRow(NamedTuple):
 
 ARTIFACTS: Final = Query("artifacts", ArtifactRow._make)
 ARTIFACT_TOTALS: Final = Query("artifact_totals", ArtifactTotalsRow._make)
+PARTS: Final = Query("parts", PartRow._make)
 ARTIFACT_ROWS: Final = Query("artifact_rows", ArtifactLengthRow._make)
 JOB_IDS_OF_ARTIFACT: Final = Query("job_ids_of_artifact", JobIdRow._make)
 
@@ -347,6 +363,8 @@ class FleetEventRow(NamedTuple):
     from_status: str | None
     to_status: str | None
     why: str
+    model: str | None
+    mode: str | None
 
 
 class HistoryLengthRow(NamedTuple):
@@ -401,6 +419,7 @@ RECORD: Final = Query("record", IdRow._make)
 NEWEST_EVENT: Final = Query("newest_event", NewestRow._make)
 EVENTS: Final = Query("events", EventRow._make)
 EVENTS_BETWEEN: Final = Query("events_between", FleetEventRow._make)
+EVENT_TIME: Final = Query("event_time", ValueRow._make)
 EVENTS_OF_JOB: Final = Query("events_of_job", FleetEventRow._make)
 
 # ---- the manifest

@@ -272,7 +272,7 @@ class LinuxWorker:
         for left in (state, host.settings):
             if left.exists():
                 say(f"left: {left}")
-        say("datasets were not touched; an operator ends the identity: cis490-jobs worker revoke HOST")
+        say("datasets were not touched; an operator ends the identity: cis490-jobs identity revoke HOST")
 
 
 def _is_readable(path: Path) -> bool:

@@ -314,7 +314,7 @@ class WindowsWorker:
     def _await_start(self, before: str) -> None:
         for _ in range(PATIENCE):
             if self._last_start() != before:
-                say(f"The worker runs. Its log is {self._log}; 'cis490-jobs workers' lists it.")
+                say(f"The worker runs. Its log is {self._log}; 'cis490-jobs hosts' lists it.")
                 return
             time.sleep(SECOND_S)
         raise StopError(
@@ -396,7 +396,7 @@ class WindowsWorker:
             raise StopError(EX_FAILURE, f"the task {TASK} is paused; let it work again with -Resume")
         if not self._task.is_running():
             raise StopError(EX_FAILURE, f"the task {TASK} does not run; see {self._log} and its 'Last Run Result'")
-        say(f"The worker runs. Its log is {self._log}; 'cis490-jobs workers' lists it.")
+        say(f"The worker runs. Its log is {self._log}; 'cis490-jobs hosts' lists it.")
 
     def uninstall(self, *, purge: bool) -> None:
         """Remove task, code and secret.
@@ -413,7 +413,7 @@ class WindowsWorker:
             self._drop(path)
         if purge:
             self._drop(self._state)
-        say("The worker is removed. Have an operator run 'cis490-jobs worker revoke' with this host's name.")
+        say("The worker is removed. Have an operator run 'cis490-jobs identity revoke' with this host's name.")
 
     def _drop(self, path: Path) -> None:
         if path.exists():

@@ -6,27 +6,33 @@ told apart from damage, and that nothing damaged is ever deleted: it moves to `<
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from training.fleet.database.queries import ARTIFACT_ROWS, ARTIFACT_TOTALS, ARTIFACTS, JOB_IDS_OF_ARTIFACT, ArtifactRow
+from training.fleet.blobs import Blob, Blobs
+from training.fleet.database.queries import (
+    ARTIFACT_ROWS,
+    ARTIFACT_TOTALS,
+    ARTIFACTS,
+    JOB_IDS_OF_ARTIFACT,
+    PARTS,
+    ArtifactLengthRow,
+    ArtifactRow,
+)
 from training.fleet.database.sqlite.reading import Reading
 from training.fleet.maintenance.report import OnProgress, Report, ignore
-from training.fleet.model.errors import FleetError
-from training.fleet.model.names import is_sha256
-from training.fleet.store import BUNDLE, QUARANTINE, bundle_path, index_line, index_row, quarantined
+from training.fleet.model.artifact import BUNDLE, ArtifactKey, parse_path
+from training.fleet.model.parts import is_part_name
+from training.fleet.store import QUARANTINE, index_lines, quarantine
 
 LOST: Final = (
     "copy the bundle back from a backup (BACKUP/store has the same folders) and run fsck again; without one the result "
     "is lost: the job stays completed, so train it again as a new job with another seed"
 )
-_FOLDER: Final = re.compile(r"(?P<model>[0-9A-Za-z][0-9A-Za-z_.-]{0,63})_(?P<mode>realistic|oracle)")
-_TEMPORARY: Final = re.compile(r"[0-9a-f]{32}\.part")
+PART_LOST: Final = "copy the file back from a backup; the bundle has it as well, under the same name"
 _CHUNK_BYTES: Final = 2**20
 _WINDOW: Final = 2000
 
@@ -36,13 +42,11 @@ class Places:
     """Where a receiver keeps its files.
 
     Attributes:
-        store: Folder of the artifacts.
-        incoming: Folder of uploads under way.
+        blobs: The artifacts and the uploads under way.
         index: The list of the artifacts.
     """
 
-    store: Path
-    incoming: Path
+    blobs: Blobs
     index: Path
 
 
@@ -64,6 +68,11 @@ class CheckOptions:
     before: float | None = None
 
 
+def listed(reading: Reading) -> Iterator[tuple[ArtifactKey, int]]:
+    """Yield every artifact with its length in the order they came."""
+    return ((row.key, row.size_bytes) for row in artifact_rows(reading))
+
+
 def artifact_rows(reading: Reading) -> Iterator[ArtifactRow]:
     """Yield every artifact in the order they came."""
     after = 0
@@ -72,132 +81,135 @@ def artifact_rows(reading: Reading) -> Iterator[ArtifactRow]:
         after = rows[-1].seq
 
 
-def index_lines(reading: Reading) -> Iterator[bytes]:
-    """Yield the lines that the index should have."""
-    for row in artifact_rows(reading):
-        yield index_line(index_row(row._asdict()))
-
-
-def check_artifacts(reading: Reading, store: Path, report: Report, options: CheckOptions) -> None:
+def check_artifacts(reading: Reading, blobs: Blobs, report: Report, options: CheckOptions) -> None:
     """Check every row against its file, then every file against the rows."""
     (totals,) = reading.rows(ARTIFACT_TOTALS)
-    hashing = _Hashing(options, totals.size_bytes)
+    check = _Check(reading, blobs, report, options, totals.size_bytes)
     for row in artifact_rows(reading):
         report.checked["artifacts"] += 1
-        _check_one(reading, store, row, report, hashing)
-    _check_files(reading, store, report, hashing)
-    report.checked["bytes"] += hashing.done
+        check.row(row)
+        check.parts(row.key)
+    check.files()
+    report.checked["bytes"] += check.hashed
 
 
-class _Hashing:
-    """Reads files and tells how far it is."""
+class _Check:
+    """One check of the artifacts, and how far it is.
 
-    def __init__(self, options: CheckOptions, todo: int) -> None:
-        self.options = options
-        self.done = 0
+    Args:
+        reading: The rows.
+        blobs: The files.
+        report: Gets what is found.
+        options: How much to do.
+        todo: Bytes that the rows name.
+    """
+
+    def __init__(self, reading: Reading, blobs: Blobs, report: Report, options: CheckOptions, todo: int) -> None:
+        self.hashed = 0
+        self._reading = reading
+        self._blobs = blobs
+        self._report = report
+        self._options = options
         self._todo = todo
 
-    def digest(self, path: Path) -> str:
+    def row(self, row: ArtifactRow) -> None:
+        """Check a row against its file."""
+        key, wanted, find = row.key, row.size_bytes, self._report.find
+        try:
+            blob = self._blobs.stat(key.path)
+            digest = self._digest(key.path) if blob and self._options.hashes else None
+        except OSError as error:
+            found = f"a file that cannot be read ({error})"
+            find(self._named(key), found, "a readable bundle", f"look at the disk; {LOST}")
+            return
+        if blob is None:
+            find(self._named(key), f"no file at {self._blobs.address(key.path)}", f"a bundle of {wanted} bytes", LOST)
+        elif digest is not None and digest != key.sha256:
+            found = f"{blob.size_bytes} bytes that hash to {digest}"
+            find(self._named(key), found, f"{wanted} that hash to its name", LOST)
+            self._put_aside(key)
+        elif blob.size_bytes != wanted:
+            remedy = "the bundle is whole, its row is not: restore a backup" if digest else "run fsck without --no-hash"
+            find(self._named(key), f"{blob.size_bytes} bytes", f"{wanted} bytes as its row says", remedy)
+            if digest:
+                self._report.lengths.append({**asdict(key), "size_bytes": blob.size_bytes})
+
+    def parts(self, key: ArtifactKey) -> None:
+        """Check the small files of an artifact. They are read whatever the options: all of one are 2 MiB at most."""
+        for part in self._reading.rows(PARTS, **asdict(key)):
+            path, wanted = key.file(part.name), f"{part.size_bytes} bytes that hash to {part.sha256}"
+            try:
+                found = f"bytes that hash to {self._digest(path)}"
+            except OSError as error:
+                found = f"no file that can be read ({error})"
+            if found != f"bytes that hash to {part.sha256}":
+                self._report.find(f"{part.name} of {self._named(key)}", found, wanted, PART_LOST)
+
+    def _digest(self, path: str) -> str:
         """Return the SHA-256 of a file in hex."""
         found = hashlib.sha256()
-        with path.open("rb", buffering=0) as file:
+        with self._blobs.open(path) as file:
             while data := file.read(_CHUNK_BYTES):
                 found.update(data)
-                self.done += len(data)
-                self.options.progress(self.done, max(self._todo, self.done))
+                self.hashed += len(data)
+                self._options.progress(self.hashed, max(self._todo, self.hashed))
         return found.hexdigest()
 
+    def _named(self, key: ArtifactKey) -> str:
+        """Return how people name an artifact: with the jobs whose result it is. Looks through all jobs."""
+        jobs = self._reading.rows(JOB_IDS_OF_ARTIFACT, **asdict(key))
+        names = ", ".join(job.id for job in jobs)
+        return f"artifact {key.sha256} ({f'result of job {names}' if names else 'result of no job'})"
 
-def _check_one(reading: Reading, store: Path, row: ArtifactRow, report: Report, hashing: _Hashing) -> None:
-    path = store / bundle_path(row.sha256, row.model, row.mode)
-    wanted = row.size_bytes
-    try:
-        size = path.stat().st_size
-        digest = hashing.digest(path) if hashing.options.hashes else None
-    except FileNotFoundError:
-        report.find(_place(reading, row), f"no file at {path}", f"a bundle of {wanted} bytes", LOST)
-    except OSError as error:
-        found = f"a file that cannot be read ({error})"
-        report.find(_place(reading, row), found, "a readable bundle", f"look at the disk; {LOST}")
-    else:
-        if digest is not None and digest != row.sha256:
-            place, found = _place(reading, row), f"{size} bytes that hash to {digest}"
-            report.find(place, found, f"{wanted} that hash to its name", LOST)
-            _put_aside(store, path, row.sha256, report, hashing.options)
-        elif size != wanted:
-            remedy = "the bundle is whole, its row is not: restore a backup" if digest else "run fsck without --no-hash"
-            report.find(_place(reading, row), f"{size} bytes", f"{wanted} bytes as its row says", remedy)
-            if digest:
-                report.lengths.append({"sha256": row.sha256, "model": row.model, "mode": row.mode, "size_bytes": size})
+    def _put_aside(self, key: ArtifactKey) -> None:
+        if self._options.repair:
+            self._report.repaired.append(
+                f"artifact {key.sha256}: moved to {quarantine(self._blobs, key.path, key.sha256)}"
+            )
 
+    def files(self) -> None:
+        """Look at each file of the store for its row."""
+        for blob in self._blobs.list():
+            if blob.key.startswith(f"{QUARANTINE}/"):
+                continue
+            key, name = parse_path(blob.key) or (None, "")
+            if key is None or not (name == BUNDLE or is_part_name(name)):
+                place = self._blobs.address(blob.key)
+                self._report.note(place, "a file that is no artifact", "bundles and their parts", "move it elsewhere")
+            elif name != BUNDLE:
+                self._unlisted_part(blob, key, name)
+            elif not any(_is_of(row, key) for row in self._reading.rows(ARTIFACT_ROWS, sha256=key.sha256)):
+                self._unreferenced(blob, key)
 
-def _place(reading: Reading, row: ArtifactRow) -> str:
-    """Return how people name an artifact: with the jobs whose result it is. Looks through all jobs."""
-    jobs = reading.rows(JOB_IDS_OF_ARTIFACT, sha256=row.sha256, model=row.model, mode=row.mode)
-    names = ", ".join(job.id for job in jobs)
-    return f"artifact {row.sha256} ({f'result of job {names}' if names else 'result of no job'})"
+    def _unlisted_part(self, blob: Blob, key: ArtifactKey, name: str) -> None:
+        if not (self._is_new(blob) or any(part.name == name for part in self._reading.rows(PARTS, **asdict(key)))):
+            remedy = "an upload that was cut off leaves one; it may be removed"
+            self._report.note(self._blobs.address(blob.key), "a part without a row", "a row for each", remedy)
 
+    def _is_new(self, blob: Blob) -> bool:
+        before = self._options.before
+        return before is not None and blob.modified_at >= before
 
-def _put_aside(store: Path, path: Path, sha256: str, report: Report, options: CheckOptions) -> None:
-    if options.repair:
-        report.repaired.append(f"artifact {sha256}: moved to {quarantined(store, path, sha256)}")
-
-
-def _check_files(reading: Reading, store: Path, report: Report, hashing: _Hashing) -> None:
-    """Look at each file of the store for its row."""
-    for path in _files(store):
-        parts = path.relative_to(store).parts
-        folder = _FOLDER.fullmatch(parts[0]) if len(parts) == 3 else None
-        if folder is None or parts[2] != BUNDLE or not is_sha256(parts[1]):
-            report.note(str(path), "a file that is no artifact", "bundles only", "move it elsewhere")
-            continue
-        rows = reading.rows(ARTIFACT_ROWS, sha256=parts[1])
-        if not any((row.model, row.mode) == (folder["model"], folder["mode"]) for row in rows):
-            _check_unreferenced(store, path, parts[1], report, hashing)
-
-
-@contextlib.contextmanager
-def _listing(folder: Path) -> Iterator[None]:
-    """Take a folder that is not there for an empty one, and say clearly which one cannot be looked into."""
-    try:
-        yield
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise FleetError(
-            f"cannot look into {error.filename or folder} ({error.strerror})", "look at its disk and run this again"
-        ) from error
+    def _unreferenced(self, blob: Blob, key: ArtifactKey) -> None:
+        """Tell a whole bundle that no row names from a damaged one, which a repeated upload would be taken for."""
+        if self._is_new(blob):
+            return
+        if self._options.hashes and (digest := self._digest(blob.key)) != key.sha256:
+            place, found = f"unreferenced artifact {key.sha256}", f"bytes that hash to {digest}"
+            self._report.find(place, found, "those that hash to its name", "nothing refers to it")
+            self._put_aside(key)
+            return
+        self._report.note(
+            self._blobs.address(blob.key),
+            "an artifact without a row",
+            "a row for each",
+            "an upload that was cut off before it was answered leaves one; its repetition finds it, and it may be "
+            "removed",
+        )
 
 
-def _files(store: Path) -> Iterator[Path]:
-    todo = [store]
-    while todo:
-        folder = todo.pop()
-        with _listing(folder):
-            for path in sorted(folder.iterdir()):
-                if path.is_dir() and not path.is_symlink():
-                    if path != store / QUARANTINE:
-                        todo.append(path)
-                else:
-                    yield path
-
-
-def _check_unreferenced(store: Path, path: Path, sha256: str, report: Report, hashing: _Hashing) -> None:
-    """Tell a whole bundle that no row names from a damaged one, which a repeated upload would be taken for."""
-    before = hashing.options.before
-    if before is not None and path.stat().st_mtime >= before:
-        return
-    if hashing.options.hashes and (digest := hashing.digest(path)) != sha256:
-        found = f"bytes that hash to {digest}"
-        report.find(f"unreferenced artifact {sha256}", found, "those that hash to its name", "nothing refers to it")
-        _put_aside(store, path, sha256, report, hashing.options)
-        return
-    report.note(
-        str(path),
-        "an artifact without a row",
-        "a row for each",
-        "an upload that was cut off before it was answered leaves one; its repetition finds it, and it may be removed",
-    )
+def _is_of(row: ArtifactLengthRow, key: ArtifactKey) -> bool:
+    return (row.model, row.mode) == (key.model, key.mode)
 
 
 def check_index(reading: Reading, index: Path, report: Report, *, surplus: bool = False) -> bool:
@@ -209,7 +221,7 @@ def check_index(reading: Reading, index: Path, report: Report, *, surplus: bool 
         report: Where a difference goes.
         surplus: Whether further lines may follow, because a receiver goes on writing them.
     """
-    number = _first_difference(index_lines(reading), index, surplus=surplus)
+    number = _first_difference(index_lines(listed(reading)), index, surplus=surplus)
     if number:
         report.find(
             f"{index}, line {number}",
@@ -234,14 +246,16 @@ def _first_difference(lines: Iterable[bytes], index: Path, *, surplus: bool) -> 
         return 1 if any(True for _ in lines) else 0
 
 
-def check_incoming(incoming: Path, report: Report, *, repair: bool) -> None:
+def check_leftovers(blobs: Blobs, report: Report, *, repair: bool) -> None:
     """List what uploads have left; with `repair` remove it."""
-    with _listing(incoming):
-        for path in sorted(incoming.iterdir()):
-            if not _TEMPORARY.fullmatch(path.name):
-                report.note(str(path), "a file that no upload made", "temporary files only", "move it elsewhere")
-            elif repair:
-                path.unlink(missing_ok=True)
-                report.repaired.append(f"{path}: leftover of an upload removed")
-            else:
-                report.note(str(path), "the leftover of an upload", "none", "the next start of the receiver removes it")
+    for leftover in blobs.leftovers():
+        if not leftover.own:
+            report.note(leftover.address, "a file that no upload made", "temporary files only", "move it elsewhere")
+        elif repair:
+            report.repaired.append(f"{leftover.address}: leftover of an upload removed")
+        else:
+            report.note(
+                leftover.address, "the leftover of an upload", "none", "the next start of the receiver removes it"
+            )
+    if repair:
+        blobs.sweep()

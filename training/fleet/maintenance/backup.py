@@ -18,19 +18,21 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
+from training.fleet.blobs import Blobs
 from training.fleet.database import Database
-from training.fleet.database.queries import ARTIFACT_TOTALS, REMEMBERED
+from training.fleet.database.queries import ARTIFACT_TOTALS, PARTS, REMEMBERED
 from training.fleet.database.sqlite.reading import Reading, of_copy
 from training.fleet.files import make_folder, sync_folder
 from training.fleet.locks import folder_held, is_held
-from training.fleet.maintenance.artifacts import LOST, Places, artifact_rows, index_lines
+from training.fleet.maintenance.artifacts import LOST, PART_LOST, Places, artifact_rows, listed
 from training.fleet.maintenance.records import MAX_LISTED, RESTORE
 from training.fleet.maintenance.report import UNREADABLE, OnProgress, Report, ignore
+from training.fleet.model.artifact import ArtifactKey
 from training.fleet.model.errors import ConflictError, FleetError, StorageFullError
 from training.fleet.queue.load import MANIFEST_KEY
-from training.fleet.store import bundle_path
+from training.fleet.store import index_lines
 
 FORMAT: Final = 1
 DATABASE: Final = "queue.db"
@@ -169,7 +171,7 @@ def _fill(source: Database, order: BackupTask, part: Path, report: Report, progr
 
 def _parts(reading: Reading, order: BackupTask, part: Path, report: Report, progress: OnProgress) -> dict[str, Entry]:
     """Write what belongs to the copy of the database."""
-    files = {INDEX: _written(part / INDEX, index_lines(reading))}
+    files = {INDEX: _written(part / INDEX, index_lines(listed(reading)))}
     manifest = _manifest(reading, order.manifest)
     if manifest is None:
         report.note("the manifest in force", "not at hand", f"its bytes in {order.manifest}", "keep a copy of your own")
@@ -196,12 +198,12 @@ def _artifacts(
     (totals,) = reading.rows(ARTIFACT_TOTALS)
     count = Count(progress, totals.size_bytes)
     for row in artifact_rows(reading):
-        key = bundle_path(row.sha256, row.model, row.mode)
+        key = row.key.path
         target = part / STORE / key
         target.parent.mkdir(parents=True)
         place = f"artifact {row.sha256}"
         try:
-            entry = _shared(order.places.store / key, target, count)
+            entry = _shared(order.places.blobs, key, target, count)
         except FileNotFoundError:
             report.find(place, "no file", f"a bundle of {row.size_bytes} bytes", LOST)
             continue
@@ -210,7 +212,27 @@ def _artifacts(
             report.find(place, f"bytes that hash to {entry.sha256}", "those that hash to its name", LOST)
             continue
         yield f"{STORE}/{key}", entry
+        yield from _part_files(reading, row.key, order, part, report)
     _sync_folders(part / STORE)
+
+
+def _part_files(
+    reading: Reading, key: ArtifactKey, order: BackupTask, folder: Path, report: Report
+) -> Iterator[tuple[str, Entry]]:
+    """Take the small files of an artifact along, as far as they are sound."""
+    for part in reading.rows(PARTS, **asdict(key)):
+        path = key.file(part.name)
+        target, place = folder / STORE / path, f"{part.name} of artifact {key.sha256}"
+        try:
+            entry = _shared(order.places.blobs, path, target, ignore)
+        except FileNotFoundError:
+            report.find(place, "no file", f"{part.size_bytes} bytes", PART_LOST)
+            continue
+        if entry != Entry(part.size_bytes, part.sha256):
+            target.unlink()
+            report.find(place, f"bytes that hash to {entry.sha256}", f"those that hash to {part.sha256}", PART_LOST)
+            continue
+        yield f"{STORE}/{path}", entry
 
 
 class Count:
@@ -232,41 +254,43 @@ class Count:
         self._progress(self._done, max(self._todo, self._done))
 
 
-def _shared(source: Path, target: Path, count: Count) -> Entry:
+def _shared(blobs: Blobs, key: str, target: Path, count: Callable[[int], None]) -> Entry:
     """Give a bundle a second name, or copy it where that is not possible; either way it is read once."""
-    try:
-        os.link(source, target)
-    except FileNotFoundError:
-        raise
-    except OSError:
+    if blobs.share(key, target):
+        return measured(target, count)
+    with blobs.open(key) as source:
         return copied(source, target, count)
-    return measured(target, count)
 
 
-def copied(source: Path, target: Path, count: Callable[[int], None]) -> Entry:
+def copied(source: BinaryIO, target: Path, count: Callable[[int], None]) -> Entry:
     """Copy a file durably and return what was copied. The target must not be there."""
-    with source.open("rb", buffering=0) as old, target.open("xb", buffering=0) as new:
-        found, size = hashlib.sha256(), 0
-        while data := old.read(CHUNK_BYTES):
-            found.update(data)
-            size += len(data)
+    with target.open("xb", buffering=0) as new:
+
+        def write(data: bytes) -> None:
             view = memoryview(data)
             while view:
                 view = view[new.write(view) :]
-            count(len(data))
+
+        entry = poured(source, write, count)
         os.fsync(new.fileno())
+    return entry
+
+
+def poured(source: BinaryIO, write: Callable[[bytes], object], count: Callable[[int], None] = ignore) -> Entry:
+    """Read an open file to its end, hand each piece on, and return length and digest of them all."""
+    found, size = hashlib.sha256(), 0
+    while data := source.read(CHUNK_BYTES):
+        found.update(data)
+        size += len(data)
+        write(data)
+        count(len(data))
     return Entry(size, found.hexdigest())
 
 
 def measured(path: Path, count: Callable[[int], None] = ignore) -> Entry:
     """Return length and digest of a file."""
-    found, size = hashlib.sha256(), 0
     with path.open("rb", buffering=0) as file:
-        while data := file.read(CHUNK_BYTES):
-            found.update(data)
-            size += len(data)
-            count(len(data))
-    return Entry(size, found.hexdigest())
+        return poured(file, ignore, count)
 
 
 def _written(path: Path, pieces: Iterable[bytes]) -> Entry:

@@ -14,19 +14,19 @@ from typing import Final
 from training.fleet.database import Database
 from training.fleet.database.sqlite import Sqlite
 from training.fleet.database.sqlite.reading import Reading, of_copy, of_receiver
-from training.fleet.locks import file_held, folders_held
+from training.fleet.locks import file_held
 from training.fleet.maintenance import records
 from training.fleet.maintenance.artifacts import (
     CheckOptions,
     Places,
-    artifact_rows,
     check_artifacts,
-    check_incoming,
     check_index,
+    check_leftovers,
+    listed,
 )
 from training.fleet.maintenance.report import Report
 from training.fleet.model.errors import ConfigurationError
-from training.fleet.store import Store, index_row
+from training.fleet.store import Index, index_lines
 
 UPLOAD_S: Final = 60.0
 """How long the row of an artifact may follow its last byte."""
@@ -50,14 +50,14 @@ def fsck(database: Path, places: Places, options: CheckOptions) -> Report:
     report = Report()
     with (
         of_receiver(database) as reading,
-        folders_held(places.store, places.incoming),
+        places.blobs.held(),
         file_held(places.index),
     ):
         records.check_pages(reading, report)
         if records.check_structure(reading, report):
             records.check_rows(reading, report)
             _check_files(reading, places, report, options)
-        check_incoming(places.incoming, report, repair=options.repair)
+        check_leftovers(places.blobs, report, repair=options.repair)
     if options.repair and report.lengths:
         _correct_lengths(database, places, report)
     return report
@@ -91,7 +91,7 @@ def fsck_running(source: Database, copy: Path, places: Places, options: CheckOpt
             if records.check_structure(reading, report):
                 records.check_rows(reading, report)
                 with records.readable(reading, report, "artifact"):
-                    check_artifacts(reading, places.store, report, replace(options, before=before))
+                    check_artifacts(reading, places.blobs, report, replace(options, before=before))
                     _check_growing_index(reading, places.index, report)
     finally:
         copy.unlink(missing_ok=True)
@@ -110,7 +110,7 @@ def _check_files(reading: Reading, places: Places, report: Report, options: Chec
     sound = not report.findings
     # A row that a flipped bit changed must not send a good file to the quarantine or into the index.
     with records.readable(reading, report, "artifact"):
-        check_artifacts(reading, places.store, report, replace(options, repair=options.repair and sound))
+        check_artifacts(reading, places.blobs, report, replace(options, repair=options.repair and sound))
     with records.readable(reading, report, "artifact"):
         if not check_index(reading, places.index, report) and options.repair and sound:
             _repair_index(reading, places, report)
@@ -135,10 +135,9 @@ def _correct_lengths(database: Path, places: Places, report: Report) -> None:
 
 
 def _repair_index(reading: Reading, places: Places, report: Report) -> None:
-    store = Store(places.store, places.incoming, places.index)
     try:
         places.index.touch()
-        store.rebuild_index(index_row(row._asdict()) for row in artifact_rows(reading))
+        Index(places.index).rebuild(index_lines(listed(reading)))
     except (ConfigurationError, OSError) as error:
         report.note(str(places.index), error, "a file that can be written", "look at the disk")
     else:

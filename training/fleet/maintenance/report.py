@@ -53,5 +53,5 @@ class Report:
         }
 
 
-def ignore(*_: int) -> None:
+def ignore(*_: object) -> None:
     """Take no notice of progress."""

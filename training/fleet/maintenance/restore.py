@@ -10,18 +10,17 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
-import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from training.fleet.blobs import Blobs
 from training.fleet.database.sqlite.pages import log_path, sums_path
 from training.fleet.database.sqlite.reading import NEWEST_SCHEMA, held, of_copy
 from training.fleet.files import make_folder, sync_folder, unused
-from training.fleet.locks import file_held, folders_held
+from training.fleet.locks import file_held
 from training.fleet.maintenance.artifacts import Places, artifact_rows
 from training.fleet.maintenance.backup import (
     CONTENTS,
@@ -34,16 +33,16 @@ from training.fleet.maintenance.backup import (
     Entry,
     copied,
     measured,
+    poured,
 )
 from training.fleet.maintenance.report import OnProgress, ignore
+from training.fleet.model.artifact import BUNDLE, parse_path
 from training.fleet.model.errors import ConfigurationError, Fault, FleetError
-from training.fleet.store import BUNDLE, bundle_path, quarantined
+from training.fleet.model.parts import is_part_name
+from training.fleet.store import quarantine
 
 MAX_CONTENTS_BYTES: Final = 256 * 2**20
-_NAME: Final = re.compile(
-    rf"{re.escape(DATABASE)}|{re.escape(INDEX)}|{re.escape(MANIFEST)}"
-    rf"|{STORE}/[0-9A-Za-z][0-9A-Za-z_.-]{{0,63}}_(realistic|oracle)/[0-9a-f]{{64}}/{re.escape(BUNDLE)}"
-)
+_OTHERS: Final = (DATABASE, INDEX, MANIFEST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +86,9 @@ def restore(backup: Path, target: RestoreTarget, *, replace: bool, progress: OnP
         with held(target.database):
             _demand_free(target, replace=replace)
             places = target.places
-            _make(places.store, places.incoming, target.database.parent, places.index.parent)
-            with folders_held(places.store, places.incoming), file_held(places.index):
+            _make(target.database.parent, places.index.parent)
+            places.blobs.make()
+            with places.blobs.held(), file_held(places.index):
                 return [*_bring(backup, files, target), *_missing(target)]
     except OSError as error:
         raise FleetError(f"the backup was not brought back ({error})", "look at the disk and run this again") from error
@@ -122,9 +122,16 @@ def _entries(path: Path, files: Any) -> Iterator[tuple[str, Entry]]:
         raise ConfigurationError(f"{path} is damaged: it names no {DATABASE}", "take another backup")
     for name, entry in files.items():
         # A name leads nowhere else: the backup may come from another machine.
-        if not _NAME.fullmatch(name) or not isinstance(entry, Mapping):
+        if not (name in _OTHERS or _stored(name)) or not isinstance(entry, Mapping):
             raise ConfigurationError(f"{path} names {name!a}", "take another backup", expected="files of a backup")
         yield name, Entry(entry.get("size_bytes", -1), entry.get("sha256", ""))
+
+
+def _stored(name: str) -> str | None:
+    """Return the path below a store's root of a file of a backup, None for files that belong elsewhere."""
+    path = name.removeprefix(f"{STORE}/")
+    _, file = parse_path(path) or (None, "")
+    return path if name != path and (file == BUNDLE or is_part_name(file)) else None
 
 
 def _demand_whole(backup: Path, files: Mapping[str, Entry], progress: OnProgress) -> None:
@@ -157,9 +164,13 @@ def _demand_free(target: RestoreTarget, *, replace: bool) -> None:
 
 
 def _bring(backup: Path, files: Mapping[str, Entry], target: RestoreTarget) -> Iterator[str]:
-    artifacts = [name for name in files if name.startswith(f"{STORE}/")]
-    brought = sum(_bring_artifact(backup / name, files[name], name, target.places) for name in artifacts)
-    yield f"artifacts: {brought} brought back, {len(artifacts) - brought} were there"
+    paths = {name: path for name in files if (path := _stored(name))}
+    blobs, bundles = target.places.blobs, sum(path.endswith(f"/{BUNDLE}") for path in paths.values())
+    brought = [path for name, path in paths.items() if _bring_blob(backup / name, files[name], path, blobs)]
+    new = sum(path.endswith(f"/{BUNDLE}") for path in brought)
+    yield f"artifacts: {new} brought back, {bundles - new} were there"
+    if parts := len(paths) - bundles:
+        yield f"files beside them: {len(brought) - new} brought back, {parts - len(brought) + new} were there"
     for name, place in ((INDEX, target.places.index), (MANIFEST, target.manifest)):
         if name in files:
             _bring_file(backup / name, files[name], place)
@@ -181,20 +192,20 @@ def _make(*folders: Path) -> None:
         make_folder(folder)
 
 
-def _bring_artifact(source: Path, entry: Entry, name: str, places: Places) -> bool:
-    """Bring one artifact back; False when it is there already. A damaged one moves to the quarantine."""
-    place = places.store / name.removeprefix(f"{STORE}/")
-    if place.exists():
-        if measured(place) == entry:
-            return False
-        quarantined(places.store, place, entry.sha256)
-    # As an upload does it: whole under a temporary name, then renamed; a start sweeps what is left.
-    part = places.incoming / f"{secrets.token_hex(16)}.part"
-    _copy_sound(source, entry, part)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    part.replace(place)
-    for folder in (place.parent, place.parent.parent, places.store):
-        sync_folder(folder)
+def _bring_blob(source: Path, entry: Entry, path: str, blobs: Blobs) -> bool:
+    """Bring one file of the store back; False when it is there already. A damaged one moves to the quarantine."""
+    if blobs.has(path):
+        with blobs.open(path) as file:
+            if poured(file, ignore) == entry:
+                return False
+        quarantine(blobs, path, entry.sha256)
+    blob = blobs.begin(entry.size_bytes)
+    try:
+        with source.open("rb", buffering=0) as file:
+            _demand_same(source, poured(file, blob.write), entry)
+        blob.place(path)
+    finally:
+        blob.discard()
     return True
 
 
@@ -207,9 +218,16 @@ def _bring_file(source: Path, entry: Entry, place: Path) -> None:
 
 
 def _copy_sound(source: Path, entry: Entry, target: Path) -> None:
-    found = copied(source, target, ignore)
-    if found != entry:
+    try:
+        with source.open("rb", buffering=0) as file:
+            _demand_same(source, copied(file, target, ignore), entry)
+    except FleetError:
         target.unlink()
+        raise
+
+
+def _demand_same(source: Path, found: Entry, entry: Entry) -> None:
+    if found != entry:
         raise FleetError(f"{source} has changed while it was brought back", "look at its disk and run this again")
 
 
@@ -245,6 +263,7 @@ def _missing(target: RestoreTarget) -> Iterator[str]:
     """Yield the artifacts that the database names and the store lacks."""
     with of_copy(target.database) as reading:
         for row in artifact_rows(reading):
-            path = target.places.store / bundle_path(row.sha256, row.model, row.mode)
-            if not path.exists():
-                yield f"missing: {path}; copy it from another backup, `fsck` says which jobs it is the result of"
+            blobs, path = target.places.blobs, row.key.path
+            if blobs.stat(path) is None:
+                words = "copy it from another backup, `fsck` says which jobs it is the result of"
+                yield f"missing: {blobs.address(path)}; {words}"

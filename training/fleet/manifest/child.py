@@ -19,7 +19,7 @@ from typing import IO, Any, TextIO
 
 from training.fleet.manifest.entries import Header, JobEntry, Manifest
 from training.fleet.model.errors import ManifestError, UnavailableError, from_problem
-from training.fleet.model.jobs import DatasetRef, Limits, Policy, Requirement, Trainer
+from training.fleet.model.jobs import DatasetRef, Headline, Limits, Policy, Requirement, Trainer
 
 _ROOT = Path(__file__).resolve().parents[3]
 _SCRUBBED = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIALS")
@@ -141,6 +141,7 @@ def _header_row(header: Header) -> dict[str, Any]:
         "contract": header.contract,
         "count": header.count,
         "notes": header.notes,
+        "headline": None if header.headline is None else asdict(header.headline),
     }
 
 
@@ -154,6 +155,7 @@ def _header(row: dict[str, Any]) -> Header:
         contract=row["contract"],
         count=row["count"],
         notes=tuple(row["notes"]),
+        headline=None if row["headline"] is None else Headline(**row["headline"]),
     )
 
 

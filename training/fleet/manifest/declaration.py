@@ -22,11 +22,13 @@ from typing import IO, Any, Final
 
 from training.fleet.manifest.findings import nearest, short
 from training.fleet.model.errors import TrainerError
-from training.fleet.model.jobs import Trainer
+from training.fleet.model.jobs import Headline, Trainer
 from training.trainer import hyper
 
 MAX_DECLARATION_BYTES: Final = 4 * 2**20
 _CONTRACT: Final = "see docs/reference/manifest.md"
+MAX_METRIC_CHARS: Final = 200
+_HEADLINE: Final = '{"name": the name of a metric, "direction": "higher" or "lower"}'
 _NEEDED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "USERPROFILE")
 _ROOT = Path(__file__).resolve().parents[3]
 
@@ -109,6 +111,7 @@ class Declaration:
         splits: Splits the trainer knows, None when it does not say.
         needs_dataset: Jobs that name no dataset need the host's default one.
         contract: "sha256:<hex>" of the document.
+        headline: The figure by which results are compared, None when the trainer does not say.
     """
 
     models: Mapping[str, Model]
@@ -116,6 +119,7 @@ class Declaration:
     splits: tuple[str, ...] | None
     needs_dataset: bool
     contract: str
+    headline: Headline | None = None
 
     def troubles(self, model: str, values: Mapping[str, Any]) -> Iterator[Trouble]:
         """Yield what is wrong with the hyper-parameters of a declared model.
@@ -160,6 +164,7 @@ def compiled(document: Any) -> Declaration:
         splits=_enum(document, "split_recipe"),
         needs_dataset=document.get("x-dataset") == "required",
         contract=contract,
+        headline=_headline(document),
     )
 
 
@@ -226,6 +231,19 @@ def _enum(document: dict[str, Any], key: str) -> tuple[str, ...] | None:
     if not isinstance(values, list) or not all(isinstance(item, str) for item in values):
         raise TrainerError(f"the declaration's properties.{key}.enum is {short(values)}", expected="a list of names")
     return tuple(values)
+
+
+def _headline(document: dict[str, Any]) -> Headline | None:
+    found = document.get("headline_metric")
+    if found is None:
+        return None
+    name, direction = (found.get("name"), found.get("direction")) if isinstance(found, dict) else (None, None)
+    # As a worker takes metrics from a trainer: printable, and not longer than a line.
+    if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= MAX_METRIC_CHARS:
+        raise TrainerError(f"the declaration's headline_metric is {short(found)}", _CONTRACT, expected=_HEADLINE)
+    if direction not in ("higher", "lower"):
+        raise TrainerError(f"the declaration's headline_metric.direction is {short(direction)}", expected=_HEADLINE)
+    return Headline(name, "lower" if direction == "lower" else "higher")
 
 
 def _kinds(schema: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from training.fleet.model.jobs import DatasetRef, Limits, Policy, Requirement, Spec, Trainer
+from training.fleet.model.jobs import DatasetRef, Headline, Limits, Policy, Requirement, Spec, Trainer
 
 DEFAULT_HOST = "default"
 """Name of the host table for hosts that have none of their own."""
@@ -74,6 +74,7 @@ class Header:
         contract: "sha256:<hex>" of the trainer's declaration, None when there was none to check against.
         count: Number of jobs; twins count once.
         notes: Which tables stand for several jobs, for people.
+        headline: The figure by which the trainer wants results compared, None when it declares none.
     """
 
     digest: str
@@ -84,6 +85,7 @@ class Header:
     contract: str | None
     count: int
     notes: tuple[str, ...] = ()
+    headline: Headline | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,7 @@ def checked(
         contract=declared.contract if declared else None,
         count=len(jobs),
         notes=tuple(reader.notes),
+        headline=declared.headline if declared else None,
     )
     return Manifest(header, jobs)
 

@@ -16,6 +16,7 @@ The text for people is made from the fields in one place, so no code needs to re
     |  |- LengthRequiredError  411 an upload without Content-Length
     |  |- TooLargeError        413 a body over its limit
     |  |- DigestMismatchError  422 bytes that do not hash to their name
+    |  |- RangeError           416 a range that begins behind the end of the file
     |  '- UpgradeRequiredError 426 a worker too old for this receiver
     |- AuthenticationError     401 no credential, or an unknown one
     |  |- RevokedError         401 a secret that was taken back
@@ -24,6 +25,7 @@ The text for people is made from the fields in one place, so no code needs to re
     |  |- HostRefusedError     403 a host the manifest does not admit
     |  '- CertificateMismatchError 403 the certificate of one worker with the secret of another
     |- NotFoundError           404 no such job, worker or artifact
+    |  '- ArtifactLostError    404 an artifact that has a row and no whole file
     |- MethodError             405 the path exists, the method does not
     |- IdentityInUseError      409 another machine uses the identity
     |- ConflictError           409 the state does not allow it
@@ -267,6 +269,29 @@ class NotFoundError(FleetError):
     code, status = "not_found", 404
 
 
+class ArtifactLostError(NotFoundError):
+    """An artifact that has a row and no whole file."""
+
+    code = "artifact_lost"
+
+
+class RangeError(RequestError):
+    """A range that begins behind the end of the file.
+
+    Args:
+        found: Which range, for people.
+        remedy: As for every error.
+        total_bytes: How long the file is; 0 on the client's side.
+        **details: As for every error.
+    """
+
+    code, status = "range_beyond", 416
+
+    def __init__(self, found: str, remedy: str = "", *, total_bytes: int = 0, **details: Unpack[Details]) -> None:
+        super().__init__(found, remedy, **details)
+        self.total_bytes = total_bytes
+
+
 class MethodError(FleetError):
     """The path exists, the method does not.
 
@@ -345,9 +370,20 @@ class StorageFullError(UnavailableError):
 
 
 class UnreachableError(UnavailableError):
-    """Nobody answers at the receiver's address."""
+    """Nobody answers at the receiver's address, or in a way that no request can be made.
+
+    Args:
+        found: What happened, for people.
+        remedy: As for every error.
+        answered: Something is there, so that starting a receiver would change nothing.
+        **details: As for every error.
+    """
 
     code, exit_status = "unreachable", EX_UNAVAILABLE
+
+    def __init__(self, found: str, remedy: str = "", *, answered: bool = False, **details: Unpack[Details]) -> None:
+        super().__init__(found, remedy, **details)
+        self.answered = answered
 
 
 class TrainerError(FleetError):

@@ -32,6 +32,7 @@ FailKind = Literal[
     "host_fault",
     "preempted",
 ]
+Direction = Literal["higher", "lower"]
 STATUSES: Final[tuple[Status, ...]] = get_args(Status)
 MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 FAIL_KINDS: Final[tuple[FailKind, ...]] = get_args(FailKind)
@@ -219,6 +220,19 @@ class Trainer:
 
     command: tuple[str, ...] = ("{python}", "-m", "training.trainer.run")
     contract: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """The one figure by which results are compared, as the trainer declares it.
+
+    Attributes:
+        name: Name of the metric.
+        direction: Which values are better.
+    """
+
+    name: str
+    direction: Direction = "higher"
 
 
 def normalise(value: Any, depth: int = 0) -> Any:

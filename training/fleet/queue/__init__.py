@@ -9,9 +9,11 @@ and that what it answered is durable. Methods that take a transaction run on the
 from __future__ import annotations
 
 from training.fleet.queue.apply import plan, reload
+from training.fleet.queue.artifacts import StoredRows
 from training.fleet.queue.endings import Ended
+from training.fleet.queue.events import EventFilters
 from training.fleet.queue.in_force import InForce, Origin
 from training.fleet.queue.queue import Queue
 from training.fleet.queue.views import Filters
 
-__all__ = ["Ended", "Filters", "InForce", "Origin", "Queue", "plan", "reload"]
+__all__ = ["Ended", "EventFilters", "Filters", "InForce", "Origin", "Queue", "StoredRows", "plan", "reload"]

@@ -310,6 +310,7 @@ def in_force_of(header: Header, applied_at: str, actor: str, origin: Origin) -> 
         actor=actor,
         how=origin.how,
         instead_of=origin.instead_of,
+        headline=header.headline,
     )
 
 

@@ -84,6 +84,9 @@ class Claims:
                 at=self._memory.clock.label(),
             )
             self._losses.note(tx, message.worker, capability)
+        known = hosts.known(message.worker)
+        assert known is not None
+        known.slots = message.slots
 
     def _given_again(self, tx: Transaction, row: AnsweredRow, message: Claim) -> Lease:
         """Answer a claim that was answered before: its answer may have been lost on the way."""

@@ -5,10 +5,19 @@ Guarantees that one number orders all events, and that a page is read in a few m
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Final
 
 from training.fleet.database import Transaction
-from training.fleet.database.queries import EVENTS_BETWEEN, EVENTS_OF_JOB, NEWEST_EVENT, RECORD, FleetEventRow
+from training.fleet.database.queries import (
+    EVENT_TIME,
+    EVENTS_BETWEEN,
+    EVENTS_OF_JOB,
+    NEWEST_EVENT,
+    RECORD,
+    FleetEventRow,
+)
 from training.fleet.model.errors import InvalidMessageError
 from training.fleet.queue.clock import FleetClock
 from training.fleet.queue.standing import job_state
@@ -20,6 +29,37 @@ WINDOW: Final = 5000
 SCAN_S: Final = 0.005
 """How long one page may look for events, seconds: claims wait that long."""
 NEWEST: Final = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class EventFilters:
+    """Which events a page shows; empty shows all.
+
+    Attributes:
+        job_id: Only of this job.
+        worker: Only those about this worker or by it.
+        since: Only from this label on.
+        until: Only before this label.
+    """
+
+    job_id: str | None = None
+    worker: str | None = None
+    since: str | None = None
+    until: str | None = None
+
+    def values(self) -> dict[str, str | None]:
+        """Return what the statements take besides the job."""
+        return {"worker": self.worker, "since": self.since, "until": self.until}
+
+    def begins_after(self, tx: Transaction, from_id: int) -> bool:
+        """Return True if events before a number are too old, so that nobody has to look at them.
+
+        Labels follow a wall clock, which may have been set back; an event a day older than wanted ends the search.
+        """
+        if self.since is None:
+            return False
+        row = tx.one(EVENT_TIME, from_id=from_id)
+        return row is not None and row.value < _day_before(self.since)
 
 
 class History:
@@ -47,15 +87,12 @@ class History:
         """Append the event of a manifest that came in force."""
         tx.run("record_of_manifest", at=self._clock.label(), actor=actor, why=why)
 
-    def page(
-        self, tx: Transaction, job_id: str | None, worker: str | None, cursor: str | None, limit: int
-    ) -> EventPage:
+    def page(self, tx: Transaction, filters: EventFilters, cursor: str | None, limit: int) -> EventPage:
         """Return one page of events, newest first.
 
         Args:
             tx: The change.
-            job_id: Only of this job.
-            worker: Only those about this worker or by it.
+            filters: Which events.
             cursor: `next` of the page before, None for the first.
             limit: Most events on the page.
 
@@ -64,15 +101,15 @@ class History:
             NotFoundError: There is no such job.
         """
         before = _before(cursor)
-        if job_id is not None:
-            seq = job_state(tx, job_id).seq
-            rows = tx.all(EVENTS_OF_JOB, id=job_id, job=seq, worker=worker, before=before, limit=limit + 1)
+        if filters.job_id is not None:
+            seq = job_state(tx, filters.job_id).seq
+            rows = tx.all(EVENTS_OF_JOB, job=seq, before=before, limit=limit + 1, **filters.values())
             return _page(list(rows), limit, None)
-        rows, after = self._scanned(tx, worker, before, limit + 1)
+        rows, after = self._scanned(tx, filters, before, limit + 1)
         return _page(rows, limit, after)
 
     def _scanned(
-        self, tx: Transaction, worker: str | None, before: int, limit: int
+        self, tx: Transaction, filters: EventFilters, before: int, limit: int
     ) -> tuple[list[FleetEventRow], int | None]:
         """Return events, and where to go on looking when time ran out before the end."""
         newest = tx.one(NEWEST_EVENT)
@@ -82,9 +119,11 @@ class History:
         # Window by window, because a filter that matches nothing would read the whole history in one step.
         while before > 1 and len(rows) < limit:
             from_id = max(1, before - WINDOW)
-            found = tx.all(EVENTS_BETWEEN, worker=worker, before=before, from_id=from_id, limit=limit - len(rows))
-            rows += found
+            values = filters.values()
+            rows += tx.all(EVENTS_BETWEEN, before=before, from_id=from_id, limit=limit - len(rows), **values)
             before = from_id
+            if filters.begins_after(tx, from_id):
+                return rows, None
             # Looked at after each window, so that at least one is read and every page goes on.
             if self._clock.now() > until:
                 break
@@ -96,6 +135,14 @@ def _page(rows: list[FleetEventRow], limit: int, after: int | None) -> EventPage
     if len(rows) > limit:
         return EventPage(shown, f"e{shown[-1].id}")
     return EventPage(shown, None if after is None else f"e{after}")
+
+
+def _day_before(label: str) -> str:
+    """Return the label of a day before, one before all others for a day that no calendar has."""
+    try:
+        return (datetime.fromisoformat(label) - timedelta(days=1)).isoformat()
+    except (ValueError, OverflowError):
+        return ""
 
 
 def _event(row: FleetEventRow) -> FleetEvent:

@@ -46,6 +46,7 @@ class Known:
         ranks: Requirement id to rank, for those it can meet.
         judged: How many requirements `ranks` has taken in.
         offer: `ranks` for the claim statement, None when it must be made again.
+        slots: How many jobs it runs at once by its own settings, None when it did not say.
     """
 
     capability: Capability
@@ -54,6 +55,7 @@ class Known:
     ranks: dict[int, int] = field(default_factory=dict)
     judged: int = 0
     offer: Offer | None = None
+    slots: int | None = None
 
 
 class Hosts:
@@ -66,6 +68,7 @@ class Hosts:
     Attributes:
         in_force: The manifest in force.
         overdue: Requirements that prefer CUDA and whose best job waited for it long enough, each with that job.
+        generation: Another number whenever placement may judge a host differently than before.
     """
 
     def __init__(self, clock: Callable[[], float], terms: Terms) -> None:
@@ -78,6 +81,7 @@ class Hosts:
         self._news = False
         self._lock = threading.RLock()
         self.in_force = InForce()
+        self.generation = 0
         self.overdue: Mapping[int, int] = {}
 
     # ---- requirements
@@ -143,6 +147,7 @@ class Hosts:
             known.capability, known.seen_at = capability, self._clock()
             return False
         with self._lock:
+            self.generation += 1
             self._known[capability.hostname] = Known(capability, kind, self._clock())
             self.find_live_cuda()
         return True
@@ -153,6 +158,7 @@ class Hosts:
 
     def remember(self, capability: Capability) -> None:
         """Take in a worker that called before the receiver started."""
+        self.generation += 1
         self._known[capability.hostname] = Known(capability, _kind(capability), None)
 
     def seen(self, worker: str) -> None:
@@ -291,6 +297,7 @@ class Hosts:
         return replace(known.capability, free_disk_bytes=0, gpus=tuple(_steady(known.capability))), policy
 
     def _forget_judgements(self) -> None:
+        self.generation += 1
         for known in self._known.values():
             known.ranks, known.judged, known.offer = {}, 0, None
         self.find_live_cuda()

@@ -116,7 +116,7 @@ class Identities:
         if identity is None or identity.revoked_at is not None or identity.digest != digest:
             raise InviteRefusedError(
                 "the code was used already, and by another",
-                "if that was not you, revoke the worker: cis490-jobs worker revoke NAME; then ask for a new code",
+                "if that was not you, revoke the worker: cis490-jobs identity revoke NAME; then ask for a new code",
             )
         return identity
 
@@ -211,7 +211,7 @@ class Identities:
             if not identity.rotate:
                 raise ConflictError(
                     f"nobody asked the worker {identity.worker} for a new key",
-                    expected=f"that first: cis490-jobs worker rotate {identity.worker}",
+                    expected=f"that first: cis490-jobs identity rotate {identity.worker}",
                 )
             self._change(tx, replace(identity, next_digest=digest))
         return SecretTaken(public_id)
@@ -244,7 +244,7 @@ class Identities:
     def _newest(self, worker: str) -> Identity:
         found = self.registry.newest(worker)
         if found is None:
-            raise NotFoundError(f"no worker {worker} ever enrolled", "`cis490-jobs worker list` shows those that did")
+            raise NotFoundError(f"no worker {worker} ever enrolled", "`cis490-jobs identity list` shows those that did")
         return found
 
     def _change(self, tx: Transaction, new: Identity, *, at_once: bool = False) -> None:

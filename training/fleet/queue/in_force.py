@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from training.fleet.model.jobs import DatasetRef, Policy, Trainer
+from training.fleet.model.jobs import DatasetRef, Headline, Policy, Trainer
 
 DEFAULT_HOST = "default"
 
@@ -41,6 +41,7 @@ class InForce:
         how: In which way, as in `Origin`; empty where an older version did.
         instead_of: Digest of the receiver's own file when another text was handed in, empty when that file could not be
             read; None where the file itself is in force.
+        headline: The figure by which the trainer wants results compared, None when it declares none.
     """
 
     digest: str = ""
@@ -53,6 +54,7 @@ class InForce:
     actor: str = ""
     how: str = ""
     instead_of: str | None = None
+    headline: Headline | None = None
 
     def policy(self, host: str) -> Policy | None:
         """Return what a host may do, None when it is not admitted."""

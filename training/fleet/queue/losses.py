@@ -72,7 +72,7 @@ class Losses:
             NotFoundError: No such host ever called.
         """
         if self._hosts.known(worker) is None:
-            raise NotFoundError(f"no worker {worker} ever called", "`cis490-jobs workers` shows those that did")
+            raise NotFoundError(f"no worker {worker} ever called", "`cis490-jobs hosts` shows those that did")
         names = list(self._lost.get(worker, {}))
         if names:
             self._put(tx, worker, {})
@@ -84,7 +84,7 @@ class Losses:
         """Return a line for people about every host that has lost something. Safe from any thread."""
         return [
             f"{worker} lost {', '.join(lost)} since {min(lost.values())}; see `cis490-training-worker doctor` there, "
-            f"or accept it with `cis490-jobs worker accept {worker}`"
+            f"or accept it with `cis490-jobs identity accept {worker}`"
             for worker, lost in sorted(self._lost.items())
         ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import replace
 
 from training.fleet.database import Transaction
@@ -22,10 +23,11 @@ class OperatorChanges:
         self._memory = memory
         self._history = history
 
-    def cancel(self, tx: Transaction, job_id: str, actor: str) -> JobState:
+    def cancel(self, tx: Transaction, job_id: str, actor: str, expected: Set[str] = frozenset()) -> JobState:
         """End a waiting job, or ask the worker that holds it to stop, see `Queue.cancel`."""
         row = job_state(tx, job_id)
         status = row.status
+        _demand_status(job_id, status, expected)
         # A failed job has nothing to stop. Cancelling it would only hide that it failed.
         if status in ("completed", "failed"):
             raise ConflictError(f"the job {job_id} is {status} already", expected="a job that waits or runs")
@@ -48,10 +50,11 @@ class OperatorChanges:
         assert lease_id is not None
         tx.after_commit(lambda: memory.leases.ask_to_stop(lease_id))
 
-    def requeue(self, tx: Transaction, job_id: str, actor: str) -> JobState:
+    def requeue(self, tx: Transaction, job_id: str, actor: str, expected: Set[str] = frozenset()) -> JobState:
         """Give a failed or cancelled job a new budget, on every host at once, see `Queue.requeue`."""
         memory, row = self._memory, job_state(tx, job_id)
         status = row.status
+        _demand_status(job_id, status, expected)
         # Asked twice, or the job came back by itself: there is nothing to do but for a withdrawn one.
         if status == "pending":
             if row.withdrawn:
@@ -76,3 +79,16 @@ class OperatorChanges:
         why = "offered again, although the manifest does not name it"
         self._history.record(tx, row.seq, actor, "requeue", "pending", "pending", why)
         self._memory.tally.moved(tx, "pending", "pending", row.requirement)
+
+
+def _demand_status(job_id: str, status: str, expected: Set[str]) -> None:
+    """Refuse a change of a job that has moved since the operator chose it.
+
+    Raises:
+        ConflictError: It has another status than one of those expected; nothing is expected of an empty set.
+    """
+    if expected and status not in expected:
+        raise ConflictError(
+            f"the job {job_id} is {status} now, nothing was changed",
+            expected=f"a job that is {' or '.join(sorted(expected))}",
+        )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
 from training.fleet.database import Transaction
 from training.fleet.database.queries import HOSTS_MET, LEASE, LIVE_LEASES, REQUIREMENTS
@@ -30,8 +30,10 @@ from training.fleet.queue.stored import capability_from, requirement_from
 from training.fleet.queue.sweep import Sweeper
 from training.fleet.queue.tally import Ready
 from training.fleet.queue.views import Filters, JobViews
+from training.fleet.queue.waiting import Waiting
 from training.fleet.queue.why import Reasons
 from training.fleet.queue.workers import WorkerViews
+from training.fleet.wire.names import KnownNames
 from training.fleet.wire.people import JobDetail, JobPage, Plan, RecentFailure, Why, WorkerPage
 from training.fleet.wire.worker import Beat, Claim, Complete, Fail, Heartbeat, JobState, Lease, OwnView
 
@@ -81,6 +83,7 @@ class Queue:
         # The registry itself, because lists of hosts are read on the event loop, where no row can be read.
         self._workers = WorkerViews(memory, self.identities.registry)
         self._reasons = Reasons(memory)
+        self._waiting = Waiting(memory)
 
     def start(self, tx: Transaction) -> None:
         """Take up the database after a start: every live lease gets a full fresh term, every back-off is over."""
@@ -210,21 +213,22 @@ class Queue:
 
     # ---- operators
 
-    def cancel(self, tx: Transaction, job_id: str, actor: str) -> JobState:
+    def cancel(self, tx: Transaction, job_id: str, actor: str, expected: Set[str] = frozenset()) -> JobState:
         """End a waiting job, or ask the worker that holds it to stop. Safe to repeat.
 
         Args:
             tx: The change.
             job_id: The job.
             actor: Who asks, "operator:NAME".
+            expected: Statuses of which the job must have one; empty expects nothing.
 
         Raises:
             NotFoundError: There is no such job.
-            ConflictError: The job is over already.
+            ConflictError: The job is over already, or has another status than expected.
         """
-        return self._operator.cancel(tx, job_id, actor)
+        return self._operator.cancel(tx, job_id, actor, expected)
 
-    def requeue(self, tx: Transaction, job_id: str, actor: str) -> JobState:
+    def requeue(self, tx: Transaction, job_id: str, actor: str, expected: Set[str] = frozenset()) -> JobState:
         """Give a failed or cancelled job a new budget, on every host at once; offer a withdrawn one again.
 
         On any other job that waits it changes nothing.
@@ -233,12 +237,13 @@ class Queue:
             tx: The change.
             job_id: The job.
             actor: Who asks, "operator:NAME".
+            expected: Statuses of which the job must have one; empty expects nothing.
 
         Raises:
             NotFoundError: There is no such job.
-            ConflictError: A worker holds the job, or it is completed.
+            ConflictError: A worker holds the job, it is completed, or it has another status than expected.
         """
-        return self._operator.requeue(tx, job_id, actor)
+        return self._operator.requeue(tx, job_id, actor, expected)
 
     # ---- time
 
@@ -278,6 +283,14 @@ class Queue:
     def recent_failures(self, tx: Transaction, limit: int = 10) -> list[RecentFailure]:
         """Return the newest bad ends of jobs that are not completed since, newest first."""
         return self._jobs.recent_failures(tx, limit)
+
+    def stranded(self, tx: Transaction) -> int:
+        """Return how many pending jobs no known host can run; counting stops at 1,000."""
+        return self._waiting.stranded(tx)
+
+    def names(self) -> KnownNames:
+        """Return what the filters of lists can name."""
+        return self._workers.names()
 
     def why(self, tx: Transaction, job_id: str) -> Why:
         """Say for every known host whether it could run a job, and what would let it.

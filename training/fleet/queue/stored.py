@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from training.fleet.model.capability import Capability, Gpu
-from training.fleet.model.jobs import DatasetRef, Policy, Requirement, Trainer
+from training.fleet.model.jobs import DatasetRef, Headline, Policy, Requirement, Trainer
 from training.fleet.queue.in_force import InForce
 
 
@@ -52,6 +52,7 @@ def in_force_json(in_force: InForce) -> str:
             "actor": in_force.actor,
             "how": in_force.how,
             "instead_of": in_force.instead_of,
+            "headline": None if in_force.headline is None else asdict(in_force.headline),
         }
     )
 
@@ -62,8 +63,13 @@ def in_force_from(text: str) -> InForce:
     hosts = {host: _policy(policy) for host, policy in body.pop("hosts").items()}
     trainer = body.pop("trainer")
     datasets = {name: DatasetRef(**dataset) for name, dataset in body.pop("datasets").items()}
+    headline = body.pop("headline", None)  # a version before this one kept none
     return InForce(
-        hosts=hosts, trainer=replace(Trainer(**trainer), command=tuple(trainer["command"])), datasets=datasets, **body
+        headline=Headline(**headline) if headline else None,
+        hosts=hosts,
+        trainer=replace(Trainer(**trainer), command=tuple(trainer["command"])),
+        datasets=datasets,
+        **body,
     )
 
 

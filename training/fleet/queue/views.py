@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence, Set
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from training.fleet.database import Transaction
@@ -25,15 +25,19 @@ from training.fleet.database.queries import (
     JOBS_BY_STATUS,
     LOG,
     NEWEST_SEQ,
+    PARTS,
     RECENT_FAILURES,
     AttemptRow,
     EventRow,
     FailureRow,
     JobRow,
 )
+from training.fleet.model.artifact import ArtifactKey
 from training.fleet.model.errors import InvalidMessageError, NotFoundError
 from training.fleet.model.jobs import STATUSES
+from training.fleet.model.parts import media_type
 from training.fleet.queue.memory import Memory
+from training.fleet.queue.waiting import Waiting
 from training.fleet.wire.people import (
     MAX_PAGE,
     AttemptView,
@@ -42,11 +46,10 @@ from training.fleet.wire.people import (
     JobDetail,
     JobPage,
     JobView,
+    PartView,
     RecentFailure,
 )
 
-ARTIFACT_PATH: Final = "{model}_{mode}/{sha256}/bundle.tar.zst"
-"""Where an artifact lies below the store root."""
 MAX_SEQ: Final = 2**62
 WINDOW: Final = 2000
 """Jobs looked at in one step when filters may refuse most of them."""
@@ -59,6 +62,10 @@ WHOLE_CHARS: Final = 32768
 CUT_CHARS: Final = 120
 MAX_SPECS: Final = 100
 """Jobs on a page with their specifications, each of which may take 64 KiB."""
+HYPER_CHARS: Final = 2**20
+"""Characters of specifications whose hyper-parameters a page shows before it ends."""
+REASONS_S: Final = 0.02
+"""How long a page may take to show its jobs, seconds, before it ends: claims wait that long."""
 MAX_OWN_REQUIREMENTS: Final = 256
 MAX_OWN_REASONS: Final = 8
 _BAD_ENDS: Final = frozenset({"failed", "expired", "lost_claim"})
@@ -74,7 +81,9 @@ class Filters:
         mode: Only this mode.
         host: Only jobs that run or ran last on this host.
         id_prefix: Only ids that start with this; the page is ordered by id then.
-        with_spec: Not a choice of jobs: show each one's specification as well.
+        since: Only jobs that changed at this label or later.
+        until: Only jobs that changed before this label.
+        extras: Not a choice of jobs but what is shown of each as well: `spec`, `hyper`, `reason`.
         tag: Only jobs with this tag.
         name: Only jobs of this name, whatever else is asked: those that the manifest names, others where it names none.
         withdrawn: Withdrawn jobs as well; those whose id or name was asked for are shown anyway.
@@ -85,10 +94,23 @@ class Filters:
     mode: str | None = None
     host: str | None = None
     id_prefix: str = ""
-    with_spec: bool = False
     tag: str | None = None
     name: str | None = None
     withdrawn: bool = False
+    since: str | None = None
+    until: str | None = None
+    extras: Set[str] = frozenset()
+
+    @property
+    def rare(self) -> bool:
+        """True if most of the jobs may not match; statuses have an index and do not count."""
+        return any((self.model, self.mode, self.host, self.since, self.until, self.tag, not self.withdrawn))
+
+    def values(self) -> dict[str, Any]:
+        """Return what the statements of lists take."""
+        given = {key: getattr(self, key) for key in ("model", "mode", "host", "tag", "since", "until")}
+        # An id that was asked for is shown whatever became of its job.
+        return {**given, "withdrawn": int(self.withdrawn or bool(self.id_prefix))}
 
 
 class JobViews:
@@ -98,6 +120,7 @@ class JobViews:
         self._clock = memory.clock
         self._hosts = memory.hosts
         self._leases = memory.leases
+        self._waiting = Waiting(memory)
 
     def jobs(
         self, tx: Transaction, filters: Filters | None = None, cursor: str | None = None, limit: int = 100
@@ -114,7 +137,7 @@ class JobViews:
             InvalidMessageError: The cursor is not one of this list.
         """
         wanted = filters or Filters()
-        limit = max(1, min(limit, MAX_SPECS if wanted.with_spec else MAX_PAGE))
+        limit = max(1, min(limit, MAX_SPECS if "spec" in wanted.extras else MAX_PAGE))
         if wanted.name is not None:
             return self._page_of_name(tx, wanted, limit)
         # An index in the order of ids exists; a list in the order of jobs would have to look at all of them.
@@ -126,7 +149,7 @@ class JobViews:
         rows = tx.all(JOBS_BY_NAME, name=filters.name, limit=limit)
         # A job that was edited leaves its name behind on the one before; the name means the one that counts.
         shown = [row for row in rows if row.named] or rows
-        return JobPage([self._view(row, with_spec=filters.with_spec) for row in shown])
+        return self._page(self._shown(shown, filters), None)
 
     def _page_by_id(self, tx: Transaction, filters: Filters, cursor: str | None, limit: int) -> JobPage:
         rows = tx.all(
@@ -135,24 +158,18 @@ class JobViews:
             low=filters.id_prefix,
             high=filters.id_prefix + "g",
             statuses=json.dumps(sorted(filters.statuses)) if filters.statuses else None,
-            model=filters.model,
-            mode=filters.mode,
-            host=filters.host,
-            tag=filters.tag,
-            withdrawn=1,
+            **filters.values(),
             limit=limit + 1,
         )
-        shown = rows[:limit]
-        views = [self._view(row, with_spec=filters.with_spec) for row in shown]
-        return JobPage(views, f"i{shown[-1].id}" if len(rows) > limit else None)
+        views = self._shown(rows[:limit], filters)
+        return self._page(views, f"i{views[-1].id}" if len(rows) > len(views) else None)
 
     def _page_by_seq(self, tx: Transaction, filters: Filters, cursor: str | None, limit: int) -> JobPage:
         after = int(_after(cursor, "s", "0"))
         newest = tx.one(NEWEST_SEQ)
         end = (newest.number if newest else None) or 0
         # A rare filter could make the database look at every job, and claims wait meanwhile.
-        rare = filters.model or filters.mode or filters.host or filters.tag or not filters.withdrawn
-        step = WINDOW if rare else MAX_SEQ
+        step = WINDOW if filters.rare else MAX_SEQ
         rows: list[JobRow] = []
         until = self._clock.now() + SCAN_S
         # One row more than asked for tells whether there is a next page without counting the rest.
@@ -162,20 +179,35 @@ class JobViews:
             after = upto
             if self._clock.now() > until:
                 break
-        views = [self._view(row, with_spec=filters.with_spec) for row in rows[:limit]]
-        if len(rows) > limit:
-            return JobPage(views, f"s{rows[limit - 1].seq}")
-        return JobPage(views, f"s{after}" if after < end else None)
+        views = self._shown(rows[:limit], filters)
+        if len(rows) > len(views):
+            return self._page(views, f"s{rows[len(views) - 1].seq}")
+        return self._page(views, f"s{after}" if after < end else None)
+
+    def _page(self, views: list[JobView], following: str | None) -> JobPage:
+        return JobPage(views, following, self._hosts.in_force.headline)
+
+    def _shown(self, rows: Sequence[JobRow], filters: Filters) -> list[JobView]:
+        """Return the first of these jobs as people see them: at least one, and as many as a page has time and room for.
+
+        Reasons take time where many unlike jobs meet many hosts, and hyper-parameters may take 64 KiB a job.
+        """
+        views: list[JobView] = []
+        until, left = self._clock.now() + REASONS_S, HYPER_CHARS
+        reasons = self._waiting.reasons() if "reason" in filters.extras else None
+        for row in rows:
+            left -= len(row.spec) if "hyper" in filters.extras else 0
+            if views and (left < 0 or self._clock.now() > until):
+                break
+            view = self._view(row, filters.extras)
+            views.append(view if reasons is None else replace(view, reason=reasons.of(row)))
+        return views
 
     def _window(self, tx: Transaction, filters: Filters, after: int, upto: int, limit: int) -> list[JobRow]:
         values = {
             "after": after,
             "upto": upto,
-            "model": filters.model,
-            "mode": filters.mode,
-            "host": filters.host,
-            "tag": filters.tag,
-            "withdrawn": int(filters.withdrawn),
+            **filters.values(),
             "limit": limit,
         }
         # All statuses are no filter, and one statement is cheaper than six.
@@ -206,12 +238,18 @@ class JobViews:
             log_tail=log.tail if log else "",
             attempts_total=length.attempts,
             events_total=length.events,
+            parts=self._parts(tx, row),
         )
 
     def withdrawn(self, tx: Transaction) -> int:
         """Return how many pending jobs nobody is offered, because the manifest no longer names them."""
         row = tx.one(COUNT_WITHDRAWN)
         return 0 if row is None else row.jobs
+
+    @staticmethod
+    def _parts(tx: Transaction, row: JobRow) -> list[PartView]:
+        found = tx.all(PARTS, sha256=row.artifact, model=row.model, mode=row.mode) if row.artifact else []
+        return [PartView(*part, type=media_type(part.name)) for part in found]
 
     def recent_failures(self, tx: Transaction, limit: int = 10) -> list[RecentFailure]:
         """Return the newest bad ends of jobs that are not completed since, newest first."""
@@ -229,7 +267,7 @@ class JobViews:
         limits = {key: getattr(row, key) for key in ("priority", "timeout_s", "max_attempts")}
         return {**requirement, "allowed_hosts": list(requirement["allowed_hosts"]), **limits}
 
-    def _view(self, row: JobRow, *, with_spec: bool = False) -> JobView:
+    def _view(self, row: JobRow, extras: Set[str] = frozenset()) -> JobView:
         spec = json.loads(row.spec)
         live = self._leases.get(row.lease_id)
         artifact = row.artifact
@@ -254,10 +292,11 @@ class JobViews:
             progress=None if live is None else live.progress,
             failure=_failure(row),
             artifact=artifact,
-            artifact_path=artifact and ARTIFACT_PATH.format(model=row.model, mode=row.mode, sha256=artifact),
+            artifact_path=artifact and ArtifactKey(artifact, row.model, row.mode).shown_path,
             metrics=json.loads(row.metrics),
             duration_s=row.duration_s,
-            spec=spec if with_spec else None,
+            spec=spec if "spec" in extras else None,
+            hyper=spec["hyper"] if "hyper" in extras else None,
             withdrawn=bool(row.withdrawn) and row.status == "pending",
             name=row.name,
             tags=json.loads(row.tags),

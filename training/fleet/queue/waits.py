@@ -70,6 +70,10 @@ class Waits:
         """Return the jobs whose back-off is over."""
         return [seq for seq, ready_at in self._delayed.items() if ready_at <= now]
 
+    def delay_left_s(self, seq: int) -> float:
+        """Return for how many seconds yet a job waits after a failure, 0 for one that does not."""
+        return max(0.0, self._delayed.get(seq, 0.0) - self._clock())
+
     # ---- hosts
 
     def keep_apart(self, tx: Transaction, worker: str, seq: int, first_s: float, since: float) -> None:

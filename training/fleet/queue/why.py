@@ -71,7 +71,7 @@ class Reasons:
             return f"it waits for a free slot on {_names([host for host in able if host not in kept])}"
         return (
             f"{_names(able)} gave back or could not run this job, or one after the other (`cis490-jobs show` and "
-            f"`cis490-jobs workers` say why); the next try is due in {math.ceil(min(kept.values()))} s"
+            f"`cis490-jobs hosts` say why); the next try is due in {math.ceil(min(kept.values()))} s"
         )
 
     def _rejected(self, tx: Transaction, row: JobRow) -> str:

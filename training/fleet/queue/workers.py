@@ -13,6 +13,7 @@ from training.fleet.database.queries import CLAIMABLE
 from training.fleet.model import placement
 from training.fleet.queue.in_force import DEFAULT_HOST
 from training.fleet.queue.memory import Memory
+from training.fleet.wire.names import KnownNames
 from training.fleet.wire.people import MAX_PAGE, WorkerPage, WorkerView
 from training.fleet.wire.worker import OwnView
 
@@ -52,8 +53,8 @@ class WorkerViews:
         return {name: max(0.0, now - heard[name]) for name in ordered[:limit]}
 
     def counts(self) -> dict[str, int]:
-        """Return the number of hosts by state: working, idle, away. Safe from any thread."""
-        found = {"working": 0, "idle": 0, "away": 0}
+        """Return the number of hosts by state: working, idle, away, refused. Safe from any thread."""
+        found = {"working": 0, "idle": 0, "away": 0, "refused": 0}
         holders = self._leases.holders()
         for name in self._hosts.names():
             found[self._worker_state(name, name in holders)] += 1
@@ -62,8 +63,20 @@ class WorkerViews:
     def _worker_state(self, name: str, holds: bool) -> str:
         if holds:
             return "working"
+        if self._hosts.policy(name) is None:
+            return "refused"
         known = self._hosts.known(name)
         return "away" if known is None or self._hosts.away(known) else "idle"
+
+    def names(self) -> KnownNames:
+        """Return what the filters of lists can name; on the writer thread, where no requirement goes meanwhile."""
+        wanted = [self._hosts.requirement(number) for number in self._hosts.requirement_ids()]
+        datasets = {one.dataset.name for one in wanted if one.dataset is not None}
+        return KnownNames(
+            hosts=sorted({*self._hosts.names(), *(one.worker for one in self._registry)}),
+            models=sorted({one.model for one in wanted}),
+            datasets=sorted(datasets),
+        )
 
     def _worker(self, name: str) -> WorkerView:
         known, policy = self._hosts.known(name), self._hosts.policy(name)
@@ -84,6 +97,7 @@ class WorkerViews:
             drift=drift,
             identity="none" if enrolled is None else enrolled.state,
             alerts=self._alerts(name),
+            slots=None if known is None else known.slots,
         )
 
     def _alerts(self, name: str) -> list[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from training.fleet import settings
+from training.fleet.blobs import open_blobs
 from training.fleet.maintenance.artifacts import CheckOptions, Places
 from training.fleet.maintenance.fsck import fsck
 from training.fleet.maintenance.report import Report
@@ -131,7 +132,7 @@ def _chosen(given: dict[str, object]) -> Settings:
 
 
 def _places(chosen: Settings) -> Places:
-    return Places(chosen["store_root"], chosen["incoming_root"], chosen["index_path"])
+    return Places(open_blobs(chosen["store_root"], chosen["incoming_root"]), chosen["index_path"])
 
 
 def _lines(report: Report) -> list[str]:

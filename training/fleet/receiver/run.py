@@ -14,7 +14,7 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -34,14 +34,14 @@ from training.fleet.api.metrics import Meters
 from training.fleet.api.parking import Lot
 from training.fleet.auth import Credentials, Logins, Sessions, is_loopback
 from training.fleet.auth.sessions import SILENT_S
-from training.fleet.blobs.folder import Folder
+from training.fleet.blobs import Blobs, open_blobs
 from training.fleet.database import Database, open_database
 from training.fleet.files import make_folder
-from training.fleet.locks import file_held, folders_held
+from training.fleet.locks import file_held
 from training.fleet.maintenance.artifacts import Places
 from training.fleet.model.errors import EX_FAILURE, ConfigurationError, FleetError, passing
 from training.fleet.model.jobs import Terms
-from training.fleet.queue import Queue
+from training.fleet.queue import Queue, StoredRows
 from training.fleet.receiver import options
 from training.fleet.receiver.connections import guarded
 from training.fleet.receiver.reloading import ReloadFile, state_file
@@ -49,7 +49,7 @@ from training.fleet.receiver.server import KEEP_ALIVE_S, Server, connection_limi
 from training.fleet.service import Service
 from training.fleet.settings import Settings
 from training.fleet.single_file import own_single_file
-from training.fleet.store import Store, index_row
+from training.fleet.store import Index, Intake, PartIntake, Store, index_lines
 from training.fleet.tls import serving
 from training.fleet.tls.serving import Tls
 from training.fleet.wire.people import Reload
@@ -60,7 +60,6 @@ CERTIFICATE_S: Final = 60.0
 """Seconds between two looks at the certificate's files."""
 HEADER_BYTES: Final = 16384
 GC_ALLOCATIONS: Final = 20_000
-INDEX_PAGE: Final = 5000
 SILENT_BEATS: Final = 3
 """Heartbeats that a machine must have left out before another one may use its identity."""
 CERTIFICATES: Final = {"receiver": "tls_certificate", "authority": "tls_ca"}
@@ -142,9 +141,9 @@ def _open_database(path: Path, copies: Path) -> Database:
 
 def _hold_store(stack: contextlib.AsyncExitStack, settings: Settings) -> None:
     """Keep every other receiver, `fsck` and `restore` out of the store, whatever database they have."""
-    folders = settings["store_root"], settings["incoming_root"]
-    Folder(*folders).make()
-    stack.enter_context(folders_held(*folders))
+    blobs = open_blobs(settings["store_root"], settings["incoming_root"])
+    blobs.make()
+    stack.enter_context(blobs.held())
 
 
 async def start_fleet(
@@ -169,14 +168,10 @@ async def start_fleet(
     queue = Queue(terms=_terms(settings))
     queue.on_ended(meters.count_ending)
     await bridge.run(queue.start)
-    store = Store(
-        settings["store_root"],
-        settings["incoming_root"],
-        settings["index_path"],
-        settings["max_artifact_bytes"],
-        settings["floor_bytes"],
-    )
-    await asyncio.to_thread(_open_store, store, database, queue)
+    blobs = open_blobs(settings["store_root"], settings["incoming_root"], settings["floor_bytes"])
+    store, index = Store(blobs, settings["max_artifact_bytes"]), Index(settings["index_path"])
+    rows = StoredRows(database, queue.artifacts)
+    await asyncio.to_thread(_open_store, blobs, index, rows)
     loader = Loader(
         database,
         queue,
@@ -191,10 +186,12 @@ async def start_fleet(
     return Fleet(
         queue=queue,
         store=store,
+        intake=Intake(store, rows, index),
+        part_intake=PartIntake(store, rows),
         loader=loader,
         bridge=bridge,
         lot=lot,
-        keeper=_keeper(settings, database),
+        keeper=_keeper(settings, database, blobs),
         access=Access(replace(credentials, registry=queue.identities.registry), reread),
         sessions=_sessions(queue),
         disks=_disks(settings),
@@ -219,8 +216,8 @@ def _silent_s(terms: Terms) -> float:
     return min(terms.lease_s, max(SILENT_S, SILENT_BEATS * terms.heartbeat_s))
 
 
-def _keeper(settings: Settings, database: Database) -> Keeper:
-    places = Places(settings["store_root"], settings["incoming_root"], settings["index_path"])
+def _keeper(settings: Settings, database: Database, blobs: Blobs) -> Keeper:
+    places = Places(blobs, settings["index_path"])
     db: Path = settings["db"]
     copy = db.with_name(f"{db.name}.fsck")
     with contextlib.suppress(OSError):  # the next check removes it, or says why it cannot
@@ -243,12 +240,10 @@ def _terms(settings: Settings) -> Terms:
     return Terms(**{name: settings[name] for name in names})
 
 
-def _open_store(store: Store, database: Database, queue: Queue) -> None:
-    store.open()
-    removed = store.sweep_incoming()
-    if removed:
-        _log.info("leftovers of uploads removed", extra={"data": {"files": removed}})
-    if store.rebuild_index(_artifact_rows(database, queue)):
+def _open_store(blobs: Blobs, index: Index, rows: StoredRows) -> None:
+    blobs.prepare()
+    index.open()
+    if index.rebuild(index_lines(rows)):
         _log.warning("the index was not what the database says and was written again")
 
 
@@ -293,17 +288,6 @@ def make_server(
     fleet.lot.most = max(1, limit // 2)  # the other half is for everything else that this address asks
     config.http_protocol_class = knowing_clients(guarded(config.http_protocol_class, limit))
     return Server(config)
-
-
-def _artifact_rows(database: Database, queue: Queue) -> Iterator[dict[str, object]]:
-    """Yield what the index says of each artifact, page by page."""
-    after = 0
-    while True:
-        page = database.submit(functools.partial(queue.artifacts.page, after=after, limit=INDEX_PAGE)).result()
-        if not page:
-            return
-        yield from (index_row(row._asdict()) for row in page)
-        after = page[-1].seq
 
 
 async def _serve(

@@ -24,6 +24,10 @@ _RENEW: Final = "cis490-trainer-receiver init --renew"
 _ADVICE: Final = "check this clock, or enrol this host again"
 
 
+PROBE_S: Final = 2.0
+"""How long a port is asked whether it speaks TLS, seconds."""
+
+
 class CutReason(NamedTuple):
     """Why a connection failed, for people.
 
@@ -134,6 +138,23 @@ def certificate_files(certificate: Path | None, key: Path | None) -> tuple[Path,
     return certificate.expanduser(), (key or certificate).expanduser()
 
 
+def speaks_tls(host: str, port: int) -> bool:
+    """Return True if a port answers TLS; looked at only after plain HTTP got no answer there."""
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # Nothing is sent and nothing is believed: this only finds out which protocol the address should have named.
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with socket.create_connection((host, port), PROBE_S) as plain, context.wrap_socket(plain, server_hostname=host):
+            return True
+    except ssl.SSLError as cause:
+        # A server that wants a certificate, or another version, has answered in TLS all the same.
+        return "alert" in str(cause.reason or "").lower()
+    except OSError:
+        return False
+
+
 def of_tls(cause: BaseException) -> bool:
     """Return whether it was TLS that failed, not the network."""
     return type(cause).__module__ == "ssl"  # without loading it where only plain HTTP is spoken
@@ -169,7 +190,7 @@ def _unaccepted(cause: BaseException) -> CutReason:
         )
     return CutReason(
         f"its certificate is not accepted: {said}",
-        "check that the authorities' file (ca_file) is that of this receiver",
+        "set CIS490_CA_FILE (ca_file) to the ca.pem of that receiver, copied from there",
     )
 
 

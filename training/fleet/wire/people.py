@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 
 from training.fleet.model.capability import Capability
-from training.fleet.model.jobs import Status
+from training.fleet.model.jobs import Headline, Status
 from training.fleet.wire.limits import Hex64, Limit
 from training.fleet.wire.manifests import TableChange
 from training.fleet.wire.worker import Progress
@@ -102,9 +102,11 @@ class JobView:
         metrics: Headline figures, empty until completed.
         duration_s: Seconds the trainer ran, None until completed.
         spec: Identity document, None unless it was asked for.
-        withdrawn: True for a pending job that nobody is offered, because the manifest no longer names it.
-        name: The name the manifest gives it, None without one.
-        tags: The tags the manifest gives it.
+        hyper: Hyper-parameters as the manifest gives them, None unless they were asked for.
+        reason: Why a pending job waits, in a few words; empty for others and unless it was asked for.
+        name: Label that the manifest gives it, None without one.
+        tags: Labels that it shares with others.
+        withdrawn: True while the manifest in force no longer names a pending job; it is not offered then.
     """
 
     id: str
@@ -131,17 +133,26 @@ class JobView:
     metrics: dict[str, float | int | str | bool | None] = field(default_factory=dict)
     duration_s: float | None = None
     spec: dict[str, Any] | None = None
-    withdrawn: bool = False
+    hyper: dict[str, Any] | None = None
+    reason: str = ""
     name: str | None = None
     tags: list[str] = field(default_factory=list)
+    withdrawn: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class JobPage:
-    """`GET /v1/jobs`: one page. `next` is the cursor of the following page, None at the end."""
+    """`GET /v1/jobs`: one page.
+
+    Attributes:
+        jobs: The jobs.
+        next: The cursor of the following page, None at the end.
+        headline: The figure by which results are compared, None when the trainer declares none.
+    """
 
     jobs: list[JobView]
     next: str | None = None
+    headline: Headline | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +206,23 @@ class EventView:
 
 
 @dataclass(frozen=True, slots=True)
+class PartView:
+    """One small file beside a job's artifact, at `GET /v1/model/{sha256}/file/{file}`.
+
+    Attributes:
+        name: Its name, such as `model_card.md`.
+        size_bytes: Its length.
+        sha256: SHA-256 of its bytes, hex.
+        type: Its media type.
+    """
+
+    name: str
+    size_bytes: int
+    sha256: str
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
 class JobDetail:
     """`GET /v1/job/{id}`: everything about one job.
 
@@ -207,6 +235,7 @@ class JobDetail:
         log_tail: End of the log of the newest failed attempt, empty without one.
         attempts_total: How many attempts the job has had.
         events_total: How many events it has had; `GET /v1/events` shows all of them.
+        parts: Card, figures and metrics beside the artifact, by name; empty until completed, and without any.
     """
 
     job: JobView
@@ -217,6 +246,7 @@ class JobDetail:
     log_tail: str
     attempts_total: int = 0
     events_total: int = 0
+    parts: list[PartView] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +255,7 @@ class WorkerView:
 
     Attributes:
         name: Host name.
-        state: `working`, `idle` or `away` (nothing heard for a lease term).
+        state: `working`, `idle`, `away` (nothing heard for a lease term), or `refused` (not admitted).
         last_seen_s: Seconds since it was last heard, None when not since the receiver started.
         jobs: Ids of the jobs it holds.
         capability: As last reported, None for a host that the manifest names and that never called.
@@ -236,6 +266,8 @@ class WorkerView:
         identity: `none`, `enrolled`, `rotating` or `revoked`.
         alerts: What an operator should look into now, such as a second machine with its identity, or that it gets no
             job for a while because it gave too many back; for people.
+        slots: How many jobs the worker runs at once by its own settings, None when it did not say since the receiver
+            started; the manifest's own number is in `policy`.
     """
 
     name: str
@@ -247,6 +279,7 @@ class WorkerView:
     drift: list[str]
     identity: str = "none"
     alerts: list[str] = field(default_factory=list)
+    slots: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +304,8 @@ class FleetEvent:
         from_status: Of the job, None without one.
         to_status: Of the job, None without one.
         why: For people.
+        model: Of the job, None without one.
+        mode: Of the job, None without one.
     """
 
     id: int
@@ -282,6 +317,8 @@ class FleetEvent:
     from_status: str | None
     to_status: str | None
     why: str
+    model: str | None = None
+    mode: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,6 +368,7 @@ class Health:
         failures: The newest failures of jobs that are not completed since, at most ten, newest first.
         problems: What is wrong now, for people.
         withdrawn: Pending jobs that nobody is offered, because the manifest no longer names them.
+        stranded: Pending jobs that no known host can run; counting stops at 1,000.
     """
 
     status: str
@@ -343,6 +381,7 @@ class Health:
     failures: list[RecentFailure]
     problems: list[str]
     withdrawn: int = 0
+    stranded: int = 0
 
 
 @dataclass(frozen=True, slots=True)

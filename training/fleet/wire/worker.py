@@ -43,12 +43,14 @@ class Claim:
         worker: Name of the host.
         capability: What the host can do now.
         held_leases: Leases the worker holds; a worker asks for one job at a time, so this list is complete.
+        slots: How many jobs the worker runs at once, for people; None from one that does not say.
     """
 
     claim_id: Token
     worker: HostName
     capability: Capability
     held_leases: LeaseIds = field(default_factory=list)
+    slots: Annotated[int, Limit(ge=0)] | None = None
 
 
 @dataclass(frozen=True, slots=True)

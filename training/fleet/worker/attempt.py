@@ -42,6 +42,7 @@ from training.fleet.worker.files import delete_tree
 from training.fleet.worker.folder import RunFolder, RunState
 from training.fleet.worker.journal import Journal
 from training.fleet.worker.log import Log, plain
+from training.fleet.worker.parts import bring_parts
 from training.fleet.worker.process.ending import TrainerEnding, read_ending
 from training.fleet.worker.process.local import launch, running_s, sweep, take_over
 from training.fleet.worker.process.training import Training
@@ -448,6 +449,7 @@ class Attempt:
         if not self._lost:
             bundle = self._folder.bundle
             self._client.upload(lease.lease_id, state.artifact, bundle, deadline_s=deadline_s, retry_full=True)
+            bring_parts(self._client, lease.lease_id, state.artifact, self._folder.artifact, self._note)
         message = Complete(
             lease.lease_id, state.artifact, state.metrics, state.content_digest or None, state.duration_s
         )

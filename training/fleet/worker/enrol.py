@@ -45,6 +45,10 @@ CODE: Final = "CIS490_INVITE"
 """The variable that may hold the one-time code."""
 PATIENCE_S: Final = 10.0
 """How long a receiver that does not answer is asked again."""
+CODE_CHARS: Final = 32
+"""Characters of the codes that receivers make."""
+CODE_FORM: Final = re.compile(r"[0-9A-Za-z_-]{22,64}")
+"""What receivers take for a code."""
 _KEY: Final = re.compile(r"[0-9A-Za-z_-]{32,128}")
 
 
@@ -223,6 +227,14 @@ def _code(order: EnrolOrder, environ: Mapping[str, str], stdin: TextIO) -> str:
             f"this host has no secret that {order.receiver} takes for {order.host}, and no code came to get one",
             f"have an operator run `cis490-jobs invite {order.host}` and give the code on the standard input or in "
             f"${CODE}",
+        )
+    # Looked at here, because the receiver can only say that it is no code; its length never says what it is.
+    if not CODE_FORM.fullmatch(given):
+        odd = "" if re.fullmatch("[0-9A-Za-z_-]*", given) else ", some of which no code has"
+        raise AuthenticationError(
+            f"the one-time code has {len(given)} characters{odd}",
+            "copy it whole",
+            expected=f"{CODE_CHARS} of letters, digits, - and _",
         )
     return given
 

@@ -193,7 +193,7 @@ class Worker:
             self._clean(keep_s=0.0)
             self._stop.wait(REFUSED_S)
             return None
-        message = Claim(self._claim_id, capability.hostname, capability, self._leases())
+        message = Claim(self._claim_id, capability.hostname, capability, self._leases(), slots=self._options.slots)
         asked_s = time.monotonic()
         try:
             lease, retry_after_s = self._claims.claim(message, wait_s=wait_s)

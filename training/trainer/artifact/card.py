@@ -76,16 +76,27 @@ def model_card(facts: Facts) -> str:
         [title],
         _warning(facts),
         _about(facts),
-        _numbers(facts),
+        _numbers(facts.document),
         _figures(facts),
-        _hosts(facts),
-        _incidents(facts),
+        _hosts(facts.document),
+        _incidents(facts.document, facts.dataset),
         _calibration(facts),
         _use(facts),
         _hypers(facts),
         _limits(facts),
     ]
     return "\n\n".join("\n".join(lines) for lines in sections if lines) + "\n"
+
+
+def result_tables(document: Mapping[str, Any], dataset: Dataset) -> str:
+    """Return the card's numbers, hosts and incidents as Markdown, for a model that is judged on other data.
+
+    Args:
+        document: What `evaluation.evaluated` returned, and its "headline".
+        dataset: The declaration of the data.
+    """
+    sections = [_numbers(document), _hosts(document), _incidents(document, dataset)]
+    return "\n\n".join("\n".join(lines) for lines in sections) + "\n"
 
 
 def cell(text: object) -> str:
@@ -132,17 +143,17 @@ def _kept_line(folds: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _numbers(facts: Facts) -> list[str]:
-    pooled, intervals = facts.document["pooled"], facts.document["intervals"]
+def _numbers(document: Mapping[str, Any]) -> list[str]:
+    pooled, intervals = document["pooled"], document["intervals"]
     part = pooled["anomalous"] / pooled["windows"]
     known = {"chance": f"{part:.4f}", "constant": f"{part * (1 - part):.4f}"}
     rows = [
         (_HEADLINES[key][0], shown(value), _interval(intervals.get(key)), _HEADLINES[key][1].format(**known))
-        for key, value in facts.document["headline"].items()
+        for key, value in document["headline"].items()
     ]
     lines = ["## Numbers", "", *_table(("measure", "value", "95 % interval", "how to read it"), rows), ""]
     lines.append("AUROC and AUPRC judge how the scores rank the windows, whatever the threshold; F1 judges the alarms.")
-    count = facts.document["host_mean"]["hosts"]
+    count = document["host_mean"]["hosts"]
     lines.append(f"Means over hosts count the {count} hosts with both classes among their tested windows.")
     if intervals["auprc_host_mean"] is None:
         return [*lines, "There is no interval with fewer than three such hosts."]
@@ -155,8 +166,8 @@ def _figures(facts: Facts) -> list[str]:
     return ["## Figures", "", "\n\n".join(f"![{_FIGURES[name]}]({name})" for name in facts.figures)]
 
 
-def _hosts(facts: Facts) -> list[str]:
-    hosts, incidents = facts.document["hosts"], facts.document["incident_summary"]["hosts"]
+def _hosts(document: Mapping[str, Any]) -> list[str]:
+    hosts, incidents = document["hosts"], document["incident_summary"]["hosts"]
     rows = [
         (
             cell(name),
@@ -169,13 +180,13 @@ def _hosts(facts: Facts) -> list[str]:
     return ["## Per host", "", *_table(_HOST_COLUMNS, rows), *_more(len(hosts) - len(rows), "hosts")]
 
 
-def _incidents(facts: Facts) -> list[str]:
-    summary = facts.document["incident_summary"]
+def _incidents(document: Mapping[str, Any], dataset: Dataset) -> list[str]:
+    summary = document["incident_summary"]
     lines = ["## Incidents", "", "An incident is an unbroken stretch of anomalous rows of one host."]
     if not summary["count"]:
         return [*lines, "None was tested."]
     lines.append(f"Found: {summary['found']:,} of {summary['count']:,}. Missed: {summary['missed']:,}.")
-    lines.append(_price(facts.document["pooled"]))
+    lines.append(_price(document["pooled"]))
     delay = summary["median_delay_rows"]
     if delay is not None:
         lines.append(
@@ -183,7 +194,7 @@ def _incidents(facts: Facts) -> list[str]:
         )
     if summary["cut"]:
         lines.append(f"{summary['cut']:,} began in rows that were not tested (cut); their delay is not counted.")
-    return lines + _missed(facts)
+    return lines + _missed(document, dataset)
 
 
 def _price(pooled: Mapping[str, Any]) -> str:
@@ -193,9 +204,9 @@ def _price(pooled: Mapping[str, Any]) -> str:
     return f"The price is false alarms: {count:,}{part}."
 
 
-def _missed(facts: Facts) -> list[str]:
-    summary = facts.document["incident_summary"]
-    missed = sorted((i for i in facts.document["incidents"] if not i["found"]), key=lambda item: -item["rows"])
+def _missed(document: Mapping[str, Any], dataset: Dataset) -> list[str]:
+    summary = document["incident_summary"]
+    missed = sorted((i for i in document["incidents"] if not i["found"]), key=lambda item: -item["rows"])
     if not missed:
         return []
     rows = [
@@ -207,7 +218,7 @@ def _missed(facts: Facts) -> list[str]:
         )
         for item in missed[:MAX_MISSED]
     ]
-    unit = facts.dataset.units.get(facts.dataset.roles.time or "", "as in the data")
+    unit = dataset.units.get(dataset.roles.time or "", "as in the data")
     lines = ["", f"### Missed, longest first (time: {cell(unit)})", ""]
     if summary["count"] > summary["listed"]:
         lines += [f"Only the first {summary['listed']:,} are listed; longer ones may be among the others.", ""]

@@ -50,7 +50,7 @@ def write_artifact(out: Path, job: Job, dataset: Dataset, digest: str, outcome: 
     figures = _drawn(document, outcome.predictions)
     facts = Facts(job, dataset, document, outcome.threshold, list(figures))
     files = outcome.model.save(partial)
-    write_json(partial / "model.json", model_description(job, dataset, outcome, files))
+    write_json(partial / "model.json", model_description(job, dataset, digest, outcome, files))
     write_json(partial / "metrics.json", document)
     write_json(partial / "provenance.json", provenance(job, digest, outcome))
     write_whole(partial / "model_card.md", model_card(facts).encode())
@@ -70,8 +70,8 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
     write_whole(path, (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
-def model_description(job: Job, dataset: Dataset, outcome: Outcome, files: list[str]) -> dict[str, Any]:
-    """Return what is needed to score new telemetry with the model."""
+def model_description(job: Job, dataset: Dataset, digest: str, outcome: Outcome, files: list[str]) -> dict[str, Any]:
+    """Return what is needed to score new telemetry with the model, and to judge the alarms."""
     return {
         "v": FORMAT_VERSION,
         "model": job.model,
@@ -85,6 +85,8 @@ def model_description(job: Job, dataset: Dataset, outcome: Outcome, files: list[
         "history": bool(job.hyper["history"]),
         "features": list(outcome.feature_names),
         "threshold": outcome.threshold,
+        "validation_alarm_rate": outcome.validation_alarm_rate,
+        "dataset_digest": digest,
     }
 
 

@@ -37,6 +37,8 @@ CLOCK_PER_CPU: Final = 10
 """Seconds on the clock for one of CPU time: a machine that others keep busy gives a process a tenth of itself."""
 EXIT_INTERRUPTED: Final = 130
 """Ctrl-C: 128 and the number of SIGINT, as shells report it."""
+EXIT_CLOSED: Final = 141
+"""The standard output was closed before all was written, as by `head`: 128 and the number of SIGPIPE."""
 
 _OUTSIDE: Final = ("SIGHUP", "SIGINT", "SIGKILL", "SIGTERM")
 """Signals that a process does not bring on itself."""
@@ -109,7 +111,7 @@ def ending(status: int, errors: bytes, name: str, bundle: str) -> tuple[int, str
         return _endless(bundle)
     if own or not status:
         return status, own[-1] if own else ""
-    if status in (2, 141):
+    if status in (2, EXIT_CLOSED):
         return status, ""
     return status, f"ended with status {status} and without a reason: {lines[-1] if lines else 'no message'}"
 
@@ -156,6 +158,13 @@ def _unwound_by_signals() -> Iterator[None]:
 
 def _leave(number: int, _: object) -> None:
     raise SystemExit(128 + number)
+
+
+def closed() -> int:
+    """Return the exit status where the reader of the standard output has stopped."""
+    # Without this Python would complain when it flushes at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_CLOSED
 
 
 def confine() -> None:

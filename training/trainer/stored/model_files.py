@@ -48,6 +48,10 @@ class Description:
     """Column of text to its known values; bundles written before text columns existed have none."""
     mode: str = ""
     """What the model was allowed to see in training: "realistic" or "oracle"; for the record."""
+    validation_alarm_rate: float | None = None
+    """Part of the validation windows that raised an alarm, 0 to 1; None in bundles of older trainers."""
+    dataset_digest: str = ""
+    """Digest of the dataset that it was trained on; empty in bundles of older trainers."""
     model_bytes: int = 0
     """Size of the model's files; the time that loading and scoring may take grows with it."""
 
@@ -74,6 +78,12 @@ def unpacked(bundle: Path, folder: Path) -> Description:
     return replace(_description(folder / DESCRIPTION, bundle.name), model_bytes=size_bytes)
 
 
+def foreign(name: str, trainer: str = "") -> SpecError:
+    """Return the fault of a bundle that another trainer made, named where the caller knows it."""
+    made = f"was made by the trainer {trainer}" if trainer else f"holds no {DESCRIPTION}, so another trainer made it"
+    return SpecError(f"{name} {made}; its own program scores with it")
+
+
 def _copy_folder(source: Path, folder: Path) -> None:
     for name in sorted(_MODEL_FILES):
         path = source / name
@@ -96,7 +106,7 @@ def _description(path: Path, name: str) -> Description:
             raise SpecError(f"{name}: {DESCRIPTION} is larger than {MAX_DESCRIPTION_BYTES >> 20} MiB")
         found = parsed(path.read_bytes())
     except FileNotFoundError as fault:
-        raise SpecError(f"{name} holds no {DESCRIPTION}, so another trainer made it; use that one's program") from fault
+        raise foreign(name) from fault
     except ValueError as fault:
         raise SpecError(f"{name}: {DESCRIPTION} is not JSON: {fault}") from fault
     faults = list(_faults(found))
@@ -112,6 +122,8 @@ def _description(path: Path, name: str) -> Description:
         threshold=float(found["threshold"]),
         categories={column: tuple(values) for column, values in found.get("categories", {}).items()},
         mode=str(found.get("mode", "")),
+        validation_alarm_rate=found.get("validation_alarm_rate"),
+        dataset_digest=found.get("dataset_digest", ""),
     )
 
 
@@ -130,6 +142,16 @@ def _faults(found: Any) -> Iterator[str]:
     }
     for key, holds in rules.items():
         if key not in found or not holds(found[key]):
+            yield f"{key}: found {repr(found.get(key))[:80]}"
+    later: dict[str, tuple[Any, Callable[[Any], bool]]] = {
+        "validation_alarm_rate": (
+            None,
+            lambda value: value is None or (type(value) in (int, float) and 0 <= value <= 1),
+        ),
+        "dataset_digest": ("", lambda value: isinstance(value, str)),
+    }
+    for key, (default, holds) in later.items():
+        if not holds(found.get(key, default)):
             yield f"{key}: found {repr(found.get(key))[:80]}"
     columns = found.get("columns")
     if isinstance(columns, list) and not all(isinstance(name, str) for name in columns):

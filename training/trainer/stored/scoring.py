@@ -12,11 +12,13 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
@@ -28,6 +30,7 @@ from training.trainer.files import partial_of
 from training.trainer.hyper import MODELS, missing_libraries
 from training.trainer.models import Fitted, InputShape, model_module
 from training.trainer.stored.child import limited
+from training.trainer.stored.explaining import column_weights, explanations
 from training.trainer.stored.model_files import Description, unpacked
 
 _PARQUET_MAGIC = b"PAR1"
@@ -39,10 +42,53 @@ LOAD_BYTES_PER_S = 1 << 19
 WINDOW_S = 0.01
 SCORE_BYTES_PER_S = 1e8
 """A gbt of 360 KB takes 10 microseconds a window; this and the line above allow 120,000 (30 rows)."""
-SCHEMA = {"host": pa.string(), "score": pa.float32(), "alarm": pa.bool_()}
 
 
-def predict(bundle: Path, data: Path | None, out: Path | None) -> int:
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the caller wants of the scores."""
+
+    threshold: float | None = None
+    """Score from which an alarm is raised; None takes the model's."""
+    explain: int = 0
+    """Columns to name behind each alarm; 0 for no such text."""
+
+
+@dataclass(slots=True)
+class ScoreTally:
+    """What was scored, for the line that people read."""
+
+    description: Description
+    threshold: float
+    short: int
+    """Hosts without a full window."""
+    hosts: int = 0
+    windows: int = 0
+    alarms: int = 0
+
+    def count(self, batch: pa.RecordBatch) -> None:
+        """Add the scores of one host."""
+        self.hosts += 1
+        self.windows += batch.num_rows
+        self.alarms += pc.sum(batch.column("alarm")).as_py()
+
+    def line(self) -> str:
+        """Return the tally as one line, with the rate of alarms beside that of the validation windows."""
+        own, expected = self.description.threshold, self.description.validation_alarm_rate
+        rate = f"{100 * self.alarms / self.windows:.1f} %"
+        if self.threshold != own:
+            rate += f" at the threshold {self.threshold:g}; the model's is {own:g}"
+        elif expected is not None:
+            rate += f"; {100 * expected:.1f} % on the validation windows"
+        short = ""
+        if self.short:
+            hosts = "1 host has" if self.short == 1 else f"{self.short} hosts have"
+            short = f"; {hosts} fewer than {self.description.window_rows} rows and no score"
+        hosts = "1 host" if self.hosts == 1 else f"{self.hosts} hosts"
+        return f"{self.windows:,} windows of {hosts}, {self.alarms:,} alarms ({rate}){short}"
+
+
+def predict(bundle: Path, data: Path | None, out: Path | None, wish: Wish) -> ScoreTally:
     """Score telemetry with a stored model.
 
     Args:
@@ -50,9 +96,7 @@ def predict(bundle: Path, data: Path | None, out: Path | None) -> int:
         data: Telemetry in parquet or CSV, with the model's columns, its host column and its time column; None reads
             the standard input, which goes to a temporary file first.
         out: Where the scores go, .parquet or .csv; None writes CSV to the standard output.
-
-    Returns:
-        How many windows were scored.
+        wish: What else the caller wants.
 
     Raises:
         SpecError: Bundle or data are wrong; columns that don't fit are named.
@@ -63,8 +107,12 @@ def predict(bundle: Path, data: Path | None, out: Path | None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         model, description = load_bundle(bundle, Path(folder))
     telemetry = read_for(description, data)
-    batches = scored_batches(model, description, telemetry)
-    return _written(batches, pa.schema(_fields(telemetry)), out)
+    threshold = description.threshold if wish.threshold is None else wish.threshold
+    short = sum(end - first < description.window_rows for _, first, end in telemetry.spans())
+    tally = ScoreTally(description, threshold, short)
+    batches = scored_batches(model, description, telemetry, threshold, wish.explain)
+    _written(batches, pa.schema(_fields(telemetry, explained=wish.explain > 0)), out, tally)
+    return tally
 
 
 def load_bundle(bundle: Path, folder: Path) -> tuple[Fitted, Description]:
@@ -90,7 +138,7 @@ def read_for(description: Description, data: Path | None) -> Telemetry:
         HostError: They can't be read here.
     """
     host, time, categories = description.host_column, description.time_column, description.categories
-    wanted = Columns(description.columns, host, time, categories=categories)
+    wanted = Columns(description.columns, host, time, categories=categories, keep_time=True)
     if data is not None:
         return read_rows(data, wanted)
     with tempfile.TemporaryDirectory() as folder:
@@ -107,14 +155,25 @@ def _spooled(stream: IO[bytes], folder: Path) -> Path:
     return path
 
 
-def scored_batches(model: Fitted, description: Description, telemetry: Telemetry) -> Iterator[pa.RecordBatch]:
+def scored_batches(
+    model: Fitted, description: Description, telemetry: Telemetry, threshold: float, explain: int = 0
+) -> Iterator[pa.RecordBatch]:
     """Score one host after the other; a host with fewer rows than a window gives no batch."""
     for host, windows in host_windows(description, telemetry):
-        score = scores(model, description, model_inputs(MODELS[description.model].inputs, windows, description.history))
+        inputs = model_inputs(MODELS[description.model].inputs, windows, description.history)
+        score = scores(model, description, inputs)
+        alarm = score >= threshold
         names = pa.array([host] * len(score), pa.string())
-        time = pa.array(windows.telemetry.time[windows.ends])
-        columns = [names, time, pa.array(score), pa.array(score >= description.threshold)]
-        yield pa.RecordBatch.from_arrays(columns, schema=pa.schema(_fields(telemetry)))
+        columns = [names, _given(windows.telemetry).take(windows.ends), pa.array(score), pa.array(alarm)]
+        if explain:
+            weights = column_weights(model, description, inputs, score, np.flatnonzero(alarm), scores)
+            columns.append(explanations(description, weights, alarm, explain))
+        yield pa.RecordBatch.from_arrays(columns, schema=pa.schema(_fields(telemetry, explained=explain > 0)))
+
+
+def _given(telemetry: Telemetry) -> pa.Array:
+    """Return the time as it stands in the data; row numbers where there is none."""
+    return pa.array(telemetry.time) if telemetry.time_given is None else telemetry.time_given
 
 
 def scores(model: Fitted, description: Description, inputs: Floats | Sequences) -> Floats:
@@ -168,12 +227,15 @@ def host_windows(description: Description, telemetry: Telemetry) -> Iterator[tup
             telemetry.time[first:end],
             telemetry.label[first:end],
             {},
+            None if telemetry.time_given is None else telemetry.time_given.slice(first, end - first),
         )
         yield telemetry.hosts[index], window_set(one, description.window_rows)
 
 
-def _fields(telemetry: Telemetry) -> list[tuple[str, pa.DataType]]:
-    return [("host", SCHEMA["host"]), ("time", pa.from_numpy_dtype(telemetry.time.dtype)), *list(SCHEMA.items())[1:]]
+def _fields(telemetry: Telemetry, *, explained: bool) -> list[tuple[str, pa.DataType]]:
+    names = ("host", "time", "score", "alarm", "explanation")[: 5 if explained else 4]
+    types = {"host": pa.string(), "time": _given(telemetry).type, "score": pa.float32(), "alarm": pa.bool_()}
+    return [(name, types.get(name, pa.string())) for name in names]
 
 
 def _loaded(description: Description, folder: Path) -> Fitted:
@@ -201,26 +263,24 @@ def _input_shape(description: Description) -> InputShape:
     return InputShape(description.model, len(names), description.window_rows)
 
 
-def _written(batches: Iterator[pa.RecordBatch], schema: pa.Schema, out: Path | None) -> int:
+def _written(batches: Iterator[pa.RecordBatch], schema: pa.Schema, out: Path | None, tally: ScoreTally) -> None:
     if out is None:
         with pacsv.CSVWriter(pa.PythonFile(sys.stdout.buffer, mode="w"), schema) as writer:
-            return _copied(batches, writer.write_batch)
+            _copied(batches, writer.write_batch, tally)
+        return
     partial = partial_of(out)
     try:
         opened = pq.ParquetWriter(partial, schema) if out.suffix == ".parquet" else pacsv.CSVWriter(partial, schema)
         with opened as writer:
-            count = _copied(batches, writer.write_batch)
+            _copied(batches, writer.write_batch, tally)
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
-    return count
 
 
-def _copied(batches: Iterator[pa.RecordBatch], write: Callable[[pa.RecordBatch], None]) -> int:
-    count = 0
+def _copied(batches: Iterator[pa.RecordBatch], write: Callable[[pa.RecordBatch], None], tally: ScoreTally) -> None:
     for batch in batches:
         write(batch)
-        count += batch.num_rows
-    if not count:
+        tally.count(batch)
+    if not tally.windows:
         raise SpecError("no host has enough rows for one window; give longer telemetry")
-    return count

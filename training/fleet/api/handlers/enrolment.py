@@ -17,6 +17,7 @@ from training.fleet.model.errors import (
     InviteRefusedError,
     NotFoundError,
 )
+from training.fleet.queue import EventFilters
 from training.fleet.wire.identities import Enrol, Enrolled, Invite, InviteOrder, Material, NewSecret
 
 NO_STORE: Final = {"cache-control": "no-store"}
@@ -111,8 +112,9 @@ async def identities(fleet: Fleet, request: Request) -> Response:
 async def events(fleet: Fleet, request: Request) -> Response:
     """One page of the audit trail, newest first."""
     query = request.query
-    job, worker, limit = query.get("job"), query.get("worker"), limit_of(query)
-    return Json(await fleet.run(lambda tx: fleet.queue.history.page(tx, job, worker, query.get("cursor"), limit)))
+    wanted = EventFilters(query.get("job"), query.get("worker"), query.get("since"), query.get("until"))
+    cursor, limit = query.get("cursor"), limit_of(query)
+    return Json(await fleet.run(lambda tx: fleet.queue.history.page(tx, wanted, cursor, limit)))
 
 
 async def authority(fleet: Fleet, _request: Request) -> Response:

@@ -6,20 +6,21 @@ from starlette.responses import Response
 
 from training.fleet.api.answers import Json
 from training.fleet.api.fleet import Fleet
+from training.fleet.api.queries import words
 from training.fleet.api.request import Request
 from training.fleet.wire.people import AcceptedLoss, BackupOrder, FsckOrder, Reload
 
 
 async def cancel(fleet: Fleet, request: Request) -> Response:
     """Cancel a job, or ask the worker that runs it to stop."""
-    job_id, who = request.target, request.caller.who
-    return Json(await fleet.run(lambda tx: fleet.queue.cancel(tx, job_id, who)))
+    job_id, who, expected = request.target, request.caller.who, words(request.query.get("if_status"))
+    return Json(await fleet.run(lambda tx: fleet.queue.cancel(tx, job_id, who, expected)))
 
 
 async def requeue(fleet: Fleet, request: Request) -> Response:
     """Make a failed or cancelled job claimable again with a new budget."""
-    job_id, who = request.target, request.caller.who
-    return Json(await fleet.run(lambda tx: fleet.queue.requeue(tx, job_id, who)))
+    job_id, who, expected = request.target, request.caller.who, words(request.query.get("if_status"))
+    return Json(await fleet.run(lambda tx: fleet.queue.requeue(tx, job_id, who, expected)))
 
 
 async def reload(fleet: Fleet, request: Request, message: Reload) -> Response:

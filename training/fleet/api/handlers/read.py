@@ -14,6 +14,7 @@ from starlette.responses import Response
 from training.fleet.api.answers import Json
 from training.fleet.api.fleet import Fleet
 from training.fleet.api.metrics import CONTENT_TYPE, MAX_HOSTS, Figures
+from training.fleet.api.queries import words
 from training.fleet.api.request import Request
 from training.fleet.model.errors import FleetError, InvalidMessageError
 from training.fleet.queue import Filters
@@ -29,17 +30,24 @@ SAVE_AS: Final = {"content-disposition": f'attachment; filename="{NAME}"'}
 async def jobs(fleet: Fleet, request: Request) -> Response:
     """One page of jobs."""
     query = request.query
-    limit, statuses, extras = limit_of(query), _words(query.get("status")), _words(query.get("with"))
+    limit, cursor = limit_of(query), query.get("cursor")
     tag = _tag(fleet)
     if _unchanged(request, tag):
         return Response(status_code=304, headers={"etag": tag, **NO_CACHE})
-    names = (query.get("model"), query.get("mode"), query.get("host"))
-    labels = {"tag": query.get("tag"), "name": query.get("name")}
-    shown = query.get("withdrawn") == "yes"
-    prefix = query.get("id_prefix", "")
-    wanted = Filters(statuses, *names, prefix, with_spec="spec" in extras, withdrawn=shown, **labels)
-    page = await fleet.run(lambda tx: fleet.queue.jobs(tx, wanted, query.get("cursor"), limit))
+    wanted = Filters(
+        statuses=words(query.get("status")),
+        id_prefix=query.get("id_prefix", ""),
+        withdrawn=query.get("withdrawn") == "yes",
+        extras=words(query.get("with")),
+        **{name: query.get(name) for name in ("model", "mode", "host", "tag", "name", "since", "until")},
+    )
+    page = await fleet.run(lambda tx: fleet.queue.jobs(tx, wanted, cursor, limit))
     return Json(page, headers={"etag": tag, **NO_CACHE})
+
+
+async def names(fleet: Fleet, _request: Request) -> Response:
+    """What the filters of lists can name: hosts, models, datasets, tags."""
+    return Json(await fleet.run(lambda _tx: fleet.queue.names()), headers=NO_CACHE)
 
 
 async def job(fleet: Fleet, request: Request) -> Response:
@@ -95,7 +103,7 @@ def _with_hosts(fleet: Fleet, health: Health) -> Health:
     """Return the health with what is wrong with hosts; the receiver serves all the same, and is ready."""
     found = [
         f"another machine shows the identity of worker {worker}; unless that host was just moved or started again, "
-        f"`cis490-jobs worker revoke {worker}` takes it back; `cis490-jobs events --worker {worker}` says where from"
+        f"`cis490-jobs identity revoke {worker}` takes it back; `cis490-jobs events --worker {worker}` says where from"
         for worker in fleet.sessions.clashed()
     ]
     found += fleet.queue.losses.lines()
@@ -164,8 +172,13 @@ async def _problems(fleet: Fleet) -> list[str]:
 async def _health(fleet: Fleet) -> Health:
     queue, loader = fleet.queue, fleet.loader
     free_bytes = await asyncio.get_running_loop().run_in_executor(None, fleet.store.free_bytes)
-    failures, (artifacts, size_bytes), withdrawn = await fleet.run(
-        lambda tx: (queue.recent_failures(tx, MAX_FAILURES), queue.artifacts.totals(tx), queue.withdrawn(tx))
+    failures, (artifacts, size_bytes), stranded, withdrawn = await fleet.run(
+        lambda tx: (
+            queue.recent_failures(tx, MAX_FAILURES),
+            queue.artifacts.totals(tx),
+            queue.stranded(tx),
+            queue.withdrawn(tx),
+        )
     )
     in_force = queue.in_force
     problems = await _problems(fleet)
@@ -187,16 +200,13 @@ async def _health(fleet: Fleet) -> Health:
         failures=failures,
         problems=problems,
         withdrawn=withdrawn,
+        stranded=stranded,
     )
 
 
 def limit_of(query: Mapping[str, str]) -> int:
     """Return how many items a page may hold."""
     return int(query.get("limit", DEFAULT_PAGE))
-
-
-def _words(text: str | None) -> frozenset[str]:
-    return frozenset() if text is None else frozenset(text.split(","))
 
 
 def _tag(fleet: Fleet) -> str:

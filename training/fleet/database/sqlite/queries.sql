@@ -38,6 +38,13 @@ SELECT count(*) AS jobs FROM (
     WHERE requirement = :requirement AND status = 'pending' AND ready = 1 AND withdrawn = 0 LIMIT 64
 );
 
+-- name: stranded
+-- How many jobs with a requirement that no host can meet wait; counting stops at 1000.
+SELECT count(*) AS jobs FROM (
+    SELECT 1 FROM job INDEXED BY job_claimable
+    WHERE requirement = :requirement AND status = 'pending' AND ready = 1 AND withdrawn = 0 LIMIT 1000
+);
+
 -- name: claimable_job
 -- The requirement of a job, if it can be claimed now.
 SELECT requirement FROM job WHERE seq = :seq AND status = 'pending' AND ready = 1 AND withdrawn = 0;
@@ -302,6 +309,21 @@ UPDATE artifact SET size_bytes = :size_bytes WHERE sha256 = :sha256 AND model = 
 -- Stored artifacts in the order they came.
 SELECT seq, sha256, model, mode, size_bytes, stored_at FROM artifact WHERE seq > :after ORDER BY seq LIMIT :limit;
 
+-- name: add_part
+-- Notes a small file of a stored artifact, as long as all of them together stay within the limits; a second time, or
+-- beyond them, changes nothing.
+INSERT INTO part (artifact, name, size_bytes, sha256)
+SELECT a.seq, :name, :size_bytes, :part_sha256 FROM artifact AS a
+WHERE a.sha256 = :sha256 AND a.model = :model AND a.mode = :mode
+AND (SELECT count(*) FROM part AS p WHERE p.artifact = a.seq) < :most
+AND (SELECT coalesce(sum(p.size_bytes), 0) FROM part AS p WHERE p.artifact = a.seq) + :size_bytes <= :most_bytes
+ON CONFLICT (artifact, name) DO NOTHING;
+
+-- name: parts
+-- The small files of one artifact, by name.
+SELECT p.name, p.size_bytes, p.sha256 FROM artifact AS a JOIN part AS p ON p.artifact = a.seq
+WHERE a.sha256 = :sha256 AND a.model = :model AND a.mode = :mode ORDER BY p.name;
+
 -- name: artifact_rows
 -- The rows of one digest.
 SELECT model, mode, size_bytes FROM artifact WHERE sha256 = :sha256;
@@ -324,6 +346,7 @@ WHERE seq > :after AND seq <= :upto
 AND (:model IS NULL OR model = :model) AND (:mode IS NULL OR mode = :mode) AND (:host IS NULL OR host = :host)
 AND (:tag IS NULL OR EXISTS (SELECT 1 FROM json_each(tags) WHERE value = :tag))
 AND (:withdrawn OR withdrawn = 0 OR status <> 'pending')
+AND (:since IS NULL OR updated_at >= :since) AND (:until IS NULL OR updated_at < :until)
 ORDER BY seq LIMIT :limit;
 
 -- name: jobs_by_status
@@ -337,6 +360,7 @@ WHERE status = :status AND seq > :after AND seq <= :upto
 AND (:model IS NULL OR model = :model) AND (:mode IS NULL OR mode = :mode) AND (:host IS NULL OR host = :host)
 AND (:tag IS NULL OR EXISTS (SELECT 1 FROM json_each(tags) WHERE value = :tag))
 AND (:withdrawn OR withdrawn = 0 OR status <> 'pending')
+AND (:since IS NULL OR updated_at >= :since) AND (:until IS NULL OR updated_at < :until)
 ORDER BY seq LIMIT :limit;
 
 -- name: jobs_by_id
@@ -351,6 +375,7 @@ AND (:statuses IS NULL OR status IN (SELECT value FROM json_each(:statuses)))
 AND (:model IS NULL OR model = :model) AND (:mode IS NULL OR mode = :mode) AND (:host IS NULL OR host = :host)
 AND (:tag IS NULL OR EXISTS (SELECT 1 FROM json_each(tags) WHERE value = :tag))
 AND (:withdrawn OR withdrawn = 0 OR status <> 'pending')
+AND (:since IS NULL OR updated_at >= :since) AND (:until IS NULL OR updated_at < :until)
 ORDER BY id LIMIT :limit;
 
 -- name: jobs_by_name
@@ -402,18 +427,24 @@ SELECT id, at, actor, action, from_status, to_status, why FROM event WHERE job =
 -- name: events_between
 -- A window of all events, newest first, filtered.
 -- dialects: an absent filter is NULL.
-SELECT e.id, e.at, e.actor, e.action, j.id AS job, e.worker, e.from_status, e.to_status, e.why
+SELECT e.id, e.at, e.actor, e.action, j.id AS job, e.worker, e.from_status, e.to_status, e.why, j.model, j.mode
 FROM event AS e LEFT JOIN job AS j ON j.seq = e.job
 WHERE e.id < :before AND e.id >= :from_id
 AND (:worker IS NULL OR e.worker = :worker OR e.actor = 'worker:' || :worker)
+AND (:since IS NULL OR e.at >= :since) AND (:until IS NULL OR e.at < :until)
 ORDER BY e.id DESC LIMIT :limit;
+
+-- name: event_time
+-- When the first event from a number on was written.
+SELECT at AS value FROM event WHERE id >= :from_id ORDER BY id LIMIT 1;
 
 -- name: events_of_job
 -- A window of the events of one job, newest first.
-SELECT e.id, e.at, e.actor, e.action, :id AS job, e.worker, e.from_status, e.to_status, e.why
-FROM event AS e
+SELECT e.id, e.at, e.actor, e.action, j.id AS job, e.worker, e.from_status, e.to_status, e.why, j.model, j.mode
+FROM event AS e JOIN job AS j ON j.seq = e.job
 WHERE e.job = :job AND e.id < :before
 AND (:worker IS NULL OR e.actor = 'worker:' || :worker)
+AND (:since IS NULL OR e.at >= :since) AND (:until IS NULL OR e.at < :until)
 ORDER BY e.id DESC LIMIT :limit;
 
 -- name: log
