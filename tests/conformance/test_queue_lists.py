@@ -146,7 +146,7 @@ def test_the_jobs_of_a_status_come_in_their_order_however_small_the_pages_are(wo
 def test_a_window_ends_where_it_was_told_to(world: World) -> None:
     world.load(entry(number) for number in range(8))
     values = {"after": 2, "upto": 4, "model": None, "mode": None, "host": None, "since": None, "until": None}
-    values |= {"limit": 9}
+    values |= {"tag": None, "withdrawn": 1, "limit": 9}
     for statement, more in ((JOBS_BY_SEQ, {}), (JOBS_BY_STATUS, {"status": "pending"})):
         found = world.do(lambda tx, statement=statement, more=more: tx.all(statement, **values, **more))
         assert [row.seq for row in found] == [3, 4]
@@ -189,8 +189,10 @@ def test_the_last_page_names_no_next_one_even_when_it_is_full(world: World, monk
         (Filters(model="mlp"), "s2"),
         (Filters(mode="none"), "s2"),
         (Filters(host="none"), "s2"),
-        (Filters(frozenset({"claimed"})), None),
-        (Filters(), None),
+        (Filters(tag="none"), "s2"),
+        (Filters(), "s2"),
+        (Filters(frozenset({"claimed"}), withdrawn=True), None),
+        (Filters(withdrawn=True), None),
     ],
 )
 def test_only_a_filter_that_may_refuse_most_jobs_is_looked_for_in_windows(

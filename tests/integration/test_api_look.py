@@ -314,7 +314,7 @@ def test_the_reference_names_every_route(root: Path, route: object) -> None:
 
 
 def paths(role: str) -> list[tuple[str, str]]:
-    fill = {"{id}": "0" * 64, "{sha256}": "0" * 64, "{name}": "w1", "{file}": "card.md"}
+    fill = {"{id}": "0" * 64, "{sha256}": "0" * 64, "{digest}": "0" * 64, "{name}": "w1", "{file}": "card.md"}
     found = []
     for route in ROUTES:
         if route.role == role:
