@@ -28,7 +28,7 @@ NOT_QUICK = frozenset(
         "unit/test_trainer_unpack.py",
     }
 )  # fmt: skip
-"""What `--quick` leaves out of the folders that `scripts/test.sh --quick` names: more than 3 s of processor time each."""
+"""What `scripts/test.sh --quick` leaves out of its folders: each takes several seconds of processor time."""
 LIMIT_S = 600.0
 """Longest time of a test, of its setup and of its teardown, seconds; long versions have none.
 
@@ -50,10 +50,10 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give a test that takes `daily` today's part of its walk in the ordinary run, and all of it in the long version."""
+    """Give a test that takes `daily` today's part in the ordinary run, and all of its walk in the long version."""
     if "daily" in metafunc.fixturenames:
         both = [pytest.param(True, id="part"), pytest.param(False, id="all", marks=pytest.mark.slow)]
-        metafunc.parametrize("daily", both)
+        metafunc.parametrize("daily", both, scope="session")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,4 +1,4 @@
-"""Damage to the example manifest, tried in a process of its own: `hostile_manifests.py KIND PART`, with a report as JSON.
+"""Damage to the example manifest, tried in a process of its own: `hostile_manifests.py KIND PART`, reports as JSON.
 
 Each damaged text is either refused with faults that have a place, or it is a manifest: then it holds exactly the jobs,
 limits and hosts that an independent reading finds in it, and their ids are those of an independent RFC 8785.

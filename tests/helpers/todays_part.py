@@ -1,7 +1,7 @@
 """Which part of a long walk the ordinary run takes: every nth point, from an offset that moves on every day.
 
 A walk is the same on all days, so over as many days as it has parts the ordinary runs take all of it. The long version
-takes all at once. A test that takes `daily` as a parameter gets both, from `conftest.py`. Programs without pytest import this.
+takes all at once. A test that takes `daily` as a parameter gets both, from `conftest.py`.
 """
 
 from __future__ import annotations

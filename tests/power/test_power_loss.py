@@ -1,8 +1,8 @@
 """Power cuts at any moment: of what the receiver answered, nothing is lost.
 
 A real receiver works under strace. From the log come images of what its disk may hold after a power cut, and each is
-recovered with the code of a real start. `crash_disk` says what a disk may do, `crash_check` what must hold. The ordinary
-run cuts the power after every fifth step, every day after others.
+recovered with the code of a real start. `crash_disk` says what a disk may do, `crash_check` what must hold.
+The ordinary run cuts the power after every fifth step, every day after others.
 """
 
 from __future__ import annotations
