@@ -43,21 +43,29 @@ def entry(number: int, requirement: Requirement | None = None, **more: Any) -> J
     return JobEntry(spec.job_id(), spec.model, spec.mode, canonical(spec.document()).decode(), needs, limits, number)
 
 
+class _Failures(logging.Handler):
+    """Keeps what a database logs of steps after a commit that went wrong."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.found.append(f"{record.getMessage()}: {record.exc_info and record.exc_info[1]!r}")
+
+
 @contextmanager
 def every_step_done() -> Iterator[None]:
     """Fail when a step after a commit did: the database only logs it, because its writer must live on."""
-    log, failed = logging.getLogger("training.fleet.database.sqlite.writer"), list[str]()
-
-    def note(record: logging.LogRecord) -> bool:
-        failed.append(f"{record.getMessage()}: {record.exc_info and record.exc_info[1]!r}")
-        return True
-
-    log.addFilter(note)
+    # That of all databases, wherever among its modules the step is made.
+    log, failures = logging.getLogger("training.fleet.database"), _Failures()
+    log.addHandler(failures)
     try:
         yield
     finally:
-        log.removeFilter(note)
-    assert failed == []
+        log.removeHandler(failures)
+    if failures.found:
+        raise AssertionError("; ".join(failures.found))
 
 
 def repeated(database: Database, change: Callable[[Any], Any]) -> Any:

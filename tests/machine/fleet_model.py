@@ -37,6 +37,7 @@ class Job:
     position: int
     status: str = "pending"
     named: bool = True
+    withdrawn: bool = False
     fence: int = 0
     used: int = 0
     refunds: int = 0
@@ -117,10 +118,12 @@ class Model:
     def may_have(self, worker: Capability, job_id: str) -> bool:
         job = self.jobs[job_id]
         eligible = placement.judge(job.requirement, worker, self.policies[worker.hostname]).eligible
-        return job.status == "pending" and eligible and job.ready_at <= self.now
+        return job.status == "pending" and not job.withdrawn and eligible and job.ready_at <= self.now
 
     def could_ever(self, worker: Capability, job_id: str) -> bool:
         """Whether a worker may have a job once back-offs and waits are over."""
+        if self.jobs[job_id].withdrawn:
+            return False
         return placement.judge(self.jobs[job_id].requirement, worker, self.policies[worker.hostname]).eligible
 
     def order(self, worker: Capability, job_id: str) -> tuple[int, int, int]:
@@ -284,7 +287,7 @@ class Model:
         job = self.jobs[job_id]
         job.status, job.fence, job.used, job.refunds, job.ready_at = "pending", job.fence + 1, 0, 0, 0.0
         job.requirement = replace(job.requirement, over_vram_gib=0, over_ram_gib=0)
-        job.epoch = job.fence
+        job.epoch, job.withdrawn = job.fence, False
         self.avoided = {key: until for key, until in self.avoided.items() if key[1] != job_id}
 
     def watch(self) -> list[str]:
@@ -315,7 +318,7 @@ class Model:
         for lease in list(self.contacts):
             self.fresh(lease)
 
-    def reloaded(self, wanted: dict[str, tuple[Requirement, Limits]]) -> None:
+    def reloaded(self, wanted: dict[str, tuple[Requirement, Limits]], *, keep: bool = False) -> None:
         for position, (job_id, (requirement, limits)) in enumerate(wanted.items()):
             job = self.jobs.get(job_id)
             if job is None:
@@ -328,7 +331,10 @@ class Model:
             if job.status == "pending" and job.used >= limits.max_attempts:
                 job.status = "failed"
         for job_id, job in self.jobs.items():
-            job.named = job_id in wanted
+            if job_id in wanted:
+                job.named, job.withdrawn = True, False
+            elif job.named:
+                job.named, job.withdrawn = False, not keep
         self.avoided.clear()
         self.ends.clear()
         self.probed.clear()

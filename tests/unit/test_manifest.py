@@ -26,6 +26,7 @@ from training.fleet.model.jobs import (
     Trainer,
 )
 from training.fleet.queue.change import in_force_of
+from training.fleet.queue.in_force import Origin
 from training.trainer import hyper
 
 DECLARATION: dict[str, Any] = {
@@ -159,10 +160,10 @@ def test_every_key_arrives_where_it_belongs() -> None:
 
 def test_a_host_without_a_table_gets_the_default_one_or_none() -> None:
     manifest = read(FULL)
-    assert in_force_of(manifest.header, "").policy("gpu-tower") == manifest.header.hosts["gpu-tower"]
-    assert in_force_of(manifest.header, "").policy("stranger") == Policy()
+    assert in_force_of(manifest.header, "", "", Origin()).policy("gpu-tower") == manifest.header.hosts["gpu-tower"]
+    assert in_force_of(manifest.header, "", "", Origin()).policy("stranger") == Policy()
     strict = read("[manifest]\nschema = 1\n[hosts.pi]\n").header
-    assert in_force_of(strict, "").policy("stranger") is None
+    assert in_force_of(strict, "", "", Origin()).policy("stranger") is None
 
 
 def test_ids_are_those_of_the_specification() -> None:
@@ -533,7 +534,8 @@ def test_a_host_name_without_a_table_is_a_warning_where_strangers_are_admitted()
         + "seed = 1\nallowed_hosts = ['pa']\n"
     )
     assert manifest.header.warnings == (
-        "jobs[1].allowed_hosts (line 8): the host pa has no table of its own, [hosts.default] holds for it",
+        "jobs[1].allowed_hosts (line 8): the host pa has no table of its own, [hosts.default] holds for it; "
+        "did you mean pi?",
     )
 
 

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from training.fleet import __version__
-from training.fleet.cli import bulk, commands, listing, machines, pruning, results, trail
+from training.fleet.cli import bulk, commands, listing, machines, manifests, pruning, results, trail
 from training.fleet.cli.completion import SHELLS
 from training.fleet.cli.contexts import Context, Contexts
 from training.fleet.cli.instants import FORMS, is_instant
 from training.fleet.cli.login import add_commands
-from training.fleet.cli.remote import Remote
+from training.fleet.cli.remote import Remote, is_id_prefix
 from training.fleet.cli.text import Terminal, silence
 from training.fleet.cli.usage import Parser
 from training.fleet.client import DEFAULT_RECEIVER, Client, certificate_files
@@ -40,8 +40,13 @@ EX_INTERRUPTED: Final = 130
 EX_CLOSED: Final = 141
 _NEXT: Final = "Start one with `cis490-trainer-receiver`, or name another with --receiver URL or $CIS490_RECEIVER."
 _OPERATOR_COMMANDS: Final = frozenset(
-    {"cancel", "requeue", "reload", "plan", "backup", "fsck", "prune", "invite", "identity", "worker"}
+    {
+        "cancel", "requeue", "reload", "plan", "apply", "manifest", "backup", "fsck", "prune", "invite", "identity",
+        "worker",
+    }  # fmt: skip
 )
+_LOOKS: Final = frozenset({"list", "history", "show", "diff"})
+"""Actions of such commands that only look."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -121,7 +126,7 @@ def _operator_token(
     options: argparse.Namespace, environ: Mapping[str, str], context: Context | None = None
 ) -> str | None:
     """Return the operator token for a command that needs it, or that can read with it where there is no read token."""
-    history = options.command == "events" or getattr(options, "action", "") == "list"
+    history = options.command == "events" or getattr(options, "action", "") in _LOOKS
     if options.command in _OPERATOR_COMMANDS and not history:
         return _needed(_own_token(environ, context))
     if history or (options.command != "completion" and secret("CIS490_READ_TOKEN", environ) is None):
@@ -152,9 +157,9 @@ def parser() -> argparse.ArgumentParser:
     whole: argparse.ArgumentParser = Parser(
         prog="cis490-jobs",
         description="Look at the training fleet and steer it.",
-        epilog="Job ids may be shortened to their first 4 or more digits.\n"
-        "cancel, requeue, reload, plan, backup, fsck, prune, invite and identity need a login\n"
-        "or $CIS490_OPERATOR_TOKEN.\n"
+        epilog="A job is named by the first 4 or more digits of its id, or by its name in the manifest.\n"
+        "cancel, requeue, reload, plan, apply, manifest, backup, fsck, prune, invite and identity\n"
+        "need a login or $CIS490_OPERATOR_TOKEN.\n"
         "`cis490-jobs COMMAND --help` has the options of a command, with examples.",
     )
     whole.add_argument("--version", action="version", version=f"cis490-jobs {__version__}")
@@ -249,14 +254,41 @@ def _steer(groups: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         sub.add_argument(
             "--if", dest="if_digest", type=_choice, metavar="DIGEST", help="change it if it is still what was shown"
         )
-    sub = _command(groups, "plan", "show what a reload would change", commands.plan)
+    sub = _command(groups, "plan", "show what a reload would change", manifests.plan)
     sub.add_argument("file", type=Path, nargs="?", metavar="FILE", help="a manifest [the receiver's own file]")
     sub.add_argument("--exit-code", action="store_true", help="exit with 3 when there are changes")
-    sub = _command(groups, "reload", "read the manifest again and apply it", commands.reload)
+    sub = _command(groups, "reload", "let the receiver read its own manifest again and apply it", manifests.reload)
+    _terms(sub)
+    sub = _command(groups, "apply", "hand a manifest in and apply it", manifests.apply)
+    sub.add_argument("file", type=Path, metavar="FILE", help="a manifest on this machine")
+    _terms(sub)
+    _if_manifest(sub)
+    about = "list the manifests that were in force, show one, compare two, or bring one back"
+    sub = _command(groups, "manifest", about, manifests.manifest)
+    sub.add_argument("action", choices=("history", "show", "diff", "rollback"))
+    sub.add_argument("which", type=_manifest, nargs="*", metavar="N", help="a number or a digest that `history` shows")
+    sub.add_argument("--plan", action="store_true", help="rollback: only show what it would change")
+    _terms(sub)
+    _if_manifest(sub)
+
+
+def _terms(sub: argparse.ArgumentParser) -> None:
+    """Add what an operator allows and expects when a manifest is applied."""
     sub.add_argument(
-        "--if-plan", type=_digest, metavar="DIGEST", help="apply it only if `plan` still shows this digest"
+        "--if-plan", type=_digest, metavar="DIGEST", help="apply all that `plan` showed with this digest, or nothing"
     )
-    sub.add_argument("--allow-shrink", action="store_true", help="apply it also when it drops jobs of the queue")
+    sub.add_argument(
+        "--allow-shrink", action="store_true", help="without --if-plan: it may declare fewer jobs than the one in force"
+    )
+    sub.add_argument(
+        "--keep-dropped", action="store_true", help="jobs that it no longer names stay claimable, none is withdrawn"
+    )
+
+
+def _if_manifest(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--if-manifest", type=_digest, metavar="DIGEST", help="apply it only if this manifest is still in force"
+    )
 
 
 def _keep(groups: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -348,9 +380,19 @@ def _label(text: str) -> str:
 
 
 def _prefix(text: str) -> str:
-    if not re.fullmatch(r"[0-9a-f]{4,64}", text.lower()):
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected the first 4 to 64 hex digits of a job id")
-    return text.lower()
+    if is_id_prefix(text.lower()):
+        return text.lower()
+    if re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z_.+-]{0,63}", text) and not re.fullmatch(r"[0-9a-fA-F]+", text):
+        return text
+    raise argparse.ArgumentTypeError(
+        f"found {text!r}, expected the first 4 to 64 hex digits of a job id, or the name of a job"
+    )
+
+
+def _manifest(text: str) -> str:
+    if not re.fullmatch(r"[0-9]{1,7}|[0-9a-fA-F]{8,64}", text):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number, or 8 to 64 hex digits of a digest")
+    return text
 
 
 def _digest(text: str) -> str:

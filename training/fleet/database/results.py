@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from training.fleet.database.queries import Query
+from training.fleet.database.query import Query
 from training.fleet.model.artifact import ArtifactKey
 
 
@@ -24,6 +24,7 @@ class ResultRow(NamedTuple):
     id: str | None
     spec: str | None
     named: int | None
+    name: str | None
     metrics: str | None
     ended_at: str | None
 

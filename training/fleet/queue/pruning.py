@@ -68,7 +68,8 @@ class PruneRule:
         # What is the result of no job has no age that a job gives it: its worker may be about to complete one.
         if not result.jobs:
             return self.before is not None
-        return not (self.unnamed and any(job.named for job in result.jobs))
+        # A name in the manifest says that somebody means this very result.
+        return not any(job.name is not None or (self.unnamed and job.named) for job in result.jobs)
 
 
 @dataclass(slots=True)

@@ -58,6 +58,7 @@ class Queue:
         pruning: Which results may be pruned, and the change that prunes them.
         identities: Invites, and the identities of enrolled workers.
         load: The steps of a reload; `reload` runs them in their order.
+        manifests: The manifests that came in force.
         losses: What hosts could train with before and cannot any more.
     """
 
@@ -76,6 +77,7 @@ class Queue:
         self.pruning = Pruning(self.artifacts, history)
         self.identities = Identities(memory.clock, history, settling)
         self.load = Load(memory, history)
+        self.manifests = self.load.manifests
         self.losses = Losses(memory)
         self._claims = Claims(memory, history, settling, self.losses)
         self._attempts = Attempts(memory, history, settling)
@@ -263,7 +265,9 @@ class Queue:
     def requeue(
         self, tx: Transaction, job_id: str, actor: str, expected: Set[str] = frozenset(), lost: str = ""
     ) -> JobState:
-        """Give a failed or cancelled job a new budget, on every host at once. On a job that waits it changes nothing.
+        """Give a failed or cancelled job a new budget, on every host at once; offer a withdrawn one again.
+
+        On any other job that waits it changes nothing.
 
         Args:
             tx: The change.
@@ -308,6 +312,10 @@ class Queue:
             NotFoundError: There is no such job.
         """
         return self._jobs.job(tx, job_id)
+
+    def withdrawn(self, tx: Transaction) -> int:
+        """Return how many pending jobs nobody is offered, because the manifest no longer names them."""
+        return self._jobs.withdrawn(tx)
 
     def recent_failures(self, tx: Transaction, limit: int = 10) -> list[RecentFailure]:
         """Return the newest bad ends of jobs that are not completed since, newest first."""

@@ -73,7 +73,8 @@ class Settling:
         if ending.away_s > 0:
             counts = ending.given_back or ending.outcome != "failed"
             memory.waits.keep_apart(tx, row.worker, seq, ending.away_s, ending.away_from, counts=counts)
-        memory.tally.moved(tx, before, ending.to, number if ending.to == "pending" and not delayed else None)
+        offered = ending.to == "pending" and not delayed and not row.withdrawn
+        memory.tally.moved(tx, before, ending.to, number if offered else None)
         self.forget_lease(tx, row)
         if delayed:
             memory.waits.delay(tx, seq, ending.delay_s)

@@ -75,7 +75,7 @@ class Sweeper:
         def follow() -> None:
             memory.waits.end_delay(seq)
             memory.tally.touch()
-            if row is not None:
+            if row is not None and not row.withdrawn:
                 memory.tally.announce({row.requirement: 1})
 
         tx.after_commit(follow)

@@ -50,6 +50,11 @@ class Reasons:
         status, host = row.status, row.host
         if status != "pending":
             return f"the job is {status}" + (f" on {host}" if status in ("claimed", "running", "completed") else "")
+        if row.withdrawn:
+            return (
+                "it is withdrawn: the manifest no longer names it, so nobody is offered it; name it again, or "
+                "`cis490-jobs requeue` it"
+            )
         rejected = self._rejected(tx, row)
         if not able:
             waits = f"no known host can run it: {change}" if change else "no host is known that could run it"

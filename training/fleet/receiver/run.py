@@ -46,6 +46,7 @@ from training.fleet.queue import Queue, StoredRows
 from training.fleet.receiver import options
 from training.fleet.receiver.connections import guarded
 from training.fleet.receiver.logs import Repeats
+from training.fleet.receiver.reloading import ReloadFile, state_file
 from training.fleet.receiver.retention import retain_forever
 from training.fleet.receiver.server import KEEP_ALIVE_S, Server, connection_limit, knowing_clients, listen
 from training.fleet.service import Service
@@ -310,7 +311,9 @@ async def _serve(
     ending = _Ending(fleet, server, service)
     database.on_broken = lambda error: fleet.bridge.notify(functools.partial(ending.fail, error.message))
     fleet.store.watch(lambda why: fleet.bridge.notify(functools.partial(ending.fail, why)))
-    _listen_to_signals(fleet, service, ending, secure)
+    told = ReloadFile(state_file(settings["db"]))
+    await asyncio.to_thread(told.start)
+    _listen_to_signals(fleet, service, ending, secure, told)
     chores = [asyncio.create_task(_sweep_forever(fleet)), asyncio.create_task(retain_forever(fleet, settings))]
     if secure is not None:
         chores.append(asyncio.create_task(_keep_certificate(secure)))
@@ -361,14 +364,14 @@ class _Ending:
         self.begin()
 
 
-def _listen_to_signals(fleet: Fleet, service: Service, ending: _Ending, secure: Tls | None) -> None:
+def _listen_to_signals(fleet: Fleet, service: Service, ending: _Ending, secure: Tls | None, told: ReloadFile) -> None:
     loop = asyncio.get_running_loop()
     reloads: set[asyncio.Task[None]] = set()
 
     def reload() -> None:
         if secure is not None:
             secure.refresh(time.time())
-        task = loop.create_task(_reload(fleet, service))
+        task = loop.create_task(_reload(fleet, service, told))
         reloads.add(task)
         task.add_done_callback(reloads.discard)
 
@@ -377,19 +380,29 @@ def _listen_to_signals(fleet: Fleet, service: Service, ending: _Ending, secure: 
     loop.add_signal_handler(signal.SIGHUP, reload)
 
 
-async def _reload(fleet: Fleet, service: Service) -> None:
-    """Read the manifest again because of a signal. What is wrong with it is logged and stands in the health."""
+async def _reload(fleet: Fleet, service: Service, told: ReloadFile) -> None:
+    """Read operators and manifest again because of a signal. What is wrong is logged, shown and told who waits."""
     service.reloading()
+    number = await asyncio.to_thread(told.begin)
     fleet.access.reload()
+    faults = [*fleet.access.problems, *await _reload_manifest(fleet)]
+    await asyncio.to_thread(told.end, number, faults)
+    service.ready(f"refused: {faults[0]}" if faults else "manifest read")
+
+
+async def _reload_manifest(fleet: Fleet) -> list[str]:
+    """Read the manifest again; return why it was refused, line by line, nothing when it was not."""
     try:
-        plan = await fleet.loader.reload(Reload(), SIGNAL_ACTOR)
-        _log.info("manifest applied", extra={"data": {"manifest": plan.manifest, **plan.counts}})
+        plan = await fleet.loader.reload(Reload(), SIGNAL_ACTOR, "signal")
     except FleetError as error:
         faults = [str(fault) for fault in error.faults]
         _log.error("manifest refused", extra={"data": {"reason": error.message, "faults": faults}})
-    except Exception:  # noqa: BLE001 - a fault here must not end the receiver
+        return error.lines
+    except Exception as error:  # noqa: BLE001 - a fault here must not end the receiver
         _log.exception("the manifest could not be loaded")
-    service.ready("manifest read")
+        return [f"the manifest could not be loaded: {error!r}"]
+    _log.info("manifest applied", extra={"data": {"manifest": plan.manifest, **plan.counts}})
+    return []
 
 
 async def _sweep_forever(fleet: Fleet) -> None:

@@ -35,8 +35,9 @@ async def jobs(fleet: Fleet, request: Request) -> Response:
     wanted = Filters(
         statuses=words(query.get("status")),
         id_prefix=query.get("id_prefix", ""),
+        withdrawn=query.get("withdrawn") == "yes",
         extras=words(query.get("with")),
-        **{name: query.get(name) for name in ("model", "mode", "host", "since", "until")},
+        **{name: query.get(name) for name in ("model", "mode", "host", "tag", "name", "since", "until")},
     )
     page = await fleet.run(lambda tx: fleet.queue.jobs(tx, wanted, cursor, limit))
     return Json(page, headers={"etag": tag, **NO_CACHE})
@@ -167,8 +168,13 @@ async def _problems(fleet: Fleet) -> list[str]:
 async def _health(fleet: Fleet) -> Health:
     queue, loader = fleet.queue, fleet.loader
     free_bytes = await asyncio.get_running_loop().run_in_executor(None, fleet.store.free_bytes)
-    failures, (artifacts, size_bytes), stranded = await fleet.run(
-        lambda tx: (queue.recent_failures(tx, MAX_FAILURES), queue.artifacts.totals(tx), queue.stranded(tx))
+    failures, (artifacts, size_bytes), stranded, withdrawn = await fleet.run(
+        lambda tx: (
+            queue.recent_failures(tx, MAX_FAILURES),
+            queue.artifacts.totals(tx),
+            queue.stranded(tx),
+            queue.withdrawn(tx),
+        )
     )
     in_force = queue.in_force
     problems = await _problems(fleet)
@@ -182,6 +188,8 @@ async def _health(fleet: Fleet) -> Health:
             "digest": in_force.digest,
             "jobs": in_force.count,
             "applied_at": in_force.applied_at,
+            "actor": in_force.actor,
+            "how": in_force.how,
             "faults": [str(fault) for fault in loader.faults],
         },
         storage={
@@ -192,6 +200,7 @@ async def _health(fleet: Fleet) -> Health:
         },
         failures=failures,
         problems=problems,
+        withdrawn=withdrawn,
         stranded=stranded,
     )
 

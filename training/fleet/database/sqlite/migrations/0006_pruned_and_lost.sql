@@ -9,7 +9,7 @@ ALTER TABLE artifact ADD COLUMN files_left INTEGER NOT NULL DEFAULT 0
 
 CREATE INDEX artifact_files_left ON artifact (seq) WHERE files_left = 1;
 
--- A job is an event's subject when its artifact is pruned as well.
+-- That the artifact of a job is pruned is an event of the job.
 CREATE TABLE event_of_prune (
     id INTEGER PRIMARY KEY,
     at TEXT NOT NULL,
@@ -19,13 +19,15 @@ CREATE TABLE event_of_prune (
     action TEXT NOT NULL CHECK (action IN (
         'claim', 'start', 'complete', 'fail', 'release', 'expire', 'adopt', 'cancel', 'requeue',
         'add', 'change', 'drop', 'restore', 'prune',
-        'invite', 'enrol', 'replace', 'refuse', 'rotate', 'renew', 'revoke', 'clash'
+        'invite', 'enrol', 'replace', 'refuse', 'rotate', 'renew', 'revoke', 'clash',
+        'apply'
     )),
     from_status TEXT,
     to_status TEXT,
     why TEXT NOT NULL DEFAULT '',
     CHECK ((job IS NULL) = (to_status IS NULL)),
-    CHECK ((job IS NULL) <> (worker IS NULL))
+    CHECK (job IS NULL OR worker IS NULL),
+    CHECK ((action = 'apply') = (job IS NULL AND worker IS NULL))
 ) STRICT;
 
 INSERT INTO event_of_prune (id, at, actor, job, worker, action, from_status, to_status, why)
