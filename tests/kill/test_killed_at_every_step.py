@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 WALK = Path(__file__).with_name("walk.py")
-RECEIVER = ["receiver:first start", "receiver:work", "receiver:reload", "receiver:backup and check"]
+RECEIVER = ["receiver:first start", "receiver:work", "receiver:reload", "receiver:backup and check", "receiver:prune"]
 OFFLINE = ["offline:restore", "offline:repair"]
 FLOWS = [*RECEIVER, "upgrade", *OFFLINE, "worker"]
 FAILED_EACH_TIME = ["receiver:work", "upgrade", *OFFLINE, "worker"]
@@ -28,6 +28,7 @@ ENOUGH = {
     "receiver:work": 100,
     "receiver:reload": 35,
     "receiver:backup and check": 50,
+    "receiver:prune": 15,
     "upgrade": 35,
     "offline:restore": 35,
     "offline:repair": 20,

@@ -249,12 +249,13 @@ def checked(folder: Path) -> Report:
 def statuses(folder: Path) -> list[str]:
     database = Sqlite.open(folder / "queue.db")
     try:
-        rows = database.submit(lambda tx: tx.all(JOBS_BY_SEQ, **dict.fromkeys(("model", "mode", "host")), **WINDOW))
+        rows = database.submit(lambda tx: tx.all(JOBS_BY_SEQ, **_NO_FILTER, **WINDOW))
         return [row.status for row in rows.result()]
     finally:
         database.close()
 
 
+_NO_FILTER = {**dict.fromkeys(("model", "mode", "host", "tag", "since", "until")), "withdrawn": 1}
 WINDOW = {"after": 0, "upto": 2**62, "limit": 500}
 
 

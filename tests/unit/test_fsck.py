@@ -360,7 +360,8 @@ def test_a_corrected_length_is_written_to_its_own_row_alone(site: Site) -> None:
     change(
         site.db,
         "UPDATE artifact SET size_bytes = 801 WHERE seq = 1",
-        f"INSERT INTO artifact VALUES (4, '{short}', 'gbt', 'realistic', 5, '')",
+        "INSERT INTO artifact (seq, sha256, model, mode, size_bytes, stored_at)"
+        f" VALUES (4, '{short}', 'gbt', 'realistic', 5, '')",
     )
     site.fsck(repair=True)
     connection = sqlite3.connect(site.db)

@@ -41,9 +41,19 @@ EX_CLOSED: Final = 141
 _NEXT: Final = "Start one with `cis490-trainer-receiver`, or name another with --receiver URL or $CIS490_RECEIVER."
 _OPERATOR_COMMANDS: Final = frozenset(
     {
-        "cancel", "requeue", "reload", "plan", "apply", "manifest", "backup", "fsck", "prune", "invite", "identity",
+        "cancel",
+        "requeue",
+        "reload",
+        "plan",
+        "apply",
+        "manifest",
+        "backup",
+        "fsck",
+        "prune",
+        "invite",
+        "identity",
         "worker",
-    }  # fmt: skip
+    }
 )
 _LOOKS: Final = frozenset({"list", "history", "show", "diff"})
 """Actions of such commands that only look."""

@@ -119,7 +119,8 @@ class Pruner:
                 self._batch(choice, list(choice.seqs[begin : begin + BATCH]), actor, report)
                 progress(report.checked["bytes"], choice.size_bytes)
         finally:
-            if report.checked["pruned"]:
+            # Also where a batch failed half way: its rows are durable.
+            if choice.seqs:
                 self.intake.relist()
 
     def _batch(self, choice: Choice, seqs: list[int], actor: str, report: Report) -> None:

@@ -94,7 +94,9 @@ class Claims:
         # A host may work under another name than the one it detects; policies are looked up by the name it works under.
         if capability.hostname != message.worker:
             capability = replace(capability, hostname=message.worker)
-        if hosts.known(message.worker) is None:
+        before = hosts.known(message.worker)
+        # Not heard as well: the change that brought it may have been undone, and is run again.
+        if before is None or before.seen_at is None:
             self._make_room(tx, message.worker)
         if hosts.note_capability(capability):
             tx.after_rollback(lambda: hosts.forget_visit(message.worker))
@@ -112,9 +114,11 @@ class Claims:
     def _make_room(self, tx: Transaction, worker: str) -> None:
         """Forget the worker that was silent longest, where the manifest names neither it nor the one that comes."""
         hosts = self._memory.hosts
-        if worker in hosts.in_force.hosts or hosts.count_unnamed() < MAX_UNNAMED_HOSTS:
+        if worker in hosts.in_force.hosts or hosts.count_unnamed(but=worker) < MAX_UNNAMED_HOSTS:
             return
-        silent = next((name for name in hosts.silent_unnamed() if not self._memory.leases.held_by(name)), None)
+        silent = next(
+            (name for name in hosts.silent_unnamed() if name != worker and not self._memory.leases.held_by(name)), None
+        )
         if silent is None:
             raise HostRefusedError(
                 f"{MAX_UNNAMED_HOSTS} hosts that the manifest does not name are heard now",

@@ -28,7 +28,8 @@ def wall_label() -> str:
 
 def label_before(age_s: float) -> str:
     """Return the label of a moment so many seconds ago; the first one there is for a moment before that."""
-    return f"{_second_label(max(0, int(time.time() - age_s)))}.000Z"
+    second, ms = divmod(max(0, int((time.time() - age_s) * 1000)), 1000)
+    return f"{_second_label(second)}.{ms:03d}Z"
 
 
 # Hundreds of changes a second share a label; formatting one takes longer than the rest of a small change.

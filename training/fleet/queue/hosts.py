@@ -202,9 +202,9 @@ class Hosts:
         away = [(known.seen_at or 0.0, name) for name, known in unnamed.items() if self.away(known)]
         return [name for _, name in sorted(away)]
 
-    def count_unnamed(self) -> int:
-        """Return how many workers called that the manifest does not name."""
-        return sum(name not in self.in_force.hosts for name in self._known)
+    def count_unnamed(self, but: str) -> int:
+        """Return how many workers called that the manifest does not name, one of them left out."""
+        return sum(name != but and name not in self.in_force.hosts for name in self._known)
 
     def drop(self, worker: str) -> None:
         """Forget a worker."""

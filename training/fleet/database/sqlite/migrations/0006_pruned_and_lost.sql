@@ -5,7 +5,7 @@ ALTER TABLE artifact ADD COLUMN gone TEXT CHECK (gone IN ('pruned', 'lost'));
 ALTER TABLE artifact ADD COLUMN gone_at TEXT CHECK ((gone IS NULL) = (gone_at IS NULL));
 
 ALTER TABLE artifact ADD COLUMN files_left INTEGER NOT NULL DEFAULT 0
-    CHECK (files_left = 0 OR (files_left = 1 AND gone = 'pruned'));
+    CHECK (files_left = 0 OR (files_left = 1 AND gone IS 'pruned'));
 
 CREATE INDEX artifact_files_left ON artifact (seq) WHERE files_left = 1;
 
