@@ -28,7 +28,7 @@ A_DAY = 1000
 FAILS = 10
 """One attempt in this many fails first, with a log of 4 KiB."""
 PARTS = ("metrics.json", "model_card.md", "curves.svg", "scores.svg")
-METRICS = {f"figure_{number}": number / 7 for number in range(12)}
+METRICS: dict[str, float | int | str | bool | None] = {f"figure_{number}": number / 7 for number in range(12)}
 
 
 def growth(folder: Path, quick: bool) -> list[Figure]:

@@ -19,7 +19,7 @@ from training.fleet.database import Database
 from training.fleet.maintenance.report import OnProgress, Report
 from training.fleet.model.errors import PreconditionError
 from training.fleet.queue import Queue
-from training.fleet.queue.pruning import Best, PruneRule, Result
+from training.fleet.queue.pruning import Best, PruneRule, PrunableResult
 from training.fleet.store import Intake, Store
 
 BATCH: Final = 32
@@ -45,7 +45,7 @@ class Choice:
     seqs: array[int]
     size_bytes: int
     digest: str
-    first: list[Result]
+    first: list[PrunableResult]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Pruner:
         for result in self._results() if rule.keep_best else ():
             best.add(result)
         kept, seqs, size_bytes = best.kept(), array("q"), 0
-        digest, first = hashlib.sha256(), list[Result]()
+        digest, first = hashlib.sha256(), list[PrunableResult]()
         for result in self._results():
             if result.seq in kept or not rule.takes(result):
                 continue
@@ -87,7 +87,7 @@ class Pruner:
                 first.append(result)
         return Choice(rule, kept, seqs, size_bytes, digest.hexdigest()[:DIGEST_DIGITS], first)
 
-    def _results(self) -> Iterator[Result]:
+    def _results(self) -> Iterator[PrunableResult]:
         after = 0
         look = self.queue.pruning.window
         while found := self.database.submit(functools.partial(look, after=after)).result():

@@ -27,7 +27,7 @@ WINDOW = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class PrunableResult:
     """An artifact whose files are here, with the jobs whose result it is.
 
     Attributes:
@@ -61,7 +61,7 @@ class PruneRule:
     unnamed: bool = False
     headline: Headline | None = None
 
-    def takes(self, result: Result) -> bool:
+    def takes(self, result: PrunableResult) -> bool:
         """Return True if a result may be pruned, however good it is."""
         if self.before is not None and result.at >= self.before:
             return False
@@ -83,7 +83,7 @@ class Best:
     rule: PruneRule
     _found: dict[tuple[str, str, str], list[tuple[float, int]]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, result: Result) -> None:
+    def add(self, result: PrunableResult) -> None:
         """Look at one more result."""
         for job in result.jobs if self.rule.keep_best else ():
             value = self._value(job)
@@ -118,17 +118,19 @@ class Pruning:
         self._artifacts = artifacts
         self._history = history
 
-    def window(self, tx: Transaction, after: int, limit: int = WINDOW) -> list[Result]:
+    def window(self, tx: Transaction, after: int, limit: int = WINDOW) -> list[PrunableResult]:
         """Return some results in the order their artifacts came; none at the end."""
         return list(_results(tx.all(RESULTS, after=after, limit=limit)))
 
     def prune(
         self, tx: Transaction, seqs: Iterable[int], rule: PruneRule, kept: frozenset[int], actor: str
-    ) -> list[Result]:
+    ) -> list[PrunableResult]:
         """Prune results that the rule still takes; their files must be removed once this is durable."""
         return [result for seq in seqs if (result := self._prune(tx, seq, rule, kept, actor)) is not None]
 
-    def _prune(self, tx: Transaction, seq: int, rule: PruneRule, kept: frozenset[int], actor: str) -> Result | None:
+    def _prune(
+        self, tx: Transaction, seq: int, rule: PruneRule, kept: frozenset[int], actor: str
+    ) -> PrunableResult | None:
         # Looked at again: since it was chosen, another job may have come to the same result.
         found = self.window(tx, seq - 1, 1)
         if not found or found[0].seq != seq or seq in kept or not rule.takes(found[0]):
@@ -151,10 +153,10 @@ class Pruning:
         tx.many("files_removed", [{"seq": seq} for seq in seqs])
 
 
-def _results(rows: Iterable[ResultRow]) -> Iterator[Result]:
+def _results(rows: Iterable[ResultRow]) -> Iterator[PrunableResult]:
     for seq, group in groupby(rows, key=lambda row: row.seq):
         same = list(group)
         jobs = tuple(row for row in same if row.job is not None)
         first = same[0]
         at = max([first.stored_at, *(job.ended_at for job in jobs if job.ended_at)])
-        yield Result(seq, first.key, first.size_bytes, at, jobs)
+        yield PrunableResult(seq, first.key, first.size_bytes, at, jobs)
