@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import secrets
 import sqlite3
@@ -43,10 +44,9 @@ def growth(folder: Path, quick: bool) -> list[Figure]:
         before = path.stat().st_size
         apply.reload(database, queue, header, _entries(count))
         host = Capability(**{**capability(WORKER), "gpus": ()})
-        index = sum(
-            database.submit(lambda tx, number=number: _life(tx, queue, host, number)).result()
-            for number in range(count)
-        )
+        index = 0
+        for number in range(count):
+            index += database.submit(functools.partial(_life, queue=queue, host=host, number=number)).result()
     finally:
         database.close()
     each = (path.stat().st_size - before) / count

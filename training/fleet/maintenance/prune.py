@@ -19,7 +19,7 @@ from training.fleet.database import Database
 from training.fleet.maintenance.report import OnProgress, Report
 from training.fleet.model.errors import PreconditionError
 from training.fleet.queue import Queue
-from training.fleet.queue.pruning import Best, PruneRule, PrunableResult
+from training.fleet.queue.pruning import Best, PrunableResult, PruneRule
 from training.fleet.store import Intake, Store
 
 BATCH: Final = 32
