@@ -249,14 +249,14 @@ def checked(folder: Path) -> Report:
 def statuses(folder: Path) -> list[str]:
     database = Sqlite.open(folder / "queue.db")
     try:
-        rows = database.submit(lambda tx: tx.all(JOBS_BY_SEQ, **_NO_FILTER, **WINDOW))
+        rows = database.submit(lambda tx: tx.all(JOBS_BY_SEQ, **dict.fromkeys(FILTERS), **WINDOW))
         return [row.status for row in rows.result()]
     finally:
         database.close()
 
 
-_NO_FILTER = {**dict.fromkeys(("model", "mode", "host", "tag", "since", "until")), "withdrawn": 1}
-WINDOW = {"after": 0, "upto": 2**62, "limit": 500}
+WINDOW = {"after": 0, "upto": 2**62, "limit": 500, "withdrawn": 1}
+FILTERS = ("model", "mode", "host", "tag", "since", "until")
 
 
 def test_a_backup_brought_to_an_empty_machine_is_the_receiver_it_was_made_of(
