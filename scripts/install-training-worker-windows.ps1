@@ -80,20 +80,24 @@ function Install-Worker {
     if ($Purge) { $words += '--purge' }
     if ($DryRun) { $words += '--dry-run' }
     if ($Code) { $env:CIS490_INVITE = $Code } # no list of processes shows it there
-    [Environment]::CurrentDirectory = $env:SystemRoot # the folder that a program works in cannot be removed
     try {
         foreach ($name in $names) {
             $found = Get-Command -Name $name -CommandType Application -ErrorAction SilentlyContinue | Select-Object -First 1
             if ($null -eq $found -or $found.Source -like '*\WindowsApps\*') { continue }
             & $found.Source -IBc 'import sys; sys.exit(sys.version_info < (3, 11))'
             if ($LASTEXITCODE -ne 0) { continue }
+            [Environment]::CurrentDirectory = $env:SystemRoot # a folder that a program works in cannot be removed
+            Push-Location -LiteralPath $env:SystemRoot -StackName cis490 # where py.exe works, which waits for Python
             & $found.Source -IB "$PSScriptRoot\installing.py" worker $words
             exit $LASTEXITCODE
         }
         [Console]::Error.WriteLine("install-training-worker-windows: found no Python 3.11 or newer under $($names -join ', ') (the one of the Microsoft Store does not count: a service cannot start it); install one for all users from python.org, or name its python.exe with -Python")
         exit 78
     }
-    finally { Remove-Item -LiteralPath 'Env:CIS490_INVITE' -ErrorAction SilentlyContinue }
+    finally {
+        Pop-Location -StackName cis490 -ErrorAction SilentlyContinue
+        Remove-Item -LiteralPath 'Env:CIS490_INVITE' -ErrorAction SilentlyContinue
+    }
 }
 
 Install-Worker

@@ -24,7 +24,7 @@ EXTRAS = {
 
 
 def demand(status: int) -> None:
-    """End a program whose Python is too old, and prepare its end for the case that a package is missing.
+    """End a program whose Python is too old, and prepare its output and its end for the case that a package is missing.
 
     Only the first call counts: the package that a program belongs to is imported before those that it uses. Somebody
     else's hook for exceptions stays.
@@ -39,6 +39,10 @@ def demand(status: int) -> None:
             "(Debian 12: apt-get install python3) and start this with it\n"
         )
         sys.exit(status)
+    # The encoding of a terminal or a pipe may lack a letter; no program may end because of it.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     if sys.excepthook is not sys.__excepthook__:
         return
 

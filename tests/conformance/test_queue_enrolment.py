@@ -79,6 +79,29 @@ def actions(world: World) -> list[str]:
 # ---- codes and their time
 
 
+@pytest.mark.parametrize("undone", [True, False])
+def test_a_host_that_enrols_twice_in_one_batch_has_the_newer_identity_or_with_the_batch_undone_none(
+    world: World, undone: bool
+) -> None:
+    """The first one is replaced before anybody but the batch knows of it."""
+
+    def twice(tx: Any) -> None:
+        for digest in (ONE, TWO):
+            made = world.queue.identities.invite(tx, InviteOrder("pi", 900), ALICE)
+            world.queue.identities.enrol(tx, Enrol(made.code, "pi", digest))
+        if undone:
+            raise ConflictError("the batch goes wrong")
+
+    if undone:
+        with pytest.raises(ConflictError, match="the batch goes wrong"):
+            world.do(twice)
+    else:
+        world.do(twice)
+    living = world.queue.identities.living("pi")
+    assert (living and living.digest) == (None if undone else TWO)
+    assert len(world.queue.identities.page(None, 10).identities) == (0 if undone else 2)
+
+
 @pytest.mark.parametrize("restart", [False, True])
 def test_a_code_is_over_when_the_fleet_clock_says_so(world: World, restart: bool) -> None:
     code = invited(world, ttl_s=60)
@@ -456,6 +479,7 @@ def test_the_trail_holds_jobs_and_identities_in_one_order_newest_first(world: Wo
         ("worker:pi", "claim", lease.job_id, None, "claimed"),
         ("worker:pi", "enrol", None, "pi", None),
         (ALICE, "invite", None, "pi", None),
+        ("receiver", "apply", None, None, None),
         ("receiver", "add", lease.job_id, None, "pending"),
     ]
     numbers = [event.id for event in trail(world)]
@@ -486,7 +510,7 @@ def test_the_trail_is_whole_whatever_the_size_of_its_pages(
     enrolled(world)
     world.running("pi")
     whole = trail(world, worker=worker)
-    assert len(whole) == (4 if worker else 8)
+    assert len(whole) == (4 if worker else 9)
     assert trail(world, worker=worker, limit=1) == whole
     assert trail(world, worker=worker, limit=3) == whole
     job = whole[0].job
@@ -505,8 +529,8 @@ def test_a_page_ends_early_when_looking_takes_long_and_names_the_next(
     monkeypatch.setattr("training.fleet.queue.events.SCAN_S", -1.0)
     world.load([entry(number) for number in range(5)])
     page = world.do(lambda tx: world.queue.history.page(tx, EventFilters(worker="nobody"), None, 10))
-    assert (page.events, page.next) == ([], "e4")
-    assert [event.id for event in trail(world)] == [5, 4, 3, 2, 1]
+    assert (page.events, page.next) == ([], "e5")
+    assert [event.id for event in trail(world)] == [6, 5, 4, 3, 2, 1]
 
 
 def test_a_page_looks_on_as_long_as_there_is_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -565,3 +589,11 @@ def test_looking_for_newer_events_ends_a_day_before_them(world: World, monkeypat
     assert page("2026-11-30T00:00:00.000Z") == ["2026-11-30", "2026-11-30"]
     assert page("2026-11-25T00:00:00.000Z") == ["2026-11-30", "2026-11-29", "2026-11-30"]
     assert page("2026-02-31T00:00:00.000Z")
+
+
+def test_who_was_let_in_before_a_revocation_is_refused_after_it(world: World) -> None:
+    identity = enrolled(world)
+    world.queue.identities.demand_living(identity.id)
+    revoke(world)
+    with pytest.raises(RevokedError):
+        world.queue.identities.demand_living(identity.id)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +212,8 @@ def test_the_order_is_priority_then_rank_then_manifest(world: World) -> None:
     )
     held: list[str] = []
     order = []
-    while (lease := world.claim(TOWER, held)) is not None:
+    two_cards = replace(TOWER, gpus=(*TOWER.gpus, replace(TOWER.gpus[0], uuid="GPU-2")))
+    while (lease := world.claim(two_cards, held)) is not None:
         held.append(lease.lease_id)
         order.append(lease.spec["hyper"]["max_iter"])
         assert len(order) <= 5, "claims have no end"

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.queue_world import ARTIFACT, Engine, World, entry, host, open_world
+from tests.helpers.queue_world import ARTIFACT, OPERATOR, Engine, World, entry, host, open_world
 from training.fleet import __version__
 from training.fleet.database.queries import JOBS_BY_SEQ, JOBS_BY_STATUS, JOBS_NAMED
 from training.fleet.model.errors import InvalidMessageError, NotFoundError
 from training.fleet.model.jobs import DatasetRef, Policy, Requirement, Trainer
 from training.fleet.queue import Filters, views
+from training.fleet.wire.identities import Enrol, InviteOrder
 from training.fleet.wire.people import AttemptView, FailureView, JobPage
 
 
@@ -145,7 +146,7 @@ def test_the_jobs_of_a_status_come_in_their_order_however_small_the_pages_are(wo
 def test_a_window_ends_where_it_was_told_to(world: World) -> None:
     world.load(entry(number) for number in range(8))
     values = {"after": 2, "upto": 4, "model": None, "mode": None, "host": None, "since": None, "until": None}
-    values |= {"limit": 9}
+    values |= {"tag": None, "withdrawn": 1, "limit": 9}
     for statement, more in ((JOBS_BY_SEQ, {}), (JOBS_BY_STATUS, {"status": "pending"})):
         found = world.do(lambda tx, statement=statement, more=more: tx.all(statement, **values, **more))
         assert [row.seq for row in found] == [3, 4]
@@ -188,8 +189,10 @@ def test_the_last_page_names_no_next_one_even_when_it_is_full(world: World, monk
         (Filters(model="mlp"), "s2"),
         (Filters(mode="none"), "s2"),
         (Filters(host="none"), "s2"),
-        (Filters(frozenset({"claimed"})), None),
-        (Filters(), None),
+        (Filters(tag="none"), "s2"),
+        (Filters(), "s2"),
+        (Filters(frozenset({"claimed"}), withdrawn=True), None),
+        (Filters(withdrawn=True), None),
     ],
 )
 def test_only_a_filter_that_may_refuse_most_jobs_is_looked_for_in_windows(
@@ -356,7 +359,9 @@ def test_hosts_are_listed_with_what_they_are_and_do(world: World) -> None:
     assert [line.partition(":")[0] for line in pi.drift] == ["trainer"]
     assert [line.partition(":")[0] for line in tower.drift] == ["vram_gib"]
     world.complete(lease)
-    world.now += 601
+    world.now += 600
+    assert world.queue.worker_counts() == {"working": 1, "idle": 1, "away": 1, "refused": 0}
+    world.now += 1
     assert world.queue.worker_counts() == {"working": 1, "idle": 0, "away": 2, "refused": 0}
     world.claim("pi")
     assert world.queue.worker_counts() == {"working": 1, "idle": 1, "away": 1, "refused": 0}
@@ -624,11 +629,19 @@ def test_why_does_not_quote_another_failure_as_the_rejection(world: World) -> No
     assert why(world, entry(1).id).summary.startswith("pi rejected its specification; it fails for good")
 
 
-def test_hosts_that_the_operator_named_are_the_first_whose_last_call_is_shown(world: World) -> None:
+def test_hosts_that_the_operator_named_or_that_enrolled_are_the_first_whose_last_call_is_shown(world: World) -> None:
     """So nobody who makes up names hides the hosts that count."""
-    world.load([entry(0)], {"default": Policy(), "tower": Policy()})
-    for name in ("a-made-up-name", "another", "tower"):
+    world.load([entry(0)], {"default": Policy(), "tower": Policy(), "absent": Policy()})
+    made = world.do(lambda tx: world.queue.identities.invite(tx, InviteOrder("zed", 900), OPERATOR))
+    world.do(lambda tx: world.queue.identities.enrol(tx, Enrol(made.code, "zed", "1" * 64)))
+    for name in ("a-made-up-name", "another", "tower", "zed"):
         world.claim(name)
         world.wait(1)
-    assert list(world.queue.last_seen(limit=2)) == ["tower", "a-made-up-name"]
-    assert world.queue.last_seen(limit=9) == {"tower": 1.0, "a-made-up-name": 3.0, "another": 2.0}
+    assert list(world.queue.last_seen(limit=3)) == ["tower", "zed", "a-made-up-name"]
+    assert world.queue.last_seen(limit=9) == {"tower": 2.0, "zed": 1.0, "a-made-up-name": 4.0, "another": 3.0}
+    identities = {view.name: view.identity for view in world.queue.workers().workers}
+    assert identities == {
+        "a-made-up-name": "none", "absent": "none", "another": "none", "tower": "none", "zed": "enrolled",
+    }  # fmt: skip
+    world.restart()
+    assert world.queue.last_seen(limit=9) == {}  # known from before, and not heard since

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.queue_world import Engine, World, entry, host, open_world
+from tests.helpers.queue_world import Engine, World, entry, host, open_world, repeated
 from training.fleet.database.queries import ADD_REQUIREMENT, REMEMBERED
 from training.fleet.model.artifact import ArtifactKey
 from training.fleet.model.errors import ConflictError, StorageFullError
@@ -337,12 +337,47 @@ def test_nothing_is_left_to_a_host_whose_card_something_else_uses() -> None:
 
 
 def test_the_totals_of_artifacts_are_those_of_the_rows_whenever_they_are_asked_for_first(world: World) -> None:
-    def add(sha256: str, size_bytes: int) -> None:
-        assert world.do(lambda tx: world.queue.artifacts.add(tx, sha256, size_bytes, "gbt", "realistic"))
+    def add(sha256: str, size_bytes: int) -> bool:
+        key = ArtifactKey(sha256, "gbt", "realistic")
+        return bool(world.do(lambda tx: world.queue.artifacts.add(tx, key, size_bytes)))
 
-    add("a" * 64, 10)
+    assert add("a" * 64, 10)
     assert world.do(world.queue.artifacts.totals) == (1, 10)
-    add("b" * 64, 5)
+    assert add("b" * 64, 5)
     assert world.do(world.queue.artifacts.totals) == (2, 15)
-    assert not world.do(lambda tx: world.queue.artifacts.add(tx, "b" * 64, 5, "gbt", "realistic"))
+    assert not add("b" * 64, 5)
     assert world.do(world.queue.artifacts.totals) == (2, 15)
+
+
+def test_a_live_lease_has_its_worker_for_its_holder_and_any_other_none(world: World) -> None:
+    world.load([entry(1)])
+    lease = world.running("pi")
+    assert world.queue.live_holder(lease.lease_id) == "pi"
+    assert world.queue.live_holder("no-such-lease") is None
+    world.complete(lease)
+    assert world.queue.live_holder(lease.lease_id) is None
+
+
+def test_a_step_after_a_commit_that_goes_wrong_is_noticed_by_these_tests(world: World) -> None:
+    """The database only logs it, so a test that hears nothing of it would pass with a memory that is wrong."""
+
+    def wrong() -> None:
+        raise ValueError("memory does not follow")
+
+    with pytest.raises(AssertionError, match="memory does not follow"):
+        world.do(lambda tx: tx.after_commit(wrong))
+    with pytest.raises(AssertionError, match="memory does not follow"):
+        repeated(world.database, lambda tx: (tx.may_run_twice(), tx.after_commit(wrong)))
+
+
+def test_each_end_of_an_attempt_is_told_with_what_its_worker_reported_and_how_long_it_took(world: World) -> None:
+    told: list[tuple[str, str | None, float]] = []
+    world.queue.on_ended(lambda ended: told.append((ended.outcome, ended.kind, ended.held_s)))
+    world.load([entry(1), entry(2)])
+    lease = world.running("pi")
+    world.now += 7
+    world.fail(lease, "oom_gpu")
+    lease = world.running("server")
+    world.now += 5
+    world.complete(lease)
+    assert told == [("failed", "oom_gpu", 7.0), ("completed", None, 5.0)]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,11 @@ import pytest
 
 from tests.helpers.queue_world import Engine, World, entry, host, open_world
 from training.fleet.database.queries import JOB, JOBS_NUMBERED, REQUIREMENTS
-from training.fleet.model.errors import FleetError, PreconditionError, WouldShrinkError
+from training.fleet.manifest import JobEntry
+from training.fleet.model.errors import FleetError, NotFoundError, PreconditionError, WouldShrinkError
 from training.fleet.model.jobs import DatasetRef, Policy, Requirement, Trainer
-from training.fleet.queue import change, reload
+from training.fleet.queue import EventFilters, Filters, Origin, change, reload
+from training.fleet.queue.manifests import pack
 from training.fleet.queue.stored import requirement_from
 from training.fleet.wire.people import Plan, PlannedJob
 from training.fleet.wire.worker import Beat
@@ -127,25 +130,198 @@ def test_a_job_that_becomes_eligible_wakes_parked_claims(world: World) -> None:
     assert {2: 1} in world.ready
 
 
-def test_a_manifest_that_would_drop_jobs_needs_leave(world: World) -> None:
+def test_a_manifest_that_declares_fewer_jobs_needs_leave(world: World) -> None:
     world.load([entry(number) for number in range(8)])
-    with pytest.raises(WouldShrinkError, match=r"7 jobs of the queue \(.*, …\).*--allow-shrink"):
+    told = r"declares 1 job, the one in force 8;.*: gbt realistic .* no longer named.* and 2 more;.*--allow-shrink"
+    with pytest.raises(WouldShrinkError, match=told):
         world.load([entry(0, priority=9)])
-    with pytest.raises(WouldShrinkError, match=r"1 job of the queue"):
+    with pytest.raises(WouldShrinkError, match=rf"declares 7 jobs.*{entry(7).id[:12]} is no longer named"):
         world.load([entry(number) for number in range(7)])
     assert world.job(entry(0).id).priority == 0
     assert world.job(entry(7).id).named
 
 
-def test_dropped_jobs_stay_until_they_are_cancelled_and_can_come_back(world: World) -> None:
+def test_the_digest_of_a_plan_is_leave_for_all_that_it_showed(world: World) -> None:
+    world.load([entry(number) for number in range(4)])
+    plan = world.plan([entry(0)], digest="d" * 64)
+    assert counts(plan) == {"unchanged": 1, "dropped": 3}
+    assert world.load([entry(0)], digest="d" * 64, if_plan=plan.digest) == plan
+    assert world.job(entry(3).id).withdrawn
+
+
+def test_a_job_that_takes_the_place_of_another_needs_no_leave(world: World) -> None:
+    world.load([entry(60), entry(1)])
+    done = world.load([entry(80), entry(1)])
+    (new,), (old,) = done.added, done.dropped
+    assert (new.replaces, new.change) == (entry(60).id, {"max_iter": [60, 80]})
+    assert (old.id, old.status) == (entry(60).id, "pending")
+
+
+def test_each_new_job_stands_for_the_dropped_one_that_is_most_like_it(world: World) -> None:
+    world.load([entry(1), entry(2, mode="oracle"), entry(3)])
+    plan = world.plan([entry(1), entry(30), entry(20, mode="oracle")])
+    assert {new.id: new.replaces for new in plan.added} == {
+        entry(30).id: entry(3).id,
+        entry(20, mode="oracle").id: entry(2, mode="oracle").id,
+    }
+
+
+def test_a_plan_that_moved_says_what_it_would_replace_now(world: World) -> None:
+    world.load([entry(60)])
+    with pytest.raises(PreconditionError, match=rf"gbt realistic max_iter 60 -> 80 replaces {entry(60).id[:12]}"):
+        world.load([entry(80)], if_plan="e" * 64)
+
+
+# ---- jobs that are no longer named
+
+
+def test_a_pending_job_that_is_no_longer_named_is_offered_to_nobody(world: World) -> None:
     world.load([entry(1), entry(2)])
-    assert counts(world.load([entry(1)], allow_shrink=True)) == {"unchanged": 1, "dropped": 1}
-    assert not world.job(entry(2).id).named
-    assert counts(world.load([entry(1)])) == {"unchanged": 1}
-    back = world.load([entry(1), entry(2)])
+    assert counts(world.load([entry(2)], allow_shrink=True)) == {"unchanged": 1, "dropped": 1}
+    gone = world.job(entry(1).id)
+    assert (gone.status, gone.named, gone.withdrawn) == ("pending", False, True)
+    assert order(world) == [2]
+    assert world.do(lambda tx: world.queue.claimable(tx, 1)) == 0
+    assert "withdrawn" in world.do(lambda tx: world.queue.why(tx, entry(1).id)).summary
+    world.restart()
+    assert world.claim("pi") is None
+    assert world.job(entry(1).id).withdrawn
+
+
+def test_a_withdrawn_job_that_is_named_again_comes_back_with_its_attempts(world: World) -> None:
+    world.load([entry(1), entry(2, priority=-1)])
+    world.fail(world.running())
+    world.wait(100)
+    world.load([entry(2, priority=-1)], allow_shrink=True)
+    world.ready.clear()
+    back = world.load([entry(1), entry(2, priority=-1)])
     assert back.changed[0].change == {"named": [False, True]}
-    assert world.job(entry(2).id).named
-    assert world.events(entry(2).id) == ["add", "drop", "restore"]
+    assert {1: 1} in world.ready
+    assert (world.job(entry(1).id).withdrawn, world.job(entry(1).id).attempts_used) == (False, 1)
+    assert world.events(entry(1).id) == ["add", "claim", "start", "fail", "drop", "restore"]
+    assert world.claim("pi").job_id == entry(1).id
+
+
+def test_dropped_jobs_can_be_kept_claimable(world: World) -> None:
+    world.load([entry(1), entry(2)])
+    jobs = [entry(2)]
+    reload(world.database, world.queue, world.header(1), jobs, allow_shrink=True, keep_dropped=True)
+    kept = world.job(entry(1).id)
+    assert (kept.named, kept.withdrawn) == (False, False)
+    assert order(world) == [1, 2]
+
+
+@pytest.mark.parametrize("how", ["fails", "expires", "is lost"])
+def test_a_running_job_goes_on_and_is_not_offered_again_when_it_comes_back(world: World, how: str) -> None:
+    world.load([entry(1)])
+    lease = world.claim() if how == "is lost" else world.running()
+    world.load([], allow_shrink=True)
+    assert not world.job(entry(1).id).withdrawn
+    world.ready.clear()
+    if how == "fails":
+        world.fail(lease)
+    world.wait(2000)
+    assert (world.status(entry(1).id), world.job(entry(1).id).withdrawn) == ("pending", True)
+    assert [ready for ready in world.ready if ready] == []
+    assert world.claim("tower") is None
+
+
+def test_a_late_result_of_a_withdrawn_job_is_taken(world: World) -> None:
+    world.load([entry(1)])
+    lease = world.running()
+    world.load([], allow_shrink=True)
+    world.wait(2000)
+    assert world.job(entry(1).id).withdrawn
+    assert world.complete(lease).status == "completed"
+    assert (world.job(entry(1).id).withdrawn, world.queue.counts()["completed"]) == (False, 1)
+
+
+def test_a_requeue_offers_a_withdrawn_job_again(world: World) -> None:
+    world.load([entry(1), entry(2)])
+    world.fail(world.running(), "host_fault")
+    world.load([], allow_shrink=True)
+    world.ready.clear()
+    assert world.requeue(entry(2).id).status == "pending"
+    assert world.ready == [{1: 1}]
+    assert not world.job(entry(2).id).named
+    assert world.detail(entry(2).id).events[-1].why == "offered again, although the manifest does not name it"
+    assert order(world) == [2]
+
+
+def test_a_requeue_of_a_failed_job_that_is_no_longer_named_lets_it_run(world: World) -> None:
+    world.load([entry(1, max_attempts=1)])
+    world.fail(world.running())
+    world.load([], allow_shrink=True)
+    world.requeue(entry(1).id)
+    assert world.claim("pi").job_id == entry(1).id
+
+
+def test_the_end_of_a_back_off_wakes_nobody_for_a_withdrawn_job(world: World) -> None:
+    world.load([entry(1)])
+    world.fail(world.running())
+    world.load([], allow_shrink=True)
+    world.ready.clear()
+    world.wait(2000)
+    assert [ready for ready in world.ready if ready] == []
+    world.load([entry(1)])
+    assert world.claim("tower").job_id == entry(1).id
+
+
+def test_withdrawn_jobs_are_counted_and_hidden_from_lists_until_they_are_asked_for(world: World) -> None:
+    world.load([entry(number) for number in range(4)])
+    world.cancel(entry(0).id)
+    world.load([entry(3)], allow_shrink=True)
+    assert world.do(world.queue.withdrawn) == 2
+    assert world.queue.counts()["pending"] == 3
+
+    def shown(**more: Any) -> list[str]:
+        return [job.id for job in world.do(lambda tx: world.queue.jobs(tx, Filters(**more))).jobs]
+
+    assert shown() == [entry(0).id, entry(3).id]
+    assert shown(statuses=frozenset({"pending"})) == [entry(3).id]
+    assert shown(withdrawn=True) == [entry(number).id for number in range(4)]
+    assert shown(id_prefix=entry(1).id[:8]) == [entry(1).id]
+
+
+def test_an_upgraded_queue_goes_on_with_the_jobs_that_an_older_version_dropped(world: World) -> None:
+    """The older version kept them claimable, and an upgrade must not change what is trained."""
+    world.load([entry(1)])
+    reload(world.database, world.queue, world.header(0), [], allow_shrink=True, keep_dropped=True)
+    world.restart()
+    assert world.claim("pi").job_id == entry(1).id
+
+
+# ---- labels
+
+
+def labelled(number: int, name: str | None = None, *tags: str) -> JobEntry:
+    return replace(entry(number), name=name, tags=tags)
+
+
+def test_labels_are_changed_in_place_and_leave_the_identity_alone(world: World) -> None:
+    world.load([labelled(1, "base-line", "night"), entry(2)])
+    assert (world.job(entry(1).id).name, world.job(entry(1).id).tags) == ("base-line", ["night"])
+    plan = world.load([labelled(1, None, "day", "week"), labelled(2, "base-line")])
+    assert counts(plan) == {"changed": 2}
+    assert plan.changed[0].change == {"name": ["base-line", None], "tags": [["night"], ["day", "week"]]}
+    assert counts(world.load([labelled(1, None, "day", "week"), labelled(2, "base-line")])) == {"unchanged": 2}
+    assert (world.job(entry(1).id).name, world.job(entry(1).id).tags) == (None, ["day", "week"])
+
+
+def test_jobs_are_found_by_name_and_by_tag(world: World) -> None:
+    world.load([labelled(1, "best-gbt", "night"), labelled(2, None, "night", "oracle"), entry(3)])
+
+    def found(**more: Any) -> list[str]:
+        return [job.id for job in world.do(lambda tx: world.queue.jobs(tx, Filters(**more))).jobs]
+
+    assert found(tag="night") == [entry(1).id, entry(2).id]
+    assert found(tag="oracle", statuses=frozenset({"pending"})) == [entry(2).id]
+    assert found(tag="nigh") == []
+    assert found(name="best-gbt") == [entry(1).id]
+    world.load([labelled(4, "best-gbt"), entry(2), entry(3)])
+    assert found(name="best-gbt") == [entry(4).id]
+    world.load([entry(4), entry(2), entry(3)])
+    assert found(name="best-gbt") == [entry(1).id]
 
 
 def test_a_job_is_dropped_once(world: World) -> None:
@@ -401,3 +577,114 @@ def test_after_a_reload_that_broke_off_the_manifest_in_force_is_compared_too(wor
     assert world.job(entry(0).id).priority == 0
     world.restart()
     assert world.queue.plan_of_no_change() is not None
+
+
+# ---- hosts, datasets, trainer
+
+
+def tables(plan: Plan) -> list[tuple[str, str, str, dict[str, list[Any]]]]:
+    return [(one.table, one.name, one.what, one.change) for one in plan.tables]
+
+
+def test_changes_besides_the_jobs_are_named_field_by_field(world: World) -> None:
+    world.load([entry(1)], {"tower": Policy(), "pi": Policy()}, datasets={"lab": DatasetRef("lab")})
+    hosts = {"tower": Policy(allow_jobs=(), slots=2), "nas": Policy(ram_gib=8)}
+    more = {"datasets": {"lab": DatasetRef("lab", "sha256:1")}, "trainer": Trainer(("forest",)), "digest": "d" * 64}
+    plan = world.plan([entry(1)], hosts, **more)
+    assert tables(plan) == [
+        ("host", "nas", "added", {"ram_gib": [None, 8]}),
+        ("host", "pi", "removed", {}),
+        ("host", "tower", "changed", {"allow_jobs": [["*"], []], "slots": [1, 2]}),
+        ("dataset", "lab", "changed", {"digest": [None, "sha256:1"]}),
+        ("trainer", "", "changed", {"command": [["{python}", "-m", "training.trainer.run"], ["forest"]]}),
+    ]
+    assert world.load([entry(1)], hosts, if_plan=plan.digest, **more) == plan
+    assert world.load([entry(1)], hosts, **more).tables == []
+
+
+def test_hosts_that_get_no_more_jobs_are_said_loudly(world: World) -> None:
+    world.load([entry(1)], {"default": Policy(), "a": Policy(), "b": Policy(), "c": Policy(("gbt",)), "d": Policy()})
+    assert world.plan([entry(1)], {"a": Policy(()), "b": Policy(deny_jobs=("*",)), "c": Policy(("mlp",))}).warnings == [
+        "host a may train nothing from now on (allow_jobs is empty); what it trains now goes on",
+        "host b may train nothing from now on (deny_jobs holds *); what it trains now goes on",
+        "host d has no table any more and is refused from now on; what it trains now goes on",
+        "[hosts.default] is removed: hosts without a table of their own are refused from now on",
+    ]
+    kept = {"default": Policy(), "a": Policy(), "b": Policy(), "c": Policy(("gbt",))}
+    assert world.plan([entry(1)], kept).warnings == [
+        "host d has no table any more: [hosts.default] holds for it from now on"
+    ]
+
+
+def test_a_table_whose_name_is_nearly_that_of_a_host_is_pointed_out(world: World) -> None:
+    world.load([entry(1)])
+    world.claim("gpu-tower")
+    world.claim("nas")
+    (warning,) = world.plan([entry(1)], {"default": Policy(), "gpu-towr": Policy(), "nas": Policy()}).warnings
+    assert "no host gpu-towr ever called; did you mean gpu-tower?" in warning
+    assert world.plan([entry(1)], {"default": Policy(), "gpu-tower": Policy()}).warnings == []
+
+
+def test_what_a_manifest_changes_stands_in_the_events(world: World) -> None:
+    world.load([entry(1)], {"tower": Policy(), "pi": Policy()})
+    world.load([entry(1), entry(2)], {"tower": Policy(())})
+    page = world.do(lambda tx: world.queue.history.page(tx, EventFilters(), None, 4))
+    found = [(event.action, event.worker, event.why) for event in page.events if event.action != "add"]
+    assert found[:2] == [
+        ("change", "tower", 'host tower: allow_jobs ["*"] -> []'),
+        ("drop", "pi", "host pi: removed"),
+    ]
+    action, worker, why = found[2]
+    assert (action, worker) == ("apply", None)
+    assert why.startswith("reload of ")
+    assert why.endswith('1 added; host pi: removed; host tower: allow_jobs ["*"] -> []')
+
+
+def test_a_plan_says_what_the_nearest_hosts_lack(world: World) -> None:
+    world.load([entry(1)])
+    world.claim(host("box", ram_gib=24))
+    needs = [Requirement("gbt", min_ram_gib=64), Requirement("gbt", min_ram_gib=64, require_cuda=True)]
+    plan = world.plan([entry(number + 2, need) for number, need in enumerate(needs)])
+    assert [job.near for job in plan.added] == ["box: 24 of 64 GiB", "box: no CUDA, 24 of 64 GiB"]
+
+
+# ---- the list of manifests
+
+
+def brought(world: World, number: int, how: str = "apply") -> str:
+    header = world.header(1)
+    origin = Origin(how, pack(f"manifest {number}".encode()))
+    reload(world.database, world.queue, header, [entry(number)], actor="operator:anna", origin=origin)
+    return header.digest
+
+
+def listed(world: World) -> list[tuple[int, str, str, str, bool]]:
+    digest = world.queue.in_force.digest
+    views = world.do(lambda tx: world.queue.manifests.views(tx, digest))
+    return [(one.number, one.digest, one.actor, one.how, one.in_force) for one in views]
+
+
+def test_manifests_that_came_in_force_are_listed_with_their_text(world: World) -> None:
+    first, second = brought(world, 1, "start"), brought(world, 2)
+    assert listed(world) == [
+        (2, second, "operator:anna", "apply", True),
+        (1, first, "operator:anna", "start", False),
+    ]
+    assert world.do(lambda tx: world.queue.manifests.text(tx, first)) == b"manifest 1"
+    with pytest.raises(NotFoundError, match="manifest history"):
+        world.do(lambda tx: world.queue.manifests.text(tx, "0" * 64))
+
+
+def test_the_newest_fifty_manifests_are_kept(world: World) -> None:
+    digests = [brought(world, number) for number in range(53)]
+    assert [number for number, *_ in listed(world)] == list(range(53, 3, -1))
+    with pytest.raises(NotFoundError):
+        world.do(lambda tx: world.queue.manifests.text(tx, digests[2]))
+    assert world.do(lambda tx: world.queue.manifests.text(tx, digests[3])) == b"manifest 3"
+
+
+def test_a_manifest_that_was_refused_is_not_in_the_list(world: World) -> None:
+    brought(world, 1)
+    with pytest.raises(PreconditionError):
+        reload(world.database, world.queue, world.header(1), [entry(2)], if_plan="0" * 64, origin=Origin("x", b""))
+    assert len(listed(world)) == 1

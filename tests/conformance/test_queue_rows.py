@@ -155,6 +155,7 @@ def test_a_claim_writes_its_job_its_attempt_and_its_host(world: World, crowd: Cr
             "lease_id": lease_id,
             "worker": "host-8",
             "claim_id": "claim-0012",
+            "process": None,
             "claimed_at": LATE,
             "started_at": None,
             "ended_at": None,
@@ -163,6 +164,7 @@ def test_a_claim_writes_its_job_its_attempt_and_its_host(world: World, crowd: Cr
             "kind": None,
             "exit_status": None,
             "error_id": None,
+            "card": None,
         },
         "worker host-8": {"name": "host-8", "seen_at": LATE},
     }
@@ -389,10 +391,10 @@ def test_a_shrunken_budget_ends_the_job_that_has_used_it(world: World, crowd: Cr
 def test_a_job_that_is_no_longer_named_is_marked_and_one_named_again_is_unmarked(world: World, crowd: Crowd) -> None:
     fewer = [one for one in crowd.entries if one.id != crowd.id(9)]
     gone = changed(world, lambda: world.load(fewer, {"default": Policy(slots=9)}, allow_shrink=True))
-    assert gone == {"job 9": {"named": 0, "updated_at": LATE}}
+    assert gone == {"job 9": {"named": 0, "withdrawn": 1, "updated_at": LATE}}
     world.wall = EARLY
     again = changed(world, lambda: world.load(crowd.entries, {"default": Policy(slots=9)}))
-    assert again["job 9"] == {"named": 1, "updated_at": EARLY}
+    assert again["job 9"] == {"named": 1, "withdrawn": 0, "updated_at": EARLY}
 
 
 # ---- identities

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from training.fleet.cli import commands, comparison, completion, listing, machines, program, trail
+from training.fleet.cli import comparison, completion, listing, machines, manifests, plans, program, trail
 from training.fleet.model import errors
 from training.fleet.wire import people
 from training.fleet.wire import worker as messages
@@ -27,6 +27,7 @@ def test_the_reference_has_every_command_and_option(page: str) -> None:
         "--metric", "--split", "--dataset", "--artifacts", "--no-hash", "--job", "--worker", "--ttl",
         "--code", "--ca-sha256", "--name", "--tag", "--since", "--until", "--all", "--lower", "--yes", "--if",
         "--only", "--force", "--unpack", "--data", "--out", "--threshold", "--explain",
+        "--keep-dropped", "--if-manifest", "--plan",
     }  # fmt: skip
 
 
@@ -37,6 +38,7 @@ def test_the_reference_has_the_columns_in_their_order(page: str) -> None:
         machines.WORKER_COLUMNS,
         trail.TRAIL_COLUMNS,
         trail.IDENTITY_COLUMNS,
+        plans.MANIFEST_COLUMNS,
     ):
         assert f"Columns: `{' '.join(columns)}`" in page
 
@@ -47,7 +49,7 @@ def test_the_reference_has_exactly_the_exit_statuses(page: str) -> None:
         0,
         errors.EX_FAILURE,
         errors.EX_USAGE,
-        commands.EX_CHANGES,
+        manifests.EX_CHANGES,
         errors.EX_UNAVAILABLE,
         errors.EX_TEMPFAIL,
         errors.EX_NOPERM,

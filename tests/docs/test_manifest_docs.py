@@ -30,7 +30,7 @@ def test_the_page_has_every_key_of_the_code_and_no_other(root: Path, table: str)
 
 
 def test_the_page_says_which_keys_defaults_take() -> None:
-    assert set(JOB) - set(DEFAULTS) == {"model", "hyper"}
+    assert set(JOB) - set(DEFAULTS) == {"model", "hyper", "grid", "random", "random_seed", "name"}
 
 
 @pytest.mark.parametrize("table", ["hosts.NAME", "jobs", "manifest"])

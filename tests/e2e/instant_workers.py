@@ -20,11 +20,12 @@ from typing import Any
 from training.fleet.client import Client
 from training.fleet.client import client as client_module
 from training.fleet.model.capability import Capability
-from training.fleet.worker import attempt, loop
+from training.fleet.worker import loop
 from training.fleet.worker.journal import Journal
 from training.fleet.worker.loop import Worker
 from training.fleet.worker.options import options
 from training.fleet.worker.process.local import TrainerEnding, process_identity
+from training.fleet.worker.run import prepare, run, watch
 
 ME = process_identity(os.getpid())
 TRAININGS: list[dict[str, Any]] = []
@@ -79,8 +80,8 @@ def launch(
 
 def hasten() -> None:
     """Shorten what a worker waits for, in the measure in which the test's leases are shorter."""
-    attempt.launch = launch  # type: ignore[assignment]
-    attempt.RETRY_S, attempt.RETRY_CAP_S, attempt.TICK_S = 0.1, 0.5, 0.5  # type: ignore[misc]
+    prepare.launch = launch  # type: ignore[assignment]
+    run.RETRY_S, run.RETRY_CAP_S, watch.TICK_S = 0.1, 0.5, 0.5  # type: ignore[misc]
     loop.AWAY_S, loop.AWAY_CAP_S, loop.REFUSED_S, loop.WAIT_S = 0.1, 0.5, 0.2, 2  # type: ignore[misc]
     client_module.BACKOFF_S, client_module.BACKOFF_CAP_S = 0.05, 0.3  # type: ignore[misc]
     client_module._PARKING_SLACK_S = 1.0

@@ -16,7 +16,7 @@ import pytest
 from training.fleet.install import linux, release, unit
 from training.fleet.install.linux import InstallPart, LinuxFolders
 from training.fleet.install.programs import Programs
-from training.fleet.install.torch_build import INSTALLED
+from training.fleet.install.torch_build import TORCH_VERSION_PROBE
 
 CODE = "C0DE"
 
@@ -105,7 +105,7 @@ class LinuxHost(Programs):
             self.known.remove(words[-1])
         if "--dry-run" in words:
             return (0 if self.finds_torch else 1), ""
-        if INSTALLED in words:
+        if TORCH_VERSION_PROBE in words:
             return (0, self.torch) if self.torch else (1, "")
         if "-c" in words:
             return 0, str(Path(words[0]).parents[1] / "site") if "sysconfig" in words[-1] else "3.12.0"

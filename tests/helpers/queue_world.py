@@ -43,21 +43,29 @@ def entry(number: int, requirement: Requirement | None = None, **more: Any) -> J
     return JobEntry(spec.job_id(), spec.model, spec.mode, canonical(spec.document()).decode(), needs, limits, number)
 
 
+class _Failures(logging.Handler):
+    """Keeps what a database logs of steps after a commit that went wrong."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.found.append(f"{record.getMessage()}: {record.exc_info and record.exc_info[1]!r}")
+
+
 @contextmanager
 def every_step_done() -> Iterator[None]:
     """Fail when a step after a commit did: the database only logs it, because its writer must live on."""
-    log, failed = logging.getLogger("training.fleet.database.sqlite.writer"), list[str]()
-
-    def note(record: logging.LogRecord) -> bool:
-        failed.append(f"{record.getMessage()}: {record.exc_info and record.exc_info[1]!r}")
-        return True
-
-    log.addFilter(note)
+    # That of all databases, wherever among its modules the step is made.
+    log, failures = logging.getLogger("training.fleet.database"), _Failures()
+    log.addHandler(failures)
     try:
         yield
     finally:
-        log.removeFilter(note)
-    assert failed == []
+        log.removeHandler(failures)
+    if failures.found:
+        raise AssertionError("; ".join(failures.found))
 
 
 def repeated(database: Database, change: Callable[[Any], Any]) -> Any:
@@ -184,11 +192,19 @@ class World:
         jobs = list(entries)
         return plan(self.database, self.queue, self.header(len(jobs), hosts, **more), jobs)
 
-    def claim(self, worker: Capability | str = "pi", held: Iterable[str] = (), claim_id: str = "") -> Any:
+    def claim(
+        self,
+        worker: Capability | str = "pi",
+        held: Iterable[str] = (),
+        claim_id: str = "",
+        *,
+        process: str | None = None,
+        vouched: bool = False,
+    ) -> Any:
         capability = host(worker) if isinstance(worker, str) else worker
         self.numbers += 1
-        message = Claim(claim_id or f"claim-{self.numbers:04d}", capability.hostname, capability, list(held))
-        return repeated(self.database, lambda tx: self.queue.claim(tx, message))
+        message = Claim(claim_id or f"claim-{self.numbers:04d}", capability.hostname, capability, list(held), process)
+        return repeated(self.database, lambda tx: self.queue.claim(tx, message, vouched=vouched))
 
     def beat(self, lease: Lease, progress: Progress | None = None, held: Iterable[str] = ()) -> Any:
         message = Heartbeat(lease.lease_id, progress, list(held))

@@ -118,7 +118,8 @@ def test_what_it_leaves_is_readable_or_closed_as_it_should_be(site: Site) -> Non
     assert list(rights.values()) == [0o700, 0o750, 0o640, 0o755, 0o644]
     assert [site.host.owner(name) for name in rights] == ["cis490-worker:cis490-worker", *["root:root"] * 4]
     assert sorted(str(path.relative_to(app)) for path in app.rglob("*") if path.is_file()) == [
-        "LICENSE", "training/fleet/one.py",
+        "LICENSE", "etc/systemd/cis490-training-worker.service", "requirements/torch-index.in",
+        "requirements/torch-index.txt", "requirements/torch.txt", "requirements/trainer.txt", "training/fleet/one.py",
     ]  # fmt: skip
     assert (app / "training" / "fleet" / "one.py").stat().st_mode & 0o044 == 0o044
     assert (site.release() / "venv" / "site" / "cis490.pth").read_text() == f"{app}\n"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from windows_guide import handed_on, parameters_of
 
-from training.fleet.cli import views
+from training.fleet.cli import trail
 from training.fleet.install import worker
 from training.fleet.wire.identities import Invite
 
@@ -51,7 +51,7 @@ def test_it_starts_a_python_to_ask_its_version_and_one_to_install_and_nothing_el
     assert starting == ["& $found.Source -IBc 'import sys; sys.exit(sys.version_info < (3, 11))'", CALL]
     assert body[body.index(CALL) + 1] == "exit $LASTEXITCODE"
     cmdlets = set(re.findall(r"\b[A-Z][a-z]+-[A-Z]\w+", "\n".join(body)))
-    assert cmdlets == {"Get-Command", "Select-Object", "Remove-Item"}
+    assert cmdlets == {"Get-Command", "Select-Object", "Push-Location", "Pop-Location", "Remove-Item"}
 
 
 def test_the_question_about_python_is_one_that_python_answers(body: list[str]) -> None:
@@ -78,24 +78,36 @@ def test_the_one_time_code_goes_to_python_in_the_environment_alone(source: str, 
     assert [line for line in body if "$Code" in line] == [
         "if ($Code) { $env:CIS490_INVITE = $Code } # no list of processes shows it there"
     ]
-    assert body[-1] == "finally { Remove-Item -LiteralPath 'Env:CIS490_INVITE' -ErrorAction SilentlyContinue }"
+    assert body[-4:] == [
+        "finally {",
+        "Pop-Location -StackName cis490 -ErrorAction SilentlyContinue",
+        "Remove-Item -LiteralPath 'Env:CIS490_INVITE' -ErrorAction SilentlyContinue",
+        "}",
+    ]
 
 
-def test_powershell_works_in_a_folder_that_no_installer_removes_before_it_starts_python(body: list[str]) -> None:
-    """It may be started in the folder of the code, and Windows keeps a folder that a program works in.
+def test_neither_powershell_nor_what_it_starts_works_in_a_folder_that_an_installer_removes(body: list[str]) -> None:
+    """The script may be called in the folder of the code, and Windows keeps a folder that a program works in.
 
-    `CurrentDirectory` is that of the process; Python is started in `$PWD`, which stays, so relative paths keep theirs.
+    `CurrentDirectory` is that of PowerShell's process; what it starts begins in its location. A path after `-Python`
+    has been looked up by then.
     """
-    [line] = [line for line in body if "Directory" in line or "Location" in line]
-    assert line.startswith("[Environment]::CurrentDirectory = $env:SystemRoot #")
-    assert body.index(line) < min(number for number, one in enumerate(body) if "$found" in one)
+    places = [line.partition(" #")[0] for line in body if "Directory" in line or "-Location" in line]
+    assert places == [
+        "[Environment]::CurrentDirectory = $env:SystemRoot",
+        "Push-Location -LiteralPath $env:SystemRoot -StackName cis490",
+        "Pop-Location -StackName cis490 -ErrorAction SilentlyContinue",
+    ]
+    pushed, called = (next(n for n, line in enumerate(body) if line.startswith(part)) for part in ("Push-", CALL))
+    assert pushed == called - 1
+    assert pushed > next(n for n, line in enumerate(body) if "Get-Command" in line)
 
 
 def test_the_parameters_are_those_that_an_invite_prints_and_each_is_explained(source: str) -> None:
     made = Invite(
         worker="pc", code="c0de", ttl_s=900, expires_at="2026-01-01T00:15:00Z", ca_sha256="ab" * 32, replaces=False
     )
-    printed = views.invite(made, "https://receiver.example:8445")[1]
+    printed = trail.invite_lines(made, "https://receiver.example:8445")[1]
     given = set(re.findall(r" -([A-Z]\w*)", printed.split(".ps1")[1]))
     assert given == {"Receiver", "HostName", "Code", "CaSha256"}
     assert given <= set(parameters_of(source))

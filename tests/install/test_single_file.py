@@ -33,8 +33,8 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def sources(root: Path) -> list[Path]:
-    return [root / name for name in single_file.members(root) if name != "__main__.py"]
+def sources(root: Path, program: single_file.PackedProgram = single_file.WORKER) -> list[Path]:
+    return [root / name for name in single_file.members(root, program) if name != "__main__.py"]
 
 
 def test_the_same_source_gives_the_same_bytes_whoever_builds_it_where(root: Path, tmp_path: Path) -> None:
@@ -55,10 +55,12 @@ def test_the_same_source_gives_the_same_bytes_whoever_builds_it_where(root: Path
     assert made[0] == made[1] == single_file.own_single_file().data
 
 
-def test_nothing_that_the_worker_imports_is_missing(root: Path) -> None:
-    names = {path.relative_to(root).with_suffix("").as_posix().replace("/", ".") for path in sources(root)}
+@pytest.mark.parametrize("program", [single_file.WORKER, single_file.JOBS], ids=lambda program: program.name)
+def test_nothing_that_a_program_imports_is_missing(root: Path, program: single_file.PackedProgram) -> None:
+    found = sources(root, program)
+    names = {path.relative_to(root).with_suffix("").as_posix().replace("/", ".") for path in found}
     names |= {name.removesuffix(".__init__") for name in names}
-    wanted = set().union(*(imports(path) for path in sources(root)))
+    wanted = set().union(*(imports(path) for path in found))
     here = {name for name in wanted if name.startswith("training") and _is_module(root, name)}
     assert here - names == set()
 
@@ -74,9 +76,10 @@ def test_it_imports_nothing_beyond_the_standard_library_of_any_python_from_3_11_
     assert tops & GONE == set()
 
 
-def test_every_module_in_it_loads_without_any_package(tmp_path: Path) -> None:
-    target = tmp_path / "worker.pyz"
-    target.write_bytes(single_file.own_single_file().data)
+@pytest.mark.parametrize("program", [single_file.WORKER, single_file.JOBS], ids=lambda program: program.name)
+def test_every_module_in_it_loads_without_any_package(tmp_path: Path, program: single_file.PackedProgram) -> None:
+    target = tmp_path / program.name
+    target.write_bytes(single_file.own_single_file(program).data)
     names = [name for name in zipfile.ZipFile(target).namelist() if name != "__main__.py"]
     names = [name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in names]
     loaded = [name for name in names if not name.endswith((".windows", ".__main__"))]

@@ -56,6 +56,8 @@ MAY: dict[str, set[str]] = {
     "POST /v1/worker/{name}/accept": STEER,
     "POST /v1/enrol": ALL,
     "POST /v1/login": ALL,
+    "GET /v1/jobs.pyz": ALL,
+    "GET /v1/installer.pyz": ALL,
     "GET /v1/ca": ALL,
     "GET /openapi.json": ALL,
     "GET /healthz": ALL,

@@ -146,6 +146,11 @@ def test_liveness_and_readiness_are_told(receiver: LiveReceiver) -> None:
     assert receiver.call("GET", "/readyz").json == {"status": "ready", "problems": []}
 
 
+def test_a_receiver_with_which_nothing_is_wrong_says_so(receiver: LiveReceiver) -> None:
+    told = receiver.call("GET", "/v1/health").json
+    assert (told["status"], told["problems"]) == ("ok", [])
+
+
 def test_a_store_whose_disk_failed_is_not_ready(receiver: LiveReceiver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.fleet.store.Store.broken", "the disk failed")
     assert receiver.call("GET", "/readyz").json["problems"] == ["the disk failed"]
@@ -309,7 +314,7 @@ def test_the_reference_names_every_route(root: Path, route: object) -> None:
 
 
 def paths(role: str) -> list[tuple[str, str]]:
-    fill = {"{id}": "0" * 64, "{sha256}": "0" * 64, "{name}": "w1", "{file}": "card.md"}
+    fill = {"{id}": "0" * 64, "{sha256}": "0" * 64, "{digest}": "0" * 64, "{name}": "w1", "{file}": "card.md"}
     found = []
     for route in ROUTES:
         if route.role == role:
@@ -372,6 +377,8 @@ def test_liveness_needs_no_token(guarded: LiveReceiver) -> None:
         ("GET", "/v1/ca"): 404,
         ("POST", "/v1/enrol"): 400,
         ("POST", "/v1/login"): 400,
+        ("GET", "/v1/jobs.pyz"): 200,
+        ("GET", "/v1/installer.pyz"): 200,
     }
 
 

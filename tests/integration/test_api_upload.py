@@ -82,6 +82,20 @@ def test_a_second_upload_is_200_and_nothing_is_read(receiver: LiveReceiver, leas
     assert b"connection: close" in answer.lower()
 
 
+def test_a_file_with_its_row_is_not_read_again_for_the_next_upload(
+    receiver: LiveReceiver, lease: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = b"known" * 1000
+    assert receiver.upload(lease, data).status == 201
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("it was read")
+
+    monkeypatch.setattr(receiver.fleet.store, "proven_bytes", refuse)
+    assert receiver.upload(lease, data).status == 200
+    assert recorded(receiver, data) == [len(data)]
+
+
 def test_a_file_without_its_row_gets_the_row_with_the_next_upload(
     receiver: LiveReceiver, lease: dict[str, Any]
 ) -> None:
@@ -407,27 +421,6 @@ def test_a_draining_receiver_takes_no_upload(receiver: LiveReceiver, lease: dict
         assert receiver.upload(lease, b"late").status == 503
     finally:
         receiver.fleet.draining = False
-
-
-def test_memory_stays_flat_while_a_slow_disk_takes_the_upload(
-    receiver: LiveReceiver, lease: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The client is held back: no more than two batches are ever in memory."""
-    from training.fleet.api.handlers import uploads as work
-
-    held: list[int] = []
-    write = work._write
-
-    def slow(stored: Any, batch: list[bytes]) -> None:
-        held.append(sum(map(len, batch)))
-        time.sleep(0.02)
-        write(stored, batch)
-
-    monkeypatch.setattr(work, "_write", slow)
-    data = os.urandom(LIMIT)
-    assert receiver.upload(lease, data).status == 201
-    assert sum(held) == LIMIT
-    assert max(held) < 2 * work.UPLOAD_BATCH_BYTES
 
 
 def test_the_index_keeps_the_order_of_the_database_when_uploads_end_at_once(

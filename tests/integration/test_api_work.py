@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from live_receiver import HEAD, LiveReceiver, manifest
@@ -45,6 +46,21 @@ def test_a_job_goes_from_claim_to_artifact(receiver: LiveReceiver) -> None:
     assert (receiver.folder / "store" / detail["job"]["artifact_path"]).read_bytes() == BUNDLE
     lines = [json.loads(line) for line in (receiver.folder / "index.jsonl").read_text().splitlines()]
     assert [line["sha256"] for line in lines] == [SHA]
+
+
+def test_a_beat_of_a_running_job_is_answered_from_memory(
+    receiver: LiveReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred workers beat every few seconds, and a commit takes a sync of the disk."""
+    lease = receiver.claim()
+    path, body = f"/v1/job/{lease['job_id']}/heartbeat", {"lease_id": lease["lease_id"]}
+    assert receiver.call("POST", path, body).status == 200
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("the writer was asked")
+
+    monkeypatch.setattr(receiver.fleet.queue, "heartbeat", refuse)
+    assert receiver.call("POST", path, body).status == 200
 
 
 def test_a_host_that_reports_less_than_no_memory_breaks_no_look_at_a_job(receiver: LiveReceiver) -> None:

@@ -269,7 +269,8 @@ def test_a_reload_that_names_fewer_jobs_needs_leave(site: Site) -> None:
     site.manifest.write_text(cut)
     assert "allow" in site.run("reload", status=1).stderr
     assert "1 dropped" in site.run("reload", "--allow-shrink").stdout
-    assert site.rows("list")[2][9].startswith("not in the manifest")
+    assert len(site.rows("list")) == 2
+    assert site.rows("list", "--all")[2][9].startswith("withdrawn: not in the manifest")
 
 
 def test_a_manifest_with_faults_lists_them_all_and_changes_nothing(site: Site) -> None:

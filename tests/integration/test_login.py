@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -162,3 +164,55 @@ def test_what_lies_on_the_receiver_says_neither_code_nor_token(site: TlsInstalla
     ]
     assert line[3] not in text
     assert json.loads(text)["token_sha256"] == ""
+
+
+# ---- with nothing but Python: the programs come from the receiver
+
+CURL = """#!{python}
+import ssl, sys, urllib.request
+assert sys.argv[1] == "-fsSk" and sys.argv[3] == "-o"
+context = ssl._create_unverified_context()
+data = urllib.request.urlopen(sys.argv[2], context=context).read()
+open(sys.argv[4], "wb").write(data{spoilt})
+"""
+
+
+def bare(site: TlsInstallation, folder: Path, line: str, spoilt: str = "") -> subprocess.CompletedProcess[str]:
+    """Type a line in a shell that has Python, sha256sum, and stand-ins for curl and sudo."""
+    programs = folder / "programs"
+    programs.mkdir(parents=True)
+    for name, text in (("curl", CURL.format(python=sys.executable, spoilt=spoilt)), ("sudo", '#!/bin/sh\nexec "$@"\n')):
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    (programs / "python3").symlink_to(
+        Path(sys.base_prefix, "bin", f"python{sys.version_info[0]}.{sys.version_info[1]}")
+    )
+    environ = {"PATH": f"{programs}:/usr/bin:/bin", "HOME": str(folder)}
+    return subprocess.run(
+        ["sh", "-c", line], env=environ, cwd=folder, capture_output=True, text=True, timeout=60, check=False,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def test_a_person_with_nothing_but_python_fetches_the_command_and_logs_in(
+    site: TlsInstallation, tmp_path: Path
+) -> None:
+    (line,) = [line for line in site.operator("bare").stderr.splitlines() if line.startswith("curl ")]
+    done = bare(site, tmp_path, line)
+    assert done.returncode == 0, done.stderr
+    assert "logged in" in done.stdout
+    looked = bare(site, tmp_path / "again", f"HOME={tmp_path} python3 {tmp_path}/cis490-jobs.pyz status")
+    assert (looked.returncode, site.address in looked.stdout) == (0, True), looked.stderr
+
+
+def test_an_installer_that_is_not_the_one_of_the_invite_is_not_run(site: TlsInstallation, tmp_path: Path) -> None:
+    site.jobs(*site.line_of("doorman", "--roles", "enrol,read"), "--name", "doorman")
+    said = site.jobs("invite", "pi", "--dataset", "lab=/srv/my data")
+    line = said.stdout.splitlines()[0]
+    assert "--dataset 'lab=/srv/my data'" in line
+    done = bare(site, tmp_path / "good", f"{line} --dry-run")
+    assert done.returncode in (69, 77, 78), done.stdout + done.stderr
+    assert "cis490-training-worker install: " in done.stderr
+    spoilt = bare(site, tmp_path / "spoilt", f"{line} --dry-run", spoilt=" + b'x'")
+    assert spoilt.returncode == 1
+    assert "cis490-training-worker" not in spoilt.stderr + spoilt.stdout

@@ -21,6 +21,8 @@ import pytest
 from live_receiver import HEAD, manifest, read_answer
 
 from training.fleet import receiver
+from training.fleet.model.errors import ConfigurationError, FleetError, UnavailableError
+from training.fleet.receiver.reloading import ReloadFile, run_reload, state_file
 from training.fleet.service import Service
 
 MOST_SAID = 200
@@ -200,6 +202,43 @@ def test_hup_reads_the_manifest_again(tmp_path: Path) -> None:
         health = running.get("/v1/health")
         assert (health["status"], health["counts"]["pending"]) == ("degraded", 5)
         assert running.end(signal.SIGINT) == 0
+
+
+def test_the_reload_command_ends_as_the_reload_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`systemctl reload` runs it: a signal alone has no answer, so a refused manifest went unnoticed."""
+    with started(tmp_path, text=manifest(2)) as running:
+        running.wait_for("listening")
+        words = ["--pid", str(running.process.pid), "--db", str(tmp_path / "queue.db")]
+        (tmp_path / "manifest.toml").write_text(manifest(5))
+        assert run_reload(words) == 0
+        assert running.get("/v1/health")["counts"]["pending"] == 5
+        (tmp_path / "manifest.toml").write_text(manifest(1))
+        assert run_reload(words) == 1
+        assert "the manifest declares 1 job, the one in force 5" in capsys.readouterr().err
+        (tmp_path / "manifest.toml").write_text("[manifest")
+        assert run_reload(words) == 1
+        assert "line 1" in capsys.readouterr().err
+        (tmp_path / "manifest.toml").write_text(manifest(5))
+        assert run_reload(words) == 0
+        assert (tmp_path / "reload.json").stat().st_mode & 0o077 == 0
+    with pytest.raises(FleetError, match="is the receiver running"):
+        run_reload(words)
+
+
+def test_the_reload_command_gives_up_when_the_receiver_does_not_answer_or_was_never_started(tmp_path: Path) -> None:
+    words = ["--pid", str(os.getpid()), "--db", str(tmp_path / "queue.db")]
+    with pytest.raises(UnavailableError, match="check --db"):
+        run_reload(words)
+    ReloadFile(state_file(tmp_path / "queue.db")).start()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        ticks = iter(range(0, 10_000, 100))
+        with pytest.raises(UnavailableError, match="not done after 170 s"):
+            run_reload(words, wait=lambda _: None, clock=lambda: next(ticks))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    with pytest.raises(ConfigurationError, match="give --pid"):
+        run_reload(words[2:])
 
 
 def test_a_reload_reads_the_operators_again_and_keeps_those_before_when_they_are_faulty(tmp_path: Path) -> None:

@@ -265,8 +265,8 @@ def test_other_programs_of_the_host_leave_the_identity_to_the_worker_that_runs(t
         shown = {"Authorization": f"Bearer {box.secret.read_text().strip()}"}
         shown["X-Worker-Session"] = box.run("session").stdout.strip()
         assert live.call("GET", "/v1/worker.pyz", headers=shown).status == 200
-        beats = live.fleet.sessions._live["box"].seen_at
-        until(lambda: live.fleet.sessions._live["box"].seen_at > beats)
+        beats = live.fleet.sessions._live["box"][0].seen_at
+        until(lambda: live.fleet.sessions._live["box"][0].seen_at > beats)
         assert running(live) == ["box"]
         assert actions(live) == ["invite", "enrol"]
         assert "another machine" not in box.log

@@ -344,6 +344,31 @@ def test_a_second_sigterm_does_not_wait_for_the_grace(host: Host, stub: StubRece
     assert processes_of(host.work) == []
 
 
+def test_a_closed_terminal_gives_the_job_back(host: Host, stub: StubReceiver) -> None:
+    """It sends the signal for itself and for its shell; the second one takes no grace from the trainer."""
+    stub.offer(lease("slow"))
+    worker = host.start("--grace-s", "5")
+    until(lambda: list(host.work.glob("runs/*/log.head")))
+    worker.send_signal(signal.SIGHUP)
+    until(lambda: "stopping" in host.errors)
+    worker.send_signal(signal.SIGHUP)
+    assert worker.wait(timeout=15) == 0
+    assert failure(stub)["kind"] == "preempted"
+    assert "stopping at once" not in host.errors
+    assert host.runs() == []
+
+
+def test_a_second_signal_of_a_person_hurries_after_a_closed_terminal(host: Host, stub: StubReceiver) -> None:
+    stub.offer(lease("stubborn"))
+    worker = host.start("--grace-s", "60")
+    until(lambda: list(host.work.glob("runs/*/log.head")))
+    worker.send_signal(signal.SIGHUP)
+    until(lambda: "stopping" in host.errors)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(timeout=15) == 0
+    assert processes_of(host.work) == []
+
+
 def test_nothing_outlives_a_worker_that_was_killed(host: Host, stub: StubReceiver) -> None:
     """Neither the grace a trainer has otherwise nor its children hold up the 10 s that are promised."""
     stub.offer(lease("stubborn"))

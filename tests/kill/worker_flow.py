@@ -81,9 +81,9 @@ class WorkerFlow:
         program.detect = lambda *_args, **_more: found  # type: ignore[assignment]
         # The same waits, only shorter.
         loop.REFUSED_S = loop.AWAY_S = 0.05  # type: ignore[misc]
-        from training.fleet.worker import attempt
+        from training.fleet.worker.run import run
 
-        attempt.RETRY_S = 0.05  # type: ignore[misc]
+        run.RETRY_S = 0.05  # type: ignore[misc]
         resume.LEAVING_S = 0.5  # type: ignore[misc]
 
     def trial(self, at: int = 0, error: int = 0) -> Trial:

@@ -72,6 +72,8 @@ WORKERS = {
     "server": Capability("server", ram_bytes=64 * GIB),
     "tower": Capability("tower", ram_bytes=32 * GIB, gpus=(GPU,), cuda_present=True, cuda_usable=True),
 }
+PROCESSES = {"server": "process-of-server", "tower": "process-of-tower"}
+"""What workers call their process; the others are of an older version."""
 POLICIES = {"pi": Policy(), "server": Policy(slots=2), "tower": Policy()}
 SPECS = [Spec("gbt", mode, {"max_iter": 100 + number}) for number in range(2) for mode in ("realistic", "oracle")]
 ENTRIES = {spec.job_id(): spec for spec in SPECS}
@@ -223,9 +225,9 @@ class Fleet:
         for job_id in ids[: 2 + self.choose(len(ids) - 1)]:
             limits = Limits(priority=self.choose(3), max_attempts=1 + self.choose(3))
             wanted[job_id] = (self.pick(REQUIREMENTS), limits)
-        self.apply(wanted)
+        self.apply(wanted, keep=not self.choose(3))
 
-    def apply(self, wanted: dict[str, tuple[Requirement, Limits]]) -> None:
+    def apply(self, wanted: dict[str, tuple[Requirement, Limits]], *, keep: bool = False) -> None:
         entries = [
             JobEntry(job_id, ENTRIES[job_id].model, ENTRIES[job_id].mode, DOCUMENTS[job_id], needs, limits, number)
             for number, (job_id, (needs, limits)) in enumerate(wanted.items(), 1)
@@ -233,11 +235,11 @@ class Fleet:
         self.numbers += 1
         digest = hashlib.sha256(str(self.numbers).encode()).hexdigest()
         header = Header(digest, POLICIES, Trainer(), {}, (), None, len(entries))
-        first = reload(self.database, self.queue, header, entries, allow_shrink=True)
-        again = reload(self.database, self.queue, header, entries, allow_shrink=True)
+        first = reload(self.database, self.queue, header, entries, allow_shrink=True, keep_dropped=keep)
+        again = reload(self.database, self.queue, header, entries, allow_shrink=True, keep_dropped=keep)
         nothing = dict.fromkeys(("added", "changed", "dropped", "stranded"), 0)
         assert again.counts == {**first.counts, **nothing} | {"unchanged": len(entries)}
-        self.model.reloaded(wanted)
+        self.model.reloaded(wanted, keep=keep)
 
     @event(2)
     def cancel(self) -> None:
@@ -271,6 +273,7 @@ class Fleet:
             with pytest.raises(ConflictError):
                 ask()
             return
+        job.withdrawn = False
         assert ask() == ask() == JobState(job_id, "pending")
 
     # ---- workers
@@ -293,7 +296,7 @@ class Fleet:
         # What ended just now may have been one too many, but this claim was let in before.
         lease = self.asks_for_a_job(name, claim_id, held)
         if lease is None:
-            full = len(held) >= POLICIES[name].slots
+            full = len(held) >= POLICIES[name].slots or bool(name in self.model.suspects and held)
             assert full or not self.model.could_have(WORKERS[name]), "a job was kept from a worker that could have it"
             return None
         assert len(held) < POLICIES[name].slots
@@ -305,7 +308,7 @@ class Fleet:
         return lease
 
     def asks_for_a_job(self, name: str, claim_id: str, held: list[str]) -> Lease | None:
-        message = Claim(claim_id, name, WORKERS[name], held)
+        message = Claim(claim_id, name, WORKERS[name], held, PROCESSES.get(name))
         answer = self.ask(lambda tx: self.queue.claim(tx, message))
         assert answer is None or isinstance(answer, Lease)
         return answer
@@ -647,6 +650,7 @@ class Fleet:
             assert found == (job.status, job.fence, job.lease, job.artifact, job.refunds), row["id"]
             more = (row["attempts_used"], bool(row["cancel_requested"]), bool(row["named"]))
             assert more == (job.used, job.cancel, job.named), row["id"]
+            assert bool(row["withdrawn"]) == job.withdrawn, row["id"]
             assert self.queue._memory.hosts.requirement(row["requirement"]) == job.requirement
 
     def check_rules(self, rows: list[Any]) -> None:
@@ -683,7 +687,7 @@ class Fleet:
     def check_history(self, rows: list[Any]) -> None:
         """Every change stands in the history, which leads from status to status and only along the table."""
         seen = self.seen
-        for row in look(self.database, "SELECT * FROM event WHERE id > ? ORDER BY id", seen.event):
+        for row in look(self.database, "SELECT * FROM event WHERE id > ? AND job IS NOT NULL ORDER BY id", seen.event):
             before = seen.statuses.get(row["job"])
             assert row["from_status"] == before
             if row["to_status"] != before:

@@ -16,6 +16,7 @@ SWEEP_S = 5.0
 GIVEN_BACK_S = 2.0
 FREE_ENDS = 8
 MOST_ENDS = FREE_ENDS + 16
+BLAMED = {"trainer_error", "no_artifact", "timeout", "stalled"}
 
 
 @dataclass
@@ -36,6 +37,7 @@ class Job:
     position: int
     status: str = "pending"
     named: bool = True
+    withdrawn: bool = False
     fence: int = 0
     used: int = 0
     refunds: int = 0
@@ -80,6 +82,9 @@ class Model:
     ends: dict[str, Ends] = field(default_factory=dict)
     granted: dict[str, float] = field(default_factory=dict)
     policies: dict[str, Policy] = field(default_factory=dict)
+    broke: dict[str, dict[str, int]] = field(default_factory=dict)
+    suspects: set[str] = field(default_factory=set)
+    probed: dict[str, Ends] = field(default_factory=dict)
 
     # ---- looking
 
@@ -96,7 +101,7 @@ class Model:
         return [lease for lease, attempt in self.attempts.items() if attempt.worker == worker and self.live(lease)]
 
     def held_back(self, worker: str) -> bool:
-        return worker in self.ends and self.ends[worker].until > self.now
+        return any(worker in ends and ends[worker].until > self.now for ends in (self.ends, self.probed))
 
     def could_have(self, worker: Capability) -> list[str]:
         """Jobs that must not be kept from a worker; those that wait for CUDA are left out."""
@@ -113,10 +118,12 @@ class Model:
     def may_have(self, worker: Capability, job_id: str) -> bool:
         job = self.jobs[job_id]
         eligible = placement.judge(job.requirement, worker, self.policies[worker.hostname]).eligible
-        return job.status == "pending" and eligible and job.ready_at <= self.now
+        return job.status == "pending" and not job.withdrawn and eligible and job.ready_at <= self.now
 
     def could_ever(self, worker: Capability, job_id: str) -> bool:
         """Whether a worker may have a job once back-offs and waits are over."""
+        if self.jobs[job_id].withdrawn:
+            return False
         return placement.judge(self.jobs[job_id].requirement, worker, self.policies[worker.hostname]).eligible
 
     def order(self, worker: Capability, job_id: str) -> tuple[int, int, int]:
@@ -157,7 +164,7 @@ class Model:
         job = self.jobs[attempt.job]
         attempt.outcome = "completed"
         job.status, job.artifact, job.cancel, job.lease = "completed", artifact, False, None
-        self.ends.pop(attempt.worker, None)
+        self._works(attempt.worker)
         self.contacts.pop(lease, None)
 
     def failed(self, lease: str, kind: str, host: Capability, *, may_others: bool = True) -> None:
@@ -170,16 +177,13 @@ class Model:
             job.used -= 1
             self._keep_apart(lease, self.granted[lease])
             return self._end(lease, "pending", "released")
-        if kind == "host_fault":
+        if kind in ("host_fault", "disk_full"):
             job.used -= 1
             self._keep_apart(lease, self.now)
             return self._end(lease, "pending", "failed")
         if kind == "spec_rejected":
-            said = [other.worker for other in self._since_requeue(attempt.job) if other.kind == kind]
-            attempt.kind = kind
-            alone = said.count(attempt.worker) + 1 >= job.limits.max_attempts
-            if set(said) - {attempt.worker} or (alone and not may_others):
-                return self._end(lease, "failed", "failed")
+            return self._rejected(lease, may_others=may_others)
+        if kind in BLAMED and self._breaks(attempt.worker, attempt.job, may_others=may_others) and may_others:
             job.used -= 1
             self._keep_apart(lease, self.now)
             return self._end(lease, "pending", "failed")
@@ -191,10 +195,53 @@ class Model:
             job.requirement = replace(needs, over_ram_gib=max(needs.over_ram_gib, offer.ram_gib))
         if job.used >= job.limits.max_attempts:
             return self._end(lease, "failed", "failed")
+        if may_others:
+            self.avoided[attempt.worker, attempt.job] = self.now + self.terms.backoff_cap_s
         self._end(lease, "pending", "failed")
         full = min(self.terms.backoff_cap_s, self.terms.backoff_s * 2 ** (job.used - 1))
         job.ready_at = self.now + full
         return None
+
+    def _rejected(self, lease: str, *, may_others: bool) -> None:
+        attempt = self.attempts[lease]
+        job = self.jobs[attempt.job]
+        said = [other.worker for other in self._since_requeue(attempt.job) if other.kind == "spec_rejected"]
+        attempt.kind = "spec_rejected"
+        alone = said.count(attempt.worker) + 1 >= job.limits.max_attempts
+        if set(said) - {attempt.worker} or (alone and not may_others):
+            return self._end(lease, "failed", "failed")
+        job.used -= 1
+        self._keep_apart(lease, self.now)
+        return self._end(lease, "pending", "failed")
+
+    def _breaks(self, worker: str, job_id: str, *, may_others: bool) -> bool:
+        """A job broke on a host; return whether the host is a suspect by now."""
+        mine = self.broke.setdefault(worker, {})
+        mine[job_id] = mine.get(job_id, 0) + 1
+        own = self._own_breaks(worker)
+        breaks = len(own) >= 2 and sum(own.values()) >= 3 if may_others else len(own) >= 12
+        if breaks:
+            self.suspects.add(worker)
+            self._lengthen(self.probed.setdefault(worker, Ends(until=self.now)), self.now, free=0)
+        self._acquit()
+        return breaks
+
+    def _own_breaks(self, worker: str) -> dict[str, int]:
+        others = {job for name, jobs in self.broke.items() if name != worker for job in jobs}
+        return {job: times for job, times in self.broke.get(worker, {}).items() if job not in others}
+
+    def _acquit(self) -> None:
+        self.suspects = {worker for worker in self.suspects if len(self._own_breaks(worker)) >= 2}
+
+    def _works(self, worker: str) -> None:
+        gone = self.broke.pop(worker, {})
+        for jobs in self.broke.values():
+            for job in gone:
+                jobs.pop(job, None)
+        self.suspects.discard(worker)
+        self.ends.pop(worker, None)
+        self.probed.pop(worker, None)
+        self._acquit()
 
     def _since_requeue(self, job_id: str) -> list[Attempt]:
         epoch = self.jobs[job_id].epoch
@@ -205,10 +252,12 @@ class Model:
         attempt = self.attempts[lease]
         # The model only knows the longest delay for one job.
         self.avoided[attempt.worker, attempt.job] = self.now + self.terms.backoff_cap_s
-        ends = self.ends.setdefault(attempt.worker, Ends(until=since))
+        self._lengthen(self.ends.setdefault(attempt.worker, Ends(until=since)), since, free=FREE_ENDS)
+
+    def _lengthen(self, ends: Ends, since: float, *, free: int) -> None:
         left = max(0.0, ends.level - (self.now - ends.at) / self.terms.backoff_cap_s)
-        ends.level, ends.at = min(MOST_ENDS, left + 1.0), self.now
-        beyond = round(ends.level) - FREE_ENDS
+        ends.level, ends.at = min(MOST_ENDS - FREE_ENDS + free, left + 1.0), self.now
+        beyond = round(ends.level) - free
         if beyond > 0:
             pause = min(self.terms.backoff_cap_s, self.terms.backoff_s * 2 ** (beyond - 1))
             ends.until = max(ends.until, since + pause)
@@ -238,7 +287,7 @@ class Model:
         job = self.jobs[job_id]
         job.status, job.fence, job.used, job.refunds, job.ready_at = "pending", job.fence + 1, 0, 0, 0.0
         job.requirement = replace(job.requirement, over_vram_gib=0, over_ram_gib=0)
-        job.epoch = job.fence
+        job.epoch, job.withdrawn = job.fence, False
         self.avoided = {key: until for key, until in self.avoided.items() if key[1] != job_id}
 
     def watch(self) -> list[str]:
@@ -261,14 +310,15 @@ class Model:
     def restarted(self) -> None:
         self.swept_at = self.readied_at = self.now
         self.avoided.clear()
-        self.ends.clear()
+        for gone in (self.ends, self.probed, self.broke, self.suspects):
+            gone.clear()  # type: ignore[attr-defined]
         self.granted = dict.fromkeys(self.contacts, self.now)
         for job in self.jobs.values():
             job.ready_at = 0.0
         for lease in list(self.contacts):
             self.fresh(lease)
 
-    def reloaded(self, wanted: dict[str, tuple[Requirement, Limits]]) -> None:
+    def reloaded(self, wanted: dict[str, tuple[Requirement, Limits]], *, keep: bool = False) -> None:
         for position, (job_id, (requirement, limits)) in enumerate(wanted.items()):
             job = self.jobs.get(job_id)
             if job is None:
@@ -281,6 +331,10 @@ class Model:
             if job.status == "pending" and job.used >= limits.max_attempts:
                 job.status = "failed"
         for job_id, job in self.jobs.items():
-            job.named = job_id in wanted
+            if job_id in wanted:
+                job.named, job.withdrawn = True, False
+            elif job.named:
+                job.named, job.withdrawn = False, not keep
         self.avoided.clear()
         self.ends.clear()
+        self.probed.clear()

@@ -409,7 +409,7 @@ class Life:
 
     def check_events(self) -> None:
         seen = self.seen
-        rows = look(self.database, "SELECT * FROM event WHERE id > ? ORDER BY id", seen.event)
+        rows = look(self.database, "SELECT * FROM event WHERE id > ? AND job IS NOT NULL ORDER BY id", seen.event)
         for row in rows:
             before, after = seen.statuses.get(row["job"]), row["to_status"]
             assert row["from_status"] == before

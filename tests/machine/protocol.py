@@ -22,7 +22,7 @@ STATUS, FENCE, USED, REFUNDS, LEASE, CANCEL, EPOCH, WINNER, ARTIFACT, ACCEPTED, 
 NONE = 255
 SWITCHES = (
     "nofence", "nofencefail", "nofencebeat", "nobump", "noidemclaim", "byname", "norefundlimit", "offbyone",
-    "adoptscancelled",
+    "adoptscancelled", "noprocess",
 )  # fmt: skip
 
 _METHODS = {name: f"_{name}" for name in ("claim", "beat", "complete", "fail", "expire", "cancel", "requeue")}
@@ -47,6 +47,7 @@ class Protocol:
         refunds: How many lost claims cost nothing.
         without: The guard that is missing.
         alike: Whether states that differ only in which of two workers is which count as one.
+        one_name: Whether the workers are processes under one name; to the rules that makes no difference.
     """
 
     workers: int = 2
@@ -56,6 +57,7 @@ class Protocol:
     refunds: int = 3
     without: str = ""
     alike: bool = False
+    one_name: bool = False
 
     def start(self) -> bytes:
         head = [PENDING, 0, 0, 0, NONE, 0, 0, NONE, NONE, 0]
@@ -97,7 +99,7 @@ class Protocol:
         at = SLOTS + 4 * slot
         if s[at] and self.without != "noidemclaim":
             return "lease" if s[LEASE] == slot else "conflict"
-        if s[LEASE] != NONE and s[LEASE] // self.claims == slot // self.claims:
+        if s[LEASE] != NONE and (s[LEASE] // self.claims == slot // self.claims or self.without == "noprocess"):
             if holds:
                 return "none"
             self._lapse(s)
@@ -231,10 +233,12 @@ def check_state(state: bytes, rules: Protocol) -> None:
     _demand(live == ([] if lease == NONE else [lease]), "G3: another lease lives than the one the job has")
 
 
-def check_step(before: bytes, event: Event, after: bytes, answer: str) -> None:
+def check_step(before: bytes, event: Event, after: bytes, answer: str, claims: int) -> None:
     """I1, I2, I3, I6 and I11, as far as they speak of a change."""
     name, slot, _ = event
     if name == "claim":
+        others = before[LEASE] not in (NONE, after[LEASE]) and before[LEASE] // claims != slot // claims
+        _demand(not others, "a claim ended the lease of another worker")
         again = _begun(before, slot) and _outcome(before, slot) == LIVE
         _demand(not again or (after, answer) == (before, "lease"), "I11: a claim asked again was given something else")
     if name == "beat" and answer != "stale":
@@ -305,7 +309,7 @@ class Search:
         for event in rules.events(state):
             try:
                 after, answer = rules.apply(state, event)
-                check_step(state, event, after, answer)
+                check_step(state, event, after, answer, rules.claims)
                 if after == state:
                     continue
                 self.changes += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ def test_no_state_of_the_protocol_with_two_requeues_breaks_a_rule() -> None:
         ("norefundlimit", "I4: more refunds"),
         ("offbyone", "I4: more attempts"),
         ("adoptscancelled", "a beat of a lease that is over was answered"),
+        ("noprocess", "a claim ended the lease of another worker"),
     ],
 )
 def test_the_search_finds_what_goes_wrong_without_a_guard(switch: str, rule: str) -> None:
@@ -81,7 +83,9 @@ class RealJob:
         entry = JobEntry(
             self.id, spec.model, spec.mode, document, Requirement("gbt"), Limits(max_attempts=rules.attempts), 1
         )
-        header = Header("d" * 64, {"default": Policy()}, Trainer(), {}, (), None, 1)
+        header = Header(
+            "d" * 64, {"default": Policy(sessions=rules.workers if rules.one_name else 1)}, Trainer(), {}, (), None, 1
+        )
         reload(self.database, self.queue, header, [entry])
         for artifact in ARTIFACTS:
             self.do(
@@ -104,9 +108,10 @@ class RealJob:
 
     def claim(self, slot: int, holds: int) -> str:
         worker, claim = divmod(slot, self.rules.claims)
-        capability = Capability(f"worker-{worker}", ram_bytes=GIB)
+        name, process = ("name", f"process-{worker}") if self.rules.one_name else (f"worker-{worker}", None)
+        capability = Capability(name, ram_bytes=GIB)
         held = [lease for of, lease in self.leases.items() if of // self.rules.claims == worker] if holds else []
-        message = Claim(f"claim-{claim:04d}", capability.hostname, capability, held)
+        message = Claim(f"claim-{worker}-{claim:04d}", name, capability, held, process)
         lease = self.do(lambda tx: self.queue.claim(tx, message))
         if lease is None:
             return "none"
@@ -228,13 +233,17 @@ def walk(way: list[Event], rules: Protocol, folder: Path) -> None:
         real.database.close()
 
 
-def test_the_queue_goes_every_kind_of_way_the_protocol_goes(tmp_path: Path) -> None:
-    chosen = ways(Search.run(SMALL))
+@pytest.mark.parametrize("one_name", [False, True])
+def test_the_queue_goes_every_kind_of_way_the_protocol_goes(tmp_path: Path, one_name: bool) -> None:
+    rules = replace(SMALL, one_name=one_name)
+    chosen = ways(Search.run(rules))
     assert len(chosen) > 100
     for number, way in enumerate(chosen):
-        walk(way, SMALL, tmp_path / str(number))
+        walk(way, rules, tmp_path / str(number))
 
 
-def test_the_queue_goes_random_ways_as_the_protocol_does(tmp_path: Path) -> None:
-    for number, way in enumerate(random_ways(ALL, 100, 40)):
-        walk(way, ALL, tmp_path / str(number))
+@pytest.mark.parametrize("one_name", [False, True])
+def test_the_queue_goes_random_ways_as_the_protocol_does(tmp_path: Path, one_name: bool) -> None:
+    rules = replace(ALL, one_name=one_name)
+    for number, way in enumerate(random_ways(rules, 100, 40)):
+        walk(way, rules, tmp_path / str(number))

@@ -223,7 +223,7 @@ def _tokens(text: str) -> list[_Token]:
 
 def _in_sql(file: str, text: str) -> Iterator[Guard]:
     marks = [(match.start(), match[1] or match[3] or f"migration {match[2]}") for match in PART.finditer(text)]
-    ends = [*(start for start, _ in marks[1:]), len(text)]
+    ends = [*(start for start, _ in marks[1:]), len(text)][: len(marks)]  # a file of bare ALTERs has no part
     for (start, where), end in zip(marks, ends, strict=True):
         part = text[start:end]
         for first, last, new in _breaks_of(part, _tokens(part)):

@@ -160,7 +160,7 @@ def test_nothing_is_at_any_other_path(path: str) -> None:
         ("/v1/job/claim", "GET", b"POST"),
         ("/v1/job/claim", "HEAD", b"POST"),
         (f"/v1/job/{ID}/cancel", "HEAD", b"POST"),
-        (f"/v1/model/{ID}", "POST", b"PUT"),
+        (f"/v1/model/{ID}", "POST", b"GET, HEAD, PUT"),
         ("/v1/worker/w1/revoke", "GET", b"POST"),
         (f"/v1/job/{ID}", "DELETE", b"GET, HEAD"),
     ],

@@ -58,7 +58,7 @@ def test_a_worker_whose_identity_ends_while_it_is_answered_gets_its_answer(place
 
     fleet: Any = SimpleNamespace(
         sessions=SimpleNamespace(present=lambda *_, **__: contextlib.nullcontext(place)),
-        queue=SimpleNamespace(identities=SimpleNamespace(get=lambda _identity: None)),
+        queue=SimpleNamespace(identities=SimpleNamespace(get=lambda _identity: None), sessions_of=lambda _worker: 1),
     )
     answer = asyncio.run(as_worker(fleet, asked(Caller("worker", "w1", "an-id")), handler))
     assert (answer.status_code, "x-rotate-secret" in answer.headers) == (204, False)

@@ -1,4 +1,4 @@
-"""What health and lists say of identities that two machines use, and which names a worker is looked up by."""
+"""What health and lists say of trouble with hosts, and which names a worker is looked up by."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from training.fleet.api.arrival import ARRIVAL, Arrival
-from training.fleet.api.handlers.read import _unchanged, _with_clashes, own
+from training.fleet.api.handlers.read import _with_hosts, is_unchanged, own
 from training.fleet.api.request import Request
 from training.fleet.auth import Caller
 from training.fleet.model.errors import InvalidMessageError
@@ -19,23 +19,29 @@ from training.fleet.wire.worker import OwnView
 
 
 @pytest.mark.parametrize(
-    ("before", "clashed", "after"),
+    ("before", "clashed", "losses", "after"),
     [
-        ("ok", [], "ok"),
-        ("ok", ["w1"], "degraded"),
-        ("degraded", ["w1", "w2"], "degraded"),
-        ("draining", ["w1"], "draining"),
+        ("ok", [], [], "ok"),
+        ("ok", ["w1"], [], "degraded"),
+        ("ok", [], ["w1 lost gru"], "degraded"),
+        ("degraded", ["w1", "w2"], [], "degraded"),
+        ("draining", ["w1"], ["w1 lost gru"], "draining"),
     ],
 )
-def test_a_clash_makes_a_good_health_a_degraded_one_and_hides_no_worse_one(
-    before: str, clashed: list[str], after: str
+def test_trouble_with_a_host_makes_a_good_health_a_degraded_one_and_hides_no_worse_one(
+    before: str, clashed: list[str], losses: list[str], after: str
 ) -> None:
-    fleet: Any = SimpleNamespace(sessions=SimpleNamespace(clashed=lambda: clashed))
-    found = _with_clashes(fleet, Health(before, "0", 0.0, {}, {}, {}, {}, [], ["known"]))
+    fleet: Any = SimpleNamespace(
+        sessions=SimpleNamespace(clashed=lambda: clashed),
+        queue=SimpleNamespace(losses=SimpleNamespace(lines=lambda: losses), suspects=dict),
+    )
+    found = _with_hosts(fleet, Health(before, "0", 0.0, {}, {}, {}, {}, [], ["known"]))
     assert found.status == after
     assert found.problems[0] == "known"
-    for name, told in zip(clashed, found.problems[1:], strict=True):
-        assert f"`cis490-jobs identity revoke {name}` takes it back" in told
+    told = found.problems[1 : 1 + len(clashed)]
+    for name, line in zip(clashed, told, strict=True):
+        assert f"`cis490-jobs identity revoke {name}` takes it back" in line
+    assert found.problems[1 + len(clashed) :] == losses
 
 
 def asked(caller: Caller, query: dict[str, str], tag: str | None = None) -> Request:
@@ -102,4 +108,4 @@ def test_an_enrolled_worker_is_looked_up_by_its_secret_and_any_other_by_the_name
     ],
 )
 def test_a_list_is_unchanged_for_who_has_its_tag(given: str | None, same: bool) -> None:
-    assert _unchanged(asked(Caller("reader"), {}, given), '"a"') is same
+    assert is_unchanged(asked(Caller("reader"), {}, given), '"a"') is same

@@ -233,9 +233,54 @@ def sessions(clock: Clock) -> Sessions:
     return Sessions(clock, 90)
 
 
-def meet(sessions: Sessions, session: str, *, looks: bool = False) -> None:
-    with sessions.present("w1", session, looks=looks):
+def meet(sessions: Sessions, session: str, *, looks: bool = False, places: int = 1) -> None:
+    with sessions.present("w1", session, looks=looks, places=places):
         pass
+
+
+def test_as_many_places_as_the_manifest_gives_use_an_identity(sessions: Sessions, clock: Clock) -> None:
+    meet(sessions, at(HOME, 1), places=2)
+    meet(sessions, at(COPY, 1), places=2)
+    with pytest.raises(IdentityInUseError, match="2 worker programs use the identity of w1 already"):
+        meet(sessions, at("c" * 32, 1), places=2)
+    clock.now += 60
+    meet(sessions, at(COPY, 1), places=2)
+    clock.now += 31
+    meet(sessions, at("c" * 32, 1), places=2)
+    with pytest.raises(IdentityInUseError):
+        meet(sessions, at(HOME, 1), places=2)
+
+
+def test_a_place_that_was_silent_comes_back_while_there_is_room(sessions: Sessions, clock: Clock) -> None:
+    meet(sessions, at(HOME, 1), places=2)
+    clock.now += 91
+    for session in (at(COPY, 1), at(HOME, 1), at(COPY, 1)):
+        meet(sessions, session, places=2)
+
+
+def test_a_start_that_was_taken_over_stays_out_beside_other_places(sessions: Sessions) -> None:
+    meet(sessions, at(COPY, 1), places=3)
+    for start in (1, 2):
+        meet(sessions, at(HOME, start), places=3)
+    with pytest.raises(IdentityInUseError):
+        meet(sessions, at(HOME, 1), places=3)
+
+
+def test_of_more_places_than_a_reload_leaves_the_earliest_stays(sessions: Sessions) -> None:
+    for place in (HOME, COPY):
+        meet(sessions, at(place, 1), places=2)
+    with pytest.raises(IdentityInUseError):
+        meet(sessions, at(COPY, 1), places=1)
+    meet(sessions, at(HOME, 1), places=1)
+
+
+def test_a_visit_from_elsewhere_waits_only_for_a_name_whose_places_are_taken(sessions: Sessions) -> None:
+    meet(sessions, at(HOME, 1), places=2)
+    stranger = "f" * 16 + ".visit"
+    meet(sessions, stranger, looks=True, places=2)
+    meet(sessions, at(COPY, 1), places=2)
+    with pytest.raises(IdentityInUseError):
+        meet(sessions, stranger, looks=True, places=2)
 
 
 def test_another_place_waits_until_the_first_was_silent(sessions: Sessions, clock: Clock) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from training.fleet.auth import Logins, operators_of
+from training.fleet.auth.identities import new_code
 from training.fleet.model.errors import InviteRefusedError
 
 TOKEN, OTHER = "a" * 64, "b" * 64
@@ -83,3 +84,10 @@ def test_an_operator_ends_with_the_codes_that_were_made_for_it(tmp_path: Path) -
     with pytest.raises(InviteRefusedError):
         logins.exchange(unused, OTHER, 2.0)
     assert logins.exchange(other, OTHER, 2.0).name == "bob"
+
+
+def test_no_code_is_taken_for_a_flag_by_the_command_that_is_typed_with_it() -> None:
+    """With dashes one code in 64 began with one, and the printed command ended with "expected one argument"."""
+    codes = {new_code() for _ in range(1000)}
+    assert len(codes) == 1000
+    assert all(len(code) == 32 and code.isalnum() for code in codes)

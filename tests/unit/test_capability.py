@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from training.fleet.capability import checkout, child
+from training.fleet.capability import checkout, child, limits
 from training.fleet.capability import detect as detection
 from training.fleet.capability.detect import detect, refresh
 from training.fleet.model.capability import Capability, Datasets, Problem
@@ -91,7 +91,7 @@ def test_a_host_without_anything_gets_a_clean_answer(tmp_path: Path, monkeypatch
 
 
 def test_cards_are_read_from_the_drivers_tool(tmp_path: Path, tools: Path) -> None:
-    script(tools, "nvidia-smi", f'echo "{CARD}"; echo "$@" > {tmp_path}/asked')
+    script(tools, "nvidia-smi", f'echo "{CARD}"; echo "$@" >> {tmp_path}/asked')
     [gpu] = detect(tmp_path).gpus
     assert (gpu.name, gpu.uuid, gpu.driver) == ("NVIDIA RTX 3060", "GPU-11111111-2222", "560.35")
     assert (gpu.vram_bytes, gpu.free_vram_bytes) == (12288 * 2**20, 11000 * 2**20)
@@ -137,7 +137,7 @@ def test_a_card_that_does_not_tell_its_memory_is_a_problem(tmp_path: Path, tools
     script(tools, "nvidia-smi", 'echo "GB10, GPU-1, [N/A], [N/A], 580"')
     found = detect(tmp_path)
     assert found.gpus[0].vram_bytes == 0
-    assert "GPU memory of GB10 is unknown ('[N/A]'); declare vram_gib in the manifest" in found.problems
+    assert "GPU memory of card 0 (GB10) is unknown; declare vram_gib of this host in the manifest" in found.problems
 
 
 NVML = """
@@ -199,6 +199,7 @@ def test_without_a_card_torch_is_not_loaded_and_its_papers_tell_its_version(
     tmp_path: Path, libraries: Path, tools: Path
 ) -> None:
     fake_torch(libraries, f"open({str(tmp_path / 'loaded')!r}, 'w')")
+    (libraries / "version.py").write_text("__version__ = '8.7.6'\ncuda: Optional[str] = None\n")
     papers = libraries / "torch-8.7.6.dist-info"
     papers.mkdir()
     (papers / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 8.7.6\n")
@@ -281,13 +282,13 @@ def test_the_control_group_limits_the_cores(
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
-    monkeypatch.setattr(detection, "_CGROUP", tmp_path)
+    monkeypatch.setattr(limits, "ROOT", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)))
     assert detection.usable_cores() == cores
 
 
 def test_without_affinity_all_cores_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(detection, "_CGROUP", tmp_path)
+    monkeypatch.setattr(limits, "ROOT", tmp_path)
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert detection.usable_cores() == 1
@@ -295,13 +296,13 @@ def test_without_affinity_all_cores_count(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_the_control_group_limits_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "memory.max").write_text("1073741824\n")
-    monkeypatch.setattr(detection, "_CGROUP", tmp_path)
+    monkeypatch.setattr(limits, "ROOT", tmp_path)
     assert detect(tmp_path).ram_gib == 1
 
 
 def test_without_sysconf_psutil_is_asked(tmp_path: Path, libraries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sysconf")
-    monkeypatch.setattr(detection, "_CGROUP", tmp_path)
+    monkeypatch.setattr(limits, "ROOT", tmp_path)
     assert "the amount of memory is unknown; install psutil on this host" in detect(tmp_path).problems
     (libraries / "psutil.py").write_text("class M: total = 2**33\ndef virtual_memory(): return M\n")
     assert detect(tmp_path).ram_gib == 8
@@ -352,9 +353,9 @@ def test_free_memory_of_cards_is_followed(tmp_path: Path, tools: Path) -> None:
     script(tools, "nvidia-smi", f'echo "{CARD.replace("11000", "3000")}"')
     busy = refresh(first, tmp_path, Datasets())
     assert busy.gpus[0].free_vram_bytes == 3000 * 2**20
-    assert busy.problems[-1] == "GPU NVIDIA RTX 3060 is in use: 2.9 of 12.0 GiB free; see nvidia-smi"
+    assert busy.problems[-1] == "GPU card 0 (RTX 3060) is in use: 2.9 of 12.0 GiB free; see nvidia-smi"
     script(tools, "nvidia-smi", "exit 1")
-    assert refresh(first, tmp_path, Datasets()).gpus == first.gpus
+    assert refresh(first, tmp_path, Datasets()).gpus == ()
 
 
 def test_a_capability_fits_into_a_claim(tmp_path: Path) -> None:

@@ -539,7 +539,9 @@ def test_an_id_that_fits_many_jobs_lists_ten(stub: Stub, capsys: pytest.CaptureF
 def test_an_id_that_fits_no_job_says_where_to_look(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     stub.answers["GET", "/v1/jobs"] = JobPage([])
     assert program.main(["why", "beef"]) == 1
-    assert "found no job whose id begins with beef; `cis490-jobs list` shows all ids" in capsys.readouterr().err
+    assert (
+        "found no job whose id begins with beef; `cis490-jobs list --all` shows all of them" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
@@ -548,7 +550,7 @@ def test_an_id_that_fits_no_job_says_where_to_look(stub: Stub, capsys: pytest.Ca
         [],
         ["explode"],
         ["show", "abc"],
-        ["show", "xyzw"],
+        ["show", "x yz"],
         ["show", "a" * 65],
         ["list", "--status", "pending,nope"],
         ["list", "--limit", "0"],
@@ -621,7 +623,7 @@ def test_reload_sends_its_conditions_and_shows_what_was_done(
         f"+ {FIRST}  gbt oracle  can run on pi, tower",
         f"+ {SECOND}  cnn oracle  no known host can run it",
         f'~ {"c" * 64}  mlp oracle  priority 0 -> 5, allowed_hosts [] -> ["pi"]',
-        f"- {'d' * 64}  mlp realistic  no longer named; stays until cancelled",
+        f"- {'d' * 64}  mlp realistic  no longer named",
         "warning: jobs[3] and jobs[4] are the same job",
         "done eeeeeeeeeeee: 2 added, 1 changed, 4 unchanged, 1 dropped, 1 that no known host can run",
     ]
@@ -633,7 +635,7 @@ def test_a_plan_that_moved_is_refused_in_one_line(operator: Stub, capsys: pytest
     assert capsys.readouterr().err == "cis490-jobs: the plan has moved; run `plan` again\n"
 
 
-def test_plan_sends_a_file_and_names_the_reload_that_applies_it(
+def test_plan_sends_a_file_and_names_the_command_that_applies_it(
     operator: Stub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = tmp_path / "manifest.toml"
@@ -643,7 +645,7 @@ def test_plan_sends_a_file_and_names_the_reload_that_applies_it(
     assert operator.asked[0][3] == b"[manifest]\nschema = 1\n"
     shown = capsys.readouterr()
     assert shown.out.splitlines()[-1].startswith("plan eeeeeeeeeeee: 2 added")
-    assert shown.err == f"apply exactly this with: cis490-jobs reload --if-plan {'e' * 64}\n"
+    assert shown.err == f"apply exactly this with: cis490-jobs apply {manifest} --if-plan {'e' * 64}\n"
 
 
 @pytest.mark.parametrize(("changed", "status"), [(1, 3), (0, 0)])

@@ -178,9 +178,6 @@ def test_post_sends_json_or_bytes(client: Client, stub: StubReceiver) -> None:
         (problem(409, "stale_lease"), StaleLeaseError),
         (problem(422, "invalid_message"), InvalidMessageError),
         (problem(403, "code_of_a_newer_receiver"), ForbiddenError),
-        ((404, {}, b"<html>"), NotFoundError),
-        ((413, {}, b""), TooLargeError),
-        ((418, {}, b"[1]"), Exception),
         ((307, {"Location": "http://evil.example/"}, b""), ConfigurationError),
     ],
 )
@@ -193,6 +190,30 @@ def test_a_refusal_is_raised_as_its_class_and_not_repeated(
     assert "token" not in str(caught.value).replace("carry the token along", "")
     assert len(stub.seen) == 1
     assert naps == []
+
+
+NOT_A_RECEIVERS = [
+    (404, {"Content-Type": "text/html; charset=utf-8"}, b"<html>"),
+    (401, {}, b""),
+    (403, {}, {"code": 403, "message": "blocked by the gateway"}),
+    (404, {}, {"code": "NOT_FOUND", "message": "no route"}),
+    (409, {}, b"conflict"),
+    (410, {}, {"status": 404, "code": "not_found"}),
+    (413, {}, b""),
+    (418, {}, b"[1]"),
+]
+
+
+@pytest.mark.parametrize("reply", NOT_A_RECEIVERS, ids=str)
+def test_a_refusal_that_is_not_the_receivers_counts_as_an_outage(
+    client: Client, stub: StubReceiver, naps: list[float], reply: Reply
+) -> None:
+    stub.script["/v1/health"] = [reply] * 2
+    assert client.get("/v1/health") == {"status": "ok"}
+    assert naps == [0.1, 0.2]
+    stub.script["/v1/health"] = [reply]
+    with pytest.raises(UnavailableError, match=f"answered {reply[0]} without a receiver's reason"):
+        client.get("/v1/health", deadline_s=0)
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])

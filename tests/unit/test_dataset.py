@@ -303,6 +303,19 @@ def test_the_cache_spares_reading_until_size_or_time_changes(folder: Path, tmp_p
     assert dataset_digest(folder, cache) == digest
 
 
+@pytest.mark.parametrize("name", ["dataset.toml", "tiny.csv"])
+def test_a_file_replaced_with_its_size_and_time_kept_is_read_again(folder: Path, tmp_path: Path, name: str) -> None:
+    cache, path = tmp_path / "digests.json", folder / name
+    digest = dataset_digest(folder, cache)
+    before, text = path.stat(), path.read_text()
+    other = tmp_path / "other"
+    other.write_text(text[:-1] + " ")
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    other.replace(path)
+    assert path.stat().st_size == before.st_size
+    assert dataset_digest(folder, cache) == dataset_digest(folder) != digest
+
+
 @pytest.mark.parametrize("content", [b"not json", b"[1]", b"\xff"])
 def test_a_damaged_cache_is_ignored_and_replaced(folder: Path, tmp_path: Path, content: bytes) -> None:
     cache = tmp_path / "digests.json"

@@ -26,6 +26,7 @@ from training.fleet.model.jobs import (
     Trainer,
 )
 from training.fleet.queue.change import in_force_of
+from training.fleet.queue.in_force import Origin
 from training.trainer import hyper
 
 DECLARATION: dict[str, Any] = {
@@ -159,10 +160,10 @@ def test_every_key_arrives_where_it_belongs() -> None:
 
 def test_a_host_without_a_table_gets_the_default_one_or_none() -> None:
     manifest = read(FULL)
-    assert in_force_of(manifest.header, "").policy("gpu-tower") == manifest.header.hosts["gpu-tower"]
-    assert in_force_of(manifest.header, "").policy("stranger") == Policy()
+    assert in_force_of(manifest.header, "", "", Origin()).policy("gpu-tower") == manifest.header.hosts["gpu-tower"]
+    assert in_force_of(manifest.header, "", "", Origin()).policy("stranger") == Policy()
     strict = read("[manifest]\nschema = 1\n[hosts.pi]\n").header
-    assert in_force_of(strict, "").policy("stranger") is None
+    assert in_force_of(strict, "", "", Origin()).policy("stranger") is None
 
 
 def test_ids_are_those_of_the_specification() -> None:
@@ -307,6 +308,14 @@ def test_a_changed_byte_gives_a_manifest_or_a_clear_refusal(at: int, byte: int) 
         ("hosts = 3\n" + HEAD[:22], "hosts (line 1): found 3, expected tables [hosts.NAME]"),
         (HEAD + "[hosts]\npi = 3\n", "hosts.pi: found 3, expected a table [hosts.pi]"),
         (HEAD + '[hosts."a b"]\n', "hosts (line 4): found the name 'a b', expected a host name: letters"),
+        (
+            HEAD + "[hosts.gpu.lab.example]\nslots = 2\n",
+            "hosts.gpu.lab.example (line 4): found [hosts.gpu.lab.example], whose dots are tables in tables, expected "
+            '[hosts."gpu.lab.example"]',
+        ),
+        (HEAD + '[datasets.lab.v2]\ndigest = "x"\n', "datasets.lab.v2 (line 4): found [datasets.lab.v2]"),
+        (HEAD + "[hosts.gpu]\nslots = 2\n[hosts.gpu.lab]\n", "hosts.gpu.lab (line 6): found [hosts.gpu.lab]"),
+        (HEAD + "[hosts]\nx.y.slots = 2\n", "hosts.x.y: found [hosts.x.y]"),
         (HEAD + "[hosts.Default]\n", "hosts.Default (line 4): found a second table for this host, expected one table"),
         (HEAD + "slot = 1\n", "hosts.default.slot (line 4): found the key 'slot', expected a key of [hosts.default]"),
         (HEAD + "slots = 0\n", "hosts.default.slots (line 4): found 0, expected a whole number from 1 to 64"),
@@ -525,7 +534,8 @@ def test_a_host_name_without_a_table_is_a_warning_where_strangers_are_admitted()
         + "seed = 1\nallowed_hosts = ['pa']\n"
     )
     assert manifest.header.warnings == (
-        "jobs[1].allowed_hosts (line 8): the host pa has no table of its own, [hosts.default] holds for it",
+        "jobs[1].allowed_hosts (line 8): the host pa has no table of its own, [hosts.default] holds for it; "
+        "did you mean pi?",
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from training import needs
-from training.fleet.single_file import NAME, build
+from training.fleet.single_file import INSTALLER, JOBS, WORKER, build
 
 ROOT = Path(__file__).resolve().parents[2]
 LAB = "data/lab"
@@ -56,6 +56,9 @@ PROGRAMS: dict[str, tuple[str, ...] | None] = {
     "training/trainer/unpack.py": None,
 }
 """Each program with words for which it needs a package; None where the standard library is enough."""
+
+PACKED = {program.name: program for program in (WORKER, JOBS, INSTALLER)}
+"""Programs that are handed out as one file."""
 
 CHILDREN = {"training/fleet/worker/process/shim.py"}
 """Started with the Python of the worker alone, which was looked at; it must load next to nothing."""
@@ -124,11 +127,12 @@ def test_every_program_stands_in_the_table() -> None:
     assert {entry.removesuffix(":main") for entry in scripts.values()} <= set(PROGRAMS)
 
 
-@pytest.mark.parametrize("program", [*PROGRAMS, NAME])
+@pytest.mark.parametrize("program", [*PROGRAMS, *PACKED])
 def test_an_old_python_ends_every_program_with_one_line(program: str, old: dict[str, str], tmp_path: Path) -> None:
-    if program == NAME:
-        program = str(tmp_path / NAME)
-        Path(program).write_bytes(build(ROOT))
+    if program in PACKED:
+        data = build(ROOT, PACKED[program])
+        program = str(tmp_path / program)
+        Path(program).write_bytes(data)
     done = ended(sys.executable, program, ("--help",), old)
     assert (done.returncode, done.stdout) == (status_of(program.removeprefix(str(tmp_path))), "")
     assert done.stderr == (

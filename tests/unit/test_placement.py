@@ -78,19 +78,13 @@ def test_a_job_without_constraints_runs_anywhere() -> None:
             Requirement("gbt", require_cuda=True),
             GAMED,
             ANY,
-            Reason("gpu_busy", "a card that nothing else uses", "3.0 of 12.0 GiB free on Card"),
-        ),
-        (
-            Requirement("gbt", prefer_cuda=True),
-            GAMED,
-            ANY,
-            Reason("gpu_busy", "a card that nothing else uses", "3.0 of 12.0 GiB free on Card"),
+            Reason("gpu_busy", "a card that nothing else uses", "card Card has 3 of 12 GiB free"),
         ),
         (
             Requirement("gbt", min_vram_gib=8),
             GAMED,
             ANY,
-            Reason("gpu_busy", "a card that nothing else uses", "3.0 of 12.0 GiB free on Card"),
+            Reason("gpu_busy", "8 GiB free on one card", "card Card has 3 of 12 GiB free"),
         ),
         (Requirement("gbt", min_vram_gib=16), TOWER, ANY, Reason("min_vram_gib", "16", "12")),
         (Requirement("gbt", min_vram_gib=1), PI, ANY, Reason("min_vram_gib", "1", "no CUDA")),
@@ -108,7 +102,7 @@ def test_a_job_without_constraints_runs_anywhere() -> None:
             Reason("min_ram_gib", "6.5", "4 (declared; 8 detected)"),
         ),
         (
-            Requirement("gbt", over_vram_gib=12),
+            Requirement("gbt", require_cuda=True, over_vram_gib=12),
             TOWER,
             ANY,
             Reason("over_vram_gib", "more than 12, where the job ran out of GPU memory", "12"),
@@ -160,6 +154,8 @@ def test_each_constraint_is_refused_by_name_with_wanted_and_found(
         (Requirement("gbt", require_cuda=True), TOWER, Policy(cuda=True)),
         (Requirement("gbt", require_cuda=True), replace(GAMED, gpus=(*GAMED.gpus, *TOWER.gpus)), ANY),
         (Requirement("gbt"), GAMED, ANY),
+        (Requirement("gbt", prefer_cuda=True), GAMED, ANY),
+        (Requirement("gbt", prefer_cuda=True, over_vram_gib=12), TOWER, ANY),
         (Requirement("gbt", min_vram_gib=12), host(vram_gib=11.6), ANY),
         (Requirement("gbt", min_ram_gib=16), host(ram_gib=15.5), ANY),
         (Requirement("gbt", min_ram_gib=8, min_vram_gib=12), host(ram_gib=8), Policy(vram_gib=99, ram_gib=99)),
@@ -294,8 +290,8 @@ def test_a_silent_declaration_means_enough_memory_and_no_cuda() -> None:
             Requirement("gbt", require_cuda=True),
             GAMED,
             ANY,
-            "no change of the manifest is enough for gpu-tower: end what uses the card of gpu-tower "
-            "(3.0 of 12.0 GiB free on Card); nvidia-smi lists it",
+            "no change of the manifest is enough for gpu-tower: wait for a card that nothing else uses on gpu-tower "
+            "(card Card has 3 of 12 GiB free); nvidia-smi there lists what uses it",
         ),
         (Requirement("gbt", min_ram_gib=16), PI, ANY, "runs on pi if min_ram_gib 16 becomes 8"),
         (

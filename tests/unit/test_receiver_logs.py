@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from live_receiver import LiveReceiver, manifest
 
-from training.fleet.receiver.logs import JsonLines, TextLines, start
+from training.fleet.receiver.logs import JsonLines, Repeats, TextLines, start
 
 NASTY = "\x1b[31mred\x1b]0;title\x07\t\r\nforged: line\x7f\u202e\u2028\x9b2J\ud800é"
 
@@ -112,3 +112,17 @@ def test_a_request_that_is_none_is_no_line_so_that_nobody_fills_the_disk(
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
     assert capfd.readouterr().err == ""
+
+
+def test_the_same_trouble_is_said_once_a_minute_for_each_cause() -> None:
+    now = [0.0]
+    repeats = Repeats(lambda: now[0])
+    assert [repeats.is_due("storage_full"), repeats.is_due("unavailable"), repeats.is_due("storage_full")] == [
+        True,
+        True,
+        False,
+    ]
+    now[0] = 59.9
+    assert not repeats.is_due("storage_full")
+    now[0] = 60.0
+    assert [repeats.is_due("storage_full"), repeats.is_due("storage_full")] == [True, False]

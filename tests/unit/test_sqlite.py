@@ -127,7 +127,7 @@ def test_a_newer_database_is_refused(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
-    with pytest.raises(ConfigurationError, match="has schema 99, this program knows up to 4"):
+    with pytest.raises(ConfigurationError, match="has schema 99, this program knows up to 5"):
         Sqlite.open(path)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,16 +22,19 @@ from training.fleet.client import Client
 from training.fleet.model.capability import Capability, Datasets, Gpu
 from training.fleet.model.errors import ConfigurationError, UnavailableError, UnreachableError, UpgradeRequiredError
 from training.fleet.wire.worker import Beat, Fail, Lease
-from training.fleet.worker import attempt as attempt_module
 from training.fleet.worker import loop as loop_module
 from training.fleet.worker.ages import Ages
-from training.fleet.worker.attempt import Attempt, Rules, Workplace
 from training.fleet.worker.beats import Beats, Listener
 from training.fleet.worker.folder import RunFolder, RunState
 from training.fleet.worker.journal import Journal
 from training.fleet.worker.loop import Worker
 from training.fleet.worker.options import Options, options
 from training.fleet.worker.process.local import ShimTraining
+from training.fleet.worker.run import attempt as attempt_module
+from training.fleet.worker.run import deliver, prepare, watch
+from training.fleet.worker.run import run as run_module
+from training.fleet.worker.run.attempt import Attempt
+from training.fleet.worker.run.run import Rules, Workplace
 from training.fleet.worker.start import Contracts, Seat
 
 HELPERS = Path(__file__).resolve().parents[1] / "helpers"
@@ -47,9 +51,11 @@ def stub() -> Iterator[StubReceiver]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("RETRY_S", 0.01), ("RETRY_CAP_S", 0.05), ("UPLOAD_DEADLINE_S", 0.0), ("TICK_S", 0.05)):
-        monkeypatch.setattr(attempt_module, name, value)
-    monkeypatch.setattr(attempt_module, "LEAVING_DEADLINE_S", 0.0)
+    for module, name, value in (
+        (run_module, "RETRY_S", 0.01), (run_module, "RETRY_CAP_S", 0.05), (watch, "TICK_S", 0.05),
+        (deliver, "UPLOAD_DEADLINE_S", 0.0), (deliver, "LEAVING_DEADLINE_S", 0.0),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, value)
     for name in ("AWAY_S", "REFUSED_S"):
         monkeypatch.setattr(loop_module, name, 0.01)
 
@@ -125,6 +131,40 @@ def test_a_heartbeat_is_answered_before_the_upload_of_an_earlier_run(bench: Benc
     stub.script["upload"] = [upload]
     bench.packed().run()
     assert order == ["heartbeat answered", "upload"]
+
+
+def test_a_job_shows_that_its_upload_waits_and_why(bench: Bench, stub: StubReceiver) -> None:
+    def until_told(seen: Seen) -> Reply:
+        stub.wait_for("heartbeat", len(stub.calls("heartbeat")) + 1)
+        return problem(507, "storage_full", "the store is full")
+
+    stub.script["upload"] = [problem(507, "storage_full", "the store is full"), until_told, until_told]
+    assert bench.packed().run() == "completed"
+    phases = [seen.json["progress"]["phase"] for seen in stub.calls("heartbeat") if seen.json.get("progress")]
+    assert re.fullmatch(r"uploading: store full since \d\d:\d\d UTC", phases[-1])
+
+
+PROXIES = [
+    (404, {"Content-Type": "text/plain"}, b"404 page not found\n"),
+    (409, {"Content-Type": "text/html"}, b"<html>"),
+    (413, {"Content-Type": "text/html"}, b"<html>Request Entity Too Large</html>"),
+    (502, {"Content-Type": "text/html"}, b"<html>Bad Gateway</html>"),
+    (200, {"Content-Type": "text/html"}, b"<html>please log in</html>"),
+]
+
+
+@pytest.mark.parametrize("reply", PROXIES, ids=lambda reply: str(reply[0]))
+@pytest.mark.parametrize("verb", ["heartbeat", "upload", "complete"])
+def test_an_answer_of_a_proxy_costs_no_result(bench: Bench, stub: StubReceiver, verb: str, reply: Reply) -> None:
+    stub.script[verb] = [reply] * 2
+    assert bench.packed().run() == "completed"
+    assert len(stub.calls("complete")) == (3 if verb == "complete" else 1)
+
+
+@pytest.mark.parametrize("reply", PROXIES, ids=lambda reply: str(reply[0]))
+def test_an_answer_of_a_proxy_does_not_end_a_training(bench: Bench, stub: StubReceiver, reply: Reply) -> None:
+    stub.script["heartbeat"] = [reply] * 3
+    assert bench.attempt().run() == "completed"
 
 
 def test_heartbeats_go_on_while_an_upload_takes_its_time(bench: Bench, stub: StubReceiver) -> None:
@@ -346,7 +386,7 @@ def test_a_completed_job_is_done_here(bench: Bench) -> None:
 
 def test_a_full_disk_ends_a_running_trainer(bench: Bench) -> None:
     bench.rules = dataclasses.replace(bench.rules, min_free_bytes=2**62)
-    assert bench.attempt(act="slow").run() == "failed"
+    assert bench.attempt(act="slow").run() == "released"
     assert bench.reported()["kind"] == "disk_full"
 
 
@@ -354,9 +394,9 @@ def test_a_silent_receiver_ends_a_trainer_only_when_told_so(bench: Bench, stub: 
     bench.rules = dataclasses.replace(bench.rules, stop_when_lost=True)
     attempt = bench.attempt(act="slow")
     stub.script["heartbeat"] = [problem(503, "unavailable")] * 3
-    attempt._silence(0.89, "away")
-    assert attempt._wish is None
-    attempt._silence(0.91, "away")
+    attempt._run._silence(0.89, "away")
+    assert attempt._run.wish is None
+    attempt._run._silence(0.91, "away")
     assert attempt.run() == "failed"
     assert (bench.reported()["kind"], bench.reported()["error"]) == (
         "lost",
@@ -377,7 +417,7 @@ def test_a_lease_lost_while_a_trainer_has_its_grace_ends_it_at_once(bench: Bench
     while bench.folder.load().stopped is None:  # type: ignore[union-attr]
         assert time.monotonic() < end
         time.sleep(0.01)
-    attempt.lose("somebody else has it")
+    attempt._run.lose("somebody else has it")
     running.join(10)
     ended = not running.is_alive()
     attempt.release(hurry=True)
@@ -389,23 +429,42 @@ def test_a_lease_lost_while_a_trainer_has_its_grace_ends_it_at_once(bench: Bench
 def test_a_trainer_that_cannot_be_killed_does_not_hold_the_worker(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attempt_module, "UNKILLABLE_S", -10.0)
+    monkeypatch.setattr(watch, "UNKILLABLE_S", -10.0)
     attempt = bench.attempt(act="stubborn")
     attempt.release()
     assert attempt.run() == "released"
     assert bench.reported()["kind"] == "host_fault"
-    assert attempt._training is not None
-    attempt._training.kill()
-    assert attempt._training.ended.wait(10)
+    assert attempt._run.training is not None
+    attempt._run.training.kill()
+    assert attempt._run.training.ended.wait(10)
 
 
 def test_a_shim_that_cannot_be_started_is_the_hosts_fault(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: object, **rest: object) -> None:
         raise OSError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(attempt_module, "launch", broken)
+    monkeypatch.setattr(prepare, "launch", broken)
     assert bench.attempt().run() == "released"
     assert "the trainer could not be started: [Errno 11]" in bench.reported()["error"]
+
+
+def test_a_trainer_gets_the_variables_of_its_lease_and_its_host(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, str]] = []
+
+    def looked_at(command: object, folder: object, environ: dict[str, str], *args: object, **rest: object) -> None:
+        seen.append(environ)
+        raise OSError(11, "enough")
+
+    monkeypatch.setattr(prepare, "launch", looked_at)
+    monkeypatch.setenv("MY_PROXY", "here")
+    bench.rules = dataclasses.replace(bench.rules, pass_env=("MY_PROXY",))
+    attempt = bench.attempt()
+    lease_of = attempt._run.state.lease
+    attempt._run.state = dataclasses.replace(
+        attempt._run.state, lease=dataclasses.replace(lease_of, trainer_env={"MY_FLAG": "1"})
+    )
+    attempt.run()
+    assert (seen[0]["MY_FLAG"], seen[0]["MY_PROXY"]) == ("1", "here")
 
 
 def test_nothing_starts_when_the_state_cannot_be_saved(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -417,8 +476,8 @@ def test_nothing_starts_when_the_state_cannot_be_saved(bench: Bench, monkeypatch
     assert attempt.run() == "released"
     assert bench.reported()["kind"] == "host_fault"
     assert not bench.folder.progress.exists()
-    assert attempt._training is not None
-    assert attempt._training.ended.wait(10)
+    assert attempt._run.training is not None
+    assert attempt._run.training.ended.wait(10)
     assert "state not saved" in bench.words.getvalue()
 
 
@@ -432,8 +491,8 @@ def test_a_fault_of_the_worker_is_reported_and_not_left_to_the_lease(
     attempt = bench.attempt(act="slow")
     assert attempt.run() == "released"
     assert bench.reported()["error"] == "a fault of the worker, please report it: ZeroDivisionError: oops"
-    assert attempt._training is not None
-    assert attempt._training.ended.is_set()
+    assert attempt._run.training is not None
+    assert attempt._run.training.ended.is_set()
 
 
 def test_a_fault_while_a_failure_is_reported_ends_the_run(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -457,7 +516,7 @@ def test_a_packing_that_runs_out_of_disk_says_so(bench: Bench, monkeypatch: pyte
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("training.fleet.bundle.pack", full)
-    assert bench.packed().run() == "failed"
+    assert bench.packed().run() == "released"
     assert bench.reported()["kind"] == "disk_full"
 
 
@@ -749,8 +808,8 @@ def test_a_slot_takes_no_job_while_a_process_of_its_trainer_lives(
         asked_after_the_kill.append(killed.is_set())
         return stub.usual("claim", seen)
 
-    for name, value in (("UNKILLABLE_S", -10.0), ("KILL_S", 0.0)):
-        monkeypatch.setattr(attempt_module, name, value)
+    monkeypatch.setattr(watch, "UNKILLABLE_S", -10.0)
+    monkeypatch.setattr(attempt_module, "KILL_S", 0.0)
     for name in ("stop", "kill"):
         monkeypatch.setattr(ShimTraining, name, unheard)
     stub.script["claim"] = [lambda seen: stub.usual("claim", seen), second]

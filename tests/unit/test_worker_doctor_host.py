@@ -61,7 +61,7 @@ def test_a_card_in_use_warns(tmp_path: Path) -> None:
     state, found, remedy = doctor.gpu(busy, tmp_path, tmp_path)
     assert (state, found) == (
         "warn",
-        "RTX 3060, 12.0 GiB, driver 550.1; RTX 3060 is in use, 1.0 GiB are free",
+        "card RTX 3060 has 1 of 12 GiB free, driver 550.1; card RTX 3060 is in use",
     )
     assert remedy == "nvidia-smi shows what holds it; end that"
 

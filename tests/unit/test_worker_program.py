@@ -165,7 +165,7 @@ def test_cards_changes_and_notes_are_shown_to_people() -> None:
     stream = io.StringIO()
     SelfTest(host, (Check("disk", "ok", "x"),)).show(stream, {})
     text = stream.getvalue()
-    assert "gpu          RTX 3060, 12.0 GiB, 11.0 free, driver 560\n" in text
+    assert "gpu          card RTX 3060, 12.0 GiB, 11.0 free, driver 560\n" in text
     assert "cuda         present, not usable\n" in text
     assert "revision     abc with changes\n" in text
     assert "note         a note\n" in text

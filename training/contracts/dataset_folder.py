@@ -85,8 +85,8 @@ def dataset_digest(folder: Path, cache: Path | None = None) -> str:
 
     Args:
         folder: The dataset folder.
-        cache: A small JSON file that remembers file digests by path, size and mtime; made when missing, and ignored
-            when it can't be read. None reads every byte again.
+        cache: A small JSON file that remembers file digests by path, size, times and inode; made when missing, and
+            ignored when it can't be read. None reads every byte again.
 
     Returns:
         "sha256:" and 64 hex digits.
@@ -133,14 +133,20 @@ def _missing_file(name: str) -> Fault:
 def _file_digest(path: Path, known: dict[str, Any]) -> str:
     state = path.stat()
     entry = known.get(str(path.resolve()))
-    stamp = [state.st_size, state.st_mtime_ns]
-    if isinstance(entry, list) and entry[:2] == stamp and len(entry) == 3 and isinstance(entry[2], str):
+    # Copies that keep times (cp -p, rsync -t, tar) leave size and mtime alone; ctime and inode they cannot keep.
+    stamp = [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
+    if isinstance(entry, list) and len(entry) == 5 and entry[:2] + entry[3:] == stamp and isinstance(entry[2], str):
         return entry[2]
+    digest = _read_digest(path)
+    known[str(path.resolve())] = [*stamp[:2], digest, *stamp[2:]]
+    return digest
+
+
+def _read_digest(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while chunk := stream.read(_CHUNK_BYTES):
             digest.update(chunk)
-    known[str(path.resolve())] = [*stamp, digest.hexdigest()]
     return digest.hexdigest()
 
 

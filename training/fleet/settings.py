@@ -188,8 +188,34 @@ def demand_private(name: str, path: Path) -> None:
 
 
 def state_folder(environ: Mapping[str, str]) -> Path:
-    """Return where a program keeps its state: the service manager's folder, or the user's."""
-    return system.state_folder(environ)
+    """Return where a program keeps its state: the service manager's folder, or the user's.
+
+    Raises:
+        ConfigurationError: Neither is known.
+    """
+    try:
+        return system.state_folder(environ)
+    except RuntimeError:  # of pathlib, which finds no home
+        raise ConfigurationError(
+            f"the account {system.user()} has no home folder and $HOME is not set",
+            "set HOME to a folder of this account, or STATE_DIRECTORY to the one for its state",
+            expected="a place for the state of the program",
+        ) from None
+
+
+def full_path(path: Path) -> Path:
+    """Return a path from the root on, with a leading ~ or ~USER replaced by the home folder.
+
+    Raises:
+        ConfigurationError: There is no such home folder.
+    """
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        home = path.parts[0]
+        raise ConfigurationError(
+            f"the path {path} begins with {home}, and no home folder is known for that", "write the whole path"
+        ) from None
 
 
 def _effective(

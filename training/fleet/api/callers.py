@@ -57,9 +57,10 @@ async def as_worker(
     caller, queue = request.caller, fleet.queue
     given = request.head.get(SESSION, b"").decode("latin-1")
     try:
-        with fleet.sessions.present(caller.name, given, looks=request.scope["method"] in LOOKS) as place:
+        places, looks = queue.sessions_of(caller.name), request.scope["method"] in LOOKS
+        with fleet.sessions.present(caller.name, given, looks=looks, places=places) as place:
             if place:  # a visit changes nothing
-                await _settle(fleet, caller, place)
+                await _settle(fleet, caller, place if places == 1 else "")
             answer = await handler(fleet, request)
     except IdentityInUseError:
         await note(fleet, request, caller.name, "clash", f"another machine shows identity {caller.identity} as well")
@@ -71,12 +72,18 @@ async def as_worker(
 
 
 async def _settle(fleet: Fleet, caller: Caller, place: str) -> None:
-    """Record what an accepted request has shown: that the next key is in use, and where the identity runs."""
+    """Record what an accepted request has shown: that the next key is in use, and where the identity runs.
+
+    Args:
+        fleet: What is worked on.
+        caller: Who asked.
+        place: The one place it runs in, empty where there may be several.
+    """
     queue = fleet.queue
     if caller.fresh:
         await fleet.run(lambda tx: queue.identities.renew(tx, caller.identity))
     identity = queue.identities.get(caller.identity)
-    if identity is not None and identity.place != place:
+    if identity is not None and place and identity.place != place:
         await fleet.run(lambda tx: queue.identities.keep_place(tx, caller.identity, place))
 
 

@@ -14,7 +14,17 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from training.fleet.api.arrival import LOOKS
-from training.fleet.api.handlers import artifacts, enrolment, logins, operator, read, uploads, worker
+from training.fleet.api.handlers import (
+    artifacts,
+    enrolment,
+    logins,
+    manifests,
+    operator,
+    programs,
+    read,
+    uploads,
+    worker,
+)
 from training.fleet.auth import Right, Role
 from training.fleet.model.jobs import MAX_MANIFEST_BYTES, MODES, STATUSES
 from training.fleet.model.parts import PART_NAME
@@ -31,6 +41,7 @@ from training.fleet.wire.identities import (
     NewSecret,
     SecretTaken,
 )
+from training.fleet.wire.manifests import ManifestList
 from training.fleet.wire.names import KnownNames
 from training.fleet.wire.people import (
     MAX_PAGE,
@@ -90,6 +101,7 @@ _DIGEST = PathParameter(re.compile("[0-9a-f]{64}"), "id", "64 lower-case hex dig
 PARAMETERS: Final[Mapping[str, PathParameter]] = {
     "id": _DIGEST,
     "sha256": _DIGEST,
+    "digest": PathParameter(re.compile("[0-9a-f]{64}"), "digest of a manifest", "64 lower-case hex digits"),
     "name": PathParameter(WORKER_NAME, "name of a worker", "a host name"),
     "file": PathParameter(
         re.compile(PART_NAME),
@@ -167,6 +179,7 @@ _STALE = (409, "`stale_lease`: the lease is not the newest one")
 _UNASKED = (409, "`wrong_state`: nobody asked for a new key; `identity_in_use`: another machine uses the identity")
 _STATE = (409, "`wrong_state`: the job's status does not allow it")
 _CHORE = (409, "`wrong_state`: a backup or a check runs already")
+_SHRINK = (409, "`would_shrink`: it declares fewer jobs than the one in force and `allow_shrink` is not set")
 _BUNDLE = Media("application/zstd")
 _PART = Media("application/octet-stream")
 _PART_OUT = Media("*/*")
@@ -182,6 +195,7 @@ _DOWNLOAD = (
     ("If-None-Match", "the ETag of the file that is here already", None),
 )
 _MANIFEST = Media("application/toml", MAX_MANIFEST_BYTES)
+_TOML = Media("application/toml", schema={"type": "string"})
 _ZIP = Media("application/zip", schema={"type": "string", "format": "binary"})
 _PEM = Media("application/x-pem-file", schema={"type": "string"})
 _PLAIN = Media("text/plain", schema={"type": "string"})
@@ -190,6 +204,12 @@ _TEXT = {"type": "string"}
 _HEX64 = {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "64 lower-case hex digits"}
 _PREFIX = {"type": "string", "pattern": "^[0-9a-f]{1,64}$", "description": "1 to 64 lower-case hex digits"}
 _HOST = {"type": "string", "pattern": f"^{WORKER_NAME.pattern}$", "description": "the name of a host"}
+_LABEL = {
+    "type": "string",
+    "pattern": "^[0-9A-Za-z][0-9A-Za-z_.+-]{0,63}$",
+    "description": "at most 64 letters, digits and _ . + -",
+}
+_YES = {"enum": ["yes", "no"]}
 _TIME = {
     "type": "string",
     "pattern": r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z$",
@@ -211,6 +231,9 @@ _FILTERS = (
     ("mode", "`realistic` or `oracle`", {"enum": list(MODES)}),
     ("host", "host name", _TEXT),
     ("id_prefix", "first hex digits of the id", _PREFIX),
+    ("name", "the jobs of this name alone: those that the manifest names, others where it names none", _LABEL),
+    ("tag", "a tag of the job", _LABEL),
+    ("withdrawn", "`yes`: also jobs that are withdrawn; a name or an id shows them anyway", {"enum": ["yes", "no"]}),
     ("since", "only jobs that changed then or later", _TIME),
     ("until", "only jobs that changed before", _TIME),
     (
@@ -327,7 +350,17 @@ ROUTES: Final[tuple[Route, ...]] = (
             ("Repr-Digest", "`sha-256=:BASE64:` of the body", "sha-256=:[0-9A-Za-z+/]{43}=:"),
         ),
     ),
-    Route("GET", "/v1/worker.pyz", "worker", read.single_file, None, _ZIP, (_UNCHANGED,)),
+    Route("GET", "/v1/worker.pyz", "worker", programs.worker_file, None, _ZIP, (_UNCHANGED,)),
+    Route("GET", "/v1/jobs.pyz", "anyone", programs.jobs_file, None, _ZIP, (_UNCHANGED,)),
+    Route(
+        "GET",
+        "/v1/installer.pyz",
+        "anyone",
+        programs.installer_file,
+        None,
+        _ZIP,
+        (_UNCHANGED, (404, "this receiver was not installed from a checkout")),
+    ),
     Route("GET", "/v1/jobs", "read", read.jobs, None, JobPage, (_UNCHANGED,), query=(*_FILTERS, *_PAGE)),
     Route("GET", "/v1/names", "read", read.names, None, KnownNames),
     Route("GET", "/v1/job/{id}", "read", read.job, None, JobDetail, (_JOB,)),
@@ -364,12 +397,35 @@ ROUTES: Final[tuple[Route, ...]] = (
         Reload,
         Plan,
         (
-            (409, "`would_shrink`: it would drop jobs and `allow_shrink` is not set"),
+            _SHRINK,
             (412, "`plan_moved`: the plan is not the one the caller saw"),
             (422, "`manifest_invalid`: the file has faults, all listed; nothing was applied"),
         ),
         right="operate",
         optional=True,
+    ),
+    Route(
+        "PUT",
+        "/v1/manifest",
+        "operator",
+        manifests.apply,
+        _MANIFEST,
+        Plan,
+        (
+            _SHRINK,
+            (412, "`plan_moved`: another manifest is in force than `If-Match` says, or the plan is another one"),
+            (422, "`manifest_invalid`: it has faults, all listed, or names another trainer; nothing was applied"),
+        ),
+        query=(
+            ("if_plan", "digest of the plan that the caller saw: permission for all that it showed", _HEX64),
+            ("allow_shrink", "`yes`: it may declare fewer jobs than the one in force", _YES),
+            ("keep_dropped", "`yes`: jobs that it no longer names stay claimable", _YES),
+            ("how", "`rollback` for one that was in force before; for the list", {"enum": ["apply", "rollback"]}),
+        ),
+        headers=(
+            ("If-Match", "digest of the manifest that the caller takes to be in force, in quotation marks", None),
+        ),
+        right="operate",
     ),
     Route(
         "POST",
@@ -381,6 +437,16 @@ ROUTES: Final[tuple[Route, ...]] = (
         ((422, "`manifest_invalid`: the manifest has faults, all listed"),),
         right="operate",
         optional=True,
+    ),
+    Route("GET", "/v1/manifests", "read", manifests.manifests, None, ManifestList),
+    Route(
+        "GET",
+        "/v1/manifest/{digest}",
+        "read",
+        manifests.manifest,
+        None,
+        _TOML,
+        ((404, "no manifest with this digest is kept"),),
     ),
     Route(
         "POST",

@@ -20,6 +20,8 @@ from typing import Final
 from training.fleet.model.errors import AuthenticationError, RevokedError
 
 START: Final = "cis490w."
+CODE_BYTES: Final = 16
+"""Random bytes in a one-time code."""
 KEY_BYTES: Final = 32
 
 
@@ -139,6 +141,11 @@ def demand_living(identity: Identity) -> None:
             f"stop its trainers; if the host may come back, `cis490-jobs invite {identity.worker}` prints how to "
             "enrol it again",
         )
+
+
+def new_code() -> str:
+    """Return a one-time code: 128 random bits in hex, because one that begins with a dash would be taken for a flag."""
+    return secrets.token_hex(CODE_BYTES)
 
 
 def new_key() -> str:

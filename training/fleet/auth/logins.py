@@ -11,18 +11,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import secrets
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from training.fleet.auth.identities import new_code
 from training.fleet.files import replace_shared, write_new
 from training.fleet.model.errors import InviteRefusedError
 
-CODE_BYTES: Final = 24
-"""Random bytes in a code; its length is that of a worker's."""
 _OPERATOR: Final = "operator-"
 _CODE: Final = "code-"
 
@@ -59,7 +57,7 @@ class Logins:
         """Make a code and return it; what is written down is its digest."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._forget(now)
-        code = secrets.token_urlsafe(CODE_BYTES)
+        code = new_code()
         write_new(self._path_of(code), _text(LoginOffer(name, roles, now + ttl_s)))
         return code
 

@@ -1,7 +1,8 @@
 """Which machine uses an identity now.
 
-Owns the rule that one identity is used in one place at a time, so that two machines from one disk image do not take
-each other's jobs, and so that a secret alone takes nothing from the worker it belongs to. A worker names its session
+Owns the rule that one identity is used in one place at a time, or in as many as the manifest gives it, so that two
+machines from one disk image do not take each other's jobs, and so that a secret alone takes nothing from the worker it
+belongs to. A worker names its session
 with every request: the place it runs in and its start, both random to others. A worker that is started again in the
 same place takes over at once, because its folder is locked by one process at a time; from another place it must wait
 until the first has been silent for a while. Other programs of the same host, such as `doctor`, name a visit: it may
@@ -54,7 +55,7 @@ class _Session:
 
 
 class Sessions:
-    """The live session of every identity.
+    """The live sessions of every identity.
 
     Args:
         clock: Monotonic seconds.
@@ -64,27 +65,28 @@ class Sessions:
     def __init__(self, clock: Callable[[], float], silent_s: float = SILENT_S) -> None:
         self._clock = clock
         self._silent_s = silent_s
-        self._live: dict[str, _Session] = {}
+        self._live: dict[str, list[_Session]] = {}
         self._clashes: dict[str, float] = {}
         self._lock = threading.Lock()
 
     @contextmanager
-    def present(self, worker: str, given: str, *, looks: bool = False) -> Iterator[str]:
+    def present(self, worker: str, given: str, *, looks: bool = False, places: int = 1) -> Iterator[str]:
         """Hold the identity of a worker while a request of it is answered.
 
         Args:
             worker: Its name.
             given: What the request says of its session; empty where it says nothing.
             looks: The request changes nothing.
+            places: How many places may use the identity at once.
 
         Yields:
             The place that holds the identity; empty for a visit.
 
         Raises:
-            IdentityInUseError: Another machine uses the identity.
+            IdentityInUseError: Other machines use the identity, as many as may.
             RequestError: The request names no session, or more than looks in a visit.
         """
-        session = self._enter(worker, given, looks=looks)
+        session = self._enter(worker, given, looks=looks, places=places)
         try:
             yield "" if session is None else session.place
         finally:
@@ -93,27 +95,35 @@ class Sessions:
                     session.calls -= 1
                     session.seen_at = self._clock()
 
-    def _enter(self, worker: str, given: str, *, looks: bool) -> _Session | None:
+    def _enter(self, worker: str, given: str, *, looks: bool, places: int) -> _Session | None:
         now = self._clock()
         match = FORM.fullmatch(given)
         visit = None if match else VISIT.fullmatch(given)
         with self._lock:
-            old = self._live.get(worker)
+            living = [session for session in self._live.get(worker, ()) if self._lives(session, now)]
             if match is None:
-                if old is not None and self._lives(old, now) and not (visit and old.place.startswith(visit[1])):
-                    raise self._clash(worker, now, named=visit is not None)
+                own = visit is not None and any(session.place.startswith(visit[1]) for session in living)
+                if len(living) >= places and not own:
+                    raise self._clash(worker, now, places, named=visit is not None)
                 _demand_look(worker, given, looks=looks and visit is not None)
                 return None
-            session = self._followed(old, match[1], match[2], now)
+            session = self._followed(worker, match[1], match[2], living, places)
             if session is None:
-                raise self._clash(worker, now)
+                raise self._clash(worker, now, places)
             session.calls += 1
             session.seen_at = now
-            self._live[worker] = session
             return session
 
-    def _clash(self, worker: str, now: float, *, named: bool = True) -> IdentityInUseError:
+    def _clash(self, worker: str, now: float, places: int, *, named: bool = True) -> IdentityInUseError:
         self._clashes[worker] = now
+        if places > 1:
+            return IdentityInUseError(
+                f"{places} worker programs use the identity of {worker} already",
+                f"wait until one has been silent for {self._silent_s:g} s, or raise `sessions` in [hosts.{worker}] "
+                "and reload",
+                expected=f"at most {places}, as the manifest says",
+                retry_after_s=15.0,
+            )
         unnamed = "" if named else f" from a place that this request does not name (expected: {HEADER})"
         return IdentityInUseError(
             f"another machine uses the identity of worker {worker}{unnamed}",
@@ -126,22 +136,32 @@ class Sessions:
     def _lives(self, session: _Session, now: float) -> bool:
         return session.calls > 0 or now - session.seen_at <= self._silent_s
 
-    def _followed(self, old: _Session | None, place: str, start: str, now: float) -> _Session | None:
-        """Return the session that holds the identity now, None when it is not the caller's."""
-        if old is None:
-            return _Session(place, start, now)
-        if old.place != place:
-            return None if self._lives(old, now) else _Session(place, start, now)
-        if old.start != start:
-            if start in old.retired:
-                return None
-            old.retired.append(old.start)
-            old.start = start
-        return old
+    def _followed(self, worker: str, place: str, start: str, living: list[_Session], places: int) -> _Session | None:
+        """Return the caller's session, None when the identity is not the caller's.
+
+        Args:
+            worker: The name.
+            place: Where the caller runs.
+            start: Which start of the worker there.
+            living: The sessions that are not silent, earliest first.
+            places: How many of them there may be.
+        """
+        session = next((known for known in self._live.get(worker, ()) if known.place == place), None)
+        # Those before it in the list came earlier. After a reload there may be more than the manifest now gives.
+        earlier = living[: living.index(session)] if session in living else living
+        if len(earlier) >= places or (session is not None and start in session.retired):
+            return None
+        if session is None:
+            session = _Session(place, start, 0.0)
+            self._live[worker] = [*living, session]
+        elif session.start != start:
+            session.retired.append(session.start)
+            session.start = start
+        return session
 
     def remember(self, worker: str, place: str) -> None:
         """Take in where an identity was used before the receiver started, as if it had been heard just now."""
-        self._live[worker] = _Session(place, "", self._clock())
+        self._live[worker] = [_Session(place, "", self._clock())]
 
     def forget(self, worker: str) -> None:
         """Let the next place hold a name, because its identity has changed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from training.fleet import system
@@ -14,19 +14,23 @@ TOOL_TIMEOUT_S = 10.0
 _NOT_STARTED = -1000  # below every number of a signal, so that no ending of a child can be mistaken for it
 
 
-def run(command: Sequence[str], timeout_s: float, home: Path | None = None) -> tuple[int | None, str]:
+def run(
+    command: Sequence[str], timeout_s: float, home: Path | None = None, extra: Mapping[str, str] | None = None
+) -> tuple[int | None, str]:
     """Run a program and return its status and output.
 
     Args:
         command: The program and its arguments.
         timeout_s: Time after which it is killed.
         home: Folder to run in, which then comes first where Python looks for modules.
+        extra: Variables that it gets besides those of this process.
 
     Returns:
         The exit status (None when it had to be killed, a number that `ending` knows when it could not start), and what
         it printed on both its outputs.
     """
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("CIS490_", "GIT_"))}
+    environ |= extra or {}
     if home is not None:
         environ["PYTHONPATH"] = str(home)  # not what happens to lie where the worker was started
     try:

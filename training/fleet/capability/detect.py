@@ -17,14 +17,12 @@ from pathlib import Path
 from typing import Final
 
 from training.fleet import __version__, system
-from training.fleet.capability import cards, checkout, child, libraries
+from training.fleet.capability import cards, checkout, child, libraries, limits, probed
 from training.fleet.model.capability import Capability, Datasets, Problem
 from training.fleet.model.errors import ConfigurationError
 from training.fleet.model.names import is_host_name
 
 MAX_PROBLEMS: Final = 16
-_CGROUP = Path("/sys/fs/cgroup")
-_UNLIMITED_BYTES = 1 << 60
 
 
 def detect(
@@ -50,12 +48,7 @@ def detect(
         ConfigurationError: `name` is not a host name.
     """
     problems: list[str] = []
-    gpus = cards.find(problems)
-    torch_version, cuda_usable = (
-        libraries.try_torch(problems, probe_timeout_s) if gpus else (libraries.torch_version(), False)
-    )
-    if gpus and torch_version is None:
-        problems.append(Problem("a CUDA card is there but torch is not, so CUDA counts as not usable", "torch"))
+    gpus, torch_version, cuda_usable = probed.look(problems, probe_timeout_s)
     home = trainer_dir if checkout.PACKED and trainer_dir is not None else checkout.CHECKOUT
     revision, dirty = libraries.revision(home, problems)
     contract, models = libraries.asked_trainer(home, problems) if checkout.PACKED else libraries.own_trainer(problems)
@@ -70,7 +63,7 @@ def detect(
         ram_bytes=_ram_bytes(problems),
         gpus=gpus,
         cuda_present=bool(gpus),
-        cuda_usable=cuda_usable and bool(gpus),
+        cuda_usable=cuda_usable,
         torch_version=torch_version,
         python=platform.python_version(),
         revision=revision,
@@ -84,20 +77,32 @@ def detect(
     )
 
 
-def refresh(capability: Capability, work_dir: Path, datasets: Datasets) -> Capability:
-    """Return the capability with what changes by the minute found again: free disk, free GPU memory, datasets.
+def refresh(capability: Capability, work_dir: Path, datasets: Datasets, probe_timeout_s: float = 20.0) -> Capability:
+    """Return the capability with what changes by the minute found again: free disk, cards, datasets.
 
-    Problems of the first detection stay; those of datasets and found GPUs are as of now.
+    A card may come with a driver that is installed later, and go at run time. Torch is tried again only when the cards
+    are others than before. Problems of the first detection stay; those of datasets and cards are as of now.
+
+    Args:
+        capability: As it was found last.
+        work_dir: Where runs are made.
+        datasets: Folders to digest and offer.
+        probe_timeout_s: Longest time for the child that tries torch and CUDA.
     """
-    looked_at = ("dataset", "gpu") if capability.gpus else ("dataset",)
-    lasting = [text for text in capability.problems if not (isinstance(text, Problem) and text.about in looked_at)]
     problems: list[str] = []
-    gpus = cards.find(problems) if capability.gpus else ()
+    gpus, torch_version, cuda_usable = probed.look_again(capability, problems, probe_timeout_s)
     held = _digests(datasets, problems)
     cards.note_busy(gpus, problems)
+    looked_at = {"dataset", "gpu", "gpu_library", "gpu_choice"}
+    if not probed.same_cards(capability.gpus, gpus):
+        looked_at.add("torch")
+    lasting = [text for text in capability.problems if not (isinstance(text, Problem) and text.about in looked_at)]
     return replace(
         capability,
-        gpus=gpus or capability.gpus,
+        gpus=gpus,
+        cuda_present=bool(gpus),
+        cuda_usable=cuda_usable,
+        torch_version=torch_version,
         free_disk_bytes=shutil.disk_usage(work_dir).free,
         datasets=held,
         problems=tuple((lasting + problems)[:MAX_PROBLEMS]),
@@ -106,46 +111,20 @@ def refresh(capability: Capability, work_dir: Path, datasets: Datasets) -> Capab
 
 def usable_cores() -> int:
     """Return how many cores this process may use: affinity and control group, not what the machine has."""
-    cores = system.cores()
-    quota = _cgroup_quota()
-    return max(1, min(cores, quota)) if quota else cores
-
-
-def _cgroup_quota() -> int:
-    """Return the control group's limit in whole cores, rounded up; 0 without one.
-
-    Source: Linux Documentation/admin-guide/cgroup-v2.rst (cpu.max) and scheduler/sched-bwc.rst (cfs_quota_us).
-    """
-    words = _text(_CGROUP / "cpu.max").split()
-    if len(words) != 2:
-        words = [_text(_CGROUP / "cpu" / f"cpu.cfs_{what}_us") for what in ("quota", "period")]
-    if not all(word.isdigit() for word in words) or int(words[1]) == 0:
-        return 0
-    return -(-int(words[0]) // int(words[1]))
+    return max(1, min(system.cores(), limits.cores() or system.cores()))
 
 
 def _ram_bytes(problems: list[str]) -> int:
     total = system.ram_bytes() or _psutil_ram_bytes()
     if total <= 0:
         problems.append("the amount of memory is unknown; install psutil on this host")
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        limit = _text(_CGROUP / name)
-        if limit.isdigit() and 0 < int(limit) < min(total, _UNLIMITED_BYTES):
-            total = int(limit)
-    return max(total, 0)
+    return max(0, min(total, limits.memory_bytes() or total))
 
 
 def _psutil_ram_bytes() -> int:
     if importlib.util.find_spec("psutil") is None:
         return 0
     return int(importlib.import_module("psutil").virtual_memory().total)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii", errors="replace").strip()
-    except OSError:
-        return ""
 
 
 def host_name(name: str | None) -> str:
@@ -177,6 +156,11 @@ def _os_version() -> str:
     except OSError:
         pretty = platform.version()
     return f"{pretty} ({platform.release()})"
+
+
+def held_digests(datasets: Datasets) -> dict[str, str]:
+    """Return the digest of each dataset that can be read, as of now."""
+    return _digests(datasets, [])
 
 
 def _digests(datasets: Datasets, problems: list[str]) -> dict[str, str]:

@@ -7,23 +7,58 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from training.fleet.capability import child
 from training.fleet.model.capability import Problem
 
 _MARK = "cis490-probe "
+_NO_CUDA = re.compile(r"^cuda\b[^=\n]*= *None", re.MULTILINE)
+"""How the generated `torch/version.py` names a build without CUDA."""
 _TORCH_PROBE = f"""
 import json, torch
-usable, problem = False, ""
+def attempt(device):
+    try:
+        return "" if float((torch.ones(2, device=device) * 2).sum()) == 4.0 else "it computes wrongly"
+    except Exception as error:
+        return f"{{type(error).__name__}}: {{error}}"[:300]
+def card(number):
+    try:
+        found = torch.cuda.get_device_properties(number)
+        major, minor = torch.cuda.get_device_capability(number)
+        free = int(torch.cuda.mem_get_info(number)[0])
+        return [str(found.name)[:80], int(found.total_memory), free, f"{{major}}.{{minor}}"]
+    except Exception:
+        return ["CUDA device", 0, 0, ""]
+tried, cards, problem = [], [], ""
 try:
-    usable = torch.cuda.is_available() and float((torch.ones(2, device="cuda") * 2).sum()) == 4.0
+    if torch.cuda.is_available():
+        count = torch.cuda.device_count() if hasattr(torch.cuda, "device_count") else 0
+        tried = [attempt(f"cuda:{{number}}") for number in range(count)] or [attempt("cuda")]
+        cards = [card(number) for number in range(len(tried))]
 except Exception as error:
-    problem = f"{{type(error).__name__}}: {{error}}"
-print("\\n{_MARK}" + json.dumps([torch.__version__, bool(usable), problem[:300]]), flush=True)
+    problem = f"{{type(error).__name__}}: {{error}}"[:300]
+print("\\n{_MARK}" + json.dumps([torch.__version__, tried, cards, problem]), flush=True)
 """
+
+
+@dataclass(frozen=True, slots=True)
+class TorchView:
+    """What torch sees.
+
+    Attributes:
+        version: Of torch, None when it is not there or does not load.
+        tried: What went wrong on each card, in the order in which they were shown; empty for one that works.
+        cards: Name, memory, free memory and compute capability of each.
+    """
+
+    version: str | None = None
+    tried: tuple[str, ...] = ()
+    cards: tuple[tuple[str, int, int, str], ...] = ()
 
 
 def torch_version() -> str | None:
@@ -39,24 +74,44 @@ def torch_version() -> str | None:
         return None
 
 
-def try_torch(problems: list[str], timeout_s: float) -> tuple[str | None, bool]:
-    """Return the version of torch and whether CUDA works with it, tried in a child."""
+def torch_may_use_cuda() -> bool:
+    """Return True unless the installed torch says that it was built without CUDA; read without loading it."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return False
+    try:
+        said = (Path(spec.origin).parent / "version.py").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return True
+    return _NO_CUDA.search(said) is None
+
+
+def try_torch(problems: list[str], timeout_s: float, visible: str | None = None) -> TorchView:
+    """Return what torch sees and can use, tried in a child.
+
+    Args:
+        problems: Gets what did not work.
+        timeout_s: Longest time for the child.
+        visible: The cards it is shown, as CUDA_VISIBLE_DEVICES takes them; None for those of this process.
+    """
     if importlib.util.find_spec("torch") is None:
-        return None, False
-    status, out = child.run([sys.executable, "-c", _TORCH_PROBE], timeout_s)
+        return TorchView()
+    shown = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    status, out = child.run([sys.executable, "-c", _TORCH_PROBE], timeout_s, extra=shown)
     found = [line.removeprefix(_MARK) for line in out.splitlines() if line.startswith(_MARK)]
     try:
-        version, usable, problem = json.loads(found[-1]) if found else (None, False, "")
-        version = None if version is None else str(version)
+        version, tried, seen, problem = json.loads(found[-1]) if found else (None, [], [], "")
+        view = TorchView(None if version is None else str(version), tuple(tried), tuple(tuple(one) for one in seen))
     except (ValueError, TypeError):
-        version, usable, problem = None, False, "rubbish on its output"
-    if status != 0 or version is None:
+        view, problem = TorchView(), "rubbish on its output"
+    if status != 0 or view.version is None:
         problems.append(
             Problem(f"the probe of torch {child.ending(status, timeout_s)}: {problem or child.last_line(out)}", "torch")
         )
-    elif problem:
+        return TorchView(view.version)
+    if problem:
         problems.append(Problem(f"torch is there but CUDA does not work: {problem}", "torch"))
-    return version, usable is True and status == 0
+    return view
 
 
 def revision(checkout: Path, problems: list[str]) -> tuple[str | None, bool | None]:

@@ -11,7 +11,6 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, TextIO
 
 from training.fleet.cli import completion, views
@@ -20,16 +19,9 @@ from training.fleet.cli.text import Terminal, clean, folded
 from training.fleet.model.errors import (
     EX_FAILURE,
     FleetError,
-    ManifestError,
-    TooLargeError,
     UnavailableError,
 )
-from training.fleet.model.jobs import MAX_MANIFEST_BYTES
-from training.fleet.wire.people import Chore, Health, JobDetail, JobView, Plan, Why
-
-EX_CHANGES: Final = 3
-"""Exit status of `plan --exit-code` when a reload would change something."""
-
+from training.fleet.wire.people import Chore, Health, JobDetail, JobView, Why
 
 CHORE_S: Final = 0.5
 """Seconds between two questions how far a backup or a check is."""
@@ -163,53 +155,6 @@ def show(call: Call) -> int:
     else:
         call.console.lines(views.show(read(JobDetail, answer), call.console.terminal))
     return 0
-
-
-def reload(call: Call) -> int:
-    """Make the receiver read its manifest again, and show what changed."""
-    answer = call.remote.reload(allow_shrink=call.options.allow_shrink, if_plan=call.options.if_plan)
-    _show_plan(call, answer, done=True)
-    return 0
-
-
-def plan(call: Call) -> int:
-    """Show what a reload would change; return 1 on a fault, and with `--exit-code` 3 if something would change."""
-    try:
-        answer = call.remote.plan(_manifest(call.options.file))
-    except ManifestError as fault:
-        call.console.complain(fault)
-        return EX_FAILURE
-    _show_plan(call, answer, done=False)
-    counts = read(Plan, answer).counts
-    moved = any(counts.get(name, 0) for name in ("added", "changed", "dropped"))
-    if moved and not call.console.as_json:
-        command = f"cis490-jobs reload --if-plan {clean(answer['digest'])}"
-        call.console.note([f"apply exactly this with: {command}"], whole=True)
-    return EX_CHANGES if moved and call.options.exit_code else 0
-
-
-def _manifest(path: Path | None) -> bytes:
-    if path is None:
-        return b""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_MANIFEST_BYTES + 1)
-    except OSError as fault:
-        raise ManifestError(
-            f"cannot read {path}: {fault.strerror}", "name a manifest, or none for the receiver's"
-        ) from None
-    if len(data) > MAX_MANIFEST_BYTES:
-        raise TooLargeError(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes", "split the manifest")
-    if not data.strip():
-        raise ManifestError(f"{path} is empty", expected="a manifest with [manifest] and [[jobs]]")
-    return data
-
-
-def _show_plan(call: Call, answer: dict[str, Any], *, done: bool) -> None:
-    if call.console.as_json:
-        call.console.document(answer)
-    else:
-        call.console.lines(views.plan(read(Plan, answer), call.console.terminal, done=done))
 
 
 def why(call: Call) -> int:

@@ -21,19 +21,19 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from training.fleet import __version__
-from training.fleet.cli import bulk, commands, listing, machines, result_options, results, trail
+from training.fleet.cli import bulk, commands, listing, machines, manifests, result_options, results, trail
 from training.fleet.cli.completion import SHELLS
 from training.fleet.cli.contexts import Context, Contexts
 from training.fleet.cli.instants import FORMS, is_instant
 from training.fleet.cli.login import add_commands
-from training.fleet.cli.remote import Remote
+from training.fleet.cli.remote import Remote, is_id_prefix
 from training.fleet.cli.text import Terminal, silence
 from training.fleet.cli.usage import Parser
 from training.fleet.client import DEFAULT_RECEIVER, Client, certificate_files
 from training.fleet.model.errors import EX_FAILURE, AuthenticationError, FleetError, UnreachableError
 from training.fleet.model.jobs import MODES, STATUSES
 from training.fleet.model.names import is_host_name, is_sha256
-from training.fleet.settings import secret
+from training.fleet.settings import full_path, secret
 
 PATIENCE_S: Final = 3.0
 """Seconds for which a command tries again when the receiver does not answer or is busy."""
@@ -41,8 +41,10 @@ EX_INTERRUPTED: Final = 130
 EX_CLOSED: Final = 141
 _NEXT: Final = "Start one with `cis490-trainer-receiver`, or name another with --receiver URL or $CIS490_RECEIVER."
 _OPERATOR_COMMANDS: Final = frozenset(
-    {"cancel", "requeue", "reload", "plan", "backup", "fsck", "invite", "identity", "worker"}
+    {"cancel", "requeue", "reload", "plan", "apply", "manifest", "backup", "fsck", "invite", "identity", "worker"}
 )
+_LOOKS: Final = frozenset({"list", "history", "show", "diff"})
+"""Actions of such commands that only look."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,9 +56,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
     options = parser().parse_args(argv)
     terminal = Terminal.of(sys.stdout, os.environ, utc=options.utc)
     console = commands.Console(sys.stdout, sys.stderr, terminal, options.json)
@@ -118,14 +117,14 @@ def _remote(options: argparse.Namespace, environ: Mapping[str, str]) -> Remote:
 
 
 def _file(environ: Mapping[str, str], name: str) -> Path | None:
-    return Path(environ[name]).expanduser() if environ.get(name) else None
+    return full_path(Path(environ[name])) if environ.get(name) else None
 
 
 def _operator_token(
     options: argparse.Namespace, environ: Mapping[str, str], context: Context | None = None
 ) -> str | None:
     """Return the operator token for a command that needs it, or that can read with it where there is no read token."""
-    history = options.command == "events" or getattr(options, "action", "") == "list"
+    history = options.command == "events" or getattr(options, "action", "") in _LOOKS
     if options.command in _OPERATOR_COMMANDS and not history:
         return _needed(_own_token(environ, context))
     if history or (options.command != "completion" and secret("CIS490_READ_TOKEN", environ) is None):
@@ -156,9 +155,9 @@ def parser() -> argparse.ArgumentParser:
     whole: argparse.ArgumentParser = Parser(
         prog="cis490-jobs",
         description="Look at the training fleet and steer it.",
-        epilog="Job ids may be shortened to their first 4 or more digits.\n"
-        "cancel, requeue, reload, plan, backup, fsck, invite and identity need a login\n"
-        "or $CIS490_OPERATOR_TOKEN.\n"
+        epilog="A job is named by the first 4 or more digits of its id, or by its name in the manifest.\n"
+        "cancel, requeue, reload, plan, apply, manifest, backup, fsck, invite and identity\n"
+        "need a login or $CIS490_OPERATOR_TOKEN.\n"
         "`cis490-jobs COMMAND --help` has the options of a command, with examples.",
     )
     whole.add_argument("--version", action="version", version=f"cis490-jobs {__version__}")
@@ -254,14 +253,41 @@ def _steer(groups: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         sub.add_argument(
             "--if", dest="if_digest", type=_choice, metavar="DIGEST", help="change it if it is still what was shown"
         )
-    sub = _command(groups, "plan", "show what a reload would change", commands.plan)
+    sub = _command(groups, "plan", "show what a reload would change", manifests.plan)
     sub.add_argument("file", type=Path, nargs="?", metavar="FILE", help="a manifest [the receiver's own file]")
     sub.add_argument("--exit-code", action="store_true", help="exit with 3 when there are changes")
-    sub = _command(groups, "reload", "read the manifest again and apply it", commands.reload)
+    sub = _command(groups, "reload", "let the receiver read its own manifest again and apply it", manifests.reload)
+    _terms(sub)
+    sub = _command(groups, "apply", "hand a manifest in and apply it", manifests.apply)
+    sub.add_argument("file", type=Path, metavar="FILE", help="a manifest on this machine")
+    _terms(sub)
+    _if_manifest(sub)
+    about = "list the manifests that were in force, show one, compare two, or bring one back"
+    sub = _command(groups, "manifest", about, manifests.manifest)
+    sub.add_argument("action", choices=("history", "show", "diff", "rollback"))
+    sub.add_argument("which", type=_manifest, nargs="*", metavar="N", help="a number or a digest that `history` shows")
+    sub.add_argument("--plan", action="store_true", help="rollback: only show what it would change")
+    _terms(sub)
+    _if_manifest(sub)
+
+
+def _terms(sub: argparse.ArgumentParser) -> None:
+    """Add what an operator allows and expects when a manifest is applied."""
     sub.add_argument(
-        "--if-plan", type=_digest, metavar="DIGEST", help="apply it only if `plan` still shows this digest"
+        "--if-plan", type=_digest, metavar="DIGEST", help="apply all that `plan` showed with this digest, or nothing"
     )
-    sub.add_argument("--allow-shrink", action="store_true", help="apply it also when it drops jobs of the queue")
+    sub.add_argument(
+        "--allow-shrink", action="store_true", help="without --if-plan: it may declare fewer jobs than the one in force"
+    )
+    sub.add_argument(
+        "--keep-dropped", action="store_true", help="jobs that it no longer names stay claimable, none is withdrawn"
+    )
+
+
+def _if_manifest(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--if-manifest", type=_digest, metavar="DIGEST", help="apply it only if this manifest is still in force"
+    )
 
 
 def _keep(groups: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -277,6 +303,9 @@ def _admit(groups: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     sub.add_argument("host", type=_host, metavar="HOST", help="its name in the manifest")
     sub.add_argument(
         "--ttl", type=_ttl, default=900, metavar="TIME", help="how long the code is valid: 90s, 15m, 2h [15m]"
+    )
+    sub.add_argument(
+        "--dataset", action="append", default=[], metavar="NAME=DIR", help="a dataset that the host holds; repeat it"
     )
     about = "list enrolled hosts, revoke one, change its key, or accept what it lost"
     sub = _command(groups, "identity", about, trail.identities, ["worker"])
@@ -336,9 +365,19 @@ def _label(text: str) -> str:
 
 
 def _prefix(text: str) -> str:
-    if not re.fullmatch(r"[0-9a-f]{4,64}", text.lower()):
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected the first 4 to 64 hex digits of a job id")
-    return text.lower()
+    if is_id_prefix(text.lower()):
+        return text.lower()
+    if re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z_.+-]{0,63}", text) and not re.fullmatch(r"[0-9a-fA-F]+", text):
+        return text
+    raise argparse.ArgumentTypeError(
+        f"found {text!r}, expected the first 4 to 64 hex digits of a job id, or the name of a job"
+    )
+
+
+def _manifest(text: str) -> str:
+    if not re.fullmatch(r"[0-9]{1,7}|[0-9a-fA-F]{8,64}", text):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number, or 8 to 64 hex digits of a digest")
+    return text
 
 
 def _digest(text: str) -> str:

@@ -7,9 +7,11 @@ Leaves connections and retries to `client`.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
+from urllib.parse import urlencode
 
 from training.fleet.client.answer import Answer
 from training.fleet.client.fetch import FileSource, OnBytes, fetch
@@ -63,6 +65,14 @@ class Connection(FileSource, Protocol):
         self, path: str, body: dict[str, Any] | bytes, *, timeout_s: float | None = None
     ) -> tuple[int, dict[str, Any] | None]:
         """Return status and JSON of an answer."""
+
+    def put(
+        self, path: str, body: bytes, *, headers: Mapping[str, str] | None = None, timeout_s: float | None = None
+    ) -> dict[str, Any]:
+        """Return the JSON of an answer."""
+
+    def text(self, path: str) -> bytes:
+        """Return the bytes of an answer."""
 
     def close(self) -> None:
         """Close the connection."""
@@ -161,9 +171,41 @@ class Remote:
         condition = "" if if_status is None else f"?if_status={if_status}"
         return self._post(f"/v1/job/{job_id}/{verb}{condition}", {})
 
-    def reload(self, *, allow_shrink: bool, if_plan: str | None) -> dict[str, Any]:
+    def reload(self, *, allow_shrink: bool, if_plan: str | None, keep_dropped: bool = False) -> dict[str, Any]:
         """Make the receiver read its manifest again; return what was done (`wire.people.Plan`)."""
-        return self._post("/v1/manifest/reload", {"allow_shrink": allow_shrink, "if_plan": if_plan})
+        body: dict[str, Any] = {"allow_shrink": allow_shrink, "if_plan": if_plan}
+        # Left out where it is not wanted, so that a receiver of an older version is not told of it.
+        return self._post("/v1/manifest/reload", body | ({"keep_dropped": True} if keep_dropped else {}))
+
+    def apply(
+        self,
+        manifest: bytes,
+        *,
+        allow_shrink: bool,
+        if_plan: str | None,
+        keep_dropped: bool,
+        if_manifest: str | None,
+        how: str = "apply",
+    ) -> dict[str, Any]:
+        """Hand a manifest in; return what was done (`wire.people.Plan`)."""
+        query = {
+            "if_plan": if_plan,
+            "allow_shrink": "yes" if allow_shrink else None,
+            "keep_dropped": "yes" if keep_dropped else None,
+            "how": None if how == "apply" else how,
+        }
+        given = urlencode({key: value for key, value in query.items() if value is not None})
+        headers = {} if if_manifest is None else {"If-Match": f'"{if_manifest}"'}
+        path = f"/v1/manifest?{given}" if given else "/v1/manifest"
+        return self.connection.put(path, manifest, headers=headers, timeout_s=ANSWER_S)
+
+    def manifests(self) -> dict[str, Any]:
+        """Return the manifests that came in force (`wire.manifests.ManifestList`)."""
+        return self.connection.get("/v1/manifests", {})
+
+    def manifest_text(self, digest: str) -> bytes:
+        """Return the text of one of them."""
+        return self.connection.text(f"/v1/manifest/{digest}")
 
     def plan(self, manifest: bytes) -> dict[str, Any]:
         """Return what a manifest would change (`wire.people.Plan`); empty bytes mean the receiver's own file."""
@@ -199,23 +241,31 @@ class Remote:
         return document
 
     def resolve(self, prefix: str) -> str:
-        """Return the job id that begins with some digits.
+        """Return the id of the job that people mean.
 
         Args:
-            prefix: 4 to 64 lower-case hex digits.
+            prefix: 4 to 64 lower-case hex digits that its id begins with, or its name.
 
         Raises:
-            NotFoundError: No job id begins with them.
-            FleetError: Several job ids do; the message names them.
+            NotFoundError: No job has such an id, or that name.
+            FleetError: Several jobs do; the message names them.
         """
-        if len(prefix) == 64:
+        by_id = is_id_prefix(prefix)
+        if by_id and len(prefix) == 64:
             return prefix
-        found = self.connection.get("/v1/jobs", {"id_prefix": prefix, "limit": str(CANDIDATES + 1)}).get("jobs") or []
+        key = "id_prefix" if by_id else "name"
+        found = self.connection.get("/v1/jobs", {key: prefix, "limit": str(CANDIDATES + 1)}).get("jobs") or []
         if not found:
-            raise NotFoundError(f"found no job whose id begins with {prefix}", "`cis490-jobs list` shows all ids")
+            what = "whose id begins with" if by_id else "of the name"
+            raise NotFoundError(f"found no job {what} {prefix}", "`cis490-jobs list --all` shows all of them")
         if len(found) > 1:
             raise FleetError(_ambiguous(prefix, found), "give more digits of the one you mean")
         return str(found[0]["id"])
+
+
+def is_id_prefix(text: str) -> bool:
+    """Return True if a word can be the first digits of a job id; a job's name never is."""
+    return re.fullmatch("[0-9a-f]{4,64}", text) is not None
 
 
 def _ambiguous(prefix: str, found: list[dict[str, Any]]) -> str:

@@ -5,6 +5,7 @@ Owns the commands `events`, `invite` and `identity` and their words.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import Final
 
@@ -70,28 +71,54 @@ def invite(call: Call) -> int:
         return 0
     made = read(Invite, answer)
     call.console.note(invite_notes(made, call.remote.address, call.console.terminal))
-    call.console.lines(invite_lines(made, call.remote.address), whole=True)
+    call.console.lines(invite_lines(made, call.remote.address, call.options.dataset), whole=True)
     return 0
 
 
-def invite_lines(made: Invite, receiver: str) -> list[str]:
-    """Return the commands with which a host enrols: for Linux, then for Windows."""
+def invite_lines(made: Invite, receiver: str, datasets: Sequence[str] = ()) -> list[str]:
+    """Return the commands with which a host enrols: for Linux, then for Windows.
+
+    The first two fetch the installer from the receiver and run it only if it is the one of the invite; the others are
+    for a clone of the project.
+
+    Args:
+        made: The invite.
+        receiver: Its address.
+        datasets: NAME=FOLDER of datasets that the host holds.
+    """
     pinned = clean(made.ca_sha256) if made.ca_sha256 else ""
     host, code, url = clean(made.worker), clean(made.code), clean(receiver)
-    linux = f"scripts/install-training-worker.sh --receiver {url} --host {host} --code {code}"
-    windows = (
-        "powershell -ExecutionPolicy Bypass -File scripts\\install-training-worker-windows.ps1 "
-        f"-Receiver {url} -HostName {host} -Code {code}"
-    )
-    if pinned:
-        return [f"{linux} --ca-sha256 {pinned}", f"{windows} -CaSha256 {pinned}"]
-    return [linux, windows]
+    held = [clean(item) for item in datasets]
+    own = f"--receiver {url} --host {host} --code {code}"
+    own += "".join([f" --ca-sha256 {pinned}" if pinned else "", *(f" --dataset {shlex.quote(item)}" for item in held)])
+    windows = f"-Receiver {url} -HostName {host} -Code {code}"
+    windows += "".join([f" -CaSha256 {pinned}" if pinned else "", f" -Dataset {_quoted(held)}" if held else ""])
+    clone = [
+        f"scripts/install-training-worker.sh {own}",
+        f"powershell -ExecutionPolicy Bypass -File scripts\\install-training-worker-windows.ps1 {windows}",
+    ]
+    if made.installer_sha256 is None:
+        return clone
+    file, digest = "cis490-installer.pyz", clean(made.installer_sha256)
+    own_windows = own.partition(" --dataset ")[0] + "".join(f" --dataset {_quoted([item])}" for item in held)
+    return [
+        f"curl -fsSk {url}/v1/installer.pyz -o {file} && echo '{digest}  {file}' | sha256sum -c && sudo python3 {file} "
+        f"install {own}",
+        f"curl.exe -fsSk {url}/v1/installer.pyz -o {file}; if ((Get-FileHash {file}).Hash -eq '{digest}') "
+        f"{{ py {file} install {own_windows} }} else {{ 'this is not the installer of the invite' }}",
+        *clone,
+    ]
+
+
+def _quoted(items: Sequence[str]) -> str:
+    """Return words as one word of PowerShell."""
+    return "'" + ",".join(items).replace("'", "''") + "'"
 
 
 def invite_notes(made: Invite, receiver: str, terminal: Terminal) -> list[str]:
     """Return what an operator should know of an invite."""
     host, until = clean(made.worker), dated(made.expires_at, terminal)
-    notes = [f"One of these, run on {host}, enrols it; the code works once, until {until}:"]
+    notes = [f"One of these, run on {host}, installs and enrols it; the code works once, until {until}:"]
     if made.replaces:
         notes.append(f"{clean(made.worker)} is enrolled already; enrolling it again revokes its present secret.")
     if receiver.startswith("http://"):

@@ -34,8 +34,6 @@ from training.fleet.wire.people import (
     HostVerdict,
     JobDetail,
     JobView,
-    Plan,
-    PlannedJob,
     RecentFailure,
     Why,
 )
@@ -79,7 +77,8 @@ def _summary(health: Health, address: str, terminal: Terminal) -> list[str]:
     else:
         lines.append("manifest  none in force; load one with `cis490-jobs reload`")
     lines += [f"          refused: {clean(_fault(fault))}" for fault in health.manifest.get("faults") or ()]
-    lines.append("jobs      " + _counts(health.counts, STATUSES, terminal))
+    withdrawn = f"  ({health.withdrawn} of the pending withdrawn)" if health.withdrawn else ""
+    lines.append("jobs      " + _counts(health.counts, STATUSES, terminal) + withdrawn)
     if health.stranded:
         count = f"{health.stranded} or more" if health.stranded >= MANY_STRANDED else str(health.stranded)
         jobs = "1 pending job" if health.stranded == 1 else f"{count} pending jobs"
@@ -341,48 +340,7 @@ def reading(chore: Chore) -> str:
     return f"{clean(chore.kind)}: {done}, {100 * chore.done_bytes // chore.total_bytes} %"
 
 
-# ---- plan and why ---------------------------------------------------------------------------------------------------
-
-
-def plan(found: Plan, terminal: Terminal, *, done: bool) -> list[str]:
-    """Return a plan, or what a reload did, job by job and then in one sentence.
-
-    Args:
-        found: The receiver's answer.
-        terminal: What the output can show.
-        done: True when it is the answer to a reload.
-    """
-    lonely = set(found.stranded)
-    lines = [terminal.paint(_added(job, lonely, terminal), "32") for job in found.added]
-    lines += [terminal.paint(_changed(job, terminal), "33") for job in found.changed]
-    lines += [
-        terminal.paint(_named("-", job, terminal) + "  no longer named; stays until cancelled", "31")
-        for job in found.dropped
-    ]
-    lines += [f"warning: {clean(text)}" for text in found.warnings]
-    return [*lines, _outcome(found, done=done)]
-
-
-def _named(sign: str, job: PlannedJob, terminal: Terminal) -> str:
-    return f"{sign} {identity(job.id, terminal)}  {clean(job.model)} {clean(job.mode)}"
-
-
-def _added(job: PlannedJob, lonely: set[str], terminal: Terminal) -> str:
-    hosts = f"can run on {clean(', '.join(job.hosts))}" if job.hosts else "no known host can run it"
-    return f"{_named('+', job, terminal)}  {hosts if job.hosts or job.id in lonely else 'host not yet known'}"
-
-
-def _changed(job: PlannedJob, terminal: Terminal) -> str:
-    fields = (f"{clean(key)} {plain(old)} -> {plain(new)}" for key, (old, new) in job.change.items())
-    return f"{_named('~', job, terminal)}  {', '.join(fields)}"
-
-
-def _outcome(found: Plan, *, done: bool) -> str:
-    parts = [f"{found.counts.get(name, 0)} {name}" for name in ("added", "changed", "unchanged", "dropped")]
-    stranded = found.counts.get("stranded", 0)
-    if stranded:
-        parts.append(f"{stranded} that no known host can run")
-    return f"{'done' if done else 'plan'} {clean(found.digest)[:SHORT_ID]}: {', '.join(parts)}"
+# ---- why ------------------------------------------------------------------------------------------------------------
 
 
 def why(found: Why, terminal: Terminal) -> list[str]:

@@ -33,6 +33,8 @@ from training.fleet.wire.read import MismatchError, message
 T = TypeVar("T")
 
 RETRY_AFTER_CAP_S: Final = 300.0
+_CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_TYPE: Final = re.compile(r"[\w.+-]{1,50}/[\w.+-]{1,50}")
 _BY_STATUS: dict[int, type[FleetError]] = {
     400: RequestError,
     401: AuthenticationError,
@@ -113,13 +115,38 @@ def refusal(answer: Answer, url: str) -> FleetError:
             "token along",
             "give the final address",
         )
-    try:
-        problem = json.loads(answer.body)
-    except (ValueError, RecursionError):
-        problem = None
-    if not isinstance(problem, dict):
-        problem = {"detail": f"{url} answered {answer.status} without a reason; does a proxy stand between?"}
+    problem = _problem(answer)
+    if problem is None:
+        return UnavailableError(
+            f"{url} answered {answer.status} without a receiver's reason ({_media_type(answer) or 'no content'}); "
+            "does a proxy stand between?",
+            "wait until the receiver answers again; if it never does, check the address and the proxy",
+            retry_after_s=answer.retry_after_s,
+        )
     if problem.get("code") not in BY_CODE:
+        # A newer receiver's. Its status says what it means for this program.
         fallback = _BY_STATUS.get(answer.status) or (UnavailableError if answer.status >= 500 else RequestError)
         problem = {**problem, "code": fallback.code}
     return from_problem(problem, retry_after_s=answer.retry_after_s)
+
+
+def _problem(answer: Answer) -> dict[str, Any] | None:
+    """Return the problem document of a refusal; None when something else than a receiver has answered.
+
+    Receivers of every version name a code of words, and the status once more. A proxy's own 404 or 413 does not, and
+    it says nothing of a job or a result, so it must not be taken for the receiver's.
+    """
+    try:
+        found = json.loads(answer.body)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict) or found.get("status", answer.status) != answer.status:
+        return None
+    code = found.get("code")
+    return found if isinstance(code, str) and _CODE.fullmatch(code) else None
+
+
+def _media_type(answer: Answer) -> str:
+    """Return what an answer says it is, empty where that is no name of a type."""
+    found = _TYPE.match(answer.headers.get("content-type", ""))
+    return found[0] if found else ""

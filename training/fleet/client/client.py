@@ -143,6 +143,17 @@ class Client:
         answer = self._post(path, body, headers or {}, deadline_s, timeout_s)
         return answer.status, document(answer) if answer.body else None
 
+    def put(
+        self, path: str, body: bytes, *, headers: Mapping[str, str] | None = None, timeout_s: float | None = None
+    ) -> dict[str, Any]:
+        """Store a manifest's text at a path; arguments and errors as in `post`."""
+        fields = {"Content-Type": "application/toml", **(headers or {})}
+        return document(self.request("PUT", path, body, headers=fields, timeout_s=timeout_s))
+
+    def text(self, path: str) -> bytes:
+        """Read a resource that is no JSON; errors as in `get`."""
+        return self.request("GET", path).body
+
     # ---- for the worker ---------------------------------------------------------------------------------------------
 
     def claim(self, message: Claim, *, wait_s: float = 0) -> tuple[Lease | None, float | None]:

@@ -9,28 +9,11 @@ dialect with the fields here. Leaves the text of the statements to the folder of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
+from training.fleet.database.query import Query as Query
 from training.fleet.model.artifact import ArtifactKey
 from training.fleet.model.jobs import Status
-
-R = TypeVar("R")
-
-
-@dataclass(frozen=True, slots=True)
-class Query(Generic[R]):
-    """A named statement that answers with rows.
-
-    Attributes:
-        name: The name of the statement.
-        make: Makes a row of its values, which come in the order of the row's fields.
-    """
-
-    name: str
-    make: Callable[[Iterable[Any]], R]
-
 
 # Named tuples and not dataclasses: a claim makes several rows, and a frozen dataclass takes ten times as long to make.
 
@@ -152,12 +135,14 @@ class LeaseRow(NamedTuple):
     over_ram_gib: float
     artifact: str | None
     failure: int | None
+    withdrawn: int
     attempt_fence: int
     own_lease: str
     worker: str
     outcome: str | None
     refunded: int
     ended_at: str | None
+    card: str | None
 
 
 class ClaimedRow(NamedTuple):
@@ -183,6 +168,7 @@ class AnsweredRow(NamedTuple):
     lease_id: str | None
     given: str
     outcome: str | None
+    card: str | None
 
 
 class HeldRow(NamedTuple):
@@ -192,6 +178,8 @@ class HeldRow(NamedTuple):
     id: str
     lease_id: str
     status: Status
+    process: str | None
+    card: str | None
 
 
 class LiveLeaseRow(NamedTuple):
@@ -214,6 +202,14 @@ class JobStateRow(NamedTuple):
     lease_id: str | None
     cancel_requested: int
     requirement: int
+    withdrawn: int
+
+
+class ReadyAgainRow(NamedTuple):
+    """A job whose back-off is over."""
+
+    requirement: int
+    withdrawn: int
 
 
 class RejectionRow(NamedTuple):
@@ -237,7 +233,7 @@ LEASE: Final = Query("lease", LeaseRow._make)
 REJECTIONS: Final = Query("rejections", RejectionRow._make)
 JOB_STATE: Final = Query("job_state", JobStateRow._make)
 KEEP_ERROR: Final = Query("keep_error", IdRow._make)
-MAKE_READY: Final = Query("make_ready", RequirementRefRow._make)
+MAKE_READY: Final = Query("make_ready", ReadyAgainRow._make)
 LIVE_LEASES: Final = Query("live_leases", LiveLeaseRow._make)
 COUNTS: Final = Query("counts", StatusCountRow._make)
 
@@ -328,6 +324,9 @@ class JobRow(NamedTuple):
     kind: str | None
     exit_status: int | None
     error: str
+    withdrawn: int
+    name: str | None
+    tags: str
 
 
 class AttemptRow(NamedTuple):
@@ -409,6 +408,8 @@ class NewestRow(NamedTuple):
 JOBS_BY_SEQ: Final = Query("jobs_by_seq", JobRow._make)
 JOBS_BY_STATUS: Final = Query("jobs_by_status", JobRow._make)
 JOBS_BY_ID: Final = Query("jobs_by_id", JobRow._make)
+JOBS_BY_NAME: Final = Query("jobs_by_name", JobRow._make)
+COUNT_WITHDRAWN: Final = Query("count_withdrawn", JobCountRow._make)
 JOB: Final = Query("job", JobRow._make)
 NEWEST_SEQ: Final = Query("newest_seq", NewestRow._make)
 ATTEMPTS: Final = Query("attempts", AttemptRow._make)
@@ -445,6 +446,8 @@ class NamedJobRow(NamedTuple):
     max_attempts: int
     attempts_used: int
     named: int
+    name: str | None
+    tags: str
 
 
 class InForceJobRow(NamedTuple):
@@ -455,6 +458,23 @@ class InForceJobRow(NamedTuple):
     model: str
     mode: str
     status: Status
+
+
+class ManifestRow(NamedTuple):
+    """A manifest that came in force."""
+
+    id: int
+    digest: str
+    at: str
+    actor: str
+    how: str
+    jobs: int
+
+
+class ManifestTextRow(NamedTuple):
+    """The text of a manifest, compressed with zlib."""
+
+    body: bytes
 
 
 class NumberedJobRow(NamedTuple):
@@ -468,6 +488,8 @@ JOBS_NAMED: Final = Query("jobs_named", NamedJobRow._make)
 COUNT_UNNAMED: Final = Query("count_unnamed", JobCountRow._make)
 JOBS_IN_FORCE: Final = Query("jobs_in_force", InForceJobRow._make)
 JOBS_NUMBERED: Final = Query("jobs_numbered", NumberedJobRow._make)
+MANIFESTS: Final = Query("manifests", ManifestRow._make)
+MANIFEST_TEXT: Final = Query("manifest_text", ManifestTextRow._make)
 
 # ---- what must hold between rows
 

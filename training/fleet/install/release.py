@@ -18,8 +18,9 @@ from training.fleet.capability import cards
 from training.fleet.install.code import copy_code, demand_checkout, digest, pip_install, requirements_file
 from training.fleet.install.linux import HOMES, PLAIN_PATH, Linux
 from training.fleet.install.steps import StopError, say
-from training.fleet.install.torch_build import INSTALLED, TorchBuild, TorchChoice, of_version, remembered
+from training.fleet.install.torch_build import TORCH_VERSION_PROBE, TorchBuild, TorchChoice, of_version, remembered
 from training.fleet.model.errors import EX_CONFIG, EX_UNAVAILABLE
+from training.fleet.single_file import INSTALLED
 
 _NAMES: Final = ("python3", "python3.14", "python3.13", "python3.12", "python3.11")
 _PROBE: Final = "import sys; print(sys.version, sys.base_prefix)"
@@ -100,7 +101,10 @@ class Release:
             shutil.rmtree(self.folder)  # one that was cut off
         app = self.folder / "app"
         copy_code(self.wanted.checkout, app)
-        shutil.copyfile(self.wanted.checkout / "LICENSE", app / "LICENSE")
+        for name in INSTALLED:  # so that a receiver can hand out the installer of a worker
+            if (self.wanted.checkout / name).is_file():
+                (app / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self.wanted.checkout / name, app / name)
         self._make_environment()
         _, site = self._host.programs.ask([str(self.python), "-c", _PACKAGES])
         Path(site, "cis490.pth").write_text(f"{app}\n", encoding="utf-8")
@@ -243,7 +247,7 @@ def _kept_torch(host: Linux) -> TorchChoice:
         return remembered(kept.read_text(encoding="utf-8"))
     if not host.at.python.exists():
         return TorchChoice()
-    status, version = host.programs.ask([str(host.at.python), "-c", INSTALLED])
+    status, version = host.programs.ask([str(host.at.python), "-c", TORCH_VERSION_PROBE])
     return of_version(version if status == 0 else "")
 
 

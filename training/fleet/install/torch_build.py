@@ -29,7 +29,7 @@ OWN: Final = "own"
 NEEDS_BYTES: Final = 8 * 10**9
 """Room that the build with CUDA needs: 4.7 GB stay, and the packages lie beside them until all are unpacked."""
 _VERSION: Final = re.compile(r"^torch==(\S+)$", re.MULTILINE)
-INSTALLED: Final = "from importlib.metadata import version; print(version('torch'))"
+TORCH_VERSION_PROBE: Final = "from importlib.metadata import version; print(version('torch'))"
 """Program that prints the version of torch in an environment, and ends with 1 where there is none."""
 _HAS_CUDA: Final = "import sys, torch; sys.exit(torch.version.cuda is None)"
 

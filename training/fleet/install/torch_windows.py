@@ -7,7 +7,7 @@ from pathlib import Path
 from training.fleet.capability import cards
 from training.fleet.install.programs import Programs
 from training.fleet.install.steps import say
-from training.fleet.install.torch_build import INSTALLED, OWN, TorchBuild, TorchChoice, remembered
+from training.fleet.install.torch_build import OWN, TORCH_VERSION_PROBE, TorchBuild, TorchChoice, remembered
 
 
 class WindowsTorch:
@@ -40,7 +40,7 @@ class WindowsTorch:
         """Return the choice of an earlier run. A torch that a person put there stays theirs."""
         if self._record.is_file():
             return remembered(self._record.read_text(encoding="utf-8", errors="replace"))
-        if self._python.exists() and self._programs.ask([str(self._python), "-c", INSTALLED])[1]:
+        if self._python.exists() and self._programs.ask([str(self._python), "-c", TORCH_VERSION_PROBE])[1]:
             return TorchChoice(OWN)
         return TorchChoice()
 

@@ -429,13 +429,18 @@ def _flags(datasets: Sequence[str]) -> list[str]:
 
 
 def _rename_tree(path: Path, target: Path) -> None:
-    """Rename a folder; see `_remove_tree` about one that is held for a moment."""
+    """Rename a folder; see `_remove_tree` about one that is held.
+
+    Raises:
+        StopError: It is held for longer.
+    """
+    _step_out_of(path)
     for look in range(_HELD_LOOKS + 1):
         try:
             path.rename(target)
-        except OSError:
+        except OSError as error:
             if look == _HELD_LOOKS:
-                raise
+                raise _held(path, error) from error
             time.sleep(SECOND_S)
         else:
             return

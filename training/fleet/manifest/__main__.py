@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import sys
 from pathlib import Path
 
@@ -26,6 +27,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--base", type=Path, help="folder for the trainer's command and schema file")
     parser.add_argument("--no-trainer", action="store_true", help="start and read nothing that the manifest names")
     parser.add_argument("--schema-required", action="store_true", help="start no trainer, but read its schema file")
+    parser.add_argument(
+        "--trusted", type=_words, metavar="JSON", help="command of a trainer that is asked all the same"
+    )
     options = parser.parse_args(argv)
     # Nothing is freed before the process ends, and looking for garbage among millions of objects doubles the time.
     gc.disable()
@@ -35,12 +39,17 @@ def main(argv: list[str]) -> int:
             base=options.base,
             ask_trainer=not options.no_trainer,
             schema_required=options.schema_required,
+            trusted=options.trusted,
         )
         write_rows(manifest, sys.stdout)
     except ManifestError as error:
         write_faults(error, sys.stdout)
     sys.stdout.flush()
     return 0
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(json.loads(text))
 
 
 if __name__ == "__main__":

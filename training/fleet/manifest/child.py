@@ -44,6 +44,7 @@ def child_load(
     base: Path | None = None,
     ask_trainer: bool = True,
     schema_required: bool = False,
+    trusted: tuple[str, ...] | None = None,
     timeout_s: float = 120,
 ) -> Loaded:
     """Read and check a manifest file in a child process.
@@ -53,6 +54,7 @@ def child_load(
         base: Folder for the trainer's command and schema file; the file's own when None.
         ask_trainer: As in `load`.
         schema_required: As in `load`.
+        trusted: As in `load`.
         timeout_s: Seconds the child may take.
 
     Raises:
@@ -63,6 +65,7 @@ def child_load(
     words += [] if base is None else ["--base", str(base.resolve())]
     words += [] if ask_trainer else ["--no-trainer"]
     words += ["--schema-required"] if schema_required else []
+    words += [] if trusted is None else ["--trusted", json.dumps(trusted)]
     spool = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the iterator
     try:
         _run(words, spool, timeout_s)
@@ -85,10 +88,8 @@ def write_rows(manifest: Manifest, out: TextIO) -> None:
                 numbers[id(part)] = len(numbers)
                 out.write(json.dumps(asdict(part)) + "\n")
         what = (entry.id, entry.model, entry.mode, entry.document)
-        out.write(
-            json.dumps([numbers[id(entry.requirement)], numbers[id(entry.limits)], *what, entry.position, entry.line])
-            + "\n"
-        )
+        place = (entry.position, entry.line, entry.name, entry.tags)
+        out.write(json.dumps([numbers[id(entry.requirement)], numbers[id(entry.limits)], *what, *place]) + "\n")
 
 
 def write_faults(error: ManifestError, out: TextIO) -> None:
@@ -139,6 +140,7 @@ def _header_row(header: Header) -> dict[str, Any]:
         "warnings": header.warnings,
         "contract": header.contract,
         "count": header.count,
+        "notes": header.notes,
         "headline": None if header.headline is None else asdict(header.headline),
     }
 
@@ -152,6 +154,7 @@ def _header(row: dict[str, Any]) -> Header:
         warnings=tuple(row["warnings"]),
         contract=row["contract"],
         count=row["count"],
+        notes=tuple(row["notes"]),
         headline=None if row["headline"] is None else Headline(**row["headline"]),
     )
 
@@ -181,9 +184,9 @@ class _Entries(Iterator[JobEntry]):
         self._lines.close()
 
     def _entry(self, requirement: int, limits: int, identity: str, *rest: Any) -> JobEntry:
-        model, mode, document, position, line = rest
+        model, mode, document, position, line, name, tags = rest
         needs, bounds = self._parts[requirement], self._parts[limits]
-        return JobEntry(identity, model, mode, document, needs, bounds, position, line)
+        return JobEntry(identity, model, mode, document, needs, bounds, position, line, name, tuple(tags))
 
 
 def _part(row: dict[str, Any]) -> Requirement | Limits:

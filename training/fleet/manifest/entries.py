@@ -29,6 +29,8 @@ class JobEntry:
         limits: What bounds it; equal limits are the same object.
         position: Number of its `[[jobs]]` table; the first is 1.
         line: Line of that header, None when unknown.
+        name: A label, None without one.
+        tags: Labels, sorted.
     """
 
     id: str
@@ -39,6 +41,8 @@ class JobEntry:
     limits: Limits
     position: int
     line: int | None = None
+    name: str | None = None
+    tags: tuple[str, ...] = ()
 
     @property
     def spec(self) -> Spec:
@@ -69,6 +73,7 @@ class Header:
         warnings: What is allowed and odd, for people.
         contract: "sha256:<hex>" of the trainer's declaration, None when there was none to check against.
         count: Number of jobs; twins count once.
+        notes: Which tables stand for several jobs, for people.
         headline: The figure by which the trainer wants results compared, None when it declares none.
     """
 
@@ -79,6 +84,7 @@ class Header:
     warnings: tuple[str, ...]
     contract: str | None
     count: int
+    notes: tuple[str, ...] = ()
     headline: Headline | None = None
 
 

@@ -13,13 +13,19 @@ from typing import Any, Final
 
 from training.fleet.model.jobs import MODES, Limits, Policy, Requirement, Spec, Trainer, normal_hosts
 from training.fleet.model.names import SHA256
+from training.fleet.model.variables import MAX_VALUE_CHARS, MAX_VARIABLES
 
 NAME: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]{0,63}")
 DIGEST: Final = re.compile(f"sha256:{SHA256}")
 _GLOB = re.compile(r"[0-9A-Za-z_.*?\[\]!-]{1,100}")
 _REVISION = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.+/-]{0,99}")
+_LABEL = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.+-]{0,63}")
+_HEX = re.compile(r"[0-9a-fA-F]+")
 _LONGEST = 200
 MAX_LIST = 1000
+MAX_TAGS: Final = 16
+MAX_EXPANDED: Final = 10_000
+"""Jobs that one `[[jobs]]` table may stand for, and points that its grid may have."""
 
 
 class WrongValueError(ValueError):
@@ -127,6 +133,47 @@ def _table() -> Key:
     return Key("a table of hyper-parameters, such as { max_iter = 300 }", read, {})
 
 
+def _job_name() -> Key:
+    def read(value: Any) -> str:
+        # A name of hex digits alone could be taken for the first digits of an id.
+        if isinstance(value, str) and _LABEL.fullmatch(value) and not _HEX.fullmatch(value):
+            return value
+        raise WrongValueError
+
+    return Key("a name of at most 64 letters, digits and _ . + -, with more in it than hex digits", read)
+
+
+def _tags() -> Key:
+    def read(value: Any) -> tuple[str, ...]:
+        if isinstance(value, list) and len(value) > MAX_TAGS:
+            raise WrongValueError
+        return tuple(sorted(set(_texts(value, _LABEL.fullmatch))))
+
+    return Key(f"a list of at most {MAX_TAGS} words of letters, digits and _ . + -", read, ())
+
+
+def _seeds() -> Key:
+    one = _whole(0, 2**32 - 1, "", None)
+
+    def read(value: Any) -> tuple[int, ...]:
+        if not isinstance(value, list) or not 0 < len(value) <= MAX_EXPANDED:
+            raise WrongValueError
+        return tuple(one.read(seed) for seed in value)
+
+    return Key(f"a list of whole numbers up to {2**32 - 1}, such as [1, 2, 3], at most {MAX_EXPANDED} of them", read)
+
+
+def _grid() -> Key:
+    def read(value: Any) -> dict[str, list[Any]]:
+        if not isinstance(value, dict) or not value:
+            raise WrongValueError
+        if not all(isinstance(values, list) and values for values in value.values()):
+            raise WrongValueError
+        return value
+
+    return Key("a table of lists by hyper-parameter, none empty, such as { max_iter = [100, 300] }", read)
+
+
 def _command() -> Key:
     def read(value: Any) -> tuple[str, ...]:
         words = _texts(value, lambda item: 0 < len(item) <= _LONGEST * 20 and "\0" not in item)
@@ -144,6 +191,16 @@ def _path() -> Key:
         raise WrongValueError
 
     return Key("the path of a JSON Schema file, relative to the manifest", read)
+
+
+def _variables() -> Key:
+    def read(value: Any) -> dict[str, str]:
+        if not isinstance(value, dict) or len(value) > MAX_VARIABLES:
+            raise WrongValueError
+        _texts(list(value.values()), lambda text: "\0" not in text and len(text) <= MAX_VALUE_CHARS)
+        return value
+
+    return Key(f'a table of at most {MAX_VARIABLES} texts, such as {{ MY_FLAG = "1" }}', read, {})
 
 
 def _schema() -> Key:
@@ -167,6 +224,7 @@ HOST_TABLE: Final[dict[str, Key]] = {
     "allow_jobs": _model_globs(Policy().allow_jobs),
     "deny_jobs": _model_globs(Policy().deny_jobs),
     "slots": _whole(1, 64, "", Policy().slots),
+    "sessions": _whole(1, 1000, "", Policy().sessions),
     "cuda": _flag(None),
     "vram_gib": _gib(None),
     "ram_gib": _gib(None),
@@ -177,6 +235,7 @@ DATASET: Final[dict[str, Key]] = {
 TRAINER: Final[dict[str, Key]] = {
     "command": _command(),
     "schema": _path(),
+    "env": _variables(),
     "revision": _text(_REVISION, "the trainer's revision, such as a git commit, at most 100 characters"),
 }
 JOB: Final[dict[str, Key]] = {
@@ -187,6 +246,10 @@ JOB: Final[dict[str, Key]] = {
     "split_recipe": Key(_name("split").expected, _name("split").read, Spec("", "").split_recipe),
     "train_hosts": _train_hosts(),
     "seed": _whole(0, 2**32 - 1, "", Spec("", "").seed),
+    "seeds": _seeds(),
+    "grid": _grid(),
+    "random": _whole(1, MAX_EXPANDED, "", None),
+    "random_seed": _whole(0, 2**32 - 1, "", 0),
     "require_cuda": _flag(Requirement("").require_cuda),
     "prefer_cuda": _flag(Requirement("").prefer_cuda),
     "min_vram_gib": _gib(Requirement("").min_vram_gib),
@@ -195,9 +258,13 @@ JOB: Final[dict[str, Key]] = {
     "priority": _whole(-1000000, 1000000, "", Limits().priority),
     "timeout_s": _whole(1, 30 * 86400, " of seconds", Limits().timeout_s),
     "max_attempts": _whole(1, 100, "", Limits().max_attempts),
+    "name": _job_name(),
+    "tags": _tags(),
 }
-DEFAULTS: Final[dict[str, Key]] = {name: key for name, key in JOB.items() if name not in ("model", "hyper")}
-"""Keys that `[defaults]` may set; a model and its hyper-parameters belong to one job."""
+OWN: Final = ("model", "hyper", "grid", "random", "random_seed", "name")
+"""Keys that belong to one job."""
+DEFAULTS: Final[dict[str, Key]] = {name: key for name, key in JOB.items() if name not in OWN}
+"""Keys that `[defaults]` may set."""
 TABLES: Final[dict[str, dict[str, Key]]] = {
     "manifest": MANIFEST,
     "defaults": DEFAULTS,

@@ -11,12 +11,14 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from training.fleet.manifest import keys
+from training.fleet.manifest import expand, keys
 from training.fleet.manifest.declaration import Declaration, compiled
 from training.fleet.manifest.entries import DEFAULT_HOST, Header, JobEntry, Manifest
 from training.fleet.manifest.findings import Findings, nearest, short
-from training.fleet.manifest.keys import Key, WrongValueError
+from training.fleet.manifest.keys import WrongValueError
+from training.fleet.manifest.places import at, place_of, plain, values_of
 from training.fleet.manifest.text import MAX_JOBS, Document, read_document, read_quickly
+from training.fleet.manifest.twins import twin
 from training.fleet.model.errors import InvalidMessageError, ManifestError, TrainerError
 from training.fleet.model.jobs import (
     DEFAULT_DATASET,
@@ -30,11 +32,14 @@ from training.fleet.model.jobs import (
     normalise,
 )
 from training.fleet.model.names import is_host_name
+from training.fleet.model.variables import refused
 
 __all__ = ["MAX_JOBS", "parse"]
 
 _TABLES: Final = ("manifest", "defaults", "hosts", "datasets", "trainer", "jobs")
 _GLOB_SIGNS: Final = frozenset("*?[")
+MAX_NOTES: Final = 100
+"""Tables that stand for several jobs and are told of."""
 
 
 def parse(data: bytes, declaration: dict[str, Any] | None) -> Manifest:
@@ -99,6 +104,7 @@ def checked(
         warnings=findings.warnings,
         contract=declared.contract if declared else None,
         count=len(jobs),
+        notes=tuple(reader.notes),
         headline=declared.headline if declared else None,
     )
     return Manifest(header, jobs)
@@ -108,7 +114,7 @@ def trainer_of(document: Document) -> tuple[tuple[str, ...], str | None] | None:
     """Return command and schema file of the trainer, None when that table has a fault."""
     findings = Findings()
     table = document.tables.get("trainer", {})
-    values = _values(table, keys.TRAINER, "trainer", document, findings)
+    values = values_of(table, keys.TRAINER, "trainer", document, findings)
     return None if findings.faults else (values["command"], values["schema"])
 
 
@@ -122,7 +128,7 @@ def _declared(
         except TrainerError as error:
             found, expected, remedy = error.message, "a JSON Schema of models and hyper-parameters", ""
     if found is not None:
-        findings.fault(f"trainer{_at(document.table_line('trainer'))}", found, expected, remedy)
+        findings.fault(f"trainer{at(document.table_line('trainer'))}", found, expected, remedy)
     return None
 
 
@@ -131,48 +137,82 @@ class Tables:
 
     def __init__(self, document: Document, findings: Findings, declared: Declaration | None) -> None:
         self._document, self._findings, self._declared = document, findings, declared
+        self.notes: list[str] = []
+        self._refusals = 0
+        # The grid of the table that is read now, and the faults told of it; without a grid each fault is told.
+        self._grid: Mapping[str, Any] = {}
+        self._told: set[tuple[str | None, str]] | None = None
         tables = document.tables
         for name in tables:
             if name not in _TABLES:
-                place = f"{name if name.isidentifier() else short(name)}{_at(document.table_line(name))}"
+                place = f"{name if name.isidentifier() else short(name)}{at(document.table_line(name))}"
                 findings.fault(place, f"the key {short(name)}", "a table of a manifest", nearest(name, _TABLES))
         self.expected_jobs: int | None = self._manifest(tables)
         self.datasets = self._datasets(tables.get("datasets", {}))
         self.hosts = self._hosts(tables.get("hosts", {}))
-        trainer = _values(tables.get("trainer", {}), keys.TRAINER, "trainer", document, findings)
+        trainer = values_of(tables.get("trainer", {}), keys.TRAINER, "trainer", document, findings)
         contract = declared.contract if declared else None
-        self.trainer = Trainer(trainer["command"], contract)
+        self.trainer = Trainer(trainer["command"], contract, self._variables(trainer["env"]))
         self._own_contract = contract if trainer["command"] == Trainer().command else None
         self._revision: str | None = trainer["revision"]
-        defaults = _values(tables.get("defaults", {}), keys.DEFAULTS, "defaults", document, findings)
+        defaults = values_of(tables.get("defaults", {}), keys.DEFAULTS, "defaults", document, findings)
         self._defaults = {name: key.default for name, key in keys.JOB.items()} | defaults
         self._check_defaults(defaults)
+        self._seeds_by_default = defaults["seeds"] is not None
         self._hyper: dict[tuple[str, str | None], str] = {}
         self._texts: dict[Any, str] = {}
         self._requirements: dict[Any, Requirement] = {}
         self._limits: dict[Any, Limits] = {}
         self._known_hosts: set[str] = set()
 
-    def job(self, position: int, table: Any) -> JobEntry | None:
-        """Read one job.
+    def jobs(self, position: int, table: Any) -> list[JobEntry]:
+        """Read the jobs that one table stands for: one, unless it has lists of seeds or a grid.
 
         Args:
             position: Its number, the first is 1.
             table: Its table.
 
         Returns:
-            The entry, None when the job has a fault; the faults are in the findings.
+            The entries without a fault; the faults are in the findings.
         """
         if not isinstance(table, dict):
             self._fault(position, None, short(table), "a table [[jobs]]")
-            return None
-        before = len(self._findings.faults)
+            return []
+        before = self._refusals
         values = self._values(position, table)
+        if self._seeds_by_default or not expand.KEYS.isdisjoint(table):
+            return self._expanded(position, table, values, before)
         hyper = self._checked_hyper(position, values)
         self._references(position, table, values)
-        if len(self._findings.faults) != before or hyper is None:
-            return None
-        return self._entry(position, values, hyper)
+        return self._entries(position, values, hyper, before)
+
+    def _entries(self, position: int, values: dict[str, Any], hyper: str | None, before: int) -> list[JobEntry]:
+        """Return a job, none when more than `before` faults were found."""
+        if self._refusals != before or hyper is None:
+            return []
+        entry = self._entry(position, values, hyper)
+        return [] if entry is None else [entry]
+
+    def _expanded(self, position: int, table: Mapping[str, Any], values: dict[str, Any], before: int) -> list[JobEntry]:
+        """Read the jobs of a table with lists. A wrong value is told once, however many jobs would have it."""
+        misuse = list(expand.misuse(table, values))
+        for key, found, expected, remedy in misuse:
+            self._fault(position, key, found, expected, remedy)
+        self._references(position, table, values)
+        # Lists that are too long must not be gone through, and wrong ones cannot be.
+        if misuse or any(values[key] is None for key in (expand.KEYS | {"hyper"}) & table.keys()):
+            return []
+        self._grid, self._told = values["grid"] or {}, set()
+        entries = []
+        for one in expand.expanded(table, values):
+            entries += self._entries(position, one, self._checked_hyper(position, one), before)
+        self._grid, self._told = {}, None
+        self._note(position, len(entries))
+        return entries
+
+    def _note(self, position: int, count: int) -> None:
+        if count > 1 and len(self.notes) < MAX_NOTES:
+            self.notes.append(f"{count} jobs from {self._place(position, None)}")
 
     def _values(self, position: int, table: Mapping[str, Any]) -> dict[str, Any]:
         values = self._defaults.copy()
@@ -208,24 +248,28 @@ class Tables:
         return known
 
     def _fits(self, position: int, model: str, hyper: Mapping[str, Any]) -> bool:
-        before = len(self._findings.faults)
+        before = self._refusals
         if self._declared is not None and model not in self._declared.models:
             models = self._declared.models
             self._fault(position, "model", short(model), "a model the trainer declares", nearest(model, models))
         elif self._declared is not None:
             for key, found, expected, remedy in self._declared.troubles(model, hyper):
-                self._fault(position, f"hyper.{key}", found, expected, remedy)
-        return len(self._findings.faults) == before
+                self._fault(position, self._hyper_key(key), found, expected, remedy)
+        return self._refusals == before
+
+    def _hyper_key(self, key: str) -> str:
+        return f"grid.{key}" if key in self._grid else f"hyper.{key}"
 
     def _not_json(self, position: int, hyper: Mapping[str, Any], whole: InvalidMessageError) -> None:
         """Find the hyper-parameters that have no place in an identity."""
-        before = len(self._findings.faults)
+        before = self._refusals
         for key, value in hyper.items():
             try:
                 normalise({key: value}, 1)
             except InvalidMessageError as error:
-                self._fault(position, f"hyper.{key}", short(value), f"a value that JSON knows ({error.message})")
-        if len(self._findings.faults) == before:
+                expected = f"a value that JSON knows ({error.message})"
+                self._fault(position, self._hyper_key(key), short(value), expected)
+        if self._refusals == before:
             self._fault(position, "hyper", short(hyper), f"different keys ({whole.message})")
 
     def _references(self, position: int, table: Mapping[str, Any], values: dict[str, Any]) -> None:
@@ -262,7 +306,9 @@ class Tables:
                 continue
             self._known_hosts.add(glob)
             place = self._place(position, "allowed_hosts")
-            self._findings.warn(f"{place}: the host {glob} has no table of its own, [hosts.default] holds for it")
+            near = nearest(glob, self.hosts.keys() - {DEFAULT_HOST})
+            told = f"; {near}" if near.startswith("did you mean") else ""
+            self._findings.warn(f"{place}: the host {glob} has no table of its own, [hosts.default] holds for it{told}")
 
     def _entry(self, position: int, values: dict[str, Any], hyper: str) -> JobEntry | None:
         dataset = self.datasets.get(values["dataset"])
@@ -284,6 +330,8 @@ class Tables:
             self._job_limits(values),
             position,
             self._document.lines[position - 1] if self._document.lines else None,
+            values["name"],
+            values["tags"],
         )
 
     def _document_text(self, values: dict[str, Any], dataset: DatasetRef | None, hyper: str) -> str:
@@ -334,9 +382,9 @@ class Tables:
         if "manifest" not in tables:
             self._findings.fault("manifest", "nothing", "a table [manifest] with schema = 1")
             return None
-        values = _values(tables["manifest"], keys.MANIFEST, "manifest", self._document, self._findings)
+        values = values_of(tables["manifest"], keys.MANIFEST, "manifest", self._document, self._findings)
         if isinstance(tables["manifest"], dict) and "schema" not in tables["manifest"]:
-            place = f"manifest.schema{_at(self._document.table_line('manifest'))}"
+            place = f"manifest.schema{at(self._document.table_line('manifest'))}"
             self._findings.fault(place, "nothing", keys.MANIFEST["schema"].expected)
         expected: int | None = values["jobs"]
         return expected
@@ -344,19 +392,26 @@ class Tables:
     def _datasets(self, tables: Any) -> dict[str, DatasetRef]:
         datasets = {}
         for name, table in self._named("datasets", tables, keys.NAME.fullmatch, "a name of a dataset"):
-            values = _values(table, keys.DATASET, f"datasets.{name}", self._document, self._findings)
+            values = values_of(table, keys.DATASET, f"datasets.{name}", self._document, self._findings)
             datasets[name] = DatasetRef(name, values["digest"])
             if name == DEFAULT_DATASET:
                 expected = "another name; this one is every host's own default dataset"
                 self._findings.fault(f"datasets.{name}", short(name), expected, "leave `dataset` out of the job")
         return datasets
 
+    def _variables(self, env: Mapping[str, str] | None) -> Mapping[str, str]:
+        for name in env or {}:
+            if why := refused(name, of_manifest=True):
+                place = f"trainer.env{at(self._document.table_line('trainer', 'env'))}"
+                self._findings.fault(place, f"{short(name)}, which {why}", "another variable")
+        return env or {}
+
     def _hosts(self, tables: Any) -> dict[str, Policy]:
         hosts: dict[str, Policy] = {}
         for name, table in self._named("hosts", tables, lambda text: is_host_name(text.lower()), "a host name"):
-            values = _values(table, keys.HOST_TABLE, f"hosts.{name}", self._document, self._findings)
+            values = values_of(table, keys.HOST_TABLE, f"hosts.{name}", self._document, self._findings)
             if name.lower() in hosts:
-                place = f"hosts.{name}{_at(self._document.table_line(f'hosts.{name}'))}"
+                place = f"hosts.{name}{at(self._document.table_line(f'hosts.{name}'))}"
                 self._findings.fault(place, "a second table for this host", "one table per host, in lower case")
             hosts[name.lower()] = Policy(**values)
             self._check_policy(name, values)
@@ -374,24 +429,50 @@ class Tables:
 
     def _named(self, section: str, tables: Any, fits: Any, expected: str) -> Iterator[tuple[str, Any]]:
         if not isinstance(tables, dict):
-            place = f"{section}{_at(self._document.table_line(section))}"
+            place = f"{section}{at(self._document.table_line(section))}"
             self._findings.fault(place, short(tables), f"tables [{section}.NAME]")
             return
         for name, table in tables.items():
+            if self._has_dots(section, name, table):
+                continue
             if fits(name):
                 yield name, table
             else:
-                place = f"{section}{_at(self._document.table_line(f'{section}.{name}'))}"
+                place = f"{section}{at(self._document.table_line(f'{section}.{name}'))}"
                 self._findings.fault(place, f"the name {short(name)}", f"{expected}: letters, digits, dot, dash")
 
+    def _has_dots(self, section: str, name: str, table: Any) -> bool:
+        """Return True if a name with dots was written without quotes; the fault says so."""
+        paths = [path for path in _dotted(name, table, keys.TABLES[f"{section}.NAME"]) if path != name]
+        for path in paths:
+            place = f"{section}.{path}{at(self._document.table_line(f'{section}.{path}'))}"
+            found = f"[{section}.{path}], whose dots are tables in tables"
+            self._findings.fault(place, found, f'[{section}."{path}"]', "put the name in quotes")
+        return bool(paths)
+
     def _fault(self, position: int, key: str | None, found: str, expected: str, remedy: str = "") -> None:
+        self._refusals += 1
+        if self._told is not None:
+            if (key, found) in self._told:
+                return
+            self._told.add((key, found))
         self._findings.fault(self._place(position, key), found, expected, remedy)
 
     def _place(self, position: int, key: str | None) -> str:
         if position == 0:
-            return _place("defaults", key, self._document)
-        shown = f".{_plain(key)}" if key else ""
-        return f"jobs[{position}]{shown}{_at(self._document.line(position, key or ''))}"
+            return place_of("defaults", key, self._document)
+        shown = f".{plain(key)}" if key else ""
+        return f"jobs[{position}]{shown}{at(self._document.line(position, key or ''))}"
+
+
+def _dotted(name: str, table: Any, known: Mapping[str, object]) -> Iterator[str]:
+    """Yield the names of tables that were meant by a name with dots and no quotes."""
+    inner = {key: value for key, value in table.items() if key not in known} if isinstance(table, dict) else {}
+    if not inner or not all(isinstance(value, dict) for value in inner.values()):
+        yield name
+        return
+    for key, value in inner.items():
+        yield from _dotted(f"{name}.{key}", value, known)
 
 
 def _as_text(hyper: Mapping[str, Any]) -> str | None:
@@ -412,7 +493,7 @@ def _jobs(document: Document, reader: Tables, findings: Findings) -> Iterator[Jo
         findings.fault("jobs", short(tables), "tables [[jobs]]", "write [[jobs]] with two brackets")
         return
     if reader.expected_jobs is not None and reader.expected_jobs != len(tables):
-        place = _place("manifest", "jobs", document)
+        place = place_of("manifest", "jobs", document)
         findings.fault(
             place,
             f"jobs = {reader.expected_jobs}",
@@ -426,65 +507,12 @@ def _jobs(document: Document, reader: Tables, findings: Findings) -> Iterator[Jo
     for position, table in enumerate(tables, 1):
         if findings.full:
             return
-        entry = reader.job(position, table)
-        if entry is not None and seen.setdefault(entry.id, entry) is entry:
-            yield entry
-        elif entry is not None:
-            _twin(findings, seen[entry.id], entry)
-
-
-def _twin(findings: Findings, first: JobEntry, second: JobEntry) -> None:
-    both = f"jobs[{first.position}]{_at(first.line)} and jobs[{second.position}]{_at(second.line)}"
-    differing = [key for key in _constraints(first) if _constraints(first)[key] != _constraints(second)[key]]
-    if not differing:
-        findings.warn(f"{both} are the same job; it counts once")
-        return
-    found = f"the same job twice with another {', '.join(differing)}"
-    findings.fault(both, found, "one table per job, or another seed or hyper-parameter", "remove one of them")
-
-
-def _constraints(entry: JobEntry) -> dict[str, Any]:
-    wanted, limits = entry.requirement, entry.limits
-    return {
-        "require_cuda": wanted.require_cuda,
-        "prefer_cuda": wanted.prefer_cuda,
-        "min_vram_gib": wanted.min_vram_gib,
-        "min_ram_gib": wanted.min_ram_gib,
-        "allowed_hosts": wanted.allowed_hosts,
-        "priority": limits.priority,
-        "timeout_s": limits.timeout_s,
-        "max_attempts": limits.max_attempts,
-    }
-
-
-def _values(table: Any, known: Mapping[str, Key], name: str, document: Document, findings: Findings) -> dict[str, Any]:
-    """Return every key of a table in normal form, defaults where it is silent or wrong."""
-    values = {key: rule.default for key, rule in known.items()}
-    if not isinstance(table, dict):
-        findings.fault(f"{name}{_at(document.table_line(name))}", short(table), f"a table [{name}]")
-        return values
-    for key, value in table.items():
-        if key not in known:
-            remedy = nearest(key, known)
-            if name == "defaults" and key in keys.JOB:
-                remedy = "it belongs to one job; write it in each [[jobs]] table"
-            findings.fault(_place(name, key, document), f"the key {short(key)}", f"a key of [{name}]", remedy)
-            continue
-        try:
-            values[key] = known[key].read(value)
-        except WrongValueError:
-            findings.fault(_place(name, key, document), short(value), known[key].expected)
-    return values
-
-
-def _place(table: str, key: str | None, document: Document) -> str:
-    shown = f".{_plain(key)}" if key else ""
-    return f"{table}{shown}{_at(document.table_line(table, key or ''))}"
-
-
-def _plain(key: str) -> str:
-    return key if key.isprintable() and len(key) <= 100 else short(key)
-
-
-def _at(line: int | None) -> str:
-    return "" if line is None else f" (line {line})"
+        for entry in reader.jobs(position, table):
+            if seen.setdefault(entry.id, entry) is entry:
+                yield entry
+            else:
+                twin(findings, seen[entry.id], entry)
+        if len(seen) > MAX_JOBS:
+            found = f"more than {MAX_JOBS} jobs from the first {position} tables"
+            findings.fault("jobs", found, f"at most {MAX_JOBS}", "split the work over several receivers")
+            return

@@ -28,7 +28,14 @@ Answer = tuple[dict[str, object] | None, str | None]
 """What a trainer declares, else why there is no declaration; both None where nobody asked."""
 
 
-def load(path: Path, *, base: Path | None = None, ask_trainer: bool = True, schema_required: bool = False) -> Manifest:
+def load(
+    path: Path,
+    *,
+    base: Path | None = None,
+    ask_trainer: bool = True,
+    schema_required: bool = False,
+    trusted: tuple[str, ...] | None = None,
+) -> Manifest:
     """Read and check a manifest file.
 
     Args:
@@ -37,16 +44,24 @@ def load(path: Path, *, base: Path | None = None, ask_trainer: bool = True, sche
         ask_trainer: False reads the file without starting or reading anything it names; models and hyper-parameters
             of a trainer other than the project's own are then unchecked.
         schema_required: Never start a trainer: one that is not the project's own must come with a schema file.
+        trusted: Command of a trainer that is asked whatever `ask_trainer` says.
 
     Raises:
         ManifestError: With every fault; also when the file cannot be read or changes while it is read.
     """
     data = read_bytes(path)
     place = path.parent if base is None else base
-    return load_bytes(data, place, ask_trainer=ask_trainer, schema_required=schema_required)
+    return load_bytes(data, place, ask_trainer=ask_trainer, schema_required=schema_required, trusted=trusted)
 
 
-def load_bytes(data: bytes, base: Path, *, ask_trainer: bool = True, schema_required: bool = False) -> Manifest:
+def load_bytes(
+    data: bytes,
+    base: Path,
+    *,
+    ask_trainer: bool = True,
+    schema_required: bool = False,
+    trusted: tuple[str, ...] | None = None,
+) -> Manifest:
     """Check a manifest that is in memory already; arguments and errors as in `load`."""
 
     # A manifest with a fault is checked twice, but its trainer is asked once: it may take seconds.
@@ -58,7 +73,7 @@ def load_bytes(data: bytes, base: Path, *, ask_trainer: bool = True, schema_requ
             return None, error.message
 
     def check(document: Document) -> Manifest:
-        declaration, trouble = _declaration(document, ask, ask_trainer, schema_required)
+        declaration, trouble = _declaration(document, ask, ask_trainer, schema_required, trusted)
         return checked(data, document, declaration, trouble)
 
     return read_and_check(data, check)
@@ -69,12 +84,16 @@ def _declaration(
     ask: Callable[[tuple[str, ...], str | None], Answer],
     ask_trainer: bool,
     schema_required: bool,
+    trusted: tuple[str, ...] | None,
 ) -> Answer:
     trainer = trainer_of(document)
-    foreign = bool(document.tables.get("trainer"))
-    if trainer is None or (foreign and not ask_trainer):
+    if trainer is None:
         return None, None
     command, schema = trainer
+    # The project's own trainer is asked without starting or reading anything.
+    foreign = command != Trainer().command or schema is not None
+    if foreign and not ask_trainer and command != trusted:
+        return None, None
     if schema_required and schema is None and command != Trainer().command:
         return None, "no trainer.schema, and the setting schema_required keeps this receiver from starting a trainer"
     return ask(command, schema)

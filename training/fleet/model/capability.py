@@ -5,28 +5,36 @@ Owns the facts alone: `training.fleet.capability` finds them, `placement` judges
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal, Self
 
 GIB: Final = 2**30
-HostPart = Literal["gpu", "torch", "dataset"]
-"""What of a host a program asks the problems of."""
+HostPart = Literal["gpu", "gpu_library", "gpu_choice", "torch", "dataset"]
+"""What of a host a program asks the problems of; `gpu_choice` is a card that somebody chose not to offer."""
 BUSY_PART: Final = 0.5
 """Part of a card's memory that must be free; with less the card counts as in use by other programs."""
+
+IDLE_PART: Final = 0.9
+"""Part of a card's memory that is free on an idle card: the driver and a desktop hold the rest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One graphics card.
+    """One graphics card, or one MIG slice of it.
 
     Attributes:
         name: Product name.
-        uuid: The driver's stable name of the card, "GPU-…".
-        vram_bytes: Total memory.
-        free_vram_bytes: Memory free when it was looked at.
+        uuid: What CUDA_VISIBLE_DEVICES takes: "GPU-…" or "MIG-…", and the card's number where no driver tool is.
+        vram_bytes: Total memory; 0 when unknown.
+        free_vram_bytes: Memory free when it was looked at; all of it when unknown.
         driver: Driver version.
+        number: As nvidia-smi counts cards, for people; None from a worker of an older version.
+        compute: Compute capability, "8.6"; empty when unknown.
+        mig: Profile of the MIG slice, "1g.10gb"; empty for a whole card.
+        usable: False if torch cannot use this card.
+        in_use: True if a training of the fleet runs on it; the receiver knows it from the leases.
     """
 
     name: str
@@ -34,11 +42,33 @@ class Gpu:
     vram_bytes: int
     free_vram_bytes: int
     driver: str
+    number: int | None = None
+    compute: str = ""
+    mig: str = ""
+    usable: bool = True
+    in_use: bool = False
 
     @property
     def busy(self) -> bool:
         """True if other programs hold so much of its memory that a training should not begin on it."""
         return self.free_vram_bytes < self.vram_bytes * BUSY_PART
+
+    @property
+    def vram_gib(self) -> int:
+        """Total memory as people name it, 0 when unknown."""
+        return round(self.vram_bytes / GIB)
+
+    @property
+    def free_gib(self) -> int:
+        """Free memory as people name it: a card with a screen on it counts as wholly free."""
+        part = IDLE_PART * self.vram_bytes
+        return self.vram_gib if self.free_vram_bytes >= part else int(self.free_vram_bytes / GIB)
+
+    @property
+    def title(self) -> str:
+        """How messages name it: "card 1 (RTX 3060)"."""
+        name = self.name.removeprefix("NVIDIA ").removeprefix("GeForce ") + (f" {self.mig}" if self.mig else "")
+        return f"card {name}" if self.number is None else f"card {self.number} ({name})"
 
 
 class Problem(str):
@@ -119,7 +149,7 @@ class Capability:
     @property
     def vram_gib(self) -> int:
         """Memory of the largest card as people name it, 0 without one."""
-        return max((0, *(round(gpu.vram_bytes / GIB) for gpu in self.gpus)))
+        return max((0, *(gpu.vram_gib for gpu in self.gpus if gpu.usable)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,5 +166,13 @@ class Datasets:
 
 
 def with_free_cards(capability: Capability) -> Capability:
-    """Return a host's capability as it would be if no other program used its cards."""
-    return replace(capability, gpus=tuple(replace(gpu, free_vram_bytes=gpu.vram_bytes) for gpu in capability.gpus))
+    """Return a host's capability as it would be if nothing used its cards."""
+    gpus = tuple(replace(gpu, free_vram_bytes=gpu.vram_bytes, in_use=False) for gpu in capability.gpus)
+    return replace(capability, gpus=gpus)
+
+
+def with_cards_in_use(capability: Capability, uuids: Collection[str]) -> Capability:
+    """Return a host's capability with the cards marked that trainings of the fleet run on."""
+    if not uuids:
+        return capability
+    return replace(capability, gpus=tuple(replace(gpu, in_use=gpu.uuid in uuids) for gpu in capability.gpus))

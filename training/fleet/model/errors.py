@@ -31,7 +31,7 @@ The text for people is made from the fields in one place, so no code needs to re
     |- ConflictError           409 the state does not allow it
     |  |- StaleLeaseError      409 the lease is no longer the newest one
     |  |- OtherResultError     409 the job already has another artifact
-    |  '- WouldShrinkError     409 a reload that drops jobs without leave to do so
+    |  '- WouldShrinkError     409 a manifest that declares fewer jobs without permission to do so
     |- PreconditionError       412 what the caller relied on has moved
     |  '- ArtifactMissingError 412 a completion without a stored artifact
     |- UnavailableError        503 the receiver cannot serve now; try again
@@ -334,7 +334,7 @@ class OtherResultError(ConflictError):
 
 
 class WouldShrinkError(ConflictError):
-    """A reload that would drop jobs, without leave to do so."""
+    """A manifest that declares fewer jobs than the one in force, without permission to do so."""
 
     code = "would_shrink"
 

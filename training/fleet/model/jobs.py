@@ -36,7 +36,7 @@ Direction = Literal["higher", "lower"]
 STATUSES: Final[tuple[Status, ...]] = get_args(Status)
 MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 FAIL_KINDS: Final[tuple[FailKind, ...]] = get_args(FailKind)
-FREE_KINDS: Final = frozenset({"host_fault", "preempted"})
+FREE_KINDS: Final = frozenset({"disk_full", "host_fault", "preempted"})
 """Failure kinds that cost the job no attempt."""
 
 MAX_INTEGER: Final = 2**53 - 1
@@ -195,10 +195,11 @@ class Policy:
     Attributes:
         allow_jobs: Model globs the host may train.
         deny_jobs: Model globs it may not; wins over `allow_jobs`.
-        slots: Jobs it may hold at once, 1 to 64.
+        slots: Jobs that each of its processes may hold at once, 1 to 64.
         cuda: True if its GPU may be used, False if not; None leaves it to detection.
         vram_gib: GPU memory it offers, GiB; None leaves it to detection.
         ram_gib: Memory it offers, GiB; None leaves it to detection.
+        sessions: Worker programs that may work under its name at once, 1 to 1000.
     """
 
     allow_jobs: tuple[str, ...] = ("*",)
@@ -207,6 +208,7 @@ class Policy:
     cuda: bool | None = None
     vram_gib: float | None = None
     ram_gib: float | None = None
+    sessions: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,10 +218,22 @@ class Trainer:
     Attributes:
         command: Argument vector; `{python}` stands for the worker's interpreter.
         contract: "sha256:<hex>" of its declaration, or None when the manifest gives no way to know it.
+        env: Environment variables it gets on every host.
     """
 
     command: tuple[str, ...] = ("{python}", "-m", "training.trainer.run")
     contract: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+def contract_with(contract: str | None, env: Mapping[str, str]) -> str | None:
+    """Return the digest that workers compare: that of a declaration and of the variables that the trainer gets.
+
+    A worker that knows nothing of the variables then refuses the job instead of training without them.
+    """
+    if contract is None or not env:
+        return contract
+    return "sha256:" + hashlib.sha256(canonical({"contract": contract, "env": dict(env)})).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

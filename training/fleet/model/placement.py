@@ -20,6 +20,7 @@ from training.fleet.model.jobs import DEFAULT_DATASET, DatasetRef, Policy, Requi
 
 UNDECLARED_GIB = 10000
 """Memory that a host which never called is given where its declaration is silent: the largest a manifest may ask."""
+_SHOWN_CARDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +62,8 @@ def effective(capability: Capability, policy: Policy) -> Capability:
         policy: The host's table in the manifest.
 
     Returns:
-        A capability whose CUDA, GPU memory and memory are never above either input. CUDA that may not be used takes
-        the GPU memory with it.
+        A capability whose CUDA, GPU memory and memory are never above either input, except that a declaration counts
+        for a card whose memory is unknown. CUDA that may not be used takes the GPU memory with it.
     """
     cuda = capability.cuda_usable and policy.cuda is not False
     gpus = tuple(_lowered(gpu, policy.vram_gib) for gpu in capability.gpus) if cuda else ()
@@ -121,18 +122,61 @@ def rank(requirement: Requirement, capability: Capability) -> int:
 
 
 def waits_for_cuda(requirement: Requirement, capability: Capability, live: Iterable[tuple[Capability, Policy]]) -> bool:
-    """Return True if a host without CUDA should leave a job to a live host with CUDA.
+    """Return True if a host without a free card should leave a job that prefers CUDA for a while to a card.
+
+    The card may be one of its own that something uses now, or one of a live host.
 
     Args:
         requirement: What the job needs.
         capability: The claiming host as `effective` gives it.
         live: Detected capability and policy of the hosts that are heard now; the caller may be among them.
     """
-    if capability.cuda_usable or not requirement.prefer_cuda:
+    if not requirement.prefer_cuda or choose_card(requirement, capability) is not None:
         return False
+    # Its own card may get free, just as one elsewhere.
+    if any(_large_enough(requirement, gpu) for gpu in capability.gpus if capability.cuda_usable):
+        return True
     return any(
-        effective(other, policy).cuda_usable and judge(requirement, other, policy).eligible for other, policy in live
+        choose_card(requirement, effective(other, policy)) is not None and judge(requirement, other, policy).eligible
+        for other, policy in live
     )
+
+
+def asks_for_card(requirement: Requirement) -> bool:
+    """Return True if a job is to have a card: it requires or prefers CUDA or names the memory of a card."""
+    return requirement.prefer_cuda or _needs_card(requirement)
+
+
+def choose_card(requirement: Requirement, offer: Capability) -> Gpu | None:
+    """Return the card that a job gets on a host: the smallest free one that is large enough, None without one.
+
+    Args:
+        requirement: What the job needs.
+        offer: The host as `effective` gives it, with the cards marked that other jobs have.
+    """
+    if not offer.cuda_usable:
+        return None
+    fitting = (gpu for gpu in offer.gpus if _fits(requirement, gpu))
+    # A card of unknown size comes last: nobody can say that it is the smallest.
+    return min(fitting, key=lambda gpu: (not gpu.vram_bytes, gpu.vram_bytes, gpu.free_gib, gpu.uuid), default=None)
+
+
+def _needs_card(requirement: Requirement) -> bool:
+    return requirement.require_cuda or requirement.min_vram_gib > 0
+
+
+def _large_enough(requirement: Requirement, gpu: Gpu) -> bool:
+    over_gib = requirement.over_vram_gib
+    return gpu.usable and gpu.vram_gib >= requirement.min_vram_gib and (over_gib <= 0 or gpu.vram_gib > over_gib)
+
+
+def _fits(requirement: Requirement, gpu: Gpu) -> bool:
+    if gpu.in_use or not _large_enough(requirement, gpu):
+        return False
+    free_gib, over_gib = gpu.free_gib, requirement.over_vram_gib
+    # A job that names no size gets a card that is mostly free; one that names a size gets any card with so much free.
+    mostly_free = requirement.min_vram_gib > 0 or not gpu.busy
+    return mostly_free and free_gib >= requirement.min_vram_gib and (over_gib <= 0 or free_gib > over_gib)
 
 
 def drift(capability: Capability, policy: Policy, contract: str | None) -> list[str]:
@@ -148,7 +192,8 @@ def drift(capability: Capability, policy: Policy, contract: str | None) -> list[
     if policy.cuda and not capability.cuda_usable:
         lines.append("cuda: declared true, found no usable CUDA")
     vram_gib = capability.vram_gib if capability.cuda_usable else 0
-    if policy.vram_gib is not None and policy.vram_gib > vram_gib:
+    unknown = capability.cuda_usable and any(not gpu.vram_bytes for gpu in capability.gpus)
+    if policy.vram_gib is not None and policy.vram_gib > vram_gib and not unknown:
         lines.append(f"vram_gib: declared {policy.vram_gib:g}, found {vram_gib}")
     if policy.ram_gib is not None and policy.ram_gib > capability.ram_gib:
         lines.append(f"ram_gib: declared {policy.ram_gib:g}, found {capability.ram_gib}")
@@ -217,18 +262,29 @@ def _cuda(requirement: Requirement, capability: Capability, offer: Capability) -
 def _vram(requirement: Requirement, capability: Capability, offer: Capability) -> Reason | None:
     if requirement.min_vram_gib <= 0 or (offer.cuda_usable and offer.vram_gib >= requirement.min_vram_gib):
         return None
-    found = _size(offer.vram_gib, capability.vram_gib) if offer.cuda_usable else _no_cuda(capability)
+    found = _card_sizes(offer, capability) if offer.cuda_usable else _no_cuda(capability)
     return Reason("min_vram_gib", f"{requirement.min_vram_gib:g}", found)
 
 
 def _free_card(requirement: Requirement, offer: Capability) -> Reason | None:
-    """Judge whether a job that is to have a card would find one that nothing else uses, such as a game."""
-    wants = requirement.require_cuda or requirement.prefer_cuda or requirement.min_vram_gib > 0
-    if not (wants and offer.cuda_usable and offer.gpus) or not all(gpu.busy for gpu in offer.gpus):
+    """Judge whether a job that must have a card would find one free: not used by a game or another training."""
+    if not (_needs_card(requirement) and offer.cuda_usable) or choose_card(requirement, offer) is not None:
         return None
-    card = max(offer.gpus, key=lambda gpu: gpu.free_vram_bytes)
-    found = f"{card.free_vram_bytes / GIB:.1f} of {card.vram_bytes / GIB:.1f} GiB free on {card.name}"
-    return Reason("gpu_busy", "a card that nothing else uses", found)
+    large = [gpu for gpu in offer.gpus if _large_enough(requirement, gpu)]
+    if not large:
+        return None
+    need_gib = max(requirement.min_vram_gib, requirement.over_vram_gib)
+    wanted = f"{need_gib:g} GiB free on one card" if need_gib else "a card that nothing else uses"
+    return Reason("gpu_busy", wanted, "; ".join(card_state(gpu) for gpu in large[:_SHOWN_CARDS]))
+
+
+def card_state(gpu: Gpu) -> str:
+    """Return how free a card is, for people: "card 1 (RTX 3060) has 8 of 12 GiB free"."""
+    if gpu.in_use:
+        return f"{gpu.title} is used by another job"
+    if not gpu.vram_bytes:
+        return f"{gpu.title} has memory of unknown size"
+    return f"{gpu.title} has {gpu.free_gib} of {gpu.vram_gib} GiB free"
 
 
 def _ram(requirement: Requirement, capability: Capability, offer: Capability) -> Reason | None:
@@ -238,8 +294,10 @@ def _ram(requirement: Requirement, capability: Capability, offer: Capability) ->
 
 
 def _more_vram(requirement: Requirement, offer: Capability) -> Reason | None:
-    """Judge what an `oom_gpu` taught; a host that trains without a GPU cannot run out of its memory."""
-    if requirement.over_vram_gib <= 0 or not offer.cuda_usable or offer.vram_gib > requirement.over_vram_gib:
+    """Judge what an `oom_gpu` taught; a job that can do without a card runs on the CPU where no card is larger."""
+    if requirement.over_vram_gib <= 0 or not _needs_card(requirement) or not offer.cuda_usable:
+        return None
+    if offer.vram_gib > requirement.over_vram_gib:
         return None
     wanted = f"more than {requirement.over_vram_gib:g}, where the job ran out of GPU memory"
     return Reason("over_vram_gib", wanted, str(offer.vram_gib))
@@ -310,11 +368,22 @@ def _size(offered_gib: int, detected_gib: int) -> str:
     return f"{offered_gib} (declared; {detected_gib} detected)"
 
 
+def _card_sizes(offer: Capability, capability: Capability) -> str:
+    """Return the largest size of a host's cards, and which card's is unknown."""
+    unknown = [gpu.title for gpu in offer.gpus if gpu.usable and not gpu.vram_bytes]
+    if unknown:
+        return f"{unknown[0]} has memory of unknown size; declare vram_gib of the host"
+    return _size(offer.vram_gib, capability.vram_gib)
+
+
 def _brief(digest: str) -> str:
     return digest[:19]
 
 
 def _lowered(gpu: Gpu, limit_gib: float | None) -> Gpu:
+    """Return a card with what the manifest says of its memory, which is all that counts where the driver is silent."""
+    if not gpu.vram_bytes and limit_gib is not None:
+        return replace(gpu, vram_bytes=round(limit_gib * GIB), free_vram_bytes=round(limit_gib * GIB))
     vram_bytes = _least(gpu.vram_bytes, limit_gib)
     return gpu if vram_bytes == gpu.vram_bytes else replace(gpu, vram_bytes=vram_bytes)
 

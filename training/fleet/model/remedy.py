@@ -142,7 +142,7 @@ _ACTIONS = {
     "dataset": "put the dataset {wanted} on {host} (found: {found})",
     "contract": "bring the trainer of {host} to the version the manifest was checked against",
     "model": "install on {host} what the model {wanted} needs",
-    "gpu_busy": "end what uses the card of {host} ({found}); nvidia-smi lists it",
+    "gpu_busy": "wait for {wanted} on {host} ({found}); nvidia-smi there lists what uses it",
     "over_vram_gib": "the job needs a host with {wanted}; {host} has {found} GiB",
     "over_ram_gib": "the job needs a host with {wanted}; {host} has {found} GiB",
 }
@@ -185,8 +185,10 @@ def _edit_cuda(_: Requirement, capability: Capability, __: Capability, ___: Poli
 
 
 def _edit_vram(requirement: Requirement, capability: Capability, offer: Capability, policy: Policy) -> list[Change]:
-    changes = [] if offer.cuda_usable == capability.cuda_usable else _edit_cuda(requirement, capability, offer, policy)
     found_gib = capability.vram_gib if capability.cuda_usable else 0
+    # Without a card of known size the job's wish goes, and with it the need for CUDA.
+    switched_off = found_gib > 0 and offer.cuda_usable != capability.cuda_usable
+    changes = _edit_cuda(requirement, capability, offer, policy) if switched_off else []
     return changes + _edit_size("vram_gib", requirement.min_vram_gib, found_gib, policy.vram_gib, _table(capability))
 
 

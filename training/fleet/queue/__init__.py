@@ -12,8 +12,8 @@ from training.fleet.queue.apply import plan, reload
 from training.fleet.queue.artifacts import StoredRows
 from training.fleet.queue.endings import Ended
 from training.fleet.queue.events import EventFilters
-from training.fleet.queue.in_force import InForce
+from training.fleet.queue.in_force import InForce, Origin
 from training.fleet.queue.queue import Queue
 from training.fleet.queue.views import Filters
 
-__all__ = ["Ended", "EventFilters", "Filters", "InForce", "Queue", "StoredRows", "plan", "reload"]
+__all__ = ["Ended", "EventFilters", "Filters", "InForce", "Origin", "Queue", "StoredRows", "plan", "reload"]

@@ -6,6 +6,7 @@ operator's conditions hold. Meant for a thread of its own: each step waits for t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -16,14 +17,18 @@ from training.fleet.database import Database, Transaction
 from training.fleet.manifest import Header, JobEntry
 from training.fleet.model.errors import PreconditionError, WouldShrinkError
 from training.fleet.queue.change import ManifestChange
+from training.fleet.queue.in_force import Origin
 from training.fleet.queue.load import Load
 from training.fleet.queue.queue import Queue
-from training.fleet.wire.people import Plan
+from training.fleet.wire.people import Plan, PlannedJob
 
 T = TypeVar("T")
 
 CHUNK: Final = 150
 """Jobs in one step: a few milliseconds of the writer's time."""
+MAX_TOLD: Final = 5
+"""Jobs that a refusal names."""
+SHORT_ID: Final = 12
 
 
 def plan(database: Database, queue: Queue, header: Header, entries: Iterable[JobEntry]) -> Plan:
@@ -35,7 +40,8 @@ def plan(database: Database, queue: Queue, header: Header, entries: Iterable[Job
         header: The manifest's header.
         entries: Its jobs in order; read once.
     """
-    with _compared(database, queue.load, header, entries, "receiver") as change:
+    begin = partial(queue.load.begin_manifest, header=header, actor="receiver")
+    with _compared(database, queue.load, entries, begin) as change:
         return change.plan()
 
 
@@ -48,6 +54,8 @@ def reload(
     actor: str = "receiver",
     allow_shrink: bool = False,
     if_plan: str | None = None,
+    keep_dropped: bool = False,
+    origin: Origin | None = None,
 ) -> Plan:
     """Bring a manifest in force.
 
@@ -57,23 +65,27 @@ def reload(
         header: The manifest's header.
         entries: Its jobs in order; read once.
         actor: Who asks, for the history.
-        allow_shrink: Leave to drop jobs that it does not name.
-        if_plan: Digest of the plan the operator saw, None when it does not matter.
+        allow_shrink: Permission to declare fewer jobs than the manifest in force.
+        if_plan: Digest of the plan the operator saw, None when it does not matter. It is the permission for all that
+            the plan showed.
+        keep_dropped: Jobs that it does not name stay claimable.
+        origin: Where its text comes from.
 
     Returns:
         What was done.
 
     Raises:
-        WouldShrinkError: It would drop jobs and may not.
+        WouldShrinkError: It declares fewer jobs and may not.
         PreconditionError: The plan would be another one now.
     """
-    with _compared(database, queue.load, header, entries, actor) as change:
+    begin = partial(queue.load.begin_manifest, header=header, actor=actor, origin=origin, keep_dropped=keep_dropped)
+    with _compared(database, queue.load, entries, begin) as change:
         return _apply(database, queue.load, change, allow_shrink, if_plan)
 
 
 def _apply(database: Database, queue: Load, change: ManifestChange, allow_shrink: bool, if_plan: str | None) -> Plan:
     found = change.plan()
-    _check(found, allow_shrink, if_plan)
+    _check(found, change, allow_shrink, if_plan)
     before = queue.hosts.in_force
     # First, because a job can be claimed as soon as it is written: its trainer and hosts are those of this manifest.
     _step(database, partial(queue.rule, in_force=replace(change.in_force, digest=before.digest, count=before.count)))
@@ -98,36 +110,64 @@ def _write(database: Database, queue: Load, change: ManifestChange) -> None:
 
 
 def _compared(
-    database: Database, queue: Load, header: Header, entries: Iterable[JobEntry], actor: str
+    database: Database, queue: Load, entries: Iterable[JobEntry], begin: Callable[[Transaction], ManifestChange]
 ) -> ManifestChange:
-    change = _step(database, lambda tx: queue.begin_manifest(tx, header, actor))
+    change = _step(database, begin)
     try:
         for chunk in _chunks(iter(entries)):
             _step(database, partial(queue.compare_jobs, change=change, entries=chunk))
         while _step(database, lambda tx: queue.find_dropped(tx, change)):
             pass
+        change.pair(_step(database, lambda tx: queue.specs(tx, change.first_gone)))
     except BaseException:
         change.close()
         raise
     return change
 
 
-def _check(found: Plan, allow_shrink: bool, if_plan: str | None) -> None:
-    if if_plan is not None and if_plan != found.digest:
-        raise PreconditionError(
-            f"the manifest or the queue moved: the plan was {if_plan[:12]}, it would be {found.digest[:12]} now",
-            "look at the plan again",
-        )
-    dropped = found.counts["dropped"]
+def _check(found: Plan, change: ManifestChange, allow_shrink: bool, if_plan: str | None) -> None:
+    if if_plan is not None:
+        # An operator who names the plan has seen all of it, what it withdraws as well.
+        if if_plan != found.digest:
+            raise PreconditionError(
+                f"the manifest or the queue moved: the plan was {if_plan[:12]}, it would be {found.digest[:12]} now"
+                f"{_told(found)}",
+                "look at the plan again",
+            )
+        return
+    declared, before = change.in_force.count, change.before.count
     # A file that was cut off while it was written looks like one that names fewer jobs.
-    if dropped and not allow_shrink:
-        first = ", ".join(job.id[:12] for job in found.dropped[:5])
-        jobs = "1 job" if dropped == 1 else f"{dropped} jobs"
+    if declared < before and not allow_shrink:
         raise WouldShrinkError(
-            f"the manifest no longer names {jobs} of the queue ({first}{', …' if dropped > 5 else ''}), nothing was "
-            "applied",
-            "check that the file is whole; if it is, reload with --allow-shrink, and the jobs stay until cancelled",
+            f"the manifest declares {_jobs(declared)}, the one in force {before}; nothing was applied{_told(found)}",
+            "check that the file is whole; if it is, apply what `cis490-jobs plan` shows, or add --allow-shrink",
         )
+
+
+def _told(found: Plan) -> str:
+    """Return what a plan replaces and drops, job by job, for the text of a refusal."""
+    replaced = {job.replaces: job for job in found.added if job.replaces is not None}
+    lines = [_replacing(replaced[job.id], job) if job.id in replaced else _dropping(job) for job in found.dropped]
+    shown = lines[:MAX_TOLD]
+    more = found.counts["dropped"] - len(shown)
+    return f": {', '.join(shown)}{f' and {more} more' if more else ''}" if shown else ""
+
+
+def _replacing(new: PlannedJob, old: PlannedJob) -> str:
+    fields = ", ".join(f"{key} {_word(before)} -> {_word(after)}" for key, (before, after) in new.change.items())
+    return f"{new.model} {new.mode} {fields} replaces {old.id[:SHORT_ID]}"
+
+
+def _dropping(job: PlannedJob) -> str:
+    return f"{job.model} {job.mode} {job.id[:SHORT_ID]} is no longer named"
+
+
+def _word(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)[:60]
+
+
+def _jobs(count: int) -> str:
+    return "1 job" if count == 1 else f"{count} jobs"
 
 
 def _step(database: Database, change: Callable[[Transaction], T]) -> T:

@@ -22,6 +22,7 @@ from training.fleet.queue.events import History
 from training.fleet.queue.memory import Memory
 from training.fleet.queue.settling import Settling
 from training.fleet.queue.standing import adoptable, demand_result, job_state, lease_of, live, stale, state_of
+from training.fleet.queue.suspects import BLAMED
 from training.fleet.wire.worker import Beat, Complete, Fail, Heartbeat, JobState
 
 _compact = json.JSONEncoder(separators=(",", ":")).encode
@@ -133,12 +134,14 @@ class Attempts:
             )
         self._settling.end_attempt(tx, row, "completed")
         why = f"a late result after {row.outcome}, nobody else had begun" if row.outcome else ""
+        if memory.waits.suspects.is_suspect(worker):
+            why = f"{why}; {worker} works again".removeprefix("; ")
         self._history.record(tx, row.seq, worker_actor(worker), "complete", row.status, "completed", why)
         memory.tally.moved(tx, row.status, "completed")
         self._settling.forget_lease(tx, row)
         memory.hosts.seen(worker)
         # A result shows that the host works, so what it gave back before counts no more.
-        tx.after_commit(lambda: memory.waits.held_back.forget(lambda host: host == worker))
+        tx.after_commit(lambda: memory.waits.note_result(worker))
 
     # ---- fail
 
@@ -150,17 +153,22 @@ class Attempts:
             return state_of(row)
         if not live(row):
             raise stale(row)
-        ending = endings.failure(row, message, self._facts(tx, row, message))
+        facts = self._facts(tx, row, message)
+        ending = endings.failure(row, message, facts)
         # One log a job, that of its newest failed attempt: a thousand failures must not fill the database.
         if ending.report is not None and message.log_tail:
             tx.run("keep_log", job=row.seq, tail=message.log_tail)
         self._settling.settle(tx, row, ending)
+        if message.kind in BLAMED and not row.cancel_requested:
+            self._memory.waits.note_failure(tx, row.worker, row.seq, suspect=facts.suspect)
         self._memory.hosts.seen(row.worker)
         return state_of(job_state(tx, job_id))
 
     def _facts(self, tx: Transaction, row: LeaseRow, message: Fail) -> FailureFacts:
         """Return what is known beside a worker's report."""
-        memory = self._memory
+        memory, worker = self._memory, row.worker
+        others = bool(memory.hosts.heard_and_able(row.requirement, but=worker))
+        suspects, blamed = memory.waits.suspects, message.kind in BLAMED
         return FailureFacts(
             memory.terms,
             memory.clock.now(),
@@ -168,6 +176,8 @@ class Attempts:
             memory.waits.backoff_s(row.attempts_used, memory.terms.backoff_s),
             self._learned(row, message),
             self._witnesses(tx, row) if message.kind == "spec_rejected" else None,
+            others=others,
+            suspect=blamed and suspects.would_be(worker, row.seq, others=others),
         )
 
     def _witnesses(self, tx: Transaction, row: LeaseRow) -> Witnesses:
@@ -192,5 +202,7 @@ class Attempts:
         # What the manifest lets it use, and not what it has: the trainer saw no more than that.
         host, old = placement.effective(known.capability, policy), hosts.requirement(row.requirement)
         if message.kind == "oom_gpu":
-            return replace(old, over_vram_gib=max(old.over_vram_gib, host.vram_gib))
+            # The card that was used, which may be smaller than the host's largest.
+            used = next((gpu.vram_gib for gpu in host.gpus if gpu.uuid == row.card), host.vram_gib)
+            return replace(old, over_vram_gib=max(old.over_vram_gib, used))
         return replace(old, over_ram_gib=max(old.over_ram_gib, host.ram_gib))

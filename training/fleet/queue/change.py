@@ -11,7 +11,7 @@ import json
 import tempfile
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
@@ -20,13 +20,17 @@ from training.fleet.manifest import Header, JobEntry
 from training.fleet.model import placement
 from training.fleet.model.capability import Capability, with_free_cards
 from training.fleet.model.jobs import Limits, Policy, Requirement
-from training.fleet.queue.in_force import DEFAULT_HOST, InForce
+from training.fleet.queue.differences import shut_out, slips, table_changes, told
+from training.fleet.queue.in_force import DEFAULT_HOST, InForce, Origin
+from training.fleet.queue.successors import MAX_PAIRED, successors
 from training.fleet.wire.people import Plan, PlannedJob
 
 MAX_LISTED: Final = 1000
 """Jobs listed in each part of a plan."""
 MAX_HOSTS: Final = 100
 """Hosts listed for one added job."""
+MAX_NEAR: Final = 2
+"""Hosts of which a plan says what they lack, for a job that no known host could run."""
 SPACING: Final = 2**20
 """Distance between the positions of new jobs, so that later ones fit between them."""
 COUNTS: Final = ("added", "changed", "unchanged", "dropped", "stranded")
@@ -45,6 +49,8 @@ class Write:
         requirement: What it needs of a host, without what was learned.
         limits: What bounds it.
         position: Its place among equal priorities.
+        name: Its name, None without one.
+        tags: Its tags.
     """
 
     id: str
@@ -54,6 +60,8 @@ class Write:
     requirement: Requirement
     limits: Limits
     position: int
+    name: str | None
+    tags: tuple[str, ...]
 
 
 class ManifestChange:
@@ -63,9 +71,16 @@ class ManifestChange:
         header: Everything the manifest says besides its jobs.
         actor: Who asks, for the history.
         applied_at: When it comes into force, RFC 3339, UTC.
+        before: The manifest in force until then.
+        origin: Where its text comes from.
+        keep_dropped: Jobs that it no longer names stay claimable.
 
     Attributes:
         in_force: The manifest as it will be in force.
+        before: The manifest in force until then.
+        origin: Where its text comes from.
+        keep_dropped: Jobs that it no longer names stay claimable.
+        tables: What it changes besides the jobs.
         actor: Who asks.
         counts: Jobs added, changed, unchanged, dropped and stranded.
         position: Place of the last job that was compared.
@@ -74,21 +89,39 @@ class ManifestChange:
         named: How many of the jobs it names were named before.
     """
 
-    def __init__(self, header: Header, actor: str, applied_at: str) -> None:
-        self.in_force = in_force_of(header, applied_at)
+    def __init__(
+        self,
+        header: Header,
+        actor: str,
+        applied_at: str,
+        before: InForce,
+        origin: Origin,
+        *,
+        keep_dropped: bool = False,
+    ) -> None:
+        self.in_force = in_force_of(header, applied_at, actor, origin)
+        self.before = before
+        self.origin = origin
+        self.keep_dropped = keep_dropped
+        self.tables = table_changes(before, self.in_force)
         self.actor = actor
         self.counts: Counter[str] = Counter()
         self.position = 0
         self.gone: array[int] = array("q")
         self.scanned = 0
         self.named = 0
-        self._warnings = list(header.warnings)
+        self._warnings = [*shut_out(before, self.in_force), *header.warnings]
+        self._notes = list(header.notes)
         self._hosts: list[tuple[str, Capability, Policy | None]] = []
         self._digest = hashlib.sha256(header.digest.encode())
+        for table in self.tables:
+            self._digest.update(f"table {told(table)}\n".encode())
         self._listed: dict[str, list[PlannedJob]] = {"added": [], "changed": [], "dropped": []}
         self._stranded: list[str] = []
         self._seen = bytearray()
+        self._documents: dict[str, str] = {}
         self._able: dict[Requirement, list[str]] = {}
+        self._near: dict[Requirement, str] = {}
         self._welcomed: dict[Requirement, bool] = {}
         self._parts: dict[Requirement | Limits, int] = {}
         # A manifest of 100,000 jobs would take 300 MiB as objects; as lines in a file it takes none.
@@ -106,18 +139,23 @@ class ManifestChange:
 
     # ---- what was found
 
-    def know(self, hosts: Iterable[tuple[str, Capability, Policy | None]]) -> None:
-        """Take in every host known under the manifest: name, capability, policy.
+    def know(self, hosts: Iterable[tuple[str, Capability, Policy | None, bool]]) -> None:
+        """Take in every host known under the manifest: name, capability, policy, and whether it ever called.
 
         Busy cards count as free here: a plan must not call a job impossible only because a card is in use now.
         """
-        self._hosts = [(name, with_free_cards(capability), policy) for name, capability, policy in hosts]
+        found = list(hosts)
+        self._hosts = [(name, with_free_cards(capability), policy) for name, capability, policy, _ in found]
+        self._warnings += slips((name for name, _, _, called in found if called), self.in_force)
 
     def add(self, entry: JobEntry, position: int) -> None:
         """Note a job that the queue does not have."""
         able = self._able_hosts(entry.requirement)
-        planned = PlannedJob(entry.id, entry.model, entry.mode, hosts=able[:MAX_HOSTS])
+        near = "" if able else self._nearest(entry.requirement)
+        planned = PlannedJob(entry.id, entry.model, entry.mode, hosts=able[:MAX_HOSTS], near=near)
         self._note("added", planned)
+        if len(self._documents) < MAX_PAIRED:
+            self._documents[entry.id] = entry.document
         # A host that is still to come may be able: a new lab loads its manifest before its workers.
         if not able and not self._welcome(entry.requirement):
             self.counts["stranded"] += 1
@@ -136,7 +174,24 @@ class ManifestChange:
     def drop(self, row: NamedJobRow | InForceJobRow) -> None:
         """Note a job that the manifest no longer names."""
         self.gone.append(row.seq)
-        self._note("dropped", PlannedJob(row.id, row.model, row.mode))
+        self._note("dropped", PlannedJob(row.id, row.model, row.mode, status=row.status))
+
+    @property
+    def first_gone(self) -> list[str]:
+        """Ids of the dropped jobs that may be paired with new ones."""
+        return [job.id for job in self._listed["dropped"][:MAX_PAIRED]] if self._documents else []
+
+    def pair(self, specs: Mapping[str, str]) -> None:
+        """Find out which new jobs stand for which dropped ones.
+
+        Args:
+            specs: Specification of each of `first_gone`.
+        """
+        found = successors(specs, self._documents)
+        self._listed["added"] = [
+            replace(job, replaces=found[job.id][0], change=found[job.id][1]) if job.id in found else job
+            for job in self._listed["added"]
+        ]
 
     def see(self, seq: int, named: bool) -> None:
         """Note that the manifest names a job of the queue."""
@@ -159,6 +214,8 @@ class ManifestChange:
             counts={key: self.counts[key] for key in COUNTS},
             warnings=self._warnings,
             stranded=self._stranded,
+            tables=self.tables,
+            notes=self._notes,
             **self._listed,
         )
 
@@ -169,18 +226,17 @@ class ManifestChange:
         parts = list(self._parts)
         self._spool.seek(0)
         for line in self._spool:
-            requirement, limits, job_id, model, mode, document, position = json.loads(line)
+            requirement, limits, job_id, model, mode, document, position, name, tags = json.loads(line)
             needs, bounds = parts[requirement], parts[limits]
             assert isinstance(needs, Requirement)
             assert isinstance(bounds, Limits)
-            yield Write(job_id, model, mode, document, needs, bounds, position)
+            yield Write(job_id, model, mode, document, needs, bounds, position, name, tuple(tags))
 
     def _keep(self, entry: JobEntry, position: int) -> None:
         needs = self._parts.setdefault(entry.requirement, len(self._parts))
         bounds = self._parts.setdefault(entry.limits, len(self._parts))
-        self._spool.write(
-            json.dumps([needs, bounds, entry.id, entry.model, entry.mode, entry.document, position]) + "\n"
-        )
+        what = (entry.id, entry.model, entry.mode, entry.document)
+        self._spool.write(json.dumps([needs, bounds, *what, position, entry.name, entry.tags]) + "\n")
 
     def _note(self, part: str, planned: PlannedJob) -> None:
         self.counts[part] += 1
@@ -215,6 +271,24 @@ class ManifestChange:
             self._able[requirement] = able
         return able
 
+    def _nearest(self, requirement: Requirement) -> str:
+        """Return what the nearest known hosts lack, for people."""
+        near = self._near.get(requirement)
+        if near is None:
+            judged = [(name, placement.judge(requirement, host, policy)) for name, host, policy in self._hosts]
+            judged.sort(key=lambda item: (len(item[1].reasons), item[0]))
+            near = "; ".join(f"{name}: {_lack(verdict.reasons)}" for name, verdict in judged[:MAX_NEAR])
+            self._near[requirement] = near
+        return near
+
+
+def _lack(reasons: Iterable[placement.Reason]) -> str:
+    """Return what keeps a job from a host, in a few words."""
+    return ", ".join(
+        f"{reason.found} of {reason.wanted} GiB" if reason.constraint.endswith("_gib") else f"{reason.found}"
+        for reason in reasons
+    )
+
 
 def plan_of_no_change(in_force: InForce) -> Plan:
     """Return the plan that a `ManifestChange` gives when the queue is as the manifest in force says."""
@@ -223,7 +297,7 @@ def plan_of_no_change(in_force: InForce) -> Plan:
     return Plan(digest, in_force.digest, counts, [], [], [], [], [])
 
 
-def in_force_of(header: Header, applied_at: str) -> InForce:
+def in_force_of(header: Header, applied_at: str, actor: str, origin: Origin) -> InForce:
     """Return a manifest as it will be in force."""
     return InForce(
         digest=header.digest,
@@ -233,29 +307,36 @@ def in_force_of(header: Header, applied_at: str) -> InForce:
         contract=header.contract,
         count=header.count,
         applied_at=applied_at,
+        actor=actor,
+        how=origin.how,
+        instead_of=origin.instead_of,
         headline=header.headline,
     )
 
 
-def fields_changed(
-    row: NamedJobRow, old: Requirement, requirement: Requirement, limits: Limits
-) -> dict[str, list[Any]]:
+def fields_changed(row: NamedJobRow, old: Requirement, wanted: JobEntry | Write) -> dict[str, list[Any]]:
     """Return the manifest keys in which a job of the queue differs, each with its old and new value.
 
     Args:
         row: The job's row, as the statement `jobs_named` gives it.
         old: What it needs now.
-        requirement: What it shall need, without what was learned.
-        limits: What shall bound it.
+        wanted: The job as the manifest has it.
     """
     fields: dict[str, list[Any]] = {}
-    learned = with_learned(requirement, old)
+    limits, learned = wanted.limits, with_learned(wanted.requirement, old)
     if learned != old:
         before, after = asdict(old), asdict(learned)
         fields = {key: [before[key], after[key]] for key in before if before[key] != after[key]}
     for key in ("priority", "timeout_s", "max_attempts"):
         if getattr(row, key) != getattr(limits, key):
             fields[key] = [getattr(row, key), getattr(limits, key)]
+    if row.name != wanted.name:
+        fields["name"] = [row.name, wanted.name]
+    # Nearly all jobs have no tags, and reading "[]" a hundred thousand times takes a second.
+    if row.tags != "[]" or wanted.tags:
+        tags = json.loads(row.tags)
+        if tags != list(wanted.tags):
+            fields["tags"] = [tags, list(wanted.tags)]
     if not row.named:
         fields["named"] = [False, True]
     return fields

@@ -1,8 +1,9 @@
 """The claim: which job a worker gets.
 
-Owns the one change that gives jobs away. Guarantees one live lease per job, and the same lease again for the same
-`claim_id`. The order of claims is that of the statement `claim`: priority, then `placement.rank`, then the place in
-the manifest. Leaves which requirements a host can meet to `hosts`.
+Owns the one change that gives jobs away. Guarantees one live lease per job, the same lease again for the same
+`claim_id`, and that a claim ends only leases of the process that asks, or of one that is known to be gone. The order of
+claims is that of the statement `claim`: priority, then `placement.rank`, then the place in the manifest. Leaves which
+requirements a host can meet to `hosts`.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import json
 import secrets
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import NamedTuple
 
 from training.fleet.database import Transaction
 from training.fleet.database.queries import ATTEMPT_OF_CLAIM, CLAIM, LEASE, LEASES_OF, AnsweredRow, ClaimedRow
 from training.fleet.model.errors import ConflictError, HostRefusedError
-from training.fleet.model.jobs import Policy
+from training.fleet.model.jobs import Policy, contract_with
 from training.fleet.queue import standing
 from training.fleet.queue.endings import worker_actor
 from training.fleet.queue.events import History
@@ -29,6 +31,13 @@ LEASE_BYTES = 18
 """Random bytes in a lease id: who guesses one could end another worker's job."""
 
 
+class Taken(NamedTuple):
+    """What a worker gets with a job: its lease, and the UUID of its card or None."""
+
+    lease_id: str
+    card: str | None
+
+
 class Claims:
     """Gives jobs away."""
 
@@ -38,7 +47,7 @@ class Claims:
         self._settling = settling
         self._losses = losses
 
-    def claim(self, tx: Transaction, message: Claim) -> Lease | None:
+    def claim(self, tx: Transaction, message: Claim, *, vouched: bool = False) -> Lease | None:
         """Give the best job the caller can run, see `Queue.claim`."""
         tx.may_run_twice()
         # Nothing but the rows changes before the commit, so no savepoint is needed: claims are the most frequent
@@ -51,15 +60,21 @@ class Claims:
             return self._given_again(tx, known, message)
         # Before its leases are looked at: a worker that is held back could otherwise end and take back one lease for
         # ever.
-        if self._memory.waits.held_back.left_s(message.worker) > 0:
+        waits = self._memory.waits
+        if waits.held_s(message.worker) > 0:
             return None
-        held = self._end_stale_leases(tx, message)
-        if len(held) >= policy.slots:
+        alone = message.process is None or (vouched and policy.sessions == 1)
+        held, live = self._end_stale_leases(tx, message, policy, alone=alone)
+        self._note_cards(tx, message.worker)
+        # Nobody counts the processes under a name that shows no identity, so all of them together have a bound as well.
+        full = len(held) >= policy.slots or live >= policy.slots * policy.sessions
+        # A host that fails everything tries one job at a time.
+        if full or (live and waits.suspects.is_suspect(message.worker)):
             # Remembered, so that the end of one of its leases wakes this worker's parked claim.
-            self._memory.waits.full.add(message.worker)
+            waits.full.add(message.worker)
             return None
-        row, lease_id = self._take_best(tx, message)
-        return None if row is None else self._answer(tx, row, lease_id, message, held)
+        row, taken = self._take_best(tx, message)
+        return None if row is None else self._answer(tx, row, taken, message, held)
 
     def _admitted(self, worker: str) -> Policy:
         policy = self._memory.hosts.policy(worker)
@@ -99,21 +114,45 @@ class Claims:
         # The first answer may have been lost, and with it the time that its lease gave.
         self._memory.leases.extend(row.given)
         held = {lease.lease_id for lease in tx.all(LEASES_OF, worker=message.worker)}
-        return self._answer(tx, row, row.given, message, held)
+        return self._answer(tx, row, Taken(row.given, row.card), message, held)
 
-    def _end_stale_leases(self, tx: Transaction, message: Claim) -> set[str]:
-        """End what the worker no longer holds; return the leases it does hold."""
-        held = set()
+    def _end_stale_leases(
+        self, tx: Transaction, message: Claim, policy: Policy, *, alone: bool
+    ) -> tuple[set[str], int]:
+        """End what the process no longer holds.
+
+        Args:
+            tx: The change.
+            message: What it says.
+            policy: What its host may do.
+            alone: No other process works under the name.
+
+        Returns:
+            The leases it does hold, and how many live under its name.
+        """
+        held, live = set(), 0
+        # A lease without a process is that of an older version. Of several processes one may still be of that version.
+        own = {message.process} if policy.sessions > 1 else {message.process, None}
         for row in tx.all(LEASES_OF, worker=message.worker):
             if row.lease_id in message.held_leases:
                 held.add(row.lease_id)
-            else:
+            elif alone or row.process in own:
                 why = "the worker asked for another job and does not hold this one"
                 self._settling.lapse(tx, row.lease_id, why, self._memory.granted_at(row.lease_id))
-        return held
+                continue
+            live += 1
+        return held, live
 
-    def _take_best(self, tx: Transaction, message: Claim) -> tuple[ClaimedRow | None, str]:
-        """Take the best job for the worker; return it, None without one, and its lease."""
+    def _note_cards(self, tx: Transaction, worker: str) -> None:
+        """Note which cards have a lease; a rollback needs no word, because the next claim looks again."""
+        hosts = self._memory.hosts
+        known = hosts.known(worker)
+        # Only hosts with cards pay for the statement.
+        if known is not None and (known.capability.gpus or known.in_use):
+            hosts.note_cards_in_use(worker, [row.card for row in tx.all(LEASES_OF, worker=worker) if row.card])
+
+    def _take_best(self, tx: Transaction, message: Claim) -> tuple[ClaimedRow | None, Taken]:
+        """Take the best job for the worker; return it, None without one, and what is taken with it."""
         memory = self._memory
         offer = memory.hosts.offer(message.worker)
         lease_id, at = secrets.token_urlsafe(LEASE_BYTES), memory.clock.label()
@@ -128,8 +167,13 @@ class Claims:
             avoid=memory.waits.avoided_by(message.worker),
         )
         if row is None:
-            return None, ""
+            # The end of a lease frees its card, and so may wake this worker's parked claim.
+            known = memory.hosts.known(message.worker)
+            if known is not None and known.in_use:
+                memory.waits.full.add(message.worker)
+            return None, Taken("", None)
         seq, job_id = row.seq, row.id
+        card = memory.hosts.card_for(row.requirement, message.worker)
         tx.run(
             "begin_attempt",
             job=seq,
@@ -137,31 +181,41 @@ class Claims:
             lease_id=lease_id,
             worker=message.worker,
             claim_id=message.claim_id,
+            process=message.process,
+            card=None if card is None else card.uuid,
             at=at,
         )
         self._history.record(tx, seq, worker_actor(message.worker), "claim", "pending", "claimed")
         memory.tally.moved(tx, "pending", "claimed")
         # After the commit: a lease that the sweeper knows before its row is durable could be ended before it exists.
         tx.after_commit(lambda: memory.leases.put(seq, job_id, lease_id, message.worker, running=False))
-        return row, lease_id
+        return row, Taken(lease_id, None if card is None else card.uuid)
 
     def _answer(
-        self, tx: Transaction, row: ClaimedRow | AnsweredRow, lease_id: str, message: Claim, held: set[str]
+        self,
+        tx: Transaction,
+        row: ClaimedRow | AnsweredRow,
+        taken: Taken,
+        message: Claim,
+        held: set[str],
     ) -> Lease:
         terms, hosts = self._memory.terms, self._memory.hosts
+        trainer = hosts.in_force.trainer
         return Lease(
             job_id=row.id,
-            lease_id=lease_id,
+            lease_id=taken.lease_id,
             fence=row.fence,
             ack_within_s=terms.ack_s,
             lease_s=terms.lease_s,
             heartbeat_s=terms.heartbeat_s,
             spec=json.loads(row.spec),
             timeout_s=row.timeout_s,
-            trainer_command=list(hosts.in_force.trainer.command),
-            trainer_contract=hosts.in_force.trainer.contract,
+            trainer_command=list(trainer.command),
+            trainer_contract=contract_with(trainer.contract, trainer.env),
             stop=to_stop(tx, message.held_leases, held),
-            cuda=hosts.may_use_cuda(message.worker),
+            cuda=taken.card is not None,
+            trainer_env=dict(trainer.env),
+            card=taken.card,
         )
 
 

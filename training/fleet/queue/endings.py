@@ -100,6 +100,8 @@ class FailureFacts:
         delay_s: The back-off after this failure.
         learned: What the job needs from now on, None when nothing was learned.
         witnesses: What is known of the specification; wanted for `spec_rejected` alone.
+        others: Another host that is heard now could run the job.
+        suspect: The host has failed everything it was given, this job included.
     """
 
     terms: Terms
@@ -108,6 +110,8 @@ class FailureFacts:
     delay_s: float
     learned: Requirement | None = None
     witnesses: Witnesses | None = None
+    others: bool = False
+    suspect: bool = False
 
 
 def failure(row: LeaseRow, message: Fail, facts: FailureFacts) -> Ending:
@@ -133,11 +137,26 @@ def failure(row: LeaseRow, message: Fail, facts: FailureFacts) -> Ending:
     if message.kind == "spec_rejected":
         assert facts.witnesses is not None
         return rejection(actor, message, facts.witnesses, row.max_attempts, terms.backoff_s, facts.now)
+    if facts.suspect and facts.others:
+        return _of_suspect(row, message, facts)
     # The attempt at hand was counted when it was claimed.
     if row.attempts_used >= row.max_attempts:
         return Ending("failed", "failed", "fail", actor, why, requirement=facts.learned, report=message)
     ending = Ending("pending", "failed", "fail", actor, why, delay_s=facts.delay_s, report=message)
-    return replace(ending, requirement=facts.learned)
+    # Another host first: where the job fails too, the fault is its own. The longest delay, because a shorter one ends
+    # with the job's own back-off, and who failed at once is often the first to ask again.
+    away_s = terms.backoff_cap_s if facts.others else 0.0
+    return replace(ending, requirement=facts.learned, away_s=away_s, away_from=facts.now)
+
+
+def _of_suspect(row: LeaseRow, message: Fail, facts: FailureFacts) -> Ending:
+    """Return what follows when a host fails everything: the job pays nothing and goes to another host."""
+    reason = f"{row.worker} fails everything it is given, so this costs the job nothing and another host tries it"
+    free = Ending(
+        "pending", "failed", "fail", worker_actor(row.worker), f"{told(message)}; {reason}", given_back=True,
+        report=message,
+    )  # fmt: skip
+    return replace(free, away_s=facts.terms.backoff_cap_s, away_from=facts.now)
 
 
 def lapse(row: LeaseRow, why: str, granted_at: float, terms: Terms) -> Ending:

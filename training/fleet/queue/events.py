@@ -79,9 +79,13 @@ class History:
         return row.id
 
     def note(self, tx: Transaction, actor: str, worker: str, action: str, why: str) -> None:
-        """Append an event of a worker's identity."""
+        """Append an event of a worker."""
         tx.run("record_of_worker", at=self._clock.label(), actor=actor, worker=worker, action=action, why=why)
         tx.after_commit(self._tally.touch)
+
+    def note_manifest(self, tx: Transaction, actor: str, why: str) -> None:
+        """Append the event of a manifest that came in force."""
+        tx.run("record_of_manifest", at=self._clock.label(), actor=actor, why=why)
 
     def page(self, tx: Transaction, filters: EventFilters, cursor: str | None, limit: int) -> EventPage:
         """Return one page of events, newest first.

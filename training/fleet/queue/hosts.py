@@ -16,7 +16,7 @@ from typing import Any
 from training.fleet.database import Transaction
 from training.fleet.database.queries import ADD_REQUIREMENT
 from training.fleet.model import placement
-from training.fleet.model.capability import Capability, Gpu
+from training.fleet.model.capability import GIB, Capability, Gpu, with_cards_in_use
 from training.fleet.model.jobs import Policy, Requirement, Terms, requirement_digest
 from training.fleet.queue.in_force import DEFAULT_HOST, InForce
 from training.fleet.queue.stored import requirement_json
@@ -47,6 +47,7 @@ class Known:
         judged: How many requirements `ranks` has taken in.
         offer: `ranks` for the claim statement, None when it must be made again.
         slots: How many jobs it runs at once by its own settings, None when it did not say.
+        in_use: Cards that trainings of the fleet run on, as of its last claim.
     """
 
     capability: Capability
@@ -56,6 +57,12 @@ class Known:
     judged: int = 0
     offer: Offer | None = None
     slots: int | None = None
+    in_use: frozenset[str] = frozenset()
+
+    @property
+    def offered(self) -> Capability:
+        """What it said last, with the cards marked that are in use."""
+        return with_cards_in_use(self.capability, self.in_use)
 
 
 class Hosts:
@@ -141,16 +148,44 @@ class Hosts:
 
     def note_capability(self, capability: Capability) -> bool:
         """Take in what a worker can do; True when placement may judge it differently from now on."""
-        kind, known = _kind(capability), self._known.get(capability.hostname)
+        known = self._known.get(capability.hostname)
+        kind = _kind(capability, frozenset() if known is None else known.in_use)
         # The usual case. Judging a host again takes longer than the rest of the claim.
         if known is not None and known.kind == kind and known.seen_at is not None:
             known.capability, known.seen_at = capability, self._clock()
             return False
         with self._lock:
             self.generation += 1
-            self._known[capability.hostname] = Known(capability, kind, self._clock())
+            in_use = frozenset[str]() if known is None else known.in_use
+            self._known[capability.hostname] = Known(capability, kind, self._clock(), in_use=in_use)
             self.find_live_cuda()
         return True
+
+    def note_cards_in_use(self, worker: str, cards: Iterable[str]) -> None:
+        """Note which cards of a worker that called have a lease; it is judged again when they are others."""
+        known, in_use = self._known[worker], frozenset(cards)
+        if known.in_use == in_use:
+            return
+        with self._lock:
+            known.in_use, known.kind = in_use, _kind(known.capability, in_use)
+            known.ranks, known.judged, known.offer = {}, 0, None
+            self.find_live_cuda()
+
+    def release_card(self, worker: str, card: str) -> None:
+        """Note that a card has a lease no more; should that be rolled back, the next claim finds it again."""
+        if (known := self._known.get(worker)) is not None and card in known.in_use:
+            self.note_cards_in_use(worker, known.in_use - {card})
+
+    def card_for(self, requirement_id: int, worker: str) -> Gpu | None:
+        """Return the card that a job with this requirement gets on a worker that called, None without one."""
+        known, policy = self._known[worker], self.policy(worker)
+        requirement = self._requirements[requirement_id]
+        if policy is None:
+            return None
+        # With several slots, a job that does not ask for a card would keep it from those that do.
+        if policy.slots > 1 and not placement.asks_for_card(requirement):
+            return None
+        return placement.choose_card(requirement, placement.effective(known.offered, policy))
 
     def forget_visit(self, worker: str) -> None:
         """Treat the worker's next claim as its first: the change that stored its capability was rolled back."""
@@ -159,7 +194,7 @@ class Hosts:
     def remember(self, capability: Capability) -> None:
         """Take in a worker that called before the receiver started."""
         self.generation += 1
-        self._known[capability.hostname] = Known(capability, _kind(capability), None)
+        self._known[capability.hostname] = Known(capability, _kind(capability, frozenset()), None)
 
     def seen(self, worker: str) -> None:
         """Note that a worker was heard."""
@@ -169,11 +204,6 @@ class Hosts:
     def known(self, worker: str) -> Known | None:
         """Return a worker that called, None when it never did."""
         return self._known.get(worker)
-
-    def may_use_cuda(self, worker: str) -> bool:
-        """Say whether trainers on a worker that called may use its card."""
-        known, policy = self._known[worker], self.policy(worker)
-        return policy is not None and placement.effective(known.capability, policy).cuda_usable
 
     def away(self, known: Known) -> bool:
         """Say whether a worker was not heard for a lease term."""
@@ -194,7 +224,7 @@ class Hosts:
         for name in self.names(word):
             policy, known = word.policy(name), self._known.get(name)
             if known is not None:
-                yield name, known.capability, policy, True
+                yield name, known.offered, policy, True
             else:
                 yield name, placement.declared(name, policy or Policy(), word.datasets), policy, False
 
@@ -206,7 +236,7 @@ class Hosts:
             for name, known in sorted(self._known.items())
             if name != but
             and not self.away(known)
-            and placement.judge(wanted, known.capability, self.policy(name)).eligible
+            and placement.judge(wanted, known.offered, self.policy(name)).eligible
         ]
 
     def find_live_cuda(self) -> None:
@@ -260,12 +290,13 @@ class Hosts:
     def _ranks(self, known: Known) -> dict[int, int]:
         policy = self.policy(known.capability.hostname)
         if policy is not None and known.judged < len(self._requirements):
-            capability = placement.effective(known.capability, policy)
+            offered = known.offered
+            capability = placement.effective(offered, policy)
             # A copy, because readers on other threads may be looking at the old one.
             found = dict(known.ranks)
             fresh = list(self._requirements.items())[known.judged :]
             for number, requirement in fresh:
-                if placement.judge(requirement, known.capability, policy).eligible:
+                if placement.judge(requirement, offered, policy).eligible:
                     found[number] = placement.rank(requirement, capability)
             known.judged, known.ranks, known.offer = known.judged + len(fresh), found, None
         return known.ranks
@@ -283,7 +314,7 @@ class Hosts:
         policy = self.policy(known.capability.hostname)
         if policy is None or not requirement.prefer_cuda:
             return False
-        offer = placement.effective(known.capability, policy)
+        offer = placement.effective(known.offered, policy)
         return placement.waits_for_cuda(requirement, offer, self._live_cuda.values())
 
     def _cuda_offer(self, known: Known) -> tuple[Capability, Policy] | None:
@@ -294,7 +325,7 @@ class Hosts:
         if not placement.effective(known.capability, policy).cuda_usable:
             return None
         # Without what changes from beat to beat, or every claim would count as news.
-        return replace(known.capability, free_disk_bytes=0, gpus=tuple(_steady(known.capability))), policy
+        return replace(known.capability, free_disk_bytes=0, gpus=tuple(_steady(known.offered))), policy
 
     def _forget_judgements(self) -> None:
         self.generation += 1
@@ -303,12 +334,17 @@ class Hosts:
         self.find_live_cuda()
 
 
-def _kind(capability: Capability) -> tuple[Any, ...]:
-    """Return what placement looks at, so that free disk and the like do not count as another host."""
+def _kind(capability: Capability, in_use: frozenset[str]) -> tuple[Any, ...]:
+    """Return what placement looks at, so that free disk and the like do not count as another host.
+
+    Nor does the free memory of a card in use, which goes up and down with the training on it.
+    """
     return (
         capability.cuda_usable,
-        capability.vram_gib,
-        tuple(gpu.busy for gpu in capability.gpus),
+        tuple(
+            (gpu.uuid, gpu.vram_gib, gpu.usable, None if gpu.uuid in in_use else (gpu.free_gib, gpu.busy))
+            for gpu in capability.gpus
+        ),
         capability.ram_gib,
         capability.contract,
         capability.models,
@@ -318,4 +354,5 @@ def _kind(capability: Capability) -> tuple[Any, ...]:
 
 def _steady(capability: Capability) -> Iterator[Gpu]:
     """Yield the cards without what changes from claim to claim, but for whether they are busy."""
-    return (replace(gpu, free_vram_bytes=0 if gpu.busy else gpu.vram_bytes) for gpu in capability.gpus)
+    for gpu in capability.gpus:
+        yield replace(gpu, free_vram_bytes=gpu.vram_bytes if gpu.in_use else gpu.free_gib * GIB)

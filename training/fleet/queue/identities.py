@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from training.fleet.auth.identities import Identity, Registry, digest_of
+from training.fleet.auth.identities import Identity, Registry, digest_of, new_code
 from training.fleet.database import Transaction
 from training.fleet.database.queries import (
     IDENTITIES,
@@ -32,8 +32,6 @@ from training.fleet.queue.events import History
 from training.fleet.queue.settling import Settling
 from training.fleet.wire.identities import Enrol, IdentityPage, IdentityView, Invite, InviteOrder, SecretTaken
 
-CODE_BYTES: Final = 24
-"""Random bytes in a one-time code."""
 ID_BYTES: Final = 9
 KEPT_S: Final = 86400
 """How long a code that is over is still told apart from one that never was, seconds of the fleet clock."""
@@ -61,7 +59,7 @@ class Identities:
 
     def invite(self, tx: Transaction, order: InviteOrder, actor: str) -> Invite:
         """Make a one-time code for a host. Codes for it that nobody has used are good no more."""
-        code, at = secrets.token_urlsafe(CODE_BYTES), self._clock.label()
+        code, at = new_code(), self._clock.label()
         expires_at = _later(at, order.ttl_s)
         # A used or old code is kept for a day, so that its owner is told what is wrong with it.
         tx.run("forget_invites", tick=self._clock.tick() - KEPT_S)

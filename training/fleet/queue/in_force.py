@@ -11,6 +11,21 @@ DEFAULT_HOST = "default"
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the text of a manifest comes from.
+
+    Attributes:
+        how: `start`, `reload` or `signal` for the receiver's own file, `apply` or `rollback` for a text handed in.
+        packed: The text, compressed with zlib, for the list of manifests; None keeps none.
+        instead_of: Of a text handed in: digest of the receiver's own file at that moment, empty without a file.
+    """
+
+    how: str = "reload"
+    packed: bytes | None = None
+    instead_of: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class InForce:
     """The manifest in force, its jobs aside.
 
@@ -22,6 +37,10 @@ class InForce:
         contract: Digest of the declaration it was checked against, None without one.
         count: Number of jobs it names.
         applied_at: When it came into force, RFC 3339, UTC; empty before the first one.
+        actor: Who brought it in force; empty where an older version did.
+        how: In which way, as in `Origin`; empty where an older version did.
+        instead_of: Digest of the receiver's own file when another text was handed in, empty when that file could not be
+            read; None where the file itself is in force.
         headline: The figure by which the trainer wants results compared, None when it declares none.
     """
 
@@ -32,6 +51,9 @@ class InForce:
     contract: str | None = None
     count: int = 0
     applied_at: str = ""
+    actor: str = ""
+    how: str = ""
+    instead_of: str | None = None
     headline: Headline | None = None
 
     def policy(self, host: str) -> Policy | None:

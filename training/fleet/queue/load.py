@@ -16,6 +16,7 @@ from typing import Any, Final
 from training.fleet.database import Transaction
 from training.fleet.database.queries import (
     COUNT_UNNAMED,
+    JOB,
     JOBS_IN_FORCE,
     JOBS_NAMED,
     JOBS_NUMBERED,
@@ -23,12 +24,14 @@ from training.fleet.database.queries import (
     REQUIREMENTS_WITH_READY_JOBS,
     UNUSED_REQUIREMENTS,
     NamedJobRow,
+    NumberedJobRow,
 )
 from training.fleet.manifest import Header, JobEntry
 from training.fleet.model.jobs import Requirement
 from training.fleet.queue.change import SPACING, ManifestChange, Write, fields_changed, plan_of_no_change, with_learned
 from training.fleet.queue.events import History
-from training.fleet.queue.in_force import InForce
+from training.fleet.queue.in_force import InForce, Origin
+from training.fleet.queue.manifests import Manifests
 from training.fleet.queue.memory import Memory
 from training.fleet.queue.stored import in_force_from, in_force_json
 from training.fleet.wire.people import Plan
@@ -47,6 +50,7 @@ class Load:
 
     Attributes:
         hosts: Workers, policies and requirements.
+        manifests: The manifests that were in force.
     """
 
     def __init__(self, memory: Memory, history: History) -> None:
@@ -55,6 +59,7 @@ class Load:
         self._clock = memory.clock
         self._tally = memory.tally
         self._history = history
+        self.manifests = Manifests(memory.clock, history)
         self._half_written = False
 
     def start(self, tx: Transaction) -> None:
@@ -73,10 +78,13 @@ class Load:
         """
         return None if self._half_written else plan_of_no_change(self.hosts.in_force)
 
-    def begin_manifest(self, _tx: Transaction, header: Header, actor: str) -> ManifestChange:
+    def begin_manifest(
+        self, _tx: Transaction, header: Header, actor: str, origin: Origin | None = None, *, keep_dropped: bool = False
+    ) -> ManifestChange:
         """Start to compare a manifest with the queue."""
-        change = ManifestChange(header, actor, self._clock.label())
-        change.know((name, capability, policy) for name, capability, policy, _ in self.hosts.all(change.in_force))
+        before, at = self.hosts.in_force, self._clock.label()
+        change = ManifestChange(header, actor, at, before, origin or Origin(), keep_dropped=keep_dropped)
+        change.know(self.hosts.all(change.in_force))
         return change
 
     def compare_jobs(self, tx: Transaction, change: ManifestChange, entries: Sequence[JobEntry]) -> None:
@@ -99,7 +107,7 @@ class Load:
             change.add(entry, change.position)
             return
         change.see(row.seq, bool(row.named))
-        fields = fields_changed(row, self.hosts.requirement(row.requirement), entry.requirement, entry.limits)
+        fields = fields_changed(row, self.hosts.requirement(row.requirement), entry)
         if fields or row.position != change.position:
             change.alter(entry, change.position, fields)
         else:
@@ -119,6 +127,11 @@ class Load:
             if not change.saw(row.seq):
                 change.drop(row)
         return len(rows) == SCAN
+
+    def specs(self, tx: Transaction, ids: Sequence[str]) -> dict[str, str]:
+        """Return the specifications of jobs, as canonical JSON."""
+        rows = (tx.one(JOB, id=job_id) for job_id in ids)
+        return {row.id: row.spec for row in rows if row is not None}
 
     def _unnamed(self, tx: Transaction) -> int:
         row = tx.one(COUNT_UNNAMED)
@@ -151,7 +164,7 @@ class Load:
 
     def _alter(self, tx: Transaction, change: ManifestChange, write: Write, row: NamedJobRow) -> None:
         old = self.hosts.requirement(row.requirement)
-        fields = fields_changed(row, old, write.requirement, write.limits)
+        fields = fields_changed(row, old, write)
         if not fields and row.position == write.position:
             return
         # What was learned of a job's size outlives a reload, or it would run out of memory on the same host again.
@@ -178,16 +191,22 @@ class Load:
             timeout_s=write.limits.timeout_s,
             max_attempts=write.limits.max_attempts,
             status=status,
+            name=write.name,
+            tags=_tags(write),
             at=self._clock.label(),
         )
 
     def drop_jobs(self, tx: Transaction, change: ManifestChange, seqs: Sequence[int]) -> None:
-        """Mark a chunk of jobs as no longer named; they keep their status."""
+        """Mark a chunk of jobs as no longer named; they keep their status, and nobody is offered those that wait.
+
+        One that runs goes on. Should it come back to the queue, it is not offered either: the mark stays with it.
+        """
         self._mark_half_written(tx)
         at = self._clock.label()
         rows = {row.seq: row for row in tx.all(JOBS_NUMBERED, seqs=json.dumps(list(seqs)))}
-        tx.many("drop_job", [{"seq": seq, "at": at} for seq in rows])
-        events = [_event(seq, change.actor, "drop", row.status, row.status, at) for seq, row in rows.items()]
+        withdrawn = int(not change.keep_dropped)
+        tx.many("drop_job", [{"seq": seq, "withdrawn": withdrawn, "at": at} for seq in rows])
+        events = [_dropped(row, change, at) for row in rows.values()]
         tx.many("record", events)
         tx.after_commit(self._tally.touch)
 
@@ -199,6 +218,7 @@ class Load:
         """Bring the manifest in force: from now on its word on hosts and trainer counts."""
         tx.run("remember", key=MANIFEST_KEY, value=in_force_json(change.in_force))
         tx.run("remember", key=HALF_KEY, value="")
+        self.manifests.note(tx, change)
         ready = {row.id: MANY for row in tx.all(REQUIREMENTS_WITH_READY_JOBS)}
 
         def follow() -> None:
@@ -253,21 +273,28 @@ def _new_row(write: Write, requirement: int, tick: int, at: str) -> dict[str, An
         "position": write.position,
         "timeout_s": write.limits.timeout_s,
         "max_attempts": write.limits.max_attempts,
+        "name": write.name,
+        "tags": _tags(write),
         "tick": tick,
         "at": at,
     }
 
 
-def _event(seq: int, actor: str, action: str, before: str | None, after: str, at: str) -> dict[str, Any]:
+def _dropped(row: NumberedJobRow, change: ManifestChange, at: str) -> dict[str, Any]:
+    why = "stays claimable" if change.keep_dropped else "withdrawn"
     return {
         "at": at,
-        "actor": actor,
-        "job": seq,
-        "action": action,
-        "from_status": before,
-        "to_status": after,
-        "why": "",
+        "actor": change.actor,
+        "job": row.seq,
+        "action": "drop",
+        "from_status": row.status,
+        "to_status": row.status,
+        "why": why if row.status == "pending" else "",
     }
+
+
+def _tags(write: Write) -> str:
+    return json.dumps(write.tags, ensure_ascii=False)
 
 
 def _word(value: object) -> str:

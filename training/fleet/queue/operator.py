@@ -55,8 +55,10 @@ class OperatorChanges:
         memory, row = self._memory, job_state(tx, job_id)
         status = row.status
         _demand_status(job_id, status, expected)
-        # Asked twice, or the job came back by itself: there is nothing to do.
+        # Asked twice, or the job came back by itself: there is nothing to do but for a withdrawn one.
         if status == "pending":
+            if row.withdrawn:
+                self._offer_again(tx, row, actor)
             return state_of(row)
         if status not in ("failed", "cancelled"):
             raise ConflictError(f"the job {job_id} is {status}", expected="a failed or cancelled job")
@@ -70,6 +72,13 @@ class OperatorChanges:
         tx.after_commit(lambda: memory.waits.apart.forget(lambda key: key[1] == seq))
         memory.tally.moved(tx, status, "pending", number)
         return state_of(job_state(tx, job_id))
+
+    def _offer_again(self, tx: Transaction, row: JobStateRow, actor: str) -> None:
+        """Let a withdrawn job run: the word on one job counts more than a manifest that no longer names it."""
+        tx.run("offer_again", seq=row.seq, at=self._memory.clock.label())
+        why = "offered again, although the manifest does not name it"
+        self._history.record(tx, row.seq, actor, "requeue", "pending", "pending", why)
+        self._memory.tally.moved(tx, "pending", "pending", row.requirement)
 
 
 def _demand_status(job_id: str, status: str, expected: Set[str]) -> None:

@@ -55,6 +55,7 @@ class Queue:
         artifacts: The rows of stored artifacts.
         identities: Invites, and the identities of enrolled workers.
         load: The steps of a reload; `reload` runs them in their order.
+        manifests: The manifests that came in force.
         losses: What hosts could train with before and cannot any more.
     """
 
@@ -72,6 +73,7 @@ class Queue:
         self.artifacts = Artifacts(memory.clock)
         self.identities = Identities(memory.clock, history, settling)
         self.load = Load(memory, history)
+        self.manifests = self.load.manifests
         self.losses = Losses(memory)
         self._claims = Claims(memory, history, settling, self.losses)
         self._attempts = Attempts(memory, history, settling)
@@ -149,12 +151,19 @@ class Queue:
 
     # ---- workers
 
-    def claim(self, tx: Transaction, message: Claim) -> Lease | None:
+    def claim(self, tx: Transaction, message: Claim, *, vouched: bool = False) -> Lease | None:
         """Give the best job the caller can run.
 
         One statement decides, so two callers never get the same job. A repeated `claim_id` gets the same lease
-        again. Leases the queue believes the worker holds and the worker does not list are ended, but not while the
-        worker is held back: it could end and take back one lease without end otherwise.
+        again. Leases the queue believes the process holds and the process does not list are ended, but not while the
+        worker is held back: it could end and take back one lease without end otherwise. Leases of other processes
+        under the same name go on, unless nobody else can live there: the caller names no process, or it is vouched
+        for and the manifest gives its name one session.
+
+        Args:
+            tx: The change.
+            message: What the worker says.
+            vouched: No more processes work under the name than the manifest's `sessions`; somebody made sure of it.
 
         Returns:
             The lease, or None when nothing is there for this worker, all its slots are taken, or it is held back.
@@ -163,7 +172,17 @@ class Queue:
             HostRefusedError: The manifest does not admit the host.
             ConflictError: The `claim_id` was answered before and that lease is over.
         """
-        return self._claims.claim(tx, message)
+        return self._claims.claim(tx, message, vouched=vouched)
+
+    def suspects(self) -> dict[str, int]:
+        """Return the hosts that fail everything they are given, and how many jobs. Safe from any thread."""
+        suspects = self._memory.waits.suspects
+        return {name: suspects.jobs_failed(name) for name in suspects.names()}
+
+    def sessions_of(self, worker: str) -> int:
+        """Return how many processes may work under a name at once, as the manifest in force says."""
+        policy = self._memory.hosts.policy(worker)
+        return 1 if policy is None else policy.sessions
 
     def claimable(self, tx: Transaction, requirement_id: int) -> int:
         """Return how many jobs with a requirement can be claimed now, at most 64; for waking parked claims."""
@@ -227,7 +246,9 @@ class Queue:
         return self._operator.cancel(tx, job_id, actor, expected)
 
     def requeue(self, tx: Transaction, job_id: str, actor: str, expected: Set[str] = frozenset()) -> JobState:
-        """Give a failed or cancelled job a new budget, on every host at once. On a job that waits it changes nothing.
+        """Give a failed or cancelled job a new budget, on every host at once; offer a withdrawn one again.
+
+        On any other job that waits it changes nothing.
 
         Args:
             tx: The change.
@@ -271,6 +292,10 @@ class Queue:
             NotFoundError: There is no such job.
         """
         return self._jobs.job(tx, job_id)
+
+    def withdrawn(self, tx: Transaction) -> int:
+        """Return how many pending jobs nobody is offered, because the manifest no longer names them."""
+        return self._jobs.withdrawn(tx)
 
     def recent_failures(self, tx: Transaction, limit: int = 10) -> list[RecentFailure]:
         """Return the newest bad ends of jobs that are not completed since, newest first."""

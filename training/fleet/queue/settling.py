@@ -71,8 +71,10 @@ class Settling:
         assert changed == 1
         self.end_attempt(tx, row, ending.outcome, ending.report, refunded=ending.refunded)
         if ending.away_s > 0:
-            memory.waits.keep_apart(tx, row.worker, seq, ending.away_s, ending.away_from)
-        memory.tally.moved(tx, before, ending.to, number if ending.to == "pending" and not delayed else None)
+            counts = ending.given_back or ending.outcome != "failed"
+            memory.waits.keep_apart(tx, row.worker, seq, ending.away_s, ending.away_from, counts=counts)
+        offered = ending.to == "pending" and not delayed and not row.withdrawn
+        memory.tally.moved(tx, before, ending.to, number if offered else None)
         self.forget_lease(tx, row)
         if delayed:
             memory.waits.delay(tx, seq, ending.delay_s)
@@ -105,6 +107,8 @@ class Settling:
             memory.waits.end_delay(seq)
 
         tx.after_commit(follow)
+        if row.card is not None:
+            memory.hosts.release_card(row.worker, row.card)
         # Only for workers that were refused: looking for their next job at every end would cost a statement each time.
         if row.worker in memory.waits.full:
             self._free_slot(tx, row.worker)

@@ -49,6 +49,9 @@ def in_force_json(in_force: InForce) -> str:
             "contract": in_force.contract,
             "count": in_force.count,
             "applied_at": in_force.applied_at,
+            "actor": in_force.actor,
+            "how": in_force.how,
+            "instead_of": in_force.instead_of,
             "headline": None if in_force.headline is None else asdict(in_force.headline),
         }
     )

@@ -75,7 +75,7 @@ class Sweeper:
         def follow() -> None:
             memory.waits.end_delay(seq)
             memory.tally.touch()
-            if row is not None:
+            if row is not None and not row.withdrawn:
                 memory.tally.announce({row.requirement: 1})
 
         tx.after_commit(follow)
@@ -86,14 +86,15 @@ class Sweeper:
         ready: Counter[int] = Counter()
         for worker, seq in waits.apart.ended(waits.forgiven_at, now):
             # A host that is held back gets nothing yet, so waking somebody for this job would be in vain.
-            row = None if waits.held_back.left_s(worker) > 0 else tx.one(CLAIMABLE_JOB, seq=seq)
+            row = None if waits.held_s(worker) > 0 else tx.one(CLAIMABLE_JOB, seq=seq)
             if row is not None:
                 ready[row.requirement] += 1
-        for worker in waits.held_back.ended(waits.forgiven_at, now):
+        for worker in {*waits.held_back.ended(waits.forgiven_at, now), *waits.probed.ended(waits.forgiven_at, now)}:
             if (number := self._settling.first_for(tx, worker)) is not None:
                 ready[number] += 1
         waits.apart.fade(now)
         waits.held_back.fade(now)
+        waits.probed.fade(now)
 
         def follow() -> None:
             waits.forgiven_at = now

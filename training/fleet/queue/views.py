@@ -15,10 +15,12 @@ from typing import Any, Final
 from training.fleet.database import Transaction
 from training.fleet.database.queries import (
     ATTEMPTS,
+    COUNT_WITHDRAWN,
     EVENTS,
     HISTORY_LENGTH,
     JOB,
     JOBS_BY_ID,
+    JOBS_BY_NAME,
     JOBS_BY_SEQ,
     JOBS_BY_STATUS,
     LOG,
@@ -82,6 +84,9 @@ class Filters:
         since: Only jobs that changed at this label or later.
         until: Only jobs that changed before this label.
         extras: Not a choice of jobs but what is shown of each as well: `spec`, `hyper`, `reason`.
+        tag: Only jobs with this tag.
+        name: Only jobs of this name, whatever else is asked: those that the manifest names, others where it names none.
+        withdrawn: Withdrawn jobs as well; those whose id or name was asked for are shown anyway.
     """
 
     statuses: Set[str] = frozenset()
@@ -89,6 +94,9 @@ class Filters:
     mode: str | None = None
     host: str | None = None
     id_prefix: str = ""
+    tag: str | None = None
+    name: str | None = None
+    withdrawn: bool = False
     since: str | None = None
     until: str | None = None
     extras: Set[str] = frozenset()
@@ -96,11 +104,13 @@ class Filters:
     @property
     def rare(self) -> bool:
         """True if most of the jobs may not match; statuses have an index and do not count."""
-        return any((self.model, self.mode, self.host, self.since, self.until))
+        return any((self.model, self.mode, self.host, self.since, self.until, self.tag, not self.withdrawn))
 
-    def values(self) -> dict[str, str | None]:
+    def values(self) -> dict[str, Any]:
         """Return what the statements of lists take."""
-        return {key: getattr(self, key) for key in ("model", "mode", "host", "since", "until")}
+        given = {key: getattr(self, key) for key in ("model", "mode", "host", "tag", "since", "until")}
+        # An id that was asked for is shown whatever became of its job.
+        return {**given, "withdrawn": int(self.withdrawn or bool(self.id_prefix))}
 
 
 class JobViews:
@@ -128,10 +138,18 @@ class JobViews:
         """
         wanted = filters or Filters()
         limit = max(1, min(limit, MAX_SPECS if "spec" in wanted.extras else MAX_PAGE))
+        if wanted.name is not None:
+            return self._page_of_name(tx, wanted, limit)
         # An index in the order of ids exists; a list in the order of jobs would have to look at all of them.
         if wanted.id_prefix:
             return self._page_by_id(tx, wanted, cursor, limit)
         return self._page_by_seq(tx, wanted, cursor, limit)
+
+    def _page_of_name(self, tx: Transaction, filters: Filters, limit: int) -> JobPage:
+        rows = tx.all(JOBS_BY_NAME, name=filters.name, limit=limit)
+        # A job that was edited leaves its name behind on the one before; the name means the one that counts.
+        shown = [row for row in rows if row.named] or rows
+        return self._page(self._shown(shown, filters), None)
 
     def _page_by_id(self, tx: Transaction, filters: Filters, cursor: str | None, limit: int) -> JobPage:
         rows = tx.all(
@@ -223,6 +241,11 @@ class JobViews:
             parts=self._parts(tx, row),
         )
 
+    def withdrawn(self, tx: Transaction) -> int:
+        """Return how many pending jobs nobody is offered, because the manifest no longer names them."""
+        row = tx.one(COUNT_WITHDRAWN)
+        return 0 if row is None else row.jobs
+
     @staticmethod
     def _parts(tx: Transaction, row: JobRow) -> list[PartView]:
         found = tx.all(PARTS, sha256=row.artifact, model=row.model, mode=row.mode) if row.artifact else []
@@ -274,6 +297,9 @@ class JobViews:
             duration_s=row.duration_s,
             spec=spec if "spec" in extras else None,
             hyper=spec["hyper"] if "hyper" in extras else None,
+            withdrawn=bool(row.withdrawn) and row.status == "pending",
+            name=row.name,
+            tags=json.loads(row.tags),
         )
 
 

@@ -13,6 +13,7 @@ from typing import Final
 from training.fleet.database import Transaction
 from training.fleet.model.jobs import Terms
 from training.fleet.queue.delays import Delays
+from training.fleet.queue.suspects import Suspects
 
 FREE_ENDS: Final = 8
 """Attempts without a result that a host may have in a row before it waits for its next job: what a flaky network, or an
@@ -30,6 +31,8 @@ class Waits:
     Attributes:
         apart: Hosts that are not offered a job they gave back, by host and job number.
         held_back: Hosts that are offered nothing, because they end attempts without a result again and again.
+        suspects: Hosts that fail everything they are given.
+        probed: How long each of them waits for its next job.
         full: Workers whose claim found all their slots taken.
         forgiven_at: Up to when the ends of delays were looked at, monotonic seconds.
     """
@@ -42,6 +45,8 @@ class Waits:
         fades_s = terms.backoff_cap_s
         self.apart: Delays[tuple[str, int]] = Delays(clock, self.backoff_s, fades_s)
         self.held_back: Delays[str] = Delays(clock, self.backoff_s, fades_s, FREE_ENDS)
+        self.suspects = Suspects()
+        self.probed: Delays[str] = Delays(clock, self.backoff_s, fades_s)
         self.full: set[str] = set()
         self.forgiven_at = clock()
 
@@ -76,11 +81,37 @@ class Waits:
 
     # ---- hosts
 
-    def keep_apart(self, tx: Transaction, worker: str, seq: int, first_s: float, since: float) -> None:
-        """Let a host wait for a job that it gave back, and for any job once it does so again and again."""
+    def keep_apart(self, tx: Transaction, worker: str, seq: int, first_s: float, since: float, *, counts: bool) -> None:
+        """Let a host wait for a job that it gave back or failed on.
+
+        Args:
+            tx: The change.
+            worker: The host.
+            seq: The job.
+            first_s: The first delay, seconds.
+            since: From when it counts, monotonic seconds.
+            counts: It cost the job nothing, so the host waits for any job once it does so again and again.
+        """
         # At once and not after the commit, so that a claim in the same batch already finds it.
         tx.after_rollback(self.apart.add((worker, seq), first_s, since))
-        tx.after_rollback(self.held_back.add(worker, self._terms.backoff_s, since))
+        if counts:
+            tx.after_rollback(self.held_back.add(worker, self._terms.backoff_s, since))
+
+    def note_failure(self, tx: Transaction, worker: str, seq: int, *, suspect: bool) -> None:
+        """Take in that a job failed on a host; a suspect waits longer each time before it may try its next one."""
+        tx.after_rollback(self.suspects.note_failure(worker, seq, suspect=suspect))
+        if suspect:
+            tx.after_rollback(self.probed.add(worker, self._terms.backoff_s, self._clock()))
+
+    def note_result(self, worker: str) -> None:
+        """Let a host that completed a job wait no more; to be called after the commit."""
+        self.suspects.clear(worker)
+        for delays in (self.held_back, self.probed):
+            delays.forget(lambda host: host == worker)
+
+    def held_s(self, worker: str) -> float:
+        """Return for how many seconds yet a host is offered nothing."""
+        return max(self.held_back.left_s(worker), self.probed.left_s(worker))
 
     def avoided_by(self, worker: str) -> str:
         """Return the jobs a host has just given back or failed on, as JSON."""
@@ -91,12 +122,12 @@ class Waits:
 
     def kept_away_s(self, worker: str, seq: int) -> float:
         """Return for how many seconds yet a host is not offered a job that it gave back, or any job."""
-        return max(self.apart.left_s((worker, seq)), self.held_back.left_s(worker))
+        return max(self.apart.left_s((worker, seq)), self.held_s(worker))
 
     def forgive(self) -> None:
-        """Let no host wait any more."""
-        self.apart.forget()
-        self.held_back.forget()
+        """Let no host wait any more. What speaks against a suspect stays, so it gets one job to try."""
+        for delays in (self.apart, self.held_back, self.probed):
+            delays.forget()
 
     def next_end(self) -> float | None:
         """Return when the next wait ends, monotonic seconds; None while nothing waits."""
@@ -104,5 +135,6 @@ class Waits:
             min(self._delayed.values(), default=None),
             self.apart.next_end(self.forgiven_at),
             self.held_back.next_end(self.forgiven_at),
+            self.probed.next_end(self.forgiven_at),
         ]
         return min((time for time in times if time is not None), default=None)

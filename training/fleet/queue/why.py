@@ -50,6 +50,11 @@ class Reasons:
         status, host = row.status, row.host
         if status != "pending":
             return f"the job is {status}" + (f" on {host}" if status in ("claimed", "running", "completed") else "")
+        if row.withdrawn:
+            return (
+                "it is withdrawn: the manifest no longer names it, so nobody is offered it; name it again, or "
+                "`cis490-jobs requeue` it"
+            )
         rejected = self._rejected(tx, row)
         if not able:
             waits = f"no known host can run it: {change}" if change else "no host is known that could run it"
@@ -63,7 +68,9 @@ class Reasons:
         kept = {host: left_s for host in able if (left_s := self._waits.kept_away_s(host, seq)) > 0}
         # At least one host may take it at once, so nothing but a free slot is missing.
         if len(kept) < len(able):
-            return f"it waits for a free slot on {_names([host for host in able if host not in kept])}"
+            failing = [host for host in able if self._waits.suspects.is_suspect(host)]
+            said = f"; {_names(failing)} failed everything lately and waits for one to try" if failing else ""
+            return f"it waits for a free slot on {_names([host for host in able if host not in kept])}{said}"
         return (
             f"{_names(able)} gave back or could not run this job, or one after the other (`cis490-jobs show` and "
             f"`cis490-jobs hosts` say why); the next try is due in {math.ceil(min(kept.values()))} s"

@@ -92,7 +92,7 @@ class WorkerViews:
             state=self._worker_state(name, bool(held)),
             last_seen_s=seen,
             jobs=[live.job_id for live in held],
-            capability=None if known is None else known.capability,
+            capability=None if known is None else known.offered,
             policy=None if policy is None else asdict(policy),
             drift=drift,
             identity="none" if enrolled is None else enrolled.state,
@@ -102,6 +102,13 @@ class WorkerViews:
 
     def _alerts(self, name: str) -> list[str]:
         left_s, times = self._waits.held_back.left_s(name), self._waits.held_back.repeats(name)
+        if failed := self._waits.suspects.jobs_failed(name):
+            wait_s = math.ceil(self._waits.held_s(name))
+            return [
+                f"fails everything: {failed} jobs in a row failed here since its last result; it gets one to try"
+                + (f" in {wait_s} s" if wait_s else " now")
+                + f"; `cis490-jobs events --worker {name}` lists them"
+            ]
         if left_s <= 0:
             return []
         return [
@@ -120,7 +127,7 @@ class WorkerViews:
         row, in_force = self._worker(name), self._hosts.in_force
         waiting, able, reasons = self._prospects(tx, name)
         # A host that is held back gets none of them, whatever it could run.
-        if row.alerts:
+        if self._waits.held_s(name) > 0:
             able, reasons = 0, row.alerts
         table = "" if row.policy is None else f"hosts.{name if name in in_force.hosts else DEFAULT_HOST}"
         return OwnView(
@@ -151,7 +158,7 @@ class WorkerViews:
             waiting += jobs
             if not jobs or known is None:
                 continue
-            verdict = placement.judge(self._hosts.requirement(number), known.capability, policy)
+            verdict = placement.judge(self._hosts.requirement(number), known.offered, policy)
             able += jobs if verdict.eligible else 0
             reasons |= dict.fromkeys(f"{one.constraint} {one.wanted}, found {one.found}" for one in verdict.reasons)
         return waiting, able, list(reasons)[:MAX_OWN_REASONS]

@@ -20,6 +20,7 @@ from training.fleet.receiver import logs, options
 from training.fleet.receiver.doctor import run_doctor
 from training.fleet.receiver.offline import run_fsck, run_restore
 from training.fleet.receiver.operators import credentials_of, run_operator
+from training.fleet.receiver.reloading import run_reload
 from training.fleet.receiver.run import run
 from training.fleet.settings import Settings
 from training.fleet.tls import serving
@@ -44,15 +45,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             return run_fsck(words[1:])
         if words[:1] == ["restore"]:
             return run_restore(words[1:])
+        if words[:1] == ["reload"]:
+            return run_reload(words[1:])
         if words[:1] == ["operator"]:
             return run_operator(words[1:])
         if words[:1] == ["doctor"]:
             return run_doctor(words[1:])
         if words[:1] == ["init"]:
             return _init(words[1:])
+        return _run(words)
     except FleetError as error:
         return _refuse(error)
-    return _run(words)
 
 
 def _init(words: Sequence[str]) -> int:
@@ -72,7 +75,7 @@ def _run(words: Sequence[str]) -> int:
         prog=PROGRAM,
         description="Keep the job queue of a training fleet.",
         epilog=f"`{PROGRAM} init` makes keys and tokens, `{PROGRAM} operator NAME` a token for an operator. "
-        f"`{PROGRAM} doctor` says what is wrong with it. "
+        f"`{PROGRAM} doctor` says what is wrong with it, `{PROGRAM} reload` lets it read its manifest again. "
         f"While it does not run: `{PROGRAM} fsck` checks its files, `{PROGRAM} restore` brings a backup back.",
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")

@@ -18,7 +18,7 @@ from typing import Final
 
 from training.fleet.files import replace_shared, write_new
 from training.fleet.model.errors import ConfigurationError
-from training.fleet.settings import demand_private, state_folder
+from training.fleet.settings import demand_private, full_path, state_folder
 from training.fleet.tls import certificates
 from training.fleet.tls.certificates import Authority, CertificateFacts
 
@@ -42,7 +42,7 @@ def run_init(words: Sequence[str]) -> int:
         FleetError: A file cannot be written or read, others can read a key, or half of a pair is missing.
     """
     given = _parser().parse_args(words)
-    folder: Path = (given.folder or state_folder(os.environ) / "tls").expanduser().absolute()
+    folder: Path = full_path(given.folder or state_folder(os.environ) / "tls")
     try:
         kit = _Kit(folder)
         authority = _authority(kit)

@@ -10,9 +10,32 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 MAX_ERROR = 20_000
+REPEAT_S = 60.0
+"""How long the same trouble is not said again: a full disk would write a line a second on itself."""
+
+
+class Repeats:
+    """Says which repeats of a trouble are worth another line: one a minute for each cause.
+
+    Args:
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._said: dict[str, float] = {}
+
+    def is_due(self, cause: str) -> bool:
+        """Return True if the cause was not said within the last minute, and count it as said now."""
+        now, before = self._clock(), self._said.get(cause)
+        if before is not None and now - before < REPEAT_S:
+            return False
+        self._said[cause] = now
+        return True
 
 
 class JsonLines(logging.Formatter):

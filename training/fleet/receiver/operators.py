@@ -24,6 +24,7 @@ from training.fleet.auth.credentials import OPERATOR_NAME
 from training.fleet.model.errors import EX_FAILURE, ConfigurationError
 from training.fleet.receiver import options
 from training.fleet.settings import Settings
+from training.fleet.single_file import JOBS, digest_of
 from training.fleet.tls import serving
 
 MAX_BYTES: Final = 2**20
@@ -110,7 +111,10 @@ def run_operator(words: Sequence[str], environ: Mapping[str, str] = os.environ) 
         f"For {given.name} ({', '.join(roles)}), good once and for {given.ttl // 60} minutes; to be typed where they "
         "work, and not here:\n"
     )
-    sys.stdout.write(f"{_login_line(chosen, code)}\n")
+    line = _login_line(chosen, code)
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+    sys.stderr.write(f"Where cis490-jobs is not installed, with nothing but Python 3.11:\n{_fetching(line)}\n")
     return 0
 
 
@@ -175,6 +179,16 @@ def _login_line(chosen: Settings, code: str) -> str:
     words += [f"https://{name}:{port}", "--code", code]
     authority = serving.shown_authority(chosen)[1]
     return " ".join([*words, *(["--ca-sha256", authority] if authority else [])])
+
+
+def _fetching(line: str) -> str:
+    """Return the login with a `cis490-jobs` that is fetched, and that runs only if it is the one of here."""
+    words = line.split()[1:]
+    file = JOBS.name
+    return (
+        f"curl -fsSk {words[1]}/v1/jobs.pyz -o {file} && echo '{digest_of(JOBS)}  {file}' | sha256sum -c && "
+        f"python3 {file} {' '.join(words)}"
+    )
 
 
 def _give_all(folder: Path) -> None:

@@ -44,10 +44,12 @@ from training.fleet.model.jobs import Terms
 from training.fleet.queue import Queue, StoredRows
 from training.fleet.receiver import options
 from training.fleet.receiver.connections import guarded
+from training.fleet.receiver.logs import Repeats
+from training.fleet.receiver.reloading import ReloadFile, state_file
 from training.fleet.receiver.server import KEEP_ALIVE_S, Server, connection_limit, knowing_clients, listen
 from training.fleet.service import Service
 from training.fleet.settings import Settings
-from training.fleet.single_file import own_single_file
+from training.fleet.single_file import INSTALLER, JOBS, WORKER, digest_of
 from training.fleet.store import Index, Intake, PartIntake, Store, index_lines
 from training.fleet.tls import serving
 from training.fleet.tls.serving import Tls
@@ -181,7 +183,8 @@ async def start_fleet(
     lot = Lot(queue.eligible)
     queue.on_ready(lambda ready: bridge.notify(functools.partial(lot.publish, ready)))
     await loader.start()
-    await asyncio.to_thread(own_single_file)  # before an upgrade changes the code on disk
+    for program in (WORKER, JOBS, INSTALLER):  # before an upgrade changes the code on disk
+        await asyncio.to_thread(digest_of, program)
     return Fleet(
         queue=queue,
         store=store,
@@ -302,7 +305,9 @@ async def _serve(
     ending = _Ending(fleet, server, service)
     database.on_broken = lambda error: fleet.bridge.notify(functools.partial(ending.fail, error.message))
     fleet.store.watch(lambda why: fleet.bridge.notify(functools.partial(ending.fail, why)))
-    _listen_to_signals(fleet, service, ending, secure)
+    told = ReloadFile(state_file(settings["db"]))
+    await asyncio.to_thread(told.start)
+    _listen_to_signals(fleet, service, ending, secure, told)
     chores = [asyncio.create_task(_sweep_forever(fleet))]
     if secure is not None:
         chores.append(asyncio.create_task(_keep_certificate(secure)))
@@ -353,14 +358,14 @@ class _Ending:
         self.begin()
 
 
-def _listen_to_signals(fleet: Fleet, service: Service, ending: _Ending, secure: Tls | None) -> None:
+def _listen_to_signals(fleet: Fleet, service: Service, ending: _Ending, secure: Tls | None, told: ReloadFile) -> None:
     loop = asyncio.get_running_loop()
     reloads: set[asyncio.Task[None]] = set()
 
     def reload() -> None:
         if secure is not None:
             secure.refresh(time.time())
-        task = loop.create_task(_reload(fleet, service))
+        task = loop.create_task(_reload(fleet, service, told))
         reloads.add(task)
         task.add_done_callback(reloads.discard)
 
@@ -369,24 +374,34 @@ def _listen_to_signals(fleet: Fleet, service: Service, ending: _Ending, secure: 
     loop.add_signal_handler(signal.SIGHUP, reload)
 
 
-async def _reload(fleet: Fleet, service: Service) -> None:
-    """Read the manifest again because of a signal. What is wrong with it is logged and stands in the health."""
+async def _reload(fleet: Fleet, service: Service, told: ReloadFile) -> None:
+    """Read operators and manifest again because of a signal. What is wrong is logged, shown and told who waits."""
     service.reloading()
+    number = await asyncio.to_thread(told.begin)
     fleet.access.reload()
+    faults = [*fleet.access.problems, *await _reload_manifest(fleet)]
+    await asyncio.to_thread(told.end, number, faults)
+    service.ready(f"refused: {faults[0]}" if faults else "manifest read")
+
+
+async def _reload_manifest(fleet: Fleet) -> list[str]:
+    """Read the manifest again; return why it was refused, line by line, nothing when it was not."""
     try:
-        plan = await fleet.loader.reload(Reload(), SIGNAL_ACTOR)
-        _log.info("manifest applied", extra={"data": {"manifest": plan.manifest, **plan.counts}})
+        plan = await fleet.loader.reload(Reload(), SIGNAL_ACTOR, "signal")
     except FleetError as error:
         faults = [str(fault) for fault in error.faults]
         _log.error("manifest refused", extra={"data": {"reason": error.message, "faults": faults}})
-    except Exception:  # noqa: BLE001 - a fault here must not end the receiver
+        return error.lines
+    except Exception as error:  # noqa: BLE001 - a fault here must not end the receiver
         _log.exception("the manifest could not be loaded")
-    service.ready("manifest read")
+        return [f"the manifest could not be loaded: {error!r}"]
+    _log.info("manifest applied", extra={"data": {"manifest": plan.manifest, **plan.counts}})
+    return []
 
 
 async def _sweep_forever(fleet: Fleet) -> None:
     """End leases and back-offs that are over, at the latest every few seconds."""
-    longest_s = fleet.queue.longest_sleep_s
+    longest_s, repeats = fleet.queue.longest_sleep_s, Repeats(time.monotonic)
     while True:
         due = fleet.queue.next_deadline()
         wait_s = longest_s if due is None else min(longest_s, due - time.monotonic())
@@ -394,10 +409,12 @@ async def _sweep_forever(fleet: Fleet) -> None:
         try:
             await fleet.run(fleet.queue.sweep)
         except FleetError as error:
-            _log.warning("sweep failed", extra={"data": {"reason": error.message}})
+            if repeats.is_due(error.code):
+                _log.warning("sweep failed", extra={"data": {"reason": error.message}})
             await asyncio.sleep(1)
-        except Exception:  # noqa: BLE001 - the sweeper must live on
-            _log.exception("sweep failed")
+        except Exception as error:  # noqa: BLE001 - the sweeper must live on
+            if repeats.is_due(type(error).__name__):
+                _log.exception("sweep failed")
             await asyncio.sleep(1)
 
 

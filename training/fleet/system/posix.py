@@ -21,6 +21,7 @@ STOP_LOOK_S: Final[float | None] = None
 """How often the worker looks for a stop file; None where a signal tells."""
 PATIENCE_S: Final[tuple[float, ...]] = ()
 """Pauses between tries to delete a folder that something still holds open."""
+_TOOL_FOLDERS = "/usr/bin:/usr/local/bin:/usr/lib/wsl/lib"
 LONGEST_ROOT: Final[int | None] = None
 """Most characters a work folder's path may have; None for no limit worth a word."""
 
@@ -178,8 +179,11 @@ def ram_bytes() -> int:
 
 
 def gpu_tool() -> str | None:
-    """Return where the driver's nvidia-smi is, None when it is not installed."""
-    return shutil.which("nvidia-smi")
+    """Return where the driver's nvidia-smi is, None when it is not installed.
+
+    In WSL it lies in a folder that a service does not have in its path.
+    """
+    return shutil.which("nvidia-smi") or shutil.which("nvidia-smi", path=_TOOL_FOLDERS)
 
 
 @contextlib.contextmanager

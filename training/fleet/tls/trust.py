@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from training.fleet.model.errors import ConfigurationError
-from training.fleet.settings import demand_private
+from training.fleet.settings import demand_private, full_path
 
 if TYPE_CHECKING:
     import ssl
@@ -135,7 +135,7 @@ def certificate_files(certificate: Path | None, key: Path | None) -> tuple[Path,
         if key is not None:
             raise ConfigurationError("client_key is set and client_certificate is not", "set both, or neither")
         return None
-    return certificate.expanduser(), (key or certificate).expanduser()
+    return full_path(certificate), full_path(key or certificate)
 
 
 def speaks_tls(host: str, port: int) -> bool:

@@ -131,6 +131,7 @@ class Invite:
         expires_at: When it ends, RFC 3339, UTC.
         ca_sha256: SHA-256 of the receiver's certificate authority, hex; None without one.
         replaces: True if the host is enrolled already; enrolling again revokes that identity.
+        installer_sha256: SHA-256 of the installer that the receiver hands out, hex; None where it has none.
     """
 
     worker: str
@@ -139,6 +140,7 @@ class Invite:
     expires_at: str
     ca_sha256: str | None = None
     replaces: bool = False
+    installer_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 from training.fleet.model.capability import Capability
 from training.fleet.model.jobs import Headline, Status
 from training.fleet.wire.limits import Hex64, Limit
+from training.fleet.wire.manifests import TableChange
 from training.fleet.wire.worker import Progress
 
 MAX_PAGE: Final = 500
@@ -18,12 +19,15 @@ class Reload:
     """`POST /v1/manifest/reload`: read the manifest file again and apply it.
 
     Attributes:
-        allow_shrink: Permission to drop jobs that the file no longer names.
-        if_plan: Digest of the plan the operator saw; refused with 412 when it would differ now.
+        allow_shrink: Permission to apply a file that declares fewer jobs than the manifest in force.
+        if_plan: Digest of the plan the operator saw; refused with 412 when it would differ now. It is the permission
+            for all that the plan showed.
+        keep_dropped: Jobs that the file no longer names stay claimable.
     """
 
     allow_shrink: bool = False
     if_plan: Hex64 | None = None
+    keep_dropped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,8 +299,8 @@ class FleetEvent:
         at: RFC 3339, UTC; a label, order is by `id`.
         actor: `worker:NAME`, `operator:NAME`, `receiver`, or `anyone` for who has not shown who it is.
         action: As in docs/reference/states.md.
-        job: The job, None for an event of an identity.
-        worker: The worker whose identity it is about, None for an event of a job.
+        job: The job, None for an event of a worker or of the manifest.
+        worker: The worker it is about, None for an event of a job or of the manifest.
         from_status: Of the job, None without one.
         to_status: Of the job, None without one.
         why: For people.
@@ -357,12 +361,13 @@ class Health:
         status: `ok`, `draining` or `degraded`.
         version: Of the receiver.
         uptime_s: Seconds since it started.
-        counts: Jobs by status; all six are always there.
+        counts: Jobs by status; all six are always there. Withdrawn jobs count as pending.
         workers: Workers by state.
         manifest: Digest and number of jobs of the manifest in force, and the faults of a newer file that was refused.
         storage: Artifacts, their bytes, free bytes of the store's disk.
         failures: The newest failures of jobs that are not completed since, at most ten, newest first.
         problems: What is wrong now, for people.
+        withdrawn: Pending jobs that nobody is offered, because the manifest no longer names them.
         stranded: Pending jobs that no known host can run; counting stops at 1,000.
     """
 
@@ -375,6 +380,7 @@ class Health:
     storage: dict[str, int]
     failures: list[RecentFailure]
     problems: list[str]
+    withdrawn: int = 0
     stranded: int = 0
 
 
@@ -433,8 +439,11 @@ class PlannedJob:
         id: Identity.
         model: Model name.
         mode: Mode.
-        change: Manifest key to [old, new], for a changed job; empty otherwise.
+        change: Manifest key to [old, new], for a changed job and for one that replaces another; empty otherwise.
         hosts: Known hosts that could run it, for an added job.
+        near: What the nearest known host lacks, for an added job that no known host could run, for people.
+        replaces: Id of the dropped job that this added one most likely stands for, None without one.
+        status: Where a dropped job stands; empty for others.
     """
 
     id: str
@@ -442,6 +451,9 @@ class PlannedJob:
     mode: str
     change: dict[str, list[Any]] = field(default_factory=dict)
     hosts: list[str] = field(default_factory=list)
+    near: str = ""
+    replaces: str | None = None
+    status: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -455,10 +467,12 @@ class Plan:
         manifest: SHA-256 of the manifest's bytes.
         counts: `added changed unchanged dropped stranded`.
         added: New jobs.
-        changed: Jobs whose constraints or limits change, field by field.
-        dropped: Jobs in the queue that the manifest no longer names; they stay until cancelled.
+        changed: Jobs whose constraints, limits or labels change, field by field.
+        dropped: Jobs in the queue that the manifest no longer names. Pending ones are withdrawn, unless they are kept.
         stranded: Ids among the added that no known host can run.
-        warnings: Identical twins and the like, for people.
+        warnings: Identical twins, hosts that are shut out and the like, for people.
+        tables: Hosts, datasets and the trainer as far as they change.
+        notes: Which `[[jobs]]` tables stand for several jobs, and the like, for people.
     """
 
     digest: str
@@ -469,6 +483,8 @@ class Plan:
     dropped: list[PlannedJob]
     stranded: list[str]
     warnings: list[str]
+    tables: list[TableChange] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

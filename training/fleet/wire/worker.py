@@ -42,7 +42,9 @@ class Claim:
         claim_id: Made by the worker, new for each job it asks for, the same when it asks again after a lost answer.
         worker: Name of the host.
         capability: What the host can do now.
-        held_leases: Leases the worker holds; a worker asks for one job at a time, so this list is complete.
+        held_leases: Leases the process holds; it asks for one job at a time, so this list is complete.
+        process: Which of the processes under this name asks: random, one for each work folder. None from a worker of
+            an older version, which is alone under its name.
         slots: How many jobs the worker runs at once, for people; None from one that does not say.
     """
 
@@ -50,6 +52,7 @@ class Claim:
     worker: HostName
     capability: Capability
     held_leases: LeaseIds = field(default_factory=list)
+    process: Token | None = None
     slots: Annotated[int, Limit(ge=0)] | None = None
 
 
@@ -119,7 +122,10 @@ class Lease:
         trainer_command: Argument vector, `{python}` stands for the worker's interpreter.
         trainer_contract: Digest of the declaration the trainer must match, or None.
         stop: Leases the worker believes it holds but does not; their trainers must end.
-        cuda: True if the trainer may use the host's card: there is a usable one and the manifest does not keep it free.
+        cuda: True if the trainer may use a card: there is a usable one, it is free, and the manifest allows it.
+        trainer_env: Environment variables of the manifest for the trainer.
+        card: UUID of the card the trainer gets; None without one, and from a receiver of an older version, which leaves
+            the choice to the worker.
     """
 
     job_id: str
@@ -134,6 +140,8 @@ class Lease:
     trainer_contract: str | None = None
     stop: list[str] = field(default_factory=list)
     cuda: bool = False
+    trainer_env: dict[str, str] = field(default_factory=dict)
+    card: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ from training.fleet.checks import (
 from training.fleet.model.capability import GIB, Capability
 from training.fleet.model.errors import ConfigurationError
 from training.fleet.model.jobs import DEFAULT_DATASET
+from training.fleet.model.placement import card_state
 from training.fleet.settings import Settings, add_flags
 from training.fleet.worker import reach, selftest
 from training.fleet.worker.options import TABLE, Options, checked, effective, token_of
@@ -181,7 +182,9 @@ def gpu(found: Capability, devices: Path = _DEVICES, bus: Path = _BUS) -> Seen:
     """Check that the cards of this host can be seen in this session."""
     if found.gpus:
         return _seen(found)
-    broken = found.problems_of("gpu")
+    if chosen := found.problems_of("gpu_choice"):
+        return warn(chosen[0], "nothing to do if it was meant so; jobs that require CUDA run elsewhere")
+    broken = found.problems_of("gpu") or found.problems_of("gpu_library")
     closed = [path for path in sorted(devices.glob("nvidia[0-9]*")) if not os.access(path, os.R_OK | os.W_OK)]
     if closed:
         user = getpass.getuser()
@@ -200,11 +203,12 @@ def gpu(found: Capability, devices: Path = _DEVICES, bus: Path = _BUS) -> Seen:
 
 
 def _seen(found: Capability) -> Seen:
-    shown = "; ".join(f"{one.name}, {one.vram_bytes / GIB:.1f} GiB, driver {one.driver}" for one in found.gpus)
+    shown = "; ".join(f"{card_state(one)}, driver {one.driver or 'unknown'}" for one in found.gpus)
     busy = [one for one in found.gpus if one.busy]
     if busy:
-        free = f"{busy[0].free_vram_bytes / GIB:.1f} GiB are free"
-        return warn(f"{shown}; {busy[0].name} is in use, {free}", "nvidia-smi shows what holds it; end that")
+        return warn(f"{shown}; {busy[0].title} is in use", "nvidia-smi shows what holds it; end that")
+    if broken := found.problems_of("gpu"):
+        return warn(f"{shown}; {broken[0]}", "`cis490-training-worker --self-test` and nvidia-smi show each card")
     return ok(shown)
 
 

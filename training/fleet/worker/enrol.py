@@ -34,7 +34,7 @@ from training.fleet.model.errors import (
     UnavailableError,
 )
 from training.fleet.model.names import is_host_name, is_sha256
-from training.fleet.settings import secret, state_folder
+from training.fleet.settings import full_path, secret, state_folder
 from training.fleet.worker.certificate import together
 from training.fleet.worker.identity import FORM, show_secret, visit
 from training.fleet.worker.options import SECRET, settings_path
@@ -127,7 +127,7 @@ def _order(given: argparse.Namespace) -> EnrolOrder:
     fingerprint = given.ca_sha256 and given.ca_sha256.lower().replace(":", "")
     if fingerprint is not None and not is_sha256(fingerprint):
         raise ConfigurationError("--ca-sha256 is no fingerprint", expected="the 64 hex digits of the invite")
-    paths = (path.expanduser().absolute() for path in (given.ca_file, given.secret_file, given.settings_file))
+    paths = (full_path(path) for path in (given.ca_file, given.secret_file, given.settings_file))
     return EnrolOrder(address(given.receiver).url, given.host, fingerprint, *paths)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import platform
 import re
 import secrets
 import threading
@@ -39,6 +40,7 @@ FORM: Final = re.compile(r"cis490w\.[0-9a-f]{8,64}\.[0-9A-Za-z_-]{32,128}")
 REST_S: Final = 30.0
 """How long an answer that asks for a new key again is taken for one that was under way."""
 _NOBODYS_JOB: Final = "0" * 64
+_PROCESS: Final = re.compile(r"[0-9a-f]{32}")
 BOOT: Final = "CIS490_BOOT_ID"
 """Variable in which the unit says which boot of the host this is."""
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
@@ -133,6 +135,27 @@ def session(lock: TextIO) -> str:
     found = os.fstat(lock.fileno())
     folder = _digits(f"folder {_machine()} {found.st_dev} {found.st_ino}", PLACE_DIGITS - HOST_DIGITS)
     return f"{_host()}{folder}.{secrets.token_hex(16)}"
+
+
+def process_id(work_dir: Path) -> str:
+    """Return which of the processes under its name this worker is.
+
+    It stays the same for a worker that is started again in its folder, so that what the one before it lost is known at
+    once; the lock of the folder lets one in at a time. A copy of the folder on another host is another one.
+
+    Args:
+        work_dir: The locked work folder.
+
+    Raises:
+        OSError: It cannot be written down; nothing depends on it but how soon a lost lease ends.
+    """
+    path, kept = work_dir / "process", ""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        kept = path.read_text(encoding="ascii").strip()
+    if not _PROCESS.fullmatch(kept):
+        kept = secrets.token_hex(16)
+        write_whole(path, kept.encode())
+    return _digits(f"process {kept} {platform.node()}", 32)
 
 
 def visit() -> str:

@@ -15,10 +15,11 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from training.fleet.capability.detect import refresh
+from training.fleet.capability.detect import held_digests, refresh
 from training.fleet.client import Client
 from training.fleet.files import write_whole
 from training.fleet.model.capability import Capability
@@ -26,11 +27,13 @@ from training.fleet.model.errors import ConflictError, FleetError, UnavailableEr
 from training.fleet.model.names import is_sha256
 from training.fleet.wire.worker import Beat, Claim, Fail, Lease
 from training.fleet.worker.ages import Ages
-from training.fleet.worker.attempt import Attempt, AttemptOutcome, Workplace
 from training.fleet.worker.folder import RunFolder, RunState, unfinished
+from training.fleet.worker.identity import process_id
 from training.fleet.worker.journal import Journal
 from training.fleet.worker.options import Options
 from training.fleet.worker.resume import ResumeFolders
+from training.fleet.worker.run.attempt import Attempt
+from training.fleet.worker.run.run import AttemptOutcome, Workplace
 from training.fleet.worker.start import Contracts, Seat, seat
 
 WAIT_S: Final = 30
@@ -83,6 +86,7 @@ class Worker:
         self._question = options.work_dir / "claim"
         self._claim_id = ""
         self._inherited = False
+        self._process: str | None = None
         self._vain = 0
         self._drain = False
         self._cleaned_s = 0.0
@@ -193,7 +197,14 @@ class Worker:
             self._clean(keep_s=0.0)
             self._stop.wait(REFUSED_S)
             return None
-        message = Claim(self._claim_id, capability.hostname, capability, self._leases(), slots=self._options.slots)
+        message = Claim(
+            self._claim_id,
+            capability.hostname,
+            capability,
+            self._leases(),
+            self._process,
+            slots=self._options.slots,
+        )
         asked_s = time.monotonic()
         try:
             lease, retry_after_s = self._claims.claim(message, wait_s=wait_s)
@@ -254,6 +265,9 @@ class Worker:
 
     def _begin(self, lease: Lease) -> bool:
         """Start the run of a lease. The run is on disk before the next question replaces this one there."""
+        assert self._capability is not None
+        # The question may have waited for long, and datasets may have been replaced meanwhile.
+        self._capability = replace(self._capability, datasets=held_digests(self._options.datasets))
         folder, state = RunFolder(self._run_path(lease)), RunState("claimed", lease, self._claim_id)
         try:
             folder.make(state)
@@ -289,7 +303,7 @@ class Worker:
         with self._change:
             # More may be left over than there are slots now; all of them have a lease, none can wait.
             slot = self._free.pop(0) if self._free else None
-            place = self._place(slot, resume, cuda=state.lease.cuda)
+            place = self._place(slot, resume, state.lease)
             rules, client = self._options.rules, self._client
             attempt = Attempt(client, rules, place, folder, state, self._journal, resumed=resumed)
             self._attempts[state.lease.lease_id] = attempt
@@ -297,11 +311,12 @@ class Worker:
             attempt.release()
         threading.Thread(target=self._run, args=(attempt, slot, resume), name=f"run-{slot}", daemon=True).start()
 
-    def _place(self, slot: int | None, resume: Path | None, *, cuda: bool) -> Workplace:
+    def _place(self, slot: int | None, resume: Path | None, lease: Lease) -> Workplace:
         """Return where an attempt runs; one that was begun earlier has its seat already."""
         found, offered = self._capability, Seat(1)
         if found is not None and slot is not None:
-            offered = seat(found, slot, self._options.slots, self._options.threads, cuda=cuda)
+            slots, threads = self._options.slots, self._options.threads
+            offered = seat(found, slot, slots, threads, cuda=lease.cuda, card=lease.card)
         return Workplace(offered, found.datasets if found else {}, self._contracts, self._leases, self._listen, resume)
 
     def _run(self, attempt: Attempt, slot: int | None, resume: Path | None) -> None:
@@ -354,6 +369,10 @@ class Worker:
     def _resume(self) -> None:
         """Take up every run that is not over, and the question that may have been answered with a job."""
         self._runs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            self._process = process_id(self._options.work_dir)
+        except OSError as error:
+            self._journal.note("the worker's process id could not be written down", why=error.strerror)
         left = []
         for path in sorted(self._runs.iterdir()):
             folder = RunFolder(path)

@@ -14,8 +14,9 @@ from training.fleet.client import DEFAULT_RECEIVER, address, certificate_files
 from training.fleet.model.capability import Datasets
 from training.fleet.model.errors import ConfigurationError, Fault
 from training.fleet.model.jobs import DEFAULT_DATASET
-from training.fleet.settings import Setting, Settings, read, secret, state_folder
-from training.fleet.worker.attempt import Rules
+from training.fleet.model.variables import refused
+from training.fleet.settings import Setting, Settings, full_path, read, secret, state_folder
+from training.fleet.worker.run.run import Rules
 
 TABLE: Final = (
     Setting("receiver", "address of the receiver", str, DEFAULT_RECEIVER),
@@ -32,6 +33,7 @@ TABLE: Final = (
     Setting("stop_when_lost", "stop a trainer when the receiver is out of reach for most of the lease", bool, False),
     Setting("probe_timeout_s", "seconds for the child that tries torch and CUDA", float, 20.0, ge=1, le=600),
     Setting("trainer_dir", "folder that relative paths in a manifest's trainer command start from", Path, CHECKOUT),
+    Setting("pass_env", "environment variable of this host that trainers get as well", str, (), many=True),
     Setting("worker_secret_file", "file of this worker's own secret, as `enrol` writes it", Path),
     Setting("ca_file", "PEM file with the authorities to trust for https", Path),
     Setting("client_certificate", "PEM file with this host's certificate, and its key unless client_key is set", Path),
@@ -130,7 +132,7 @@ def checked(found: Settings, environ: Mapping[str, str], token: str | None) -> O
     Raises:
         ConfigurationError: They do not go together.
     """
-    work_dir = (found["work_dir"] or state_folder(environ) / "worker").expanduser().absolute()
+    work_dir = full_path(found["work_dir"] or state_folder(environ) / "worker")
     folders = _folders(found)
     return Options(
         receiver=found["receiver"],
@@ -154,8 +156,9 @@ def checked(found: Settings, environ: Mapping[str, str], token: str | None) -> O
             stall_s=found["stall_s"],
             min_free_bytes=int(found["min_free_gib"] * 2**30),
             stop_when_lost=found["stop_when_lost"],
-            trainer_dir=found["trainer_dir"].expanduser().absolute(),
+            trainer_dir=full_path(found["trainer_dir"]),
             folders=folders,
+            pass_env=_variables(found),
         ),
     )
 
@@ -170,7 +173,10 @@ def _enrolled_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> 
 
     The secret it names is shown to the receiver it was made for and to no other.
     """
-    path = settings_path(environ)
+    try:
+        path = settings_path(environ)
+    except ConfigurationError:  # an account without a home has not enrolled there
+        return None
     if environ.get("CIS490_CONFIG") or not path.is_file():
         return None
     named = flags.get("receiver") or environ.get("CIS490_RECEIVER")
@@ -195,13 +201,25 @@ def _is_of(path: Path, receiver: str) -> bool:
 def secret_file_of(found: Settings) -> Path | None:
     """Return the file of the worker's own secret; one that the service manager holds cannot be written to."""
     given: Path | None = found["worker_secret_file"]
-    return given.expanduser().absolute() if given is not None else None
+    return full_path(given) if given is not None else None
 
 
 def _own_secret(path: Path | None, environ: Mapping[str, str]) -> str | None:
     if path is not None:
         return secret(SECRET, {f"{SECRET}_FILE": str(path)})
     return secret(SECRET, {"CREDENTIALS_DIRECTORY": environ.get("CREDENTIALS_DIRECTORY", "")})
+
+
+def _variables(found: Settings) -> tuple[str, ...]:
+    names = found["pass_env"]
+    faults = [
+        Fault(found.source("pass_env"), f"{name!a}, which {why}", "another variable")
+        for name in names
+        if (why := refused(name, of_manifest=False))
+    ]
+    if faults:
+        raise ConfigurationError("variables are named that no trainer gets", faults=tuple(faults))
+    return tuple(names)
 
 
 def _folders(found: Settings) -> dict[str, Path]:
@@ -215,7 +233,7 @@ def _folders(found: Settings) -> dict[str, Path]:
         elif name in folders:
             faults.append(Fault(found.source("dataset"), f"{name!r} twice", "each name once"))
         else:
-            folders[name] = Path(folder).expanduser().absolute()
+            folders[name] = full_path(Path(folder))
     if faults:
         raise ConfigurationError("datasets are not given as they must be", faults=tuple(faults))
     return {DEFAULT_DATASET: next(iter(folders.values())), **folders} if folders else {}

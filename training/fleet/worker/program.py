@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
-import io
 import os
 import signal
 import socket
@@ -24,7 +23,7 @@ from training.fleet.install.worker import COMMANDS, run_installer
 from training.fleet.model.capability import Capability
 from training.fleet.model.errors import EX_CONFIG, EX_FAILURE, ConfigurationError, FleetError, UpgradeRequiredError
 from training.fleet.service import Service
-from training.fleet.settings import add_flags
+from training.fleet.settings import add_flags, full_path
 from training.fleet.worker import selftest
 from training.fleet.worker.certificate import OwnCertificate
 from training.fleet.worker.doctor import run_doctor
@@ -40,14 +39,16 @@ _ACTIONS = ("self_test", "json", "once", "wait")
 _DONE = b"\0"
 _PATS = 4
 """Pats within the watchdog's patience, so that a busy machine may miss some."""
-_STOP = b"\1"
+_STOP = b"\xff"
+_HANG_UP = b"\1"
+"""The number of SIGHUP, as the wake-up socket brings it. A terminal that is closed sends it, often twice."""
 STOP_FILE: Final = "stop"
 """Name of the file in the work folder that stops a worker on systems where no signal can."""
 LOG_BYTES: Final = 2**20
 """Size beyond which the worker's own log makes way at its start."""
 _LATE = ("training.contracts.dataset_folder", "training.fleet.bundle", "training.trainer.hyper")
 """Modules that are otherwise loaded when first needed."""
-_STOPPING = ("SIGTERM", "SIGINT", "SIGBREAK")
+_STOPPING = ("SIGTERM", "SIGINT", "SIGBREAK", "SIGHUP")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -119,20 +120,18 @@ def _parsed(argv: Sequence[str] | None) -> dict[str, Any]:
 
 
 def _open_streams() -> None:
-    """Let no character stop a line, and let lines go nowhere where there is no console (pythonw)."""
+    """Let lines go nowhere where there is no console (pythonw)."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - for as long as the process lives
-        elif isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def _log_to(path: Path | None) -> None:
     """Let a file take what goes to standard error; one that has grown makes way, so two of them bound the disk."""
     if path is None:
         return
-    path = path.expanduser().absolute()
+    path = full_path(path)
     if path.is_file() and path.stat().st_size > LOG_BYTES:
         system.replace(path, path.with_name(f"{path.name}.old"))
     sys.stderr = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
@@ -275,13 +274,16 @@ class _Signals:
         """Return the exit status once the worker has ended."""
         self._notes.setblocking(False)
         self._news.settimeout(min(filter(None, (system.STOP_LOOK_S, self._service.watchdog_s / _PATS)), default=None))
-        numbers = [getattr(signal, name) for name in _STOPPING if hasattr(signal, name)]
+        numbers = [number for name in _STOPPING if (number := getattr(signal, name, None)) and _is_wanted(name)]
         before = [signal.signal(number, _noted) for number in numbers]
         signal.set_wakeup_fd(self._notes.fileno(), warn_on_full_buffer=False)
         thread = threading.Thread(target=self._serve, name="worker", daemon=True)
         thread.start()
+        stopping = False
         while (news := self._heard()) != _DONE:
-            if news:
+            # Only a person's second signal means haste: a terminal hangs up for itself and once more for its shell.
+            if news and not (stopping and news == _HANG_UP):
+                stopping = True
                 self._service.stopping()
                 self._worker.stop()
         thread.join()
@@ -322,6 +324,11 @@ class _Signals:
         if outcome is None:
             return _said("no job for this host; `cis490-jobs why JOB` says what a job waits for", EX_FAILURE)
         return 0 if outcome == "completed" else EX_FAILURE
+
+
+def _is_wanted(name: str) -> bool:
+    """Return False for the signal of a closed terminal where nohup has the worker outlive it."""
+    return name != "SIGHUP" or signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN
 
 
 def _noted(_number: int, _frame: object) -> None:

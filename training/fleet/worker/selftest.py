@@ -13,7 +13,7 @@ from training.fleet import checks
 from training.fleet.capability.detect import detect
 from training.fleet.checks import Check, Seen, fail, of_error, ok
 from training.fleet.client import Client
-from training.fleet.model.capability import GIB, Capability
+from training.fleet.model.capability import GIB, Capability, Gpu
 from training.fleet.model.errors import FleetError, TrainerError
 from training.fleet.model.jobs import DEFAULT_DATASET
 from training.fleet.worker.identity import show_secret
@@ -100,7 +100,7 @@ def _facts(found: Capability) -> list[tuple[str, Any]]:
     cards = [
         (
             "gpu",
-            f"{gpu.name}, {gpu.vram_bytes / GIB:.1f} GiB, {gpu.free_vram_bytes / GIB:.1f} free, driver {gpu.driver}",
+            f"{gpu.title}, {_memory(gpu)}, driver {gpu.driver or 'unknown'}",
         )
         for gpu in found.gpus
     ]
@@ -118,6 +118,13 @@ def _facts(found: Capability) -> list[tuple[str, Any]]:
         ("models", ", ".join(found.models or ()) or "none"),
         ("datasets", ", ".join(sorted(found.datasets)) or "none"),
     ]
+
+
+def _memory(gpu: Gpu) -> str:
+    if not gpu.vram_bytes:
+        return "memory unknown"
+    size = f"{gpu.vram_bytes / GIB:.1f} GiB, {gpu.free_vram_bytes / GIB:.1f} free"
+    return size if gpu.usable else f"{size}, torch cannot use it"
 
 
 def trainer(chosen: Options) -> Seen:

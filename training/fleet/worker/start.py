@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +21,7 @@ from training.fleet.capability.checkout import CHECKOUT, PACKED
 from training.fleet.model.capability import Capability, Gpu
 from training.fleet.model.errors import TrainerError
 from training.fleet.model.jobs import DEFAULT_DATASET, Trainer
+from training.fleet.model.variables import refused
 
 PASSED_ON: Final = (
     "HOME", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "TZ", "USER",
@@ -41,10 +42,25 @@ class Seat:
     Attributes:
         threads: Threads it should use.
         gpu: The card it may use, None for none.
+        missing: UUID of the card that the lease names and that is not here; empty when nothing is missing.
     """
 
     threads: int
     gpu: Gpu | None = None
+    missing: str = ""
+
+    def demand_card(self) -> None:
+        """Check that the card of the lease is here.
+
+        Raises:
+            TrainerError: It is not; another host may have one.
+        """
+        if self.missing:
+            raise TrainerError(
+                f"the card {self.missing} that the lease names is not on this host now",
+                "see nvidia-smi there; the job is given to another card",
+                kind="host_fault",
+            )
 
     @property
     def device(self) -> str:
@@ -52,8 +68,10 @@ class Seat:
         return "cpu" if self.gpu is None else "cuda"
 
 
-def seat(capability: Capability, slot: int, slots: int, threads: int = 0, *, cuda: bool) -> Seat:
-    """Return what a slot offers: an even part of the cores, and one of the cards that are usable and free, in turn.
+def seat(
+    capability: Capability, slot: int, slots: int, threads: int = 0, *, cuda: bool, card: str | None = None
+) -> Seat:
+    """Return what a slot offers: an even part of the cores, and the card that the lease names.
 
     Args:
         capability: Of the host.
@@ -61,9 +79,17 @@ def seat(capability: Capability, slot: int, slots: int, threads: int = 0, *, cud
         slots: How many there are.
         threads: Threads per trainer, 0 for an even part of the cores.
         cuda: Whether the lease lets the trainer use a card.
+        card: UUID that the lease names; None from a receiver of an older version, then the slots share the free cards
+            in turn.
+
+    Returns:
+        The seat; one without the card that the lease names says so in `missing`.
     """
     share = threads or max(1, capability.cpu_count // slots)
-    cards = [gpu for gpu in capability.gpus if not gpu.busy]
+    if cuda and card is not None:
+        named = next((gpu for gpu in capability.gpus if gpu.uuid == card and gpu.usable), None)
+        return Seat(share, named, "" if named else card)
+    cards = [gpu for gpu in capability.gpus if gpu.usable and not gpu.busy]
     if not (cuda and capability.cuda_usable and cards):
         return Seat(share)
     cards.sort(key=lambda gpu: (-gpu.vram_bytes, gpu.uuid))
@@ -71,7 +97,12 @@ def seat(capability: Capability, slot: int, slots: int, threads: int = 0, *, cud
 
 
 def environment(
-    offered: Seat, scratch: Path, environ: Mapping[str, str] = os.environ, trainer_dir: Path = CHECKOUT
+    offered: Seat,
+    scratch: Path,
+    environ: Mapping[str, str] = os.environ,
+    trainer_dir: Path = CHECKOUT,
+    pass_env: Collection[str] = (),
+    given: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Return the whole environment of a trainer.
 
@@ -80,8 +111,11 @@ def environment(
         scratch: Its folder for temporary files.
         environ: The worker's own environment.
         trainer_dir: Where the project's own trainer lies when the worker is a single file.
+        pass_env: Names of further variables of the worker's environment that it gets.
+        given: Variables that the manifest sets. Those that would change what the worker sets are left out.
     """
-    passed = {name: value for name, value in environ.items() if name.upper() in PASSED_ON}
+    passed = {name: value for name, value in environ.items() if name.upper() in PASSED_ON or name in pass_env}
+    passed |= {name: value for name, value in (given or {}).items() if not refused(name, of_manifest=True)}
     threads = dict.fromkeys(_THREAD_VARIABLES, str(offered.threads))
     own = {
         "TMPDIR": str(scratch),

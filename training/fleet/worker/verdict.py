@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from training.fleet.model.jobs import FailKind
 from training.fleet.worker.log import plain
+from training.fleet.worker.memory_words import says_gpu_memory, says_memory
 from training.fleet.worker.process.ending import TrainerEnding
 
 EXIT_ELSEWHERE: Final = 75
@@ -22,11 +23,6 @@ MAX_ERROR_CHARS: Final = 4000
 SHORT_RUN_S: Final = 1.0
 OWN_KINDS: Final = frozenset({"oom_gpu", "oom_ram", "disk_full", "host_fault", "trainer_error"})
 """Kinds a trainer may name in its result."""
-_OOM_GPU = re.compile(
-    r"CUDA out of memory|CUDA error: out of memory|CUDA_ERROR_OUT_OF_MEMORY|cudaErrorMemoryAllocation"
-    r"|CU(BLAS|DNN)_STATUS_ALLOC_FAILED"
-)
-_OOM_RAM = re.compile(r"\bMemoryError\b|std::bad_alloc|Cannot allocate memory|Unable to allocate .*iB")
 _DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded")
 _ERROR_LINE = re.compile(r"[\w.]*(Error|Exception|Fault|Exit|Interrupt|Killed)\b")
 _SIGKILL = 9
@@ -133,12 +129,12 @@ def _kind(evidence: Evidence) -> FailKind:
 
 
 def _kind_by_traces(evidence: Evidence) -> FailKind:
-    said = evidence.log_tail[-8192:] + str(evidence.result.get("error", ""))
-    if _OOM_GPU.search(said):
+    said = f"{evidence.log_tail[-8192:]}\n{evidence.result.get('error', '')}"
+    if says_gpu_memory(said):
         return "oom_gpu"
     killed = evidence.ending.status in (-_SIGKILL, 128 + _SIGKILL)
     out_of_memory = (killed and evidence.oom_killed) or evidence.ending.status in _NT_OUT_OF_MEMORY
-    if out_of_memory or _OOM_RAM.search(said):
+    if out_of_memory or says_memory(said, oom_killed=evidence.oom_killed):
         return "oom_ram"
     return "disk_full" if evidence.disk_full or _DISK_FULL.search(said) else "trainer_error"
 

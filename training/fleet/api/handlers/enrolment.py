@@ -18,6 +18,7 @@ from training.fleet.model.errors import (
     NotFoundError,
 )
 from training.fleet.queue import EventFilters
+from training.fleet.single_file import INSTALLER, digest_of
 from training.fleet.wire.identities import Enrol, Enrolled, Invite, InviteOrder, Material, NewSecret
 
 NO_STORE: Final = {"cache-control": "no-store"}
@@ -27,7 +28,9 @@ async def invite(fleet: Fleet, request: Request, order: InviteOrder) -> Response
     """Make a one-time code with which one host can enrol."""
     who = request.caller.who
     made = await fleet.run(lambda tx: fleet.queue.identities.invite(tx, order, who))
-    shown = Invite(made.worker, made.code, made.ttl_s, made.expires_at, fleet.authority.sha256, made.replaces)
+    installer = await asyncio.to_thread(digest_of, INSTALLER)
+    pinned = fleet.authority.sha256
+    shown = Invite(made.worker, made.code, made.ttl_s, made.expires_at, pinned, made.replaces, installer)
     return Json(shown, headers=NO_STORE)
 
 

@@ -18,13 +18,11 @@ from training.fleet.api.queries import words
 from training.fleet.api.request import Request
 from training.fleet.model.errors import FleetError, InvalidMessageError
 from training.fleet.queue import Filters
-from training.fleet.single_file import NAME, own_single_file
 from training.fleet.wire.people import Health, WorkerView
 
 DEFAULT_PAGE: Final = 100
 MAX_FAILURES: Final = 10
 NO_CACHE: Final = {"cache-control": "no-cache"}
-SAVE_AS: Final = {"content-disposition": f'attachment; filename="{NAME}"'}
 
 
 async def jobs(fleet: Fleet, request: Request) -> Response:
@@ -32,13 +30,14 @@ async def jobs(fleet: Fleet, request: Request) -> Response:
     query = request.query
     limit, cursor = limit_of(query), query.get("cursor")
     tag = _tag(fleet)
-    if _unchanged(request, tag):
+    if is_unchanged(request, tag):
         return Response(status_code=304, headers={"etag": tag, **NO_CACHE})
     wanted = Filters(
         statuses=words(query.get("status")),
         id_prefix=query.get("id_prefix", ""),
+        withdrawn=query.get("withdrawn") == "yes",
         extras=words(query.get("with")),
-        **{name: query.get(name) for name in ("model", "mode", "host", "since", "until")},
+        **{name: query.get(name) for name in ("model", "mode", "host", "tag", "name", "since", "until")},
     )
     page = await fleet.run(lambda tx: fleet.queue.jobs(tx, wanted, cursor, limit))
     return Json(page, headers={"etag": tag, **NO_CACHE})
@@ -67,7 +66,7 @@ async def workers(fleet: Fleet, request: Request) -> Response:
     page = fleet.queue.workers(cursor=query.get("cursor"), limit=limit_of(query))
     found = Json(replace(page, workers=[_with_alerts(fleet, worker) for worker in page.workers]), headers=NO_CACHE)
     tag = f'"{hashlib.sha256(found.body).hexdigest()[:32]}"'
-    if _unchanged(request, tag):
+    if is_unchanged(request, tag):
         return Response(status_code=304, headers={"etag": tag, **NO_CACHE})
     found.headers["etag"] = tag
     return found
@@ -104,6 +103,11 @@ def _with_hosts(fleet: Fleet, health: Health) -> Health:
         f"another machine shows the identity of worker {worker}; unless that host was just moved or started again, "
         f"`cis490-jobs identity revoke {worker}` takes it back; `cis490-jobs events --worker {worker}` says where from"
         for worker in fleet.sessions.clashed()
+    ]
+    found += [
+        f"host {worker} fails everything: {jobs} jobs in a row failed there, and others take them; `cis490-jobs events "
+        f"--worker {worker}` says why; it gets one job to try now and then, and all again after its first result"
+        for worker, jobs in fleet.queue.suspects().items()
     ]
     found += fleet.queue.losses.lines()
     if not found:
@@ -146,15 +150,6 @@ async def openapi(fleet: Fleet, _request: Request) -> Response:
     return Json(fleet.description())
 
 
-async def single_file(_fleet: Fleet, request: Request) -> Response:
-    """The worker of this receiver's version as one file; its ETag is the SHA-256 of the bytes."""
-    found = await asyncio.to_thread(own_single_file)
-    tag = f'"{found.sha256}"'
-    if _unchanged(request, tag):
-        return Response(status_code=304, headers={"etag": tag, **NO_CACHE})
-    return Response(found.data, headers={**SAVE_AS, "etag": tag, **NO_CACHE}, media_type="application/zip")
-
-
 async def metrics(fleet: Fleet, _request: Request) -> Response:
     """The figures of the fleet in the text form that Prometheus reads."""
     figures = Figures(_with_hosts(fleet, await _health(fleet)), len(fleet.lot), fleet.queue.last_seen(limit=MAX_HOSTS))
@@ -171,8 +166,13 @@ async def _problems(fleet: Fleet) -> list[str]:
 async def _health(fleet: Fleet) -> Health:
     queue, loader = fleet.queue, fleet.loader
     free_bytes = await asyncio.get_running_loop().run_in_executor(None, fleet.store.free_bytes)
-    failures, (artifacts, size_bytes), stranded = await fleet.run(
-        lambda tx: (queue.recent_failures(tx, MAX_FAILURES), queue.artifacts.totals(tx), queue.stranded(tx))
+    failures, (artifacts, size_bytes), stranded, withdrawn = await fleet.run(
+        lambda tx: (
+            queue.recent_failures(tx, MAX_FAILURES),
+            queue.artifacts.totals(tx),
+            queue.stranded(tx),
+            queue.withdrawn(tx),
+        )
     )
     in_force = queue.in_force
     problems = await _problems(fleet)
@@ -186,11 +186,14 @@ async def _health(fleet: Fleet) -> Health:
             "digest": in_force.digest,
             "jobs": in_force.count,
             "applied_at": in_force.applied_at,
+            "actor": in_force.actor,
+            "how": in_force.how,
             "faults": [str(fault) for fault in loader.faults],
         },
         storage={"artifacts": artifacts, "bytes": size_bytes, "free_bytes": free_bytes},
         failures=failures,
         problems=problems,
+        withdrawn=withdrawn,
         stranded=stranded,
     )
 
@@ -205,6 +208,7 @@ def _tag(fleet: Fleet) -> str:
     return f'"{fleet.queue.revision:x}"'
 
 
-def _unchanged(request: Request, tag: str) -> bool:
+def is_unchanged(request: Request, tag: str) -> bool:
+    """Return True if the caller has the version with this tag."""
     given = request.headers.get("if-none-match", "")
     return given.strip() == "*" or tag in [item.strip().removeprefix("W/") for item in given.split(",")]

@@ -122,7 +122,8 @@ def _claimed(fleet: Fleet, request: Request, tx: Transaction, message: Claim) ->
     """Claim on the writer thread, unless the worker was revoked or has enrolled since it was let in."""
     demand_own_name(fleet, request, message.worker)
     fleet.queue.identities.demand_living(request.caller.identity)
-    return fleet.queue.claim(tx, message)
+    # The session rules have let an enrolled worker in, so they know how many processes live under its name.
+    return fleet.queue.claim(tx, message, vouched=bool(request.caller.identity))
 
 
 async def _hang_up(request: Request) -> None:

@@ -28,32 +28,32 @@ ON CONFLICT (digest) DO UPDATE SET body = excluded.body RETURNING id;
 SELECT r.id FROM requirement AS r
 WHERE EXISTS (
     SELECT 1 FROM job AS j INDEXED BY job_claimable
-    WHERE j.requirement = r.id AND j.status = 'pending' AND j.ready = 1
+    WHERE j.requirement = r.id AND j.status = 'pending' AND j.ready = 1 AND j.withdrawn = 0
 );
 
 -- name: claimable
 -- How many jobs with a requirement can be claimed now; counting stops at 64.
 SELECT count(*) AS jobs FROM (
     SELECT 1 FROM job INDEXED BY job_claimable
-    WHERE requirement = :requirement AND status = 'pending' AND ready = 1 LIMIT 64
+    WHERE requirement = :requirement AND status = 'pending' AND ready = 1 AND withdrawn = 0 LIMIT 64
 );
 
 -- name: stranded
 -- How many jobs with a requirement that no host can meet wait; counting stops at 1000.
 SELECT count(*) AS jobs FROM (
     SELECT 1 FROM job INDEXED BY job_claimable
-    WHERE requirement = :requirement AND status = 'pending' AND ready = 1 LIMIT 1000
+    WHERE requirement = :requirement AND status = 'pending' AND ready = 1 AND withdrawn = 0 LIMIT 1000
 );
 
 -- name: claimable_job
 -- The requirement of a job, if it can be claimed now.
-SELECT requirement FROM job WHERE seq = :seq AND status = 'pending' AND ready = 1;
+SELECT requirement FROM job WHERE seq = :seq AND status = 'pending' AND ready = 1 AND withdrawn = 0;
 
 -- name: overdue
 -- Those of these requirements whose best job became pending no later than `waited_since`.
 SELECT j.requirement, j.seq FROM json_each(:requirements) AS e CROSS JOIN job AS j ON j.seq = (
     SELECT head.seq FROM job AS head INDEXED BY job_claimable
-    WHERE head.requirement = e.value AND head.status = 'pending' AND head.ready = 1
+    WHERE head.requirement = e.value AND head.status = 'pending' AND head.ready = 1 AND head.withdrawn = 0
     ORDER BY head.priority DESC, head.position LIMIT 1
 )
 WHERE j.pending_tick <= :waited_since;
@@ -133,13 +133,16 @@ DELETE FROM invite WHERE expires_tick < :tick;
 
 -- name: attempt_of_claim
 -- The attempt a claim was answered with, to answer it again.
-SELECT j.seq, j.id, j.spec, j.fence, j.timeout_s, j.status, j.lease_id, a.lease_id AS given, a.outcome
+SELECT j.seq, j.id, j.spec, j.fence, j.timeout_s, j.status, j.lease_id, a.lease_id AS given, a.outcome,
+    a.card
 FROM attempt AS a JOIN job AS j ON j.seq = a.job
 WHERE a.worker = :worker AND a.claim_id = :claim_id;
 
 -- name: leases_of
--- The live leases of a worker.
-SELECT seq, id, lease_id, status FROM job WHERE host = :worker AND lease_id IS NOT NULL ORDER BY seq;
+-- The live leases of a worker: which of its processes got each, and which card each has.
+SELECT j.seq, j.id, j.lease_id, j.status, a.process, a.card
+FROM job AS j JOIN attempt AS a ON a.job = j.seq AND a.fence = j.attempt
+WHERE j.host = :worker AND j.lease_id IS NOT NULL ORDER BY j.seq;
 
 -- name: claim
 -- Gives the best job that a caller can run; this is the one place that orders claims: priority, then the rank of the
@@ -155,7 +158,7 @@ WHERE seq = (
     FROM (
         SELECT offered.rank, offered.waits, (
             SELECT j.seq FROM job AS j INDEXED BY job_claimable
-            WHERE j.requirement = offered.requirement AND j.status = 'pending' AND j.ready = 1
+            WHERE j.requirement = offered.requirement AND j.status = 'pending' AND j.ready = 1 AND j.withdrawn = 0
             AND j.seq NOT IN (SELECT value FROM json_each(:avoid))
             ORDER BY j.priority DESC, j.position LIMIT 1
         ) AS seq
@@ -173,15 +176,16 @@ RETURNING seq, id, spec, fence, timeout_s, requirement;
 
 -- name: begin_attempt
 -- Writes down who got which lease of a job.
-INSERT INTO attempt (job, fence, lease_id, worker, claim_id, claimed_at)
-VALUES (:job, :fence, :lease_id, :worker, :claim_id, :at);
+INSERT INTO attempt (job, fence, lease_id, worker, claim_id, process, card, claimed_at)
+VALUES (:job, :fence, :lease_id, :worker, :claim_id, :process, :card, :at);
 
 -- name: lease
 -- A lease, live or over, with its job.
 SELECT
     j.seq, j.id, j.model, j.mode, j.status, j.lease_id, j.fence, j.attempts_used, j.max_attempts, j.refunds,
-    j.cancel_requested, j.requirement, j.over_vram_gib, j.over_ram_gib, j.artifact, j.failure,
-    a.fence AS attempt_fence, a.lease_id AS own_lease, a.worker, a.outcome, a.refunded, a.ended_at
+    j.cancel_requested, j.requirement, j.over_vram_gib, j.over_ram_gib, j.artifact, j.failure, j.withdrawn,
+    a.fence AS attempt_fence, a.lease_id AS own_lease, a.worker, a.outcome, a.refunded, a.ended_at,
+    a.card
 FROM attempt AS a JOIN job AS j ON j.seq = a.job
 WHERE a.lease_id = :lease_id;
 
@@ -197,7 +201,7 @@ GROUP BY a.worker;
 
 -- name: job_state
 -- Where a job stands.
-SELECT seq, id, status, lease_id, cancel_requested, requirement FROM job WHERE id = :id;
+SELECT seq, id, status, lease_id, cancel_requested, requirement, withdrawn FROM job WHERE id = :id;
 
 -- name: start
 -- The first heartbeat came.
@@ -263,15 +267,20 @@ UPDATE job SET status = 'cancelled', ready = 1, updated_at = :at WHERE seq = :se
 UPDATE job SET cancel_requested = 1, updated_at = :at WHERE seq = :seq AND status IN ('claimed', 'running');
 
 -- name: requeue
--- Gives a job that failed or was cancelled a new budget; every older lease is out for good.
+-- Gives a job that failed or was cancelled a new budget; every older lease is out for good. It is
+-- offered whatever the manifest names, because that is what was asked for.
 UPDATE job SET
-    status = 'pending', fence = fence + 1, attempts_used = 0, refunds = 0, ready = 1, pending_tick = :tick,
+    status = 'pending', withdrawn = 0, fence = fence + 1, attempts_used = 0, refunds = 0, ready = 1, pending_tick = :tick,
     requirement = :requirement, over_vram_gib = 0, over_ram_gib = 0, updated_at = :at
 WHERE seq = :seq AND status IN ('failed', 'cancelled');
 
+-- name: offer_again
+-- A withdrawn job is offered again although the manifest does not name it.
+UPDATE job SET withdrawn = 0, updated_at = :at WHERE seq = :seq AND status = 'pending' AND withdrawn = 1;
+
 -- name: make_ready
 -- A back-off is over.
-UPDATE job SET ready = 1 WHERE seq = :seq AND status = 'pending' AND ready = 0 RETURNING requirement;
+UPDATE job SET ready = 1 WHERE seq = :seq AND status = 'pending' AND ready = 0 RETURNING requirement, withdrawn;
 
 ---- after a start ----------------------------------------------------------------------------------------------------
 
@@ -335,10 +344,12 @@ SELECT count(*) AS artifacts, coalesce(sum(size_bytes), 0) AS size_bytes FROM ar
 SELECT
     seq, id, spec, model, mode, requirement, priority, position, timeout_s, max_attempts, named, status, ready,
     attempts_used, lease_id, host, cancel_requested, artifact, metrics, duration_s, updated_at, claimed_at, ended_at,
-    outcome, kind, exit_status, error
+    outcome, kind, exit_status, error, withdrawn, name, tags
 FROM job_newest
 WHERE seq > :after AND seq <= :upto
 AND (:model IS NULL OR model = :model) AND (:mode IS NULL OR mode = :mode) AND (:host IS NULL OR host = :host)
+AND (:tag IS NULL OR EXISTS (SELECT 1 FROM json_each(tags) WHERE value = :tag))
+AND (:withdrawn OR withdrawn = 0 OR status <> 'pending')
 AND (:since IS NULL OR updated_at >= :since) AND (:until IS NULL OR updated_at < :until)
 ORDER BY seq LIMIT :limit;
 
@@ -347,10 +358,12 @@ ORDER BY seq LIMIT :limit;
 SELECT
     seq, id, spec, model, mode, requirement, priority, position, timeout_s, max_attempts, named, status, ready,
     attempts_used, lease_id, host, cancel_requested, artifact, metrics, duration_s, updated_at, claimed_at, ended_at,
-    outcome, kind, exit_status, error
+    outcome, kind, exit_status, error, withdrawn, name, tags
 FROM job_newest
 WHERE status = :status AND seq > :after AND seq <= :upto
 AND (:model IS NULL OR model = :model) AND (:mode IS NULL OR mode = :mode) AND (:host IS NULL OR host = :host)
+AND (:tag IS NULL OR EXISTS (SELECT 1 FROM json_each(tags) WHERE value = :tag))
+AND (:withdrawn OR withdrawn = 0 OR status <> 'pending')
 AND (:since IS NULL OR updated_at >= :since) AND (:until IS NULL OR updated_at < :until)
 ORDER BY seq LIMIT :limit;
 
@@ -359,13 +372,30 @@ ORDER BY seq LIMIT :limit;
 SELECT
     seq, id, spec, model, mode, requirement, priority, position, timeout_s, max_attempts, named, status, ready,
     attempts_used, lease_id, host, cancel_requested, artifact, metrics, duration_s, updated_at, claimed_at, ended_at,
-    outcome, kind, exit_status, error
+    outcome, kind, exit_status, error, withdrawn, name, tags
 FROM job_newest
 WHERE id > :after AND id >= :low AND id < :high
 AND (:statuses IS NULL OR status IN (SELECT value FROM json_each(:statuses)))
 AND (:model IS NULL OR model = :model) AND (:mode IS NULL OR mode = :mode) AND (:host IS NULL OR host = :host)
+AND (:tag IS NULL OR EXISTS (SELECT 1 FROM json_each(tags) WHERE value = :tag))
+AND (:withdrawn OR withdrawn = 0 OR status <> 'pending')
 AND (:since IS NULL OR updated_at >= :since) AND (:until IS NULL OR updated_at < :until)
 ORDER BY id LIMIT :limit;
+
+-- name: jobs_by_name
+-- The jobs of a name: those that the manifest in force names first, and the newer one first among equals.
+SELECT
+    seq, id, spec, model, mode, requirement, priority, position, timeout_s, max_attempts, named, status, ready,
+    attempts_used, lease_id, host, cancel_requested, artifact, metrics, duration_s, updated_at, claimed_at, ended_at,
+    outcome, kind, exit_status, error, withdrawn, name, tags
+FROM job_newest
+WHERE name = :name
+ORDER BY named DESC, seq DESC LIMIT :limit;
+
+-- name: count_withdrawn
+-- How many pending jobs nobody is offered, because the manifest no longer names them.
+-- dialects: SQLite reads the partial index alone.
+SELECT count(*) AS jobs FROM job INDEXED BY job_withdrawn WHERE withdrawn = 1 AND status = 'pending';
 
 -- name: newest_seq
 -- The number of the newest job, none in an empty queue.
@@ -376,7 +406,7 @@ SELECT max(seq) AS number FROM job;
 SELECT
     seq, id, spec, model, mode, requirement, priority, position, timeout_s, max_attempts, named, status, ready,
     attempts_used, lease_id, host, cancel_requested, artifact, metrics, duration_s, updated_at, claimed_at, ended_at,
-    outcome, kind, exit_status, error
+    outcome, kind, exit_status, error, withdrawn, name, tags
 FROM job_newest
 WHERE id = :id;
 
@@ -444,14 +474,15 @@ WHERE j.failure IS NOT NULL ORDER BY j.failure DESC LIMIT :limit;
 -- Which of these ids are in the queue, and on what terms.
 SELECT
     j.seq, j.id, j.model, j.mode, j.status, j.requirement, j.over_vram_gib, j.over_ram_gib, j.priority, j.position, j.timeout_s,
-    j.max_attempts, j.attempts_used, j.named
+    j.max_attempts, j.attempts_used, j.named, j.name, j.tags
 FROM json_each(:ids) AS e CROSS JOIN job AS j ON j.id = e.value;
 
 -- name: add_job
 -- A new job; the database gives it the next number.
-INSERT INTO job (id, spec, model, mode, requirement, priority, position, timeout_s, max_attempts, pending_tick,
-    updated_at)
-VALUES (:id, :spec, :model, :mode, :requirement, :priority, :position, :timeout_s, :max_attempts, :tick, :at);
+INSERT INTO job (id, spec, model, mode, requirement, priority, position, timeout_s, max_attempts, name, tags,
+    pending_tick, updated_at)
+VALUES (:id, :spec, :model, :mode, :requirement, :priority, :position, :timeout_s, :max_attempts, :name, :tags,
+    :tick, :at);
 
 -- name: record_added
 -- Appends the first event of each of these new jobs, in their order.
@@ -462,7 +493,8 @@ SELECT :at, :actor, j.seq, 'add', 'pending' FROM json_each(:ids) AS e CROSS JOIN
 -- New terms for a job; one whose budget shrinks below what it used ends or goes on with what is left.
 UPDATE job SET
     requirement = :requirement, priority = :priority, position = :position, timeout_s = :timeout_s,
-    max_attempts = :max_attempts, attempts_used = min(attempts_used, :max_attempts), named = 1,
+    max_attempts = :max_attempts, attempts_used = min(attempts_used, :max_attempts), named = 1, withdrawn = 0,
+    name = :name, tags = :tags,
     status = :status, ready = max(ready, :status <> 'pending'), updated_at = :at
 WHERE seq = :seq;
 
@@ -488,5 +520,33 @@ WHERE NOT EXISTS (SELECT 1 FROM job AS j WHERE j.requirement = e.value);
 DELETE FROM requirement WHERE id = :id;
 
 -- name: drop_job
--- The manifest no longer names the job; it stays until it is cancelled.
-UPDATE job SET named = 0, updated_at = :at WHERE seq = :seq;
+-- The manifest no longer names the job; unless it is kept, nobody is offered it from now on.
+UPDATE job SET named = 0, withdrawn = :withdrawn, updated_at = :at WHERE seq = :seq;
+
+-- name: keep_manifest_text
+-- Keeps the text of a manifest, once.
+INSERT INTO manifest_text (digest, body) VALUES (:digest, :body) ON CONFLICT (digest) DO NOTHING;
+
+-- name: keep_manifest
+-- Notes that a manifest came in force.
+INSERT INTO manifest (digest, at, actor, how, jobs) VALUES (:digest, :at, :actor, :how, :jobs);
+
+-- name: forget_manifests
+-- Takes out all but the newest manifests.
+DELETE FROM manifest WHERE id <= (SELECT max(id) FROM manifest) - :keep;
+
+-- name: forget_manifest_texts
+-- Takes out the texts that no manifest in the list has.
+DELETE FROM manifest_text WHERE NOT EXISTS (SELECT 1 FROM manifest AS m WHERE m.digest = manifest_text.digest);
+
+-- name: manifests
+-- The manifests that came in force, newest first.
+SELECT id, digest, at, actor, how, jobs FROM manifest ORDER BY id DESC;
+
+-- name: manifest_text
+-- The text of one manifest.
+SELECT body FROM manifest_text WHERE digest = :digest;
+
+-- name: record_of_manifest
+-- Appends the event of a manifest that came in force.
+INSERT INTO event (at, actor, action, why) VALUES (:at, :actor, 'apply', :why);

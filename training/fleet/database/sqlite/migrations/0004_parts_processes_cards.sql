@@ -9,3 +9,9 @@ CREATE TABLE part (
 
 -- Which jobs an artifact is the result of is asked for each download.
 CREATE INDEX job_by_artifact ON job (artifact) WHERE artifact IS NOT NULL;
+
+-- Which of the processes under a worker's name got the lease; NULL where the worker did not say.
+ALTER TABLE attempt ADD COLUMN process TEXT;
+
+-- The card that the lease names, as CUDA_VISIBLE_DEVICES takes it; NULL without one.
+ALTER TABLE attempt ADD COLUMN card TEXT;
