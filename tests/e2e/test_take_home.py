@@ -1,11 +1,10 @@
-"""A model trained on one machine is fetched, judged and used on another, where nothing but Python is at first."""
+"""A model trained on one machine is fetched, judged and used on another, with Python and one file of the receiver."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,16 +28,9 @@ hyper = { max_iter = 20, num_leaves = 7 }
 """
 
 
-KEPT = (
-    "training/__init__.py", "training/needs.py", "training/trainer/__init__.py", "training/trainer/hyper.py",
-    "tools/cis490_jobs.py",
-)  # fmt: skip
-"""Besides fleet and contracts: what the command is made of."""
-
-
 @dataclass(frozen=True)
 class Laptop:
-    """Another machine: its own home and working folder, and a copy of the command without the trainer."""
+    """Another machine: its own home and working folder, with the command as one file and nothing else."""
 
     folder: Path
     receiver: str
@@ -51,8 +43,8 @@ class Laptop:
         return done
 
     def jobs(self, *words: str, status: int = 0) -> subprocess.CompletedProcess[str]:
-        # -I and -S: the standard library and this copy, nothing else.
-        return self.run(sys.executable, "-I", "-S", "copy/tools/cis490_jobs.py", *words, status=status)
+        # -I and -S: the standard library and this file, nothing else.
+        return self.run(sys.executable, "-I", "-S", "cis490-jobs.pyz", *words, status=status)
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +58,7 @@ def laptop(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Lap
         worker = [sys.executable, "-m", "training.fleet.worker", *words, "--dataset", f"lab={root / 'data/lab'}"]
         done = subprocess.run(worker, cwd=root, env=environ, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-        for name in ("fleet", "contracts"):
-            shutil.copytree(root / "training" / name, folder / "copy/training" / name)
-        for name in KEPT:
-            (folder / "copy" / name).parent.mkdir(exist_ok=True)
-            shutil.copy(root / name, folder / "copy" / name)
+        (folder / "cis490-jobs.pyz").write_bytes(receiver.call("GET", "/v1/jobs.pyz").body)
         yield Laptop(folder, address)
 
 

@@ -117,7 +117,8 @@ def _digest_field(data: bytes) -> str:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LiveReceiver, str, str]]:
     """A receiver that demands a token of readers, the id of a job with a card, and one of a job without."""
     tokens = {"operator": "an-operator-token-for-tests", "read": READ}
-    with LiveReceiver(tmp_path_factory.mktemp("receiver"), manifest(3), tokens) as live:
+    text = manifest(3).replace("seed = 0\n", 'seed = 0\nname = "first"\n')
+    with LiveReceiver(tmp_path_factory.mktemp("receiver"), text, tokens) as live:
         good = completed(live, BUNDLE, PARTS, 0.9)
         bare = completed(live, b"a bundle of a worker of the version before", {}, 0.1)
         yield live, good, bare
@@ -148,8 +149,8 @@ def test_a_reader_takes_a_whole_result_home_and_every_file_is_what_was_trained(h
     assert [row[-1] for row in again] == ["there"] * 4
 
 
-@pytest.mark.parametrize("wanted", ["best", SHA[:10], SHA, "job"])
-def test_a_result_is_found_by_job_and_artifact_and_as_the_best(home: Home, job: str, wanted: str) -> None:
+@pytest.mark.parametrize("wanted", ["best", SHA[:10], SHA, "first", "job"])
+def test_a_result_is_found_by_job_artifact_name_and_as_the_best(home: Home, job: str, wanted: str) -> None:
     found = json.loads(home.run("get", job if wanted == "job" else wanted, "-o", "here", "--json").stdout)
     assert (found["id"], found["artifact"], found["unpacked"]) == (job, SHA, None)
     assert home.names("here") == ["bundle.tar.zst", *sorted(PARTS)]
@@ -158,10 +159,8 @@ def test_a_result_is_found_by_job_and_artifact_and_as_the_best(home: Home, job: 
 def test_what_the_words_do_not_name_is_refused_with_what_to_do(
     home: Home, site: tuple[LiveReceiver, str, str], job: str
 ) -> None:
-    assert "found no job, artifact or name nothing; `cis490-jobs list --status completed`" in (
-        home.run("get", "nothing", status=1).stderr
-    )
-    assert "found no job, artifact or name 0000dead" in home.run("get", "0000dead", status=1).stderr
+    assert "found no job of the name nothing; `cis490-jobs list --all`" in home.run("get", "nothing", status=1).stderr
+    assert "found no job and no artifact that begins with 0000dead" in home.run("get", "0000dead", status=1).stderr
     assert "found --model with" in home.run("get", job, "--model", "gbt", status=1).stderr
     pending = json.loads(home.run("list", "--status", "pending", "--json").stdout)["jobs"][0]["id"]
     assert f"is pending and has no result; `cis490-jobs why {pending[:12]}`" in (

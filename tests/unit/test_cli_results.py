@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.unit.test_cli_finding import NARROW, completed, job, ran
-from training.fleet.cli import markdown
+from tests.unit.test_cli_finding import NARROW, PIPE, Scripted, completed, job, ran
+from training.fleet.cli import commands, markdown, program
 from training.fleet.cli.model_cache import ModelCache
+from training.fleet.cli.remote import Remote
 from training.fleet.cli.text import Terminal, cells
-from training.fleet.model.errors import ConfigurationError, FleetError, InvalidMessageError, NotFoundError
+from training.fleet.cli.wanted import wanted
+from training.fleet.model.errors import ConfigurationError, FleetError
+from training.fleet.single_file import JOBS, build
 from training.fleet.wire.people import JobDetail, JobPage, JobView, PartView
 
 # ---- Markdown
@@ -146,40 +153,32 @@ def detail(view: JobView) -> JobDetail:
     return JobDetail(view, {}, {}, [], [], "", parts=[PartView("x.md", 1, "b" * 64, "text/markdown")])
 
 
-def found(words: str, jobs: list[JobView], tmp_path: Path, page: Any = None) -> str:
-    """Return the job of which `get` asked for files; the answers hold none, so it ends there."""
-    answers = {f"/v1/job/{view.id}": detail(view) for view in jobs} | {"/v1/jobs": page or JobPage(jobs)}
-    with pytest.raises(AttributeError, match="download"):
-        ran(f"get {words} -o {tmp_path / 'x'}", answers)
-    return ""
+def asked(words: str, jobs: list[JobView]) -> str:
+    """Return the address that was asked last, by a receiver with some jobs."""
+    answers: dict[str, Any] = {f"/v1/job/{view.id}": detail(view) for view in jobs}
+
+    def listed(query: dict[str, str]) -> JobPage:
+        chosen = [view for view in jobs if view.id.startswith(query.get("id_prefix", ""))]
+        return JobPage([view for view in chosen if query.get("status") in (None, view.status)])
+
+    options, receiver = program.parser().parse_args(words.split()), Scripted({"/v1/jobs": listed, **answers})
+    console = commands.Console(io.StringIO(), io.StringIO(), PIPE, options.json)
+    wanted(commands.Call(Remote(receiver, "http://127.0.0.1:8445"), console, options))
+    return receiver.asked[-1][0]
 
 
-def named(jobs: list[JobView]) -> Any:
-    def answer(query: dict[str, str]) -> JobPage | FleetError:
-        return JobPage([view for view in jobs if view.name == query.get("name")] if "name" in query else [])
-
-    return answer
-
-
-def test_a_name_means_the_job_with_a_result_that_has_it(tmp_path: Path) -> None:
-    jobs = [completed(1, 0.4, name="mine"), job(2, name="mine"), completed(3, 0.5, name="beef"), job(4, name="new")]
-    found("mine", jobs, tmp_path, named(jobs))
-    # Digits that no id begins with may be a name as well.
-    found("beef", jobs, tmp_path, named(jobs))
-    answers = {f"/v1/job/{view.id}": detail(view) for view in jobs} | {"/v1/jobs": named(jobs)}
-    with pytest.raises(FleetError, match="is pending and has no result"):
-        ran("get new", answers)
+def test_an_artifact_of_two_jobs_means_the_first_and_one_of_two_artifacts_is_refused() -> None:
+    same = [completed(1, 0.4), dataclasses.replace(completed(2, 0.5), artifact="1" * 64), completed(3, 0.6)]
+    assert asked("get 11111", same) == f"/v1/job/{job(1).id}"
+    apart = [dataclasses.replace(completed(n, 0.4), artifact="abcd" + str(n) * 60) for n in (1, 2)]
+    with pytest.raises(FleetError, match="abcd fits several artifacts: abcd111111111111, abcd222222222222; give more"):
+        asked("get abcd", apart)
+    assert asked("get ABCD2", apart) == f"/v1/job/{job(2).id}"
 
 
-def test_a_name_of_several_results_is_refused_with_all_of_them() -> None:
-    jobs = [completed(1, 0.4, name="mine"), completed(2, 0.5, name="mine")]
-    with pytest.raises(FleetError, match=r"mine fits several jobs: 100000000000 \(gbt oracle\), 200000000000"):
-        ran("get mine", {"/v1/jobs": named(jobs)})
-
-
-def test_a_receiver_that_knows_no_names_has_no_result_of_that_name() -> None:
-    with pytest.raises(NotFoundError, match="found no job, artifact or name mine"):
-        ran("get mine", {"/v1/jobs": InvalidMessageError("the query names 'name'")})
+def test_a_job_goes_before_an_artifact_of_the_same_digits() -> None:
+    jobs = [completed(1, 0.4), dataclasses.replace(completed(2, 0.5), artifact=job(1).id)]
+    assert asked(f"get {job(1).id}", jobs) == f"/v1/job/{job(1).id}"
 
 
 @pytest.mark.parametrize("status", ["pending", "claimed", "failed", "cancelled"])
@@ -196,3 +195,13 @@ def test_the_best_job_and_its_lists_name_the_lines_that_fetch_it() -> None:
     shown_lines, *_ = ran("show 3000", {"/v1/jobs": JobPage([completed(3, 0.7)]), f"/v1/job/{job(3).id}": detail(
         completed(3, 0.7))}, NARROW)  # fmt: skip
     assert "get it    cis490-jobs get 300000000000" in shown_lines
+
+
+def test_the_command_as_one_file_holds_all_that_it_needs(root: Path, tmp_path: Path) -> None:
+    """Nothing else runs every import of it; a module that is missing there ends it with a traceback."""
+    file = tmp_path / JOBS.name
+    file.write_bytes(build(root, JOBS))
+    words = [sys.executable, "-I", "-S", str(file), "get", "--help"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: cis490-jobs get [-o DIR]")

@@ -7,24 +7,21 @@ and names in it can stand in a path.
 from __future__ import annotations
 
 import contextlib
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from training.contracts.bundle import is_plain_name
 from training.fleet.cli.commands import Call
-from training.fleet.cli.remote import CANDIDATES, read
+from training.fleet.cli.remote import CANDIDATES, is_id_prefix, read
 from training.fleet.cli.results import best_job
 from training.fleet.cli.views import SHORT_ID
-from training.fleet.model.errors import FleetError, InvalidMessageError, NotFoundError
+from training.fleet.model.errors import FleetError, NotFoundError
 from training.fleet.model.names import is_sha256
 from training.fleet.wire.people import JobDetail, JobPage, JobView, PartView
 
 BEST: Final = "best"
 FOR_BEST: Final = ("metric", "lower", "model", "mode", "split", "dataset", "tag")
 """Options that say by what the best job is chosen."""
-_DIGITS: Final = re.compile(r"[0-9a-f]{4,64}")
 _NEXT: Final = {
     "pending": "`cis490-jobs why {id}` says for what it waits",
     "failed": "`cis490-jobs show {id}` says why",
@@ -79,37 +76,27 @@ def best_job_of(call: Call) -> ReadyResult:
 
 def _found(call: Call, text: str) -> ReadyResult:
     digits = text.lower()
-    if _DIGITS.fullmatch(digits):
-        with contextlib.suppress(NotFoundError):
-            return _ready(call, call.remote.resolve(digits))
-        done = read(JobPage, call.remote.collect("/v1/jobs", "jobs", {"status": "completed"})).jobs
-        of_artifact = {job.artifact: job for job in done if (job.artifact or "").startswith(digits)}
-        if of_artifact:
-            return _ready(call, _only(text, list(of_artifact.values())))
-    return _ready(call, _only(text, _named(call, text)))
+    if not is_id_prefix(digits):
+        return _ready(call, call.remote.resolve(text))
+    with contextlib.suppress(NotFoundError):
+        return _ready(call, call.remote.resolve(digits))
+    return _ready(call, _of_artifact(call, digits))
 
 
-def _named(call: Call, name: str) -> list[JobView]:
-    """Return the completed jobs with a name, or else all with it."""
-    try:
-        jobs = read(JobPage, call.remote.collect("/v1/jobs", "jobs", {"name": name})).jobs
-    except InvalidMessageError:
-        return []  # a receiver of the version before knows no names, and none knows one of such signs
-    return [job for job in jobs if job.artifact is not None] or jobs
-
-
-def _only(text: str, jobs: Sequence[JobView]) -> str:
-    """Return the id of the one job that was found."""
-    if not jobs:
+def _of_artifact(call: Call, digits: str) -> str:
+    """Return the id of the job whose artifact begins with some digits; of several with one artifact, the first."""
+    done = read(JobPage, call.remote.collect("/v1/jobs", "jobs", {"status": "completed"})).jobs
+    found = {job.artifact: job for job in reversed(done) if (job.artifact or "").startswith(digits)}
+    if not found:
         raise NotFoundError(
-            f"found no job, artifact or name {text}",
+            f"found no job and no artifact that begins with {digits}",
             f"`cis490-jobs list --status completed` shows what there is; `{BEST}` takes the best",
         )
-    if len(jobs) > 1:
-        shown = ", ".join(f"{job.id[:SHORT_ID]} ({job.model} {job.mode})" for job in jobs[:CANDIDATES])
-        more = " and more" if len(jobs) > CANDIDATES else ""
-        raise FleetError(f"{text} fits several jobs: {shown}{more}", "name one by the digits of its id")
-    return jobs[0].id
+    if len(found) > 1:
+        shown = ", ".join(artifact[:16] for artifact in sorted(map(str, found))[:CANDIDATES])
+        more = " and more" if len(found) > CANDIDATES else ""
+        raise FleetError(f"{digits} fits several artifacts: {shown}{more}", "give more digits of the one you mean")
+    return next(iter(found.values())).id
 
 
 def _ready(call: Call, job_id: str) -> ReadyResult:
