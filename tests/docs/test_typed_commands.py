@@ -16,6 +16,8 @@ import pytest
 from tls_installation import TlsInstallation
 from typed_docs import ROOT, TypedCommand, typed, typed_in
 
+from training.fleet.cli import usage
+
 OF_THE_SYSTEM = {
     ".", "[", "caddy", "cat", "cd", "chmod", "chown", "command", "cp", "curl", "cut", "docker", "done", "echo",
     "eval", "exit", "export", "fi", "for", "gcc", "git", "grep", "if", "install", "kill", "mkdir", "pip",
@@ -35,7 +37,10 @@ SCRIPTS = {
     "tools/record_telemetry.py": ("tools.telemetry.program", []),
 }
 """Our programs by the name they are typed with: the module whose `main` takes the words, and words in front of them."""
-SHELL = {"scripts/test-windows.sh": r"3\.1[1-3]|--long", "scripts/test.sh": r"--long|--torch|--|tests/\S+|-\w|\w+"}
+SHELL = {
+    "scripts/test-windows.sh": r"3\.1[1-3]|--long",
+    "scripts/test.sh": r"--quick|--long|--torch|--|tests/\S+|-\w|\w+",
+}
 """Scripts that parse their words themselves, with the words that they take."""
 PLACEHOLDERS = {"DIGEST": "0" * 64, "JOB": "a1b2", "HEX": "0" * 64}
 OF_PYTHON = {"venv", "pip", "pytest"}
@@ -76,16 +81,17 @@ def take(module: str, words: list[str], patch: pytest.MonkeyPatch) -> None:
     """Have the real parser of a program judge words, and go no further."""
     if module == "training.fleet.worker" and words == ["session"]:
         return  # it has no parser: this word is all it takes
-    real = argparse.ArgumentParser.parse_args
+    ours = {kind: kind.parse_args for kind in (usage.Parser, argparse.ArgumentParser)}
 
     def judged(self: argparse.ArgumentParser, *given: Any) -> Any:
-        real(self, *given)
+        next(real for kind, real in ours.items() if isinstance(self, kind))(self, *given)
         raise Taken
 
     found = importlib.import_module(module)
     main: Callable[..., Any] = getattr(found, "main", None) or importlib.import_module(f"{module}.__main__").main
     with patch.context() as patched:
-        patched.setattr(argparse.ArgumentParser, "parse_args", judged)
+        for kind in ours:
+            patched.setattr(kind, "parse_args", judged)
         patched.setattr("sys.argv", [module, *words])
         with pytest.raises(Taken):
             main(*([] if main.__code__.co_argcount == 0 else [words]))
