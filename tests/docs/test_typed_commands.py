@@ -84,19 +84,17 @@ def take(module: str, words: list[str], patch: pytest.MonkeyPatch) -> None:
     """Have the real parser of a program judge words, and go no further."""
     if module == "training.fleet.worker" and words == ["session"]:
         return  # it has no parser: this word is all it takes
+    ours = {kind: kind.parse_args for kind in (usage.Parser, argparse.ArgumentParser)}
 
-    def judged(real: Callable[..., Any]) -> Callable[..., Any]:
-        def judge(self: argparse.ArgumentParser, *given: Any) -> Any:
-            real(self, *given)
-            raise Taken
-
-        return judge
+    def judged(self: argparse.ArgumentParser, *given: Any) -> Any:
+        next(real for kind, real in ours.items() if isinstance(self, kind))(self, *given)
+        raise Taken
 
     found = importlib.import_module(module)
     main: Callable[..., Any] = getattr(found, "main", None) or importlib.import_module(f"{module}.__main__").main
     with patch.context() as patched:
-        for parser in (argparse.ArgumentParser, usage.Parser):
-            patched.setattr(parser, "parse_args", judged(parser.parse_args))
+        for kind in ours:
+            patched.setattr(kind, "parse_args", judged)
         patched.setattr("sys.argv", [module, *words])
         with pytest.raises(Taken):
             main(*([] if main.__code__.co_argcount == 0 else [words]))

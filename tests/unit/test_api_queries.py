@@ -103,7 +103,7 @@ def test_every_declared_pattern_is_held_from_first_to_last_letter(
     texts = ("a" * 64, "a", "2026-11-30T14:00:00.000Z")
     example = next(text for text in texts if re.fullmatch(schema["pattern"], text))
     assert queries.read(f"{name}={example}".encode(), route.query) == {name: example}
-    for wrong in (example + "\n", "\n" + example, example + "\0", "", "A" * 64):
+    for wrong in (example + "\n", "\n" + example, example + "\0", "", "?" * 64):
         with pytest.raises(InvalidMessageError, match=re.escape(schema["description"])):
             queries.read(f"{name}={quote(wrong)}".encode(), route.query)
 

@@ -89,7 +89,7 @@ def test_a_backup_names_the_digest_of_each_of_its_files(site: Site) -> None:
     assert (backup / "index.jsonl").read_bytes() == site.places.index.read_bytes()
     assert {key: contents(backup)[key] for key in ("format", "schema", "artifacts", "version", "made_at")} == {
         "format": 1,
-        "schema": 4,
+        "schema": 5,
         "artifacts": True,
         "version": "0.1.0",
         "made_at": "2026-01-01T00:00:00Z",
@@ -249,13 +249,14 @@ def checked(folder: Path) -> Report:
 def statuses(folder: Path) -> list[str]:
     database = Sqlite.open(folder / "queue.db")
     try:
-        rows = database.submit(lambda tx: tx.all(JOBS_BY_SEQ, **dict.fromkeys(("model", "mode", "host")), **WINDOW))
+        rows = database.submit(lambda tx: tx.all(JOBS_BY_SEQ, **dict.fromkeys(FILTERS), **WINDOW))
         return [row.status for row in rows.result()]
     finally:
         database.close()
 
 
-WINDOW = {"after": 0, "upto": 2**62, "limit": 500}
+WINDOW = {"after": 0, "upto": 2**62, "limit": 500, "withdrawn": 1}
+FILTERS = ("model", "mode", "host", "tag", "since", "until")
 
 
 def test_a_backup_brought_to_an_empty_machine_is_the_receiver_it_was_made_of(
@@ -347,7 +348,7 @@ def test_a_file_that_is_missing_from_a_backup_is_found(backup: Path, tmp_path: P
     ("change", "words"),
     [
         ({"format": 2}, "has format 2, this program reads 1"),
-        ({"schema": 99}, "has schema 99, this program knows up to 4"),
+        ({"schema": 99}, "has schema 99, this program knows up to 5"),
         ({"schema": None}, "has schema None"),
         ({"files": {}}, "names no queue.db"),
         ({"files": {"queue.db": {}, "../../etc/passwd": {}}}, r"names '\.\./\.\./etc/passwd'"),

@@ -460,13 +460,13 @@ def test_an_artifact_that_cannot_be_read_is_found(site: Site) -> None:
 
 def test_a_newer_database_is_refused_with_both_numbers(site: Site) -> None:
     change(site.db, "PRAGMA user_version = 99")
-    with pytest.raises(ConfigurationError, match="has schema 99, this program knows up to 4"):
+    with pytest.raises(ConfigurationError, match="has schema 99, this program knows up to 5"):
         site.fsck()
 
 
 def test_an_older_database_is_refused_with_what_to_do(site: Site) -> None:
     change(site.db, "PRAGMA user_version = 1")
-    with pytest.raises(ConfigurationError, match="has schema 1, this program checks 4; start the receiver"):
+    with pytest.raises(ConfigurationError, match="has schema 1, this program checks 5; start the receiver"):
         site.fsck()
 
 

@@ -21,7 +21,7 @@ def chosen(path: Path | None, **flags: str) -> settings.Settings:
 
 
 def test_a_token_is_shown_once_with_the_lines_for_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert receiver.main(["operator", "alice", "--roles", "read,enrol"]) == 0
+    assert receiver.main(["operator", "alice", "--roles", "read,enrol", "--token"]) == 0
     shown = capsys.readouterr()
     token = shown.out.strip()
     assert re.fullmatch(r"[0-9A-Za-z_-]{43}", token)

@@ -103,7 +103,9 @@ def test_one_that_does_not_say_when_is_left_alone(stub: StubReceiver, tmp_path: 
 
 def test_certificate_and_key_may_be_one_file_and_a_key_alone_is_none() -> None:
     assert certificate_files(None, None) is None
-    assert certificate_files(Path("a"), None) == (Path("a"), Path("a"))
-    assert certificate_files(Path("a"), Path("b")) == (Path("a"), Path("b"))
+    # Whole paths, because a worker that changes its folder must find them again.
+    a, b = Path("a").absolute(), Path("b").absolute()
+    assert certificate_files(Path("a"), None) == (a, a)
+    assert certificate_files(Path("a"), Path("b")) == (a, b)
     with pytest.raises(ConfigurationError, match="client_key is set and client_certificate is not"):
         certificate_files(None, Path("b"))
