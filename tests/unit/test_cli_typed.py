@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from training.fleet.cli.plans import history
+from training.fleet.cli.text import Terminal
 from training.fleet.cli.typed import program
+from training.fleet.wire.manifests import ManifestView
 
 
 @pytest.mark.parametrize(
@@ -35,3 +38,9 @@ def test_what_a_checkout_is_told_can_be_typed_there(root: Path) -> None:
     python, file = program("tools/cis490_jobs.py").split()
     helped = subprocess.run([python, file, "--version"], cwd=root, capture_output=True, text=True, check=False)
     assert (helped.returncode, helped.stdout.split()[0]) == (0, "cis490-jobs")
+
+
+def test_the_list_of_manifests_names_the_zone_of_its_times() -> None:
+    view = ManifestView(3, "d" * 64, "2026-12-01T05:29:49Z", "operator:alice", "apply", 4, True)
+    assert history([view], Terminal(120, 30, utc=True))[0].split()[2:4] == ["TIME", "(UTC)"]
+    assert history([view], Terminal(utc=True))[0].split("\t")[2] == "2026-12-01 05:29:49+00:00"

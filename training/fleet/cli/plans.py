@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from training.fleet.cli.text import Terminal, clean, moment, table
+from training.fleet.cli.text import Terminal, clean, moment, table, zone
 from training.fleet.cli.typed import program
 from training.fleet.cli.views import SHORT_ID, identity, plain
 from training.fleet.wire.manifests import ManifestView, TableChange
@@ -89,7 +89,7 @@ def history(found: Sequence[ManifestView], terminal: Terminal) -> list[str]:
         [
             str(one.number),
             identity(one.digest, terminal),
-            moment(one.at),
+            moment(one.at, terminal),
             one.actor,
             one.how,
             str(one.jobs),
@@ -97,4 +97,5 @@ def history(found: Sequence[ManifestView], terminal: Terminal) -> list[str]:
         ]
         for one in found
     ]
-    return table(MANIFEST_COLUMNS, rows, terminal, ("HOW", "STATE"))
+    shown = {"TIME": f"TIME ({zone([one.at for one in found], terminal)})"}
+    return table([shown.get(name, name) for name in MANIFEST_COLUMNS], rows, terminal, ("HOW", "STATE"))
