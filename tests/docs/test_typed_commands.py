@@ -39,7 +39,10 @@ SCRIPTS = {
     "tools/record_telemetry.py": ("tools.telemetry.program", []),
 }
 """Our programs by the name they are typed with: the module whose `main` takes the words, and words in front of them."""
-SHELL = {"scripts/test-windows.sh": r"3\.1[1-3]|--long", "scripts/test.sh": r"--long|--torch|--|tests/\S+|-\w|\w+"}
+SHELL = {
+    "scripts/test-windows.sh": r"3\.1[1-3]|--long",
+    "scripts/test.sh": r"--quick|--long|--torch|--|tests/\S+|-\w|\w+",
+}
 """Scripts that parse their words themselves, with the words that they take."""
 PLACEHOLDERS = {"DIGEST": "0" * 64, "JOB": "a1b2", "HEX": "0" * 64}
 OF_PYTHON = {"venv", "pip", "pytest"}

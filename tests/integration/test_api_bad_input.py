@@ -191,7 +191,8 @@ def test_a_page_of_another_site_may_look(receiver: LiveReceiver, origin: str) ->
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
 def test_every_route_refuses_a_query_parameter_that_it_does_not_declare(receiver: LiveReceiver, route: Route) -> None:
-    path = route.path.replace("{id}", ID).replace("{sha256}", ID).replace("{name}", "w1").replace("{file}", "a.md")
+    named = {"id": ID, "sha256": ID, "digest": ID, "name": "w1", "file": "a.md"}
+    path = route.path.format(**named)
     for query, wanted in (("unknown=1", 422), ("a=1&a=2", 400)):
         reply = receiver.call(route.method, f"{path}?{query}", b"" if route.method != "GET" else None, operator=True)
         assert reply.status == wanted, reply.body

@@ -78,7 +78,7 @@ def database_flips(site: Site, count: int, least: int) -> None:
 
 
 def test_every_flip_in_the_database_that_changes_what_it_says_is_found(site: Site) -> None:
-    database_flips(site, 400, 40)
+    database_flips(site, 400, 30)
 
 
 @pytest.mark.slow

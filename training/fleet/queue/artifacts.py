@@ -63,6 +63,7 @@ class Artifacts:
         if new:
 
             def follow() -> None:
+                # Without totals the first count reads this row as well.
                 if self._totals is not None:
                     self._totals[0] += 1
                     self._totals[1] += size_bytes
@@ -143,6 +144,7 @@ class StoredRows:
 
     def __iter__(self) -> Iterator[tuple[ArtifactKey, int]]:
         """Yield every artifact with its length in the order they came, page by page."""
+        # A transaction for each page, so that claims have their turn between two of them.
         page = functools.partial(self._artifacts.page, after=0, limit=PAGE)
         while rows := self._database.submit(page).result():
             yield from ((row.key, row.size_bytes) for row in rows)
