@@ -122,7 +122,9 @@ def test_the_lines_on_use_make_a_fleet_that_can_be_looked_at(person: Person) -> 
     person.type(make)
     person.until("cis490-jobs status", r"hosts\s+working 1")
     for line in look.splitlines():
-        assert person.ask(line)[0] == 0, line
+        status, said = person.ask(line)
+        early = line.endswith("get best") and "found no completed job" in said  # nothing is trained yet
+        assert status == 0 or early, f"{line}\n{said}"
     assert "lab-server" in person.ask("cis490-jobs workers")[1]
 
 
