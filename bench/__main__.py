@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import crowd, depth, guessing, idling, loading, throughput, training, uploads, waking
+from bench import crowd, depth, growth, guessing, idling, loading, throughput, training, uploads, waking
 from bench.figures import Figure, machine, save, table
 from bench.stage import fsync_p50_ms
 from training.needs import demand_packages
@@ -19,6 +19,7 @@ ROWS: dict[str, Callable[[Path, bool], list[Figure]]] = {
     "pairs": throughput.pairs,
     "slow-disk": throughput.slow_disk,
     "depth": depth.depth,
+    "growth": growth.growth,
     "parked": waking.parked,
     "first-line": waking.first_line,
     "upload": uploads.upload,

@@ -177,6 +177,12 @@ class Askers:
         if found:
             self.wrong.append(f"the check of the running receiver found {found}")
 
+    def prune(self) -> None:
+        order = {"older_than_s": 0}
+        plan = self.ask("POST", "/v1/prune/plan", order)
+        if plan["artifacts"]:
+            self._chore("prune", {**order, "if_digest": plan["digest"]})
+
     def _chore(self, kind: str, order: Any) -> None:
         self.ask("POST", f"/v1/{kind}", order)
         end = time.monotonic() + LIMIT_S
@@ -259,6 +265,7 @@ def _steps(who: Askers) -> Iterator[Callable[[], None]]:
     yield who.reload
     yield who.back_up
     yield who.check
+    yield who.prune
 
 
 # ---- one life of the receiver
@@ -329,7 +336,7 @@ SYNCED = "/queue[.]db(-wal)?|/(incoming|store)/.*"
 """What answers depend on; the sums, the index and the kept manifest are made anew."""
 SYNCED_FIRST = "/queue[.]db-wal"
 """The same before there are tables: until SQLite has a log, it syncs the empty file itself once more to undo."""
-PARTS = {"first start": 0, "work": 23, "reload": 24, "backup and check": 26}
+PARTS = {"first start": 0, "work": 23, "reload": 24, "backup and check": 26, "prune": 27}
 """What the receiver lives through, and how many steps were answered at the end of each part."""
 
 

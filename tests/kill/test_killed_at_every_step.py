@@ -21,7 +21,7 @@ import pytest
 from tests.helpers.todays_part import WHOLE, todays_part
 
 WALK = Path(__file__).with_name("walk.py")
-RECEIVER = ["receiver:first start", "receiver:work", "receiver:reload", "receiver:backup and check"]
+RECEIVER = ["receiver:first start", "receiver:work", "receiver:reload", "receiver:backup and check", "receiver:prune"]
 OFFLINE = ["offline:restore", "offline:repair"]
 FLOWS = [*RECEIVER, "upgrade", *OFFLINE, "worker"]
 FAILED_EACH_TIME = ["receiver:work", "upgrade", *OFFLINE, "worker"]
@@ -33,6 +33,7 @@ ENOUGH = {
     "receiver:work": 100,
     "receiver:reload": 35,
     "receiver:backup and check": 50,
+    "receiver:prune": 15,
     "upgrade": 35,
     "offline:restore": 35,
     "offline:repair": 20,

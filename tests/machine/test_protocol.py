@@ -27,7 +27,7 @@ ALL = Protocol(alike=True)
 SMALL = Protocol(claims=2)
 ARTIFACTS = ["a" * 64, "b" * 64]
 KINDS: list[Any] = ["trainer_error", "preempted"]
-TERMS = Terms(backoff_s=0.0)
+TERMS = Terms(backoff_s=0.0, backoff_cap_s=0.0)
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_a_backup_names_the_digest_of_each_of_its_files(site: Site) -> None:
     assert (backup / "index.jsonl").read_bytes() == site.places.index.read_bytes()
     assert {key: contents(backup)[key] for key in ("format", "schema", "artifacts", "version", "made_at")} == {
         "format": 1,
-        "schema": 5,
+        "schema": 6,
         "artifacts": True,
         "version": "0.1.0",
         "made_at": "2026-01-01T00:00:00Z",
@@ -348,7 +348,7 @@ def test_a_file_that_is_missing_from_a_backup_is_found(backup: Path, tmp_path: P
     ("change", "words"),
     [
         ({"format": 2}, "has format 2, this program reads 1"),
-        ({"schema": 99}, "has schema 99, this program knows up to 5"),
+        ({"schema": 99}, "has schema 99, this program knows up to 6"),
         ({"schema": None}, "has schema None"),
         ({"files": {}}, "names no queue.db"),
         ({"files": {"queue.db": {}, "../../etc/passwd": {}}}, r"names '\.\./\.\./etc/passwd'"),

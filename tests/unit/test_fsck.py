@@ -84,7 +84,7 @@ def test_a_flipped_bit_in_an_artifact_is_found_and_named_with_its_job(site: Site
     (fault,) = site.fsck().findings
     assert fault.place == f"artifact {site.artifacts[1]} (result of job {site.ids[1]})"
     assert fault.found.startswith("800 bytes that hash to ")
-    assert "another seed" in fault.remedy
+    assert "requeue JOB" in fault.remedy
     assert site.files() == before
 
 
@@ -360,7 +360,8 @@ def test_a_corrected_length_is_written_to_its_own_row_alone(site: Site) -> None:
     change(
         site.db,
         "UPDATE artifact SET size_bytes = 801 WHERE seq = 1",
-        f"INSERT INTO artifact VALUES (4, '{short}', 'gbt', 'realistic', 5, '')",
+        "INSERT INTO artifact (seq, sha256, model, mode, size_bytes, stored_at)"
+        f" VALUES (4, '{short}', 'gbt', 'realistic', 5, '')",
     )
     site.fsck(repair=True)
     connection = sqlite3.connect(site.db)
@@ -460,13 +461,13 @@ def test_an_artifact_that_cannot_be_read_is_found(site: Site) -> None:
 
 def test_a_newer_database_is_refused_with_both_numbers(site: Site) -> None:
     change(site.db, "PRAGMA user_version = 99")
-    with pytest.raises(ConfigurationError, match="has schema 99, this program knows up to 5"):
+    with pytest.raises(ConfigurationError, match="has schema 99, this program knows up to 6"):
         site.fsck()
 
 
 def test_an_older_database_is_refused_with_what_to_do(site: Site) -> None:
     change(site.db, "PRAGMA user_version = 1")
-    with pytest.raises(ConfigurationError, match="has schema 1, this program checks 5; start the receiver"):
+    with pytest.raises(ConfigurationError, match="has schema 1, this program checks 6; start the receiver"):
         site.fsck()
 
 

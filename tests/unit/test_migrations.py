@@ -270,7 +270,7 @@ def test_a_kill_at_any_statement_of_an_upgrade_leaves_the_old_tables_or_the_new_
     root: Path, tmp_path: Path, which: Callable[[Path], int]
 ) -> None:
     found = []
-    for die_at in range(1, 80):
+    for die_at in range(1, 140):
         path = tmp_path / f"{die_at}.db"
         shutil.copy(tmp_path / "old.db", path)
         done = upgrade(root, path, die_at=die_at)

@@ -127,7 +127,7 @@ def test_a_newer_database_is_refused(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
-    with pytest.raises(ConfigurationError, match="has schema 99, this program knows up to 5"):
+    with pytest.raises(ConfigurationError, match="has schema 99, this program knows up to 6"):
         Sqlite.open(path)
 
 
@@ -414,6 +414,7 @@ WRITTEN = {
     " updated_at) VALUES",
     "attempt": "INSERT INTO attempt (job, fence, lease_id, worker, claim_id, claimed_at, outcome, ended_at, refunded)"
     " VALUES",
+    "artifact": "INSERT INTO artifact (seq, sha256, model, mode, size_bytes, stored_at) VALUES",
     "identity": "INSERT INTO identity (id, worker, digest, next_digest, rotate, created_at) VALUES",
     "good": "9" * 64,
     "short": "9" * 63,
@@ -507,10 +508,10 @@ def raw(path: Path) -> Iterator[sqlite3.Connection]:
         "INSERT INTO attempt (job, fence, lease_id, worker, claim_id, claimed_at) VALUES (1, 1, 'lease', 'b', 'c', '')",
         "UPDATE event SET why = 'other'",
         "INSERT INTO event VALUES (2, '', '', 1, NULL, 'explode', NULL, 'pending', '')",
-        "INSERT INTO artifact VALUES (1, 'short', 'gbt', 'oracle', 1, '')",
-        "INSERT INTO artifact VALUES (1, '{short}', 'gbt', 'oracle', 1, '')",
-        "INSERT INTO artifact VALUES (1, '{odd}', 'gbt', 'oracle', 1, '')",
-        "INSERT INTO artifact VALUES (1, '{good}', 'gbt', 'oracle', -1, '')",
+        "{artifact} (1, 'short', 'gbt', 'oracle', 1, '')",
+        "{artifact} (1, '{short}', 'gbt', 'oracle', 1, '')",
+        "{artifact} (1, '{odd}', 'gbt', 'oracle', 1, '')",
+        "{artifact} (1, '{good}', 'gbt', 'oracle', -1, '')",
         "{job} (9, '{short}', '{{}}', 'gbt', 'oracle', 1, 0, 1, 60, 3, '')",
         "{job} (9, '{odd}', '{{}}', 'gbt', 'oracle', 1, 0, 1, 60, 3, '')",
         "{job} (9, '{good}', '{{}}', 'gbt', 'another', 1, 0, 1, 60, 3, '')",
@@ -553,7 +554,7 @@ def test_what_must_never_be_true_cannot_be_written(raw: sqlite3.Connection, stat
         "UPDATE job SET status = 'completed' WHERE seq = 2",
         "UPDATE job SET timeout_s = 1, max_attempts = 1, ready = 0, attempt = 5 WHERE seq = 1",
         "UPDATE attempt SET outcome = 'completed', exit_status = 1 WHERE job = 2",
-        "INSERT INTO artifact VALUES (1, '{good}', 'gbt', 'oracle', 0, '')",
+        "{artifact} (1, '{good}', 'gbt', 'oracle', 0, '')",
         "{job} (9, '{good}', '{{}}', 'gbt', 'realistic', 1, 0, 1, 60, 3, '')",
         "{attempt} (1, 1, 'l', 'b', 'c', '', 'expired', '', 1)",
         "{attempt} (1, 1, 'l', 'b', 'c', '', NULL, NULL, 0)",

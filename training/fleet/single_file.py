@@ -55,7 +55,7 @@ JOBS_MODULES: Final = (
     "training/trainer/__init__.py",
     "training/trainer/hyper.py",
 )
-"""What `cis490-jobs` needs beside its packages."""
+"""What `cis490-jobs` needs beside its packages; `hyper` says which library a model of a host lacks."""
 INSTALLED: Final = (
     "LICENSE",
     "etc/systemd/cis490-training-worker.service",

@@ -23,13 +23,16 @@ class Disks:
         folders: Folder by the name of the setting that it follows from.
         floor_bytes: Room that must be left for the database.
         system: The operating system.
+
+    Attributes:
+        floor_bytes: Room that must be left for the database.
     """
 
     def __init__(
         self, folders: Mapping[str, Path] | None = None, floor_bytes: int = 0, system: System | None = None
     ) -> None:
         self._folders = dict(folders or {})
-        self._floor_bytes = floor_bytes
+        self.floor_bytes = floor_bytes
         self._system = system or System()
 
     def problems(self) -> list[str]:
@@ -53,9 +56,9 @@ class Disks:
             free = self._system.free_bytes(folder)
         except OSError as error:
             return f"the folder of {name}, {folder}, cannot be looked at ({error.strerror}); look at its disk"
-        if free > self._floor_bytes:
+        if free > self.floor_bytes:
             return ""
         return (
-            f"the disk of {name}, {folder}, has {free} bytes free; expected more than the {self._floor_bytes} that are "
+            f"the disk of {name}, {folder}, has {free} bytes free; expected more than the {self.floor_bytes} that are "
             "kept for the database; free disk space on the receiver"
         )

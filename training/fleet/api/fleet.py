@@ -17,8 +17,10 @@ from training.fleet.api.answers import Streams
 from training.fleet.api.limiter import Limiter
 from training.fleet.api.metrics import Meters
 from training.fleet.api.news import News
+from training.fleet.api.refusals import Refusals
 from training.fleet.api.uploading import Uploads
 from training.fleet.model.errors import UnavailableError
+from training.fleet.queue.clock import wall_label
 from training.fleet.wire.identities import Material
 
 if TYPE_CHECKING:
@@ -78,6 +80,7 @@ class Fleet:
         streams: Answers that are still being sent piece by piece.
         limiter: Counts wrong one-time codes.
         news: Decides which events that callers can cause again and again are written.
+        refusals: Uploads that found no room.
         idle_retry_s: How long a worker that finds no job is asked to wait.
         version: Of the receiver.
         started_at: On the monotonic clock.
@@ -103,6 +106,7 @@ class Fleet:
     streams: Streams = field(default_factory=Streams)
     limiter: Limiter = field(default_factory=lambda: Limiter(time.monotonic))
     news: News = field(default_factory=lambda: News(time.monotonic))
+    refusals: Refusals = field(default_factory=lambda: Refusals(wall_label))
     idle_retry_s: float = 10.0
     version: str = __version__
     started_at: float = field(default_factory=time.monotonic)

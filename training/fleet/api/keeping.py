@@ -20,8 +20,11 @@ from training.fleet.database import Database
 from training.fleet.maintenance.artifacts import CheckOptions, Places
 from training.fleet.maintenance.backup import BackupTask, back_up
 from training.fleet.maintenance.fsck import fsck_running
+from training.fleet.maintenance.old_backups import remove_older
+from training.fleet.maintenance.prune import Pruner
 from training.fleet.maintenance.report import Report
 from training.fleet.model.errors import ConflictError, Fault, FleetError, UnavailableError
+from training.fleet.queue.pruning import PruneRule
 from training.fleet.wire.people import BackupOrder, Chore, Finding, FsckOrder
 
 JOIN_S: Final = 5.0
@@ -43,6 +46,7 @@ class Keeper:
         manifest: The manifest in force, as it was applied.
         backup_root: Folder of the backups.
         copy_path: Where a check puts its copy of the database.
+        pruner: Removes old results.
     """
 
     database: Database
@@ -50,7 +54,9 @@ class Keeper:
     manifest: Path
     backup_root: Path
     copy_path: Path
+    pruner: Pruner
     _chore: Chore = field(default_factory=Chore)
+    _check: Chore = field(default_factory=Chore)
     _thread: threading.Thread | None = None
     _ending: threading.Event = field(default_factory=threading.Event)
     _rested_at: float = 0.0
@@ -61,7 +67,8 @@ class Keeper:
 
     def problems(self) -> list[str]:
         """Return what is wrong with the receiver's files as far as it is known, for people."""
-        chore, found = self._chore, list[str]()
+        # The newest check counts until the next one, whatever else was done since.
+        chore, found = self._chore if self._chore.kind == "fsck" else self._check, list[str]()
         if self.database.damaged:
             pages = ", ".join(map(str, self.database.damaged[:10]))
             found.append(f"pages of the database are not what they were ({pages}); stop the receiver and run fsck")
@@ -85,7 +92,11 @@ class Keeper:
         )
 
         def work(keeper: Keeper, report: Report) -> str:
-            return str(back_up(keeper.database, wanted, report, keeper._progress).absolute())
+            made = back_up(keeper.database, wanted, report, keeper._progress)
+            # Not when the new one lacks something: an older one may have it.
+            if order.keep is not None and not report.findings:
+                report.removed += remove_older(made, order.keep, keeper._progress)
+            return str(made.absolute())
 
         return self._begin(Chore("backup", "running", name, made_at), work)
 
@@ -104,6 +115,30 @@ class Keeper:
 
         return self._begin(Chore("fsck", "running", made_at, made_at), work)
 
+    def begin_prune(self, rule: PruneRule, digest: str | None, actor: str) -> Chore:
+        """Begin to remove results.
+
+        Args:
+            rule: Which.
+            digest: That of the choice that was shown; None removes what is chosen now.
+            actor: Who asks.
+
+        Raises:
+            ConflictError: Another chore runs.
+        """
+        made_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+        def work(keeper: Keeper, report: Report) -> str:
+            keeper.pruner.prune(rule, digest, actor, report, keeper._progress)
+            return ""
+
+        return self._begin(Chore("prune", "running", made_at, made_at), work)
+
+    @property
+    def running(self) -> bool:
+        """Whether a chore runs."""
+        return self._chore.state == "running"
+
     def _begin(self, chore: Chore, work: _Work) -> Chore:
         """Start a chore; callers are all on the event loop, so two never start at once."""
         if self._ending.is_set():
@@ -120,7 +155,7 @@ class Keeper:
         changes: dict[str, object]
         try:
             path = work(self, report)
-            changes = {"state": "done", "path": path, "checked": dict(report.checked)}
+            changes = {"state": "done", "path": path, "checked": dict(report.checked), "removed": report.removed}
         except FleetError as error:
             changes = {"state": "failed", "error": error.message}
         except OSError as error:
@@ -130,6 +165,8 @@ class Keeper:
             changes = {"state": "failed", "error": f"the receiver failed at this ({error}); its log says why"}
         found, notes = ([_finding(fault) for fault in faults] for faults in (report.findings, report.notes))
         self._chore = replace(self._chore, findings=found, notes=notes, **changes)  # type: ignore[arg-type]
+        if self._chore.kind == "fsck":
+            self._check = self._chore
         data = {"kind": self._chore.kind, "name": self._chore.name, "found": len(found), "error": self._chore.error}
         level = logging.ERROR if found or self._chore.error else logging.INFO
         _log.log(level, f"{self._chore.kind} ended", extra={"data": data})

@@ -156,6 +156,7 @@ class Meters(Collector):
         yield _gauge("artifacts", "Artifacts in the store.", storage["artifacts"])
         yield _gauge("artifacts_bytes", "Size of the artifacts in the store.", storage["bytes"])
         yield _gauge("store_free_bytes", "Room left for uploads.", storage["free_bytes"])
+        yield _gauge("store_floor_bytes", "Room that uploads leave to the database.", storage.get("floor_bytes", 0))
         yield _gauge("uptime_seconds", "Time since the receiver started.", round(health.uptime_s))
         yield _gauge("problems", "Things that are wrong now.", len(health.problems))
         heard = {worker: round(now - seen_s, 3) for worker, seen_s in seen.items()}

@@ -58,6 +58,7 @@ from training.fleet.wire.people import (
     Why,
     WorkerPage,
 )
+from training.fleet.wire.pruning import PruneOrder, PrunePlan
 from training.fleet.wire.worker import Beat, Claim, Complete, Fail, Heartbeat, JobState, Lease, OwnView, Stored
 
 Handler = Callable[..., Awaitable[Response]]
@@ -178,12 +179,13 @@ _NAMED = (404, "no such worker ever enrolled")
 _STALE = (409, "`stale_lease`: the lease is not the newest one")
 _UNASKED = (409, "`wrong_state`: nobody asked for a new key; `identity_in_use`: another machine uses the identity")
 _STATE = (409, "`wrong_state`: the job's status does not allow it")
-_CHORE = (409, "`wrong_state`: a backup or a check runs already")
+_CHORE = (409, "`wrong_state`: a backup, a check or a prune runs already")
 _SHRINK = (409, "`would_shrink`: it declares fewer jobs than the one in force and `allow_shrink` is not set")
 _BUNDLE = Media("application/zstd")
 _PART = Media("application/octet-stream")
 _PART_OUT = Media("*/*")
 _RANGE = (206, "the range that was asked for")
+_PRUNED = (410, "`artifact_pruned`: its files were removed on purpose")
 _BEYOND = (416, "`range_beyond`: the file ends before the range begins")
 _DOWNLOAD = (
     (
@@ -311,7 +313,13 @@ ROUTES: Final[tuple[Route, ...]] = (
         artifacts.bundle,
         None,
         _BUNDLE,
-        (_RANGE, _UNCHANGED, (404, "`not_found`: no such artifact; `artifact_lost`: its file is gone"), _BEYOND),
+        (
+            _RANGE,
+            _UNCHANGED,
+            (404, "`not_found`: no such artifact; `artifact_lost`: its file is gone"),
+            _PRUNED,
+            _BEYOND,
+        ),
         headers=_DOWNLOAD,
     ),
     Route(
@@ -321,7 +329,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         artifacts.part,
         None,
         _PART_OUT,
-        (_RANGE, _UNCHANGED, (404, "`not_found`: no such file; `artifact_lost`: it is gone"), _BEYOND),
+        (_RANGE, _UNCHANGED, (404, "`not_found`: no such file; `artifact_lost`: it is gone"), _PRUNED, _BEYOND),
         headers=_DOWNLOAD,
     ),
     Route(
@@ -470,6 +478,16 @@ ROUTES: Final[tuple[Route, ...]] = (
         right="operate",
         optional=True,
     ),
+    Route(
+        "POST",
+        "/v1/prune/plan",
+        "operator",
+        operator.plan_prune,
+        PruneOrder,
+        PrunePlan,
+        right="operate",
+    ),
+    Route("POST", "/v1/prune", "operator", operator.prune, PruneOrder, Chore, (_CHORE,), right="operate"),
     Route("GET", "/v1/chore", "operator", operator.chore, None, Chore, right="operate"),
     Route("POST", "/v1/invite", "operator", enrolment.invite, InviteOrder, Invite, right="enrol"),
     Route(

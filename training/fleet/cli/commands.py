@@ -169,17 +169,19 @@ def why(call: Call) -> int:
 
 def backup(call: Call) -> int:
     """Make a backup on the receiver's host and wait for it; return 1 if something in it is damaged."""
-    done = _wait_for(call, call.remote.begin_backup(label=call.options.label, artifacts=call.options.artifacts))
-    return _show_chore(call, done, str(done["path"]))
+    given = call.options
+    done = wait_for(call, call.remote.begin_backup(label=given.label, artifacts=given.artifacts, keep=given.keep))
+    removed = [f"removed {name}" for name in read(Chore, done).removed]
+    return _show_chore(call, done, str(done["path"]), removed)
 
 
 def fsck(call: Call) -> int:
     """Check the receiver's files and wait for the result; return 1 if something is wrong."""
-    done = _wait_for(call, call.remote.begin_fsck(hashes=not call.options.no_hash))
+    done = wait_for(call, call.remote.begin_fsck(hashes=not call.options.no_hash))
     return _show_chore(call, done, views.checked(read(Chore, done)))
 
 
-def _wait_for(call: Call, begun: dict[str, Any]) -> dict[str, Any]:
+def wait_for(call: Call, begun: dict[str, Any]) -> dict[str, Any]:
     """Ask again and again until a chore has ended; an outage does not end it."""
     first = read(Chore, begun)
     chore, document = first, begun
@@ -199,12 +201,12 @@ def _wait_for(call: Call, begun: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-def _show_chore(call: Call, document: dict[str, Any], last: str) -> int:
+def _show_chore(call: Call, document: dict[str, Any], last: str, more: Sequence[str] = ()) -> int:
     chore = read(Chore, document)
     if call.console.as_json:
         call.console.document(document)
     else:
-        call.console.lines([*views.findings(chore), clean(last)])
+        call.console.lines([*views.findings(chore), *map(clean, more), clean(last)])
     return EX_FAILURE if chore.findings else 0
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from training.fleet import __version__
-from training.fleet.cli import bulk, commands, listing, machines, manifests, result_options, results, trail
+from training.fleet.cli import bulk, commands, listing, machines, manifests, pruning, result_options, results, trail
 from training.fleet.cli.completion import SHELLS
 from training.fleet.cli.contexts import Context, Contexts
 from training.fleet.cli.instants import FORMS, is_instant
@@ -41,7 +41,20 @@ EX_INTERRUPTED: Final = 130
 EX_CLOSED: Final = 141
 _NEXT: Final = "Start one with `cis490-trainer-receiver`, or name another with --receiver URL or $CIS490_RECEIVER."
 _OPERATOR_COMMANDS: Final = frozenset(
-    {"cancel", "requeue", "reload", "plan", "apply", "manifest", "backup", "fsck", "invite", "identity", "worker"}
+    {
+        "cancel",
+        "requeue",
+        "reload",
+        "plan",
+        "apply",
+        "manifest",
+        "backup",
+        "fsck",
+        "prune",
+        "invite",
+        "identity",
+        "worker",
+    }
 )
 _LOOKS: Final = frozenset({"list", "history", "show", "diff"})
 """Actions of such commands that only look."""
@@ -156,7 +169,7 @@ def parser() -> argparse.ArgumentParser:
         prog="cis490-jobs",
         description="Look at the training fleet and steer it.",
         epilog="A job is named by the first 4 or more digits of its id, or by its name in the manifest.\n"
-        "cancel, requeue, reload, plan, apply, manifest, backup, fsck, invite and identity\n"
+        "cancel, requeue, reload, plan, apply, manifest, backup, fsck, prune, invite and identity\n"
         "need a login or $CIS490_OPERATOR_TOKEN.\n"
         "`cis490-jobs COMMAND --help` has the options of a command, with examples.",
     )
@@ -294,6 +307,20 @@ def _keep(groups: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     sub = _command(groups, "backup", "make a backup on the receiver's host", commands.backup)
     sub.add_argument("label", type=_label, nargs="?", metavar="LABEL", help="text added to the backup's name")
     sub.add_argument("--artifacts", action="store_true", help="include the artifacts")
+    sub.add_argument(
+        "--keep", type=_count, metavar="N", help="then remove older whole backups with this label until N are left"
+    )
+    sub = _command(groups, "prune", "remove the files of old results; their figures stay", pruning.prune)
+    sub.add_argument("--older-than", type=_age, metavar="AGE", help=f"only results of this age: {pruning.AGES}")
+    sub.add_argument(
+        "--keep-best", type=_count, metavar="N", help="keep the best N of each model, mode and split, by the headline"
+    )
+    sub.add_argument("--unnamed", action="store_true", help="only results of jobs that the manifest no longer names")
+    sub.add_argument("--dry-run", action="store_true", help="only show what would be removed; so it is without --yes")
+    sub.add_argument("--yes", action="store_true", help="remove it at once")
+    sub.add_argument(
+        "--if", dest="if_digest", type=_choice, metavar="DIGEST", help="remove it if it is still what was shown"
+    )
     sub = _command(groups, "fsck", "check the receiver's database, store and index", commands.fsck)
     sub.add_argument("--no-hash", action="store_true", help="only look whether artifacts are there, do not read them")
 
@@ -391,6 +418,11 @@ def _choice(text: str) -> str:
         raise argparse.ArgumentTypeError(
             f"found {text!r}, expected the {bulk.DIGEST_DIGITS} hex digits that were shown"
         )
+    return text
+
+
+def _age(text: str) -> str:
+    pruning.seconds_of(text)
     return text
 
 

@@ -211,9 +211,18 @@ class Remote:
         """Return what a manifest would change (`wire.people.Plan`); empty bytes mean the receiver's own file."""
         return self._post("/v1/manifest/plan", manifest)
 
-    def begin_backup(self, *, label: str | None, artifacts: bool) -> dict[str, Any]:
+    def begin_backup(self, *, label: str | None, artifacts: bool, keep: int | None = None) -> dict[str, Any]:
         """Start a backup on the receiver's host; return what is known of it (`wire.people.Chore`)."""
-        return self._post("/v1/backup", {"label": label, "artifacts": artifacts})
+        order = {"label": label, "artifacts": artifacts}
+        return self._post("/v1/backup", order if keep is None else {**order, "keep": keep})
+
+    def plan_prune(self, order: dict[str, Any]) -> dict[str, Any]:
+        """Return what a prune would remove (`wire.pruning.PrunePlan`)."""
+        return self._post("/v1/prune/plan", order)
+
+    def begin_prune(self, order: dict[str, Any]) -> dict[str, Any]:
+        """Start to remove results; return what is known of it (`wire.people.Chore`)."""
+        return self._post("/v1/prune", order)
 
     def begin_fsck(self, *, hashes: bool) -> dict[str, Any]:
         """Start a check of the receiver's files; return what is known of it (`wire.people.Chore`)."""

@@ -30,6 +30,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, str]]] = {
     "plan": ("plan", "plan new.toml --exit-code"),
     "reload": ("reload", "reload --if-plan DIGEST"),
     "backup": ("backup", "backup before-upgrade --artifacts"),
+    "prune": ("prune --older-than 30d --keep-best 3", "prune --unnamed --yes"),
     "fsck": ("fsck", "fsck --no-hash"),
     "invite": ("invite gpu-tower", "invite gpu-tower --ttl 2h --receiver https://receiver.example:8445"),
     "identity": ("identity list", "identity revoke gpu-tower"),

@@ -214,7 +214,7 @@ def _news(job: JobView, headline: str) -> str:
 
 def show(found: JobDetail, terminal: Terminal) -> list[str]:
     """Return everything about one job."""
-    lines = [*_facts(found.job, terminal), "", terminal.head("spec"), *_pairs(found.spec)]
+    lines = [*_facts(found.job, terminal, found.artifact_gone), "", terminal.head("spec"), *_pairs(found.spec)]
     lines += [
         "",
         terminal.head("constraints"),
@@ -241,7 +241,7 @@ def _part(name: str, shown: int, total: int, rest: str = "") -> str:
     return name if shown >= total else f"{name}, the newest {shown} of {total}{rest}"
 
 
-def _facts(job: JobView, terminal: Terminal) -> list[str]:
+def _facts(job: JobView, terminal: Terminal, gone: str) -> list[str]:
     state = word(job.status, terminal) + (f"; {clean(detail(job))}" if detail(job) else "")
     facts = [
         ("job", clean(job.id)),
@@ -256,8 +256,8 @@ def _facts(job: JobView, terminal: Terminal) -> list[str]:
     if job.tags:
         facts.append(("tags", clean(", ".join(job.tags))))
     if job.artifact is not None:
-        facts += [("artifact", clean(job.artifact)), ("path", clean(job.artifact_path or "-"))]
-    if job.artifact is not None and terminal.width is not None:
+        facts += [("artifact", clean(job.artifact)), ("path", clean(gone or job.artifact_path or "-"))]
+    if job.artifact is not None and not gone and terminal.width is not None:
         short = clean(job.id)[:SHORT_ID]
         facts += [("get it", f"cis490-jobs get {short}"), ("look", f"cis490-jobs card {short}")]
     return [f"{name:<9} {value}" for name, value in facts]

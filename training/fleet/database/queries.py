@@ -203,6 +203,9 @@ class JobStateRow(NamedTuple):
     cancel_requested: int
     requirement: int
     withdrawn: int
+    model: str
+    mode: str
+    artifact: str | None
 
 
 class ReadyAgainRow(NamedTuple):
@@ -249,6 +252,8 @@ class ArtifactRow(NamedTuple):
     mode: str
     size_bytes: int
     stored_at: str
+    gone: str | None
+    gone_at: str | None
 
     @property
     def key(self) -> ArtifactKey:
@@ -277,6 +282,8 @@ class ArtifactLengthRow(NamedTuple):
     model: str
     mode: str
     size_bytes: int
+    gone: str | None
+    gone_at: str | None
 
 
 class JobIdRow(NamedTuple):
@@ -286,6 +293,7 @@ class JobIdRow(NamedTuple):
 
 
 ARTIFACTS: Final = Query("artifacts", ArtifactRow._make)
+FILES_LEFT: Final = Query("files_left", ArtifactRow._make)
 ARTIFACT_TOTALS: Final = Query("artifact_totals", ArtifactTotalsRow._make)
 PARTS: Final = Query("parts", PartRow._make)
 ARTIFACT_ROWS: Final = Query("artifact_rows", ArtifactLengthRow._make)

@@ -6,6 +6,7 @@ told apart from damage, and that nothing damaged is ever deleted: it moves to `<
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -26,11 +27,12 @@ from training.fleet.database.sqlite.reading import Reading
 from training.fleet.maintenance.report import OnProgress, Report, ignore
 from training.fleet.model.artifact import BUNDLE, ArtifactKey, parse_path
 from training.fleet.model.parts import is_part_name
+from training.fleet.queue.artifacts import listed as as_listed
 from training.fleet.store import QUARANTINE, index_lines, quarantine
 
 LOST: Final = (
     "copy the bundle back from a backup (BACKUP/store has the same folders) and run fsck again; without one the result "
-    "is lost: the job stays completed, so train it again as a new job with another seed"
+    "is lost: `cis490-jobs requeue JOB` trains its job again with its own seed"
 )
 PART_LOST: Final = "copy the file back from a backup; the bundle has it as well, under the same name"
 _CHUNK_BYTES: Final = 2**20
@@ -68,9 +70,9 @@ class CheckOptions:
     before: float | None = None
 
 
-def listed(reading: Reading) -> Iterator[tuple[ArtifactKey, int]]:
-    """Yield every artifact with its length in the order they came."""
-    return ((row.key, row.size_bytes) for row in artifact_rows(reading))
+def listed(reading: Reading) -> Iterator[tuple[ArtifactKey, int, str | None]]:
+    """Yield every artifact in the order they came: key, length, and when it was pruned."""
+    return map(as_listed, artifact_rows(reading))
 
 
 def artifact_rows(reading: Reading) -> Iterator[ArtifactRow]:
@@ -86,9 +88,13 @@ def check_artifacts(reading: Reading, blobs: Blobs, report: Report, options: Che
     (totals,) = reading.rows(ARTIFACT_TOTALS)
     check = _Check(reading, blobs, report, options, totals.size_bytes)
     for row in artifact_rows(reading):
-        report.checked["artifacts"] += 1
-        check.row(row)
-        check.parts(row.key)
+        if row.gone == "pruned":
+            report.checked["pruned"] += 1
+            check.pruned(row.key)
+        elif row.gone is None or check.has_jobs(row.key):
+            report.checked["artifacts"] += 1
+            check.row(row)
+            check.parts(row.key)
     check.files()
     report.checked["bytes"] += check.hashed
 
@@ -133,6 +139,18 @@ class _Check:
             find(self._named(key), f"{blob.size_bytes} bytes", f"{wanted} bytes as its row says", remedy)
             if digest:
                 self._report.lengths.append({**asdict(key), "size_bytes": blob.size_bytes})
+
+    def has_jobs(self, key: ArtifactKey) -> bool:
+        """Return True if an artifact is the result of a job. Looks through all jobs."""
+        return any(True for _ in self._reading.rows(JOB_IDS_OF_ARTIFACT, **asdict(key)))
+
+    def pruned(self, key: ArtifactKey) -> None:
+        """Look for files that a prune has left; a row that says "pruned" promises none, so they are no damage."""
+        with contextlib.suppress(OSError):
+            blob = self._blobs.stat(key.path)
+            if blob is not None:
+                place = self._blobs.address(key.path)
+                self._report.note(place, "a pruned artifact", "no file", "the next start of the receiver removes it")
 
     def parts(self, key: ArtifactKey) -> None:
         """Check the small files of an artifact. They are read whatever the options: all of one are 2 MiB at most."""

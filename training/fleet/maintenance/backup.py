@@ -163,6 +163,7 @@ def _fill(source: Database, order: BackupTask, part: Path, report: Report, progr
         "version": order.version,
         "schema": schema,
         "artifacts": order.artifacts,
+        "index": str(order.places.index.absolute()),
         "files": {name: asdict(entry) for name, entry in files.items()},
     }
     _written(part / CONTENTS, [json.dumps(contents, indent=1).encode() + b"\n"])
@@ -197,7 +198,7 @@ def _artifacts(
 ) -> Iterator[tuple[str, Entry]]:
     (totals,) = reading.rows(ARTIFACT_TOTALS)
     count = Count(progress, totals.size_bytes)
-    for row in artifact_rows(reading):
+    for row in (row for row in artifact_rows(reading) if row.gone is None):
         key = row.key.path
         target = part / STORE / key
         target.parent.mkdir(parents=True)

@@ -26,6 +26,7 @@ class Report:
         notes: What is not wrong and may be looked at.
         repaired: What was done about it, for people.
         checked: How much was looked at: `jobs`, `pages`, `artifacts`, `bytes`.
+        removed: Names of older backups that were removed.
         lengths: Artifacts whose file is sound and has another length than its row says: the values of `correct_length`.
     """
 
@@ -33,6 +34,7 @@ class Report:
     notes: list[Fault] = field(default_factory=list)
     repaired: list[str] = field(default_factory=list)
     checked: Counter[str] = field(default_factory=Counter)
+    removed: list[str] = field(default_factory=list)
     lengths: list[dict[str, Any]] = field(default_factory=list)
 
     def find(self, place: str, found: object, expected: str, remedy: str) -> None:

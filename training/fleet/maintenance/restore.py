@@ -80,8 +80,8 @@ def restore(backup: Path, target: RestoreTarget, *, replace: bool, progress: OnP
             places, or a database is there and may not be moved aside. At most empty folders were made.
         FleetError: A file of the backup is not what it was, or the disk refuses.
     """
-    files = _contents(backup)
-    _demand_whole(backup, files, progress)
+    files = contents_of(backup)
+    demand_whole(backup, files, progress)
     try:
         with held(target.database):
             _demand_free(target, replace=replace)
@@ -94,7 +94,7 @@ def restore(backup: Path, target: RestoreTarget, *, replace: bool, progress: OnP
         raise FleetError(f"the backup was not brought back ({error})", "look at the disk and run this again") from error
 
 
-def _contents(backup: Path) -> dict[str, Entry]:
+def contents_of(backup: Path) -> dict[str, Entry]:
     """Return the files of a backup by name."""
     path = backup / CONTENTS
     try:
@@ -134,7 +134,12 @@ def _stored(name: str) -> str | None:
     return path if name != path and (file == BUNDLE or is_part_name(file)) else None
 
 
-def _demand_whole(backup: Path, files: Mapping[str, Entry], progress: OnProgress) -> None:
+def demand_whole(backup: Path, files: Mapping[str, Entry], progress: OnProgress) -> None:
+    """Read every file of a backup.
+
+    Raises:
+        FleetError: One is missing or not what was written.
+    """
     count = Count(progress, sum(entry.size_bytes for entry in files.values()))
     faults: list[Fault] = []
     for name, entry in files.items():
@@ -264,6 +269,6 @@ def _missing(target: RestoreTarget) -> Iterator[str]:
     with of_copy(target.database) as reading:
         for row in artifact_rows(reading):
             blobs, path = target.places.blobs, row.key.path
-            if blobs.stat(path) is None:
+            if row.gone is None and blobs.stat(path) is None:
                 words = "copy it from another backup, `fsck` says which jobs it is the result of"
                 yield f"missing: {blobs.address(path)}; {words}"

@@ -25,7 +25,8 @@ The text for people is made from the fields in one place, so no code needs to re
     |  |- HostRefusedError     403 a host the manifest does not admit
     |  '- CertificateMismatchError 403 the certificate of one worker with the secret of another
     |- NotFoundError           404 no such job, worker or artifact
-    |  '- ArtifactLostError    404 an artifact that has a row and no whole file
+    |  |- ArtifactLostError    404 an artifact that has a row and no whole file
+    |  '- ArtifactPrunedError  410 an artifact whose files were removed on purpose
     |- MethodError             405 the path exists, the method does not
     |- IdentityInUseError      409 another machine uses the identity
     |- ConflictError           409 the state does not allow it
@@ -273,6 +274,12 @@ class ArtifactLostError(NotFoundError):
     """An artifact that has a row and no whole file."""
 
     code = "artifact_lost"
+
+
+class ArtifactPrunedError(NotFoundError):
+    """An artifact whose files were removed on purpose; its metrics and digests are kept."""
+
+    code, status = "artifact_pruned", 410
 
 
 class RangeError(RequestError):

@@ -15,6 +15,7 @@ from training.fleet.database.queries import (
     JOB_IDS_OF_ARTIFACT,
     LEASE,
     PARTS,
+    ArtifactLengthRow,
     ArtifactRow,
     PartRow,
 )
@@ -53,27 +54,50 @@ class Artifacts:
         return row.id, ArtifactKey(sha256, row.model, row.mode)
 
     def size_bytes(self, tx: Transaction, key: ArtifactKey) -> int | None:
-        """Return the length of an artifact as its row says, None without a row."""
+        """Return the length of an artifact as its row says, None without a row, or with one that says it is gone."""
         rows = tx.all(ARTIFACT_ROWS, sha256=key.sha256)
-        return next((row.size_bytes for row in rows if (row.model, row.mode) == (key.model, key.mode)), None)
+        same = ((row.size_bytes, row.gone) for row in rows if (row.model, row.mode) == (key.model, key.mode))
+        return next((size_bytes for size_bytes, gone in same if gone is None), None)
 
     def add(self, tx: Transaction, key: ArtifactKey, size_bytes: int) -> bool:
         """Note an artifact whose file is durable; True when it is new."""
         new = tx.run("add_artifact", **asdict(key), size_bytes=size_bytes, at=self._clock.label()) == 1
         if new:
-
-            def follow() -> None:
-                # Without totals the first count reads this row as well.
-                if self._totals is not None:
-                    self._totals[0] += 1
-                    self._totals[1] += size_bytes
-
-            tx.after_commit(follow)
+            self._count(tx, 1, size_bytes)
         return new
 
-    def of(self, tx: Transaction, sha256: str) -> list[ArtifactKey]:
-        """Return the artifacts that have these bytes; one for each model and mode, mostly one."""
-        return [ArtifactKey(sha256, row.model, row.mode) for row in tx.all(ARTIFACT_ROWS, sha256=sha256)]
+    def bring_back(self, tx: Transaction, key: ArtifactKey, size_bytes: int) -> bool:
+        """Note that the files of an artifact that was gone are here again; False when it was not gone."""
+        back = tx.run("bring_artifact_back", **asdict(key), size_bytes=size_bytes, at=self._clock.label()) == 1
+        if back:
+            self._count(tx, 1, size_bytes)
+        return back
+
+    def _count(self, tx: Transaction, artifacts: int, size_bytes: int) -> None:
+        """Let the totals follow a change, once it is durable."""
+
+        def follow() -> None:
+            if self._totals is not None:
+                self._totals[0] += artifacts
+                self._totals[1] += size_bytes
+
+        tx.after_commit(follow)
+
+    def lose(self, tx: Transaction, key: ArtifactKey) -> None:
+        """Note that the file of an artifact is missing."""
+        size_bytes = self.size_bytes(tx, key)
+        if size_bytes is not None and tx.run("lose_artifact", **asdict(key), at=self._clock.label()):
+            self._count(tx, -1, -size_bytes)
+
+    def prune(self, tx: Transaction, seq: int, key: ArtifactKey) -> None:
+        """Note that an artifact is pruned; its files are removed afterwards."""
+        size_bytes = self.size_bytes(tx, key)
+        if size_bytes is not None and tx.run("prune_artifact", seq=seq, at=self._clock.label()):
+            self._count(tx, -1, -size_bytes)
+
+    def of(self, tx: Transaction, sha256: str) -> list[ArtifactLengthRow]:
+        """Return the rows of the artifacts that have these bytes; one for each model and mode, mostly one."""
+        return tx.all(ARTIFACT_ROWS, sha256=sha256)
 
     def jobs(self, tx: Transaction, key: ArtifactKey) -> list[str]:
         """Return the ids of the jobs whose result an artifact is."""
@@ -118,17 +142,23 @@ class StoredRows:
         self._artifacts = artifacts
 
     def size_bytes(self, key: ArtifactKey) -> int | None:
-        """Return the length of an artifact as its row says, None without a row."""
+        """Return the length of an artifact as its row says, None without a row, or with one that says it is gone."""
         return self._database.submit(lambda tx: self._artifacts.size_bytes(tx, key)).result()
 
-    def add(self, key: ArtifactKey, size_bytes: int, then: Callable[[], None]) -> None:
-        """Note an artifact whose file is durable; if it is new, call back once its row is, in the order of the rows."""
+    def add(self, key: ArtifactKey, size_bytes: int, then: Callable[[], None]) -> bool:
+        """Note an artifact whose file is durable; if it is new, call back once its row is, in the order of the rows.
 
-        def change(tx: Transaction) -> None:
+        Returns:
+            True when it is not new and was gone.
+        """
+
+        def change(tx: Transaction) -> bool:
             if self._artifacts.add(tx, key, size_bytes):
                 tx.after_commit(then)
+                return False
+            return self._artifacts.bring_back(tx, key, size_bytes)
 
-        self._database.submit(change).result()
+        return self._database.submit(change).result()
 
     def parts(self, key: ArtifactKey) -> list[PartRow] | None:
         """Return the small files of an artifact, None where the artifact has no row."""
@@ -142,10 +172,27 @@ class StoredRows:
         """Note a small file of an artifact; see `Artifacts.add_part`."""
         return self._database.submit(lambda tx: self._artifacts.add_part(tx, key, part)).result()
 
-    def __iter__(self) -> Iterator[tuple[ArtifactKey, int]]:
-        """Yield every artifact with its length in the order they came, page by page."""
-        # A transaction for each page, so that claims have their turn between two of them.
-        page = functools.partial(self._artifacts.page, after=0, limit=PAGE)
-        while rows := self._database.submit(page).result():
-            yield from ((row.key, row.size_bytes) for row in rows)
-            page = functools.partial(self._artifacts.page, after=rows[-1].seq, limit=PAGE)
+    def __iter__(self) -> Iterator[tuple[ArtifactKey, int, str | None]]:
+        """Yield every artifact in the order they came, page by page: key, length, and when it was pruned."""
+        return self.following(lambda: None)
+
+    def following(self, covered: Callable[[], None]) -> Iterator[tuple[ArtifactKey, int, str | None]]:
+        """Yield every artifact as above while more come; call back on the writer's thread with the last one read."""
+
+        def page(tx: Transaction, after: int) -> list[ArtifactRow]:
+            found = self._artifacts.page(tx, after, PAGE)
+            if len(found) < PAGE:
+                tx.after_commit(covered)
+            return found
+
+        after, more = 0, True
+        while more:
+            rows = self._database.submit(functools.partial(page, after=after)).result()
+            yield from (listed(row) for row in rows)
+            more = len(rows) == PAGE
+            after = rows[-1].seq if rows else after
+
+
+def listed(row: ArtifactRow) -> tuple[ArtifactKey, int, str | None]:
+    """Return an artifact as the list for people has it: key, length, and when it was pruned."""
+    return row.key, row.size_bytes, row.gone_at if row.gone == "pruned" else None

@@ -31,6 +31,10 @@ LEASE_BYTES = 18
 """Random bytes in a lease id: who guesses one could end another worker's job."""
 
 
+MAX_UNNAMED_HOSTS = 1000
+"""Hosts that are remembered although the manifest does not name them: without enrolment anybody can make up names."""
+
+
 class Taken(NamedTuple):
     """What a worker gets with a job: its lease, and the UUID of its card or None."""
 
@@ -90,6 +94,10 @@ class Claims:
         # A host may work under another name than the one it detects; policies are looked up by the name it works under.
         if capability.hostname != message.worker:
             capability = replace(capability, hostname=message.worker)
+        before = hosts.known(message.worker)
+        # Not heard as well: the change that brought it may have been undone, and is run again.
+        if before is None or before.seen_at is None:
+            self._make_room(tx, message.worker)
         if hosts.note_capability(capability):
             tx.after_rollback(lambda: hosts.forget_visit(message.worker))
             tx.run(
@@ -102,6 +110,24 @@ class Claims:
         known = hosts.known(message.worker)
         assert known is not None
         known.slots = message.slots
+
+    def _make_room(self, tx: Transaction, worker: str) -> None:
+        """Forget the worker that was silent longest, where the manifest names neither it nor the one that comes."""
+        hosts = self._memory.hosts
+        if worker in hosts.in_force.hosts or hosts.count_unnamed(but=worker) < MAX_UNNAMED_HOSTS:
+            return
+        silent = next(
+            (name for name in hosts.silent_unnamed() if name != worker and not self._memory.leases.held_by(name)), None
+        )
+        if silent is None:
+            raise HostRefusedError(
+                f"{MAX_UNNAMED_HOSTS} hosts that the manifest does not name are heard now",
+                f"name the host {worker!r} in the manifest, or require enrolment: enrolled_only",
+                expected="fewer hosts that only [hosts.default] admits",
+            )
+        tx.run("forget_host", name=silent)
+        self._losses.forget(tx, silent)
+        tx.after_commit(lambda: hosts.drop(silent))
 
     def _given_again(self, tx: Transaction, row: AnsweredRow, message: Claim) -> Lease:
         """Answer a claim that was answered before: its answer may have been lost on the way."""

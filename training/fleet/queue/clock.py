@@ -26,6 +26,12 @@ def wall_label() -> str:
     return f"{_second_label(second)}.{ms:03d}Z"
 
 
+def label_before(age_s: float) -> str:
+    """Return the label of a moment so many seconds ago; the first one there is for a moment before that."""
+    second, ms = divmod(max(0, int((time.time() - age_s) * 1000)), 1000)
+    return f"{_second_label(second)}.{ms:03d}Z"
+
+
 # Hundreds of changes a second share a label; formatting one takes longer than the rest of a small change.
 @functools.lru_cache(maxsize=2)
 def _second_label(second: int) -> str:

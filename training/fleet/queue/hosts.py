@@ -198,6 +198,23 @@ class Hosts:
         self.generation += 1
         self._known[capability.hostname] = Known(capability, _kind(capability, frozenset()), None)
 
+    def silent_unnamed(self) -> list[str]:
+        """Return the workers that the manifest does not name and that are silent, those silent longest first."""
+        unnamed = {name: known for name, known in self._known.items() if name not in self.in_force.hosts}
+        away = [(known.seen_at or 0.0, name) for name, known in unnamed.items() if self.away(known)]
+        return [name for _, name in sorted(away)]
+
+    def count_unnamed(self, but: str) -> int:
+        """Return how many workers called that the manifest does not name, one of them left out."""
+        return sum(name != but and name not in self.in_force.hosts for name in self._known)
+
+    def drop(self, worker: str) -> None:
+        """Forget a worker."""
+        with self._lock:
+            self.generation += 1
+            self._known.pop(worker, None)
+            self.find_live_cuda()
+
     def seen(self, worker: str) -> None:
         """Note that a worker was heard."""
         if (known := self._known.get(worker)) is not None:

@@ -65,6 +65,16 @@ class Losses:
         left = {name: since for name, since in known.items() if name not in back} | dict.fromkeys(gone, at)
         self._put(tx, worker, dict(list(left.items())[:_MOST]))
 
+    def forget(self, tx: Transaction, worker: str) -> None:
+        """Forget a host."""
+        tx.run("forget", key=_KEY + worker)
+
+        def follow() -> None:
+            self._able.pop(worker, None)
+            self._lost = {name: value for name, value in self._lost.items() if name != worker}
+
+        tx.after_commit(follow)
+
     def accept(self, tx: Transaction, worker: str, actor: str) -> list[str]:
         """Let what a host has lost be as it should; return it, empty when it has lost nothing.
 

@@ -7,9 +7,12 @@ from dataclasses import replace
 
 from training.fleet.database import Transaction
 from training.fleet.database.queries import JobStateRow
+from training.fleet.model.artifact import ArtifactKey
 from training.fleet.model.errors import ConflictError
+from training.fleet.queue.artifacts import Artifacts
 from training.fleet.queue.events import History
 from training.fleet.queue.memory import Memory
+from training.fleet.queue.settling import error_id
 from training.fleet.queue.standing import job_state, state_of
 from training.fleet.wire.worker import JobState
 
@@ -19,9 +22,10 @@ _LIVE = ("claimed", "running")
 class OperatorChanges:
     """The changes of an operator."""
 
-    def __init__(self, memory: Memory, history: History) -> None:
+    def __init__(self, memory: Memory, history: History, artifacts: Artifacts) -> None:
         self._memory = memory
         self._history = history
+        self._artifacts = artifacts
 
     def cancel(self, tx: Transaction, job_id: str, actor: str, expected: Set[str] = frozenset()) -> JobState:
         """End a waiting job, or ask the worker that holds it to stop, see `Queue.cancel`."""
@@ -50,7 +54,18 @@ class OperatorChanges:
         assert lease_id is not None
         tx.after_commit(lambda: memory.leases.ask_to_stop(lease_id))
 
-    def requeue(self, tx: Transaction, job_id: str, actor: str, expected: Set[str] = frozenset()) -> JobState:
+    def result_of(self, tx: Transaction, job_id: str) -> ArtifactKey | None:
+        """Return the artifact of a completed job that should be here, see `Queue.result_of`."""
+        row = job_state(tx, job_id)
+        if row.artifact is None:
+            return None
+        key = ArtifactKey(row.artifact, row.model, row.mode)
+        found = (one for one in self._artifacts.of(tx, row.artifact) if (one.model, one.mode) == (row.model, row.mode))
+        return None if any(one.gone == "pruned" for one in found) else key
+
+    def requeue(
+        self, tx: Transaction, job_id: str, actor: str, expected: Set[str] = frozenset(), lost: str = ""
+    ) -> JobState:
         """Give a failed or cancelled job a new budget, on every host at once, see `Queue.requeue`."""
         memory, row = self._memory, job_state(tx, job_id)
         status = row.status
@@ -60,13 +75,21 @@ class OperatorChanges:
             if row.withdrawn:
                 self._offer_again(tx, row, actor)
             return state_of(row)
-        if status not in ("failed", "cancelled"):
-            raise ConflictError(f"the job {job_id} is {status}", expected="a failed or cancelled job")
+        key = self.result_of(tx, job_id) if lost else None
+        if status not in ("failed", "cancelled") and key is None:
+            expected_words = "a failed or cancelled job, or a completed one whose artifact is lost"
+            raise ConflictError(f"the job {job_id} is {status}", expected=expected_words)
         # What was learned of its size goes too: the operator may have changed the job's environment.
         needs = replace(memory.hosts.requirement(row.requirement), over_vram_gib=0, over_ram_gib=0)
         number = memory.hosts.number_of(tx, needs)
-        tx.run("requeue", seq=row.seq, requirement=number, tick=memory.clock.tick(), at=memory.clock.label())
-        self._history.record(tx, row.seq, actor, "requeue", status, "pending")
+        values = {"seq": row.seq, "requirement": number, "tick": memory.clock.tick(), "at": memory.clock.label()}
+        if key is None:
+            tx.run("requeue", **values)
+        else:
+            self._artifacts.lose(tx, key)
+            tx.run("lose_attempt", job=row.seq, error_id=error_id(tx, f"its result was lost: {lost}"))
+            tx.run("requeue_lost", **values)
+        self._history.record(tx, row.seq, actor, "requeue", status, "pending", lost)
         seq = row.seq
         # The operator looked at the job: hosts that gave it back get it again at once.
         tx.after_commit(lambda: memory.waits.apart.forget(lambda key: key[1] == seq))

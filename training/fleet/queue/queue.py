@@ -12,6 +12,7 @@ from collections.abc import Callable, Set
 
 from training.fleet.database import Transaction
 from training.fleet.database.queries import HOSTS_MET, LEASE, LIVE_LEASES, REQUIREMENTS
+from training.fleet.model.artifact import ArtifactKey
 from training.fleet.model.jobs import Terms
 from training.fleet.queue.artifacts import Artifacts
 from training.fleet.queue.attempt import Attempts
@@ -25,6 +26,7 @@ from training.fleet.queue.load import Load
 from training.fleet.queue.losses import Losses
 from training.fleet.queue.memory import Memory
 from training.fleet.queue.operator import OperatorChanges
+from training.fleet.queue.pruning import Pruning
 from training.fleet.queue.settling import Settling
 from training.fleet.queue.stored import capability_from, requirement_from
 from training.fleet.queue.sweep import Sweeper
@@ -53,6 +55,7 @@ class Queue:
         terms: The time limits of leases.
         history: The events, and pages of them.
         artifacts: The rows of stored artifacts.
+        pruning: Which results may be pruned, and the change that prunes them.
         identities: Invites, and the identities of enrolled workers.
         load: The steps of a reload; `reload` runs them in their order.
         manifests: The manifests that came in force.
@@ -71,13 +74,14 @@ class Queue:
         history = self.history = History(memory.clock, memory.tally)
         settling = self._settling = Settling(memory, history)
         self.artifacts = Artifacts(memory.clock)
+        self.pruning = Pruning(self.artifacts, history)
         self.identities = Identities(memory.clock, history, settling)
         self.load = Load(memory, history)
         self.manifests = self.load.manifests
         self.losses = Losses(memory)
         self._claims = Claims(memory, history, settling, self.losses)
         self._attempts = Attempts(memory, history, settling)
-        self._operator = OperatorChanges(memory, history)
+        self._operator = OperatorChanges(memory, history, self.artifacts)
         self._sweeper = Sweeper(memory, settling)
         self._jobs = JobViews(memory)
         # The registry itself, because lists of hosts are read on the event loop, where no row can be read.
@@ -228,6 +232,11 @@ class Queue:
         row = tx.one(LEASE, lease_id=lease_id)
         return None if row is None else row.worker
 
+    def job_of(self, tx: Transaction, lease_id: str) -> str | None:
+        """Return the job of a lease, live or over; None when there never was one."""
+        row = tx.one(LEASE, lease_id=lease_id)
+        return None if row is None else row.id
+
     # ---- operators
 
     def cancel(self, tx: Transaction, job_id: str, actor: str, expected: Set[str] = frozenset()) -> JobState:
@@ -245,7 +254,17 @@ class Queue:
         """
         return self._operator.cancel(tx, job_id, actor, expected)
 
-    def requeue(self, tx: Transaction, job_id: str, actor: str, expected: Set[str] = frozenset()) -> JobState:
+    def result_of(self, tx: Transaction, job_id: str) -> ArtifactKey | None:
+        """Return the artifact of a completed job, None for one that is pruned and for other jobs.
+
+        Raises:
+            NotFoundError: There is no such job.
+        """
+        return self._operator.result_of(tx, job_id)
+
+    def requeue(
+        self, tx: Transaction, job_id: str, actor: str, expected: Set[str] = frozenset(), lost: str = ""
+    ) -> JobState:
         """Give a failed or cancelled job a new budget, on every host at once; offer a withdrawn one again.
 
         On any other job that waits it changes nothing.
@@ -255,12 +274,13 @@ class Queue:
             job_id: The job.
             actor: Who asks, "operator:NAME".
             expected: Statuses of which the job must have one; empty expects nothing.
+            lost: What is wrong with the file of its artifact, for people; a completed job is trained again only then.
 
         Raises:
             NotFoundError: There is no such job.
-            ConflictError: A worker holds the job, it is completed, or it has another status than expected.
+            ConflictError: A worker holds the job, its result is here or pruned, or it has another status than expected.
         """
-        return self._operator.requeue(tx, job_id, actor, expected)
+        return self._operator.requeue(tx, job_id, actor, expected, lost)
 
     # ---- time
 

@@ -92,7 +92,7 @@ class Settling:
             refunded=int(refunded),
             kind=None if report is None else report.kind,
             exit_status=None if report is None else report.exit_status,
-            error_id=_error_id(tx, "" if report is None else report.error),
+            error_id=error_id(tx, "" if report is None else report.error),
         )
         held_s = self._memory.clock.now() - self._memory.granted_at(row.own_lease)
         ended = Ended(outcome, None if report is None else report.kind, held_s)
@@ -129,7 +129,7 @@ class Settling:
         return next((number for number in waiting if self._memory.hosts.eligible(number, worker)), None)
 
 
-def _error_id(tx: Transaction, text: str) -> int | None:
+def error_id(tx: Transaction, text: str) -> int | None:
     """Return the number of the row that keeps the words of a failure, None without words."""
     # Most attempts end without words. The words of the others repeat, so each is kept once.
     if not text:

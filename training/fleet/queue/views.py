@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from training.fleet.database import Transaction
 from training.fleet.database.queries import (
+    ARTIFACT_ROWS,
     ATTEMPTS,
     COUNT_WITHDRAWN,
     EVENTS,
@@ -242,6 +243,7 @@ class JobViews:
             attempts_total=length.attempts,
             events_total=length.events,
             parts=self._parts(tx, row),
+            artifact_gone=_gone(tx, row),
         )
 
     def withdrawn(self, tx: Transaction) -> int:
@@ -304,6 +306,13 @@ class JobViews:
             name=row.name,
             tags=json.loads(row.tags),
         )
+
+
+def _gone(tx: Transaction, row: JobRow) -> str:
+    """Return why the files of a job's artifact are not here, and since when; empty while they should be."""
+    found = tx.all(ARTIFACT_ROWS, sha256=row.artifact) if row.artifact else []
+    gone = (one for one in found if (one.model, one.mode) == (row.model, row.mode) and one.gone is not None)
+    return next((f"{one.gone} on {one.gone_at}" for one in gone), "")
 
 
 def job_row(tx: Transaction, job_id: str) -> JobRow:

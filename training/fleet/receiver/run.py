@@ -39,6 +39,7 @@ from training.fleet.database import Database, open_database
 from training.fleet.files import make_folder
 from training.fleet.locks import file_held
 from training.fleet.maintenance.artifacts import Places
+from training.fleet.maintenance.prune import Pruner
 from training.fleet.model.errors import EX_FAILURE, ConfigurationError, FleetError, passing
 from training.fleet.model.jobs import Terms
 from training.fleet.queue import Queue, StoredRows
@@ -46,6 +47,7 @@ from training.fleet.receiver import options
 from training.fleet.receiver.connections import guarded
 from training.fleet.receiver.logs import Repeats
 from training.fleet.receiver.reloading import ReloadFile, state_file
+from training.fleet.receiver.retention import retain_forever
 from training.fleet.receiver.server import KEEP_ALIVE_S, Server, connection_limit, knowing_clients, listen
 from training.fleet.service import Service
 from training.fleet.settings import Settings
@@ -172,7 +174,9 @@ async def start_fleet(
     blobs = open_blobs(settings["store_root"], settings["incoming_root"], settings["floor_bytes"])
     store, index = Store(blobs, settings["max_artifact_bytes"]), Index(settings["index_path"])
     rows = StoredRows(database, queue.artifacts)
-    await asyncio.to_thread(_open_store, blobs, index, rows)
+    intake = Intake(store, rows, index)
+    pruner = Pruner(database, queue, store, intake)
+    await asyncio.to_thread(_open_store, blobs, index, rows, pruner)
     loader = Loader(
         database,
         queue,
@@ -188,12 +192,12 @@ async def start_fleet(
     return Fleet(
         queue=queue,
         store=store,
-        intake=Intake(store, rows, index),
+        intake=intake,
         part_intake=PartIntake(store, rows),
         loader=loader,
         bridge=bridge,
         lot=lot,
-        keeper=_keeper(settings, database, blobs),
+        keeper=_keeper(settings, database, blobs, pruner),
         access=Access(replace(credentials, registry=queue.identities.registry), reread),
         sessions=_sessions(queue),
         disks=_disks(settings),
@@ -218,13 +222,13 @@ def _silent_s(terms: Terms) -> float:
     return min(terms.lease_s, max(SILENT_S, SILENT_BEATS * terms.heartbeat_s))
 
 
-def _keeper(settings: Settings, database: Database, blobs: Blobs) -> Keeper:
+def _keeper(settings: Settings, database: Database, blobs: Blobs, pruner: Pruner) -> Keeper:
     places = Places(blobs, settings["index_path"])
     db: Path = settings["db"]
     copy = db.with_name(f"{db.name}.fsck")
     with contextlib.suppress(OSError):  # the next check removes it, or says why it cannot
         copy.unlink(missing_ok=True)
-    return Keeper(database, places, db.with_name("manifest.applied.toml"), settings["backup_root"], copy)
+    return Keeper(database, places, db.with_name("manifest.applied.toml"), settings["backup_root"], copy, pruner)
 
 
 def _disks(settings: Settings) -> Disks:
@@ -242,8 +246,10 @@ def _terms(settings: Settings) -> Terms:
     return Terms(**{name: settings[name] for name in names})
 
 
-def _open_store(blobs: Blobs, index: Index, rows: StoredRows) -> None:
+def _open_store(blobs: Blobs, index: Index, rows: StoredRows, pruner: Pruner) -> None:
     blobs.prepare()
+    if left := pruner.finish():
+        _log.info("removed what a prune had left", extra={"data": {"artifacts": left}})
     index.open()
     if index.rebuild(index_lines(rows)):
         _log.warning("the index was not what the database says and was written again")
@@ -308,7 +314,7 @@ async def _serve(
     told = ReloadFile(state_file(settings["db"]))
     await asyncio.to_thread(told.start)
     _listen_to_signals(fleet, service, ending, secure, told)
-    chores = [asyncio.create_task(_sweep_forever(fleet))]
+    chores = [asyncio.create_task(_sweep_forever(fleet)), asyncio.create_task(retain_forever(fleet, settings))]
     if secure is not None:
         chores.append(asyncio.create_task(_keep_certificate(secure)))
     if service.watchdog_s:

@@ -5,9 +5,10 @@
 """
 
 from training.fleet.store.artifacts import FLOOR_BYTES, MAX_BYTES, QUARANTINE, Store, Upload, measured, quarantine
-from training.fleet.store.index import Index, index_line, index_lines
+from training.fleet.store.index import Index, Listed, index_line, index_lines
 from training.fleet.store.intake import Intake, Rows
 from training.fleet.store.parts import PartIntake, PartRows, PartUpload
+from training.fleet.store.turns import Turns
 
 __all__ = [
     "FLOOR_BYTES",
@@ -15,11 +16,13 @@ __all__ = [
     "QUARANTINE",
     "Index",
     "Intake",
+    "Listed",
     "PartIntake",
     "PartRows",
     "PartUpload",
     "Rows",
     "Store",
+    "Turns",
     "Upload",
     "index_line",
     "index_lines",

@@ -15,6 +15,7 @@ from typing import BinaryIO, Final
 from training.fleet.blobs import Blobs, Data, NewBlob
 from training.fleet.model.artifact import ArtifactKey
 from training.fleet.model.errors import DigestMismatchError, ShortBodyError, TooLargeError
+from training.fleet.store.turns import Turns
 
 QUARANTINE: Final = "quarantine"
 """Folder below the store's root of what was found damaged."""
@@ -34,10 +35,15 @@ class Store:
     Args:
         blobs: Where the bytes lie.
         max_bytes: Largest upload.
+
+    Attributes:
+        blobs: Where the bytes lie.
+        turns: Whose files change now.
     """
 
     def __init__(self, blobs: Blobs, max_bytes: int = MAX_BYTES) -> None:
         self.blobs = blobs
+        self.turns = Turns()
         self._max_bytes = max_bytes
 
     @property
@@ -88,6 +94,20 @@ class Store:
         if self.has(key) and (found := self.blobs.stat(key.path)) is not None:
             return found.size_bytes
         return None
+
+    def remove(self, key: ArtifactKey) -> None:
+        """Remove all files of an artifact, durably; what is gone already is fine. The caller holds its turn.
+
+        Raises:
+            FleetError: The disk refuses.
+        """
+        folder = f"{key.folder}/"
+        try:
+            # The bundle last: as long as it is there, the folder says whose the other files are.
+            for blob in sorted(self.blobs.list(folder), key=lambda blob: blob.key == key.path):
+                self.blobs.delete(blob.key)
+        except OSError as error:
+            raise self.blobs.fault(f"remove {folder}", error) from error
 
     def proven_bytes(self, key: ArtifactKey) -> int | None:
         """Read an artifact's file and return its length if it hashes to its name; else move it to the quarantine.

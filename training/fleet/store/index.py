@@ -24,15 +24,21 @@ _CHUNK_BYTES: Final = 2**20
 _log = logging.getLogger(__name__)
 
 
-def index_line(key: ArtifactKey, size_bytes: int) -> bytes:
+Listed = tuple[ArtifactKey, int] | tuple[ArtifactKey, int, str | None]
+"""An artifact as the list has it: its key, its length, and when it was pruned."""
+
+
+def index_line(key: ArtifactKey, size_bytes: int, pruned_at: str | None = None) -> bytes:
     """Return the line of an artifact."""
     row = {"sha256": key.sha256, "model": key.model, "mode": key.mode, "size_bytes": size_bytes, "path": key.path}
+    if pruned_at is not None:
+        row["pruned_at"] = pruned_at
     return json.dumps(row, separators=(",", ":")).encode() + b"\n"
 
 
-def index_lines(rows: Iterable[tuple[ArtifactKey, int]]) -> Iterator[bytes]:
-    """Yield the lines of artifacts, each with its length."""
-    return (index_line(key, size_bytes) for key, size_bytes in rows)
+def index_lines(rows: Iterable[Listed]) -> Iterator[bytes]:
+    """Yield the lines of artifacts."""
+    return (index_line(*row) for row in rows)
 
 
 class Index:
@@ -97,6 +103,26 @@ class Index:
     def _write(self, lines: bytes) -> None:
         with self._path.open("ab", buffering=0) as file:
             append(file, lines)
+
+    def covered(self) -> None:
+        """Forget the lines that are owed, because `rewrite` has them all. Called on the thread that owes lines."""
+        with self._memory:
+            self._owed = b""
+
+    def rewrite(self, lines: Iterable[bytes]) -> None:
+        """Write the whole file again while the receiver runs, because an older line is another one now.
+
+        Args:
+            lines: Every line; reading the last one calls `covered`, so that what is owed later is not lost.
+
+        What cannot be written now is put right by the next start; the artifacts are safe without it.
+        """
+        with self._file:
+            try:
+                with whole(self._path) as new:
+                    new.writelines(lines)
+            except OSError as error:
+                _log.warning("index not written, it is made again at the next start: %s", error)
 
     def rebuild(self, lines: Iterable[bytes]) -> bool:
         """Compare the file with what it should be; from the first difference on, write it again.

@@ -8,23 +8,30 @@ only what `Rows` says; leaves leases and turns to the callers.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from training.fleet.model.artifact import ArtifactKey
 from training.fleet.model.errors import DigestMismatchError
 from training.fleet.store.artifacts import Store, Upload
-from training.fleet.store.index import Index, index_line
+from training.fleet.store.index import Index, Listed, index_line, index_lines
 
 
 class Rows(Protocol):
     """The rows of artifacts, as far as an upload needs them. Each call waits until it is durable."""
 
     def size_bytes(self, key: ArtifactKey, /) -> int | None:
-        """Return the length that an artifact's row says, None without a row."""
+        """Return the length that an artifact's row says, None without a row, or with one that says it is gone."""
 
-    def add(self, key: ArtifactKey, size_bytes: int, then: Callable[[], None], /) -> None:
-        """Write a row where there is none; if so, call back once it is durable, in the order of the rows."""
+    def add(self, key: ArtifactKey, size_bytes: int, then: Callable[[], None], /) -> bool:
+        """Write a row where there is none; if so, call back once it is durable, in the order of the rows.
+
+        Returns:
+            True where there was one that said the artifact is gone, which it does no longer.
+        """
+
+    def following(self, covered: Callable[[], None], /) -> Iterator[Listed]:
+        """Yield every artifact in the order they came while more come; call back with the last one read."""
 
 
 class Intake:
@@ -49,6 +56,10 @@ class Intake:
             DigestMismatchError: The upload declares another length than the artifact has.
             FleetError: The disk refuses.
         """
+        with self._store.turns.held([key]):
+            return self._known(key, size_bytes)
+
+    def _known(self, key: ArtifactKey, size_bytes: int) -> bool:
         row_bytes, found = self._rows.size_bytes(key), self._store.size_bytes(key)
         if found is not None and found != row_bytes:
             # Neither the file's name nor what the upload declares says what the file holds. Reading it is rare: a crash
@@ -78,11 +89,17 @@ class Intake:
             DigestMismatchError: The bytes hash to something else; nothing is kept.
             FleetError: See `Upload.finish`; or the row was refused, and a repeated upload finds the file.
         """
-        upload.finish()
-        self._record(key, size_bytes)
+        with self._store.turns.held([key]):
+            upload.finish()
+            self._record(key, size_bytes)
 
     def _record(self, key: ArtifactKey, size_bytes: int) -> None:
         # Called back on the writer's thread, one after the other: so the lines come in the order of the rows.
         line = index_line(key, size_bytes)
-        self._rows.add(key, size_bytes, lambda: self._index.owe(line))
+        if self._rows.add(key, size_bytes, lambda: self._index.owe(line)):
+            self.relist()
         self._index.pay()
+
+    def relist(self) -> None:
+        """Write the whole list again, because the row of an artifact that it has says something else now."""
+        self._index.rewrite(index_lines(self._rows.following(self._index.covered)))

@@ -6,7 +6,6 @@ artifact stay within the limits, and that a part once noted is never replaced. L
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -53,8 +52,6 @@ class PartIntake:
     def __init__(self, store: Store, rows: PartRows) -> None:
         self._store = store
         self._rows = rows
-        # Held from a file's name to its row: a file that is there without a row was then left by a crash.
-        self._placing = threading.Lock()
 
     def known(self, key: ArtifactKey, part: PartRow) -> bool:
         """Return True if a part is here, with its row, so that nothing of an upload need be read.
@@ -109,7 +106,8 @@ class PartIntake:
         """
         key, row = part.key, part.row
         path = key.file(row.name)
-        with self._placing:
+        with self._store.turns.held([key]):
+            # The turn is held from a file's name to its row: a file without a row was then left by a crash.
             noted = any(other.name == row.name for other in self._demanded(key))
             if not noted:
                 self._remove(path)

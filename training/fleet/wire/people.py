@@ -37,10 +37,12 @@ class BackupOrder:
     Attributes:
         label: Stands behind the date in its name; None for the date alone.
         artifacts: True to copy the artifacts as well.
+        keep: How many backups with this label are left afterwards, older ones are removed; None removes none.
     """
 
     label: Annotated[str, Limit(pattern="^[a-z0-9-]{1,40}$", min_length=1, max_length=40)] | None = None
     artifacts: bool = False
+    keep: Annotated[int, Limit(ge=1, le=10000)] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +238,8 @@ class JobDetail:
         attempts_total: How many attempts the job has had.
         events_total: How many events it has had; `GET /v1/events` shows all of them.
         parts: Card, figures and metrics beside the artifact, by name; empty until completed, and without any.
+        artifact_gone: Why the artifact's files are not here and since when, such as `pruned on TIME`; empty while they
+            should be.
     """
 
     job: JobView
@@ -247,6 +251,7 @@ class JobDetail:
     attempts_total: int = 0
     events_total: int = 0
     parts: list[PartView] = field(default_factory=list)
+    artifact_gone: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,7 +369,7 @@ class Health:
         counts: Jobs by status; all six are always there. Withdrawn jobs count as pending.
         workers: Workers by state.
         manifest: Digest and number of jobs of the manifest in force, and the faults of a newer file that was refused.
-        storage: Artifacts, their bytes, free bytes of the store's disk.
+        storage: Artifacts, their bytes, free bytes that uploads may take, bytes of the floor that they leave.
         failures: The newest failures of jobs that are not completed since, at most ten, newest first.
         problems: What is wrong now, for people.
         withdrawn: Pending jobs that nobody is offered, because the manifest no longer names them.
@@ -506,20 +511,22 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Chore:
-    """`GET /v1/chore`: the newest backup or check, and how far it is.
+    """`GET /v1/chore`: the newest backup, check or prune, and how far it is.
 
     Attributes:
-        kind: `backup`, `fsck`, or empty before the first.
+        kind: `backup`, `fsck`, `prune`, or empty before the first.
         state: `idle`, `running`, `done` or `failed`.
-        name: Of the backup; of a check when it began.
+        name: Of the backup; of a check or a prune when it began.
         begun_at: When it began, RFC 3339, UTC.
         path: Folder of a backup that is done, on the receiver's host.
-        done_bytes: Bytes of artifacts read so far.
-        total_bytes: Bytes to read, 0 while unknown.
+        done_bytes: Bytes of artifacts read, or removed, so far.
+        total_bytes: Bytes to read or to remove, 0 while unknown.
         findings: What is wrong.
         notes: What is not wrong and may be looked at.
-        checked: How much a check looked at: `jobs pages artifacts bytes`.
+        checked: How much a check looked at: `jobs pages artifacts bytes`, and `pruned` artifacts; what a prune removed:
+            `pruned bytes`.
         error: Why it failed, for people; empty otherwise.
+        removed: Older backups that were removed.
     """
 
     kind: str = ""
@@ -533,3 +540,4 @@ class Chore:
     notes: list[Finding] = field(default_factory=list)
     checked: dict[str, int] = field(default_factory=dict)
     error: str = ""
+    removed: list[str] = field(default_factory=list)

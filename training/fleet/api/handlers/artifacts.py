@@ -7,7 +7,7 @@ that nothing in a part from a host runs in a browser.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Final, TypeVar
 
 from starlette.responses import Response
@@ -18,9 +18,9 @@ from training.fleet.api.ranges import Span, digest_field, not_modified, wanted
 from training.fleet.api.request import Request
 from training.fleet.blobs import Blob, Blobs
 from training.fleet.database import Transaction
-from training.fleet.database.queries import PartRow
+from training.fleet.database.queries import ArtifactLengthRow, PartRow
 from training.fleet.model.artifact import ArtifactKey
-from training.fleet.model.errors import ArtifactLostError, FleetError, NotFoundError
+from training.fleet.model.errors import ArtifactLostError, ArtifactPrunedError, FleetError, NotFoundError
 from training.fleet.model.parts import media_type
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ SHORT_ID: Final = 12
 """Hex digits of a job id in the name of a file; `list` shows as many."""
 SANDBOX: Final = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 """A card or a figure comes from a host: a browser shows it, runs no script in it and asks nobody because of it."""
-LOST: Final = "copy it back from a backup and run fsck; without one train the job again as a new one with another seed"
+LOST: Final = "copy it back from a backup and run fsck; without one `cis490-jobs requeue JOB` trains its job again"
 
 
 async def bundle(fleet: Fleet, request: Request) -> Response:
@@ -39,7 +39,7 @@ async def bundle(fleet: Fleet, request: Request) -> Response:
 
     def look(tx: Transaction) -> tuple[ArtifactKey, int, list[str]] | None:
         rows = fleet.queue.artifacts
-        for key in rows.of(tx, sha256):
+        for key in _here(rows.of(tx, sha256), sha256):
             return key, rows.size_bytes(tx, key) or 0, rows.jobs(tx, key)
         return None
 
@@ -61,7 +61,7 @@ async def part(fleet: Fleet, request: Request) -> Response:
 
     def look(tx: Transaction) -> tuple[ArtifactKey, PartRow] | None:
         rows = fleet.queue.artifacts
-        every = ((key, row) for key in rows.of(tx, sha256) for row in rows.parts(tx, key))
+        every = ((key, row) for key in _here(rows.of(tx, sha256), sha256) for row in rows.parts(tx, key))
         return next(((key, row) for key, row in every if row.name == name), None)
 
     found = await fleet.run(look)
@@ -74,6 +74,28 @@ async def part(fleet: Fleet, request: Request) -> Response:
         "content-security-policy": SANDBOX,
     }
     return await _sent(fleet, request, key.file(name), row.sha256, row.size_bytes, headers)
+
+
+def _here(rows: Sequence[ArtifactLengthRow], sha256: str) -> list[ArtifactKey]:
+    """Return the artifacts of a digest that are not gone.
+
+    Raises:
+        ArtifactPrunedError: All of them were pruned.
+        ArtifactLostError: All of them are gone otherwise; their jobs are trained again.
+    """
+    here = [ArtifactKey(sha256, row.model, row.mode) for row in rows if row.gone is None]
+    if rows and not here:
+        gone = rows[0]
+        if gone.gone == "pruned":
+            raise ArtifactPrunedError(
+                f"the artifact {sha256} was pruned on {gone.gone_at}",
+                "`cis490-jobs show JOB` still has its metrics and digests; a backup from before has its files",
+            )
+        raise ArtifactLostError(
+            f"the artifact {sha256} was found lost at {gone.gone_at}",
+            "its job is trained again; ask for its new result",
+        )
+    return here
 
 
 async def _sent(

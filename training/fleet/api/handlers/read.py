@@ -159,8 +159,10 @@ async def metrics(fleet: Fleet, _request: Request) -> Response:
 async def _problems(fleet: Fleet) -> list[str]:
     """Return what is wrong now, for people."""
     disks = await asyncio.get_running_loop().run_in_executor(None, fleet.disks.problems)
+    free_bytes = await asyncio.get_running_loop().run_in_executor(None, fleet.store.free_bytes)
     broken = [fleet.store.broken] if fleet.store.broken else []
-    return [*fleet.loader.problems, *broken, *disks, *fleet.keeper.problems(), *fleet.access.problems]
+    full = fleet.refusals.problems(free_bytes)
+    return [*fleet.loader.problems, *broken, *disks, *full, *fleet.keeper.problems(), *fleet.access.problems]
 
 
 async def _health(fleet: Fleet) -> Health:
@@ -190,7 +192,12 @@ async def _health(fleet: Fleet) -> Health:
             "how": in_force.how,
             "faults": [str(fault) for fault in loader.faults],
         },
-        storage={"artifacts": artifacts, "bytes": size_bytes, "free_bytes": free_bytes},
+        storage={
+            "artifacts": artifacts,
+            "bytes": size_bytes,
+            "free_bytes": free_bytes,
+            "floor_bytes": fleet.disks.floor_bytes,
+        },
         failures=failures,
         problems=problems,
         withdrawn=withdrawn,

@@ -23,7 +23,7 @@ from training.fleet.api.request import Request
 from training.fleet.database import Transaction
 from training.fleet.database.queries import PartRow
 from training.fleet.model.artifact import ArtifactKey
-from training.fleet.model.errors import FleetError, LengthRequiredError, RequestError
+from training.fleet.model.errors import FleetError, LengthRequiredError, RequestError, StorageFullError
 from training.fleet.store import Upload
 from training.fleet.wire.worker import Stored
 
@@ -39,9 +39,21 @@ async def upload(fleet: Fleet, request: Request) -> Response:
     """Store an artifact while it arrives."""
     try:
         return await _upload(fleet, request)
+    except StorageFullError as error:
+        fleet.meters.count_refused_upload(error.code)
+        await _note_full(fleet, request)
+        raise
     except FleetError as error:
         fleet.meters.count_refused_upload(error.code)
         raise
+
+
+async def _note_full(fleet: Fleet, request: Request) -> None:
+    """Remember that an upload found no room, so that people see it."""
+    size_bytes, lease_id = _upload_headers(request)
+    free_bytes = await asyncio.to_thread(fleet.store.free_bytes)
+    job = await fleet.run(lambda tx: fleet.queue.job_of(tx, lease_id))
+    fleet.refusals.note(lease_id, job or "", size_bytes, free_bytes)
 
 
 async def _upload(fleet: Fleet, request: Request) -> Response:
@@ -60,12 +72,14 @@ async def _uploaded(fleet: Fleet, request: Request, lease_id: str, size_bytes: i
     in_thread = functools.partial(asyncio.get_running_loop().run_in_executor, fleet.uploads.threads)
     intake = fleet.intake
     if await in_thread(intake.known, key, size_bytes):
+        fleet.refusals.succeeded(lease_id, 0)
         return Json(Stored(key.sha256, size_bytes, new=False), headers=CLOSE)
     fleet.uploads.begin(lease_id, key.sha256)
     upload = await in_thread(intake.begin, key, size_bytes)
     try:
         await _receive(fleet, request, upload, lease_id)
         await in_thread(intake.finish, upload, key, size_bytes)
+        fleet.refusals.succeeded(lease_id, size_bytes)
     except BaseException:
         await asyncio.shield(in_thread(upload.abort))
         raise

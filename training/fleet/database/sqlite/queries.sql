@@ -67,6 +67,14 @@ SELECT name, capability, seen_at FROM worker ORDER BY name;
 INSERT INTO worker (name, capability, seen_at) VALUES (:name, :capability, :at)
 ON CONFLICT (name) DO UPDATE SET capability = excluded.capability, seen_at = excluded.seen_at;
 
+-- name: forget_host
+-- Forgets what a worker could do.
+DELETE FROM worker WHERE name = :name;
+
+-- name: forget
+-- Removes one value of the receiver's own.
+DELETE FROM meta WHERE key = :key;
+
 -- name: record
 -- Appends one change to the history and answers its number.
 INSERT INTO event (at, actor, job, action, from_status, to_status, why)
@@ -201,7 +209,7 @@ GROUP BY a.worker;
 
 -- name: job_state
 -- Where a job stands.
-SELECT seq, id, status, lease_id, cancel_requested, requirement, withdrawn FROM job WHERE id = :id;
+SELECT seq, id, status, lease_id, cancel_requested, requirement, withdrawn, model, mode, artifact FROM job WHERE id = :id;
 
 -- name: start
 -- The first heartbeat came.
@@ -233,7 +241,10 @@ UPDATE job SET
     metrics = :metrics, content_digest = :content_digest, duration_s = :duration_s, updated_at = :at,
     attempts_used = min(max_attempts, attempts_used + :refunded), refunds = refunds - :refunded
 WHERE seq = :seq AND status IN ('claimed', 'running', 'pending', 'failed') AND fence = :fence
-AND EXISTS (SELECT 1 FROM artifact AS a WHERE a.sha256 = :artifact AND a.model = job.model AND a.mode = job.mode);
+AND EXISTS (
+    SELECT 1 FROM artifact AS a
+    WHERE a.sha256 = :artifact AND a.model = job.model AND a.mode = job.mode AND a.gone IS NULL
+);
 
 -- name: end_attempt
 -- Notes how an attempt ended.
@@ -305,13 +316,67 @@ SELECT status, count(*) AS jobs FROM job INDEXED BY job_by_status GROUP BY statu
 INSERT INTO artifact (sha256, model, mode, size_bytes, stored_at)
 VALUES (:sha256, :model, :mode, :size_bytes, :at) ON CONFLICT (sha256, model, mode) DO NOTHING;
 
+-- name: bring_artifact_back
+-- Notes that the files of an artifact that was gone are here again.
+UPDATE artifact SET gone = NULL, gone_at = NULL, files_left = 0, size_bytes = :size_bytes, stored_at = :at
+WHERE sha256 = :sha256 AND model = :model AND mode = :mode AND gone IS NOT NULL;
+
+-- name: lose_artifact
+-- Notes that the file of an artifact is missing.
+UPDATE artifact SET gone = 'lost', gone_at = :at
+WHERE sha256 = :sha256 AND model = :model AND mode = :mode AND gone IS NULL;
+
+-- name: lose_attempt
+-- Takes its result from the completed attempt of a job whose artifact is lost.
+UPDATE attempt SET outcome = 'released', error_id = :error_id
+WHERE job = :job AND outcome = 'completed';
+
+-- name: requeue_lost
+-- Gives a completed job whose artifact is lost a new budget; its old result and every older lease are out for good.
+UPDATE job SET
+    status = 'pending', fence = fence + 1, attempts_used = 0, refunds = 0, ready = 1, pending_tick = :tick,
+    requirement = :requirement, over_vram_gib = 0, over_ram_gib = 0, artifact = NULL, metrics = '{}',
+    content_digest = NULL, duration_s = NULL, updated_at = :at
+WHERE seq = :seq AND status = 'completed';
+
+-- name: prune_artifact
+-- Notes that an artifact is pruned, before its files are removed.
+UPDATE artifact SET gone = 'pruned', gone_at = :at, files_left = 1 WHERE seq = :seq AND gone IS NULL;
+
+-- name: files_removed
+-- Notes that the files of a pruned artifact are removed.
+UPDATE artifact SET files_left = 0 WHERE seq = :seq AND files_left = 1;
+
+-- name: files_left
+-- Pruned artifacts whose files are not removed yet.
+SELECT seq, sha256, model, mode, size_bytes, stored_at, gone, gone_at FROM artifact
+WHERE files_left = 1 ORDER BY seq;
+
+-- name: drop_log
+-- Removes the end of the log of a job.
+DELETE FROM log WHERE job = :job;
+
+-- name: results
+-- A window of artifacts whose files are here, each with the jobs whose result it is; one row without a job for one
+-- that is the result of none.
+-- dialects: SQLite takes the window before the join, so that no artifact is cut apart.
+SELECT
+    a.seq, a.sha256, a.model, a.mode, a.stored_at,
+    a.size_bytes + (SELECT coalesce(sum(p.size_bytes), 0) FROM part AS p WHERE p.artifact = a.seq) AS size_bytes,
+    j.seq AS job, j.id, j.spec, j.named, j.name, j.metrics, n.ended_at
+FROM (SELECT * FROM artifact WHERE seq > :after AND gone IS NULL ORDER BY seq LIMIT :limit) AS a
+LEFT JOIN job AS j ON j.artifact = a.sha256 AND j.model = a.model AND j.mode = a.mode
+LEFT JOIN attempt AS n ON n.job = j.seq AND n.fence = j.attempt
+ORDER BY a.seq, j.seq;
+
 -- name: correct_length
 -- Makes a row say how long its artifact is, whose file hashes to its name.
 UPDATE artifact SET size_bytes = :size_bytes WHERE sha256 = :sha256 AND model = :model AND mode = :mode;
 
 -- name: artifacts
 -- Stored artifacts in the order they came.
-SELECT seq, sha256, model, mode, size_bytes, stored_at FROM artifact WHERE seq > :after ORDER BY seq LIMIT :limit;
+SELECT seq, sha256, model, mode, size_bytes, stored_at, gone, gone_at FROM artifact
+WHERE seq > :after ORDER BY seq LIMIT :limit;
 
 -- name: add_part
 -- Notes a small file of a stored artifact, as long as all of them together stay within the limits; a second time, or
@@ -330,11 +395,11 @@ WHERE a.sha256 = :sha256 AND a.model = :model AND a.mode = :mode ORDER BY p.name
 
 -- name: artifact_rows
 -- The rows of one digest.
-SELECT model, mode, size_bytes FROM artifact WHERE sha256 = :sha256;
+SELECT model, mode, size_bytes, gone, gone_at FROM artifact WHERE sha256 = :sha256;
 
 -- name: artifact_totals
--- How many artifacts there are and how long they are together.
-SELECT count(*) AS artifacts, coalesce(sum(size_bytes), 0) AS size_bytes FROM artifact;
+-- How many artifacts are here and how long they are together.
+SELECT count(*) AS artifacts, coalesce(sum(size_bytes), 0) AS size_bytes FROM artifact WHERE gone IS NULL;
 
 ---- lists ------------------------------------------------------------------------------------------------------------
 
