@@ -21,8 +21,8 @@ from typed_docs import ROOT, TypedCommand, typed, typed_in
 from training.fleet.cli import usage
 
 OF_THE_SYSTEM = {
-    ".", "[", "caddy", "cat", "cd", "chmod", "chown", "command", "cp", "curl", "cut", "docker", "done", "echo",
-    "eval", "exit", "export", "fi", "for", "gcc", "git", "grep", "if", "install", "kill", "mkdir", "pip",
+    ".", "[", "caddy", "cat", "cd", "certutil", "chmod", "chown", "command", "cp", "curl", "cut", "docker", "done",
+    "echo", "eval", "exit", "export", "fi", "for", "gcc", "git", "grep", "if", "install", "kill", "mkdir", "pip",
     "rsync", "set", "sha256sum", "source", "systemctl", "tee", "umask", "uv", "zcat",
 }  # fmt: skip
 """Programs that are not ours; tests/system types the lines that they stand in."""
@@ -185,6 +185,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsInstallation]:
         done = made.run("training.trainer.datasets", "import", "csv", "lab.csv", "lab", *columns)
         assert done.returncode == 0, done.stderr
         assert made.jobs(*made.line_of("alice", "--roles", "read,operate,enrol")).returncode == 0
+        (folder / "day.csv").symlink_to("lab.csv")  # the names of data in the pages
+        (folder / "data").mkdir()
+        (folder / "data/lab").symlink_to(folder / "lab")
         for priority in (1, 2):  # two manifests, so that pages may compare them
             made.manifest.write_text(MANIFEST.format(priority=priority))
             assert made.jobs("reload", "--allow-shrink").returncode == 0

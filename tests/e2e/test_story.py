@@ -6,6 +6,7 @@ so the installer meets a host that the test plays, and what it would start is st
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shlex
@@ -28,6 +29,7 @@ LIMITS = {
     "bring a trainer": ("dstack: files of a task, with apply", 1),
     "train": ("dstack: apply with its plan", 1),
     "find the best": ("W&B, MLflow, ClearML: a table that sorts", 1),
+    "get it elsewhere": ("W&B: wandb artifact get, after its login", 2),
     "correct a mistake": ("dstack: apply with its plan", 1),
     "upgrade": ("jobd: workers pull by themselves", 0),
 }
@@ -195,6 +197,15 @@ def test_one_person_goes_from_nothing_to_an_upgrade_with_few_commands(story: Sto
     job, metric, value, artifact = story.type(f"{JOBS} best").split("\t")
     assert (metric, float(value)) == ("auroc", max(job["metrics"]["auroc"] for job in listed if job["metrics"]))
     assert artifact.strip() == next(one["artifact"] for one in listed if one["id"] == job)
+
+    story.step = "get it elsewhere"
+    desk = story.site.folder / "desk"
+    desk.mkdir()
+    log_in(story, "bob", desk)
+    assert "model_card.md" in story.type(f"{JOBS} get best -o mine", desk)
+    bundle = (desk / "mine" / "bundle.tar.zst").read_bytes()
+    assert hashlib.sha256(bundle).hexdigest() == artifact.strip()
+    assert "AUROC" in story.type(f"{JOBS} card best", desk)
 
     story.step = "upgrade"
     with (worker.CHECKOUT / "training" / "fleet" / "one.py").open("a") as more:

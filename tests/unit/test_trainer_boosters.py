@@ -47,6 +47,13 @@ def test_an_honest_text_gives_the_same_trees_without_its_index_and_what_stands_b
     assert checked(found.encode(), FEATURES) == found
 
 
+def test_a_model_that_found_nothing_to_split_by_is_taken() -> None:
+    data = lightgbm.Dataset(np.zeros((30, FEATURES)), np.arange(30) % 2)
+    written = lightgbm.train({"objective": "binary", "verbosity": -1, "num_threads": 1}, data, 2).model_to_string()
+    assert "\nleaf_weight=\n" in written
+    assert lightgbm.Booster(model_str=checked(written.encode(), FEATURES)).num_trees() == 1
+
+
 def test_trees_of_one_leaf_are_taken(text: str) -> None:
     keys = "split_feature split_gain threshold decision_type left_child right_child".split()  # noqa: SIM905
     lines = ["Tree=0", "num_leaves=1", "num_cat=0", *(f"{key}=" for key in keys)]

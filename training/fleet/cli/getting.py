@@ -20,6 +20,7 @@ from typing import Any, Final
 from training.fleet.cli import programs
 from training.fleet.cli.commands import Call
 from training.fleet.cli.text import clean, size, table
+from training.fleet.cli.typed import program
 from training.fleet.cli.wanted import ReadyResult, wanted
 from training.fleet.client.fetch import bundle_at, part_at
 from training.fleet.model.artifact import BUNDLE
@@ -226,7 +227,7 @@ def _say(call: Call, result: ReadyResult, brought: Sequence[LocalFile], folder: 
 
 def _following(result: ReadyResult, brought: Sequence[LocalFile]) -> list[str]:
     """Return what to type next."""
-    look = [f"look   cis490-jobs card {result.short_id}"]
+    look = [f"look   {program()} card {result.short_id}"]
     bundle = next((file.path for file in brought if file.kind == "model"), None)
     if bundle is None:
         return look

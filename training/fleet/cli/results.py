@@ -13,6 +13,7 @@ from training.fleet.cli.listing import compact
 from training.fleet.cli.ranking import Metric, metric_for
 from training.fleet.cli.remote import read
 from training.fleet.cli.text import Terminal, clean, number
+from training.fleet.cli.typed import program
 from training.fleet.cli.views import SHORT_ID
 from training.fleet.model.errors import NotFoundError
 from training.fleet.wire.people import JobPage, JobView
@@ -117,8 +118,8 @@ def _lines(found: BestJob, terminal: Terminal) -> list[str]:
         f"{'what':<9} {clean(what).rstrip()}",
         f"{'figure':<9} {number(found.value)} {metric.said()}; {of}",
         f"{'artifact':<9} {artifact}",
-        f"{'get it':<9} cis490-jobs get {clean(job.id)[:SHORT_ID]}",
-        f"{'look':<9} cis490-jobs card {clean(job.id)[:SHORT_ID]}",
+        f"{'get it':<9} {program()} get {clean(job.id)[:SHORT_ID]}",
+        f"{'look':<9} {program()} card {clean(job.id)[:SHORT_ID]}",
     ]
 
 

@@ -23,6 +23,7 @@ from training.fleet.cli.text import (
     word,
     zone,
 )
+from training.fleet.cli.typed import program
 from training.fleet.model.jobs import STATUSES
 from training.fleet.wire.people import (
     AttemptView,
@@ -84,7 +85,7 @@ def _summary(health: Health, address: str, terminal: Terminal) -> list[str]:
         jobs = "1 pending job" if health.stranded == 1 else f"{count} pending jobs"
         lines.append(f"          {jobs} that no host can run: `cis490-jobs list --status pending` says why")
     if health.counts.get("completed") and terminal.width is not None:
-        lines.append("          `cis490-jobs get best` fetches the best result, `card best` shows it")
+        lines.append(f"          `{program()} get best` fetches the best result, `card best` shows it")
     lines.append("hosts     " + _counts(health.workers, ("working", "idle", "away"), terminal))
     return lines + _storage(health.storage)
 
@@ -259,7 +260,7 @@ def _facts(job: JobView, terminal: Terminal, gone: str) -> list[str]:
         facts += [("artifact", clean(job.artifact)), ("path", clean(gone or job.artifact_path or "-"))]
     if job.artifact is not None and not gone and terminal.width is not None:
         short = clean(job.id)[:SHORT_ID]
-        facts += [("get it", f"cis490-jobs get {short}"), ("look", f"cis490-jobs card {short}")]
+        facts += [("get it", f"{program()} get {short}"), ("look", f"{program()} card {short}")]
     return [f"{name:<9} {value}" for name, value in facts]
 
 

@@ -82,7 +82,8 @@ def _check_tree(lines: _Lines, index: int, features: int) -> None:
     if not is_tree(left, right):
         raise lines.wrong("children that form one tree")
     lines.numbers("leaf_value", leaves, MAX_LEAF_VALUE)
-    lines.numbers("leaf_weight", leaves)
+    # LightGBM writes none for a tree that found nothing to split by.
+    lines.numbers("leaf_weight", 0 if lines.next() == "leaf_weight=" and not splits else leaves)
     lines.wholes("leaf_count", leaves, 0, MAX_COUNT)
     lines.numbers("internal_value", splits)
     lines.numbers("internal_weight", splits)
