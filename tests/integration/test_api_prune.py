@@ -219,6 +219,18 @@ def test_a_prune_that_was_cut_off_is_whole_for_a_check_and_finished_by_the_next_
         assert (done["findings"], done["notes"]) == ([], [])
 
 
+def test_a_list_that_could_not_be_written_again_is_written_before_the_next_check(receiver: LiveReceiver) -> None:
+    finish(receiver, b"a bundle")
+    old(receiver)
+    in_the_way = receiver.folder / "index.jsonl.part"
+    in_the_way.mkdir()
+    assert prune(receiver, older_than_s=86400)["state"] == "done"
+    assert "pruned_at" not in index(receiver)[0]
+    in_the_way.rmdir()
+    assert check(receiver)["findings"] == []
+    assert "pruned_at" in index(receiver)[0]
+
+
 def test_the_upkeep_removes_by_itself_what_the_settings_say(receiver: LiveReceiver) -> None:
     found = [finish(receiver, b"bundle %d" % number, auroc=number / 10) for number in range(3)]
     old(receiver)
