@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Check the project from nothing: environment, style, types, layers, scripts, tests.
 #
-#   scripts/test.sh            what every change must pass
+#   scripts/test.sh            what every change must pass; at most nine minutes on two quiet cores
+#   scripts/test.sh --quick    while you work: the static checks, and the tests of single parts without those that take
+#                              many seconds; at most a minute and a half once the environment is made
 #   scripts/test.sh --long     the same with coverage, then the long versions of the tests, Windows, and the mutants
 #   scripts/test.sh -- ARGS    hand ARGS to pytest (and skip the static checks)
 #   scripts/test.sh --torch    with any of these: install torch also where that takes gigabytes, so that nothing is skipped
@@ -29,33 +31,40 @@ refuse() {
 }
 
 main() {
-    local long=no handed=no
+    local how=ordinary handed=no
     cd "$(dirname "$0")/.."
     # shellcheck source=scripts/environment.sh
     . scripts/environment.sh
     while [ $# -gt 0 ] && [ "$handed" = no ]; do
         case $1 in
             --torch) WITH_TORCH=yes ;;
-            --long) long=yes ;;
+            --quick | --long)
+                if [ "$how" != ordinary ] && [ "$how" != "$1" ]; then refuse "found $how and $1, expected one of them"; fi
+                how=$1
+                ;;
             --) handed=yes ;;
-            *) refuse "found $1, expected --torch, --long or -- followed by arguments for pytest" ;;
+            *) refuse "found $1, expected --quick, --long, --torch or -- followed by arguments for pytest" ;;
         esac
         shift
     done
-    if [ "$long:$handed" = yes:yes ]; then refuse "found --long before --; to hand it to pytest, give it after --"; fi
+    if [ "$handed" = yes ] && [ "$how" != ordinary ]; then
+        refuse "found $how before --; to hand it to pytest, give it after --"
+    fi
     make_environment dev
-    case " $long $* " in *" yes "* | *" --long "*) want_container_packages ;; esac
+    case " $how $* " in *" --long "*) want_container_packages ;; esac
     if [ "$handed" = yes ]; then exec .venv/bin/python -m pytest "$@"; fi
-    if [ "$long" = yes ]; then need_torch; fi
+    if [ "$how" = --long ]; then need_torch; fi
     static_checks
     step "tests"
-    # Many tests wait for other processes, so there is room for one more than there are cores.
-    if [ "$long" = no ]; then
-        .venv/bin/python -m pytest -n 3 --dist loadgroup
-    else
-        long_tests
-    fi
+    case $how in
+        --quick) run_tests --quick tests/unit tests/conformance tests/docs ;;
+        --long) long_tests ;;
+        *) run_tests ;;
+    esac
 }
+
+# Many tests wait for other processes, so there is room for one more than there are cores.
+run_tests() { .venv/bin/python -m pytest -n 3 --dist loadgroup "$@"; }
 
 # The measured coverage is that of the networks as well.
 need_torch() {
@@ -65,10 +74,10 @@ need_torch() {
 }
 
 long_tests() {
-    .venv/bin/python -m pytest -n 3 --dist loadgroup --cov --cov-report=
+    run_tests --cov --cov-report=
     .venv/bin/coverage report --fail-under=95
     step "long versions"
-    .venv/bin/python -m pytest -n 3 --dist loadgroup --long -m slow
+    run_tests --long -m slow
     step "the worker on Windows"
     scripts/test-windows.sh
     step "mutants"

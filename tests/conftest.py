@@ -20,6 +20,15 @@ settings.load_profile("any machine")
 ROOT = Path(__file__).resolve().parents[1]
 NO_TORCH = "torch is not installed; ./scripts/test.sh --torch runs this test"
 _MAY_BE_SKIPPED = ("a long version", "no dataset at", "no usable CUDA card")
+NOT_QUICK = frozenset(
+    {
+        "docs/test_bench.py", "unit/test_bit_flips.py", "unit/test_capability.py", "unit/test_database_pages.py",
+        "unit/test_limits.py", "unit/test_manifest_fuzz.py", "unit/test_manifest_readers.py", "unit/test_migrations.py",
+        "unit/test_needs.py", "unit/test_record_telemetry.py", "unit/test_skips.py", "unit/test_trainer_archive.py",
+        "unit/test_trainer_unpack.py",
+    }
+)  # fmt: skip
+"""What `scripts/test.sh --quick` leaves out of its folders: each takes several seconds of processor time."""
 LIMIT_S = 600.0
 """Longest time of a test, of its setup and of its teardown, seconds; long versions have none.
 
@@ -31,7 +40,20 @@ AGAIN_S = 10.0
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="run the long versions as well")
+    parser.addoption("--quick", action="store_true", help="leave out the files that take many seconds")
     parser.addoption("--limit", type=float, default=LIMIT_S, help="longest time of a test, seconds; 0 for none")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    left_out = config.getoption("--quick") and collection_path.is_relative_to(ROOT / "tests")
+    return True if left_out and collection_path.relative_to(ROOT / "tests").as_posix() in NOT_QUICK else None
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give a test that takes `daily` today's part in the ordinary run, and all of its walk in the long version."""
+    if "daily" in metafunc.fixturenames:
+        both = [pytest.param(True, id="part"), pytest.param(False, id="all", marks=pytest.mark.slow)]
+        metafunc.parametrize("daily", both, scope="session")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -316,7 +316,8 @@ def further(jobs: Sequence[JobView], state: DemoFolder) -> list[str]:
         lines += ["  score telemetry with a model:", f"    .venv/bin/{score} {shown(path)}"]
     return [
         *lines,
-        "  keep the fleet running, to look at it and steer it:",
+        "  keep the fleet running, to look at it, to read model cards (`card best`)",
+        "  and to take results home (`get best`):",
         "    scripts/demo.sh --keep",
         f"  everything lies in {shown(state.folder)}; without it the next run starts from nothing:",
         f"    rm -r {shown(state.folder)}",
@@ -335,6 +336,8 @@ def invitation(whole: DemoFleet) -> list[str]:
         f"  export CIS490_OPERATOR_TOKEN_FILE={shown(whole.state.operator_token)}",
         f"  {command} status --watch",
         f"  {command} list",
+        f"  {command} card best",
+        f"  {command} get best",
         f"  {command} plan etc/demo_manifest.toml",
     ]
 

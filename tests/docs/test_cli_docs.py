@@ -27,6 +27,7 @@ def test_the_reference_has_every_command_and_option(page: str) -> None:
         "--metric", "--split", "--dataset", "--artifacts", "--no-hash", "--job", "--worker", "--ttl",
         "--code", "--ca-sha256", "--name", "--tag", "--since", "--until", "--all", "--lower", "--yes", "--if",
         "--keep", "--older-than", "--keep-best", "--unnamed", "--dry-run",
+        "--only", "--force", "--unpack", "--data", "--out", "--threshold", "--explain",
         "--keep-dropped", "--if-manifest", "--plan",
     }  # fmt: skip
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from training.fleet import single_file
 from training.fleet.model.jobs import FAIL_KINDS
 from training.fleet.settings import Setting
 from training.fleet.worker import identity
@@ -59,3 +61,9 @@ def test_the_unit_lets_a_worker_that_died_take_over_its_trainers_in_time(root: P
 def test_the_unit_tells_the_worker_the_boot_that_doctor_reads(root: Path) -> None:
     unit = (root / "etc/systemd/cis490-training-worker.service").read_text().splitlines()
     assert f"Environment={identity.BOOT}=%b" in unit
+
+
+def test_the_page_says_how_large_the_single_file_is(root: Path) -> None:
+    said = re.search(r"one file of about (\d+) KB", (root / "docs/reference/worker-file.md").read_text())
+    assert said is not None
+    assert len(single_file.own_single_file().data) / 1000 == pytest.approx(int(said[1]), rel=0.1)

@@ -1,4 +1,4 @@
-"""Damage to the example manifest, tried in a process of its own: `hostile_manifests.py KIND`, with a report as JSON.
+"""Damage to the example manifest, tried in a process of its own: `hostile_manifests.py KIND PART`, reports as JSON.
 
 Each damaged text is either refused with faults that have a place, or it is a manifest: then it holds exactly the jobs,
 limits and hosts that an independent reading finds in it, and their ids are those of an independent RFC 8785.
@@ -18,6 +18,7 @@ from typing import Any
 
 import rfc8785
 
+from tests.helpers.todays_part import in_part
 from training.fleet.manifest import Manifest, parse
 from training.fleet.model.errors import ManifestError
 from training.trainer import hyper
@@ -175,9 +176,10 @@ def _id(job: dict[str, Any], tables: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Try one kind of damage."""
+    """Try one kind of damage, or one part of it."""
     report = Report()
-    for data in {"prefixes": prefixes, "flips": flips, "all_flips": all_flips, "edits": edits}[sys.argv[1]]():
+    kinds = {"prefixes": prefixes, "flips": flips, "all_flips": all_flips, "edits": edits}
+    for data in in_part(kinds[sys.argv[1]](), sys.argv[2]):
         report.attempt(data)
     counts = {"tried": report.tried, "refused": report.refused, "accepted": report.accepted}
     short = {"short": max(report.short, default=0), "some": report.some}

@@ -120,7 +120,7 @@ def test_the_lines_on_use_make_a_fleet_that_can_be_looked_at(person: Person) -> 
     make, look = blocks()
     assert make.startswith(BEGIN)
     person.type(make)
-    person.until("cis490-jobs status", r"workers\s+working 1")
+    person.until("cis490-jobs status", r"hosts\s+working 1")
     for line in look.splitlines():
         assert person.ask(line)[0] == 0, line
     assert "lab-server" in person.ask("cis490-jobs workers")[1]

@@ -83,6 +83,7 @@ def test_old_manifests_are_listed_shown_compared_and_brought_back(
     lab.write_text(HEAD + GBT.format(80))
     assert typed("apply", str(lab))[0] == 0
     rows = [line.split("\t") for line in typed("manifest", "history")[1].splitlines()]
+    assert all(re.fullmatch(r"[-0-9]{10} [:0-9]{8}[+-][:0-9]{5}", row[2]) for row in rows)
     assert [(row[0], row[3], row[4], row[5], row[6]) for row in rows] == [
         ("2", "operator:operator", "apply", "1", "in force"),
         ("1", "receiver", "start", "1", "-"),

@@ -43,7 +43,7 @@ def plain_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [name for name in os.environ if name.startswith("CIS490_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
-    monkeypatch.setattr(libraries, "try_torch", lambda problems, timeout_s: (None, False))
+    monkeypatch.setattr(libraries, "try_torch", lambda *_: libraries.TorchView())
     monkeypatch.setattr(cards, "find", lambda problems: ())
     (tmp_path / "state").mkdir()
 
@@ -148,12 +148,12 @@ def test_a_running_worker_that_does_not_see_the_card_of_this_session_fails(
     secured.call({})
     card = Gpu("RTX 3060", "GPU-1", 12 * 2**30, 11 * 2**30, "550.1")
     monkeypatch.setattr(cards, "find", lambda problems: (card,))
-    monkeypatch.setattr(libraries, "try_torch", lambda problems, timeout_s: ("2.4", True))
+    monkeypatch.setattr(libraries, "try_torch", lambda *_: libraries.TorchView("2.4", ("",)))
     status, found = doctor(capsys)
     assert (status, found["running worker"]["state"]) == (1, "fail")
     assert found["running worker"]["found"] == "it reports no card, this session sees a usable card"
     assert "video and render" in found["running worker"]["remedy"]
-    assert found["gpu"]["found"] == "RTX 3060, 12.0 GiB, driver 550.1"
+    assert found["gpu"]["found"] == "card RTX 3060 has 12 of 12 GiB free, driver 550.1"
 
 
 def test_a_revoked_host_is_told_and_nothing_after_it_is_guessed(

@@ -1,7 +1,8 @@
 """Every program is killed at each system call that changes a file, and each such call is made to fail.
 
 Started again, everything that was answered is still true, a full check finds nothing wrong, and the work ends as it
-does undisturbed. The walks run in processes of their own, without coverage, which would double their time.
+does undisturbed. The walks run in processes of their own, without coverage, which would double their time. The
+ordinary run takes every sixth moment of each, every day others.
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.todays_part import WHOLE, todays_part
+
 WALK = Path(__file__).with_name("walk.py")
 RECEIVER = ["receiver:first start", "receiver:work", "receiver:reload", "receiver:backup and check", "receiver:prune"]
 OFFLINE = ["offline:restore", "offline:repair"]
 FLOWS = [*RECEIVER, "upgrade", *OFFLINE, "worker"]
 FAILED_EACH_TIME = ["receiver:work", "upgrade", *OFFLINE, "worker"]
 """The errors of the others take minutes, and belong to the long version."""
+PARTS = 6
+"""How many days walk all of a flow. All of them on one day take seven minutes of processor time."""
 ENOUGH = {
     "receiver:first start": 50,
     "receiver:work": 100,
@@ -52,29 +57,37 @@ def walk(flow: str, how: str, *flags: str) -> Any:
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
+    found["again"] = f"PYTHONPATH=. .venv/bin/python tests/kill/walk.py '{flow}' {how} {' '.join(flags)}"
     # A thread may be a call ahead or behind, so that the last moments are not always reached.
     assert found["hit"] >= found["points"] - 3
     return found
 
 
 def no_harm(found: Any) -> None:
-    assert found["wrong"] == []
+    assert found["wrong"] == [], f"again: {found['again']}"
 
 
 @pytest.mark.parametrize("flow", FLOWS)
-def test_nothing_is_lost_by_a_kill(flow: str) -> None:
-    found = walk(flow, "kill")
+def test_nothing_is_lost_by_a_kill(flow: str, daily: bool) -> None:
+    found = walk(flow, "kill", todays_part(PARTS, daily))
     no_harm(found)
-    assert found["points"] >= ENOUGH[flow]
+    assert found["all"] >= ENOUGH[flow]
+    assert found["points"] >= found["all"] // (PARTS if daily else 1)
     assert found["ends"].get("-9", 0) >= found["points"] - 3
     assert set(found["names"]) >= {"openat", "fsync", "rename", "unlink"}
 
 
-@pytest.mark.parametrize(
-    "flow", [pytest.param(flow, marks=() if flow in FAILED_EACH_TIME else pytest.mark.slow) for flow in FLOWS]
-)
+@pytest.mark.parametrize("flow", FAILED_EACH_TIME)
+def test_nothing_is_lost_by_an_error_of_the_disk_at_some_calls(flow: str) -> None:
+    found = walk(flow, "fail", todays_part(PARTS))
+    no_harm(found)
+    assert found["points"] >= found["all"] // PARTS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flow", FLOWS)
 def test_nothing_is_lost_by_an_error_of_the_disk(flow: str) -> None:
-    found = walk(flow, "fail")
+    found = walk(flow, "fail", WHOLE)
     no_harm(found)
     pairs = {tuple(end.split(" ")[:2]) for end in found["ends"]}
     errors = ("EIO", "EMFILE", "ENOSPC", "EROFS")

@@ -1,8 +1,9 @@
 """Makes images of a disk after power cuts, recovers each with the real code and compares with what was answered.
 
-    python crash_check.py SCENE IMAGES [SEED] [FAULT]
+    python crash_check.py SCENE IMAGES [SEED] [FAULT] [OFFSET/N]
 
-Prints one JSON object. A FAULT spoils the steps first, to show that this program can find something.
+Prints one JSON object. A FAULT spoils the steps first, to show that this program can find something. OFFSET/N cuts the
+power only after every Nth step from OFFSET on.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from crash_disk import Disk, Image, choice
 from crash_scenes import Scene
 from crash_trace import Step
 
+from tests.helpers.todays_part import WHOLE, in_part
 from training.fleet.blobs import open_blobs
 from training.fleet.database.sqlite import upkeep
 from training.fleet.database.sqlite.opening import prepare
@@ -374,18 +376,19 @@ def _late(steps: list[Step]) -> list[Step]:
     return found
 
 
-def images(scene: Scene, steps: list[Step], seed: int) -> Iterator[tuple[Image, Promises, int]]:
+def images(scene: Scene, steps: list[Step], seed: int, part: str) -> Iterator[tuple[Image, Promises, int]]:
     """Yield images without end, each with what was promised by then and the number of the step before the cut."""
     round_ = 0
+    cut = set(in_part(range(scene.facts.get("first", 0), len(steps)), part))
     while True:
         disk, promises = Disk(Path(scene.before) if scene.before else None), Promises()
         for number, step in enumerate(steps):
             disk.do(step)
             if step.exchange is not None:
                 promises.take(step.exchange)
-            if number < scene.facts.get("first", 0):
-                continue
-            yield disk.image(choice(disk.loose(), seed * len(steps) + number, round_)), promises, number
+            if number in cut:
+                chosen = choice(disk.loose(), seed * len(steps) + number, round_)
+                yield disk.image(chosen), promises, number
         round_ += 1
 
 
@@ -410,7 +413,7 @@ def looker(scene: Scene, bench: Bench) -> tuple[Callable[[Image, Promises], Iter
     return look, lambda: len(done)
 
 
-def check(scene: Scene, count: int, seed: int, fault: str) -> dict[str, Any]:
+def check(scene: Scene, count: int, seed: int, fault: str, part: str) -> dict[str, Any]:
     """Check so many different images and say what was found; with a fault, up to the first that shows it."""
     steps = spoil(scene.steps, fault)
     seen: set[tuple[int, int]] = set()
@@ -419,7 +422,7 @@ def check(scene: Scene, count: int, seed: int, fault: str) -> dict[str, Any]:
     broken = tried = 0
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
         look, recoveries = looker(scene, Bench(Path(folder) / "site"))
-        for image, promises, number in images(scene, steps, seed):
+        for image, promises, number in images(scene, steps, seed, part):
             tried += 1
             if len(contents) >= count or tried > MAX_ROUNDS * len(steps):
                 break
@@ -448,12 +451,12 @@ def _looked(look: Callable[[Image, Promises], Iterator[str]], image: Image, prom
 
 def main(words: list[str]) -> None:
     path, count, *more = words
-    seed, fault = (*more, *("1", "")[len(more) :])
+    seed, fault, part = (*more, *("1", "", WHOLE)[len(more) :])
     logging.disable(logging.CRITICAL)
     scene: Scene = pickle.loads(Path(path).read_bytes())
     if scene.name == "upgrade":
         upkeep.MIGRATIONS = crash_program.LATER
-    sys.stdout.write(json.dumps(check(scene, int(count), int(seed), fault)) + "\n")
+    sys.stdout.write(json.dumps(check(scene, int(count), int(seed), fault, part)) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 A real receiver works under strace. From the log come images of what its disk may hold after a power cut, and each is
 recovered with the code of a real start. `crash_disk` says what a disk may do, `crash_check` what must hold.
+The ordinary run cuts the power after every fifth step, every day after others.
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ import pytest
 from crash_disk import Disk
 from crash_trace import Step
 
+from tests.helpers.todays_part import WHOLE, todays_part
+
 HERE = Path(__file__).parent
+PARTS = 5
+"""How many days cut the power after every step."""
 
 pytestmark = [
     pytest.mark.xdist_group("power"),
@@ -27,11 +32,11 @@ pytestmark = [
 ]
 
 
-def checked(scene: Path, count: int, seed: int = 1, fault: str = "") -> Any:
+def checked(scene: Path, count: int, seed: int = 1, fault: str = "", part: str = WHOLE) -> Any:
     """Check images in a process of its own, which nothing slows down."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
     environ["PYTHONPATH"] = f"{crash_scenes.ROOT}{os.pathsep}{HERE}"
-    command = [sys.executable, str(HERE / "crash_check.py"), str(scene), str(count), str(seed), fault]
+    command = [sys.executable, str(HERE / "crash_check.py"), str(scene), str(count), str(seed), fault, part]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     sys.stdout.write(f"{scene.stem} {done.stdout}")
@@ -51,12 +56,13 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: scene.save(folder / f"{name}.scene") for name, scene in found.items()}
 
 
-def test_nothing_answered_is_lost_in_twenty_thousand_power_cuts(scenes: dict[str, Path]) -> None:
-    lives, upgrade = checked(scenes["lives"], 18_800), checked(scenes["upgrade"], 800)
-    restore, restored = checked(scenes["restore"], 300), checked(scenes["restored"], 100)
-    found = [lives, upgrade, restore, restored]
-    assert [fault for done in found for fault in done["faults"]] == []
-    assert sum(done["images"] for done in found) == 20_000
+def test_nothing_answered_is_lost_in_twenty_thousand_power_cuts(scenes: dict[str, Path], daily: bool) -> None:
+    part, of = todays_part(PARTS, daily), PARTS if daily else 1
+    images = {"lives": 18_800 // of, "upgrade": 800 // of, "restore": 300 // of}
+    found = [checked(scenes[name], count, part=part) for name, count in images.items()]
+    found.append(checked(scenes["restored"], 100 // of))
+    assert [fault for done in found for fault in done["faults"]] == [], f"cut after the steps of part {part}"
+    assert sum(done["images"] for done in found) == 20_000 // of
 
 
 def test_sums_that_were_given_up_do_not_come_back(scenes: dict[str, Path]) -> None:

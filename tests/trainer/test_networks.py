@@ -113,10 +113,13 @@ def killed_at(command: list[str], ready: Callable[[], bool]) -> None:
         process.wait()
 
 
-@pytest.mark.parametrize("model", SEQUENCE_MODELS)
+@pytest.mark.parametrize(
+    "model", [pytest.param(name, marks=() if name == "cnn" else pytest.mark.slow) for name in SEQUENCE_MODELS]
+)
 def test_a_run_killed_in_the_middle_goes_on_to_the_same_bytes(
     synthetic: Path, job_file: JobFile, tmp_path: Path, model: str
 ) -> None:
+    """Each model takes a dozen seconds; `test_a_fit_goes_on_exactly_from_any_step` stops all of them in every run."""
     document = job_document(synthetic, model, split="group", hyper=SMALL | {"max_epochs": 20, "patience": 20})
     assert run.main(["--job", str(job_file(document)), "--out", str(tmp_path / "whole")]) == 0
     resume = tmp_path / "resume"

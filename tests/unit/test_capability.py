@@ -347,6 +347,17 @@ def test_a_broken_dataset_is_left_out_and_comes_back_when_mended(tmp_path: Path)
     assert refresh(first, tmp_path, datasets).problems == ()
 
 
+def test_a_broken_dataset_that_is_also_the_default_one_is_named_once(tmp_path: Path) -> None:
+    folder, other = tmp_path / "lab", tmp_path / "other"
+    named = Datasets({"default": folder, "lab": folder, "big": other})
+    assert [text.split(" is left")[0] for text in detect(tmp_path, datasets=named).problems] == [
+        "dataset lab",
+        "dataset big",
+    ]
+    alone = Datasets({"default": folder})
+    assert [text.split(" is left")[0] for text in detect(tmp_path, datasets=alone).problems] == ["dataset default"]
+
+
 def test_free_memory_of_cards_is_followed(tmp_path: Path, tools: Path) -> None:
     script(tools, "nvidia-smi", f'echo "{CARD}"')
     first = detect(tmp_path)

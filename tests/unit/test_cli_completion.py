@@ -12,12 +12,15 @@ from training.fleet.cli.program import main, parser
 def test_completion_knows_every_command_and_its_options() -> None:
     known = {item.name: item for item in commands(parser())}
     assert list(known) == [
-        "status", "list", "compare", "best", "show", "why", "hosts", "host", "events", "cancel", "requeue", "plan",
-        "reload", "apply", "manifest", "backup", "fsck", "invite", "identity", "login", "context", "completion",
+        "status", "list", "compare", "best", "show", "why", "hosts", "host", "events", "get", "card", "open", "predict",
+        "evaluate", "cancel", "requeue", "plan", "reload", "apply", "manifest", "backup", "fsck", "invite", "identity",
+        "login", "context", "completion",
     ]  # fmt: skip
     assert "--allow-shrink" in known["reload"].options
     assert known["completion"].words == ("bash", "zsh", "fish")
-    assert [name for name, item in known.items() if item.takes_jobs] == ["show", "why", "cancel", "requeue"]
+    assert [name for name, item in known.items() if item.takes_jobs] == [
+        "show", "why", "get", "card", "open", "predict", "evaluate", "cancel", "requeue",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -36,8 +39,9 @@ def test_every_shell_has_a_script_that_needs_no_receiver(shell: str, capsys: pyt
         (["cis490-jobs", "list", "--status", "ca"], ["cancelled"]),
         (["cis490-jobs", "--json", "reload", "--al"], ["--allow-shrink"]),
         (["cis490-jobs", "completion", "f"], ["fish"]),
+        (["cis490-jobs", "get", "--only", "m"], ["metrics", "model"]),
     ],
-    ids=["command", "value", "option", "word"],
+    ids=["command", "value", "option", "word", "kind"],
 )
 def test_bash_offers_what_fits(words: list[str], offered: list[str]) -> None:
     bash = shutil.which("bash")

@@ -478,9 +478,7 @@ def test_an_incomplete_job_is_refused(job: str, expected: list[str]) -> None:
 
 def test_a_mode_the_trainer_does_not_declare_is_refused() -> None:
     only = DECLARATION | {"properties": {"mode": {"enum": ["oracle"]}}}
-    assert faults(HEAD + JOB, only) == [
-        "jobs[1].mode (line 6): found 'realistic', expected one of oracle; known: oracle"
-    ]
+    assert faults(HEAD + JOB, only) == ["jobs[1].mode (line 6): found 'realistic', expected one of oracle"]
 
 
 def test_a_faulty_default_is_one_fault_not_one_per_job() -> None:

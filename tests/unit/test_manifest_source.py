@@ -286,7 +286,10 @@ def test_a_trainer_without_an_answer_is_one_fault_beside_the_others(tmp_path: Pa
 @pytest.mark.parametrize(
     ("program", "expected"),
     [
-        ("raise SystemExit('no data today')", "ended with status 1: 'no data today'"),
+        ("raise SystemExit('no data today')", "ended with status 1: no data today$"),
+        ("raise SystemExit('a ' + 'long ' * 30 + 'reason')", "status 1: a (long ){30}reason$"),
+        ("raise SystemExit('\\x1b[2J gone')", r"status 1: \\x1b\[2J gone$"),
+        ("raise SystemExit(1)", "ended with status 1: it wrote no reason$"),
         ("print('hello')", "gave no JSON"),
         ("print('[1]')", r"gave \[1\]; expected a JSON Schema document"),
         ("print('[' * 100000)", "gave no JSON"),

@@ -43,6 +43,7 @@ JOBS_MODULES: Final = (
     "training/__init__.py",
     "training/contracts/__init__.py",
     "training/contracts/bundle.py",
+    "training/contracts/dataset.py",
     "training/fleet/__init__.py",
     "training/fleet/bundle.py",
     "training/fleet/files.py",
@@ -51,8 +52,10 @@ JOBS_MODULES: Final = (
     "training/fleet/tls/__init__.py",
     "training/fleet/tls/trust.py",
     "training/needs.py",
+    "training/trainer/__init__.py",
+    "training/trainer/hyper.py",
 )
-"""What `cis490-jobs` needs beside its packages."""
+"""What `cis490-jobs` needs beside its packages; `hyper` says which library a model of a host lacks."""
 INSTALLED: Final = (
     "LICENSE",
     "etc/systemd/cis490-training-worker.service",

@@ -170,9 +170,13 @@ def _digests(datasets: Datasets, problems: list[str]) -> dict[str, str]:
     from training.contracts.dataset_folder import dataset_digest
 
     found: dict[str, str] = {}
+    # The first dataset is the default one too; what is wrong with its folder is said once, under the name it was given.
+    named = [folder for name, folder in datasets.folders.items() if name != "default"]
     for name, folder in datasets.folders.items():
         try:
             found[name] = dataset_digest(folder, datasets.cache)
         except DatasetError as error:
+            if name == "default" and folder in named:
+                continue
             problems.append(Problem(f"dataset {name} is left out: {child.brief(error)}", "dataset", name))
     return found

@@ -17,6 +17,7 @@ from training.fleet.cli.known import refuse_unknown
 from training.fleet.cli.listing import chosen, jobs
 from training.fleet.cli.remote import read
 from training.fleet.cli.text import clean
+from training.fleet.cli.typed import program
 from training.fleet.model.errors import ConfigurationError, FleetError, PreconditionError, UnavailableError
 from training.fleet.wire.people import JobPage, JobView
 from training.fleet.wire.worker import JobState
@@ -151,7 +152,7 @@ def _show(call: Call, found: Selection) -> None:
     call.console.note(
         [f"{found.verb} would change {_count(found)}; nothing is changed yet. Do exactly this with:"],
     )
-    call.console.note([f"  cis490-jobs {found.verb} {_words(call.options)} --if {found.digest}"], whole=True)
+    call.console.note([f"  {program()} {found.verb} {_words(call.options)} --if {found.digest}"], whole=True)
 
 
 def _count(found: Selection) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from training.fleet.model.jobs import MODES, STATUSES
+from training.fleet.model.parts import RESULT_KINDS
 
 SHELLS: Final = ("bash", "zsh", "fish")
 _IDS: Final = "cis490-jobs list 2>/dev/null </dev/null | cut -c1-12"
@@ -80,7 +81,7 @@ def _options(parser: argparse.ArgumentParser) -> tuple[str, ...]:
 
 
 def _values() -> dict[str, tuple[str, ...]]:
-    return {"--status": STATUSES, "--mode": MODES}
+    return {"--status": STATUSES, "--mode": MODES, "--only": RESULT_KINDS}
 
 
 def _bash(known: list[Command], options: tuple[str, ...]) -> str:

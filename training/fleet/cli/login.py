@@ -22,6 +22,7 @@ from typing import Final
 from training.fleet.cli.contexts import NAME, Contexts
 from training.fleet.cli.remote import read
 from training.fleet.cli.text import clean
+from training.fleet.cli.typed import program
 from training.fleet.client import Client, address
 from training.fleet.client.pinning import pinned
 from training.fleet.model.errors import AuthenticationError, ConfigurationError, FleetError
@@ -66,7 +67,7 @@ def log_in(options: argparse.Namespace, environ: Mapping[str, str] = os.environ)
     path = contexts.keep(name, where.url, token, authority)
     return [
         f"logged in to {where.url} as {clean(done.name)}, who may {', '.join(map(clean, done.roles))}",
-        f"kept in {path}, for this user alone; `cis490-jobs status` shows the fleet",
+        f"kept in {path}, for this user alone; `{program()} status` shows the fleet",
     ]
 
 

@@ -11,6 +11,7 @@ from training.fleet.cli import plans
 from training.fleet.cli.commands import Call
 from training.fleet.cli.remote import read
 from training.fleet.cli.text import clean
+from training.fleet.cli.typed import program, shell_word
 from training.fleet.model.errors import EX_FAILURE, ConfigurationError, ManifestError, NotFoundError, TooLargeError
 from training.fleet.model.jobs import MAX_MANIFEST_BYTES
 from training.fleet.wire.manifests import ManifestList, ManifestView
@@ -29,7 +30,7 @@ def plan(call: Call) -> int:
         call.console.complain(fault)
         return EX_FAILURE
     _show(call, answer, done=False)
-    verb = "reload" if given.file is None else f"apply {_shell(given.file)}"
+    verb = "reload" if given.file is None else f"apply {shell_word(clean(str(given.file)))}"
     moved = _offer(call, answer, verb)
     return EX_CHANGES if moved and given.exit_code else 0
 
@@ -39,7 +40,7 @@ def _offer(call: Call, answer: dict[str, Any], verb: str) -> bool:
     found = read(Plan, answer)
     moved = any(found.counts.get(name, 0) for name in ("added", "changed", "dropped")) or bool(found.tables)
     if moved and not call.console.as_json:
-        call.console.err.write(f"apply exactly this with: cis490-jobs {verb} --if-plan {clean(found.digest)}\n")
+        call.console.err.write(f"apply exactly this with: {program()} {verb} --if-plan {clean(found.digest)}\n")
     return moved
 
 
@@ -60,12 +61,6 @@ def apply(call: Call) -> int:
 def _terms(call: Call) -> dict[str, Any]:
     given = call.options
     return {"allow_shrink": given.allow_shrink, "if_plan": given.if_plan, "keep_dropped": given.keep_dropped}
-
-
-def _shell(path: Path) -> str:
-    """Return a path as a shell takes it."""
-    text = clean(str(path))
-    return text if all(sign.isalnum() or sign in "/._-+=:@\\" for sign in text) else f"'{text}'"
 
 
 def _text_of(path: Path) -> bytes:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from training.fleet.cli.text import Terminal, clean, moment, table
+from training.fleet.cli.text import Terminal, clean, moment, table, zone
+from training.fleet.cli.typed import program
 from training.fleet.cli.views import SHORT_ID, identity, plain
 from training.fleet.wire.manifests import ManifestView, TableChange
 from training.fleet.wire.people import Plan, PlannedJob
@@ -57,7 +58,7 @@ def _dropped(job: PlannedJob, terminal: Terminal, *, keep: bool) -> str:
     if not job.status:  # a receiver of an older version, which withdraws nothing
         return f"{_named('-', job, terminal)}  no longer named"
     if job.status in ("claimed", "running"):
-        fate = f"goes on; stop it with: cis490-jobs cancel {clean(job.id)[:SHORT_ID]}"
+        fate = f"goes on; stop it with: {program()} cancel {clean(job.id)[:SHORT_ID]}"
     elif job.status == "pending":
         fate = "stays claimable" if keep else "withdrawn, no host is offered it"
     else:
@@ -88,7 +89,7 @@ def history(found: Sequence[ManifestView], terminal: Terminal) -> list[str]:
         [
             str(one.number),
             identity(one.digest, terminal),
-            moment(one.at),
+            moment(one.at, terminal),
             one.actor,
             one.how,
             str(one.jobs),
@@ -96,4 +97,5 @@ def history(found: Sequence[ManifestView], terminal: Terminal) -> list[str]:
         ]
         for one in found
     ]
-    return table(MANIFEST_COLUMNS, rows, terminal, ("HOW", "STATE"))
+    shown = {"TIME": f"TIME ({zone([one.at for one in found], terminal)})"}
+    return table([shown.get(name, name) for name in MANIFEST_COLUMNS], rows, terminal, ("HOW", "STATE"))

@@ -12,6 +12,7 @@ Source: sysexits.h for 69 to 78.
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import re
 import sys
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from training.fleet import __version__
-from training.fleet.cli import bulk, commands, listing, machines, manifests, pruning, results, trail
+from training.fleet.cli import bulk, commands, listing, machines, manifests, pruning, result_options, results, trail
 from training.fleet.cli.completion import SHELLS
 from training.fleet.cli.contexts import Context, Contexts
 from training.fleet.cli.instants import FORMS, is_instant
@@ -176,6 +177,7 @@ def parser() -> argparse.ArgumentParser:
     _common(whole, None)
     groups = whole.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
     _look(groups)
+    result_options.add_commands(functools.partial(_command, groups), _results)
     _steer(groups)
     _keep(groups)
     _admit(groups)
@@ -359,7 +361,7 @@ def _range(sub: argparse.ArgumentParser, what: str) -> None:
     sub.add_argument("--until", type=_instant, metavar="TIME", help="only until then; a day with all its hours")
 
 
-def _results(sub: argparse.ArgumentParser) -> None:
+def _results(sub: argparse._ActionsContainer) -> None:
     """Add the options that choose results and the figure they are compared by."""
     sub.add_argument("--metric", metavar="METRIC", help="the figure to compare [the trainer's headline metric]")
     sub.add_argument("--lower", action="store_true", help="lower values of that figure are better")

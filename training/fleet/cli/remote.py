@@ -6,12 +6,16 @@ Leaves connections and retries to `client`.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import urlencode
 
-from training.fleet.model.errors import FleetError, NotFoundError
+from training.fleet.client.answer import Answer
+from training.fleet.client.fetch import FileSource, OnBytes, fetch
+from training.fleet.model.errors import DigestMismatchError, FleetError, MethodError, NotFoundError
 from training.fleet.wire.people import MAX_PAGE
 from training.fleet.wire.read import MismatchError, message
 
@@ -21,6 +25,9 @@ CANDIDATES: Final = 10
 """How many jobs an ambiguous id names in its error."""
 ANSWER_S: Final = 300.0
 """Longest wait for the answer to a change, seconds; applying a large manifest takes some."""
+DOWNLOAD_S: Final = 60.0
+"""Longest time without an answer while a file is fetched, seconds; a network that comes back within it costs nothing
+but time."""
 
 
 def read(kind: type[T], document: Any) -> T:
@@ -45,8 +52,11 @@ def read(kind: type[T], document: Any) -> T:
         ) from None
 
 
-class Connection(Protocol):
+class Connection(FileSource, Protocol):
     """The part of `client.Client` that is used here."""
+
+    def request(self, method: str, target: str, *, headers: Mapping[str, str] | None = None) -> Answer:
+        """Return an answer as it is."""
 
     def get(self, path: str, query: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Return the JSON of an answer."""
@@ -126,6 +136,29 @@ class Remote:
     def why(self, job_id: str) -> dict[str, Any]:
         """Return why a job waits (`wire.people.Why`)."""
         return self.connection.get(f"/v1/job/{job_id}/why", {})
+
+    def fetch(self, path: str, sha256: str, target: Path, *, progress: OnBytes, force: bool) -> bool:
+        """Bring a file of a result here, whole and verified; see `client.fetch.fetch`.
+
+        Raises:
+            FleetError: What `client.fetch.fetch` raises, and where the receiver is too old to give files out.
+        """
+        try:
+            return fetch(self.connection, path, sha256, target, progress=progress, force=force, deadline_s=DOWNLOAD_S)
+        except MethodError as fault:
+            raise FleetError("this receiver does not give files out", "update the receiver") from fault
+
+    def small_file(self, path: str, sha256: str) -> bytes:
+        """Return the bytes of a small file of a result, verified.
+
+        Raises:
+            DigestMismatchError: The bytes hash to something else.
+        """
+        body = self.connection.request("GET", path, headers={"Accept": "*/*"}).body
+        found = hashlib.sha256(body).hexdigest()
+        if found != sha256:
+            raise DigestMismatchError(f"found bytes that hash to {found}", "try again", expected=sha256)
+        return body
 
     def change(self, job_id: str, verb: str, if_status: str | None = None) -> dict[str, Any]:
         """Cancel or requeue a job; return where it stands now (`wire.worker.JobState`).

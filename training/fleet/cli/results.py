@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 from training.fleet.cli import comparison
 from training.fleet.cli.commands import Call
-from training.fleet.cli.completion import commands
 from training.fleet.cli.known import nearest, refuse_unknown
 from training.fleet.cli.listing import compact
 from training.fleet.cli.ranking import Metric, metric_for
@@ -19,6 +19,8 @@ from training.fleet.wire.people import JobPage, JobView
 
 NONE_MATCHES = "no completed job matches; `cis490-jobs list` shows all jobs"
 
+GET_ONE: Final = "`cis490-jobs get JOB` fetches a result, `card JOB` shows its model card"
+
 
 def compare(call: Call) -> int:
     """Show the results of completed jobs over their seeds."""
@@ -27,7 +29,8 @@ def compare(call: Call) -> int:
     if call.console.as_json:
         call.console.document(comparison.document(found, metric))
     elif found or call.console.terminal.width is None:
-        call.console.lines(comparison.lines(found, metric, call.console.terminal))
+        get = ["", GET_ONE] if found and call.console.terminal.width is not None else []
+        call.console.lines([*comparison.lines(found, metric, call.console.terminal), *get])
     else:
         call.console.lines([NONE_MATCHES])
     return 0
@@ -35,30 +38,58 @@ def compare(call: Call) -> int:
 
 def best(call: Call) -> int:
     """Show the completed job with the best figure; splits that leak count only where one is asked for."""
+    found = best_job(call)
+    if call.console.as_json:
+        call.console.document(_document(found))
+    else:
+        call.console.lines(_lines(found, call.console.terminal))
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class BestJob:
+    """The completed job with the best figure.
+
+    Attributes:
+        job: It.
+        value: Its figure.
+        metric: Which figure.
+        count: Of how many completed jobs it is the best.
+    """
+
+    job: JobView
+    value: float
+    metric: Metric
+    count: int
+
+
+def best_job(call: Call) -> BestJob:
+    """Return the best of the completed jobs that the options choose.
+
+    Raises:
+        NotFoundError: No completed job matches, or none has a number for the metric.
+    """
     jobs, metric = _completed(call, "hyper")
     if call.options.split is None:
         jobs = [job for job in jobs if job.split not in comparison.LEAKING_SPLITS]
     if not jobs:
         raise NotFoundError("found no completed job that matches", "`cis490-jobs list` shows all jobs")
     metric.demand(jobs)
-    first, value = metric.ranked(jobs)[0], metric.of(metric.ranked(jobs)[0])
+    first = metric.ranked(jobs)[0]
+    value = metric.of(first)
     if value is None:
         found = f"none of the completed jobs has a number for {metric.name}"
         raise NotFoundError(found, "name another --metric")
-    if call.console.as_json:
-        call.console.document(_document(first, value, metric, len(jobs)))
-    else:
-        can_get = any(one.name == "get" for one in commands(call.options.parser))
-        call.console.lines(_lines(first, value, metric, len(jobs), call.console.terminal, can_get=can_get))
-    return 0
+    return BestJob(first, value, metric, len(jobs))
 
 
-def _document(job: JobView, value: float, metric: Metric, count: int) -> dict[str, Any]:
+def _document(found: BestJob) -> dict[str, Any]:
+    job = found.job
     return {
-        "metric": metric.name,
-        "direction": metric.direction,
-        "value": value,
-        "jobs": count,
+        "metric": found.metric.name,
+        "direction": found.metric.direction,
+        "value": found.value,
+        "jobs": found.count,
         "id": job.id,
         "name": job.name,
         "model": job.model,
@@ -72,23 +103,23 @@ def _document(job: JobView, value: float, metric: Metric, count: int) -> dict[st
     }
 
 
-def _lines(job: JobView, value: float, metric: Metric, count: int, terminal: Terminal, *, can_get: bool) -> list[str]:
+def _lines(found: BestJob, terminal: Terminal) -> list[str]:
     """Return the best job as text; in a pipe one line: id, metric, value, artifact."""
+    job, metric = found.job, found.metric
     artifact = clean(job.artifact or "-")
     if terminal.width is None:
-        return ["\t".join([clean(job.id), clean(metric.name), number(value), artifact])]
+        return ["\t".join([clean(job.id), clean(metric.name), number(found.value), artifact])]
     what = f"{job.model} {job.mode} {job.split} seed {job.seed} {compact(job.hyper or {})}"
-    of = "the only completed job" if count == 1 else f"the best of {count} completed jobs"
-    lines = [
+    of = "the only completed job" if found.count == 1 else f"the best of {found.count} completed jobs"
+    return [
         f"{'job':<9} {terminal.head(clean(job.id))}",
         *([f"{'name':<9} {clean(job.name)}"] if job.name else []),
         f"{'what':<9} {clean(what).rstrip()}",
-        f"{'figure':<9} {number(value)} {metric.said()}; {of}",
+        f"{'figure':<9} {number(found.value)} {metric.said()}; {of}",
         f"{'artifact':<9} {artifact}",
+        f"{'get it':<9} cis490-jobs get {clean(job.id)[:SHORT_ID]}",
+        f"{'look':<9} cis490-jobs card {clean(job.id)[:SHORT_ID]}",
     ]
-    if can_get:
-        return [*lines, f"{'get it':<9} cis490-jobs get {clean(job.id)[:SHORT_ID]}"]
-    return [*lines, f"{'path':<9} {clean(job.artifact_path or '-')}"]
 
 
 def _completed(call: Call, extra: str) -> tuple[list[JobView], Metric]:

@@ -83,6 +83,8 @@ def _summary(health: Health, address: str, terminal: Terminal) -> list[str]:
         count = f"{health.stranded} or more" if health.stranded >= MANY_STRANDED else str(health.stranded)
         jobs = "1 pending job" if health.stranded == 1 else f"{count} pending jobs"
         lines.append(f"          {jobs} that no host can run: `cis490-jobs list --status pending` says why")
+    if health.counts.get("completed") and terminal.width is not None:
+        lines.append("          `cis490-jobs get best` fetches the best result, `card best` shows it")
     lines.append("hosts     " + _counts(health.workers, ("working", "idle", "away"), terminal))
     return lines + _storage(health.storage)
 
@@ -255,6 +257,9 @@ def _facts(job: JobView, terminal: Terminal, gone: str) -> list[str]:
         facts.append(("tags", clean(", ".join(job.tags))))
     if job.artifact is not None:
         facts += [("artifact", clean(job.artifact)), ("path", clean(gone or job.artifact_path or "-"))]
+    if job.artifact is not None and not gone and terminal.width is not None:
+        short = clean(job.id)[:SHORT_ID]
+        facts += [("get it", f"cis490-jobs get {short}"), ("look", f"cis490-jobs card {short}")]
     return [f"{name:<9} {value}" for name, value in facts]
 
 

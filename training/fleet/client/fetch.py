@@ -1,8 +1,8 @@
 """Files from the receiver: an artifact's bundle, its card, its figures.
 
 Guarantees that a file appears under its name only once its bytes hash to what was expected, that a transfer which was
-cut goes on where it stopped, also in another run of the program, and that memory stays flat. A file that is there
-already is never written over.
+cut goes on where it stopped, also in another run of the program, and that memory stays flat. Another file that is there
+already is written over only where the caller says so.
 
     fetch(client, bundle_at(sha256), sha256, Path("model.tar.zst"))
 """
@@ -16,11 +16,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from http.client import HTTPResponse
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Protocol
 from urllib.parse import quote
 
 from training.fleet import system
-from training.fleet.client.client import Client
+from training.fleet.client.answer import Answer
+from training.fleet.client.transfer import OnBody
 from training.fleet.files import sync_folder
 from training.fleet.model.errors import (
     ConfigurationError,
@@ -37,6 +38,20 @@ OnBytes = Callable[[int, int], object]
 """Takes bytes that are here and bytes in all, 0 while these are not known."""
 
 
+class FileSource(Protocol):
+    """The part of `Client` that is used here."""
+
+    def download(
+        self,
+        target: str,
+        headers: Callable[[], Mapping[str, str]],
+        take: OnBody,
+        *,
+        deadline_s: float | None = None,
+    ) -> Answer:
+        """Ask for a file and hand the answer on while its body comes."""
+
+
 def bundle_at(sha256: str) -> str:
     """Return the address of an artifact's bundle."""
     return f"/v1/model/{quote(sha256, safe='')}"
@@ -47,7 +62,16 @@ def part_at(sha256: str, name: str) -> str:
     return f"{bundle_at(sha256)}/file/{quote(name, safe='')}"
 
 
-def fetch(client: Client, path: str, sha256: str, target: Path, *, progress: OnBytes | None = None) -> bool:
+def fetch(
+    client: FileSource,
+    path: str,
+    sha256: str,
+    target: Path,
+    *,
+    progress: OnBytes | None = None,
+    force: bool = False,
+    deadline_s: float | None = None,
+) -> bool:
     """Bring a file here, whole and verified.
 
     What has come of it lies beside the target until it is whole, in a hidden file that ends in `.part`; the next call
@@ -59,24 +83,26 @@ def fetch(client: Client, path: str, sha256: str, target: Path, *, progress: OnB
         sha256: What the bytes must hash to, hex.
         target: The file to make. Its folder must exist.
         progress: Told how far it is.
+        force: Put it in the place of another file that is at the target.
+        deadline_s: Longest time without an answer, None for the client's own.
 
     Returns:
         True when it was brought; False when the same file was there already.
 
     Raises:
-        ConfigurationError: Another file is at the target, or the folder cannot be written.
+        ConfigurationError: Another file is at the target and may not be replaced, or the folder cannot be written.
         DigestMismatchError: The bytes hash to something else; none of them is left.
         NotFoundError: The receiver has no such file, or has lost it.
         UnreachableError: It did not answer any more; what came is kept for the next call.
         FleetError: What else the receiver refused with, or the disk.
     """
-    if target.exists():
-        return _demand_same(target, sha256)
+    if target.exists() and _is_there(target, sha256, force=force):
+        return False
     arriving = _Arriving(target, sha256, progress or _ignore)
     while not arriving.is_whole():
         before = arriving.size_bytes
         try:
-            client.download(path, arriving.headers, arriving.take)
+            client.download(path, arriving.headers, arriving.take, deadline_s=deadline_s)
         except UnreachableError:
             if arriving.size_bytes == before:
                 raise
@@ -88,14 +114,16 @@ def fetch(client: Client, path: str, sha256: str, target: Path, *, progress: OnB
     return True
 
 
-def _demand_same(target: Path, sha256: str) -> bool:
+def _is_there(target: Path, sha256: str, *, force: bool) -> bool:
+    """Return True if a file is the one that is wanted, and False if it is another one that may be replaced."""
     with _told(target), target.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
+    if found != sha256 and not force:
         raise ConfigurationError(
-            f"{target} is there already and is another file", "move it away, or give another place with -o"
+            f"{target} is there already and is another file",
+            "move it away, give another place with -o, or replace it with --force",
         )
-    return False
+    return found == sha256
 
 
 class _Arriving:

@@ -28,6 +28,7 @@ from training.trainer import hyper
 MAX_DECLARATION_BYTES: Final = 4 * 2**20
 _CONTRACT: Final = "see docs/reference/manifest.md"
 MAX_METRIC_CHARS: Final = 200
+_MOST_OF_A_LINE: Final = 300
 _HEADLINE: Final = '{"name": the name of a metric, "direction": "higher" or "lower"}'
 _NEEDED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "USERPROFILE")
 _ROOT = Path(__file__).resolve().parents[3]
@@ -307,8 +308,14 @@ def _asked(words: Sequence[str], base: Path, timeout_s: float) -> bytes:
         complaint.join(timeout_s)
     if status != 0:
         last = complaint.data.decode(errors="replace").strip().rpartition("\n")[2]
-        raise TrainerError(f"{' '.join(words)} --describe ended with status {status}: {short(last)}")
+        raise TrainerError(f"{' '.join(words)} --describe ended with status {status}: {_visible(last)}")
     return answer.data
+
+
+def _visible(line: str) -> str:
+    """Return a trainer's own last line: whole, unless it is very long, with control characters escaped."""
+    shown = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line[:_MOST_OF_A_LINE])
+    return shown or "it wrote no reason"
 
 
 class _Reader(threading.Thread):

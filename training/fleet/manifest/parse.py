@@ -294,7 +294,10 @@ class Tables:
         if value is None or valid is None or value in valid:
             return
         known = ", ".join(sorted(valid)[:20]) or f"a name that the manifest declares; {remedy}"
-        self._fault(position, key, short(value), f"one of {known}" if valid else known, nearest(value, valid))
+        near = nearest(value, valid)
+        # All names stand in what was expected, so only the nearest one is worth saying again.
+        remedy = near if near.startswith("did you mean") else ""
+        self._fault(position, key, short(value), f"one of {known}" if valid else known, remedy)
 
     def _check_hosts(self, position: int, globs: tuple[str, ...]) -> None:
         for glob in globs:

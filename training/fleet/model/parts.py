@@ -17,6 +17,8 @@ MAX_PARTS: Final = 32
 MAX_PARTS_BYTES: Final = 2 * 2**20
 """Most bytes of all parts of one artifact together."""
 PART_NAME: Final = r"[0-9A-Za-z][0-9A-Za-z_.-]{0,59}\.(?:md|svg|png|json)"
+RESULT_KINDS: Final = ("card", "figures", "metrics", "model")
+"""What a result is made of; the model is the bundle, all others are parts."""
 
 _TYPES: Final = {
     "md": "text/markdown; charset=utf-8",
@@ -24,6 +26,7 @@ _TYPES: Final = {
     "svg": "image/svg+xml",
     "png": "image/png",
 }
+_KINDS: Final = {"md": "card", "json": "metrics", "svg": "figures", "png": "figures"}
 _METRICS: Final = "metrics.json"
 
 
@@ -35,6 +38,11 @@ def is_part_name(name: str) -> bool:
 def media_type(name: str) -> str:
     """Return the media type of a part, by the end of its name."""
     return _TYPES[name.rpartition(".")[2]]
+
+
+def kind_of(name: str) -> str:
+    """Return which of `RESULT_KINDS` a part is, by the end of its name."""
+    return _KINDS[name.rpartition(".")[2]]
 
 
 def chosen_parts(sizes: Iterable[tuple[str, int]]) -> tuple[list[str], list[str]]:

@@ -233,6 +233,7 @@ class ManifestChange:
             yield Write(job_id, model, mode, document, needs, bounds, position, name, tuple(tags))
 
     def _keep(self, entry: JobEntry, position: int) -> None:
+        # Numbers in place of bodies: thousands of jobs share a few requirements and limits, and the file stays small.
         needs = self._parts.setdefault(entry.requirement, len(self._parts))
         bounds = self._parts.setdefault(entry.limits, len(self._parts))
         what = (entry.id, entry.model, entry.mode, entry.document)
@@ -243,6 +244,7 @@ class ManifestChange:
         change = json.dumps(planned.change, sort_keys=True) if planned.change else "{}"
         # Only what differs goes in, so that two readings of the same plan agree whatever order hosts came in.
         self._digest.update(f"{part} {planned.id} {change}\n".encode())
+        # The digest above holds all of them, so plans that agree in what is listed alone still differ.
         if len(self._listed[part]) < MAX_LISTED:
             self._listed[part].append(planned)
 

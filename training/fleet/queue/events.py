@@ -103,6 +103,7 @@ class History:
         before = _before(cursor)
         if filters.job_id is not None:
             seq = job_state(tx, filters.job_id).seq
+            # One more than a page shows, which tells whether another page follows.
             rows = tx.all(EVENTS_OF_JOB, job=seq, before=before, limit=limit + 1, **filters.values())
             return _page(list(rows), limit, None)
         rows, after = self._scanned(tx, filters, before, limit + 1)
@@ -152,6 +153,7 @@ def _event(row: FleetEventRow) -> FleetEvent:
 def _before(cursor: str | None) -> int:
     if cursor is None:
         return NEWEST
+    # Eighteen digits always fit the 64 bits of SQLite; `isdecimal` alone takes the digits of other alphabets too.
     place = cursor[1:19]
     if cursor[:1] != "e" or not (place.isascii() and place.isdecimal()):
         raise InvalidMessageError(f"{cursor[:80]!r} is no cursor of this list", "start again without one")

@@ -95,6 +95,7 @@ class Hosts:
 
     def learn(self, requirement_id: int, requirement: Requirement) -> None:
         """Take in a requirement row; every host is judged against it when it next calls."""
+        # Behind the others: `judged` counts how many a host was judged against, in this order.
         with self._lock:
             self._requirements[requirement_id] = requirement
             self._ids[requirement] = requirement_id
@@ -168,6 +169,7 @@ class Hosts:
             return
         with self._lock:
             known.in_use, known.kind = in_use, _kind(known.capability, in_use)
+            # What a worker can take depends on the cards that are free, so no judgement of it holds any more.
             known.ranks, known.judged, known.offer = {}, 0, None
             self.find_live_cuda()
 
@@ -259,6 +261,7 @@ class Hosts:
     def find_live_cuda(self) -> None:
         """Find out which workers with CUDA are heard now; hosts without CUDA leave them what they prefer."""
         with self._lock:
+            # A worker that is away fetches nothing, so nobody leaves jobs to it.
             live = {name: self._cuda_offer(known) for name, known in self._known.items() if not self.away(known)}
             live_cuda = {name: offer for name, offer in live.items() if offer is not None}
             # Offers are made again only when the answer is another one: each host would pay for it at its next claim.

@@ -168,6 +168,7 @@ class Leases:
         for live in leases:
             self.put(live.seq, live.job_id, live.lease_id, live.worker, running=live.running, cancel=live.cancel)
             self.report(live.lease_id, live.progress)
+            # `put` took it for a new lease, because it was not live; its age is what it was.
             self._live[live.lease_id].granted_at = live.granted_at
 
     def next_sweep(self) -> float | None:

@@ -64,11 +64,14 @@ class Suspects:
             seq: The job.
             suspect: What `would_be` said.
         """
+        # All of it, because taking in one failure may acquit other hosts too.
         before = {name: dict(jobs) for name, jobs in self._failed.items()}, dict(self._suspected)
         failed = self._failed[worker] = self._with(worker, seq)
+        # A host that fails for days must not fill the memory.
         while len(failed) > MAX_KEPT:
             del failed[next(iter(failed))]
         if suspect:
+            # What was told never falls while the host stays a suspect, though its oldest jobs are forgotten.
             self._suspected[worker] = max(len(self._telling(worker, failed)), self.jobs_failed(worker))
         self._acquit()
 

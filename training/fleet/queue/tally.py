@@ -27,6 +27,7 @@ class Tally:
     """
 
     def __init__(self) -> None:
+        # From anywhere, so that who kept a number over a restart is not told that nothing has changed.
         self._revisions = itertools.count(secrets.randbits(40))
         self.revision = next(self._revisions)
         self._counts: Counter[str] = Counter()

@@ -157,6 +157,7 @@ class JobViews:
             JOBS_BY_ID,
             after=_after(cursor, "i", ""),
             low=filters.id_prefix,
+            # Ids are hexadecimal, so nothing that begins with the prefix comes after this.
             high=filters.id_prefix + "g",
             statuses=json.dumps(sorted(filters.statuses)) if filters.statuses else None,
             **filters.values(),
@@ -198,6 +199,7 @@ class JobViews:
         reasons = self._waiting.reasons() if "reason" in filters.extras else None
         for row in rows:
             left -= len(row.spec) if "hyper" in filters.extras else 0
+            # Never without a row, or the next page would begin where this one did.
             if views and (left < 0 or self._clock.now() > until):
                 break
             view = self._view(row, filters.extras)
@@ -228,6 +230,7 @@ class JobViews:
         seq = row.seq
         log, length = tx.one(LOG, job=seq), tx.one(HISTORY_LENGTH, job=seq)
         assert length is not None
+        # Newest first, because only the newest part is read; people read it oldest first.
         attempts, events = tx.all(ATTEMPTS, job=seq, limit=MAX_HISTORY), tx.all(EVENTS, job=seq, limit=MAX_HISTORY)
         errors, reasons = _shortened([one.error for one in attempts]), _shortened([one.why for one in events])
         return JobDetail(
@@ -331,6 +334,7 @@ def _after(cursor: str | None, kind: str, start: str) -> str:
     place = cursor[1:]
     if cursor[:1] != kind or not (place.isascii() and place.isalnum()) or (kind == "s" and not place.isdecimal()):
         raise InvalidMessageError(f"{cursor[:80]!r} is no cursor of this list", "start again without one")
+    # An id has 64 characters, and 18 digits always fit the 64 bits of SQLite.
     return place[:64] if kind == "i" else place[:18]
 
 

@@ -48,6 +48,7 @@ class WorkerViews:
         known = {name: self._hosts.known(name) for name in self._hosts.names()}
         heard = {name: one.seen_at for name, one in known.items() if one is not None and one.seen_at is not None}
         named = self._hosts.in_force.hosts
+        # Else names that anybody calls with could push those that somebody chose out of the limit.
         ordered = sorted(heard, key=lambda name: (name not in named and self._registry.living(name) is None, name))
         now = self._clock.now()
         return {name: max(0.0, now - heard[name]) for name in ordered[:limit]}
