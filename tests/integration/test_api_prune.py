@@ -130,11 +130,11 @@ def renew(tx: Any, sha256: str) -> None:
 
 def test_the_best_of_each_kind_and_jobs_with_a_name_are_kept(tmp_path: Path) -> None:
     with LiveReceiver(tmp_path, manifest(4) + NAMED) as live:
-        found = [finish(live, b"bundle %d" % number, auroc=number / 10) for number in range(5)]
+        found = [finish(live, b"bundle %d" % number, auroc=1 - number / 10) for number in range(5)]
         names = {live.call("GET", f"/v1/job/{job}").json["job"]["name"]: sha256 for job, sha256 in found}
         old(live)
         shown = plan(live, older_than_s=86400, keep_best=2)
-        best = {sha256 for _, sha256 in found[-2:]} | {names["thesis"]}
+        best = {sha256 for _, sha256 in found[:2]} | {names["thesis"]}
         assert shown["kept_best"] == 2
         assert {one["artifact"] for one in shown["listed"]} == {sha256 for _, sha256 in found} - best
         assert plan(live, unnamed=True)["artifacts"] == 0
@@ -217,6 +217,42 @@ def test_a_prune_that_was_cut_off_is_whole_for_a_check_and_finished_by_the_next_
         assert files(live) == []
         done = check(live)
         assert (done["findings"], done["notes"]) == ([], [])
+
+
+def test_a_list_that_could_not_be_written_again_is_written_before_the_next_check(receiver: LiveReceiver) -> None:
+    finish(receiver, b"a bundle")
+    old(receiver)
+    in_the_way = receiver.folder / "index.jsonl.part"
+    in_the_way.mkdir()
+    assert prune(receiver, older_than_s=86400)["state"] == "done"
+    assert "pruned_at" not in index(receiver)[0]
+    in_the_way.rmdir()
+    assert check(receiver)["findings"] == []
+    assert "pruned_at" in index(receiver)[0]
+
+
+def test_a_list_that_could_not_be_written_again_is_written_with_the_next_upload(receiver: LiveReceiver) -> None:
+    finish(receiver, b"a bundle")
+    old(receiver)
+    in_the_way = receiver.folder / "index.jsonl.part"
+    in_the_way.mkdir()
+    prune(receiver, older_than_s=86400)
+    in_the_way.rmdir()
+    finish(receiver, b"another bundle")
+    assert ["pruned_at" in line for line in index(receiver)] == [True, False]
+
+
+def test_a_bundle_that_was_pruned_before_its_job_completed_is_asked_for_again(receiver: LiveReceiver) -> None:
+    lease, sha256 = receiver.claim(), hashlib.sha256(b"a bundle").hexdigest()
+    assert receiver.upload(lease, b"a bundle").status == 201
+    old(receiver)
+    assert prune(receiver, older_than_s=86400)["checked"]["pruned"] == 1
+    body = {"lease_id": lease["lease_id"], "artifact": sha256, "metrics": {}}
+    refused = receiver.call("POST", f"/v1/job/{lease['job_id']}/complete", body)
+    assert (refused.status, refused.json["code"]) == (412, "artifact_missing")
+    assert receiver.upload(lease, b"a bundle").status == 201
+    assert receiver.call("POST", f"/v1/job/{lease['job_id']}/complete", body).status == 200
+    assert receiver.call("GET", f"/v1/model/{sha256}").body == b"a bundle"
 
 
 def test_the_upkeep_removes_by_itself_what_the_settings_say(receiver: LiveReceiver) -> None:

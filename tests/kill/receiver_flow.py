@@ -390,7 +390,7 @@ class ReceiverFlow:
         if ran.status != 0 and (self._last or not _has_no_tables(self._folder / "queue.db")):
             trial.wrong += _after_a_kill(self._folder)
         # A line that could not be added to the index is there after the next start.
-        unlisted = bool(error) and any(call.place == "/index.jsonl" for call in ran.calls[at - 1 : at])
+        unlisted = bool(error) and any("/index.jsonl" in call.place for call in ran.calls[at - 1 : at])
         if who.done < self._last or ran.status != 0 or unlisted:
             again = Life(who)
             trial.again = again.run(self._boundary, watched=False)

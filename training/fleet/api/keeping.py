@@ -110,6 +110,8 @@ class Keeper:
         made_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
         def work(keeper: Keeper, report: Report) -> str:
+            if keeper.pruner.intake.stale:
+                keeper.pruner.intake.relist()
             fsck_running(keeper.database, keeper.copy_path, keeper.places, options, report)
             return ""
 

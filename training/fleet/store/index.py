@@ -109,13 +109,14 @@ class Index:
         with self._memory:
             self._owed = b""
 
-    def rewrite(self, lines: Iterable[bytes]) -> None:
+    def rewrite(self, lines: Iterable[bytes]) -> bool:
         """Write the whole file again while the receiver runs, because an older line is another one now.
 
         Args:
             lines: Every line; reading the last one calls `covered`, so that what is owed later is not lost.
 
-        What cannot be written now is put right by the next start; the artifacts are safe without it.
+        Returns:
+            False when it cannot be written now; the next start puts it right, and the artifacts are safe without it.
         """
         with self._file:
             try:
@@ -123,6 +124,8 @@ class Index:
                     new.writelines(lines)
             except OSError as error:
                 _log.warning("index not written, it is made again at the next start: %s", error)
+                return False
+            return True
 
     def rebuild(self, lines: Iterable[bytes]) -> bool:
         """Compare the file with what it should be; from the first difference on, write it again.

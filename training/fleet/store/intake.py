@@ -48,6 +48,8 @@ class Intake:
         self._rows = rows
         self._index = index
         self._proving = threading.Lock()
+        self.stale = False
+        """Whether the list says something else than the rows, because it could not be written again."""
 
     def known(self, key: ArtifactKey, size_bytes: int) -> bool:
         """Return True when the store holds the artifact, with its row, so that nothing of an upload need be read.
@@ -96,10 +98,10 @@ class Intake:
     def _record(self, key: ArtifactKey, size_bytes: int) -> None:
         # Called back on the writer's thread, one after the other: so the lines come in the order of the rows.
         line = index_line(key, size_bytes)
-        if self._rows.add(key, size_bytes, lambda: self._index.owe(line)):
+        if self._rows.add(key, size_bytes, lambda: self._index.owe(line)) or self.stale:
             self.relist()
         self._index.pay()
 
     def relist(self) -> None:
         """Write the whole list again, because the row of an artifact that it has says something else now."""
-        self._index.rewrite(index_lines(self._rows.following(self._index.covered)))
+        self.stale = not self._index.rewrite(index_lines(self._rows.following(self._index.covered)))
