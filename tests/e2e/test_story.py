@@ -31,6 +31,7 @@ LIMITS = {
     "find the best": ("W&B, MLflow, ClearML: a table that sorts", 1),
     "get it elsewhere": ("W&B: wandb artifact get, after its login", 2),
     "correct a mistake": ("dstack: apply with its plan", 1),
+    "prune": ("ClearML: the cleanup service", 1),
     "upgrade": ("jobd: workers pull by themselves", 0),
 }
 """The best peer of each step, and the commands it takes there; one more is allowed."""
@@ -206,6 +207,18 @@ def test_one_person_goes_from_nothing_to_an_upgrade_with_few_commands(story: Sto
     bundle = (desk / "mine" / "bundle.tar.zst").read_bytes()
     assert hashlib.sha256(bundle).hexdigest() == artifact.strip()
     assert "AUROC" in story.type(f"{JOBS} card best", desk)
+
+    story.step = "clean up"
+    (story.home / "lab.toml").write_text(
+        MANIFEST.format(trainer=srv / "distance.py", power=2).rpartition("[[jobs]]")[0]
+    )
+    story.type(f"{JOBS} apply lab.toml --allow-shrink")
+    story.step = "prune"
+    (line,) = re.findall(r"(?m)^ *(\S.* --if [0-9a-f]+)$", story.type(f"{JOBS} prune --unnamed"))
+    story.type(line)
+    story.step = "look"
+    gone = next(one["id"] for one in listed if one["status"] == "completed" and one["mode"] == "realistic")
+    assert "pruned" in story.type(f"{JOBS} show {gone}")
 
     story.step = "upgrade"
     with (worker.CHECKOUT / "training" / "fleet" / "one.py").open("a") as more:

@@ -13,6 +13,7 @@ from typing import Any, Final
 from training.fleet.cli.commands import Call, wait_for
 from training.fleet.cli.remote import read
 from training.fleet.cli.text import Terminal, clean, moment, size, table
+from training.fleet.cli.typed import program
 from training.fleet.cli.views import findings
 from training.fleet.model.errors import ConfigurationError, PreconditionError
 from training.fleet.wire.people import Chore
@@ -95,7 +96,7 @@ def _show(call: Call, answer: dict[str, Any], plan: PrunePlan) -> None:
     call.console.note(
         [*rest, f"{_sum(plan)} would be removed{kept}; nothing is removed yet. Remove exactly this with:"]
     )
-    call.console.note([f"  cis490-jobs prune {_words(call.options)} --if {plan.digest}"], whole=True)
+    call.console.note([f"  {program()} prune {_words(call.options)} --if {plan.digest}"], whole=True)
 
 
 def _row(one: PlannedPrune, terminal: Terminal) -> list[str]:
