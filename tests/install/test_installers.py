@@ -81,7 +81,8 @@ def test_a_wrong_flag_is_told_and_nothing_is_done(root: Path, name: str, flags: 
     [
         (
             [INSTALLERS[0]],
-            "receiver host code ca-sha256 dataset without-trainer with-trainer python wheels user dry-run",
+            "receiver host code ca-sha256 dataset without-trainer with-trainer torch torch-index python wheels user "
+            "dry-run",
         ),
         ([INSTALLERS[0], "--uninstall"], "purge user dry-run"),
         ([INSTALLERS[1]], "listen host-names python wheels user dry-run uninstall purge"),

@@ -42,11 +42,17 @@ MAY: dict[str, set[str]] = {
     "GET /v1/health": LOOK,
     "GET /v1/identities": LOOK,
     "GET /v1/events": LOOK,
+    "GET /v1/names": LOOK,
+    "GET /v1/manifests": LOOK,
+    "GET /v1/manifest/{digest}": LOOK,
     "GET /metrics": LOOK,
     "POST /v1/job/{id}/cancel": STEER,
     "POST /v1/job/{id}/requeue": STEER,
     "POST /v1/manifest/reload": STEER,
     "POST /v1/manifest/plan": STEER,
+    "PUT /v1/manifest": STEER,
+    "POST /v1/prune/plan": STEER,
+    "POST /v1/prune": STEER,
     "POST /v1/backup": STEER,
     "POST /v1/fsck": STEER,
     "GET /v1/chore": STEER,
@@ -144,7 +150,13 @@ HALVES = (
 
 def statuses(live: LiveReceiver, headers: dict[str, str]) -> dict[str, int]:
     """Return how every route answers, without a body."""
-    fill = {"{id}": "0" * 64, "{sha256}": "0" * 64, "{name}": "never-enrolled", "{file}": "card.md"}
+    fill = {
+        "{id}": "0" * 64,
+        "{sha256}": "0" * 64,
+        "{digest}": "0" * 64,
+        "{name}": "never-enrolled",
+        "{file}": "card.md",
+    }
     found = {}
     for route in ROUTES:
         path = route.path

@@ -19,7 +19,10 @@ def test_cancel_and_requeue_answer_the_new_state(tmp_path: Path) -> None:
         assert (requeued.status, requeued.json["status"]) == (200, "pending")
         lease = receiver.claim("w1")
         refused = receiver.call("POST", f"{path}/requeue", operator=True).json
-        assert (refused["code"], refused["expected"]) == ("wrong_state", "a failed or cancelled job")
+        assert (refused["code"], refused["expected"]) == (
+            "wrong_state",
+            "a failed or cancelled job, or a completed one whose artifact is lost",
+        )
         assert receiver.call("POST", f"{path}/cancel", operator=True).json["cancel_requested"] is True
         beat = receiver.call("POST", f"{path}/heartbeat", {"lease_id": lease["lease_id"]})
         assert beat.json["cancel"] is True

@@ -237,8 +237,11 @@ def test_a_list_says_what_tells_jobs_apart_why_they_wait_and_refuses_unknown_nam
 def test_a_filter_changes_exactly_what_it_showed(site: Site, worker: Client) -> None:
     shown = site.run("cancel", "--status", "pending", "--model", "toy")
     assert len(shown.stdout.splitlines()) == 3
-    order = shown.stderr.splitlines()[-1].split()
-    assert order[:2] == ["cis490-jobs", "cancel"]
+    # Printed as this one was typed, so that it can be copied.
+    program, *order = shown.stderr.splitlines()[-1].partition("cis490_jobs.py")[1:]
+    assert program
+    order = ["", *order[0].split()]
+    assert order[1] == "cancel"
     # A worker takes one of them: the choice is another one, and nothing happens.
     lease = claim(worker)
     assert "the choice is another one now" in site.run(*order[1:], status=1).stderr

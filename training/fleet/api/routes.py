@@ -355,7 +355,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         ),
         headers=(
             ("X-Lease-Id", "the lease the artifact was made under", "^[0-9A-Za-z_-]{8,64}$"),
-            ("Repr-Digest", "`sha-256=:BASE64:` of the body", "sha-256=:[0-9A-Za-z+/]{43}=:"),
+            ("Repr-Digest", "`sha-256=:BASE64:` of the body", "^sha-256=:[0-9A-Za-z+/]{43}=:$"),
         ),
     ),
     Route("GET", "/v1/worker.pyz", "worker", programs.worker_file, None, _ZIP, (_UNCHANGED,)),
@@ -431,7 +431,11 @@ ROUTES: Final[tuple[Route, ...]] = (
             ("how", "`rollback` for one that was in force before; for the list", {"enum": ["apply", "rollback"]}),
         ),
         headers=(
-            ("If-Match", "digest of the manifest that the caller takes to be in force, in quotation marks", None),
+            (
+                "If-Match",
+                "digest of the manifest that the caller takes to be in force, in quotation marks",
+                '^("[0-9a-f]{64}"|[*])$',
+            ),
         ),
         right="operate",
     ),
