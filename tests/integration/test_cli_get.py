@@ -10,6 +10,7 @@ import json
 import os
 import pty
 import random
+import re
 import resource
 import subprocess
 import sys
