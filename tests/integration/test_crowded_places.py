@@ -215,7 +215,7 @@ def test_of_the_client_with_the_most_places_a_call_that_waits_goes_first(live: L
         waits.send(parked(live, "greedy", greedy))
         full(live)
         serves(live)
-        assert ended(waits.links[0])
+        until(lambda: ended(waits.links[0]))
         assert crowd.open() == PLACES - 1
 
 

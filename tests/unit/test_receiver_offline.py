@@ -122,7 +122,7 @@ def test_a_newer_database_exits_78_with_both_numbers(site: Site, capsys: pytest.
     for words in (["fsck"], ["--listen-addr", "127.0.0.1:0", "--manifest", str(manifest)]):
         status, _, err = run(capsys, *words, *flags(site.folder))
         assert status == 78
-        assert "has schema 99, this program knows up to 5; install the newer version" in err
+        assert "has schema 99, this program knows up to 6; install the newer version" in err
 
 
 def test_a_check_that_the_disk_refuses_says_so_on_one_line(
