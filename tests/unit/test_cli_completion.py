@@ -13,8 +13,8 @@ def test_completion_knows_every_command_and_its_options() -> None:
     known = {item.name: item for item in commands(parser())}
     assert list(known) == [
         "status", "list", "compare", "best", "show", "why", "hosts", "host", "events", "get", "card", "open", "predict",
-        "evaluate", "cancel", "requeue", "plan", "reload", "apply", "manifest", "backup", "prune", "fsck", "invite", "identity",
-        "login", "context", "completion",
+        "evaluate", "cancel", "requeue", "plan", "reload", "apply", "manifest", "backup", "prune", "fsck", "invite",
+        "identity", "login", "context", "completion",
     ]  # fmt: skip
     assert "--allow-shrink" in known["reload"].options
     assert known["completion"].words == ("bash", "zsh", "fish")

@@ -431,11 +431,7 @@ ROUTES: Final[tuple[Route, ...]] = (
             ("how", "`rollback` for one that was in force before; for the list", {"enum": ["apply", "rollback"]}),
         ),
         headers=(
-            (
-                "If-Match",
-                "digest of the manifest that the caller takes to be in force, in quotation marks",
-                '^("[0-9a-f]{64}"|[*])$',
-            ),
+            ("If-Match", "digest of the manifest that the caller takes to be in force, in quotation marks", None),
         ),
         right="operate",
     ),
