@@ -38,7 +38,7 @@ def test_memory_stays_flat_while_a_slow_disk_takes_the_upload(
 
     def slow(stored: Any, batch: list[bytes]) -> None:
         held.append(sum(map(len, batch)))
-        time.sleep(0.02)
+        time.sleep(0.02)  # a slow disk: pieces come faster than it writes
         write(stored, batch)
 
     monkeypatch.setattr(work, "_write", slow)

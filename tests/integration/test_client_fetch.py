@@ -122,6 +122,19 @@ def test_what_is_left_and_wrong_never_becomes_the_file(client: Client, target: P
     assert target.read_bytes() == DATA
 
 
+def test_a_link_in_the_place_of_what_came_harms_no_file_it_leads_to(
+    client: Client, target: Path, tmp_path: Path
+) -> None:
+    """In a folder for all, somebody else could leave one."""
+    mine = tmp_path / "mine"
+    mine.write_bytes(b"my own words")
+    part_of(target).symlink_to(mine)
+    assert fetch(client, bundle_at(SHA), SHA, target)
+    assert mine.read_bytes() == b"my own words"
+    assert not target.is_symlink()
+    assert hashlib.sha256(target.read_bytes()).hexdigest() == SHA
+
+
 def test_a_file_of_another_digest_leaves_nothing(client: Client, target: Path) -> None:
     with pytest.raises(DigestMismatchError):
         fetch(client, bundle_at(SHA), "0" * 64, target)

@@ -142,7 +142,10 @@ class _Arriving:
         self._progress = progress
         self._part = target.with_name(f".{target.name}.{sha256[:12]}.part")
         self._hash = hashlib.sha256()
-        with _told(self._part), contextlib.suppress(FileNotFoundError), self._part.open("rb") as file:
+        # In a folder that others write to, a link could lead to a file of this user that is none of ours.
+        if self._part.is_symlink():
+            self.drop()
+        with _told(self._part), contextlib.suppress(FileNotFoundError), open(self._part, "rb", opener=_itself) as file:
             self._count(file)
 
     def _count(self, file: BinaryIO) -> None:
@@ -173,7 +176,7 @@ class _Arriving:
         total = self.size_bytes + (answer.length or 0)
         with contextlib.ExitStack() as stack:
             with _told(self._part):
-                file = stack.enter_context(self._part.open("ab", buffering=0))
+                file = stack.enter_context(open(self._part, "ab", buffering=0, opener=_itself))
             while data := answer.read(_CHUNK_BYTES):
                 with _told(self._part):
                     file.write(data)
@@ -204,6 +207,11 @@ class _Arriving:
                 os.fsync(file.fileno())
             system.replace(self._part, self._target)
             sync_folder(self._target.parent)
+
+
+def _itself(path: str, flags: int) -> int:
+    """Open a file and follow no link at its name, where the system can refuse that."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _first(answer: HTTPResponse) -> int:
