@@ -16,15 +16,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.contracts.dataset import DatasetError
-from training.needs import installing
-from training.trainer.faults import HostError, SpecError, TrainerError
-from training.trainer.stored.child import closed
+from training.trainer.stored.child import EXIT_INTERRUPTED, status_of
 
 if TYPE_CHECKING:
     from training.trainer.data.imports.folder import Source
 
-EXIT_INTERRUPTED = 130
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _MAX_WINDOW = 100_000
 
@@ -33,29 +29,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         for line in _shown(options) if options.command == "show" else _imported(options, parser):
             sys.stdout.write(line + "\n")
-    except BrokenPipeError:
-        return closed()
-    except DatasetError as fault:
-        return _refused(str(fault), HostError.exit_status if fault.unreadable else SpecError.exit_status)
+
+    try:
+        return status_of("datasets", work, extras="trainer", smaller="import fewer hosts or columns")
     except KeyboardInterrupt:
-        return _refused("stopped before the end; nothing was written", EXIT_INTERRUPTED)
-    except TrainerError as fault:
-        return _refused(str(fault), fault.exit_status)
-    except ImportError as fault:
-        return _refused(f"{fault}; {installing('trainer')}", HostError.exit_status)
-    except MemoryError:
-        return _refused("memory ran out; import fewer hosts or columns", HostError.exit_status)
-    except OSError as fault:
-        return _refused(f"{fault}; check the paths and the free space", HostError.exit_status)
-    return 0
-
-
-def _refused(message: str, status: int) -> int:
-    sys.stderr.write(f"datasets: {message}\n")
-    return status
+        sys.stderr.write("datasets: stopped before the end; nothing was written\n")
+        return EXIT_INTERRUPTED
 
 
 def _shown(options: argparse.Namespace) -> Iterator[str]:

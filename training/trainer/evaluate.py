@@ -20,9 +20,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from training.contracts.dataset import Dataset, DatasetError
-from training.needs import installing
-from training.trainer.faults import HostError, SpecError, TrainerError
+from training.contracts.dataset import Dataset
 from training.trainer.stored import child
 from training.trainer.stored.options import add_bundle, add_threshold
 
@@ -39,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def evaluated(options: argparse.Namespace) -> int:
     """Judge in this process and return the exit status."""
-    try:
+
+    def work() -> None:
         from training.trainer.stored.judging import judged
 
         document, dataset = judged(options.bundle, options.data, options.threshold)
@@ -50,19 +49,8 @@ def evaluated(options: argparse.Namespace) -> int:
         )
         sys.stdout.write(text)
         sys.stdout.flush()
-    except DatasetError as fault:
-        return _refused(str(fault), HostError.exit_status if fault.unreadable else SpecError.exit_status)
-    except TrainerError as fault:
-        return _refused(str(fault), fault.exit_status)
-    except ImportError as fault:
-        return _refused(f"{fault}; {installing('trainer')}", HostError.exit_status)
-    except BrokenPipeError:
-        return child.closed()
-    except MemoryError:
-        return _refused("memory ran out; judge fewer hosts at a time", HostError.exit_status)
-    except OSError as fault:
-        return _refused(f"{fault}; check the paths and the free space", HostError.exit_status)
-    return 0
+
+    return child.status_of("evaluate", work, extras="trainer", smaller="judge fewer hosts at a time")
 
 
 def judged_text(document: dict[str, Any], dataset: Dataset) -> str:
@@ -81,11 +69,6 @@ def judged_text(document: dict[str, Any], dataset: Dataset) -> str:
         "",
     ]
     return "\n".join(lines) + "\n" + result_tables(document, dataset)
-
-
-def _refused(message: str, status: int) -> int:
-    sys.stderr.write(f"evaluate: {message}\n")
-    return status
 
 
 def _parser() -> argparse.ArgumentParser:

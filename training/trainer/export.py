@@ -22,8 +22,6 @@ import training.trainer  # noqa: F401 - ends a Python that is too old, before it
 import argparse
 from collections.abc import Sequence
 
-from training.needs import installing
-from training.trainer.faults import HostError, TrainerError
 from training.trainer.stored import child
 from training.trainer.stored.options import add_bundle
 
@@ -40,25 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def exported(options: argparse.Namespace) -> int:
     """Export in this process and return the exit status."""
-    try:
+
+    def work() -> None:
         from training.trainer.stored.onnx_export import export
 
         largest, count = export(options.bundle, options.out, options.data)
-    except TrainerError as fault:
-        return _refused(str(fault), fault.exit_status)
-    except ImportError as fault:
-        return _refused(f"{fault}; {installing('trainer,onnx')}", HostError.exit_status)
-    except MemoryError:
-        return _refused("memory ran out; compare on fewer hosts", HostError.exit_status)
-    except OSError as fault:
-        return _refused(f"{fault}; check the paths and the free space", HostError.exit_status)
-    sys.stdout.write(f"{options.out}: differs by at most {largest:.1e} on {count} windows\n")
-    return 0
+        sys.stdout.write(f"{options.out}: differs by at most {largest:.1e} on {count} windows\n")
 
-
-def _refused(message: str, status: int) -> int:
-    sys.stderr.write(f"export: {message}\n")
-    return status
+    return child.status_of("export", work, extras="trainer,onnx", smaller="compare on fewer hosts")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -24,8 +24,6 @@ import training.trainer  # noqa: F401 - ends a Python that is too old, before it
 import argparse
 from collections.abc import Sequence
 
-from training.needs import installing
-from training.trainer.faults import HostError, TrainerError
 from training.trainer.files import partial_of
 from training.trainer.stored import child
 from training.trainer.stored.options import add_bundle, add_threshold
@@ -54,28 +52,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def scored(options: argparse.Namespace) -> int:
     """Score in this process and return the exit status."""
-    try:
+
+    def work() -> None:
         from training.trainer.stored.scoring import Wish, predict
 
         data = None if str(options.data) == "-" else options.data
         tally = predict(options.bundle, data, options.out, Wish(options.threshold, options.explain))
-    except TrainerError as fault:
-        return _refused(str(fault), fault.exit_status)
-    except ImportError as fault:
-        return _refused(f"{fault}; {installing('trainer')}", HostError.exit_status)
-    except BrokenPipeError:
-        return child.closed()
-    except MemoryError:
-        return _refused("memory ran out; score fewer hosts at a time", HostError.exit_status)
-    except OSError as fault:
-        return _refused(f"{fault}; check the paths and the free space", HostError.exit_status)
-    sys.stderr.write(f"predict: {tally.line()}\n")
-    return 0
+        sys.stderr.write(f"predict: {tally.line()}\n")
 
-
-def _refused(message: str, status: int) -> int:
-    sys.stderr.write(f"predict: {message}\n")
-    return status
+    return child.status_of("predict", work, extras="trainer", smaller="score fewer hosts at a time")
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:

@@ -20,9 +20,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
+
+from training.contracts.dataset import DatasetError
+from training.needs import installing
+from training.trainer.faults import HostError, SpecError, TrainerError
 
 if sys.platform != "win32":
     import resource
@@ -160,7 +164,38 @@ def _leave(number: int, _: object) -> None:
     raise SystemExit(128 + number)
 
 
-def closed() -> int:
+def status_of(program: str, work: Callable[[], None], *, extras: str, smaller: str) -> int:
+    """Do the work of a program in this process and return its exit status; a fault is told in one line.
+
+    Args:
+        program: Its name, at the beginning of that line.
+        work: What to do.
+        extras: The packages to install where one is missing, as pip takes them.
+        smaller: What to do where memory ran out.
+    """
+    try:
+        work()
+    except DatasetError as fault:
+        return _refused(program, str(fault), HostError.exit_status if fault.unreadable else SpecError.exit_status)
+    except TrainerError as fault:
+        return _refused(program, str(fault), fault.exit_status)
+    except ImportError as fault:
+        return _refused(program, f"{fault}; {installing(extras)}", HostError.exit_status)
+    except BrokenPipeError:
+        return _closed()
+    except MemoryError:
+        return _refused(program, f"memory ran out; {smaller}", HostError.exit_status)
+    except OSError as fault:
+        return _refused(program, f"{fault}; check the paths and the free space", HostError.exit_status)
+    return 0
+
+
+def _refused(program: str, message: str, status: int) -> int:
+    sys.stderr.write(f"{program}: {message}\n")
+    return status
+
+
+def _closed() -> int:
     """Return the exit status where the reader of the standard output has stopped."""
     # Without this Python would complain when it flushes at its end.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
