@@ -18,6 +18,7 @@ from training.fleet.cli.listing import chosen, jobs
 from training.fleet.cli.remote import read
 from training.fleet.cli.text import clean
 from training.fleet.cli.typed import program
+from training.fleet.cli.views import number_of_jobs
 from training.fleet.model.errors import ConfigurationError, FleetError, PreconditionError, UnavailableError
 from training.fleet.wire.people import JobPage, JobView
 from training.fleet.wire.worker import JobState
@@ -39,6 +40,11 @@ class Selection:
 
     verb: str
     page: JobPage
+
+    @property
+    def size(self) -> str:
+        """How many jobs these are, for people."""
+        return number_of_jobs(len(self.page.jobs))
 
     @property
     def digest(self) -> str:
@@ -102,7 +108,7 @@ def _chosen(call: Call) -> int:
         return _nothing(call, found)
     if given.if_digest is not None and given.if_digest != found.digest:
         raise PreconditionError(
-            f"the choice is another one now: {_count(found)}, digest {found.digest}; nothing was changed",
+            f"the choice is another one now: {found.size}, digest {found.digest}; nothing was changed",
             "look at it again without --if",
         )
     if given.yes or given.if_digest is not None:
@@ -150,14 +156,9 @@ def _show(call: Call, found: Selection) -> None:
         return
     call.console.lines(jobs(found.page, call.console.terminal))
     call.console.note(
-        [f"{found.verb} would change {_count(found)}; nothing is changed yet. Do exactly this with:"],
+        [f"{found.verb} would change {found.size}; nothing is changed yet. Do exactly this with:"],
     )
     call.console.note([f"  {program()} {found.verb} {_words(call.options)} --if {found.digest}"], whole=True)
-
-
-def _count(found: Selection) -> str:
-    count = len(found.page.jobs)
-    return "1 job" if count == 1 else f"{count} jobs"
 
 
 def _words(given: argparse.Namespace) -> str:
@@ -185,5 +186,5 @@ def _apply(call: Call, found: Selection) -> int:
             _show_state(call, answer)
     done = len(found.page.jobs) - left
     rest = f"; {left} had changed meanwhile or were refused, and stay as they are" if left else ""
-    call.console.note([f"{found.verb}: {done} of {_count(found)}{rest}"])
+    call.console.note([f"{found.verb}: {done} of {found.size}{rest}"])
     return 1 if left else 0

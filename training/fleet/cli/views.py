@@ -70,11 +70,16 @@ def status(health: Health, running: Sequence[JobView], address: str, terminal: T
     return lines
 
 
+def number_of_jobs(count: int) -> str:
+    """Return "1 job", "2 jobs"."""
+    return "1 job" if count == 1 else f"{count} jobs"
+
+
 def _summary(health: Health, address: str, terminal: Terminal) -> list[str]:
     state = word(health.status, terminal)
     lines = [f"receiver  {clean(address)}  {state}, version {clean(health.version)}, up {duration(health.uptime_s)}"]
     if (digest := health.manifest.get("digest")) is not None:
-        lines.append(f"manifest  {clean(str(digest))[:SHORT_ID]}, {health.manifest.get('jobs', 0)} jobs")
+        lines.append(f"manifest  {clean(str(digest))[:SHORT_ID]}, {number_of_jobs(health.manifest.get('jobs', 0))}")
     else:
         lines.append("manifest  none in force; load one with `cis490-jobs reload`")
     lines += [f"          refused: {clean(_fault(fault))}" for fault in health.manifest.get("faults") or ()]
