@@ -242,8 +242,10 @@ def test_a_page_names_the_headline_metric_also_after_a_restart(world: World) -> 
 
 
 def test_the_names_that_filters_can_take_are_those_there_are(world: World) -> None:
-    assert world.queue.names().hosts == []
-    world.load([entry(0)], {"default": Policy(), "declared": Policy()})
+    assert world.do(world.queue.names).hosts == []
+    jobs = [entry(0), replace(entry(1), tags=("night", "alice")), replace(entry(2), tags=("night",))]
+    world.load(jobs, {"default": Policy(), "declared": Policy()})
     world.claim("pi")
-    found = world.queue.names()
+    found = world.do(world.queue.names)
     assert (found.hosts, found.models, found.datasets) == (["declared", "pi"], ["gbt"], [])
+    assert found.tags == ["alice", "night"]

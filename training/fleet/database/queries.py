@@ -40,7 +40,7 @@ class RequirementRefRow(NamedTuple):
 
 
 class ValueRow(NamedTuple):
-    """One value of the receiver's own."""
+    """One text: a value of the receiver's own, a tag."""
 
     value: str
 
@@ -74,6 +74,7 @@ ADD_REQUIREMENT: Final = Query("add_requirement", IdRow._make)
 REQUIREMENTS_WITH_READY_JOBS: Final = Query("requirements_with_ready_jobs", IdRow._make)
 UNUSED_REQUIREMENTS: Final = Query("unused_requirements", IdRow._make)
 CLAIMABLE: Final = Query("claimable", JobCountRow._make)
+KNOWN_TAGS: Final = Query("known_tags", ValueRow._make)
 STRANDED: Final = Query("stranded", JobCountRow._make)
 CLAIMABLE_JOB: Final = Query("claimable_job", RequirementRefRow._make)
 OVERDUE: Final = Query("overdue", OverdueRow._make)

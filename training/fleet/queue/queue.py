@@ -325,9 +325,9 @@ class Queue:
         """Return how many pending jobs no known host can run; counting stops at 1,000."""
         return self._waiting.stranded(tx)
 
-    def names(self) -> KnownNames:
+    def names(self, tx: Transaction) -> KnownNames:
         """Return what the filters of lists can name."""
-        return self._workers.names()
+        return self._workers.names(tx)
 
     def why(self, tx: Transaction, job_id: str) -> Why:
         """Say for every known host whether it could run a job, and what would let it.

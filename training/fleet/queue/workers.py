@@ -9,7 +9,7 @@ from typing import Final
 from training.fleet import __version__
 from training.fleet.auth.identities import Registry
 from training.fleet.database import Transaction
-from training.fleet.database.queries import CLAIMABLE
+from training.fleet.database.queries import CLAIMABLE, KNOWN_TAGS
 from training.fleet.model import placement
 from training.fleet.queue.in_force import DEFAULT_HOST
 from training.fleet.queue.memory import Memory
@@ -69,7 +69,7 @@ class WorkerViews:
         known = self._hosts.known(name)
         return "away" if known is None or self._hosts.away(known) else "idle"
 
-    def names(self) -> KnownNames:
+    def names(self, tx: Transaction) -> KnownNames:
         """Return what the filters of lists can name; on the writer thread, where no requirement goes meanwhile."""
         wanted = [self._hosts.requirement(number) for number in self._hosts.requirement_ids()]
         datasets = {one.dataset.name for one in wanted if one.dataset is not None}
@@ -77,6 +77,7 @@ class WorkerViews:
             hosts=sorted({*self._hosts.names(), *(one.worker for one in self._registry)}),
             models=sorted({one.model for one in wanted}),
             datasets=sorted(datasets),
+            tags=[row.value for row in tx.all(KNOWN_TAGS)],
         )
 
     def _worker(self, name: str) -> WorkerView:

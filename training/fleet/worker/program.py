@@ -279,8 +279,9 @@ class _Signals:
         signal.set_wakeup_fd(self._notes.fileno(), warn_on_full_buffer=False)
         thread = threading.Thread(target=self._serve, name="worker", daemon=True)
         thread.start()
-        stopping = False
+        stopping = hung_up = False
         while (news := self._heard()) != _DONE:
+            hung_up = hung_up or news == _HANG_UP
             # Only a person's second signal means haste: a terminal hangs up for itself and once more for its shell.
             if news and not (stopping and news == _HANG_UP):
                 stopping = True
@@ -289,7 +290,9 @@ class _Signals:
         thread.join()
         signal.set_wakeup_fd(-1)
         for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
+            # The terminal's second one may come after the last word, and must not turn a good end into a bad one.
+            late = hung_up and number == _HANG_UP[0]
+            signal.signal(number, signal.SIG_IGN if late else handler)
         self._news.close()
         self._notes.close()
         if self._error is not None:

@@ -45,7 +45,7 @@ async def jobs(fleet: Fleet, request: Request) -> Response:
 
 async def names(fleet: Fleet, _request: Request) -> Response:
     """What the filters of lists can name: hosts, models, datasets, tags."""
-    return Json(await fleet.run(lambda _tx: fleet.queue.names()), headers=NO_CACHE)
+    return Json(await fleet.run(fleet.queue.names), headers=NO_CACHE)
 
 
 async def job(fleet: Fleet, request: Request) -> Response:

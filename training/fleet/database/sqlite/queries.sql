@@ -462,6 +462,11 @@ ORDER BY named DESC, seq DESC LIMIT :limit;
 -- dialects: SQLite reads the partial index alone.
 SELECT count(*) AS jobs FROM job INDEXED BY job_withdrawn WHERE withdrawn = 1 AND status = 'pending';
 
+-- name: known_tags
+-- The tags of all jobs, each once.
+-- dialects: SQLite takes a JSON list apart with json_each; nearly all jobs have no tags and are not taken apart.
+SELECT DISTINCT tag.value AS value FROM job, json_each(job.tags) AS tag WHERE job.tags <> '[]' ORDER BY tag.value;
+
 -- name: newest_seq
 -- The number of the newest job, none in an empty queue.
 SELECT max(seq) AS number FROM job;
